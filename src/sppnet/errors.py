@@ -1,0 +1,142 @@
+"""What can go wrong with files, said in one line each, and the exit code that goes with it.
+
+Mistakes of a caller in Python are plain ``ValueError`` and ``TypeError``; the classes here are for what a user's
+files, options and disks do. Every one prints as one line that names the file and the rule.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class SppnetError(Exception):
+    """A failure that a user can act on: one line, a code from a closed list, an exit code.
+
+    Args:
+        message: What is wrong and which rule it breaks; one sentence, no final stop.
+        path: The file or folder that it is about.
+        code: Short name for programs, such as ``"E_TRUNCATED"``.
+
+    Example:
+        >>> print(InputError("the file is empty", path="a.jpg", code="E_EMPTY"))
+        'a.jpg': the file is empty (E_EMPTY)
+    """
+
+    exit_code = 1
+    default_code = "E_BUG"
+
+    def __init__(
+        self, message: str, *, path: str | Path | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.code = code or self.default_code
+
+    def __str__(self) -> str:
+        return f"{quote_path(self.path)}{printable(self.message)} ({self.code})"
+
+
+class UsageError(SppnetError):
+    """An option or argument that cannot be meant (exit code 2)."""
+
+    exit_code = 2
+    default_code = "E_USAGE"
+
+
+class MissingPackageError(UsageError):
+    """An optional package that this feature needs; the message names the install command."""
+
+    default_code = "E_PACKAGE"
+
+
+class InputError(SppnetError):
+    """One image or annotation that cannot be used; the rest of the batch goes on (exit code 3)."""
+
+    exit_code = 3
+    default_code = "E_INPUT"
+
+
+class NothingUsableError(SppnetError):
+    """No input is left to work on (exit code 4)."""
+
+    exit_code = 4
+    default_code = "E_NOTHING"
+
+
+class UnusableFileError(SppnetError):
+    """A model, weights, cache or annotation file that the whole run depends on (exit code 5)."""
+
+    exit_code = 5
+    default_code = "E_UNUSABLE"
+
+
+class OutputError(SppnetError):
+    """A result that cannot be written (exit code 6)."""
+
+    exit_code = 6
+    default_code = "E_OUTPUT"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about one input file, for a report; nothing is raised and the rest goes on."""
+
+    path: str
+    rule: str
+    code: str
+    line: int | None = None
+    action: str = ""
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line else ""
+        action = f"; {self.action}" if self.action else ""
+        return f"{quote_path(self.path)}{place}{printable(self.rule)}{action} ({self.code})"
+
+    @classmethod
+    def of(cls, error: SppnetError, action: str = "") -> "Problem":
+        """Turn a caught error into a finding."""
+        return cls(str(error.path or ""), error.message, error.code, action=action)
+
+
+class Track(Protocol):
+    """Wraps a loop to show its progress; the command line passes one that tells the time left."""
+
+    def __call__(
+        self, iterable: Iterable[T], description: str, total: int | None = None
+    ) -> Iterable[T]:
+        """Return an iterable of the same items."""
+        ...
+
+
+def no_tracking(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:  # noqa: ARG001
+    """Show nothing: the default of every long function.
+
+    Example:
+        >>> list(no_tracking([1, 2], "counting"))
+        [1, 2]
+    """
+    return iterable
+
+
+def quote_path(path: str | Path | None) -> str:
+    """Put a path in quotes before a message; control bytes cannot reach the terminal.
+
+    Example:
+        >>> quote_path("a\\nb.jpg")
+        "'a\\\\nb.jpg': "
+    """
+    return f"{str(path)!r}: " if path else ""
+
+
+def printable(text: str) -> str:
+    """Escape control and non-UTF-8 characters, so that one message stays one harmless line.
+
+    Example:
+        >>> printable("red\\x1b[31m")
+        'red\\\\x1b[31m'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

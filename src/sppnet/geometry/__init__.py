@@ -1,0 +1,28 @@
+"""Boxes, overlap, non-maximum suppression, detections, and the way from image pixels to feature cells."""
+
+from sppnet.geometry.boxes import (
+    box_area,
+    box_iou,
+    boxes_to_deltas,
+    check_boxes,
+    clip_boxes,
+    deltas_to_boxes,
+)
+from sppnet.geometry.detections import Detections
+from sppnet.geometry.nms import nms, nms_per_class
+from sppnet.geometry.projection import Projection, cell_centres, project_boxes
+
+__all__ = [
+    "Detections",
+    "Projection",
+    "box_area",
+    "box_iou",
+    "boxes_to_deltas",
+    "cell_centres",
+    "check_boxes",
+    "clip_boxes",
+    "deltas_to_boxes",
+    "nms",
+    "nms_per_class",
+    "project_boxes",
+]

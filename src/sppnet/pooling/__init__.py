@@ -1,0 +1,17 @@
+"""The paper's layer: a feature map, or any region of it, of any size becomes a vector of one length."""
+
+from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
+from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
+from sppnet.pooling.regions import RegionPool, check_regions, pool_regions
+
+__all__ = [
+    "RegionPool",
+    "SpatialPyramidPool",
+    "bin_edges",
+    "check_levels",
+    "check_regions",
+    "num_bins",
+    "pool_regions",
+    "sliding_window_bins",
+    "spatial_pyramid_pool",
+]

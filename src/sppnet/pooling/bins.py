@@ -1,0 +1,125 @@
+"""Where the bins of a pyramid level begin and end.
+
+A level n cuts a side of L cells into n bins; bin i holds the cells from floor(i*L/n) up to, not including,
+ceil((i+1)*L/n). Neighbouring bins share a cell where n does not divide L; no cell is left out and no bin is empty,
+even when there are fewer cells than bins.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+DEFAULT_LEVELS = (1, 2, 3, 6)
+
+
+def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
+    """Return the levels of a pyramid as a tuple, or say what is wrong with them.
+
+    Args:
+        levels: Bins along each side, one number per level, in the order of the pooled vector.
+
+    Returns:
+        The same numbers.
+
+    Raises:
+        TypeError: If a level is not an integer.
+        ValueError: If there is no level, or one is below 1.
+
+    Example:
+        >>> check_levels([1, 2, 3, 6])
+        (1, 2, 3, 6)
+    """
+    if isinstance(levels, int) or any(isinstance(n, bool) or not isinstance(n, int) for n in levels):
+        raise TypeError(f"levels must be a sequence of integers, got {levels!r}")
+    if not levels or min(levels) < 1:
+        raise ValueError(f"levels must be one or more positive integers, got {tuple(levels)}")
+    return tuple(levels)
+
+
+def num_bins(levels: Sequence[int]) -> int:
+    """Bins of a whole pyramid: the sum of n * n.
+
+    Example:
+        >>> num_bins((1, 2, 3, 6))
+        50
+    """
+    return sum(n * n for n in check_levels(levels))
+
+
+def bin_edges(size: int, n: int) -> list[tuple[int, int]]:
+    """Half-open cell ranges of the n bins along a side.
+
+    Args:
+        size: Cells along the side, at least 1.
+        n: Number of bins, at least 1.
+
+    Returns:
+        n pairs (start, end) with 0 <= start < end <= size.
+
+    Raises:
+        ValueError: If ``size`` or ``n`` is below 1.
+
+    Example:
+        >>> bin_edges(10, 6)
+        [(0, 2), (1, 4), (3, 5), (5, 7), (6, 9), (8, 10)]
+        >>> bin_edges(2, 3)
+        [(0, 1), (0, 2), (1, 2)]
+
+    Source:
+        SPP-net, appendix A.
+    """
+    if size < 1 or n < 1:
+        raise ValueError(f"size and n must be at least 1, got {size} and {n}")
+    return [(i * size // n, ((i + 1) * size + n - 1) // n) for i in range(n)]
+
+
+def bin_ranges(size: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Start and end of bins for whole tensors of sizes and bin numbers (the rule of :func:`bin_edges`).
+
+    Example:
+        >>> import torch
+        >>> bin_ranges(torch.tensor([10]), torch.tensor([1]), 6)
+        (tensor([1]), tensor([4]))
+    """
+    return index * size // n, ((index + 1) * size + n - 1) // n
+
+
+def sliding_window_bins(size: int, n: int) -> list[tuple[int, int]]:
+    """Bins of the paper's sliding-window recipe: window ceil(size / n), stride floor(size / n).
+
+    Section 2.3 of the paper uses it to train at one fixed size with ordinary pooling layers. It equals
+    :func:`bin_edges` only where ``size % n <= 1``; elsewhere it makes another number of bins, or leaves the last
+    cells of the map out. Use it to read networks that were trained with it, at the size they were trained for.
+
+    Args:
+        size: Cells along the side, at least n.
+        n: Number of bins, at least 1.
+
+    Returns:
+        n pairs (start, end), half-open.
+
+    Raises:
+        ValueError: If the recipe does not give n bins at this size; names the number that it gives.
+
+    Example:
+        >>> sliding_window_bins(13, 6)
+        [(0, 3), (2, 5), (4, 7), (6, 9), (8, 11), (10, 13)]
+        >>> sliding_window_bins(10, 6)
+        Traceback (most recent call last):
+        ValueError: size must be one at which the sliding window gives n = 6 bins, got 10, which gives 9 (window 2, stride 1)
+
+    Source:
+        SPP-net, section 2.3 and figure 4.
+    """
+    if size < 1 or n < 1:
+        raise ValueError(f"size and n must be at least 1, got {size} and {n}")
+    window, stride = -(-size // n), size // n
+    if stride == 0:
+        raise ValueError(f"size must be at least n = {n}, got {size}: the stride would be 0")
+    count = (size - window) // stride + 1
+    if count != n:
+        raise ValueError(
+            f"size must be one at which the sliding window gives n = {n} bins, got {size}, "
+            f"which gives {count} (window {window}, stride {stride})"
+        )
+    return [(i * stride, i * stride + window) for i in range(n)]

@@ -1,0 +1,320 @@
+"""Spatial pyramid pooling of regions of a feature map: convolve an image once, pool it thousands of times.
+
+Plain torch, and exact. Three things make it fast: regions and bins that coincide are pooled once (a fifth of
+selective-search windows fall on the same cells); a level that divides a finer one is the union of the finer one's
+bins; and a bin is the maximum of four entries of a table of windows whose sides are powers of two.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.pooling.bins import DEFAULT_LEVELS, bin_ranges, check_levels, num_bins
+from sppnet.pooling.pyramid import check_features
+
+# Regions whose pooled vectors are laid out at a time: 64 x 36 bins x 512 channels stay near the cache.
+CHUNK = 64
+
+
+def check_regions(regions: Tensor | Sequence[Tensor], features: Tensor) -> Tensor:
+    """Return regions as one (K, 5) int64 tensor, or name the row that is not a region of the features.
+
+    Args:
+        regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of (K_i, 4), one per image.
+        features: (N, C, H, W) maps that the regions belong to.
+
+    Returns:
+        (K, 5) int64 on the device of the features.
+
+    Raises:
+        TypeError: If regions are not integers.
+        ValueError: If a shape is wrong, or a region is empty, reversed, outside its map, or of no image.
+
+    Example:
+        >>> check_regions([torch.tensor([[0, 0, 2, 3]])], torch.zeros(1, 1, 3, 2))
+        tensor([[0, 0, 0, 2, 3]])
+        >>> check_regions(torch.tensor([[0, 0, 0, 2, 4]]), torch.zeros(1, 1, 3, 2))
+        Traceback (most recent call last):
+        ValueError: regions must lie in 0 <= x0 < x1 <= 2 and 0 <= y0 < y1 <= 3 of image 0..0, got [0, 0, 0, 2, 4] in row 0
+    """
+    rows = regions if isinstance(regions, Tensor) else _number_images(regions, len(features))
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        raise TypeError(f"regions must be integers (cells of the map), got {rows.dtype}")
+    if rows.ndim != 2 or rows.shape[1] != 5:
+        raise ValueError(
+            f"regions must have shape (K, 5), or (K, 4) in a list, got {tuple(rows.shape)}"
+        )
+    rows = rows.to(device=features.device, dtype=torch.int64)
+    images, (height, width) = len(features), features.shape[2:]
+    image, x0, y0, x1, y1 = rows.unbind(1)
+    good = (image >= 0) & (image < images)
+    good &= (x0 >= 0) & (x0 < x1) & (x1 <= width) & (y0 >= 0) & (y0 < y1) & (y1 <= height)
+    if not bool(good.all()):
+        row = int((~good).nonzero()[0, 0])
+        raise ValueError(
+            f"regions must lie in 0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height} of image "
+            f"0..{images - 1}, got {rows[row].tolist()} in row {row}"
+        )
+    return rows
+
+
+def _number_images(regions: Sequence[Tensor], images: int) -> Tensor:
+    """Put the number of the image before the regions of each image."""
+    if len(regions) != images:
+        raise ValueError(f"regions must have one tensor per image ({images}), got {len(regions)}")
+    for i, each in enumerate(regions):
+        if each.ndim != 2 or each.shape[1] != 4:
+            raise ValueError(f"regions[{i}] must have shape (K, 4), got {tuple(each.shape)}")
+    numbered = [torch.cat([torch.full_like(r[:, :1], i), r], 1) for i, r in enumerate(regions)]
+    return torch.cat(numbered) if numbered else torch.zeros(0, 5, dtype=torch.int64)
+
+
+def pool_regions(
+    features: Tensor,
+    regions: Tensor | Sequence[Tensor],
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Pool regions of feature maps into vectors of one length.
+
+    Every row equals ``spatial_pyramid_pool`` of the cropped map, bit for bit, gradient and ties included.
+
+    Convention:
+        Regions are integer cells, half-open: [x0, x1) x [y0, y1). Order of the vector, NaN and ties as in
+        :func:`sppnet.pooling.spatial_pyramid_pool`.
+
+    Args:
+        features: (N, C, H, W) floating point of any layout, H and W at least 1.
+        regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of N tensors (K_i, 4).
+        levels: Bins along each side, one number per level.
+        out: Contiguous (K, C * sum(n * n)) of the same dtype and device to write into; saves the page faults of a
+            fresh output. Not for training.
+
+    Returns:
+        (K, C * sum(n * n)); ``out`` where it was given.
+
+    Raises:
+        TypeError: If ``features`` is not floating point, or regions or levels are not integers.
+        ValueError: If a region is not inside its map (names the row), a shape is wrong, or ``out`` does not fit.
+
+    Example:
+        >>> features = torch.arange(12.0).reshape(1, 1, 3, 4)
+        >>> pool_regions(features, torch.tensor([[0, 1, 0, 3, 2]]), levels=(1, 2))
+        tensor([[6., 1., 2., 5., 6.]])
+
+    Source:
+        SPP-net, section 4.1; spm_pool_caffe_mex.cpp of the authors' code.
+    """
+    check_features(features)
+    levels = check_levels(levels)
+    rows = check_regions(regions, features)
+    shape = (len(rows), features.shape[1] * num_bins(levels))
+    needs_grad = features.requires_grad and torch.is_grad_enabled()
+    if out is None:
+        out = features.new_empty(shape)
+    elif out.shape != shape or out.dtype != features.dtype or not out.is_contiguous():
+        raise ValueError(
+            f"out must be contiguous, {features.dtype} and of shape {shape}, "
+            f"got {out.dtype} of shape {tuple(out.shape)}"
+        )
+    elif needs_grad or out.requires_grad:
+        raise ValueError("out must not be given where a gradient is needed")
+    if 0 in shape:
+        return out
+    unique, duplicate_of = torch.unique(rows, dim=0, return_inverse=True)
+    if needs_grad:
+        return _pool_with_gradient(features, unique, levels)[duplicate_of]
+    pools = _LevelPools(features.detach(), unique)
+    _lay_out([pools.values(n, levels) for n in levels], duplicate_of, out)
+    return out
+
+
+def _lay_out(pooled: list[Tensor], rows: Tensor, out: Tensor) -> None:
+    """Write (U, n, n, C) levels into the rows of the output, channel slowest inside a level."""
+    offset = 0
+    for values in pooled:
+        bins, channels = values.shape[1] * values.shape[2], values.shape[3]
+        target = out[:, offset : offset + channels * bins].unflatten(1, (channels, bins))
+        flat = values.flatten(1, 2)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            target[start : start + CHUNK] = flat.index_select(0, chunk).transpose(1, 2)
+        offset += channels * bins
+
+
+def _pool_with_gradient(features: Tensor, rows: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Pool by looking the winning cells up, so that autograd (twice, if need be) does the rest."""
+    with torch.no_grad():
+        pools = _LevelPools(features, rows)
+        winners = [pools.winners(n, levels).flatten(1, 2).transpose(1, 2) for n in levels]
+        channels = features.shape[1]
+        cells = torch.cat([w.flatten(1) for w in winners], 1)  # (U, C * bins), index of a cell
+        channel = torch.cat([torch.arange(channels).repeat_interleave(n * n) for n in levels])
+    return features.permute(0, 2, 3, 1).reshape(-1, channels)[cells, channel.to(cells.device)]
+
+
+class _LevelPools:
+    """Pooled levels of a set of regions, each computed once: (U, n, n, C) values and winning cells."""
+
+    def __init__(self, features: Tensor, rows: Tensor) -> None:
+        self.height = features.shape[2]
+        # images one above the other, (N * H, W, C): a cell is a contiguous vector of channels
+        self.cells = features.permute(0, 2, 3, 1).flatten(0, 1).contiguous()
+        self.rows = rows
+        self.tables = {(0, 0): self.cells}
+        self.value_of: dict[int, Tensor] = {}
+        self.winner_of: dict[int, Tensor] = {}
+
+    def values(self, n: int, levels: tuple[int, ...]) -> Tensor:
+        """Maxima of level n, as unions of the bins of a finer level where they nest."""
+        if n not in self.value_of:
+            finer = _finer_level(n, levels)
+            if finer:
+                grouped = _group_bins(self.values(finer, levels), n)
+                self.value_of[n] = grouped.amax((2, 4))
+            else:
+                bins, bin_of = self._bins(n)
+                self.value_of[n] = self._bin_maxima(bins)[bin_of].unflatten(0, (-1, n, n))
+        return self.value_of[n]
+
+    def winners(self, n: int, levels: tuple[int, ...]) -> Tensor:
+        """Row-major index of the cell that each maximum of level n came from, the first among equals."""
+        if n not in self.winner_of:
+            finer = _finer_level(n, levels)
+            if finer:
+                self.winner_of[n] = _merge_winners(
+                    _group_bins(self.values(finer, levels), n),
+                    _group_bins(self.winners(finer, levels), n),
+                )
+            else:
+                bins, bin_of = self._bins(n)
+                winners = self._bin_winners(bins, self._bin_maxima(bins))
+                self.winner_of[n] = winners[bin_of].unflatten(0, (-1, n, n))
+        return self.winner_of[n]
+
+    def _bins(self, n: int) -> tuple[Tensor, Tensor]:
+        """Distinct bins (y0, x0, y1, x1) of level n, and which of them each region's bins are."""
+        image, x0, y0, x1, y1 = (column[:, None] for column in self.rows.unbind(1))
+        index = torch.arange(n, device=self.rows.device)
+        top, bottom = (y0 + image * self.height + edge for edge in bin_ranges(y1 - y0, index, n))
+        left, right = (x0 + edge for edge in bin_ranges(x1 - x0, index, n))
+        sides = [top[:, :, None], left[:, None, :], bottom[:, :, None], right[:, None, :]]
+        bins = torch.stack([side.expand(-1, n, n) for side in sides], -1).flatten(0, 2)
+        return _unique_rows(bins)
+
+    def _bin_maxima(self, bins: Tensor) -> Tensor:
+        """(B, C) maximum of each bin: four overlapping windows of powers of two cover it."""
+        maxima = self.cells.new_empty(len(bins), self.cells.shape[2])
+        top_left, bottom_right = bins[:, :2], bins[:, 2:]
+        exponents = (bottom_right - top_left).double().frexp().exponent - 1  # floor of log2
+        sizes, size_of = _unique_rows(exponents.to(torch.int64))
+        for number, (a, b) in enumerate(sizes.tolist()):
+            which = (size_of == number).nonzero().flatten()
+            table = self._table(a, b)
+            windows, width = table.flatten(0, 1), table.shape[1]
+            (y0, x0), (y1, x1) = top_left[which].T, bottom_right[which].T
+            y1, x1 = y1 - (1 << a), x1 - (1 << b)
+            best = windows.index_select(0, y0 * width + x0)
+            if b:
+                torch.maximum(best, windows.index_select(0, y0 * width + x1), out=best)
+            if a:
+                torch.maximum(best, windows.index_select(0, y1 * width + x0), out=best)
+            if a and b:
+                torch.maximum(best, windows.index_select(0, y1 * width + x1), out=best)
+            maxima[which] = best
+        return maxima
+
+    def _table(self, a: int, b: int) -> Tensor:
+        """Maxima of all windows of 2**a x 2**b cells, by doubling."""
+        if (a, b) not in self.tables:
+            if a:
+                half, rows = self._table(a - 1, b), 1 << (a - 1)
+                self.tables[a, b] = torch.maximum(half[:-rows], half[rows:])
+            else:
+                half, columns = self._table(a, b - 1), 1 << (b - 1)
+                self.tables[a, b] = torch.maximum(half[:, :-columns], half[:, columns:])
+        return self.tables[a, b]
+
+    def _bin_winners(self, bins: Tensor, maxima: Tensor) -> Tensor:
+        """(B, C) first cell of each bin that holds its maximum; the last one that is NaN, as torch does."""
+        cells, width = self.cells.flatten(0, 1), self.cells.shape[1]
+        winners = torch.full(maxima.shape, -1, device=maxima.device)
+        height_of, width_of = (bins[:, 2:] - bins[:, :2]).T
+        for dy in range(int(height_of.max())):
+            for dx in range(int(width_of[height_of > dy].max())):
+                which = ((height_of > dy) & (width_of > dx)).nonzero().flatten()
+                cell = (bins[which, 0] + dy) * width + bins[which, 1] + dx
+                value, found = cells[cell], winners[which]
+                wins = ((value == maxima[which]) & (found < 0)) | value.isnan()
+                winners[which] = torch.where(wins, cell[:, None], found)
+        return winners
+
+
+def _finer_level(n: int, levels: tuple[int, ...]) -> int | None:
+    """Find a finer level of the pyramid whose bins unite to those of level n exactly."""
+    return min((m for m in levels if m > n and m % n == 0), default=None)
+
+
+def _group_bins(level: Tensor, n: int) -> Tensor:
+    """(U, m, m, C) -> (U, n, m/n, n, m/n, C): the finer bins that make up each bin of level n."""
+    ratio = level.shape[1] // n
+    return level.unflatten(2, (n, ratio)).unflatten(1, (n, ratio))
+
+
+def _merge_winners(values: Tensor, winners: Tensor) -> Tensor:
+    """Winners of united bins: the smallest cell among those that hold the maximum (the largest NaN)."""
+    maxima = values.amax((2, 4), keepdim=True)
+    last = torch.iinfo(winners.dtype).max
+    first_equal = torch.where(values == maxima, winners, last).amin((2, 4))
+    last_nan = torch.where(values.isnan(), winners, -1).amax((2, 4))
+    return torch.where(last_nan >= 0, last_nan, first_equal)
+
+
+def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows of small non-negative integers, by packing each row into one number."""
+    spans = (rows.amax(0) + 1).tolist()
+    packed = rows[:, 0]
+    for column, span in zip(rows.unbind(1)[1:], spans[1:], strict=True):
+        packed = packed * span + column
+    distinct, index = torch.unique(packed, return_inverse=True)
+    columns = []
+    for span in reversed(spans[1:]):
+        columns.append(distinct % span)
+        distinct = distinct // span
+    return torch.stack([distinct, *reversed(columns)], 1), index
+
+
+class RegionPool(nn.Module):
+    """Module form of :func:`pool_regions`.
+
+    Args:
+        levels: Bins along each side, one number per level.
+
+    Raises:
+        TypeError: If a level is not an integer.
+        ValueError: If there is no level, or one is below 1.
+
+    Example:
+        >>> RegionPool((1, 2))(torch.rand(1, 8, 7, 30), [torch.tensor([[2, 0, 9, 7]])]).shape
+        torch.Size([1, 40])
+    """
+
+    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS) -> None:
+        super().__init__()
+        self.levels = check_levels(levels)
+
+    def forward(
+        self,
+        features: Tensor,
+        regions: Tensor | Sequence[Tensor],
+        *,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Pool regions of (N, C, H, W) into (K, C * sum(n * n))."""
+        return pool_regions(features, regions, self.levels, out=out)
+
+    def extra_repr(self) -> str:
+        """Show the levels."""
+        return f"levels={self.levels}"
