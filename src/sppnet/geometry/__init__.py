@@ -1,4 +1,4 @@
-"""Boxes, overlap, non-maximum suppression, detections, and the way from image pixels to feature cells."""
+"""Boxes, overlap, suppression, detections, and the way from image pixels to feature cells."""
 
 from sppnet.geometry.boxes import (
     box_area,

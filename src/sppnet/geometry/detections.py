@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sppnet.geometry.boxes import check_boxes
+from sppnet.geometry.boxes import check_boxes, reject_rows
 
 
 class Detections(dict[str, Tensor]):
@@ -11,15 +11,18 @@ class Detections(dict[str, Tensor]):
 
     Args:
         boxes: (K, 4) xyxy in pixels of the original image, x2 and y2 exclusive.
-        scores: (K,) finite.
+        scores: (K,) floating point, finite.
         labels: (K,) integers 0..classes-1.
 
     Raises:
-        ValueError: If the counts differ or a value is not finite.
-        TypeError: If boxes or scores are not floating point, or labels not integers.
+        TypeError: If boxes or scores are not floating-point tensors, or labels not a tensor of
+            integers.
+        ValueError: If the counts differ, a value is not finite in float32, a box is reversed, or a
+            label is negative; names the row.
 
     Example:
-        >>> found = Detections(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), torch.tensor([0.9]), torch.tensor([3]))
+        >>> box = torch.tensor([[0.0, 0.0, 4.0, 2.0]])
+        >>> found = Detections(box, torch.tensor([0.9]), torch.tensor([3]))
         >>> found["boxes"].shape, found.labels.tolist(), found.count
         (torch.Size([1, 4]), [3], 1)
         >>> Detections.empty().count
@@ -27,21 +30,19 @@ class Detections(dict[str, Tensor]):
     """
 
     def __init__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> None:
+        for name, values, integral in (("scores", scores, False), ("labels", labels, True)):
+            _check_kind(name, values, integral)
         check_boxes(boxes)
-        if not scores.is_floating_point():
-            raise TypeError(f"scores must be floating point, got {scores.dtype}")
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise TypeError(f"labels must be integers, got {labels.dtype}")
         for name, values in (("scores", scores), ("labels", labels)):
             if values.shape != boxes.shape[:1]:
-                raise ValueError(f"{name} must have shape ({len(boxes)},), got {tuple(values.shape)}")
-        if not bool(scores.isfinite().all()):
-            raise ValueError("scores must be finite")
-        super().__init__(
-            boxes=boxes.to(torch.float32),
-            scores=scores.to(torch.float32),
-            labels=labels.to(torch.int64),
-        )
+                raise ValueError(
+                    f"{name} must have shape ({len(boxes)},), got {tuple(values.shape)}"
+                )
+        # checked once more as float32, in which a large float64 is infinite
+        boxes, scores = check_boxes(boxes.to(torch.float32)), scores.to(torch.float32)
+        reject_rows(~scores.isfinite(), scores, "scores must be finite")
+        reject_rows(labels < 0, labels, "labels must be 0 or more")
+        super().__init__(boxes=boxes, scores=scores, labels=labels.to(torch.int64))
 
     @classmethod
     def empty(cls) -> "Detections":
@@ -69,7 +70,7 @@ class Detections(dict[str, Tensor]):
         return len(self["boxes"])
 
     def select(self, rows: Tensor) -> "Detections":
-        """Keep some rows, by index or by mask.
+        """Take some rows, by index or by mask.
 
         Args:
             rows: (M,) int64 indices or (K,) bool.
@@ -78,3 +79,15 @@ class Detections(dict[str, Tensor]):
             The detections of these rows, in the order of the indices.
         """
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
+
+
+def _check_kind(name: str, values: Tensor, integral: bool) -> None:
+    """Refuse what is not a tensor of integers, or not one of floating-point numbers."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
+    if not integral and not values.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {values.dtype}")
+    if integral and (
+        values.is_floating_point() or values.is_complex() or values.dtype == torch.bool
+    ):
+        raise TypeError(f"{name} must be integers, got {values.dtype}")

@@ -4,17 +4,18 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms as torchvision_nms
 
-from sppnet.geometry.boxes import check_boxes
+from sppnet.geometry.boxes import check_boxes, reject_rows
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3) -> Tensor:
-    """Greedy suppression: keep the best box, drop those that overlap it by more than the threshold, repeat.
+    """Keep the best box, drop those that overlap it by more than the threshold, repeat.
 
     Convention:
-        An overlap equal to the threshold is kept. Of equal scores the earlier row wins.
+        An overlap equal to the threshold is kept. Of equal scores the earlier row wins. Boxes
+        without area overlap nothing, so they stay.
 
     Args:
-        boxes: (K, 4) xyxy in pixels.
+        boxes: (K, 4) floating point, xyxy in pixels.
         scores: (K,) finite.
         iou_threshold: Overlap above which the worse box goes, in 0..1.
 
@@ -22,10 +23,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3) -> Tensor:
         (M,) int64 rows that stay, best first.
 
     Raises:
-        ValueError: If a box or a score is not finite, or the counts differ.
+        TypeError: If ``boxes`` is not floating point.
+        ValueError: If a box or a score is not finite, the counts differ, or the threshold is not
+            in 0..1.
 
     Example:
-        >>> nms(torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]]), torch.tensor([0.5, 0.9]))
+        >>> boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 3.9]])
+        >>> nms(boxes, torch.tensor([0.5, 0.9]))
         tensor([1])
 
     Source:
@@ -34,12 +38,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3) -> Tensor:
     check_boxes(boxes)
     if scores.shape != boxes.shape[:1]:
         raise ValueError(f"scores must have shape ({len(boxes)},), got {tuple(scores.shape)}")
-    if not bool(scores.isfinite().all()):
-        raise ValueError("scores must be finite")
+    reject_rows(~scores.isfinite(), scores, "scores must be finite")
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold must be in 0..1, got {iou_threshold}")
     order = scores.argsort(descending=True, stable=True)
     # torchvision sorts again; equal ranks cannot occur, so the order above decides.
-    ranks = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
-    return order[torchvision_nms(boxes[order], ranks, iou_threshold)]
+    ranks = torch.arange(len(order), 0, -1, dtype=torch.float64, device=boxes.device)
+    # double: in float32 an overlap of 3 / 10 is above 0.3; in half torchvision has no CPU kernel
+    return order[torchvision_nms(boxes[order].double(), ranks, iou_threshold)]
 
 
 def nms_per_class(
@@ -51,19 +57,26 @@ def nms_per_class(
         boxes: (K, 4) xyxy in pixels.
         scores: (K,) finite.
         labels: (K,) integers.
-        iou_threshold: Overlap above which the worse box of the same class goes.
+        iou_threshold: Overlap above which the worse box of the same class goes, in 0..1.
 
     Returns:
-        (M,) int64 rows that stay, best score first over all classes.
+        (M,) int64 rows that stay, best score first over all classes; of equal scores the earlier
+        row.
 
     Raises:
-        ValueError: As :func:`nms`.
+        TypeError: As :func:`nms`, or if labels are not integers.
+        ValueError: As :func:`nms`, also for labels; rows in messages count within one class.
 
     Example:
         >>> same = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.0]])
         >>> nms_per_class(same, torch.tensor([0.5, 0.9]), torch.tensor([0, 1]))
         tensor([1, 0])
     """
+    if labels.is_floating_point():  # a NaN equals nothing, not even itself: its box would vanish
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    for name, values in (("scores", scores), ("labels", labels)):
+        if values.shape != boxes.shape[:1]:
+            raise ValueError(f"{name} must have shape ({len(boxes)},), got {tuple(values.shape)}")
     kept = [
         rows[nms(boxes[rows], scores[rows], iou_threshold)]
         for label in labels.unique().tolist()

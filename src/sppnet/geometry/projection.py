@@ -1,11 +1,13 @@
 """From a box in the image to the cells of a feature map that belong to it.
 
-Cell k of a map is centred on pixel ``centre + k * stride`` (0-based pixel indices; the middle of pixel i is at i).
-A backbone works both numbers out from its layers. A box then takes the cells whose centres fall inside it, after
-it was moved by ``offset``: spp-net's released code shrinks boxes by 6.5 px a side and rounds to the nearest centre,
-the appendix of the paper takes the centres strictly inside.
+Cell k of a map is centred on pixel ``centre + k * stride`` (0-based pixel indices; the middle of
+pixel i is at i). A backbone works both numbers out from its layers. A box is shrunk by ``offset``
+pixels a side, then each side goes to the nearest centre. SPP-net's released code shrinks by 6.5 px
+at stride 16; shrinking by half a stride is the rule of the paper's appendix, the centres strictly
+inside the box.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +23,11 @@ class Projection:
     Args:
         stride: Pixels between the centres of neighbouring cells.
         centre: Pixel on which cell 0 is centred; negative or fractional for some trunks.
-        offset: Pixels by which each side counts as moved inwards, before the nearest cell centre is taken, less
-            half a stride: ``stride / 2`` takes the centres inside the box.
+        offset: Pixels by which each side moves inwards before the nearest centre is taken; half a
+            stride leaves the centres strictly between the first and the last pixel of the box.
 
     Raises:
-        ValueError: If the stride is not positive.
+        ValueError: If a number is not finite or the stride is not positive.
 
     Example:
         >>> Projection.released(stride=16, centre=20)
@@ -34,7 +36,8 @@ class Projection:
         Projection(stride=16, centre=0, offset=8.0)
 
     Source:
-        ``released``: spm_response_boxes.m of the authors' code. ``paper_v4``: appendix A of the paper.
+        ``released``: spm_response_boxes.m of the authors' code. ``paper_v4``: appendix A of the
+        paper.
     """
 
     stride: float
@@ -42,17 +45,20 @@ class Projection:
     offset: float
 
     def __post_init__(self) -> None:
+        for name in ("stride", "centre", "offset"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if not self.stride > 0:
             raise ValueError(f"stride must be positive, got {self.stride}")
 
     @classmethod
     def released(cls, stride: float = 16, centre: float = 20) -> "Projection":
-        """Return the rule of the released code, which used 6.5 px at stride 16; scaled to other strides."""
+        """Return the rule of the released code: 6.5 px at stride 16, in proportion at others."""
         return cls(stride, centre, 6.5 * stride / 16)
 
     @classmethod
     def paper_v4(cls, stride: float = 16, centre: float = 0) -> "Projection":
-        """Return the rule of the paper's appendix: cells whose centres lie strictly inside the box."""
+        """Return the rule of the paper's appendix: cells centred strictly inside the box."""
         return cls(stride, centre, stride / 2)
 
 
@@ -62,8 +68,9 @@ PROJECTION_PRESETS = {"released": Projection.released, "paper_v4": Projection.pa
 def project_boxes(boxes: Tensor, projection: Projection, grid_hw: tuple[int, int]) -> Tensor:
     """Find the cells of a feature map that each box covers.
 
-    Left and top sides round half a cell up, right and bottom sides half a cell down. A box that falls between two
-    centres gets the cell in the middle; a box outside the map gets the nearest cell, so no box is ever empty.
+    Where a side lies midway between two centres, left and top go to the larger, right and bottom to
+    the smaller. A box that holds no centre gets the cell in the middle; a box outside the map gets
+    the nearest cell. No region is empty.
 
     Args:
         boxes: (K, 4) xyxy in pixels of the image that was convolved, x2 and y2 exclusive.
@@ -82,7 +89,8 @@ def project_boxes(boxes: Tensor, projection: Projection, grid_hw: tuple[int, int
         tensor([[ 0,  0, 13, 13]])
 
     Source:
-        spm_response_boxes.m and spm_pool_caffe_mex.cpp of the authors' code; appendix A of the paper.
+        spm_response_boxes.m and spm_pool_caffe_mex.cpp of the authors' code; appendix A of the
+        paper.
     """
     check_boxes(boxes)
     height, width = grid_hw

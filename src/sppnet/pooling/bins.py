@@ -1,11 +1,11 @@
 """Where the bins of a pyramid level begin and end.
 
-A level n cuts a side of L cells into n bins; bin i holds the cells from floor(i*L/n) up to, not including,
-ceil((i+1)*L/n). Neighbouring bins share a cell where n does not divide L; no cell is left out and no bin is empty,
-even when there are fewer cells than bins.
+A level n cuts a side of L cells into n bins; bin i holds the cells from floor(i*L/n) up to, not
+including, ceil((i+1)*L/n). Neighbouring bins share a cell where n does not divide L; no cell is
+left out and no bin is empty, even when there are fewer cells than bins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -29,15 +29,26 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
         >>> check_levels([1, 2, 3, 6])
         (1, 2, 3, 6)
     """
-    if isinstance(levels, int) or any(isinstance(n, bool) or not isinstance(n, int) for n in levels):
+    listed = tuple(levels) if isinstance(levels, Iterable) else (None,)
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
         raise TypeError(f"levels must be a sequence of integers, got {levels!r}")
-    if not levels or min(levels) < 1:
-        raise ValueError(f"levels must be one or more positive integers, got {tuple(levels)}")
-    return tuple(levels)
+    if not listed or min(listed) < 1:
+        raise ValueError(f"levels must be one or more positive integers, got {listed}")
+    return listed
 
 
 def num_bins(levels: Sequence[int]) -> int:
     """Bins of a whole pyramid: the sum of n * n.
+
+    Args:
+        levels: Bins along each side, one number per level.
+
+    Returns:
+        Length of the pooled vector of one channel.
+
+    Raises:
+        TypeError: If a level is not an integer.
+        ValueError: If there is no level, or one is below 1.
 
     Example:
         >>> num_bins((1, 2, 3, 6))
@@ -74,7 +85,15 @@ def bin_edges(size: int, n: int) -> list[tuple[int, int]]:
 
 
 def bin_ranges(size: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Start and end of bins for whole tensors of sizes and bin numbers (the rule of :func:`bin_edges`).
+    """Start and end of bins for tensors of sizes and bin numbers, as :func:`bin_edges`.
+
+    Args:
+        size: Cells along a side, integers at least 1.
+        index: Number of the bin, 0..n-1; broadcast against ``size``.
+        n: Number of bins.
+
+    Returns:
+        Start and end, half-open, of the broadcast shape.
 
     Example:
         >>> import torch
@@ -87,9 +106,10 @@ def bin_ranges(size: Tensor, index: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def sliding_window_bins(size: int, n: int) -> list[tuple[int, int]]:
     """Bins of the paper's sliding-window recipe: window ceil(size / n), stride floor(size / n).
 
-    Section 2.3 of the paper uses it to train at one fixed size with ordinary pooling layers. It equals
-    :func:`bin_edges` only where ``size % n <= 1``; elsewhere it makes another number of bins, or leaves the last
-    cells of the map out. Use it to read networks that were trained with it, at the size they were trained for.
+    Section 2.3 of the paper uses it to train at one fixed size with ordinary pooling layers. It
+    equals :func:`bin_edges` only where ``size % n <= 1``; elsewhere it makes another number of
+    bins, or leaves the last cells of the map out. Use it to read networks that were trained with
+    it, at the size they were trained for.
 
     Args:
         size: Cells along the side, at least n.
@@ -106,7 +126,7 @@ def sliding_window_bins(size: int, n: int) -> list[tuple[int, int]]:
         [(0, 3), (2, 5), (4, 7), (6, 9), (8, 11), (10, 13)]
         >>> sliding_window_bins(10, 6)
         Traceback (most recent call last):
-        ValueError: size must be one at which the sliding window gives n = 6 bins, got 10, which gives 9 (window 2, stride 1)
+        ValueError: size must be one at which the sliding window gives n = 6 bins, got 10, ...
 
     Source:
         SPP-net, section 2.3 and figure 4.

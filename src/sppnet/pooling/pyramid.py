@@ -21,7 +21,8 @@ def check_features(features: Tensor) -> Tensor:
         raise TypeError(f"features must be a floating-point tensor, got {kind}")
     if features.ndim != 4 or 0 in features.shape[2:]:
         raise ValueError(
-            f"features must have shape (N, C, H, W) with H and W at least 1, got {tuple(features.shape)}"
+            "features must have shape (N, C, H, W) with H and W at least 1, "
+            f"got {tuple(features.shape)}"
         )
     return features
 
@@ -29,13 +30,13 @@ def check_features(features: Tensor) -> Tensor:
 def spatial_pyramid_pool(features: Tensor, levels: Sequence[int] = DEFAULT_LEVELS) -> Tensor:
     """Pool feature maps of any size into vectors of one length.
 
-    Each level n cuts the map into n x n bins and takes the maximum of every channel in every bin. Maps smaller
-    than the grid repeat cells.
+    Each level n cuts the map into n x n bins and takes the maximum of every channel in every bin.
+    Maps smaller than the grid repeat cells.
 
     Convention:
-        Bins follow :func:`sppnet.pooling.bin_edges`. The vector holds the levels in the order given; inside a
-        level the channel runs slowest, then the row, then the column. NaN wins over every number. On ties the
-        gradient goes to the first cell in row-major order.
+        Bins follow :func:`sppnet.pooling.bin_edges`. The vector holds the levels in the order
+        given; inside a level the channel runs slowest, then the row, then the column. NaN wins over
+        every number. On ties the gradient goes to the first cell in row-major order.
 
     Args:
         features: (N, C, H, W) floating point of any layout, H and W at least 1.
@@ -58,9 +59,10 @@ def spatial_pyramid_pool(features: Tensor, levels: Sequence[int] = DEFAULT_LEVEL
         SPP-net, section 2.2 and appendix A.
     """
     check_features(features)
+    levels = check_levels(levels)
     if features.shape[1] == 0:  # torch refuses maps without channels
-        return features.flatten(1)[:, :0]
-    pooled = [adaptive_max_pool2d(features, n).flatten(1) for n in check_levels(levels)]
+        return features.flatten(1)
+    pooled = [adaptive_max_pool2d(features, n).flatten(1) for n in levels]
     return torch.cat(pooled, dim=1)
 
 

@@ -1,8 +1,9 @@
-"""Spatial pyramid pooling of regions of a feature map: convolve an image once, pool it thousands of times.
+"""Spatial pyramid pooling of regions of a map: convolve an image once, pool it thousands of times.
 
-Plain torch, and exact. Three things make it fast: regions and bins that coincide are pooled once (a fifth of
-selective-search windows fall on the same cells); a level that divides a finer one is the union of the finer one's
-bins; and a bin is the maximum of four entries of a table of windows whose sides are powers of two.
+Plain torch, and exact. Three things make it fast: regions and bins that coincide are pooled once (a
+fifth of selective-search windows fall on the same cells); a level that divides a finer one is the
+union of the finer one's bins; and a bin is the maximum of four entries of a table of windows whose
+sides are powers of two.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from sppnet.pooling.bins import DEFAULT_LEVELS, bin_ranges, check_levels, num_bins
 from sppnet.pooling.pyramid import check_features
 
-# Regions whose pooled vectors are laid out at a time: 64 x 36 bins x 512 channels stay near the cache.
+# Regions laid out at a time: 64 x 36 bins x 512 channels stay near the cache.
 CHUNK = 64
 
 
 def check_regions(regions: Tensor | Sequence[Tensor], features: Tensor) -> Tensor:
-    """Return regions as one (K, 5) int64 tensor, or name the row that is not a region of the features.
+    """Return regions as one (K, 5) int64 tensor, or name the row that is not inside its map.
 
     Args:
         regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of (K_i, 4), one per image.
@@ -28,19 +29,20 @@ def check_regions(regions: Tensor | Sequence[Tensor], features: Tensor) -> Tenso
         (K, 5) int64 on the device of the features.
 
     Raises:
-        TypeError: If regions are not integers.
-        ValueError: If a shape is wrong, or a region is empty, reversed, outside its map, or of no image.
+        TypeError: If regions are not tensors of integers.
+        ValueError: If a shape is wrong, or a region is empty, reversed, outside its map, or of no
+            image; names the row, counted over all images.
 
     Example:
         >>> check_regions([torch.tensor([[0, 0, 2, 3]])], torch.zeros(1, 1, 3, 2))
         tensor([[0, 0, 0, 2, 3]])
         >>> check_regions(torch.tensor([[0, 0, 0, 2, 4]]), torch.zeros(1, 1, 3, 2))
         Traceback (most recent call last):
-        ValueError: regions must lie in 0 <= x0 < x1 <= 2 and 0 <= y0 < y1 <= 3 of image 0..0, got [0, 0, 0, 2, 4] in row 0
+        ValueError: regions must lie in 0 <= x0 < x1 <= 2 and 0 <= y0 < y1 <= 3 of image 0..0,
+        got [0, 0, 0, 2, 4] in row 0
     """
-    rows = regions if isinstance(regions, Tensor) else _number_images(regions, len(features))
-    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
-        raise TypeError(f"regions must be integers (cells of the map), got {rows.dtype}")
+    rows = regions if isinstance(regions, Tensor) else _number_images(regions, features)
+    _check_integers(rows, "regions")
     if rows.ndim != 2 or rows.shape[1] != 5:
         raise ValueError(
             f"regions must have shape (K, 5), or (K, 4) in a list, got {tuple(rows.shape)}"
@@ -59,15 +61,28 @@ def check_regions(regions: Tensor | Sequence[Tensor], features: Tensor) -> Tenso
     return rows
 
 
-def _number_images(regions: Sequence[Tensor], images: int) -> Tensor:
+def _check_integers(regions: Tensor, name: str) -> None:
+    """Refuse anything but a tensor of integers."""
+    if not isinstance(regions, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(regions).__name__}")
+    if regions.is_floating_point() or regions.is_complex() or regions.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers (cells of the map), got {regions.dtype}")
+
+
+def _number_images(regions: Sequence[Tensor], features: Tensor) -> Tensor:
     """Put the number of the image before the regions of each image."""
-    if len(regions) != images:
-        raise ValueError(f"regions must have one tensor per image ({images}), got {len(regions)}")
+    if len(regions) != len(features):
+        raise ValueError(
+            f"regions must have one tensor per image ({len(features)}), got {len(regions)}"
+        )
+    numbered = [torch.zeros(0, 5, dtype=torch.int64, device=features.device)]
     for i, each in enumerate(regions):
+        _check_integers(each, f"regions[{i}]")
         if each.ndim != 2 or each.shape[1] != 4:
             raise ValueError(f"regions[{i}] must have shape (K, 4), got {tuple(each.shape)}")
-    numbered = [torch.cat([torch.full_like(r[:, :1], i), r], 1) for i, r in enumerate(regions)]
-    return torch.cat(numbered) if numbered else torch.zeros(0, 5, dtype=torch.int64)
+        cells = each.to(device=features.device, dtype=torch.int64)
+        numbered.append(torch.cat([torch.full_like(cells[:, :1], i), cells], 1))
+    return torch.cat(numbered)
 
 
 def pool_regions(
@@ -79,25 +94,28 @@ def pool_regions(
 ) -> Tensor:
     """Pool regions of feature maps into vectors of one length.
 
-    Every row equals ``spatial_pyramid_pool`` of the cropped map, bit for bit, gradient and ties included.
+    Every row equals ``spatial_pyramid_pool`` of the cropped map exactly, ties and NaN included
+    (only the sign of a zero may differ where 0.0 and -0.0 tie). The gradient goes to the same
+    cells; on a CPU it adds up in the same order in every run.
 
     Convention:
-        Regions are integer cells, half-open: [x0, x1) x [y0, y1). Order of the vector, NaN and ties as in
-        :func:`sppnet.pooling.spatial_pyramid_pool`.
+        Regions are integer cells, half-open: [x0, x1) x [y0, y1). Order of the vector, NaN and ties
+        as in :func:`sppnet.pooling.spatial_pyramid_pool`.
 
     Args:
         features: (N, C, H, W) floating point of any layout, H and W at least 1.
         regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of N tensors (K_i, 4).
         levels: Bins along each side, one number per level.
-        out: Contiguous (K, C * sum(n * n)) of the same dtype and device to write into; saves the page faults of a
-            fresh output. Not for training.
+        out: Contiguous (K, C * sum(n * n)) of the same dtype and device to write into; saves the
+            page faults of a fresh output. Not for training.
 
     Returns:
         (K, C * sum(n * n)); ``out`` where it was given.
 
     Raises:
         TypeError: If ``features`` is not floating point, or regions or levels are not integers.
-        ValueError: If a region is not inside its map (names the row), a shape is wrong, or ``out`` does not fit.
+        ValueError: If a region is not inside its map (names the row), a shape is wrong, or ``out``
+            does not fit.
 
     Example:
         >>> features = torch.arange(12.0).reshape(1, 1, 3, 4)
@@ -113,22 +131,33 @@ def pool_regions(
     shape = (len(rows), features.shape[1] * num_bins(levels))
     needs_grad = features.requires_grad and torch.is_grad_enabled()
     if out is None:
-        out = features.new_empty(shape)
-    elif out.shape != shape or out.dtype != features.dtype or not out.is_contiguous():
-        raise ValueError(
-            f"out must be contiguous, {features.dtype} and of shape {shape}, "
-            f"got {out.dtype} of shape {tuple(out.shape)}"
-        )
+        out = features.new_empty(0 if needs_grad else shape)
     elif needs_grad or out.requires_grad:
         raise ValueError("out must not be given where a gradient is needed")
-    if 0 in shape:
-        return out
+    else:
+        _check_out(out, features, shape)
+    if (
+        0 in shape
+    ):  # the empty result still hangs on the features, so that a loss over it can be differentiated
+        return features.flatten()[:0].reshape(shape) if needs_grad else out
     unique, duplicate_of = torch.unique(rows, dim=0, return_inverse=True)
     if needs_grad:
-        return _pool_with_gradient(features, unique, levels)[duplicate_of]
+        # index_select, not [...]: its gradient adds up in one order, whatever the number of threads
+        return _pool_with_gradient(features, unique, levels).index_select(0, duplicate_of)
     pools = _LevelPools(features.detach(), unique)
     _lay_out([pools.values(n, levels) for n in levels], duplicate_of, out)
     return out
+
+
+def _check_out(out: Tensor, features: Tensor, shape: tuple[int, int]) -> None:
+    """Refuse an output that the pooled vectors do not fit into as they are."""
+    alike = out.dtype == features.dtype and out.device == features.device
+    if out.shape != shape or not alike or not out.is_contiguous():
+        layout = "contiguous" if out.is_contiguous() else "not contiguous"
+        raise ValueError(
+            f"out must be contiguous, {features.dtype} on {features.device} and of shape {shape}, "
+            f"got {layout}, {out.dtype} on {out.device} and of shape {tuple(out.shape)}"
+        )
 
 
 def _lay_out(pooled: list[Tensor], rows: Tensor, out: Tensor) -> None:
@@ -148,15 +177,14 @@ def _pool_with_gradient(features: Tensor, rows: Tensor, levels: tuple[int, ...])
     """Pool by looking the winning cells up, so that autograd (twice, if need be) does the rest."""
     with torch.no_grad():
         pools = _LevelPools(features, rows)
-        winners = [pools.winners(n, levels).flatten(1, 2).transpose(1, 2) for n in levels]
-        channels = features.shape[1]
-        cells = torch.cat([w.flatten(1) for w in winners], 1)  # (U, C * bins), index of a cell
-        channel = torch.cat([torch.arange(channels).repeat_interleave(n * n) for n in levels])
-    return features.permute(0, 2, 3, 1).reshape(-1, channels)[cells, channel.to(cells.device)]
+        winners = [pools.winners(n, levels).flatten(0, 2) for n in levels]  # (U * n * n, C)
+    cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+    pooled = [cells.gather(0, cell).unflatten(0, (len(rows), -1)) for cell in winners]
+    return torch.cat([values.transpose(1, 2).flatten(1) for values in pooled], 1)
 
 
 class _LevelPools:
-    """Pooled levels of a set of regions, each computed once: (U, n, n, C) values and winning cells."""
+    """Pooled levels of a set of regions, each computed once: (U, n, n, C) values and winners."""
 
     def __init__(self, features: Tensor, rows: Tensor) -> None:
         self.height = features.shape[2]
@@ -180,7 +208,7 @@ class _LevelPools:
         return self.value_of[n]
 
     def winners(self, n: int, levels: tuple[int, ...]) -> Tensor:
-        """Row-major index of the cell that each maximum of level n came from, the first among equals."""
+        """Row-major index of the cell each maximum of level n came from, the first among equals."""
         if n not in self.winner_of:
             finer = _finer_level(n, levels)
             if finer:
@@ -238,7 +266,7 @@ class _LevelPools:
         return self.tables[a, b]
 
     def _bin_winners(self, bins: Tensor, maxima: Tensor) -> Tensor:
-        """(B, C) first cell of each bin that holds its maximum; the last one that is NaN, as torch does."""
+        """(B, C) first cell of each bin that holds its maximum; the last NaN, as torch does."""
         cells, width = self.cells.flatten(0, 1), self.cells.shape[1]
         winners = torch.full(maxima.shape, -1, device=maxima.device)
         height_of, width_of = (bins[:, 2:] - bins[:, :2]).T
@@ -264,7 +292,7 @@ def _group_bins(level: Tensor, n: int) -> Tensor:
 
 
 def _merge_winners(values: Tensor, winners: Tensor) -> Tensor:
-    """Winners of united bins: the smallest cell among those that hold the maximum (the largest NaN)."""
+    """Winners of united bins: the smallest cell that holds the maximum (the largest that is NaN)."""
     maxima = values.amax((2, 4), keepdim=True)
     last = torch.iinfo(winners.dtype).max
     first_equal = torch.where(values == maxima, winners, last).amin((2, 4))

@@ -1,0 +1,28 @@
+# Plain words for what a contributor does. `make PYTHON=python3.12 setup` picks another Python.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: setup check test bench demo clean
+
+setup: $(BIN)/sppnet ## make a virtual environment with everything in it
+
+$(BIN)/sppnet: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e '.[dev]'
+
+check: setup ## format, lint, types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+test: setup ## all tests, doctests too
+	$(BIN)/pytest
+
+bench: setup ## measure; writes JSON with machine and versions
+	$(BIN)/python benchmarks/run.py
+
+demo: setup ## draw scenes, train on them, show the report
+	$(BIN)/sppnet demo --out demo
+
+clean: ## remove what the others made
+	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache

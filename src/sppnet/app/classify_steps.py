@@ -1,0 +1,157 @@
+"""What the commands of ``sppnet classify`` share: options, data, trunk, figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sppnet.app.console import error, note, options_to_blame, report_problems, say, say_table, warn
+from sppnet.app.device import choose_device
+from sppnet.errors import NothingUsableError, Problem, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from sppnet.backbones import Backbone
+    from sppnet.classification import ClassData, SplitRule
+    from sppnet.storage import RunFolder
+
+MOST_LINES = 20
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What `fit` and `train` have in common.
+
+    Args:
+        data: Folder of the images.
+        out: Folder for the results.
+        seed: Seed of everything that is random.
+        device: Word of ``--device``.
+        download: Whether weights may be fetched.
+        fresh: Whether to forget an earlier run.
+        dry_run: Whether to stop before the work.
+    """
+
+    data: Path
+    out: Path
+    seed: int
+    device: str
+    download: bool
+    fresh: bool
+    dry_run: bool
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Read a list of numbers such as ``1,2,3,6``; None and an empty text stay what they are.
+
+    Raises:
+        UsageError: If a part is no whole number above 0.
+
+    Example:
+        >>> parse_numbers("--levels", "1,2,3,6")
+        (1, 2, 3, 6)
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 0 < int(part) < 1_000_000 for part in parts):
+        raise UsageError(f"{option} must be numbers above 0 with commas between them, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def read_rule(
+    train_per_class: int | None, test_per_class: int | None, splits: int, seed: int
+) -> "SplitRule":
+    """Turn the flags of the protocol into a rule."""
+    from sppnet.classification import SplitRule
+
+    if train_per_class is None and (test_per_class is not None or splits > 1):
+        raise UsageError("--test-per-class and --splits need --train-per-class")
+    return SplitRule(train_per_class, test_per_class, splits, seed)
+
+
+def open_data(options: RunOptions, rule: "SplitRule") -> "ClassData":
+    """Find the images, report what is wrong with the folders, and say what there is."""
+    from sppnet.classification import open_class_data
+
+    data = open_class_data(options.data, rule)
+    report_problems(data.problems)
+    if len(data.names) < 2:
+        raise NothingUsableError("a classifier needs two classes at least", path=options.data)
+    note(f"{len(data.paths)} images of {len(data.names)} classes; figures from {data.rule_words()}")
+    return data
+
+
+def make_trunk(
+    backbone: str, weights: str, layer: str, options: RunOptions
+) -> tuple["Backbone", "torch.device"]:
+    """Build the trunk on its device; new weights depend on the seed alone."""
+    import torch
+
+    from sppnet.backbones import build_backbone
+
+    device = choose_device(options.device)
+    torch.manual_seed(options.seed)
+    with options_to_blame():
+        trunk = build_backbone(backbone, weights, layer=layer or None, download=options.download)
+    return trunk.to(device).eval(), device
+
+
+def draw_splits(data: "ClassData", kept: "Tensor | None" = None) -> list[Any]:
+    """Divide the images; a class that is too small for the protocol is a usage error."""
+    with options_to_blame():
+        return data.splits(kept)
+
+
+def report_changes(run: "RunFolder") -> None:
+    """Say that an earlier run goes on, and what is different from when it began."""
+    if run.resumed:
+        note(f"going on with the run in {run.path}")
+    for change in run.changes:
+        warn(f"{change} since the run began; the result may differ in its last bits")
+
+
+def image_counts(listed: int, problems: Sequence[Problem], train: int, test: int) -> dict[str, int]:
+    """What became of the images, for metrics.json."""
+    return {"listed": listed, "failed": len(problems), "train": train, "test": test}
+
+
+def say_figures(figures: Mapping[str, Any], summary: Mapping[str, Any] | None) -> None:
+    """Print accuracy, with deviations where there are several splits."""
+    if figures["top1"] is None:
+        say("no image was left to score on")
+        return
+    spread = {} if summary is None else summary["std"]
+    rows = []
+    for name in ("top1", "top5", "mean_class_accuracy"):
+        deviation = [f"{100 * spread[name]:.2f}"] if spread else []
+        rows.append([name, f"{100 * figures[name]:.2f}", *deviation])
+    say_table(["figure", "%", *(["+-"] if spread else [])], rows)
+
+
+def say_results(*paths: Path) -> None:
+    """Print where the results are."""
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def finish(problems: Sequence[Problem]) -> None:
+    """End the command: 0, or 3 when some inputs failed; their lines were printed before."""
+    if problems:
+        note(f"{len(problems)} inputs failed and were left out")
+        raise typer.Exit(3)
+
+
+def report_each(problems: Sequence[Problem]) -> None:
+    """Print the line of every image that failed."""
+    for problem in problems:
+        error(problem)
+
+
+def plain_problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Findings as plain values, for JSON."""
+    return [vars(problem) for problem in problems]

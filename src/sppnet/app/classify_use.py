@@ -1,0 +1,200 @@
+"""The work of ``sppnet classify val`` and ``predict``: a saved classifier on more images."""
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sppnet.app import classify_steps as steps
+from sppnet.app.console import Tally, human_seconds, note, report_problems, say, say_table, warn
+from sppnet.app.device import choose_device
+from sppnet.app.progress import track
+from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
+from sppnet.classification.class_data import match_classes, test_split
+from sppnet.classification.classifier import rank_scores
+from sppnet.errors import NothingUsableError, Problem
+from sppnet.evaluation.classification_report import (
+    ClassificationFigures,
+    write_classification_report,
+)
+from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
+from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
+
+UNFINISHED = "unfinished"
+SAMPLES = 3
+SHOWN = 20
+
+
+def run_val(
+    model: Path,
+    data: Path,
+    out: Path,
+    split: str | None,
+    *,
+    skip_seen: bool,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Do the whole of ``val``."""
+    classifier = Classifier.load(model, choose_device(device))
+    dataset = read_class_folders(data, split or test_split(list_class_splits(data)))
+    labels = match_classes(dataset, classifier.names)
+    report_problems(dataset.problems)
+    if dry_run:
+        _say_plan(classifier, dataset.paths)
+        return
+    begin = time.perf_counter()
+    found = _predict(classifier, dataset.paths, ensure_output_folder(out))
+    seconds = time.perf_counter() - begin
+    steps.report_each(found.problems)
+    if not len(found.kept):
+        raise NothingUsableError("none of the images can be used", path=data)
+    metrics = _score(classifier, dataset, labels, found, out, seconds, skip_seen)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    steps.say_figures(metrics, None)
+    steps.say_results(out / "metrics.json", out / "report.html")
+    steps.finish([*dataset.problems, *found.problems])
+
+
+def _score(
+    classifier: Classifier,
+    dataset: ClassificationDataset,
+    labels: Tensor,
+    found: FeatureSet,
+    out: Path,
+    seconds: float,
+    skip_seen: bool,
+) -> dict[str, Any]:
+    """Work out the figures, write them and the report."""
+    was_seen = (found.digests[:, None] == classifier.seen[None, :]).any(dim=1)
+    seen = int(was_seen.sum())
+    if seen and not skip_seen:
+        warn(f"{seen} of {len(was_seen)} images were fitted on; --skip-seen leaves them out")
+    rows = ((~was_seen) if skip_seen else was_seen | True).nonzero().flatten()
+    scores, truth = found.rows[rows], labels[found.kept[rows]]
+    metrics = {
+        **score_predictions(scores, truth, classifier.names),
+        "images": {
+            "listed": len(dataset.paths),
+            "failed": len(found.problems),
+            "scored": len(truth),
+            "seen_in_training": seen,
+            "skipped": len(was_seen) - len(truth),
+        },
+        "seconds": {"predicting": seconds},
+        "seconds_per_image": seconds / len(dataset.paths),
+        "problems": steps.plain_problems([*dataset.problems, *found.problems]),
+    }
+    write_json(out / "metrics.json", metrics)
+    figures = ClassificationFigures(
+        classifier.names,
+        truth.numpy(),
+        scores.numpy(),
+        seconds={"predicting": seconds},
+        problems=[*dataset.problems, *found.problems],
+        configuration=classifier.about,
+    )
+    paths = [dataset.paths[index] for index in found.kept[rows].tolist()]
+    write_classification_report(out / "report.html", paths, figures, subtitle=dataset.root.name)
+    return metrics
+
+
+def run_predict(
+    model: Path, images: Sequence[str], out: Path, *, top: int, device: str, dry_run: bool
+) -> None:
+    """Do the whole of ``predict``."""
+    classifier = Classifier.load(model, choose_device(device))
+    listing = list_images(images)
+    tally = Tally(listed=len(listing.paths) + len(listing.problems))
+    for problem in listing.problems:
+        tally.add_failed(problem)
+    if dry_run:
+        _say_plan(classifier, listing.paths)
+        return
+    found = _predict(classifier, listing.paths, ensure_output_folder(out))
+    for problem in found.problems:
+        tally.add_failed(problem)
+    tally.add_ok(len(found.kept))
+    records = _records(classifier, listing.paths, found, top)
+    _write_predictions(out, model, classifier, records, tally.problems)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    _say_predictions(records)
+    steps.say_results(out / "predictions.json", out / "predictions.csv")
+    tally.finish()
+
+
+def _predict(classifier: Classifier, paths: Sequence[Path], out: Path) -> FeatureSet:
+    """Score every image; scores are kept until the command is done, so a killed run goes on."""
+    return predict_files(classifier, paths, cache=FeatureCache(out / UNFINISHED), track=track)
+
+
+def _records(
+    classifier: Classifier, paths: Sequence[Path], found: FeatureSet, top: int
+) -> list[dict[str, Any]]:
+    """One record for each image that was read, as predictions.json holds it."""
+    records = []
+    for index, row in zip(found.kept.tolist(), found.rows, strict=True):
+        best = rank_scores(row, top)
+        labels = best["labels"].tolist()
+        records.append(
+            {
+                "file": str(paths[index]),
+                "labels": labels,
+                "names": [classifier.names[label] for label in labels],
+                "scores": best["scores"].tolist(),
+            }
+        )
+    return records
+
+
+def _write_predictions(
+    out: Path,
+    model: Path,
+    classifier: Classifier,
+    records: list[dict[str, Any]],
+    problems: Sequence[Problem],
+) -> None:
+    """Write the JSON and the CSV file."""
+    document = {
+        "model": str(model),
+        "names": list(classifier.names),
+        "score_kind": classifier.score_kind,
+        "images": records,
+        "failed": steps.plain_problems(problems),
+    }
+    write_json(out / "predictions.json", document)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "rank", "label", "name", "score"])
+    for record in records:
+        cells = zip(record["labels"], record["names"], record["scores"], strict=True)
+        for rank, (label, name, score) in enumerate(cells, start=1):
+            writer.writerow([record["file"], rank, label, name, repr(score)])
+    write_text(out / "predictions.csv", text.getvalue())
+
+
+def _say_predictions(records: list[dict[str, Any]]) -> None:
+    """Print the first images with their best class."""
+    rows = [
+        [each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records[:SHOWN]
+    ]
+    if rows:
+        say_table(["image", "class", "score"], rows)
+    if len(records) > SHOWN:
+        note(f"{len(records) - SHOWN} more images are in the files")
+
+
+def _say_plan(classifier: Classifier, paths: Sequence[Path]) -> None:
+    """Say what a dry run is for."""
+    sample = list(paths[:: max(1, len(paths) // SAMPLES)][:SAMPLES])
+    predict_files(classifier, sample[:1])  # the first call sets things up
+    begin = time.perf_counter()
+    predict_files(classifier, sample)
+    seconds = (time.perf_counter() - begin) / max(1, len(sample)) * len(paths)
+    say(f"would score {len(paths)} images for {len(classifier.names)} classes")
+    say(f"about {human_seconds(seconds)}")

@@ -1,0 +1,239 @@
+"""What the command line says: results on stdout, one line per failure on stderr, and exit codes.
+
+Results go to stdout (`say`), everything about the run to stderr (`note`, `warn`, `error`). A reader
+that goes away (``sppnet info | head -1``) stops nothing: what is left to say is dropped.
+"""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import NoReturn, TextIO
+
+import typer
+
+from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, printable
+
+DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
+RED, YELLOW = 31, 33
+
+
+def say(text: str = "") -> None:
+    """Print a result to stdout; control characters of file names are escaped.
+
+    Example:
+        >>> say("2 images, 3 boxes")
+        2 images, 3 boxes
+    """
+    _write(sys.stdout, "\n".join(printable(line) for line in text.split("\n")))
+
+
+def note(text: str) -> None:
+    """Print a line about the run to stderr."""
+    _write(sys.stderr, f"sppnet: {printable(text)}")
+
+
+def warn(what: object) -> None:
+    """Print a line about something that was survived to stderr."""
+    _write(sys.stderr, f"sppnet: {_coloured('warning', YELLOW)}: {printable(str(what))}")
+
+
+def error(what: SppnetError | Problem | str) -> None:
+    """Print the line of a failure to stderr: ``sppnet: error: 'path': what is wrong (CODE)``."""
+    _write(sys.stderr, f"sppnet: {_coloured('error', RED)}: {printable(str(what))}")
+
+
+def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under a header in aligned columns; numbers stand right.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells; each row as long as the header.
+
+    Example:
+        >>> say_table(["class", "AP"], [["cat", 0.5], ["raccoon", 0.75]])
+        class      AP
+        cat       0.5
+        raccoon  0.75
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    columns = list(zip(header, *cells, strict=True))
+    right = [all(map(_is_number, column[1:])) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    for row in [list(header), *cells]:
+        parts = zip(row, widths, right, strict=True)
+        say("  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in parts).rstrip())
+
+
+def human_seconds(seconds: float) -> str:
+    """Say a time as a person would.
+
+    Example:
+        >>> [human_seconds(s) for s in (0.42, 20, 150, 8000)]
+        ['0.4 s', '20 s', '2 min 30 s', '2 h 13 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def human_bytes(count: float) -> str:
+    """Say a size in powers of 1000.
+
+    Example:
+        >>> [human_bytes(n) for n in (12, 3_400_000, 2_500_000_000)]
+        ['12 B', '3.4 MB', '2.5 GB']
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def debug_wanted() -> bool:
+    """Tell whether ``--debug`` or SPPNET_DEBUG=1 asks for tracebacks."""
+    return os.environ.get("SPPNET_DEBUG", "") not in ("", "0")
+
+
+@dataclass
+class Tally:
+    """Counts what became of every input, so that none is lost, and ends a command with its code.
+
+    Args:
+        listed: How many inputs there are.
+
+    Example:
+        >>> tally = Tally(listed=2)
+        >>> tally.add_ok()
+        >>> tally.add_ok()
+        >>> tally.exit_code()
+        0
+    """
+
+    listed: int
+    ok: int = 0
+    skipped: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Number of inputs that failed."""
+        return len(self.problems)
+
+    def add_ok(self, count: int = 1) -> None:
+        """Count inputs that gave a result."""
+        self.ok += count
+
+    def add_skipped(self, count: int = 1) -> None:
+        """Count inputs that were left out on purpose, such as those done by an earlier run."""
+        self.skipped += count
+
+    def add_failed(self, problem: SppnetError | Problem) -> None:
+        """Print the error line of one input and count it."""
+        error(problem)
+        self.problems.append(problem if isinstance(problem, Problem) else Problem.of(problem))
+
+    def exit_code(self) -> int:
+        """Give 0, 3 (some failed) or 4 (all failed, or there were none).
+
+        Raises:
+            RuntimeError: If an input was not counted, or twice.
+        """
+        if self.ok + self.failed + self.skipped != self.listed:
+            raise RuntimeError(f"ok + failed + skipped must be listed, got {self}")
+        if self.ok + self.skipped == 0:
+            return NOTHING_USABLE
+        return SOME_FAILED if self.failed else DONE
+
+    def finish(self) -> NoReturn:
+        """End the command: one line with the counts if something failed, then the exit code."""
+        code = self.exit_code()
+        if code == NOTHING_USABLE:
+            raise NothingUsableError(f"none of {self.listed} inputs could be used")
+        if code == SOME_FAILED:
+            skipped = f", {self.skipped} skipped" if self.skipped else ""
+            note(f"{self.ok} of {self.listed} inputs done, {self.failed} failed{skipped}")
+        raise typer.Exit(code)
+
+
+def report_problems(problems: Sequence[Problem], most: int = 50) -> int:
+    """Print an error line for each finding about a data set, and give the exit code to end with.
+
+    Args:
+        problems: Findings, as ``DetectionDataset.problems`` and ``Listing.problems`` hold them.
+        most: Lines to print at most; the rest is counted in one line.
+
+    Returns:
+        0 without problems, 3 with some.
+
+    Example:
+        >>> report_problems([])
+        0
+    """
+    for problem in problems[:most]:
+        error(problem)
+    if len(problems) > most:
+        note(f"{len(problems) - most} more problems; `sppnet check DATA` lists them all")
+    return SOME_FAILED if problems else DONE
+
+
+@contextmanager
+def options_to_blame() -> Iterator[None]:
+    """Turn ValueError and TypeError of a room into a usage error: for calls made of options only.
+
+    Raises:
+        UsageError: With the same text (exit code 2).
+
+    Example:
+        >>> with options_to_blame():
+        ...     raise ValueError("levels must be positive, got 0")
+        Traceback (most recent call last):
+        sppnet.errors.UsageError: levels must be positive, got 0 (E_USAGE)
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as problem:
+        raise UsageError(str(problem)) from problem
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Tell whether a stream is a terminal that shows colour; NO_COLOR (any value) says no."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
+
+
+def _coloured(word: str, colour: int) -> str:
+    if sys.stderr is not None and wants_colour(sys.stderr):
+        return f"\x1b[{colour}m{word}\x1b[0m"
+    return word
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).replace("%", "").strip().isdigit()
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write a line; a closed pipe silences the stream for good instead of stopping the run."""
+    if stream is None:  # started with >&-
+        return
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Send the rest of a stream to nowhere, so that the flush at exit cannot fail either."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

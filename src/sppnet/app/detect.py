@@ -1,0 +1,165 @@
+"""``sppnet detect``: train a detector on labelled photos, score it, use it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sppnet.app.options import (
+    Backbone,
+    Config,
+    DataFolder,
+    Debug,
+    Device,
+    Download,
+    DryRun,
+    Fresh,
+    ImageSources,
+    ModelFolder,
+    Out,
+    Seed,
+    Threads,
+    Weights,
+    Workers,
+    command_app,
+    number_option,
+)
+
+app = command_app("Find things in photos of any size.")
+
+Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Part of the data set.")]
+Sizes = Annotated[
+    str | None,
+    typer.Option("--imgsz", metavar="N[,N...]", help="Short sides at which images are convolved."),
+]
+Levels = Annotated[
+    str | None, typer.Option("--levels", metavar="N[,N...]", help="Bins along a side, per level.")
+]
+Layer = Annotated[
+    str | None, typer.Option("--layer", metavar="NAME", help="Node of the trunk to cut after.")
+]
+Proposals = Annotated[
+    str | None,
+    typer.Option(
+        "--proposals", metavar="selective_search|grid|both", help="Where windows come from."
+    ),
+]
+MaxProposals = Annotated[
+    int | None, typer.Option("--max-proposals", min=1, max=100_000, help="Most windows per image.")
+]
+CacheFolder = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Where maps and windows are kept; OUT/cache."),
+]
+
+
+@app.command()
+def train(
+    data: DataFolder,
+    out: Out,
+    split: Split = "train",
+    backbone: Backbone | None = None,  # type: ignore[valid-type]
+    weights: Weights | None = None,  # type: ignore[valid-type]
+    imgsz: Sizes = None,
+    levels: Levels = None,
+    layer: Layer = None,
+    proposals: Proposals = None,
+    max_proposals: MaxProposals = None,
+    config: Config = None,
+    cache: CacheFolder = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
+    threads: Threads = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    download: Download = False,
+    debug: Debug = False,
+) -> None:
+    """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json."""
+    from sppnet.app.detect_training import TrainingJob
+    from sppnet.app.settings import load_settings
+    from sppnet.detection.settings import DetectionSettings
+
+    flags = {
+        "backbone": backbone,
+        "weights": weights,
+        "layer": layer,
+        "imgsz": whole_numbers("--imgsz", imgsz),
+        "levels": whole_numbers("--levels", levels),
+        "proposals": proposals,
+        "max_proposals": max_proposals,
+    }
+    settings = load_settings(DetectionSettings, config, flags)
+    job = TrainingJob(data, split, out, settings, seed, device, workers, cache, download)
+    if dry_run:
+        job.explain()
+        return
+    code = job.run(fresh=fresh)
+    raise typer.Exit(code)
+
+
+@app.command()
+def val(
+    model: ModelFolder,
+    data: DataFolder,
+    out: Out,
+    split: Split = "test",
+    device: Device = "auto",
+    threads: Threads = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Score a detector on labelled photos; leaves OUT/metrics.json and OUT/report.html."""
+    from sppnet.app.detect_scoring import ScoringJob
+
+    job = ScoringJob(model, data, split, out, device)
+    if dry_run:
+        job.explain()
+        return
+    raise typer.Exit(job.run(fresh=fresh))
+
+
+@app.command()
+def predict(
+    model: ModelFolder,
+    images: ImageSources,
+    out: Out,
+    score_threshold: Annotated[
+        float, number_option("--score-threshold", low=-10, high=10, text="Least score to report.")
+    ] = -1.0,
+    show_above: Annotated[
+        float, number_option("--show-above", low=-10, high=10, text="Least score to draw.")
+    ] = 0.0,
+    device: Device = "auto",
+    threads: Threads = None,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,
+) -> None:
+    """Find things in images, folders and globs; leaves detections.json, .csv and overlays."""
+    from sppnet.app.detect_prediction import PredictionJob
+
+    job = PredictionJob(model, images, out, device, score_threshold, show_above)
+    if dry_run:
+        job.explain()
+        return
+    job.run(fresh=fresh)
+
+
+def whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Read a list such as ``480,576,688`` from an option.
+
+    Example:
+        >>> whole_numbers("--imgsz", "480, 688")
+        (480, 688)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{option} must be whole numbers with commas, got {text!r}"
+        ) from None

@@ -1,0 +1,203 @@
+"""``sppnet detect train``: one job, resumable, with its plan said beforehand."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sppnet.app.console import (
+    human_bytes,
+    human_seconds,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+    warn,
+)
+from sppnet.app.device import choose_device
+from sppnet.app.progress import Stage, announce, track
+from sppnet.detection import (
+    DetectionSettings,
+    Encoder,
+    PreparedImages,
+    build_encoder,
+    propose,
+    train_detector,
+)
+from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.images import DetectionDataset, load_image, open_detection_dataset
+from sppnet.storage import FeatureCache, RunFolder, ensure_output_folder, write_json
+
+PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
+
+
+@dataclass
+class TrainingJob:
+    """What ``detect train`` was asked to do.
+
+    Args:
+        data: Folder of the data set.
+        split: Part of it to learn from.
+        out: Folder of the run.
+        settings: What the detector is to be.
+        seed: Of everything that is random.
+        device: Where to compute, as the option says it.
+        workers: Threads that look for windows.
+        cache: Where maps and windows are kept; ``out``/cache if None.
+        download: Whether missing weights may be downloaded.
+    """
+
+    data: Path
+    split: str
+    out: Path
+    settings: DetectionSettings
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 2
+    cache: Path | None = None
+    download: bool = False
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where maps and windows are kept."""
+        return self.cache or self.out / "cache"
+
+    def explain(self) -> None:
+        """Say what training would do: counts, disk, and time measured on a few images; write nothing."""
+        dataset = self._open()
+        objects = sum(len(image.boxes) for image in dataset)
+        stages, map_bytes = measure_stages(dataset, self._build_encoder(), self.settings)
+        say(
+            f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
+        )
+        say(f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}")
+        announce(stages)
+        report_problems(dataset.problems)
+
+    def run(self, *, fresh: bool = False) -> int:
+        """Train, or go on where an earlier run stopped; returns the exit code."""
+        dataset = self._open()
+        ensure_output_folder(self.out)
+        wanted = {**asdict(self.settings), "data": str(self.data.resolve()), "split": self.split}
+        with RunFolder.open(self.out, "detect train", wanted, self.seed, fresh=fresh) as run:
+            for change in run.changes:
+                warn(change)
+            if run.is_done("model"):
+                note(f"{self.out} holds a finished run; --fresh trains again")
+                return report_problems(dataset.problems)
+            encoder = self._build_encoder()
+            announce(measure_stages(dataset, encoder, self.settings)[0])
+            prepared = self._prepare(dataset, encoder)
+            detector = train_detector(
+                prepared,
+                dataset.names,
+                self.settings,
+                seed=self.seed,
+                workers=self.workers,
+                track=track,
+                stage=run.stage,
+            )
+            with run.stage("save"):
+                detector.save(self.out / "model", extra={**wanted, "seed": self.seed})
+            problems = [*dataset.problems, *prepared.problems]
+            self._write_metrics(run.seconds(), dataset, len(prepared.usable), problems)
+            run.mark_done("model")
+        self._summarise(run.seconds())
+        return report_problems(problems)
+
+    def _open(self) -> DetectionDataset:
+        """Read the annotations; one bad file is a problem, no usable file is an error."""
+        dataset = open_detection_dataset(self.data, self.split)
+        if not any(len(image.boxes) for image in dataset):
+            report_problems(dataset.problems)
+            raise NothingUsableError(
+                f"split {self.split!r} has no image with an object to learn from", path=self.data
+            )
+        return dataset
+
+    def _build_encoder(self) -> Encoder:
+        """Build the trunk; random weights follow the seed."""
+        device = choose_device(self.device)
+        torch.manual_seed(self.seed)
+        with options_to_blame():
+            encoder = build_encoder(self.settings, download=self.download)
+        encoder.backbone.to(device)
+        return encoder
+
+    def _prepare(self, dataset: DetectionDataset, encoder: Encoder) -> PreparedImages:
+        """Put the images, the encoder and the cache together."""
+        return PreparedImages(
+            dataset.images,
+            encoder,
+            FeatureCache(self.cache_folder),
+            self.settings.proposals,
+            self.settings.max_proposals,
+            self.seed,
+        )
+
+    def _write_metrics(
+        self,
+        seconds: dict[str, float],
+        dataset: DetectionDataset,
+        usable: int,
+        problems: Sequence[Problem],
+    ) -> None:
+        """Leave the figures of the run beside the model."""
+        metrics: dict[str, Any] = {
+            "images": usable,
+            "objects": sum(len(image.boxes) for image in dataset),
+            "names": list(dataset.names),
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "threads": torch.get_num_threads(),
+            "settings": asdict(self.settings),
+            "seed": self.seed,
+            "problems": [str(problem) for problem in problems],
+        }
+        write_json(self.out / "metrics.json", metrics)
+
+    def _summarise(self, seconds: dict[str, float]) -> None:
+        """Show the time of each stage and where the model is."""
+        rows = [(name, human_seconds(value)) for name, value in seconds.items()]
+        say_table(("stage", "time"), [*rows, ("total", human_seconds(sum(seconds.values())))])
+        say(f"model: {self.out / 'model'}")
+
+
+def measure_stages(
+    dataset: DetectionDataset, encoder: Encoder, settings: DetectionSettings
+) -> tuple[list[Stage], float]:
+    """Time the work on a few images spread over the data set.
+
+    Args:
+        dataset: The images.
+        encoder: Makes the maps.
+        settings: Say how windows are found.
+
+    Returns:
+        The stages with the seconds that they will take, and the bytes of all feature maps.
+    """
+    seconds = {"proposals": 0.0, "features": 0.0, "svm": 0.0}
+    map_bytes, measured = 0, 0
+    step = max(1, len(dataset) // PROBE_IMAGES)
+    for image in dataset.images[::step][:PROBE_IMAGES]:
+        try:
+            pixels = load_image(image.path)
+        except InputError:
+            continue  # reported where the image is used
+        times = [time.perf_counter()]
+        windows = propose(pixels, settings.proposals, settings.max_proposals)
+        times.append(time.perf_counter())
+        encoded = encoder.encode(pixels)
+        times.append(time.perf_counter())
+        encoder.describe(encoded, windows)
+        times.append(time.perf_counter())
+        for name, start, end in zip(seconds, times, times[1:], strict=False):
+            seconds[name] += end - start
+        map_bytes += sum(each.nbytes for each in encoded.maps)
+        measured += 1
+    share = len(dataset) / max(measured, 1)
+    stages = [Stage(name, value * share) for name, value in seconds.items()]
+    return stages, map_bytes * share

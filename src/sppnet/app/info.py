@@ -1,0 +1,131 @@
+"""``sppnet info``: what this installation is made of and what it can use."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+from typing import Annotated, Any
+
+import typer
+
+from sppnet.app.console import say
+from sppnet.app.options import Debug, Threads, command_app
+
+app = command_app("Show versions, kernels, devices and limits.")
+
+_PACKAGES = (
+    "sppnet",
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "scikit-learn",
+    "opencv-contrib-python-headless",
+    "typer",
+)
+
+
+@app.command()
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Show versions, kernels in use, devices, threads, limits and folders."""
+    facts = collect_facts()
+    if as_json:
+        say(json.dumps(facts, indent=2))
+        return
+    for title, group in facts.items():
+        say(title)
+        for name, value in group.items():
+            say(f"  {name:<32}{_in_words(value)}")
+
+
+def collect_facts() -> dict[str, dict[str, Any]]:
+    """Find out everything that ``sppnet info`` shows.
+
+    Returns:
+        Group title -> name -> value; all of it fits into JSON.
+
+    Example:
+        >>> sorted(collect_facts())
+        ['devices', 'folders', 'kernels', 'limits', 'versions']
+    """
+    import torch  # imported here so that --help stays quick
+
+    from sppnet.app.device import list_devices
+
+    return {
+        "versions": _versions(),
+        "kernels": _kernels(torch),
+        "devices": {
+            "usable": list_devices(),
+            "threads": torch.get_num_threads(),
+            "processors": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+        },
+        "limits": _limits(),
+        "folders": _folders(torch),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    versions: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _kernels(torch: Any) -> dict[str, Any]:
+    return {
+        "pooling": "torch",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "onednn": torch.backends.mkldnn.is_available(),
+        "cuda": torch.version.cuda,
+        "opencv ximgproc (selective search)": _has_ximgproc(),
+    }
+
+
+def _has_ximgproc() -> bool:
+    """Tell whether OpenCV has its contrib modules; another OpenCV package can hide them."""
+    if importlib.util.find_spec("cv2") is None:
+        return False
+    import cv2
+
+    return hasattr(cv2, "ximgproc") and hasattr(cv2.ximgproc, "segmentation")
+
+
+def _limits() -> dict[str, Any]:
+    from sppnet.app.settings import MAX_BYTES
+    from sppnet.images import MAX_PIXELS
+    from sppnet.images.voc_xml import MAX_XML_BYTES
+
+    return {
+        "largest image (pixels)": MAX_PIXELS,
+        "largest annotation file (bytes)": MAX_XML_BYTES,
+        "largest settings file (bytes)": MAX_BYTES,
+    }
+
+
+def _folders(torch: Any) -> dict[str, str]:
+    from sppnet.app.settings import default_cache_folder
+
+    return {"cache": str(default_cache_folder()), "weights": torch.hub.get_dir()}
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,197 @@
+"""The command ``sppnet``: runs a command's module, turns every ending into a line and a code.
+
+Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4 nothing usable,
+5 a model or annotation file is unusable, 6 output cannot be written, 130 and 143 stopped by SIGINT
+and SIGTERM. A command's module is imported when it is called, and imports torch inside its
+functions, so that ``--help`` is quick.
+"""
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, NoReturn, TextIO, cast
+
+import typer
+from typer.core import TyperGroup
+
+from sppnet import __version__
+from sppnet.app import console
+from sppnet.app.options import HELP_SETTINGS
+from sppnet.app.stopping import StopSignals
+from sppnet.errors import OutputError, SppnetError, UsageError
+
+COMMANDS = {
+    "detect": "Find things: train a detector on your photos, score it, use it.",
+    "classify": "Name images of any size: fit or train a classifier, score it, use it.",
+    "evaluate": "Score any detections against any truth (VOC, COCO).",
+    "check": "Look through a data set and name what is wrong, file and line.",
+    "demo": "Draw a data set, train on it, show the result; no download, about a minute.",
+    "info": "Show versions, kernels, devices and limits.",
+}
+
+# typer's errors about words on the command line; the class has no public name in every version
+_WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
+_OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+class LazyCommands(TyperGroup):
+    """A group that lists its commands without importing them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Put the real command in place of its line in the help."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load_command(str(name)), rest
+
+
+def load_command(name: str) -> Any:
+    """Import the module of a command and give its command object.
+
+    Args:
+        name: One of `COMMANDS`.
+
+    Example:
+        >>> load_command("info").name
+        'info'
+    """
+    command = typer.main.get_command(import_module(f"sppnet.app.{name}").app)
+    command.name = name
+    return command
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"sppnet {__version__}")
+        raise typer.Exit
+
+
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Recognise and find things in images of any size, the SPP-net way."""
+
+
+def build_app() -> typer.Typer:
+    """Build the command line; a command's own options come from its module when it is called."""
+    app = typer.Typer(cls=LazyCommands, context_settings=HELP_SETTINGS, no_args_is_help=True)
+    app.callback()(_about)
+    for name, line in COMMANDS.items():
+        app.command(name, help=line)(lambda: None)
+    return app
+
+
+def run() -> NoReturn:
+    """Run the command line of this process and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal stops nothing
+    signals = StopSignals()
+    signals.install()
+    code = main(sys.argv[1:], signals)
+    _flush(sys.stdout)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
+    """Run one command line and give its exit code; errors are printed as one line.
+
+    Args:
+        arguments: The words after ``sppnet``.
+        signals: Where a signal that stops the command is remembered.
+
+    Returns:
+        The exit code.
+
+    Example:
+        >>> main(["--version"])
+        sppnet 0.1.0
+        0
+    """
+    if not console.debug_wanted():
+        warnings.showwarning = _warn_in_one_line
+    try:
+        return _invoke(list(arguments), signals)
+    except _WordError as problem:
+        return _explain_words(problem)
+    except SppnetError as problem:
+        return _fail(problem, problem.exit_code)
+    except OSError as problem:
+        return _explain_system(problem)
+    except typer.Abort:
+        return console.WRONG_USAGE
+    except Exception as problem:
+        return _explain_bug(problem)
+
+
+def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
+    """Run the words; the code is what the command returned or asked for."""
+    command = typer.main.get_command(build_app())
+    try:
+        code = command.main(args=arguments, prog_name="sppnet", standalone_mode=False)
+    except KeyboardInterrupt:
+        code = 130
+    except SystemExit as ending:  # how typer ends on a closed pipe
+        code = console.DONE if isinstance(ending.__context__, OSError) else ending.code
+    if code == 130:
+        code = (signals and signals.exit_code) or 130
+        console.note("stopped; what is finished is kept, the same command goes on from there")
+    return code if isinstance(code, int) else console.DONE
+
+
+def _explain_words(problem: Exception) -> int:
+    """Say in one line what is wrong with the words; a group without a command shows its help."""
+    if type(problem).__name__ == "NoArgsIsHelpError":
+        return console.WRONG_USAGE  # making the error printed the help
+    context = getattr(problem, "ctx", None)
+    where = f"; see '{context.command_path} --help'" if context else ""
+    text = cast(Any, problem).format_message()
+    words = " ".join(text.split()).rstrip(".")
+    return _fail(UsageError(f"{words[:1].lower()}{words[1:]}{where}"), console.WRONG_USAGE)
+
+
+def _explain_system(problem: OSError) -> int:
+    """Tell a full or read-only disk, which is the user's to mend, from a bug."""
+    if isinstance(problem, BrokenPipeError):
+        return console.DONE  # the reader had all it wanted
+    if problem.errno in _OUTPUT_ERRNOS:
+        return _fail(
+            OutputError(problem.strerror or str(problem), path=problem.filename), console.NO_OUTPUT
+        )
+    return _explain_bug(problem)
+
+
+def _explain_bug(problem: Exception) -> int:
+    line = f"{type(problem).__name__}: {problem}".replace("\n", " ")
+    hint = "" if console.debug_wanted() else "; this is a bug, --debug shows where"
+    return _fail(SppnetError(f"{line}{hint}"), console.BUG)
+
+
+def _fail(problem: SppnetError, code: int) -> int:
+    if console.debug_wanted():
+        traceback.print_exc()
+    console.error(problem)
+    return code
+
+
+def _warn_in_one_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    console.warn(" ".join(str(message).split()))
+
+
+def _flush(stream: TextIO | None) -> None:
+    try:
+        if stream is not None:
+            stream.flush()
+    except BrokenPipeError:
+        console.silence(cast(TextIO, stream))

@@ -1,0 +1,160 @@
+"""Options that several commands share, so that one word means one thing everywhere.
+
+A command writes ``seed: Seed = 0, debug: Debug = False``. Options with a callback (`Debug`,
+`Threads`) act before the command runs; the command only has to name them.
+"""
+
+import math
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
+_DEVICE_WORDS = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def command_app(text: str) -> typer.Typer:
+    """Start the typer app of a command's module; the module calls it ``app``.
+
+    Args:
+        text: What the command does, for its ``--help``.
+
+    Example:
+        >>> command_app("Find things.").info.help
+        'Find things.'
+    """
+    return typer.Typer(
+        help=text,
+        add_completion=False,
+        no_args_is_help=True,
+        context_settings=dict(HELP_SETTINGS),
+    )
+
+
+def number_option(
+    *names: str, low: float, high: float, text: str, above: bool = False, below: bool = False
+) -> Any:
+    """Describe an option that takes a finite number in a range.
+
+    Args:
+        names: Such as ``"--iou"``.
+        low: Least legal value.
+        high: Greatest legal value.
+        text: The help.
+        above: If true, ``low`` itself is not legal.
+        below: If true, ``high`` itself is not legal.
+
+    Returns:
+        What stands in ``Annotated[float, ...]``.
+
+    Example:
+        >>> Iou = Annotated[float, number_option("--iou", low=0, high=1, text="Overlap of a hit.")]
+    """
+    rule = (
+        f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
+    )
+
+    def check(value: float | None) -> float | None:
+        if value is None:
+            return value
+        high_enough = value > low if above else value >= low
+        low_enough = value < high if below else value <= high
+        if not (math.isfinite(value) and high_enough and low_enough):
+            raise typer.BadParameter(f"must be {rule}, got {value:g}")
+        return value
+
+    return typer.Option(*names, help=text, callback=check)
+
+
+def _check_device(name: str) -> str:
+    if not _DEVICE_WORDS.fullmatch(name):
+        raise typer.BadParameter(f"must be auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    return name
+
+
+def _set_debug(wanted: bool) -> bool:
+    if wanted:
+        os.environ["SPPNET_DEBUG"] = "1"  # child processes see it too
+    return wanted
+
+
+def _set_threads(count: int | None) -> int | None:
+    """Limit threads: of libraries that are not loaded yet by variables, of torch by its call."""
+    if count is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(count)
+    return count
+
+
+def _flag(name: str, text: str, callback: Callable[[bool], bool] | None = None) -> Any:
+    return typer.Option(name, help=text, callback=callback, is_eager=callback is not None)
+
+
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is random.")
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda:N|mps", help="Where to compute.", callback=_check_device
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+DryRun = Annotated[
+    bool, _flag("--dry-run", "Say what would be done (counts, disk, time) and stop.")
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, max=256, help="Processes that read images; 0 is none.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, max=1024, help="Threads to compute with.", callback=_set_threads
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, max=4096, help="Images computed at once.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
+]
+Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
+Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
+Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
+Backbone = Annotated[
+    str,
+    typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by torchvision's name."),
+]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+]
+BackboneChoice = Annotated[  # for commands whose settings file may name it, too
+    str | None, typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by its name.")
+]
+WeightsChoice = Annotated[
+    str | None, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+]
+Split = Annotated[
+    str | None, typer.Option("--split", metavar="NAME", help="Part of the data; all if not given.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to a file, too.")
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option("--max-pixels", min=1, max=178_956_970, help="Refuse larger images, unread."),
+]
+AllowTruncated = Annotated[
+    bool, _flag("--allow-truncated", "Use the part of a cut-off image that is there.")
+]
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]
+ImageSources = Annotated[
+    list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders and globs.")
+]

@@ -1,0 +1,16 @@
+"""Convolution trunks and what they do to coordinates: stride, centre of cell 0, receptive field."""
+
+from sppnet.backbones.backbone import Backbone
+from sppnet.backbones.build import build_backbone, build_plain_classifier, restore_backbone
+from sppnet.backbones.receptive_field import Axis, Window
+from sppnet.backbones.trunks import list_backbones
+
+__all__ = [
+    "Axis",
+    "Backbone",
+    "Window",
+    "build_backbone",
+    "build_plain_classifier",
+    "list_backbones",
+    "restore_backbone",
+]

@@ -1,0 +1,141 @@
+"""A convolution trunk with all that others need to know to find its cells on the image."""
+
+import itertools
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from sppnet.backbones.cutting import Cut
+from sppnet.backbones.receptive_field import Axis
+from sppnet.backbones.trunks import Trunk
+
+COLOURS = 3
+
+
+class Backbone(nn.Module):
+    """A trunk from images in 0..1 to feature maps; it normalises and pads by itself.
+
+    Made by `build_backbone` and `restore_backbone`. Cell (row i, column j) of a map is centred on
+    the pixel (x, y) = (centre + j * stride, centre + i * stride), counted from 0 at the middle of
+    the first pixel; `centre` can be negative and can end in .5. Images with a side below
+    `min_size` are padded at the right and bottom with zeros after normalisation, as the
+    convolutions pad.
+
+    Attributes:
+        name: Name of the trunk, such as "resnet18".
+        layer: The earlier layer that was asked for, or None for the last map.
+        node: Full name of the graph node that gives the features.
+        channels: Channels of the features.
+        stride: Pixels from one cell to the next.
+        centre: Pixel on which cell 0 is centred.
+        receptive_field: Pixels along a side that one cell sees through convolutions and poolings;
+            gates and normalisations that look further only scale and are not counted.
+        min_size: Shortest side, in pixels, that gives a cell without padding.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> backbone = build_backbone("small5")
+        >>> backbone(torch.zeros(2, 3, 64, 100)).shape, backbone.grid_hw((64, 100))
+        (torch.Size([2, 96, 8, 13]), (8, 13))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, recipe: Trunk, cut: Cut, layer: str | None) -> None:
+        super().__init__()
+        self.name, self.layer, self.node, self.bgr = recipe.name, layer, cut.node, recipe.bgr
+        self.trunk = cut.trunk
+        self._axes = _check_axes(recipe.name, cut)
+        _, axis = self._axes
+        self.stride, self.centre, self.receptive_field = axis.stride, axis.centre, axis.extent
+        self.min_size = max(side.shortest_side() for side in self._axes)
+        self.register_buffer("mean", torch.tensor(recipe.mean, device="cpu"))
+        self.register_buffer("std", torch.tensor(recipe.std, device="cpu"))
+        self.channels = self._count_channels()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the feature maps of a batch.
+
+        Args:
+            images: (N, 3, H, W) float, RGB, 0..1, on the device of the trunk.
+
+        Returns:
+            (N, channels, h, w) with (h, w) = `grid_hw((H, W))`.
+
+        Raises:
+            ValueError: The shape is another, or a side is 0.
+            TypeError: The images are not floating point.
+        """
+        _check_images(images)
+        colours = images.flip(1) if self.bgr else images
+        normalised = (colours - self.mean[:, None, None]) / self.std[:, None, None]
+        return self.trunk(self.pad_to_min(normalised))
+
+    def pad_to_min(self, images: Tensor) -> Tensor:
+        """Add zeros at the right and the bottom until both sides are `min_size` long at least."""
+        missing_y, missing_x = (max(self.min_size - side, 0) for side in images.shape[-2:])
+        if not missing_y and not missing_x:
+            return images
+        return F.pad(images, (0, missing_x, 0, missing_y))
+
+    def grid_hw(self, image_size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Say how many cells an image gives, (rows, columns), without computing them.
+
+        Args:
+            image_size_hw: Height and width in pixels, 1 or more.
+
+        Raises:
+            ValueError: A side is below 1.
+        """
+        height, width = image_size_hw
+        if height < 1 or width < 1:
+            raise ValueError(f"image_size_hw must be 1 or more on both sides, got {image_size_hw}")
+        axis_y, axis_x = self._axes
+        rows = axis_y.cells(max(height, self.min_size))
+        return rows, axis_x.cells(max(width, self.min_size))
+
+    def description(self) -> dict[str, Any]:
+        """Describe the trunk in JSON values: with `state_dict()` it is enough to build it again.
+
+        Example:
+            >>> from sppnet.backbones import build_backbone
+            >>> build_backbone("small5").description()["stride"]
+            8
+        """
+        keys = ("name", "layer", "channels", "stride", "centre", "receptive_field", "min_size")
+        return {key: getattr(self, key) for key in keys}
+
+    def _count_channels(self) -> int:
+        """Run the smallest image through on the meta device, which computes shapes only."""
+        tensors = dict(itertools.chain(self.trunk.named_parameters(), self.trunk.named_buffers()))
+        image = torch.empty(1, COLOURS, self.min_size, self.min_size, device="meta")
+        on_meta = {key: tensor.to("meta") for key, tensor in tensors.items()}
+        features = torch.func.functional_call(self.trunk.eval(), on_meta, (image,))
+        return int(features.shape[1])
+
+    def extra_repr(self) -> str:
+        """Show the name and the geometry when printed."""
+        return f"{self.name}, node={self.node}, stride={self.stride}, centre={self.centre}"
+
+
+def _check_axes(name: str, cut: Cut) -> tuple[Axis, Axis]:
+    """Refuse a map whose cells lie otherwise down than across the image."""
+    axes = (cut.map.y, cut.map.x)
+    down, across = ((axis.stride, axis.centre, axis.extent) for axis in axes)
+    if down != across:
+        raise ValueError(
+            f"layer must have one stride and centre for both sides, got {name} at {cut.node!r} "
+            f"with {down} down and {across} across (stride, centre, receptive field)"
+        )
+    return axes
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != COLOURS + 1 or images.shape[1] != COLOURS or 0 in images.shape[-2:]:
+        shape = tuple(images.shape)
+        raise ValueError(f"images must have shape (N, 3, H, W), sides 1 or more, got {shape}")
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point in 0..1, got {images.dtype}")

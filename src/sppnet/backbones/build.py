@@ -1,0 +1,195 @@
+"""Makes trunks by name, with new or trained weights, and makes saved ones again."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sppnet.backbones.backbone import Backbone
+from sppnet.backbones.cutting import cut_model
+from sppnet.backbones.trunks import OWN, Trunk, find_trunk
+from sppnet.backbones.weights import (
+    check_tensor,
+    fill_module,
+    find_torchvision_weights,
+    read_torchvision_weights,
+    read_weights_file,
+)
+from sppnet.errors import UnusableFileError, UsageError
+
+NEW_WEIGHTS = "none"
+NORMALISATION = ("mean", "std")
+AUXILIARY = ("aux", "Aux")  # classifiers of googlenet and inception_v3 that only training uses
+
+
+def build_backbone(
+    name: str,
+    weights: str | Path = NEW_WEIGHTS,
+    *,
+    layer: str | None = None,
+    download: bool = False,
+) -> Backbone:
+    """Build a convolution trunk by name.
+
+    It ends in the last convolution map before pooling and head (`sppnet.backbones.trunks.FAMILIES`
+    is the table): the SPP layer takes the place of the last pooling. It comes in evaluation mode;
+    `train()` makes it trainable as any module.
+
+    Args:
+        name: One of `list_backbones()`: "zf5", "small5" or a torchvision convolution network.
+        weights: "none" (new ones, drawn by torch's generator), "DEFAULT" or another member of
+            torchvision's weights enumeration, or a safetensors file with torchvision's key names
+            for the whole network or those of `Backbone.state_dict()`.
+        layer: An earlier map, such as "layer3" or "features.9"; None takes the last one.
+        download: Fetch torchvision's file when TORCH_HOME has none. Without it nothing is fetched.
+
+    Returns:
+        The backbone, on the CPU, float32, in evaluation mode.
+
+    Raises:
+        ValueError: The name or the layer is unknown (the legal ones are listed), or the network is
+            a transformer.
+        UsageError: The weights are not there, or the network has none of that name.
+        UnusableFileError: The file of weights is damaged or for another network.
+
+    Example:
+        >>> backbone = build_backbone("resnet18", layer="layer3")
+        >>> backbone.stride, backbone.centre, backbone.channels
+        (16, 0.0, 256)
+    """
+    recipe = find_trunk(name)
+    if str(weights).lower() == NEW_WEIGHTS:
+        return _assemble(recipe, recipe.build(), layer)
+    read = _choose_reader(name, weights, download)
+    model = _build_on_meta(recipe.build)
+    backbone = _assemble(recipe, model, layer)
+    tensors = read()
+    path = weights if Path(weights).is_file() else None
+    own = {key: tensors.pop(key) for key in NORMALISATION if key in tensors}
+    known = {*model.state_dict(), *(key for key in tensors if key.startswith(AUXILIARY))}
+    fill_module(backbone.trunk, tensors, known, path)
+    for key, value in own.items():
+        buffer = backbone.get_buffer(key)
+        check_tensor(key, buffer, value, path)
+        buffer.copy_(value)  # a saved backbone brings its own normalisation with it
+    return backbone
+
+
+def restore_backbone(
+    description: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    path: str | Path | None = None,
+) -> Backbone:
+    """Build a backbone again from `Backbone.description()` and `Backbone.state_dict()`.
+
+    Its features are bit-equal to those of the one that was saved. Neither torch's random generator
+    nor the network is touched.
+
+    Args:
+        description: What `description()` returned, after JSON or not.
+        tensors: What `state_dict()` returned, after safetensors or not.
+        path: File to name in errors.
+
+    Returns:
+        The backbone, on the CPU, in evaluation mode.
+
+    Raises:
+        UnusableFileError: Description and tensors do not make one of our trunks.
+
+    Example:
+        >>> old = build_backbone("small5")
+        >>> new = restore_backbone(old.description(), old.state_dict())
+        >>> image = torch.rand(1, 3, 40, 40)
+        >>> bool((old(image) == new(image)).all())
+        True
+    """
+    try:
+        recipe = find_trunk(str(description.get("name")))
+        backbone = _assemble(recipe, _build_on_meta(recipe.build), description.get("layer"))
+    except ValueError as error:
+        raise UnusableFileError(str(error), path=path, code="E_WEIGHTS_ARCH") from error
+    for key, value in backbone.description().items():
+        if description.get(key) != value:
+            rule = f"{key} of {recipe.name} must be {value!r}, got {description.get(key)!r}"
+            raise UnusableFileError(rule, path=path, code="E_WEIGHTS_ARCH")
+    floats = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
+    fill_module(backbone, floats, path=path)
+    return backbone
+
+
+def build_plain_classifier(
+    name: str, weights: str | Path = "DEFAULT", *, download: bool = False
+) -> tuple[nn.Module, Callable[..., Tensor]]:
+    """Build a whole torchvision network with its own classifier, to check weights against labels.
+
+    Args:
+        name: A torchvision convolution network.
+        weights: As in `build_backbone`.
+        download: As in `build_backbone`.
+
+    Returns:
+        The network in evaluation mode, from normalised crops to 1000 logits, and torchvision's
+        transform that makes such a crop of a PIL image or of a (3, H, W) tensor.
+
+    Raises:
+        ValueError: The network is unknown or not torchvision's.
+        UsageError: As in `build_backbone`.
+        UnusableFileError: As in `build_backbone`.
+
+    Example:
+        >>> model, transform = build_plain_classifier("squeezenet1_1", "none")
+        >>> model(transform(torch.rand(3, 300, 400))[None]).shape
+        torch.Size([1, 1000])
+    """
+    recipe = find_trunk(name)
+    if name in OWN:
+        raise ValueError(f"name must be a torchvision network with a classifier, got {name!r}")
+    entry = find_torchvision_weights(name, str(weights)) or find_torchvision_weights(
+        name, "DEFAULT"
+    )
+    if str(weights).lower() == NEW_WEIGHTS:
+        model = recipe.build()
+    else:
+        read = _choose_reader(name, weights, download)
+        model = _build_on_meta(recipe.build)
+        tensors = read()
+        known = [key for key in tensors if key.startswith(AUXILIARY)]
+        fill_module(model, tensors, known, weights if Path(weights).is_file() else None)
+    if hasattr(model, "transform_input"):
+        setattr(model, "transform_input", True)  # noqa: B010 - the transform normalises as for the other networks
+    return model.eval(), entry.transforms()
+
+
+def _build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network without memory for weights: fast, and no random number is drawn."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # regnet computes its widths with tensors and needs their values
+        with torch.random.fork_rng(devices=[]):
+            return build().to("meta")
+
+
+def _assemble(recipe: Trunk, model: nn.Module, layer: str | None) -> Backbone:
+    """Cut a network and wrap what is left."""
+    cut = cut_model(model.eval(), recipe.last_layer, layer)
+    return Backbone(recipe, cut, layer).eval()
+
+
+def _choose_reader(
+    name: str, weights: str | Path, download: bool
+) -> Callable[[], dict[str, Tensor]]:
+    """Tell a member of torchvision's enumeration from a file, before anything slow is done."""
+    if name not in OWN:
+        entry = find_torchvision_weights(name, str(weights))
+        if entry is not None:
+            return lambda: read_torchvision_weights(entry, download=download)
+    if Path(weights).suffix or Path(weights).exists():
+        return lambda: read_weights_file(weights)
+    legal = [] if name in OWN else list(torchvision.models.get_model_weights(name).__members__)
+    choices = ", ".join([NEW_WEIGHTS, *legal, "a .safetensors file"])
+    raise UsageError(f"weights for {name} must be one of {choices}, got {str(weights)!r}")

@@ -1,0 +1,155 @@
+"""What a chain of convolutions and poolings does to coordinates: stride, centre of cell 0, extent.
+
+Pixel i has its centre at coordinate i. Along one side of the image every cell of a map sees an
+interval of pixels; cell k sees the interval of cell 0 moved by k strides. Padding moves the
+interval to the left, below 0 even: the zeros that are added count as pixels with negative numbers.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Window:
+    """One convolution or pooling along one side of a map.
+
+    Args:
+        kernel: Taps of the window.
+        stride: Cells from one window to the next.
+        before: Cells added at the left or top; negative when cells are cut off.
+        after: Cells added at the right or bottom.
+        dilation: Cells from one tap to the next.
+        ceil_mode: The last window may hang over the end, as Caffe's poolings do.
+
+    Example:
+        >>> Window(kernel=7, stride=2, before=1, after=1).count(224)
+        110
+    """
+
+    kernel: int
+    stride: int = 1
+    before: int = 0
+    after: int = 0
+    dilation: int = 1
+    ceil_mode: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Cells from the first tap to the last."""
+        return self.dilation * (self.kernel - 1)
+
+    def count(self, length: int) -> int:
+        """Count the windows on a side of `length` cells; 0 when not even one fits.
+
+        The rule is PyTorch's: in ceil mode a window that would begin in the right padding is left
+        out.
+
+        Example:
+            >>> Window(kernel=3, stride=2, ceil_mode=True).count(110)
+            55
+        """
+        room = length + self.before + self.after - self.reach - 1
+        if not self.ceil_mode:
+            return max(0, room // self.stride + 1)
+        cells = -(-room // self.stride) + 1
+        begins_in_padding = (cells - 1) * self.stride >= length + self.before
+        return max(0, cells - begins_in_padding)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What cell 0 of a map sees along one side of the image, and where the next cells look.
+
+    Args:
+        stride: Pixels from one cell to the next.
+        first: First pixel that cell 0 sees; negative in the padding.
+        last: Last pixel that cell 0 sees.
+        windows: The convolutions and poolings from the image to this map.
+
+    Example:
+        >>> Axis().through(Window(3, stride=2, before=1, after=1)).centre
+        0.0
+    """
+
+    stride: int = 1
+    first: int = 0
+    last: int = 0
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def centre(self) -> float:
+        """Pixel on which cell 0 is centred; half a pixel for even extents."""
+        return (self.first + self.last) / 2
+
+    @property
+    def extent(self) -> int:
+        """Pixels that one cell sees."""
+        return self.last - self.first + 1
+
+    def through(self, window: Window) -> "Axis":
+        """Put one more convolution or pooling behind.
+
+        Example:
+            >>> axis = Axis().through(Window(11, stride=4, before=2, after=2))
+            >>> axis.stride, axis.centre, axis.extent
+            (4, 3.0, 11)
+        """
+        trivial = window == Window(kernel=1)
+        return Axis(
+            stride=self.stride * window.stride,
+            first=self.first - window.before * self.stride,
+            last=self.last + (window.reach - window.before) * self.stride,
+            windows=self.windows if trivial else (*self.windows, window),
+        )
+
+    def joined(self, other: "Axis") -> "Axis":
+        """Put two branches together that are added or concatenated cell by cell.
+
+        Raises:
+            ValueError: The branches have different strides or centres, so that their cells with one
+                number lie on different pixels.
+
+        Example:
+            >>> Axis(1, 0, 0).joined(Axis(1, -1, 1)).extent
+            3
+        """
+        if self.stride != other.stride or self.centre != other.centre:
+            raise ValueError(
+                f"branches must agree in stride and centre, got {self.stride} at {self.centre} "
+                f"and {other.stride} at {other.centre}"
+            )
+        wider = max(self, other, key=lambda axis: (axis.extent, len(axis.windows)))
+        return Axis(self.stride, wider.first, wider.last, wider.windows)
+
+    def cells(self, pixels: int) -> int:
+        """Count the cells that a side of `pixels` pixels gives; 0 when it is too short.
+
+        Example:
+            >>> Axis().through(Window(3, stride=2)).cells(224)
+            111
+        """
+        return count_cells(self.windows, pixels)
+
+    def shortest_side(self) -> int:
+        """Find the fewest pixels that give one cell.
+
+        Example:
+            >>> Axis().through(Window(7, stride=2, before=1, after=1)).shortest_side()
+            5
+        """
+        return next(side for side in range(1, self.extent + 1) if self.cells(side) > 0)
+
+
+def count_cells(windows: Iterable[Window], pixels: int) -> int:
+    """Follow the length of one side through a chain of windows; 0 when it does not get through.
+
+    Example:
+        >>> count_cells([Window(7, 2, 1, 1), Window(3, 2, ceil_mode=True)], 224)
+        55
+    """
+    length = pixels
+    for window in windows:
+        length = window.count(length)
+        if length == 0:
+            return 0
+    return length

@@ -1,0 +1,144 @@
+"""The trunks that can be had by name: where each is cut, and what its input has to look like."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from sppnet.backbones.small5 import build_small5_trunk
+from sppnet.backbones.zf5 import build_zf5_trunk
+
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """How to make one network, where its last map is, and how images are normalised for it.
+
+    Args:
+        name: The name that `build_backbone` knows it by.
+        build: Makes the whole network with new weights.
+        last_layer: The last convolution map before pooling and classifier.
+        mean: Taken from each channel of an image in 0..1, in the order of the network's channels.
+        std: Divides each channel.
+        bgr: The network reads blue, green, red.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    last_layer: str
+    mean: tuple[float, ...] = RGB_MEAN
+    std: tuple[float, ...] = RGB_STD
+    bgr: bool = False
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What the torchvision networks with one beginning of their name share."""
+
+    last_layer: str
+    options: dict[str, Any] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def _inception(last_layer: str) -> _Family:
+    """Describe nets trained on -1..1, which turn torchvision's normalisation back inside."""
+    options = {"aux_logits": False, "init_weights": True, "transform_input": False}
+    return _Family(last_layer, options, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+# Name, or how names begin (the longest counts) -> the map before the last pooling or the head.
+# SPP replaces the last pooling layer, so the last max pooling of alexnet and vgg is cut off too.
+FAMILIES: dict[str, _Family] = {
+    "alexnet": _Family("features.11"),
+    "convnext": _Family("features"),
+    "densenet": _Family("relu"),  # the function behind the last norm
+    "efficientnet": _Family("features"),
+    "googlenet": _inception("inception5b"),
+    "inception_v3": _inception("Mixed_7c"),
+    "mnasnet": _Family("layers"),
+    "mobilenet": _Family("features"),
+    "regnet": _Family("trunk_output"),
+    "resnet": _Family("layer4"),
+    "resnext": _Family("layer4"),
+    "shufflenet": _Family("conv5"),
+    "squeezenet": _Family("features"),
+    "vgg11": _Family("features.19"),
+    "vgg11_bn": _Family("features.27"),
+    "vgg13": _Family("features.23"),
+    "vgg13_bn": _Family("features.33"),
+    "vgg16": _Family("features.29"),
+    "vgg16_bn": _Family("features.42"),
+    "vgg19": _Family("features.35"),
+    "vgg19_bn": _Family("features.51"),
+    "wide_resnet": _Family("layer4"),
+}
+REFUSED = {
+    "maxvit": "its attention works on windows of one image size, so cells have no fixed place",
+    "swin": "its attention mixes cells in blocks, so a cell has no receptive field of its own",
+    "vit": "its attention mixes the whole image and its position table fits one image size only",
+}
+OWN = {
+    "small5": Trunk("small5", build_small5_trunk, "relu5"),
+    "zf5": Trunk(
+        "zf5",
+        build_zf5_trunk,
+        "relu5",
+        mean=(128 / 255,) * 3,  # the released network reads 0..255 minus 128
+        std=(1 / 255,) * 3,
+        bgr=True,
+    ),
+}
+
+
+def list_backbones() -> tuple[str, ...]:
+    """List the names that `build_backbone` knows.
+
+    Example:
+        >>> "zf5" in list_backbones(), "vit_b_16" in list_backbones()
+        (True, False)
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    return (*OWN, *(name for name in known if _find_start(name, FAMILIES)))
+
+
+def find_trunk(name: str) -> Trunk:
+    """Look a trunk up by its name.
+
+    Raises:
+        ValueError: Nobody knows the name (the legal ones are listed), or the network is no
+            convolution trunk (the reason is given).
+
+    Example:
+        >>> find_trunk("resnet18").last_layer
+        'layer4'
+    """
+    if name in OWN:
+        return OWN[name]
+    refused = _find_start(name, REFUSED)
+    if refused:
+        raise ValueError(f"backbone must be a convolution trunk, got {name!r}: {REFUSED[refused]}")
+    if name not in list_backbones():
+        raise ValueError(f"backbone must be one of {', '.join(list_backbones())}, got {name!r}")
+    return _torchvision_trunk(name, FAMILIES[_find_start(name, FAMILIES)])
+
+
+def _find_start(name: str, starts: dict[str, Any]) -> str:
+    """Find the longest start of a name; empty when there is none."""
+    return max((start for start in starts if name.startswith(start)), key=len, default="")
+
+
+def _torchvision_trunk(name: str, family: _Family) -> Trunk:
+    """Fill in the normalisation that torchvision's own weights ask for."""
+    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    return Trunk(
+        name,
+        lambda: torchvision.models.get_model(name, weights=None, **family.options),
+        family.last_layer,
+        mean=family.mean or tuple(transform.mean),
+        std=family.std or tuple(transform.std),
+    )

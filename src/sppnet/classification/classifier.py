@@ -1,0 +1,222 @@
+"""The finished classifier: images of any size in, names and scores out; one folder on disk."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.backbones import restore_backbone
+from sppnet.classification.description import (
+    describe_head,
+    describe_pool,
+    restore_head,
+    restore_pool,
+)
+from sppnet.classification.features import device_of, pool_images
+from sppnet.classification.network import ROWS, SppNet, apply_in_blocks
+from sppnet.classification.views import View
+from sppnet.errors import UnusableFileError
+from sppnet.images import to_image
+from sppnet.storage import load_model, save_model
+
+KIND = "classifier"
+SCORE_KINDS = ("probability", "margin")
+
+
+class Classifier:
+    """A network together with the view of images that it was fitted on and its classes' names.
+
+    What is predicted for an image depends on that image alone: on the CPU the same bits come out by
+    itself and in any company and order.
+
+    Args:
+        network: Trunk, pooling and head; it is put into evaluation mode.
+        view: What of an image the network sees.
+        names: Names of the K classes, in the order of the head's outputs.
+        score_kind: ``"probability"`` passes the logits through softmax (trained networks);
+            ``"margin"`` leaves them as they are (linear SVMs: above 0 means yes).
+        seen: (M,) int64 content numbers of the images it was fitted on, so that a test can tell.
+        about: Plain values that go into the saved file: what it was fitted on and how.
+
+    Raises:
+        ValueError: If the names are not as many as the head's outputs, or the kind of score is
+            unknown.
+
+    Example:
+        >>> from sppnet.classification import Classifier, View, build_classifier
+        >>> network = build_classifier("small5", num_classes=2)
+        >>> classifier = Classifier(network, View("full", 64), ("cat", "dog"))
+        >>> [found] = classifier.predict([torch.rand(3, 50, 130)])
+        >>> found["labels"].shape, found["scores"].shape
+        (torch.Size([2]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        network: SppNet,
+        view: View,
+        names: Sequence[str],
+        *,
+        score_kind: str = "probability",
+        seen: Tensor | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        outputs = describe_head(network.head)["num_classes"]
+        if len(names) != outputs:
+            raise ValueError(f"names must be {outputs}, one for each output, got {len(names)}")
+        if score_kind not in SCORE_KINDS:
+            raise ValueError(f"score_kind must be one of {SCORE_KINDS}, got {score_kind!r}")
+        self.network = network.eval()
+        self.view = view
+        self.names = tuple(names)
+        self.score_kind = score_kind
+        self.seen = torch.zeros(0, dtype=torch.int64) if seen is None else seen
+        self.about = about or {}
+
+    def predict(self, images: Any, top: int | None = None) -> list[dict[str, Tensor]]:
+        """Recognise images of any sizes.
+
+        Args:
+            images: One image or several: paths, PIL images, (H, W, 3) uint8 arrays, (3, H, W)
+                tensors.
+            top: How many classes to return for each image; None returns all.
+
+        Returns:
+            For each image dict(labels (k,) int64, scores (k,) float32), best first; equal scores in
+            class order.
+
+        Raises:
+            ValueError: If ``top`` is below 1 or an image has an impossible shape.
+            InputError: If a file cannot be read as an image.
+        """
+        if top is not None and top < 1:
+            raise ValueError(f"top must be at least 1, got {top}")
+        return [rank_scores(row, top) for row in self.scores(images)]
+
+    def scores(self, images: Any) -> Tensor:
+        """Score every class: images as for :meth:`predict` -> (N, K) float32 on the CPU."""
+        blocks = [torch.empty(0, len(self.names))]
+        for part in _blocks_of(_as_list(images), ROWS):
+            blocks.append(self.score_views([self.view.apply(to_image(image)) for image in part]))
+        return torch.cat(blocks)
+
+    def score_views(self, views: Sequence[Tensor]) -> Tensor:
+        """Score images that are the network's input already: n of (3, h, w) -> (n, K) on the CPU."""
+        return self.score_rows(pool_images(self.network.backbone, self.network.pool, views))
+
+    @torch.inference_mode()
+    def score_rows(self, rows: Tensor) -> Tensor:
+        """Score pooled features: (N, D) -> (N, K) float32 on the CPU."""
+        if not len(rows):
+            return torch.empty(0, len(self.names))
+        return apply_in_blocks(self._score_block, rows.to(self.device)).float().cpu()
+
+    def _score_block(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.network.head(rows)
+        return logits.softmax(dim=1) if self.score_kind == "probability" else logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return device_of(self.network)
+
+    def to(self, device: str | torch.device) -> "Classifier":
+        """Move the network and return the classifier."""
+        self.network.to(device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the classifier into a folder, whole or not at all.
+
+        Args:
+            path: Folder to make or to replace.
+
+        Raises:
+            OutputError: If it cannot be written.
+            TypeError: If pooling or head is none of the project's.
+        """
+        tensors = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        save_model(Path(path), KIND, self.description(), {**tensors, "seen": self.seen})
+
+    def description(self) -> dict[str, Any]:
+        """All but the numbers, as plain values."""
+        return {
+            "backbone": self.network.backbone.description(),  # type: ignore[operator]
+            "pool": describe_pool(self.network.pool),
+            "head": describe_head(self.network.head),
+            "view": self.view.description(),
+            "names": list(self.names),
+            "score_kind": self.score_kind,
+            "about": self.about,
+        }
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Classifier":
+        """Read a classifier that :meth:`save` wrote.
+
+        Args:
+            path: The folder.
+            device: Where to put the network.
+
+        Returns:
+            A classifier that predicts the same as the one that was saved.
+
+        Raises:
+            UnusableFileError: If a file is missing, damaged, of another kind or does not fit.
+        """
+        config, tensors = load_model(Path(path), KIND)
+        try:
+            return cls._restore(config, tensors).to(device)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UnusableFileError(
+                f"the saved classifier does not fit together: {reason}",
+                path=path,
+                code="E_WEIGHTS_ARCH",
+            ) from error
+
+    @classmethod
+    def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Classifier":
+        seen = tensors.pop("seen")
+        trunk = {
+            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
+        }
+        network = SppNet(
+            restore_backbone(config["backbone"], trunk),
+            restore_pool(config["pool"]),
+            restore_head(config["head"]),
+        )
+        network.load_state_dict(tensors)
+        return cls(
+            network,
+            View(**config["view"]),
+            config["names"],
+            score_kind=config["score_kind"],
+            seen=seen,
+            about=config["about"],
+        )
+
+
+def rank_scores(scores: Tensor, top: int | None = None) -> dict[str, Tensor]:
+    """Order the classes of one image: (K,) scores -> dict(labels (k,), scores (k,)), best first.
+
+    Example:
+        >>> rank_scores(torch.tensor([0.2, 0.7, 0.1]), top=2)
+        {'labels': tensor([1, 0]), 'scores': tensor([0.7000, 0.2000])}
+    """
+    values, labels = scores.sort(descending=True, stable=True)
+    return {"labels": labels[:top], "scores": values[:top]}
+
+
+def _as_list(images: Any) -> list[Any]:
+    """Accept one image where several are meant."""
+    alone = isinstance(images, str | Path) or getattr(images, "ndim", 0) in (2, 3)
+    is_several = isinstance(images, Iterable) and not alone
+    return list(images) if is_several else [images]
+
+
+def _blocks_of(items: list[Any], size: int) -> list[list[Any]]:
+    """Cut a list into parts of one length, the last one shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

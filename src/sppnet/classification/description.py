@@ -1,0 +1,83 @@
+"""Poolings and heads as plain values, and back: what a saved classifier's JSON says of them."""
+
+from typing import Any
+
+from torch import nn
+
+from sppnet.classification.network import FixedNorm, GlobalAveragePool, build_head
+from sppnet.pooling import SpatialPyramidPool
+
+
+def describe_pool(pool: nn.Module) -> dict[str, Any]:
+    """Describe a pooling.
+
+    Raises:
+        TypeError: If it is none of the project's.
+
+    Example:
+        >>> describe_pool(SpatialPyramidPool((1, 2)))
+        {'kind': 'spp', 'levels': [1, 2]}
+    """
+    if isinstance(pool, SpatialPyramidPool):
+        return {"kind": "spp", "levels": list(pool.levels)}
+    if isinstance(pool, GlobalAveragePool):
+        return {"kind": "avg"}
+    raise TypeError(f"pool must be SpatialPyramidPool or GlobalAveragePool, got {pool}")
+
+
+def restore_pool(description: dict[str, Any]) -> nn.Module:
+    """Make the pooling that was described.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the description is not one of :func:`describe_pool`.
+
+    Example:
+        >>> restore_pool({"kind": "spp", "levels": [1, 2]})
+        SpatialPyramidPool(levels=(1, 2))
+    """
+    if description["kind"] == "avg":
+        return GlobalAveragePool()
+    if description["kind"] != "spp":
+        raise ValueError(f"pool must be spp or avg, got {description['kind']!r}")
+    return SpatialPyramidPool(description["levels"])
+
+
+def describe_head(head: nn.Module) -> dict[str, Any]:
+    """Describe a head that :func:`sppnet.classification.network.build_head` made.
+
+    Raises:
+        TypeError: If it was made otherwise.
+
+    Example:
+        >>> describe_head(build_head(8, 3, (4,), dropout=0.5, feature_norm=1.0))
+        {'in_features': 8, 'num_classes': 3, 'hidden': [4], 'dropout': 0.5, 'feature_norm': 1.0}
+    """
+    layers = list(head.children())
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    known = (nn.Linear, nn.ReLU, nn.Dropout, FixedNorm)
+    if not linear or not all(isinstance(layer, known) for layer in layers):
+        raise TypeError(f"head must be made by build_head, got {head}")
+    return {
+        "in_features": linear[0].in_features,
+        "num_classes": linear[-1].out_features,
+        "hidden": [layer.out_features for layer in linear[:-1]],
+        "dropout": next((layer.p for layer in layers if isinstance(layer, nn.Dropout)), 0.0),
+        "feature_norm": next(
+            (layer.length for layer in layers if isinstance(layer, FixedNorm)), None
+        ),
+    }
+
+
+def restore_head(description: dict[str, Any]) -> nn.Sequential:
+    """Make the head that was described, with fresh weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the description is not one of :func:`describe_head`.
+    """
+    return build_head(
+        description["in_features"],
+        description["num_classes"],
+        tuple(description["hidden"]),
+        dropout=description["dropout"],
+        feature_norm=description["feature_norm"],
+    )

@@ -1,0 +1,218 @@
+"""The paper's network: a convolution trunk, pyramid pooling, fully connected layers."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones import Backbone, build_backbone
+from sppnet.pooling import SpatialPyramidPool, check_levels, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS
+
+POOLS = ("spp", "6x6", "avg", "max")
+ROWS = 32  # every call of a head has this many rows, so that a result never depends on its batch
+
+
+class GlobalAveragePool(nn.Module):
+    """Mean of every channel over the whole map: what most trunks end with, here for comparison.
+
+    Example:
+        >>> GlobalAveragePool()(torch.ones(2, 8, 3, 5)).shape
+        torch.Size([2, 8])
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool (N, C, H, W) into (N, C)."""
+        return features.mean(dim=(2, 3))
+
+
+class FixedNorm(nn.Module):
+    """Scale every row to one Euclidean length, so that bright maps weigh as much as dark ones.
+
+    Args:
+        length: The length of every row after scaling; a row of zeros stays zero.
+
+    Raises:
+        ValueError: If ``length`` is not above 0.
+
+    Example:
+        >>> FixedNorm(1.0)(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
+
+    def __init__(self, length: float = 1.0) -> None:
+        super().__init__()
+        if not length > 0:
+            raise ValueError(f"length must be above 0, got {length}")
+        self.length = length
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Scale (N, D) rows."""
+        norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return rows * (self.length / norms.clamp_min(1e-12))
+
+    def extra_repr(self) -> str:
+        """Show the length."""
+        return f"length={self.length}"
+
+
+class SppNet(nn.Module):
+    """Images of any one size in, logits out; the pooling makes every size fit the head.
+
+    The parts are passed in, so that any trunk, any pooling and any head go together. The network
+    returns the same thing in training and in evaluation; losses are worked out outside.
+
+    Args:
+        backbone: Turns (N, 3, H, W) images, RGB 0..1, into (N, C, h, w) maps.
+        pool: Turns maps of any size into (N, D) rows.
+        head: Turns (N, D) rows into (N, num_classes) logits.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> network = build_classifier(build_backbone("small5"), num_classes=4)
+        >>> network(torch.rand(2, 3, 60, 90)).shape
+        torch.Size([2, 4])
+
+    Source:
+        SPP-net, section 2 and figure 3.
+    """
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn (N, 3, H, W) images into (N, num_classes) logits."""
+        logits: Tensor = self.head(self.pool(self.backbone(images)))
+        return logits
+
+
+def build_pool(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> nn.Module:
+    """Make one of the poolings that the project compares.
+
+    Args:
+        kind: ``"spp"`` (all levels), ``"6x6"`` (the finest level of the paper alone, its no-SPP
+            baseline), ``"avg"`` (mean of the map) or ``"max"`` (maximum of the map).
+        levels: Bins along each side, for ``"spp"``.
+
+    Returns:
+        A module from (N, C, H, W) to (N, C * pool_bins(kind, levels)).
+
+    Raises:
+        ValueError: If there is no such pooling, or a level is below 1.
+    """
+    if kind not in POOLS:
+        raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
+    if kind == "avg":
+        return GlobalAveragePool()
+    return SpatialPyramidPool({"spp": tuple(levels), "6x6": (6,), "max": (1,)}[kind])
+
+
+def pool_bins(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> int:
+    """Numbers that a pooling keeps of each channel.
+
+    Example:
+        >>> pool_bins("spp"), pool_bins("6x6"), pool_bins("avg")
+        (50, 36, 1)
+    """
+    return {"spp": num_bins(check_levels(levels)), "6x6": 36}.get(kind, 1)
+
+
+def build_head(
+    in_features: int,
+    num_classes: int,
+    hidden: Sequence[int] = (),
+    *,
+    dropout: float = 0.0,
+    feature_norm: float | None = None,
+) -> nn.Sequential:
+    """Stack fully connected layers on a pooled vector.
+
+    Args:
+        in_features: Length D of the pooled vector.
+        num_classes: Outputs, at least 1.
+        hidden: Width of each hidden layer, each followed by ReLU; the paper has (4096, 4096).
+        dropout: Share of values set to zero in training: before the only layer, or after each
+            hidden one.
+        feature_norm: Scale each pooled vector to this length first; None leaves it as it is.
+
+    Returns:
+        A module from (N, D) to (N, num_classes).
+
+    Raises:
+        ValueError: If a width is below 1 or ``dropout`` is outside 0..1.
+
+    Example:
+        >>> build_head(200, 3, (64,))(torch.rand(2, 200)).shape
+        torch.Size([2, 3])
+    """
+    widths = [in_features, *hidden, num_classes]
+    if min(widths) < 1:
+        raise ValueError(f"in_features, hidden and num_classes must be at least 1, got {widths}")
+    layers: list[nn.Module] = [] if feature_norm is None else [FixedNorm(feature_norm)]
+    if dropout and not hidden:
+        layers.append(nn.Dropout(dropout))
+    for before, after in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def build_classifier(
+    backbone: Backbone | str,
+    num_classes: int,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    *,
+    pool: str = "spp",
+    feature_norm: float | None = None,
+) -> SppNet:
+    """Put trunk, pooling and a fresh head together.
+
+    Args:
+        backbone: A trunk, or the name of one, which then gets random weights.
+        num_classes: Outputs of the network, at least 1.
+        levels: Bins along each side of the pyramid, one number per level.
+        hidden: Width of each hidden layer of the head; the paper has (4096, 4096).
+        dropout: Share of values set to zero in training.
+        pool: ``"spp"``, ``"6x6"``, ``"avg"`` or ``"max"``.
+        feature_norm: Scale each pooled vector to this length first; None, as in the paper, does
+            not.
+
+    Returns:
+        A network for images of any size and aspect.
+
+    Raises:
+        ValueError: If a name is unknown or a number out of range.
+
+    Example:
+        >>> network = build_classifier("small5", num_classes=10, hidden=(64,))
+        >>> network(torch.rand(1, 3, 33, 200)).shape
+        torch.Size([1, 10])
+    """
+    trunk = build_backbone(backbone) if isinstance(backbone, str) else backbone
+    in_features = trunk.channels * pool_bins(pool, levels)
+    head = build_head(in_features, num_classes, hidden, dropout=dropout, feature_norm=feature_norm)
+    return SppNet(trunk, build_pool(pool, levels), head)
+
+
+def apply_in_blocks(head: Callable[[Tensor], Tensor], rows: Tensor, block: int = ROWS) -> Tensor:
+    """Run a head over rows in calls of one fixed size, the last one filled up with zeros.
+
+    Matrix products pick their order of summation by the number of rows; with one number a row's
+    result has the same bits alone and in any company.
+
+    Args:
+        head: Module from (block, D) to (block, K) that treats every row by itself.
+        rows: (N, D); N may be 0.
+        block: Rows of each call.
+
+    Returns:
+        (N, K).
+    """
+    padding = rows.new_zeros(-len(rows) % block or (0 if len(rows) else block), rows.shape[1])
+    filled = torch.cat([rows, padding])  # (a multiple of block, D)
+    return torch.cat([head(part) for part in filled.split(block)])[: len(rows)]

@@ -1,0 +1,205 @@
+"""Linear SVMs for windows, trained on positives and on the negatives that the SVMs themselves find hard."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.svm import SVC
+from torch import Tensor
+
+# Score of a class that was never seen in training: below every threshold.
+NEVER = -10.0
+
+
+@dataclass(frozen=True)
+class MiningRule:
+    """Constants of the 2014 code (spp_train.m).
+
+    Args:
+        cost: C of the SVM, for features of mean norm 20.
+        positive_weight: Cost of a positive relative to that of a negative.
+        hard_above: A window whose score is above this is a hard negative: inside or near the margin.
+        easy_below: A kept negative whose score falls below this is dropped again.
+        refit_after: New negatives of a class after which its SVM is fitted anew.
+    """
+
+    cost: float = 1e-3
+    positive_weight: float = 2.0
+    hard_above: float = -1.0001
+    easy_below: float = -1.2
+    refit_after: int = 2000
+
+
+class HardNegativeMiner:
+    """One pass over the images: each class keeps the negatives that its SVM scores too high.
+
+    All negatives of the first image start the SVMs. From then on a window joins the negatives of a class when its
+    score is above the margin; a class is fitted anew after ``refit_after`` new negatives and at the end, and then
+    forgets the negatives that have become easy.
+
+    Args:
+        positives: One (P, D) tensor of features per class.
+        rule: The constants.
+
+    Attributes:
+        weights_: (D, K) weights, after the first :meth:`add_image`.
+        bias_: (K,) biases.
+        objectives_: Per class, the value of the SVM objective after each fit.
+
+    Example:
+        >>> noise = torch.randn(40, 3, generator=torch.manual_seed(0))
+        >>> rule = MiningRule(cost=1.0)
+        >>> miner = HardNegativeMiner([noise[:10] + torch.tensor([9.0, 0.0, 0.0])], rule)
+        >>> miner.add_image(noise[10:], torch.ones(30, 1, dtype=torch.bool))
+        >>> miner.finish()
+        >>> scores = noise @ miner.weights_ + miner.bias_
+        >>> bool((scores[10:] < 0).all())
+        True
+
+    Source:
+        SPP-net, section 4.1; Felzenszwalb et al. 2010; spp_train.m of the authors' code.
+    """
+
+    def __init__(self, positives: list[Tensor], rule: MiningRule | None = None) -> None:
+        if not positives:
+            raise ValueError("positives must have one tensor per class, got none")
+        length = positives[0].shape[1]
+        self.rule = rule or MiningRule()
+        self.positives = positives
+        self.negatives = torch.zeros(0, length)
+        self.rows_of = [torch.zeros(0, dtype=torch.int64) for _ in positives]
+        self.new_of = [0 for _ in positives]
+        self.weights_ = torch.zeros(length, len(positives))
+        self.bias_ = torch.full((len(positives),), NEVER)
+        self.objectives_: list[list[float]] = [[] for _ in positives]
+        self._started = False
+
+    def score(self, features: Tensor) -> Tensor:
+        """(W, K) scores of windows by the present SVMs."""
+        return features @ self.weights_ + self.bias_
+
+    def add_image(self, features: Tensor, is_negative: Tensor) -> None:
+        """Take the hard negatives of one image and fit the classes that have enough new ones.
+
+        Args:
+            features: (W, D) features of the windows of the image.
+            is_negative: (W, K) bool: the window overlaps no object of the class by 0.3 or more.
+
+        Raises:
+            ValueError: If the shapes do not fit together.
+        """
+        if is_negative.shape != (len(features), len(self.positives)):
+            raise ValueError(
+                f"is_negative must have shape {(len(features), len(self.positives))}, "
+                f"got {tuple(is_negative.shape)}"
+            )
+        chosen = is_negative
+        if self._started:
+            chosen = is_negative & (self.score(features) > self.rule.hard_above)
+        self._remember(features, chosen)
+        started, self._started = self._started, self._started or bool(chosen.any())
+        for label, new in enumerate(self.new_of):
+            if new > self.rule.refit_after or (new and not started):
+                self._fit(label)
+
+    def finish(self) -> None:
+        """Fit every class once more on the negatives that it holds."""
+        for label in range(len(self.positives)):
+            self._fit(label)
+
+    def _remember(self, features: Tensor, chosen: Tensor) -> None:
+        """Append the rows that any class wants; classes share them."""
+        wanted = chosen.any(1).nonzero().flatten()
+        position = torch.full((len(features),), -1)
+        position[wanted] = torch.arange(len(wanted)) + len(self.negatives)
+        self.negatives = torch.cat([self.negatives, features[wanted]])
+        for label in range(len(self.positives)):
+            rows = position[chosen[:, label]]
+            self.rows_of[label] = torch.cat([self.rows_of[label], rows])
+            self.new_of[label] += len(rows)
+
+    def _fit(self, label: int) -> None:
+        """Fit the SVM of one class, then drop the negatives that have become easy."""
+        self.new_of[label] = 0
+        positives, rows = self.positives[label], self.rows_of[label]
+        if not len(positives) or not len(rows):
+            return
+        negatives = self.negatives[rows]
+        weights, bias = fit_linear_svm(positives, negatives, self.rule)
+        self.weights_[:, label], self.bias_[label] = weights, bias
+        scores = negatives @ weights + bias
+        self.objectives_[label].append(
+            svm_objective(positives @ weights + bias, scores, weights, self.rule)
+        )
+        self.rows_of[label] = rows[scores >= self.rule.easy_below]
+        self._forget_unused()
+
+    def _forget_unused(self) -> None:
+        """Free the rows that no class holds any more, once they are half of all."""
+        used = torch.cat(self.rows_of).unique()
+        if len(used) > len(self.negatives) // 2:
+            return
+        position = torch.full((len(self.negatives),), -1)
+        position[used] = torch.arange(len(used))
+        self.negatives = self.negatives[used]
+        self.rows_of = [position[rows] for rows in self.rows_of]
+
+
+def fit_linear_svm(
+    positives: Tensor, negatives: Tensor, rule: MiningRule
+) -> tuple[Tensor, float]:
+    """Fit a linear SVM through the products of the rows: windows are far fewer than their features.
+
+    LIBSVM solves the same problem as the liblinear call of the 2014 code, except that its bias is not regularised
+    (there it was, by a hundredth).
+
+    Args:
+        positives: (P, D), P at least 1.
+        negatives: (N, D), N at least 1.
+        rule: Gives the cost and the weight of positives.
+
+    Returns:
+        (D,) weights and the bias.
+
+    Example:
+        >>> ones = torch.ones(1, 1)
+        >>> weights, bias = fit_linear_svm(ones, -ones, MiningRule(cost=1.0))
+        >>> weights.tolist(), round(bias, 6)
+        ([1.0], 0.0)
+
+    Source:
+        Hinge loss, L2 regularisation: spp_train.m (liblinear -s 3 -c 0.001 -w1 2 -B 10).
+    """
+    rows = torch.cat([positives, negatives])
+    signs = np.where(np.arange(len(rows)) < len(positives), 1, -1)
+    products = (rows @ rows.T).double().numpy()
+    svm = SVC(
+        C=rule.cost,
+        kernel="precomputed",
+        class_weight={1: rule.positive_weight, -1: 1.0},
+        tol=1e-3,
+        cache_size=500,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        svm.fit(products, signs)
+    support = torch.from_numpy(svm.support_.astype(np.int64))
+    duals = torch.from_numpy(svm.dual_coef_[0]).to(rows.dtype)
+    return rows[support].T @ duals, float(svm.intercept_[0])
+
+
+def svm_objective(
+    positive_scores: Tensor, negative_scores: Tensor, weights: Tensor, rule: MiningRule
+) -> float:
+    """Value that the SVM minimises: weighted hinge losses plus half the squared norm.
+
+    Example:
+        >>> zero = torch.zeros(1)
+        >>> svm_objective(zero, zero, zero, MiningRule(cost=1.0))
+        3.0
+    """
+    losses = rule.positive_weight * (1 - positive_scores).clamp(min=0).sum()
+    losses += (1 + negative_scores).clamp(min=0).sum()
+    return float(rule.cost * losses + 0.5 * weights.square().sum())

@@ -1,0 +1,262 @@
+"""The report of a classifier as one HTML file, and the numbers of its plots as JSON beside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sppnet.errors import Problem
+from sppnet.evaluation.chart_axes import score_text
+from sppnet.evaluation.charts import confusion_chart
+from sppnet.evaluation.markup import Html
+from sppnet.evaluation.page import (
+    Page,
+    Tile,
+    details,
+    figure,
+    heading,
+    paragraph,
+    pictures,
+    table,
+    tiles,
+)
+from sppnet.evaluation.report_blocks import (
+    MOST_BARS,
+    add_origin_section,
+    add_problem_section,
+    add_time_section,
+    class_bars,
+    counted,
+    in_columns,
+)
+from sppnet.evaluation.report_pictures import LoadImage, thumbnails
+from sppnet.images.decode import load_image
+from sppnet.storage.atomic import write_json, write_text
+
+NUM_THUMBNAILS = 12
+NUM_CONFUSIONS = 8
+
+
+@dataclass(frozen=True)
+class ClassificationFigures:
+    """Everything that a report of a classifier shows, apart from the images.
+
+    Args:
+        names: K class names.
+        labels: (N,) true classes.
+        scores: (N, K) score of each class; the highest is the answer.
+        seconds: By stage, in the order of the work.
+        problems: Findings about input files.
+        configuration: Every setting of the run.
+        versions: Of the packages.
+        extra: Further key figures to show, such as the accuracy over several splits.
+    """
+
+    names: Sequence[str]
+    labels: ArrayLike
+    scores: ArrayLike
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    problems: Sequence[Problem] = ()
+    configuration: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    extra: Sequence[Tile] = ()
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers and what they are worth."""
+
+    labels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    confusion: NDArray[np.int64]
+    top1: float
+    top5: float
+
+    @property
+    def is_right(self) -> NDArray[np.bool_]:
+        """(N,) whether the answer is the truth."""
+        return self.predicted == self.labels
+
+    @property
+    def class_accuracy(self) -> NDArray[np.float64]:
+        """(K,) share of each class that is right; NaN for classes without images."""
+        totals = self.confusion.sum(axis=1)
+        return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """Mean over the classes that have images."""
+        present = self.class_accuracy[self.confusion.sum(axis=1) > 0]
+        return float(present.mean()) if present.size else math.nan
+
+
+def write_classification_report(
+    path: Path,
+    image_paths: Sequence[str | Path],
+    figures: ClassificationFigures,
+    *,
+    title: str = "Classification report",
+    subtitle: str = "",
+    load: LoadImage = load_image,
+) -> dict[str, object]:
+    """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
+
+    The page shows top-1 and top-5 accuracy, the accuracy of each class, the confusion matrix, and
+    the answers that the classifier was surest of, wrong and right. It needs nothing but itself.
+
+    Args:
+        path: The HTML file; the JSON file has its name with another ending.
+        image_paths: N files, in the order of the labels.
+        figures: What was measured.
+        title: Heading of the page.
+        subtitle: What was scored on what.
+        load: Reads the images that are shown; one that fails is left out.
+
+    Returns:
+        The numbers in the JSON file.
+
+    Raises:
+        ValueError: If the numbers of paths, labels and scores differ.
+        OutputError: If a file cannot be written.
+    """
+    answers = _judge(figures, len(image_paths))
+    counts = [counted(len(image_paths), "image"), counted(len(figures.names), "class")]
+    page = Page(
+        title,
+        " \u00b7 ".join([*filter(None, [subtitle]), *counts]),
+        f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
+    )
+    page.add_section("", tiles(_key_figures(figures, answers)))
+    page.add_section("By class", *_class_blocks(figures.names, answers))
+    _add_picture_sections(page, image_paths, figures.names, answers, load)
+    add_time_section(page, figures.seconds)
+    add_problem_section(page, figures.problems)
+    add_origin_section(page, figures.configuration, figures.versions)
+    numbers = _numbers(figures, answers)
+    write_text(path, page.render())
+    write_json(path.with_suffix(".json"), numbers)
+    return numbers
+
+
+def _judge(figures: ClassificationFigures, num_images: int) -> _Answers:
+    """Check the shapes and compare answers with the truth."""
+    num_classes = len(figures.names)
+    labels = np.asarray(figures.labels, dtype=np.int64).reshape(-1)
+    scores = np.asarray(figures.scores, dtype=np.float64)
+    if scores.shape != (num_images, num_classes) or labels.shape != (num_images,):
+        raise ValueError(
+            f"labels and scores must have shapes ({num_images},) and ({num_images}, "
+            f"{num_classes}), got {labels.shape} and {scores.shape}"
+        )
+    if not num_images or not num_classes:
+        none = np.zeros(0, dtype=np.int64)
+        empty = np.zeros((num_classes, num_classes), dtype=np.int64)
+        return _Answers(none, none, np.zeros(0), empty, math.nan, math.nan)
+    ranked = np.argsort(-scores, axis=1, kind="stable")
+    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(confusion, (labels, ranked[:, 0]), 1)
+    is_found = ranked == labels[:, None]
+    top1, top5 = float(is_found[:, 0].mean()), float(is_found[:, :5].any(axis=1).mean())
+    return _Answers(labels, ranked[:, 0], scores.max(axis=1), confusion, top1, top5)
+
+
+def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile]:
+    """Top-1, top-5 where it says something, mean class accuracy, and what the caller adds."""
+    num_classes = len(figures.names)
+    chance = f"chance {score_text(1 / num_classes)}" if num_classes else ""
+    entries = [Tile("Top-1 accuracy", score_text(answers.top1), chance)]
+    if num_classes > 5:
+        entries.append(
+            Tile("Top-5 accuracy", score_text(answers.top5), "truth among the best five")
+        )
+    mean = score_text(answers.mean_class_accuracy)
+    entries.append(Tile("Mean class accuracy", mean, "every class counts the same"))
+    return [*entries, *figures.extra]
+
+
+def _class_blocks(names: Sequence[str], answers: _Answers) -> list[Html]:
+    """Bars of the classes beside the confusion matrix, and the pairs most often confused."""
+    accuracy = dict(zip(names, answers.class_accuracy.tolist(), strict=True))
+    matrix = confusion_chart(answers.confusion, names) if names else None
+    blocks = [
+        in_columns(
+            class_bars(accuracy, "Accuracy") if names else None,
+            figure(
+                matrix,
+                "Confusion",
+                "Blue is right, orange wrong; the shade is the share of the row.",
+            )
+            if matrix
+            else None,
+        )
+    ]
+    pairs = _confused_pairs(names, answers)
+    if pairs:
+        columns = ("class", "taken for", "images", "of")
+        blocks += [heading("Most frequent confusions"), table(columns, pairs)]
+    if len(names) > MOST_BARS:
+        totals = answers.confusion.sum(axis=1).tolist()
+        rows = list(zip(names, totals, accuracy.values(), strict=True))
+        every = table(("class", "images", "accuracy"), rows)
+        blocks.append(details(f"All {len(names)} classes", every))
+    return blocks
+
+
+def _confused_pairs(names: Sequence[str], answers: _Answers) -> list[tuple[str, str, int, int]]:
+    """(Class, what it was taken for, how often, of how many), the most frequent first."""
+    mistakes = answers.confusion - np.diag(np.diag(answers.confusion))
+    flat = np.argsort(-mistakes, axis=None, kind="stable")[:NUM_CONFUSIONS]
+    cells = zip(*np.unravel_index(flat, mistakes.shape), strict=True)
+    totals = answers.confusion.sum(axis=1)
+    return [
+        (names[i], names[j], int(mistakes[i, j]), int(totals[i]))
+        for i, j in cells
+        if mistakes[i, j]
+    ]
+
+
+def _add_picture_sections(
+    page: Page,
+    image_paths: Sequence[str | Path],
+    names: Sequence[str],
+    answers: _Answers,
+    load: LoadImage,
+) -> None:
+    """Append the wrong and the right answers with the highest scores."""
+    kinds = (
+        ("Surest mistakes", "The wrong answers with the highest scores.", ~answers.is_right),
+        ("Surest hits", "The right answers with the highest scores.", answers.is_right),
+    )
+    for title, text, mask in kinds:
+        rows = np.flatnonzero(mask)
+        rows = rows[np.argsort(-answers.confidence[rows], kind="stable")][:NUM_THUMBNAILS]
+        entries = [_thumbnail(image_paths[i], names, answers, i) for i in rows.tolist()]
+        shown = thumbnails(entries, load)
+        if shown:
+            page.add_section(title, paragraph(text), pictures(shown, small=True))
+
+
+def _thumbnail(
+    path: str | Path, names: Sequence[str], answers: _Answers, row: int
+) -> tuple[str, str, str]:
+    """Path, answer with its score, and the truth where it differs."""
+    title = f"{names[answers.predicted[row]]} {answers.confidence[row]:.2f}"
+    return str(path), title, "" if answers.is_right[row] else f"is {names[answers.labels[row]]}"
+
+
+def _numbers(figures: ClassificationFigures, answers: _Answers) -> dict[str, object]:
+    """What was drawn, as plain lists."""
+    accuracy = answers.class_accuracy.tolist()
+    return {
+        "top1": answers.top1,
+        "top5": answers.top5,
+        "mean_class_accuracy": answers.mean_class_accuracy,
+        "per_class": dict(zip(figures.names, accuracy, strict=True)),
+        "confusion": {"names": list(figures.names), "counts": answers.confusion.tolist()},
+        "seconds": dict(figures.seconds),
+        "problems": [vars(problem) for problem in figures.problems],
+    }

@@ -1,0 +1,297 @@
+"""The report of a detector as one HTML file, and the numbers of its plots as JSON beside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sppnet.errors import Problem
+from sppnet.evaluation.chart_axes import score_text, seconds_text, thin
+from sppnet.evaluation.charts import Series, line_chart
+from sppnet.evaluation.markup import Html
+from sppnet.evaluation.operating_point import (
+    OperatingPoint,
+    best_and_worst,
+    best_operating_point,
+    judge_images,
+)
+from sppnet.evaluation.page import (
+    Page,
+    Tile,
+    details,
+    figure,
+    heading,
+    paragraph,
+    pictures,
+    table,
+    tiles,
+)
+from sppnet.evaluation.paper_numbers import comparable_paper_ap
+from sppnet.evaluation.report_blocks import (
+    add_origin_section,
+    add_problem_section,
+    add_time_section,
+    class_bars,
+    counted,
+    in_columns,
+    ranked_names,
+)
+from sppnet.evaluation.report_pictures import LoadImage, scene_legend, scene_pictures
+from sppnet.geometry import Detections
+from sppnet.images.datasets import LabelledImage
+from sppnet.images.decode import load_image
+from sppnet.storage.atomic import write_json, write_text
+
+MEASURES = {
+    "ap50": ("AP50", "overlap 0.5, area under the curve"),
+    "ap75": ("AP75", "overlap 0.75"),
+    "ap": ("AP", "mean over overlaps 0.50 to 0.95, COCO's rule"),
+    "ap50_voc07": ("VOC07", "overlap 0.5, mean of 11 points"),
+}
+MOST_COLOURED = 6
+# More rows are folded, and only the bars shown.
+LARGEST_OPEN_TABLE = 20
+
+
+@dataclass(frozen=True)
+class DetectionFigures:
+    """Everything that a report of a detector shows, apart from the images.
+
+    Args:
+        names: Class names.
+        mean: Mean over the classes, by measure: ap50, ap75, ap, ap50_voc07.
+        per_class: By measure, then by class name.
+        curves: (recall, precision) at overlap 0.5 by class name; either may be empty.
+        proposal_recall: Number of windows and, by overlap threshold, the share of objects covered.
+        seconds: By stage, in the order of the work.
+        seconds_per_image: Of the whole detector; None if it was not measured.
+        problems: Findings about input files.
+        configuration: Every setting of the run.
+        versions: Of the packages.
+    """
+
+    names: Sequence[str]
+    mean: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    proposal_recall: tuple[ArrayLike, Mapping[float, ArrayLike]] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds_per_image: float | None = None
+    problems: Sequence[Problem] = ()
+    configuration: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_detection_report(
+    path: Path,
+    images: Sequence[LabelledImage],
+    detections: Mapping[Any, Detections],
+    figures: DetectionFigures,
+    *,
+    title: str = "Detection report",
+    subtitle: str = "",
+    load: LoadImage = load_image,
+) -> dict[str, object]:
+    """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
+
+    The page shows the average precision of each class, precision-recall curves, the recall of the
+    proposals, images with hits and misses, the time of each stage, problems in the input, and the
+    configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
+
+    Args:
+        path: The HTML file; the JSON file has its name with another ending.
+        images: What was scored, with the truth.
+        detections: By image id; an image that is missing has none.
+        figures: What was measured.
+        title: Heading of the page.
+        subtitle: What was scored on what, for example the data set and its split.
+        load: Reads the images that are shown; one that fails is left out.
+
+    Returns:
+        The numbers in the JSON file.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+    point = best_operating_point(images, detections)
+    counts = [
+        counted(len(images), "image"),
+        counted(sum(len(image.labels) for image in images), "object"),
+        counted(len(figures.names), "class"),
+    ]
+    page = Page(
+        title,
+        " \u00b7 ".join([*filter(None, [subtitle]), *counts]),
+        f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
+    )
+    page.add_section("", tiles(_key_figures(figures)))
+    page.add_section("Average precision", *_precision_blocks(images, figures))
+    curves = _curves(figures)
+    if curves:
+        page.add_section("Curves", curves)
+    shown = _add_image_section(page, images, detections, figures.names, point, load)
+    add_time_section(page, figures.seconds)
+    add_problem_section(page, figures.problems)
+    add_origin_section(page, figures.configuration, figures.versions)
+    numbers = {**_numbers(figures), "operating_point": point.numbers(), "images": shown}
+    write_text(path, page.render())
+    write_json(path.with_suffix(".json"), numbers)
+    return numbers
+
+
+def _key_figures(figures: DetectionFigures) -> list[Tile]:
+    """The measures that were taken, and the time per image."""
+    entries = [
+        Tile(name, score_text(figures.mean[key]), hint)
+        for key, (name, hint) in MEASURES.items()
+        if key in figures.mean
+    ]
+    if figures.seconds_per_image is not None:
+        time = seconds_text(figures.seconds_per_image)
+        entries.append(Tile("Time per image", time, "proposals included"))
+    return entries
+
+
+def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Html]:
+    """Table of all measures by class; beside the paper's where the data are the same."""
+    keys = [key for key in MEASURES if key in figures.per_class]
+    paper = comparable_paper_ap(figures.names, len(images))
+    counts = _object_counts(images, figures.names)
+    rows: list[list[object]] = []
+    for name in figures.names:
+        values = [figures.per_class[key].get(name) for key in keys]
+        rows.append([name, counts[name], *values, *([paper[name]] if paper else [])])
+    columns = ["class", "objects", *(MEASURES[key][0] for key in keys)]
+    total: list[object] = ["all", sum(counts.values()), *(figures.mean.get(key) for key in keys)]
+    if paper:
+        columns.append("paper (VOC07)")
+        total.append(math.fsum(paper.values()) / len(paper))
+    listing = table(columns, rows, total=total if len(rows) > 1 else None)
+    note = "Objects marked difficult are neither asked for nor counted."
+    if paper:
+        note += " The paper's column: ZF-5, five scales, with box regression (He et al. 2014)."
+    explained = paragraph(note, note=True)
+    if len(rows) > LARGEST_OPEN_TABLE:
+        folded = details(f"All {len(rows)} classes", listing)
+        return [in_columns(_class_bars(figures)), explained, folded]
+    return [in_columns(listing, _class_bars(figures)), explained]
+
+
+def _object_counts(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, int]:
+    """Objects of each class that count."""
+    counts = np.zeros(len(names), dtype=np.int64)
+    for image in images:
+        labels = image.labels[~(image.difficult | image.crowd)].numpy()
+        counts += np.bincount(labels, minlength=len(names))[: len(names)]
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
+def _curves(figures: DetectionFigures) -> Html:
+    """Precision against recall, and recall of the proposals."""
+    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
+
+
+def _class_bars(figures: DetectionFigures) -> Html | None:
+    """AP50 of each class; a single class needs no bars."""
+    values = figures.per_class.get("ap50", {})
+    return class_bars(values, "AP50 by class") if len(values) > 1 else None
+
+
+def _precision_recall_figure(figures: DetectionFigures) -> Html | None:
+    """One curve per class; of many classes only the best and the worst three are coloured."""
+    if not figures.curves:
+        return None
+    values = {
+        name: figures.per_class.get("ap50", {}).get(name, math.nan) for name in figures.curves
+    }
+    ranked = ranked_names(values)
+    coloured = ranked if len(ranked) <= MOST_COLOURED else [*ranked[:3], *ranked[-3:]]
+    series = [
+        Series(name, *figures.curves[name], score_text(values[name]), name not in coloured)
+        for name in ranked
+    ]
+    note = "At overlap 0.5; the figure after each name is its AP50."
+    if len(coloured) < len(ranked):
+        note += " Coloured: the best three and the worst three classes."
+    chart = line_chart(series, x_label="recall", y_label="precision")
+    return figure(chart, "Precision and recall", note)
+
+
+def _proposal_figure(figures: DetectionFigures) -> Html | None:
+    """Share of the objects that some proposal covers, against how many are looked at."""
+    if figures.proposal_recall is None:
+        return None
+    windows, by_overlap = figures.proposal_recall
+    counts = np.asarray(windows, dtype=float)
+    if not counts.size or not by_overlap:
+        return None
+    series = [
+        Series(f"overlap {threshold:g}", counts, recall, score_text(float(np.asarray(recall)[-1])))
+        for threshold, recall in by_overlap.items()
+    ]
+    ends = (max(1.0, float(counts.min())), max(2.0, float(counts.max())))
+    chart = line_chart(
+        series, x_label="windows per image", y_label="recall", x_range=ends, log_x=True
+    )
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,.0f} windows.")
+
+
+def _add_image_section(
+    page: Page,
+    images: Sequence[LabelledImage],
+    detections: Mapping[Any, Detections],
+    names: Sequence[str],
+    point: OperatingPoint,
+    load: LoadImage,
+) -> dict[str, list[str | int]]:
+    """Append images with hits and misses; returns their ids."""
+    judged = judge_images(images, detections, point.score_threshold)
+    best, worst = best_and_worst(judged)
+    if not best and not worst:
+        return {"worst": [], "best": []}
+    blocks: list[object] = [_point_text(point), scene_legend()]
+    for title, entries in (("Most mistakes", worst), ("Most found, fewest mistakes", best)):
+        drawn = scene_pictures(entries, detections, names, point.score_threshold, load)
+        blocks += [heading(title), pictures(drawn)] if drawn else []
+    page.add_section("Images", *blocks)
+    return {
+        "worst": [entry.image.image_id for entry in worst],
+        "best": [entry.image.image_id for entry in best],
+    }
+
+
+def _point_text(point: OperatingPoint) -> str:
+    """What the pictures show, in words."""
+    if not point.hits:
+        return "No detection is right."
+    return (
+        f"Shown are detections that score at least {point.score_threshold:.2f}, the threshold with "
+        f"the best balance here: {score_text(point.recall)} of the objects are found, "
+        f"{score_text(point.precision)} of the detections are right."
+    )
+
+
+def _numbers(figures: DetectionFigures) -> dict[str, object]:
+    """What was drawn, as plain lists."""
+    curves: dict[str, dict[str, list[float]]] = {}
+    for name, (recall, precision) in figures.curves.items():
+        kept = thin(len(np.asarray(recall)))
+        columns = (np.asarray(values, dtype=float)[kept].tolist() for values in (recall, precision))
+        curves[name] = dict(zip(("recall", "precision"), columns, strict=True))
+    numbers: dict[str, object] = {
+        "mean": dict(figures.mean),
+        "per_class": {key: dict(values) for key, values in figures.per_class.items()},
+        "precision_recall": curves,
+        "seconds": dict(figures.seconds),
+        "seconds_per_image": figures.seconds_per_image,
+        "problems": [vars(problem) for problem in figures.problems],
+    }
+    if figures.proposal_recall is not None:
+        windows, by_overlap = figures.proposal_recall
+        shares = {f"{key:g}": np.asarray(value).tolist() for key, value in by_overlap.items()}
+        numbers["proposal_recall"] = {"windows": np.asarray(windows).tolist(), "recall": shares}
+    return numbers

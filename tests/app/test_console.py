@@ -1,0 +1,64 @@
+"""Counting inputs, tables, and words for times and sizes."""
+
+import pytest
+
+from sppnet.app import console, device
+from sppnet.errors import InputError, Problem, UsageError
+
+
+def test_every_input_is_counted_once() -> None:
+    tally = console.Tally(listed=3)
+    tally.add_ok()
+    tally.add_skipped()
+    with pytest.raises(RuntimeError, match="must be listed"):
+        tally.exit_code()
+    tally.add_failed(InputError("the file is empty", path="a", code="E_EMPTY"))
+    assert tally.exit_code() == 3
+    assert tally.problems == [Problem("a", "the file is empty", "E_EMPTY")]
+
+
+@pytest.mark.parametrize(
+    ("ok", "failed", "skipped", "code"),
+    [(0, 0, 0, 4), (1, 0, 0, 0), (0, 1, 0, 4), (0, 0, 1, 0), (0, 1, 1, 3), (2, 1, 0, 3)],
+)
+def test_codes_of_tallies(ok: int, failed: int, skipped: int, code: int) -> None:
+    problems = [Problem("a", "is bad", "E_FORMAT")] * failed
+    assert console.Tally(ok + failed + skipped, ok, skipped, problems).exit_code() == code
+
+
+def test_many_problems_are_cut_and_counted(capsys) -> None:
+    problems = [Problem(f"{n}.jpg", "is bad", "E_FORMAT") for n in range(5)]
+    assert console.report_problems(problems, most=2) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[-1].startswith("sppnet: 3 more problems")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0.0 s"),
+        (9.96, "10 s"),
+        (89.4, "89 s"),
+        (90, "1 min 30 s"),
+        (3599, "60 min"),
+        (3600, "1 h 0 min"),
+    ],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert console.human_seconds(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (2e15, "2000.0 TB")]
+)
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert console.human_bytes(count) == words
+
+
+def test_unknown_device_names_those_that_exist() -> None:
+    with pytest.raises(
+        UsageError, match=r"must be one of auto, .*cpu on this machine, got 'cuda:99'"
+    ):
+        device.choose_device("cuda:99")
+    assert str(device.choose_device("auto")) == device.list_devices()[0]

@@ -1,0 +1,109 @@
+"""Every command shows its help quickly and without torch."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sppnet.app.main import COMMANDS, load_command
+
+LIMIT = 1.0  # seconds on a busy machine; the aim on a quiet one is 0.5
+
+
+def all_commands() -> list[list[str]]:
+    """Words of every command and of every command of a group."""
+    words: list[list[str]] = [[]]
+    for name in COMMANDS:
+        words.append([name])
+        words += [[name, part] for part in getattr(load_command(name), "commands", {})]
+    return words
+
+
+ALL = all_commands()
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_help_is_quick(words: list[str]) -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run(
+            [sys.executable, "-m", "sppnet", *words, "--help"], capture_output=True, check=False
+        )
+        seconds.append(time.perf_counter() - start)
+        assert result.returncode == 0, result.stderr
+        assert b"Usage:" in result.stdout
+        if min(seconds) < LIMIT / 4:
+            break
+    print(f"sppnet {' '.join(words)} --help: {min(seconds):.2f} s")
+    assert min(seconds) < LIMIT
+
+
+def test_no_command_imports_heavy_packages_before_it_runs() -> None:
+    modules = ", ".join(f"sppnet.app.{name}" for name in COMMANDS)
+    heavy = "{'torch', 'torchvision', 'cv2', 'sklearn', 'scipy', 'numpy', 'PIL'}"
+    code = f"import sys, sppnet.app.main, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "[]\n", result.stderr
+
+
+@pytest.mark.parametrize("words", [w for w in ALL if w], ids=" ".join)
+def test_unknown_option_is_one_line_and_code_2(words: list[str], capsys) -> None:
+    from sppnet.app.main import main
+
+    assert main([*words, "--nonsense"]) == 2
+    shown = capsys.readouterr()
+    (line,) = shown.err.splitlines()
+    assert line.startswith("sppnet: error: ")
+    assert "Traceback" not in shown.err + shown.out
+
+
+@pytest.mark.parametrize("words", [w for w in ALL if w], ids=" ".join)
+def test_every_option_has_a_sentence_of_help(words: list[str]) -> None:
+    command = load_command(words[0])
+    for part in words[1:]:
+        command = command.commands[part]
+    assert command.help
+    assert [p.name for p in command.params if not getattr(p, "help", None)] == []
+
+
+def numeric_options() -> list[tuple[list[str], str]]:
+    """Words of a command and the name of each of its options that takes numbers."""
+    found = []
+    for words in ALL[1:]:
+        command = load_command(words[0])
+        for part in words[1:]:
+            command = command.commands[part]
+        for parameter in command.params:
+            if str(parameter.type_descriptor.annotation) in ("<class 'int'>", "<class 'float'>"):
+                found.append((words, parameter.opts[0]))
+    return found
+
+
+BAD_NUMBERS = [
+    "",
+    "x",
+    "nan",
+    "inf",
+    "-inf",
+    "-1e308",
+    "1e999",
+    "0x10",
+    "1,5",
+    "--",
+    "-999999999999",
+]
+
+
+@pytest.mark.parametrize(("words", "option"), numeric_options())
+def test_bad_numbers_are_refused_in_one_line(words: list[str], option: str, capsys) -> None:
+    from sppnet.app.main import main
+
+    for value in BAD_NUMBERS:
+        assert main([*words, "a", "b", f"{option}={value}"]) == 2, value
+        shown = capsys.readouterr().err.splitlines()
+        assert len(shown) == 1, shown
+        assert shown[0].startswith("sppnet: error: ")

@@ -1,0 +1,190 @@
+"""Stride, centre and extent of cells: the arithmetic, and the truth by back-propagation."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.support import make_positive, seen_pixels
+from sppnet.backbones import Axis, Window, build_backbone
+from sppnet.backbones.cutting import cut_model
+from torch import nn
+
+# name, layer -> stride, centre of cell 0, receptive field; each is also measured below
+GEOMETRY = {
+    ("zf5", None): (16, 20.0, 139),  # spp-net.md 6.3
+    ("small5", None): (8, 0.0, 49),
+    ("alexnet", None): (16, 15.0, 163),
+    ("convnext_tiny", "features.3"): (8, 3.5, 224),
+    ("densenet121", "features.denseblock2"): (8, 2.0, 255),
+    ("efficientnet_b0", "features.4"): (16, 0.0, 147),
+    ("googlenet", None): (32, 22.0, 379),
+    ("inception_v3", "Mixed_6b"): (16, 21.0, 351),
+    ("mnasnet0_5", "layers.12"): (32, 0.0, 779),
+    ("mobilenet_v2", "features.13"): (16, 0.0, 267),
+    ("mobilenet_v3_small", None): (32, 0.0, 639),
+    ("regnet_x_400mf", "trunk_output.block3"): (16, 0.0, 239),
+    ("resnet18", None): (32, 0.0, 435),
+    ("resnet50", "layer3"): (16, 0.0, 267),
+    ("shufflenet_v2_x0_5", None): (32, 0.0, 527),
+    ("squeezenet1_0", None): (16, 17.0, 155),
+    ("squeezenet1_1", None): (16, 15.0, 207),
+    ("vgg11", "features.14"): (8, 3.5, 62),
+}
+BOTH_SIDES = {"zf5", "inception_v3", "squeezenet1_1"}
+GATED = {"zf5", "efficientnet_b0", "mobilenet_v3_small"}  # they scale by what lies outside
+
+
+@pytest.fixture(scope="module", params=GEOMETRY, ids=lambda key: key[0])
+def built(request):
+    name, layer = request.param
+    torch.manual_seed(0)
+    return build_backbone(name, layer=layer), GEOMETRY[request.param]
+
+
+def test_geometry_is_as_written_down(built):
+    backbone, expected = built
+    assert (backbone.stride, backbone.centre, backbone.receptive_field) == expected
+
+
+def predicted(backbone, cell):
+    """The interval of pixels that a cell must see."""
+    middle, reach = backbone.centre + cell * backbone.stride, (backbone.receptive_field - 1) / 2
+    return middle - reach, middle + reach
+
+
+def inner_cell_and_length(backbone):
+    """A cell whose interval begins inside the image, and a side that holds that of the third after."""
+    cell = math.ceil(-predicted(backbone, 0)[0] / backbone.stride)
+    return cell, int(predicted(backbone, cell + 2)[1]) + 2
+
+
+def test_two_cells_see_exactly_the_computed_pixels(built):
+    backbone, _ = built
+    trunk = make_positive(backbone.trunk)
+    cell, length = inner_cell_and_length(backbone)
+    for side in "xy" if backbone.name in BOTH_SIDES else "x":
+        image_hw = (backbone.min_size, length) if side == "x" else (length, backbone.min_size)
+        expected = [predicted(backbone, number) for number in (cell, cell + 2)]
+        assert seen_pixels(trunk, image_hw, (cell, cell + 2), side) == expected
+
+
+def test_the_real_network_sees_nothing_outside(built):
+    backbone, _ = built
+    if backbone.name in GATED:
+        pytest.skip("gates look at the whole map")
+    cell, length = inner_cell_and_length(backbone)
+    image = torch.rand(1, 3, backbone.min_size, length + 2, requires_grad=True)
+    features = backbone.trunk(image)
+    (gradient,) = torch.autograd.grad(features[..., cell].abs().sum(), image)
+    seen = gradient[0].abs().sum(dim=(0, 1)).nonzero()
+    first, last = predicted(backbone, cell)
+    assert len(seen) > 0
+    assert first <= seen.min()
+    assert seen.max() <= last
+
+
+layers = st.tuples(
+    st.sampled_from(["conv", "max", "average"]),
+    st.integers(1, 5),  # kernel
+    st.integers(1, 4),  # stride
+    st.integers(0, 2),  # padding
+    st.integers(1, 3),  # dilation
+    st.booleans(),  # ceil mode
+)
+
+
+def make_layer(kind, kernel, stride, padding, dilation, ceil_mode):
+    padding = min(padding, kernel // 2)
+    if kind == "conv":
+        return nn.Conv2d(3, 3, kernel, stride, padding, dilation)
+    if kind == "max":
+        return nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil_mode)
+    return nn.AvgPool2d(kernel, stride, padding, ceil_mode=ceil_mode)
+
+
+@given(st.lists(layers, min_size=1, max_size=4), st.integers(1, 60), st.integers(1, 60))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_chain_gives_the_cells_that_torch_gives(chain, height, width):
+    model = nn.Sequential(*(make_layer(*layer) for layer in chain)).to("meta")
+    place = cut_model(model, default_layer=str(len(chain) - 1)).map
+    cells = place.y.cells(height), place.x.cells(width)
+    image = torch.empty(1, 3, height, width, device="meta")
+    if 0 in cells:
+        with pytest.raises(RuntimeError):
+            model(image)
+    else:
+        assert model(image).shape[-2:] == cells
+
+
+@given(st.lists(layers, min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_chain_sees_the_computed_pixels(chain):
+    chain = [(*layer[:4], layer[4] if layer[0] == "conv" else 1, layer[5]) for layer in chain]
+    cut = cut_model(nn.Sequential(*(make_layer(*layer) for layer in chain)), str(len(chain) - 1))
+    axis = cut.map.x
+    cell = math.ceil(-axis.first / axis.stride)
+    expected = (axis.first + cell * axis.stride, axis.last + cell * axis.stride)
+    image_hw = (cut.map.y.shortest_side(), expected[1] + 40)
+    assert seen_pixels(make_positive(cut.trunk), image_hw, [cell], "x") == [expected]
+
+
+class Branches(nn.Module):
+    """Adds two branches cell by cell."""
+
+    def __init__(self, first, second):
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, images):
+        return torch.add(self.first(images), self.second(images))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize(
+    ("layer", "centre", "extent"),
+    [
+        (nn.Conv2d(3, 3, 4, padding="same"), 0.5, 4),  # one cell before, two after
+        (nn.Conv2d(3, 3, 3, padding="same", dilation=2), 0.0, 5),
+        (nn.Conv2d(3, 3, 3, padding="valid"), 1.0, 3),
+        (nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 3, 3, stride=2)), 1.0, 3),
+        (nn.Sequential(nn.ZeroPad2d((2, 0, 2, 0)), nn.Conv2d(3, 3, 3, stride=2)), -1.0, 3),
+        (nn.Conv2d(3, 3, 3, padding=3), -2.0, 3),  # more padding than half the kernel
+        (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, ceil_mode=True)), 1.5, 4),
+        (Branches(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 7, padding=3)), 0.0, 7),
+    ],
+)
+def test_uneven_paddings(layer, centre, extent):
+    model = nn.Sequential(layer)
+    cut = cut_model(model, default_layer="0")
+    assert (cut.map.x.centre, cut.map.x.extent) == (centre, extent)
+    cell = 3
+    expected = tuple(end + cell * cut.map.x.stride for end in (cut.map.x.first, cut.map.x.last))
+    assert seen_pixels(make_positive(cut.trunk), (32, 32), [cell], "x") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Branches(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1)), "agree in stride and centre"),
+        (nn.ConvTranspose2d(3, 3, 2), "no rule for modules of type ConvTranspose2d"),
+        (nn.AdaptiveAvgPool2d(7), "another stride for every image"),
+        (nn.Linear(8, 8), "mixes the cells"),
+        (nn.LayerNorm((8, 8)), "mixes the cells"),
+        (nn.Flatten(), "no rule"),
+    ],
+)
+def test_what_cannot_be_placed_is_refused(model, reason):
+    with pytest.raises(ValueError, match=reason):
+        cut_model(nn.Sequential(model), default_layer="0")
+
+
+def test_branches_with_other_strides_are_refused():
+    with pytest.raises(ValueError, match="stride and centre, got 2 at 0.0 and 1 at 0.0"):
+        Axis(2, 0, 0).joined(Axis(1, 0, 0))
+
+
+@pytest.mark.parametrize(("length", "cells"), [(1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (110, 55)])
+def test_ceil_mode_windows(length, cells):
+    assert Window(3, stride=2, ceil_mode=True).count(length) == cells

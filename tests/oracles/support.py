@@ -1,0 +1,81 @@
+"""The truth about receptive fields: which pixels change one cell, found by back-propagation."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
+
+from sppnet.backbones.zf5 import WithinChannelNorm
+
+
+def seen_pixels(
+    trunk: nn.Module, image_hw: tuple[int, int], cells: Sequence[int], side: str
+) -> list[tuple[int, int]]:
+    """First and last column (side "x") or row ("y") that each of some cells of a side depends on."""
+    image = torch.full((1, 3, *image_hw), 0.01, requires_grad=True)
+    features = trunk(image)
+    return [_support(features.select(-1 if side == "x" else -2, n), image, side) for n in cells]
+
+
+def _support(cell: Tensor, image: Tensor, side: str) -> tuple[int, int]:
+    (gradient,) = torch.autograd.grad(cell.sum(), image, retain_graph=True)
+    seen = (gradient[0] != 0).any(dim=0).any(dim=0 if side == "x" else 1).nonzero()
+    return int(seen.min()), int(seen.max())
+
+
+def make_positive(trunk: fx.GraphModule) -> fx.GraphModule:
+    """Copy a trunk and let every tap of every window count.
+
+    Weights are positive, maxima become means, normalisations and gates pass everything on.
+    """
+    trunk = copy.deepcopy(trunk).eval()
+    for name, parameter in trunk.named_parameters():
+        nn.init.constant_(parameter, _positive_value(name, parameter))
+    for name, module in list(trunk.named_modules()):
+        replacement = _linear_module(module)
+        if replacement is not None:
+            trunk.set_submodule(name, replacement)
+    for node in trunk.graph.nodes:
+        if node.op == "call_function" and node.target in LINEAR:
+            node.target = LINEAR[node.target]
+    trunk.recompile()
+    return trunk
+
+
+def _positive_value(name: str, parameter: Tensor) -> float:
+    """One for scales, the mean over the taps for kernels, nothing for biases."""
+    if name.endswith("bias"):
+        return 0.0
+    return 1 / parameter[0].numel() if parameter.ndim > 1 and "scale" not in name else 1.0
+
+
+class _ConstantGate(nn.Module):
+    """The mean of the map as a number that no pixel changes."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.detach().mean((2, 3), keepdim=True)
+
+
+def _linear_module(module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.MaxPool2d):
+        shape = (module.kernel_size, module.stride, module.padding)
+        return nn.AvgPool2d(*shape, ceil_mode=module.ceil_mode)
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return _ConstantGate()
+    if isinstance(module, nn.LayerNorm | WithinChannelNorm | StochasticDepth):
+        return nn.Identity()
+    return None
+
+
+def _mean_pool(features: Tensor, kernel_size: int, stride: int, padding: int = 0, **_: object) -> Tensor:
+    return F.avg_pool2d(features, kernel_size, stride, padding)
+
+
+def _unchanged(features: Tensor, *_: object, **__: object) -> Tensor:
+    return features
+
+
+LINEAR = {F.layer_norm: _unchanged, F.max_pool2d: _mean_pool}

@@ -1,0 +1,270 @@
+"""The cache answers bit-equal or not at all; its keys tell apart everything that differs."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sppnet.errors import OutputError
+from sppnet.storage import FeatureCache
+from storage_faults import fail_call, file_size_limit
+
+KEY = FeatureCache.make_key(image=b"abc", size=688)
+TENSORS = {
+    "map": torch.arange(24, dtype=torch.float32).reshape(2, 3, 4),
+    "size": torch.tensor([3, 4]),
+}
+
+
+def record_path(cache: FeatureCache) -> Path:
+    (path,) = cache.folder.glob("??/*.record")
+    return path
+
+
+def test_what_is_put_comes_back_bit_equal(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    assert cache.get(KEY) is None
+    assert KEY not in cache
+    cache.put(KEY, TENSORS)
+    found = FeatureCache(tmp_path / "cache").get(KEY)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
+    assert KEY in cache
+    assert list(cache.keys()) == [KEY]
+    assert cache.bytes_used() == record_path(cache).stat().st_size
+    assert (cache.hits, cache.misses, cache.damaged) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(0, 4),
+        torch.tensor(3.0),
+        torch.tensor([float("nan"), float("inf"), -0.0]),
+        torch.ones(3, 4).t(),
+        torch.ones(1, 3).expand(5, 3),
+        torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.ones(3, requires_grad=True),
+        torch.ones(3, dtype=torch.float16),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.ones(3, dtype=torch.bool),
+        torch.arange(3, dtype=torch.uint8),
+        torch.ones(10)[2:5],
+    ],
+    ids=str,
+)
+def test_every_kind_of_tensor(tmp_path: Path, tensor: torch.Tensor) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, {"a": tensor, "the same again": tensor})
+    found = cache.get(KEY)["a"]
+    assert found.dtype == tensor.dtype
+    assert found.shape == tensor.shape
+    torch.testing.assert_close(found, tensor.detach(), rtol=0, atol=0, equal_nan=True)
+    found.zero_()  # it owns its memory
+
+
+def test_empty_record(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, {})
+    assert cache.get(KEY) == {}
+
+
+@pytest.mark.parametrize("bad", [{1: torch.ones(1)}, {"a": [1]}, {"a": torch.ones(2).to_sparse()}])
+def test_refuses_other_values(tmp_path: Path, bad: dict) -> None:
+    with pytest.raises(TypeError, match="tensors must"):
+        FeatureCache(tmp_path).put(KEY, bad)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, {"map": torch.ones(3)})
+    path = record_path(cache)
+    whole = path.read_bytes()
+    for position in range(len(whole) * 8):
+        torn = bytearray(whole)
+        torn[position // 8] ^= 1 << position % 8
+        path.write_bytes(torn)
+        assert cache.get(KEY) is None, f"bit {position}"
+    assert cache.damaged == cache.misses == len(whole) * 8
+    cache.put(KEY, TENSORS)  # the damaged record is replaced
+    assert cache.get(KEY) is not None
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, {"map": torch.ones(3)})
+    path = record_path(cache)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert cache.get(KEY) is None
+        assert KEY not in cache
+    path.write_bytes(whole + b"\0")
+    assert cache.get(KEY) is None
+    path.write_bytes(bytes(len(whole)))  # blocks that a power cut left empty
+    assert cache.get(KEY) is None
+    assert cache.hits == 0
+
+
+def test_a_record_under_another_name_is_not_believed(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, TENSORS)
+    other = KEY[:-1] + ("0" if KEY[-1] != "0" else "1")
+    record_path(cache).rename(record_path(cache).with_name(f"{other}.record"))
+    assert cache.get(other) is None
+    assert cache.damaged == 1
+
+
+def test_foreign_things_in_the_folder(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    (tmp_path / "README").touch()
+    (tmp_path / KEY[:2] / f"{KEY}.record").mkdir(parents=True)
+    assert cache.get(KEY) is None
+    with pytest.raises(OutputError):
+        cache.put(KEY, TENSORS)
+    (tmp_path / KEY[:2] / f"{KEY}.record").rmdir()
+    os.mkfifo(tmp_path / KEY[:2] / f"{KEY}.record")
+    assert cache.get(KEY) is None, "and does not wait for the pipe"
+
+
+@pytest.mark.parametrize("key", ["", "../../etc/passwd", KEY[:-1], KEY.upper(), KEY + "\n"])
+def test_a_key_cannot_leave_the_folder(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ValueError, match="key must be 64"):
+        FeatureCache(tmp_path).get(key)
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+def test_keys_are_pinned() -> None:
+    """A changed key makes every user's cache useless: then FORMAT_VERSION must be changed too."""
+    key = FeatureCache.make_key(image=b"\x00", trunk="zf5", side=688, centre=20.0, levels=(1, 2))
+    assert key == FeatureCache.make_key(
+        levels=(1, 2), centre=20.0, side=688, trunk="zf5", image=b"\x00"
+    )
+    assert key.startswith("db748741599be949")
+
+
+PARTS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda part: st.lists(part, max_size=3).map(tuple),
+    max_leaves=6,
+)
+
+
+@given(PARTS, PARTS)
+def test_different_parts_have_different_keys(a: object, b: object) -> None:
+    same = repr(a) == repr(b)  # tells 1, 1.0, True and "1" apart, and 0.0 from -0.0
+    assert (FeatureCache.make_key(part=a) == FeatureCache.make_key(part=b)) == same
+    assert FeatureCache.make_key(x=a, y=b) != FeatureCache.make_key(x=(a, b))
+
+
+def test_names_count_too() -> None:
+    keys = [
+        FeatureCache.make_key(),
+        FeatureCache.make_key(a=1),
+        FeatureCache.make_key(b=1),
+        FeatureCache.make_key(a=1, b=1),
+        FeatureCache.make_key(format=1),
+        FeatureCache.make_key(a="1"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("part", [[1], {"a": 1}, torch.ones(1), np.ones(1), object()])
+def test_keys_refuse_what_has_no_one_spelling(part: object) -> None:
+    with pytest.raises(TypeError, match="parts must be"):
+        FeatureCache.make_key(part=part)
+
+
+# --- folders and disks ------------------------------------------------------------------------
+
+
+def test_folder_is_private(tmp_path: Path) -> None:
+    FeatureCache(tmp_path / "a" / "cache").put(KEY, TENSORS)
+    for folder in (tmp_path / "a" / "cache", tmp_path / "a" / "cache" / KEY[:2]):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_warns_when_everybody_can_write(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    with pytest.warns(UserWarning, match="everybody can write"):
+        FeatureCache(tmp_path / "cache")
+
+
+def test_unusable_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for bad in ("file", "file/below"):
+        with pytest.raises(OutputError) as caught:
+            FeatureCache(tmp_path / bad)
+        assert caught.value.exit_code == 6
+
+
+def test_folder_removed_meanwhile(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    (tmp_path / "cache" / "unfinished").rmdir()
+    (tmp_path / "cache").rmdir()
+    assert cache.get(KEY) is None
+    with pytest.raises(OutputError, match="No such file"):
+        cache.put(KEY, TENSORS)
+
+
+def test_full_disk_keeps_the_other_records(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, TENSORS)
+    other = FeatureCache.make_key(image=b"other")
+    with file_size_limit(2000), pytest.raises(OutputError, match="EFBIG"):
+        cache.put(other, {"map": torch.zeros(1000)})
+    assert cache.get(other) is None
+    assert cache.get(KEY) is not None
+    assert cache.damaged == 0
+    assert not any((tmp_path / "unfinished").iterdir())
+    cache.put(other, {"map": torch.zeros(1000)})
+    assert cache.get(other) is not None
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_any_call_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    for k in range(1, 100):
+        cache = FeatureCache(tmp_path / str(k))
+        with monkeypatch.context() as patch:
+            fired = fail_call(patch, k, code)
+            try:
+                cache.put(KEY, TENSORS)
+                failed = False
+            except OutputError:
+                failed = True
+        found = cache.get(KEY)
+        assert cache.damaged == 0
+        assert found is not None or failed
+        cache.put(KEY, TENSORS)
+        assert cache.get(KEY) is not None
+        if not fired:
+            assert k > 5
+            return
+    pytest.fail("no end of faults")
+
+
+def test_opening_many_records_is_fast(tmp_path: Path) -> None:
+    import time
+
+    for shard in range(256):
+        folder = tmp_path / f"{shard:02x}"
+        folder.mkdir()
+        for index in range(20):
+            (folder / f"{shard:02x}{index:062x}.record").touch()
+    start = time.perf_counter()
+    FeatureCache(tmp_path)
+    assert time.perf_counter() - start < 1
