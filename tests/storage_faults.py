@@ -4,8 +4,11 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+
+from sppnet.errors import OutputError
 
 CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir")
 
@@ -32,6 +35,20 @@ def without_root() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def failure_of(action: Callable[[], object]) -> str | None:
+    """Text of the OutputError that an action ends in; None when it succeeds."""
+    try:
+        action()
+    except OutputError as error:
+        return str(error)
+    return None
 
 
 def fail_call(patch: pytest.MonkeyPatch, k: int, code: int) -> list[str]:

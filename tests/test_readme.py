@@ -22,7 +22,7 @@ from sppnet.app.main import build_app, load_command, main
 
 ROOT = README.parent
 
-# Pattern of a whole command -> the file that runs such a command, and the words in it that show this.
+# Pattern of a whole command -> the file that runs such a command, and words in it that show this.
 RUN_BY = {
     r"sppnet --(help|version)": ("tests/test_readme.py", "main("),
     r"sppnet info.*": ("tests/app/test_info.py", '"info"'),
@@ -108,9 +108,10 @@ def test_python_runs(block: Block, tmp_path: Path, monkeypatch) -> None:
 
 
 def test_fences_are_read_as_they_are_written() -> None:
-    page = "a\n```sh\nmake demo && ls  # c\nsppnet info \\\n  --json\n# c\n```\n```python\nx = 1\n```\n"
-    shell, python = fenced_blocks(page)
-    assert commands_of(shell) == ["make demo", "ls", "sppnet info --json"]
+    shell = "```sh\nmake demo && ls  # c\nsppnet info \\\n  --json\n# c\n```\n"
+    page = f"a\n{shell}```python\nx = 1\n```\n"
+    commands, python = fenced_blocks(page)
+    assert commands_of(commands) == ["make demo", "ls", "sppnet info --json"]
     assert python == Block("python", "x = 1\n", 8)
     assert run_python(python)["x"] == 1
 

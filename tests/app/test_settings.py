@@ -83,14 +83,3 @@ def test_sentences_under_the_fields_are_read() -> None:
         "minutes": "Time in the oven, measured with a clock.",
         "vegan": "No eggs.",
     }
-
-
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path: Path) -> None:
-    for name in ("SPPNET_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert settings.default_cache_folder() == tmp_path / ".cache" / "sppnet"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert settings.default_cache_folder() == tmp_path / "xdg" / "sppnet"
-    monkeypatch.setenv("SPPNET_CACHE", str(tmp_path / "own"))
-    assert settings.default_cache_folder() == tmp_path / "own"

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.support import make_positive, seen_pixels
+from torch import nn
+
+from oracles.support import draw_weights, make_positive, seen_pixels
 from sppnet.backbones import Axis, Window, build_backbone
 from sppnet.backbones.cutting import cut_model
-from torch import nn
 
 # name, layer -> stride, centre of cell 0, receptive field; each is also measured below
 GEOMETRY = {
@@ -40,7 +41,10 @@ GATED = {"zf5", "efficientnet_b0", "mobilenet_v3_small"}  # they scale by what l
 def built(request):
     name, layer = request.param
     torch.manual_seed(0)
-    return build_backbone(name, layer=layer), GEOMETRY[request.param]
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        backbone = build_backbone(name, layer=layer)
+    draw_weights(backbone.trunk)
+    return backbone, GEOMETRY[request.param]
 
 
 def test_geometry_is_as_written_down(built):
@@ -55,7 +59,7 @@ def predicted(backbone, cell):
 
 
 def inner_cell_and_length(backbone):
-    """A cell whose interval begins inside the image, and a side that holds that of the third after."""
+    """A cell whose interval begins inside, and a side that holds that of the second after."""
     cell = math.ceil(-predicted(backbone, 0)[0] / backbone.stride)
     return cell, int(predicted(backbone, cell + 2)[1]) + 2
 
@@ -105,7 +109,7 @@ def make_layer(kind, kernel, stride, padding, dilation, ceil_mode):
 
 
 @given(st.lists(layers, min_size=1, max_size=4), st.integers(1, 60), st.integers(1, 60))
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 def test_any_chain_gives_the_cells_that_torch_gives(chain, height, width):
     model = nn.Sequential(*(make_layer(*layer) for layer in chain)).to("meta")
     place = cut_model(model, default_layer=str(len(chain) - 1)).map
@@ -119,14 +123,14 @@ def test_any_chain_gives_the_cells_that_torch_gives(chain, height, width):
 
 
 @given(st.lists(layers, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_any_chain_sees_the_computed_pixels(chain):
     chain = [(*layer[:4], layer[4] if layer[0] == "conv" else 1, layer[5]) for layer in chain]
     cut = cut_model(nn.Sequential(*(make_layer(*layer) for layer in chain)), str(len(chain) - 1))
     axis = cut.map.x
     cell = math.ceil(-axis.first / axis.stride)
     expected = (axis.first + cell * axis.stride, axis.last + cell * axis.stride)
-    image_hw = (cut.map.y.shortest_side(), expected[1] + 40)
+    image_hw = (axis.extent + 4, expected[1] + 40)
     assert seen_pixels(make_positive(cut.trunk), image_hw, [cell], "x") == [expected]
 
 
@@ -181,7 +185,7 @@ def test_what_cannot_be_placed_is_refused(model, reason):
 
 
 def test_branches_with_other_strides_are_refused():
-    with pytest.raises(ValueError, match="stride and centre, got 2 at 0.0 and 1 at 0.0"):
+    with pytest.raises(ValueError, match=r"stride and centre, got 2 at 0\.0 and 1 at 0\.0"):
         Axis(2, 0, 0).joined(Axis(1, 0, 0))
 
 

@@ -14,7 +14,7 @@ from sppnet.backbones.zf5 import WithinChannelNorm
 def seen_pixels(
     trunk: nn.Module, image_hw: tuple[int, int], cells: Sequence[int], side: str
 ) -> list[tuple[int, int]]:
-    """First and last column (side "x") or row ("y") that each of some cells of a side depends on."""
+    """First and last column (side "x") or row ("y") that each of some cells depends on."""
     image = torch.full((1, 3, *image_hw), 0.01, requires_grad=True)
     features = trunk(image)
     return [_support(features.select(-1 if side == "x" else -2, n), image, side) for n in cells]
@@ -24,6 +24,16 @@ def _support(cell: Tensor, image: Tensor, side: str) -> tuple[int, int]:
     (gradient,) = torch.autograd.grad(cell.sum(), image, retain_graph=True)
     seen = (gradient[0] != 0).any(dim=0).any(dim=0 if side == "x" else 1).nonzero()
     return int(seen.min()), int(seen.max())
+
+
+def draw_weights(trunk: nn.Module) -> None:
+    """Give a trunk from the meta device memory and weights, faster than its own initial values."""
+    trunk.to_empty(device="cpu")
+    for name, tensor in trunk.state_dict().items():
+        if tensor.ndim > 1:
+            nn.init.normal_(tensor, std=(2 / tensor[0].numel()) ** 0.5)
+        elif tensor.is_floating_point():
+            nn.init.constant_(tensor, float(name.endswith(("weight", "running_var"))))
 
 
 def make_positive(trunk: fx.GraphModule) -> fx.GraphModule:
@@ -70,7 +80,9 @@ def _linear_module(module: nn.Module) -> nn.Module | None:
     return None
 
 
-def _mean_pool(features: Tensor, kernel_size: int, stride: int, padding: int = 0, **_: object) -> Tensor:
+def _mean_pool(
+    features: Tensor, kernel_size: int, stride: int, padding: int = 0, **_: object
+) -> Tensor:
     return F.avg_pool2d(features, kernel_size, stride, padding)
 
 

@@ -1,4 +1,4 @@
-"""Files are whole or absent; every failure is one OutputError; reading never waits and never overflows."""
+"""Files are whole or absent; every failure is one OutputError; reading never waits."""
 
 import errno
 import fcntl
@@ -25,14 +25,14 @@ from sppnet.storage import (
     write_text,
 )
 from sppnet.storage.temporaries import stale_temporaries, temporary_path
-from storage_faults import fail_call, file_size_limit, without_root
+from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
 
 def test_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
     for data in (b"", b"old", b"new" * 100_000):
         write_bytes(tmp_path / "a.bin", data)
         assert (tmp_path / "a.bin").read_bytes() == data
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert names_in(tmp_path) == ["a.bin"]
 
 
 def test_follows_a_link_and_keeps_it(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_longest_name_and_odd_names(tmp_path: Path) -> None:
     for name in ("é" * 127, "x" * 255, "a\nb", os.fsdecode(b"\xff.json"), "-rf"):
         write_text(tmp_path / name, name)
         assert (tmp_path / name).exists()
-    assert len(os.listdir(tmp_path)) == 5
+    assert len(names_in(tmp_path)) == 5
 
 
 def test_respects_the_umask(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_json_is_always_valid(tmp_path: Path, value: object, text: str) -> None:
 def test_json_refuses_other_types(tmp_path: Path, value: object) -> None:
     with pytest.raises(TypeError, match="must"):
         write_json(tmp_path / "a.json", value)
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 def test_text_that_utf8_lacks_is_escaped(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     with file_size_limit(1000), pytest.raises(OutputError, match=r"File too large \(EFBIG\)"):
         write_bytes(tmp_path / "a.json", bytes(5000))
     assert (tmp_path / "a.json").read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert names_in(tmp_path) == ["a.json"]
     write_bytes(tmp_path / "a.json", bytes(5000))
 
 
@@ -121,7 +121,7 @@ def test_unwritable_places_are_named(tmp_path: Path, path: str, reason: str) -> 
         write_text(tmp_path / path, "text")
     assert caught.value.exit_code == 6
     assert caught.value.path == tmp_path / path
-    assert sorted(os.listdir(tmp_path)) == ["fifo", "file", "folder"]
+    assert names_in(tmp_path) == ["fifo", "file", "folder"]
 
 
 def test_folder_without_permission(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_folder_without_permission(tmp_path: Path) -> None:
 def test_output_folder_is_made_and_checked(tmp_path: Path) -> None:
     assert ensure_output_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert ensure_output_folder(tmp_path / "a" / "b").is_dir()
-    assert os.listdir(tmp_path / "a" / "b") == []
+    assert names_in(tmp_path / "a" / "b") == []
     (tmp_path / "file").touch()
     for bad in ("file", "file/below", "nul\0"):
         with pytest.raises(OutputError):
@@ -150,14 +150,10 @@ def test_every_step_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
         (tmp_path / "a").write_bytes(b"old")
         with monkeypatch.context() as patch:
             fired = fail_call(patch, k, code)
-            try:
-                write_bytes(tmp_path / "a", b"new")
-                failed = False
-            except OutputError as error:
-                assert errno.errorcode[code] in str(error)
-                failed = True
-        assert (tmp_path / "a").read_bytes() in ((b"old", b"new") if failed else (b"new",))
-        assert os.listdir(tmp_path) == ["a"]
+            error = failure_of(lambda: write_bytes(tmp_path / "a", b"new"))
+        assert errno.errorcode[code] in (error or errno.errorcode[code])
+        assert (tmp_path / "a").read_bytes() in ((b"old", b"new") if error else (b"new",))
+        assert names_in(tmp_path) == ["a"]
         if not fired:
             assert k > 5
             return

@@ -117,10 +117,14 @@ def test_seconds_add_up_and_survive_errors(tmp_path: Path) -> None:
         time.sleep(0.02)
     with begin(tmp_path) as run:
         with pytest.raises(KeyboardInterrupt), run.stage("svm"):
-            time.sleep(0.02)
-            raise KeyboardInterrupt
+            interrupted_after(0.02)
         assert 0.04 <= run.seconds()["svm"] < 1
     assert json.loads((tmp_path / "stages.json").read_text())["seconds"]["svm"] >= 0.04
+
+
+def interrupted_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise KeyboardInterrupt
 
 
 def test_stages_without_a_folder() -> None:

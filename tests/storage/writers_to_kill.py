@@ -1,7 +1,8 @@
-"""Script: forks writers of records, models or runs and kills them; torch is loaded once, not per trial.
+"""Script that forks writers of records, models or runs and kills them; torch is loaded once.
 
-Protocol: a line "WRITER<tab>FOLDER<tab>SECONDS" on stdin; the answer is one JSON line with what the writer had acknowledged
-when SIGKILL reached it. "share<tab>FOLDER<tab>COUNT" runs COUNT writers on one cache to their end and answers their exit codes.
+Protocol: a line "WRITER<tab>FOLDER<tab>SECONDS" on stdin; the answer is one JSON line with what the
+writer had acknowledged when SIGKILL reached it. "share<tab>FOLDER<tab>COUNT" runs COUNT writers on
+one cache to their end and answers their exit codes.
 """
 
 import json
@@ -82,7 +83,7 @@ def trial(writer: str, folder: Path, seconds: float) -> list[int]:
 
 
 def share(folder: Path, processes: int) -> list[int]:
-    """Let several processes fill and read one cache; each exits with the number of wrong answers."""
+    """Let several processes fill and read one cache; they exit with their wrong answers."""
     children = []
     for _ in range(processes):
         child = os.fork()

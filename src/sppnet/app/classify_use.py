@@ -15,13 +15,10 @@ from sppnet.app.console import Tally, human_seconds, note, report_problems, say,
 from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
-from sppnet.classification.class_data import match_classes, test_split
+from sppnet.classification.class_data import match_classes, scoring_split
 from sppnet.classification.classifier import rank_scores
 from sppnet.errors import NothingUsableError, Problem
-from sppnet.evaluation.classification_report import (
-    ClassificationFigures,
-    write_classification_report,
-)
+from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
 from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
 
@@ -42,7 +39,7 @@ def run_val(
 ) -> None:
     """Do the whole of ``val``."""
     classifier = Classifier.load(model, choose_device(device))
-    dataset = read_class_folders(data, split or test_split(list_class_splits(data)))
+    dataset = read_class_folders(data, split or scoring_split(list_class_splits(data)))
     labels = match_classes(dataset, classifier.names)
     report_problems(dataset.problems)
     if dry_run:

@@ -2,16 +2,16 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.app.console import options_to_blame, report_problems
+from sppnet.app.console import report_problems, say, say_table
 from sppnet.app.options import Debug, JsonFile, Split, command_app, number_option
+from sppnet.errors import NothingUsableError
 
 if TYPE_CHECKING:
-    pass
-
+    from sppnet.evaluation import AveragePrecision
 app = command_app("Score any detections against any truth.")
 
 Truth = Annotated[
@@ -26,7 +26,14 @@ Found = Annotated[
     ),
 ]
 Overlap = Annotated[
-    float, number_option("--iou", low=0, high=1, above=True, text="Least overlap of a hit.")
+    float | None,
+    number_option(
+        "--iou",
+        low=0,
+        high=1,
+        above=True,
+        text="Least overlap of a hit; 0.5, and the mean over 0.5:0.95 for coco.",
+    ),
 ]
 
 
@@ -42,7 +49,7 @@ MetricName = Annotated[
     Metric,
     typer.Option(
         "--metric",
-        help="voc07: mean of 11 points; voc10: area; coco: 101 points, IoU 0.5:0.95 unless --iou.",
+        help="voc07: mean at 11 recalls; voc10: area under the curve; coco: mean at 101 recalls.",
     ),
 ]
 
@@ -52,7 +59,7 @@ def evaluate(
     truth: Truth,
     detections: Found,
     metric: MetricName = Metric.voc10,
-    iou: Overlap = 0.5,
+    iou: Overlap = None,
     split: Split = None,
     json_file: JsonFile = None,
     debug: Debug = False,
@@ -62,10 +69,39 @@ def evaluate(
     from sppnet.images import open_detection_dataset
 
     dataset = open_detection_dataset(truth, split)
-    found = read_detections(detections, dataset)
-    with options_to_blame():
-        score = evaluate_detections(dataset.images, found, dataset.names, metric=metric, iou=iou)
+    problems = list(dataset.problems)
+    found = read_detections(detections, dataset, problems)
+    code = report_problems(problems)
+    if problems and not found:
+        rule = "no detection in it is of an image and a class of the truth"
+        raise NothingUsableError(rule, path=detections)
+    score = evaluate_detections(dataset.images, found, dataset.names, metric.value, iou)
     if json_file is not None:
-        _write_figures(json_file, score, metric, iou, dataset)
-    _say_score(score, metric, iou, dataset)
-    raise typer.Exit(report_problems(dataset.problems))
+        from sppnet.storage import write_json
+
+        write_json(json_file, _figures(score))
+    _say_score(score)
+    raise typer.Exit(code)
+
+
+def _figures(score: "AveragePrecision") -> dict[str, Any]:
+    """What the JSON file holds; a class without objects has null."""
+    return {
+        "metric": score.metric,
+        "iou_thresholds": list(score.iou_thresholds),
+        "mean_ap": score.mean_ap,
+        "per_class": score.per_class,
+        "num_truth": score.num_truth,
+    }
+
+
+def _say_score(score: "AveragePrecision") -> None:
+    """Print a line per class and the mean."""
+    rows = [
+        [name, score.num_truth[name], "-" if value is None else f"{value:.4f}"]
+        for name, value in score.per_class.items()
+    ]
+    say_table(["class", "objects", "AP"], rows)
+    overlaps = score.iou_thresholds
+    at = f"{overlaps[0]:g}" + (f":{overlaps[-1]:g}" if len(overlaps) > 1 else "")
+    say(f"mean AP ({score.metric}, IoU {at}): {score.mean_ap:.4f}")

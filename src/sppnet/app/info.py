@@ -41,7 +41,7 @@ def info(
     for title, group in facts.items():
         say(title)
         for name, value in group.items():
-            say(f"  {name:<32}{_in_words(value)}")
+            say(f"  {name:<34}{_in_words(value)}")
 
 
 def collect_facts() -> dict[str, dict[str, Any]]:
@@ -92,7 +92,7 @@ def _kernels(torch: Any) -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
         "cuda": torch.version.cuda,
-        "opencv ximgproc (selective search)": _has_ximgproc(),
+        "opencv ximgproc": _has_ximgproc(),
     }
 
 
@@ -108,19 +108,19 @@ def _has_ximgproc() -> bool:
 def _limits() -> dict[str, Any]:
     from sppnet.app.settings import MAX_BYTES
     from sppnet.images import MAX_PIXELS
+    from sppnet.images.coco import MAX_JSON_BYTES
     from sppnet.images.voc_xml import MAX_XML_BYTES
 
     return {
         "largest image (pixels)": MAX_PIXELS,
-        "largest annotation file (bytes)": MAX_XML_BYTES,
+        "largest VOC file (bytes)": MAX_XML_BYTES,
+        "largest COCO file (bytes)": MAX_JSON_BYTES,
         "largest settings file (bytes)": MAX_BYTES,
     }
 
 
 def _folders(torch: Any) -> dict[str, str]:
-    from sppnet.app.settings import default_cache_folder
-
-    return {"cache": str(default_cache_folder()), "weights": torch.hub.get_dir()}
+    return {"cache": "OUT/cache of each run, or --cache DIR", "weights": torch.hub.get_dir()}
 
 
 def _in_words(value: object) -> str:

@@ -111,7 +111,7 @@ DryRun = Annotated[
     bool, _flag("--dry-run", "Say what would be done (counts, disk, time) and stop.")
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", min=0, max=256, help="Processes that read images; 0 is none.")
+    int, typer.Option("--workers", min=0, max=256, help="Workers that prepare images; 0 is none.")
 ]
 Threads = Annotated[
     int | None,

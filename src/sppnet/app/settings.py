@@ -7,8 +7,6 @@ import ast
 import dataclasses
 import inspect
 import itertools
-import os
-import tempfile
 import textwrap
 import tomllib
 import types
@@ -83,26 +81,6 @@ def field_sentences(kind: type) -> dict[str, str]:
         and isinstance(under.value, ast.Constant)
         and isinstance(under.value.value, str)
     }
-
-
-def default_cache_folder() -> Path:
-    """Give the folder for caches: SPPNET_CACHE, or ``sppnet`` in XDG_CACHE_HOME or ``~/.cache``.
-
-    Returns:
-        A path; nothing is created. Without any home it lies in the folder for temporary files.
-
-    Example:
-        >>> default_cache_folder().is_absolute()
-        True
-    """
-    if own := os.environ.get("SPPNET_CACHE"):
-        return Path(own).absolute()
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).absolute() / "sppnet"
-    try:
-        return Path.home() / ".cache" / "sppnet"
-    except RuntimeError:  # no HOME and no entry in the password file
-        return Path(tempfile.gettempdir()) / f"sppnet-{os.getuid()}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

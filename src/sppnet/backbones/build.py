@@ -190,6 +190,6 @@ def _choose_reader(
             return lambda: read_torchvision_weights(entry, download=download)
     if Path(weights).suffix or Path(weights).exists():
         return lambda: read_weights_file(weights)
-    legal = [] if name in OWN else list(torchvision.models.get_model_weights(name).__members__)
+    legal = [] if name in OWN else sorted(torchvision.models.get_model_weights(name).__members__)
     choices = ", ".join([NEW_WEIGHTS, *legal, "a .safetensors file"])
     raise UsageError(f"weights for {name} must be one of {choices}, got {str(weights)!r}")

@@ -143,16 +143,16 @@ def open_class_data(root: str | Path, rule: SplitRule) -> ClassData:
             f"give {str(root / 'train')!r} to draw from",
             path=root,
         )
-    test = test_split(splits)
+    test = scoring_split(splits)
     parts = ["train"] if test is None else ["train", test]
     return _join([read_class_folders(root, split=part) for part in parts], rule)
 
 
-def test_split(splits: Sequence[str]) -> str | None:
+def scoring_split(splits: Sequence[str]) -> str | None:
     """Choose the split to score on: test, else a validation split, else None.
 
     Example:
-        >>> test_split(["train", "val"])
+        >>> scoring_split(["train", "val"])
         'val'
     """
     return next((name for name in TEST_FOLDERS if name in splits), None)

@@ -103,7 +103,7 @@ class Classifier:
         return torch.cat(blocks)
 
     def score_views(self, views: Sequence[Tensor]) -> Tensor:
-        """Score images that are the network's input already: n of (3, h, w) -> (n, K) on the CPU."""
+        """Score images that are the network's input already: n of (3, h, w) -> (n, K)."""
         return self.score_rows(pool_images(self.network.backbone, self.network.pool, views))
 
     @torch.inference_mode()

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.svm import SVC, LinearSVC
 from torch import Tensor
 
 from sppnet.errors import Track, no_tracking
@@ -89,6 +88,8 @@ class _GramSolver:
     def __call__(self, positive: Tensor) -> tuple[Tensor, float]:
         if bool(positive.all()) or not bool(positive.any()):
             return torch.zeros(self.rows.shape[1]), 1.0 if bool(positive.all()) else -1.0
+        from sklearn.svm import SVC  # imported here: whoever only predicts need not wait for it
+
         machine = _quiet(SVC(kernel="precomputed", C=self.c), self.gram, positive)
         support = torch.from_numpy(machine.support_.astype(np.int64))
         coefficients = torch.from_numpy(machine.dual_coef_[0]).float()  # (support vectors,)
@@ -105,6 +106,8 @@ class _PrimalSolver:
     def __call__(self, positive: Tensor) -> tuple[Tensor, float]:
         if bool(positive.all()) or not bool(positive.any()):
             return torch.zeros(self.rows.shape[1]), 1.0 if bool(positive.all()) else -1.0
+        from sklearn.svm import LinearSVC
+
         machine = _quiet(
             LinearSVC(C=self.c, dual="auto", random_state=0), self.rows.numpy(), positive
         )

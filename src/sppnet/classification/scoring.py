@@ -1,10 +1,12 @@
 """Figures of a classifier on images whose class is known."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from sppnet.evaluation import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 
@@ -22,33 +24,22 @@ def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> d
         left to tell, and for a class without test images.
 
     Example:
+        >>> import torch
         >>> figures = score_predictions(torch.eye(2), torch.tensor([0, 0]), ("cat", "dog"))
         >>> figures["top1"], figures["per_class"]
         (0.5, {'cat': 0.5, 'dog': None})
     """
     if not len(labels):
         return {**dict.fromkeys(FIGURES), "per_class": dict.fromkeys(names)}
-    is_hit = rank_classes(scores) == labels[:, None]  # (N, K), one True in each row
-    right = is_hit[:, 0].double()
-    each = {
-        name: float(right[labels == label].mean()) if bool((labels == label).any()) else None
-        for label, name in enumerate(names)
-    }
-    present = [value for value in each.values() if value is not None]
+    values, truth = scores.double().numpy(), labels.numpy()
+    best = values.argmax(axis=1)  # the first of equal ones
+    shares = per_class_accuracy(best, truth, len(names)).tolist()
     return {
-        "top1": float(right.mean()),
-        "top5": float(is_hit[:, :5].any(dim=1).double().mean()),
-        "mean_class_accuracy": sum(present) / len(present),
-        "per_class": each,
+        "top1": top_k_accuracy(values, truth, 1),
+        "top5": top_k_accuracy(values, truth, 5),
+        "mean_class_accuracy": mean_class_accuracy(best, truth, len(names)),
+        "per_class": {
+            name: None if math.isnan(share) else share
+            for name, share in zip(names, shares, strict=True)
+        },
     }
-
-
-def rank_classes(scores: Tensor) -> Tensor:
-    """Order the classes of every image: (N, K) scores -> (N, K) int64, best first; ties by class.
-
-    Example:
-        >>> rank_classes(torch.tensor([[0.1, 0.6, 0.3]]))
-        tensor([[1, 2, 0]])
-    """
-    order: Tensor = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    return order

@@ -54,7 +54,7 @@ def shorten(text: str, room: float, font_size: float = FONT_SIZE) -> str:
         >>> shorten("a long name of a class", 60)
         'a long\u2026'
     """
-    if text_width(text, font_size) <= room:
+    if text_width(text, font_size) <= room + 0.5:
         return text
     while text and text_width(text + "\u2026", font_size) > room:
         text = text[:-1]
@@ -174,7 +174,7 @@ def seconds_text(value: float) -> str:
     if not math.isfinite(value):
         return "\u2013"
     if value < 1:
-        return f"{value * 1000:.0f} ms"
+        return f"{value * 1000:.0f} ms" if value >= 0.0005 or not value else "< 1 ms"
     if value < 60:
         return f"{value:.1f} s"
     minutes, seconds = divmod(round(value), 60)

@@ -1,9 +1,9 @@
 """The report of a classifier as one HTML file, and the numbers of its plots as JSON beside it."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,6 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from sppnet.errors import Problem
 from sppnet.evaluation.chart_axes import score_text
 from sppnet.evaluation.charts import confusion_chart
+from sppnet.evaluation.classification_metrics import (
+    confusion_matrix,
+    mean_class_accuracy,
+    per_class_accuracy,
+    top_k_accuracy,
+)
 from sppnet.evaluation.markup import Html
 from sppnet.evaluation.page import (
     Page,
@@ -65,14 +71,15 @@ class ClassificationFigures:
     extra: Sequence[Tile] = ()
 
 
-@dataclass(frozen=True)
-class _Answers:
+class _Answers(NamedTuple):
     """The answers and what they are worth."""
 
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    confidence: NDArray[np.float64]
-    confusion: NDArray[np.int64]
+    labels: NDArray[np.int64]  # (N,)
+    predicted: NDArray[np.int64]  # (N,)
+    confidence: NDArray[np.float64]  # (N,)
+    confusion: NDArray[np.int64]  # (K, K)
+    class_accuracy: NDArray[np.float64]  # (K,)
+    mean_class_accuracy: float
     top1: float
     top5: float
 
@@ -80,18 +87,6 @@ class _Answers:
     def is_right(self) -> NDArray[np.bool_]:
         """(N,) whether the answer is the truth."""
         return self.predicted == self.labels
-
-    @property
-    def class_accuracy(self) -> NDArray[np.float64]:
-        """(K,) share of each class that is right; NaN for classes without images."""
-        totals = self.confusion.sum(axis=1)
-        return np.where(totals > 0, np.diag(self.confusion) / np.maximum(totals, 1), np.nan)
-
-    @property
-    def mean_class_accuracy(self) -> float:
-        """Mean over the classes that have images."""
-        present = self.class_accuracy[self.confusion.sum(axis=1) > 0]
-        return float(present.mean()) if present.size else math.nan
 
 
 def write_classification_report(
@@ -152,16 +147,19 @@ def _judge(figures: ClassificationFigures, num_images: int) -> _Answers:
             f"labels and scores must have shapes ({num_images},) and ({num_images}, "
             f"{num_classes}), got {labels.shape} and {scores.shape}"
         )
-    if not num_images or not num_classes:
-        none = np.zeros(0, dtype=np.int64)
-        empty = np.zeros((num_classes, num_classes), dtype=np.int64)
-        return _Answers(none, none, np.zeros(0), empty, math.nan, math.nan)
-    ranked = np.argsort(-scores, axis=1, kind="stable")
-    confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(confusion, (labels, ranked[:, 0]), 1)
-    is_found = ranked == labels[:, None]
-    top1, top5 = float(is_found[:, 0].mean()), float(is_found[:, :5].any(axis=1).mean())
-    return _Answers(labels, ranked[:, 0], scores.max(axis=1), confusion, top1, top5)
+    # argmax takes the first of equals, as top_k_accuracy does
+    predicted = scores.argmax(axis=1) if scores.size else np.zeros(0, dtype=np.int64)
+    given = (predicted, labels, num_classes)
+    return _Answers(
+        labels,
+        predicted,
+        scores.max(axis=1) if scores.size else np.zeros(0),
+        confusion_matrix(*given),
+        per_class_accuracy(*given),
+        mean_class_accuracy(*given),
+        top_k_accuracy(scores, labels),
+        top_k_accuracy(scores, labels, k=5),
+    )
 
 
 def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile]:

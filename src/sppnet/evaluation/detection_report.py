@@ -2,16 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from sppnet.errors import Problem
-from sppnet.evaluation.chart_axes import score_text, seconds_text, thin
+from sppnet.evaluation.chart_axes import score_text, seconds_text
 from sppnet.evaluation.charts import Series, line_chart
+from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
 from sppnet.evaluation.markup import Html
 from sppnet.evaluation.operating_point import (
     OperatingPoint,
@@ -46,44 +44,9 @@ from sppnet.images.datasets import LabelledImage
 from sppnet.images.decode import load_image
 from sppnet.storage.atomic import write_json, write_text
 
-MEASURES = {
-    "ap50": ("AP50", "overlap 0.5, area under the curve"),
-    "ap75": ("AP75", "overlap 0.75"),
-    "ap": ("AP", "mean over overlaps 0.50 to 0.95, COCO's rule"),
-    "ap50_voc07": ("VOC07", "overlap 0.5, mean of 11 points"),
-}
 MOST_COLOURED = 6
 # More rows are folded, and only the bars shown.
 LARGEST_OPEN_TABLE = 20
-
-
-@dataclass(frozen=True)
-class DetectionFigures:
-    """Everything that a report of a detector shows, apart from the images.
-
-    Args:
-        names: Class names.
-        mean: Mean over the classes, by measure: ap50, ap75, ap, ap50_voc07.
-        per_class: By measure, then by class name.
-        curves: (recall, precision) at overlap 0.5 by class name; either may be empty.
-        proposal_recall: Number of windows and, by overlap threshold, the share of objects covered.
-        seconds: By stage, in the order of the work.
-        seconds_per_image: Of the whole detector; None if it was not measured.
-        problems: Findings about input files.
-        configuration: Every setting of the run.
-        versions: Of the packages.
-    """
-
-    names: Sequence[str]
-    mean: Mapping[str, float]
-    per_class: Mapping[str, Mapping[str, float]]
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
-    proposal_recall: tuple[ArrayLike, Mapping[float, ArrayLike]] | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    seconds_per_image: float | None = None
-    problems: Sequence[Problem] = ()
-    configuration: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_detection_report(
@@ -137,7 +100,7 @@ def write_detection_report(
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
     add_origin_section(page, figures.configuration, figures.versions)
-    numbers = {**_numbers(figures), "operating_point": point.numbers(), "images": shown}
+    numbers = {**figures.numbers(), "operating_point": point.numbers(), "images": shown}
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)
     return numbers
@@ -225,19 +188,18 @@ def _proposal_figure(figures: DetectionFigures) -> Html | None:
     """Share of the objects that some proposal covers, against how many are looked at."""
     if figures.proposal_recall is None:
         return None
-    windows, by_overlap = figures.proposal_recall
-    counts = np.asarray(windows, dtype=float)
-    if not counts.size or not by_overlap:
+    counts = figures.proposal_recall.windows
+    if not len(counts):
         return None
     series = [
-        Series(f"overlap {threshold:g}", counts, recall, score_text(float(np.asarray(recall)[-1])))
-        for threshold, recall in by_overlap.items()
+        Series(f"overlap {overlap:g}", counts, shares, score_text(float(shares[-1])))
+        for overlap, shares in figures.proposal_recall.recall.items()
     ]
     ends = (max(1.0, float(counts.min())), max(2.0, float(counts.max())))
     chart = line_chart(
         series, x_label="windows per image", y_label="recall", x_range=ends, log_x=True
     )
-    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,.0f} windows.")
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} windows.")
 
 
 def _add_image_section(
@@ -273,25 +235,3 @@ def _point_text(point: OperatingPoint) -> str:
         f"the best balance here: {score_text(point.recall)} of the objects are found, "
         f"{score_text(point.precision)} of the detections are right."
     )
-
-
-def _numbers(figures: DetectionFigures) -> dict[str, object]:
-    """What was drawn, as plain lists."""
-    curves: dict[str, dict[str, list[float]]] = {}
-    for name, (recall, precision) in figures.curves.items():
-        kept = thin(len(np.asarray(recall)))
-        columns = (np.asarray(values, dtype=float)[kept].tolist() for values in (recall, precision))
-        curves[name] = dict(zip(("recall", "precision"), columns, strict=True))
-    numbers: dict[str, object] = {
-        "mean": dict(figures.mean),
-        "per_class": {key: dict(values) for key, values in figures.per_class.items()},
-        "precision_recall": curves,
-        "seconds": dict(figures.seconds),
-        "seconds_per_image": figures.seconds_per_image,
-        "problems": [vars(problem) for problem in figures.problems],
-    }
-    if figures.proposal_recall is not None:
-        windows, by_overlap = figures.proposal_recall
-        shares = {f"{key:g}": np.asarray(value).tolist() for key, value in by_overlap.items()}
-        numbers["proposal_recall"] = {"windows": np.asarray(windows).tolist(), "recall": shares}
-    return numbers

@@ -78,14 +78,14 @@ def in_columns(*blocks: Html | None) -> Html:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun.
+    """Write a number with its noun, on one line.
 
     Example:
-        >>> counted(1, "image"), counted(1200, "image"), counted(2, "class")
-        ('1 image', '1,200 images', '2 classes')
+        >>> [counted(n, "class").replace("\u00a0", " ") for n in (1, 1200)]
+        ['1 class', '1,200 classes']
     """
     ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{ending}"
+    return f"{number:,}\u00a0{noun}{ending}"
 
 
 def class_bars(values: Mapping[str, float], title: str) -> Html:

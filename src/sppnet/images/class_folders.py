@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sppnet.errors import NothingUsableError, Problem
-from sppnet.images.datasets import require_folder, unknown_split
+from sppnet.images.annotations import require_folder, unknown_split
 from sppnet.images.listing import list_images
 
 _SPLIT_NAMES = ("train", "val", "valid", "validation", "test")

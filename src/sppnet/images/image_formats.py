@@ -5,6 +5,8 @@ import os
 import struct
 from typing import BinaryIO
 
+from sppnet.images.tiff_header import is_tiff_cut
+
 # A name of Pillow's decoder for each signature; nothing outside this table reaches a decoder.
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -53,7 +55,7 @@ def is_start_of_signature(head: bytes) -> bool:
     """
     if len(head) < 12 and b"RIFF".startswith(head[:4]) and b"WEBP".startswith(head[8:]):
         return True
-    if len(head) < 18 and head[:2] == b"BM":
+    if len(head) < 18 and b"BM".startswith(head[:2]):
         return True
     return any(signature.startswith(head) for signature, _ in _SIGNATURES)
 
@@ -84,31 +86,6 @@ def webp_canvas(head: bytes) -> tuple[int, int] | None:
         width, height = struct.unpack("<HH", rest[6:10])
         return width & 0x3FFF, height & 0x3FFF
     return None
-
-
-def tiff_tag_counts(file: BinaryIO) -> dict[int, int]:
-    """How many values each tag of the first TIFF folder announces.
-
-    A million strips would make Pillow build a million tiles before anybody can ask for the size.
-
-    Args:
-        file: The file, at any position; read from its start.
-
-    Returns:
-        Tag to count; empty if the folder cannot be read.
-    """
-    file.seek(0)
-    head = file.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = head[2:4] in (b"+\x00", b"\x00+")
-    try:
-        file.seek(*struct.unpack_from(f"{order}{'Q' if big else 'I'}", head, 8 if big else 4))
-        (entries,) = struct.unpack(f"{order}{'Q' if big else 'H'}", file.read(8 if big else 2))
-        rows = file.read(min(entries, 4096) * (20 if big else 12))
-        layout = f"{order}HHQ8x" if big else f"{order}HHI4x"
-        return {tag: count for tag, _, count in struct.iter_unpack(layout, rows)}
-    except (struct.error, OSError, ValueError, OverflowError):
-        return {}
 
 
 def png_exif(file: BinaryIO) -> bytes | None:
@@ -159,41 +136,4 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
         return int.from_bytes(head[4:8], "little") + 8 > size
     if name == "BMP":
         return int.from_bytes(head[2:6], "little") > size
-    try:
-        return _tiff_is_cut(file, head, size)
-    except struct.error:  # the folder itself is cut
-        return True
-
-
-def _tiff_is_cut(file: BinaryIO, head: bytes, size: int) -> bool:
-    """A TIFF is cut if its folder, or a strip that the folder names, lies beyond the end."""
-    if not (counts := tiff_tag_counts(file)):
-        return True
-    if head[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF: offsets of 8 bytes, not followed here
-        return False
-    order = "<" if head[:2] == b"II" else ">"
-    ends: list[int] = []
-    for offsets, lengths in ((273, 279), (324, 325)):
-        if offsets in counts:
-            pairs = zip(
-                _tiff_values(file, order, offsets), _tiff_values(file, order, lengths), strict=False
-            )
-            ends.extend(start + length for start, length in pairs)
-    return not ends or max(ends) > size
-
-
-def _tiff_values(file: BinaryIO, order: str, wanted: int) -> list[int]:
-    """Integers of one tag of a classic TIFF's first folder; cut ones count as beyond the end."""
-    file.seek(4)
-    file.seek(*struct.unpack(f"{order}I", file.read(4)))
-    (entries,) = struct.unpack(f"{order}H", file.read(2))
-    for tag, kind, count, raw in struct.iter_unpack(f"{order}HHI4s", file.read(entries * 12)):
-        if tag == wanted and kind in (3, 4):
-            code, width = ("H", 2) if kind == 3 else ("I", 4)
-            if count * width > 4:
-                file.seek(*struct.unpack(f"{order}I", raw))
-                raw = file.read(min(count, 1 << 20) * width)
-            whole = raw[: min(count, len(raw) // width) * width]
-            values = [value for (value,) in struct.iter_unpack(f"{order}{code}", whole)]
-            return values if len(values) == count else [*values, 1 << 40]
-    return []
+    return is_tiff_cut(file)

@@ -1,8 +1,12 @@
-"""Pillow warns about odd files through Python's warnings; ours are errors that name the file."""
+"""Pillow and libtiff grumble about odd files in three ways; ours are errors that name the file."""
 
+import ctypes
+import logging
 import threading
 import warnings
 from typing import Any
+
+from PIL import Image
 
 
 class _Quiet:
@@ -33,3 +37,23 @@ class _Quiet:
 
 
 QUIET_PILLOW = _Quiet()
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to the process's stderr, once and for all.
+
+    Its messages do not name the file, cannot be caught in Python, and every failure reaches us as
+    an exception anyway. Where the library cannot be reached (Windows), they stay.
+    """
+    try:
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+    except (OSError, AttributeError):
+        return
+    set_handler.argtypes = [ctypes.c_void_p]
+    set_handler.restype = ctypes.c_void_p
+    set_handler(None)
+
+
+silence_libtiff()
+# With a handler of its own, Pillow's logger no longer falls back to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())

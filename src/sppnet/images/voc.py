@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sppnet.errors import InputError, NothingUsableError, Track, no_tracking
-from sppnet.images.datasets import (
-    DetectionDataset,
+from sppnet.images.annotations import (
     Findings,
-    LabelledImage,
     make_dataset,
     make_labelled_image,
     read_names,
     require_folder,
 )
+from sppnet.images.datasets import DetectionDataset, LabelledImage
 from sppnet.images.decode import read_stored_size
 from sppnet.images.voc_folders import (
     VocFolders,

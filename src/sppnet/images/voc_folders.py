@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sppnet.errors import InputError, NothingUsableError, UsageError
-from sppnet.images.datasets import Findings, unknown_split
+from sppnet.images.annotations import Findings, unknown_split
 from sppnet.images.listing import has_image_suffix
 from sppnet.images.regular_files import read_lines
 
@@ -133,11 +133,7 @@ def list_xml_files(folders: VocFolders, root: Path) -> dict[str, Path]:
         UsageError: If the folder cannot be read.
         NothingUsableError: If there is no annotation.
     """
-    try:
-        entries = sorted(folders.annotations.iterdir(), key=os.fsencode)
-    except OSError as error:
-        rule = f"cannot be read: {error.strerror}"
-        raise UsageError(rule, path=folders.annotations) from None
+    entries = _sorted_entries(folders.annotations)
     found = {path.stem: path for path in entries if is_visible_xml(path)}
     if not found:
         raise NothingUsableError("looked for Annotations/*.xml, found none", path=root)
@@ -147,7 +143,7 @@ def list_xml_files(folders: VocFolders, root: Path) -> dict[str, Path]:
 def list_image_files(folder: Path) -> dict[str, list[Path]]:
     """Map stems to the image files directly in a folder, sorted; hidden ones are skipped."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir(), key=os.fsencode):
+    for path in _sorted_entries(folder):
         if has_image_suffix(path) and not path.name.startswith("."):
             found.setdefault(path.stem, []).append(path)
     return found
@@ -156,6 +152,14 @@ def list_image_files(folder: Path) -> dict[str, list[Path]]:
 def is_visible_xml(path: Path) -> bool:
     """Ending in any case; no hidden files, such as the ``._x.xml`` of some file systems."""
     return path.suffix.lower() == ".xml" and not path.name.startswith(".")
+
+
+def _sorted_entries(folder: Path) -> list[Path]:
+    """What a folder holds, by the bytes of the names; one that cannot be read is an error."""
+    try:
+        return sorted(folder.iterdir(), key=os.fsencode)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", path=folder) from None
 
 
 def _has_annotations(path: Path) -> bool:

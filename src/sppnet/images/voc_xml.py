@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.parsers import expat
 
 from sppnet.errors import InputError, Problem
-from sppnet.images.datasets import RawBox
+from sppnet.images.annotations import RawBox
 from sppnet.images.regular_files import read_capped
 
 MAX_XML_BYTES = 1_000_000

@@ -1,4 +1,4 @@
-"""The paper's layer: a feature map of any size, or a region of it, becomes a vector of one length."""
+"""The paper's layer: a map of any size, or a region of it, becomes a vector of one length."""
 
 from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool

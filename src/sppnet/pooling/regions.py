@@ -136,9 +136,7 @@ def pool_regions(
         raise ValueError("out must not be given where a gradient is needed")
     else:
         _check_out(out, features, shape)
-    if (
-        0 in shape
-    ):  # the empty result still hangs on the features, so that a loss over it can be differentiated
+    if 0 in shape:  # nothing to pool, but a loss over nothing must still be differentiable
         return features.flatten()[:0].reshape(shape) if needs_grad else out
     unique, duplicate_of = torch.unique(rows, dim=0, return_inverse=True)
     if needs_grad:
@@ -292,7 +290,7 @@ def _group_bins(level: Tensor, n: int) -> Tensor:
 
 
 def _merge_winners(values: Tensor, winners: Tensor) -> Tensor:
-    """Winners of united bins: the smallest cell that holds the maximum (the largest that is NaN)."""
+    """Winners of united bins: the smallest cell with the maximum (the largest that is NaN)."""
     maxima = values.amax((2, 4), keepdim=True)
     last = torch.iinfo(winners.dtype).max
     first_equal = torch.where(values == maxima, winners, last).amin((2, 4))

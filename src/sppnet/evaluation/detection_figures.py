@@ -1,0 +1,108 @@
+"""The figures that a report of a detector shows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sppnet.errors import Problem
+from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
+from sppnet.evaluation.chart_axes import thin
+from sppnet.evaluation.proposal_recall import ProposalRecall
+from sppnet.geometry import Detections
+from sppnet.images.datasets import LabelledImage
+
+MEASURES = {
+    "ap50": ("AP50", "overlap 0.5, area under the curve"),
+    "ap75": ("AP75", "overlap 0.75"),
+    "ap": ("AP", "mean over overlaps 0.50 to 0.95, COCO's rule"),
+    "ap50_voc07": ("VOC07", "overlap 0.5, mean of 11 points"),
+}
+
+
+@dataclass(frozen=True)
+class DetectionFigures:
+    """Everything that a report of a detector shows, apart from the images.
+
+    Args:
+        names: Class names.
+        mean: Mean over the classes, by measure: ap50, ap75, ap, ap50_voc07.
+        per_class: By measure, then by class name; NaN for a class without objects.
+        curves: (recall, precision) at overlap 0.5 by class name; either may be empty.
+        proposal_recall: How many objects the proposals cover; None if it was not measured.
+        seconds: By stage, in the order of the work.
+        seconds_per_image: Of the whole detector; None if it was not measured.
+        problems: Findings about input files.
+        configuration: Every setting of the run.
+        versions: Of the packages.
+    """
+
+    names: Sequence[str]
+    mean: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    proposal_recall: ProposalRecall | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds_per_image: float | None = None
+    problems: Sequence[Problem] = ()
+    configuration: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def measure(
+        cls,
+        images: Sequence[LabelledImage],
+        detections: Mapping[Any, Detections],
+        names: Sequence[str],
+        **others: Any,
+    ) -> "DetectionFigures":
+        """Score detections, and put the result beside the other figures.
+
+        Args:
+            images: With their truth.
+            detections: By image id; an image that is missing has none.
+            names: Class names.
+            others: The remaining fields, such as ``seconds``.
+
+        Returns:
+            All figures.
+
+        Raises:
+            ValueError: If detections and truth do not belong together.
+        """
+        summary = summarise_detections(images, detections, names)
+        per_class = {
+            measure: {name: math.nan if value is None else value for name, value in values.items()}
+            for measure, values in summary["per_class_by_measure"].items()
+        }
+        curves = evaluate_detections(images, detections, names, "area", 0.5).curves
+        mean = {measure: summary[measure] for measure in MEASURES}
+        return cls(names, mean, per_class, curves, **others)
+
+    def numbers(self) -> dict[str, object]:
+        """What the plots show, as plain lists for JSON."""
+        numbers: dict[str, object] = {
+            "mean": dict(self.mean),
+            "per_class": {measure: dict(values) for measure, values in self.per_class.items()},
+            "precision_recall": {name: _curve(*curve) for name, curve in self.curves.items()},
+            "seconds": dict(self.seconds),
+            "seconds_per_image": self.seconds_per_image,
+            "problems": [vars(problem) for problem in self.problems],
+        }
+        if self.proposal_recall is not None:
+            shares = self.proposal_recall.recall
+            numbers["proposal_recall"] = {
+                "windows": self.proposal_recall.windows.tolist(),
+                "recall": {f"{overlap:g}": share.tolist() for overlap, share in shares.items()},
+            }
+        return numbers
+
+
+def _curve(recall: ArrayLike, precision: ArrayLike) -> dict[str, list[float]]:
+    """The points of a curve that are drawn."""
+    columns = {"recall": np.asarray(recall), "precision": np.asarray(precision)}
+    kept = thin(len(columns["recall"]))
+    return {name: values[kept].tolist() for name, values in columns.items()}

@@ -1,0 +1,58 @@
+"""``sppnet check`` names what is wrong, file and line, and says so in its exit code."""
+
+import json
+from pathlib import Path
+
+from sppnet.app.main import main
+from sppnet.images import draw_class_folders, draw_detection_set
+
+
+def test_sound_data_ends_with_0(tmp_path: Path, capsys) -> None:
+    draw_detection_set(tmp_path / "scenes", count=3, seed=0)
+    assert main(["check", str(tmp_path / "scenes")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("voc layout")
+    assert shown.endswith("0 problems, 0 notes\n")
+
+
+def test_faults_are_named_with_file_line_and_action(tmp_path: Path, capsys) -> None:
+    root, figures = tmp_path / "scenes", tmp_path / "check.json"
+    draw_detection_set(root, count=3, seed=0)
+    annotation = sorted((root / "Annotations").glob("*.xml"))[0]
+    text = annotation.read_text(encoding="utf-8")
+    annotation.write_text(
+        text.replace("<bndbox>", "<bndbox><oops/>", 1).replace("<xmin>", "<xmin>9", 1)
+    )
+    image = sorted((root / "JPEGImages").iterdir())[1]
+    image.write_bytes(image.read_bytes()[:-20])
+    assert main(["check", str(root), "--deep", "--json", str(figures)]) == 3
+    shown = capsys.readouterr().out
+    report = json.loads(figures.read_text(encoding="utf-8"))
+    assert {Path(problem["path"]).name for problem in report["problems"]} == {
+        annotation.name,
+        image.name,
+    }
+    assert all(f"problem: {problem['path']!r}" in shown for problem in report["problems"])
+    assert any(problem["line"] for problem in report["problems"])
+
+
+def test_class_folders_are_counted(tmp_path: Path, capsys) -> None:
+    draw_class_folders(tmp_path / "classes", per_class=2, seed=0)
+    assert main(["check", str(tmp_path / "classes")]) == 0
+    assert "class folders layout" in capsys.readouterr().out
+
+
+def test_missing_and_empty_folders_are_one_line(tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["check", str(tmp_path / "missing")]) == 2
+    assert main(["check", str(tmp_path / "empty")]) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("sppnet: error: '") for line in lines)
+
+
+def test_two_boxes_without_area_are_found_in_real_data(shared_data: Path, capsys) -> None:
+    assert main(["check", str(shared_data / "bccd")]) == 3
+    shown = capsys.readouterr().out
+    assert "BloodImage_00338.xml': line 163" in shown
+    assert "2 problems" in shown

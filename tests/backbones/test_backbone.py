@@ -1,0 +1,362 @@
+"""Backbones as users meet them: names, sizes, layers, batches, rebuilding."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sppnet.backbones import build_backbone, list_backbones, restore_backbone
+from sppnet.backbones.zf5 import CONV_BIASES, WithinChannelNorm, build_zf5_trunk
+from sppnet.errors import UnusableFileError
+
+ON_META = (
+    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
+    *("mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "resnet50"),
+    *("shufflenet_v2_x0_5", "small5", "squeezenet1_0", "squeezenet1_1", "vgg11_bn", "zf5"),
+)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def build_on_meta(name, layer=None):
+    """A backbone that computes shapes only: no time is lost on initial values."""
+    device = "cpu" if name.startswith("regnet") else "meta"
+    with torch.device(device):
+        return build_backbone(name, layer=layer).to("meta")
+
+
+@pytest.fixture(scope="module", params=ON_META)
+def meta_backbone(request):
+    return build_on_meta(request.param)
+
+
+def run_on_meta(module, height, width):
+    return tuple(module(torch.empty(1, 3, height, width, device="meta")).shape)
+
+
+def test_grid_is_that_of_a_run(meta_backbone):
+    shortest = meta_backbone.min_size
+    sizes = [1, shortest, shortest + 1, 33, 97, 180, 224, 225]
+    for height, width in zip(sizes, reversed(sizes), strict=True):
+        cells = meta_backbone.grid_hw((height, width))
+        expected = (1, meta_backbone.channels, *cells)
+        assert run_on_meta(meta_backbone, height, width) == expected
+        assert min(cells) >= 1
+
+
+def test_min_size_is_the_shortest_side_that_runs(meta_backbone):
+    shortest = meta_backbone.min_size
+    assert run_on_meta(meta_backbone.trunk, shortest, shortest)[-2:] == (1, 1)
+    if shortest > 1:
+        with pytest.raises(RuntimeError):
+            run_on_meta(meta_backbone.trunk, shortest - 1, shortest)
+        with pytest.raises(RuntimeError):
+            run_on_meta(meta_backbone.trunk, shortest, shortest - 1)
+
+
+@pytest.mark.parametrize("name", ["zf5", "squeezenet1_1", "small5"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 17), (33, 2)])
+def test_small_images_are_padded_with_what_the_convolutions_pad(name, size):
+    backbone = build_backbone(name)
+    image = torch.rand(1, 3, *size)
+    features = backbone(image)
+    assert features.shape[-2:] == backbone.grid_hw(size)
+    assert torch.isfinite(features).all()
+    # the mean colour becomes zero by normalisation, so padding by hand gives the same
+    missing = [max(backbone.min_size - side, 0) for side in size]
+    mean = backbone.mean.flip(0) if backbone.bgr else backbone.mean
+    padded = mean[:, None, None].expand(1, 3, size[0] + missing[0], size[1] + missing[1]).clone()
+    padded[..., : size[0], : size[1]] = image
+    assert torch.allclose(features, backbone(padded), atol=1e-5)
+
+
+@given(st.integers(1, 150), st.integers(1, 150))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_any_size_gives_the_promised_cells(height, width):
+    backbone = any_size_backbone()
+    assert backbone(torch.rand(1, 3, height, width)).shape[-2:] == backbone.grid_hw((height, width))
+
+
+def any_size_backbone(built={}):  # noqa: B006 - built once for all examples
+    return built.setdefault("squeezenet1_1", build_backbone("squeezenet1_1", layer="features.5"))
+
+
+@pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "resnet18"])
+def test_features_do_not_depend_on_batch_mates(name):
+    backbone = build_backbone(name)
+    images = torch.rand(3, 3, 70, 55)
+    together = backbone(images)
+    for image, features in zip(images, together, strict=True):
+        assert torch.allclose(backbone(image[None])[0], features, atol=1e-5)
+    assert backbone(images[:0]).shape == (0, *together.shape[1:])
+
+
+# -------------------------------------------------------------------------------------- ZF-5
+
+
+@pytest.mark.parametrize(
+    ("side", "chain"),  # spp-net.md 11
+    [
+        (224, [110, 55, 26, 13]),
+        (180, [88, 44, 20, 10]),
+        (256, [126, 63, 30, 15]),
+        (688, [342, 171, 84, 42]),
+        (1200, [598, 299, 148, 74]),
+    ],
+)
+def test_zf5_chain(side, chain):
+    layers = ("conv1", "pool1", "conv2", "pool2")
+    grids = [ZF5[layer].grid_hw((side, 224)) for layer in layers]
+    assert [rows for rows, _ in grids] == chain
+    features = torch.empty(1, 3, side, 64, device="meta")
+    assert ZF5["conv5"].to("meta").trunk(features).shape[1:3] == (256, chain[-1])
+
+
+ZF5 = {layer: build_backbone("zf5", layer=layer) for layer in ("conv1", "pool1", "conv2", "pool2")}
+ZF5["conv5"] = build_backbone("zf5", layer="conv5")
+
+
+def test_zf5_is_as_released():
+    backbone = build_backbone("zf5")
+    assert (backbone.stride, backbone.centre, backbone.receptive_field) == (16, 20.0, 139)
+    assert (backbone.channels, backbone.min_size) == (256, 31)
+    for (name, bias), deviation in zip(CONV_BIASES.items(), [0.1, *[0.02] * 4], strict=True):
+        layer = backbone.trunk.get_submodule(name)
+        assert (layer.bias == bias).all()
+        assert layer.weight.std().item() == pytest.approx(0.01, rel=deviation)
+        assert layer.weight.mean().item() == pytest.approx(0, abs=3e-4)
+        assert layer.groups == 1
+
+
+def test_zf5_reads_blue_green_red_minus_128():
+    backbone = build_backbone("zf5")
+    image = torch.rand(1, 3, 40, 40)
+    expected = backbone.trunk(image[:, [2, 1, 0]] * 255 - 128)
+    assert torch.allclose(backbone(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_within_channel_norm_equals_a_loop():
+    features = torch.randn(2, 3, 5, 4, dtype=torch.float64) * 100
+    expected = torch.empty_like(features)
+    padded = F.pad(features, (1, 1, 1, 1))
+    for y in range(5):
+        for x in range(4):
+            energy = (padded[:, :, y : y + 3, x : x + 3] ** 2).sum(dim=(2, 3))
+            expected[:, :, y, x] = features[:, :, y, x] * (1 + 5e-5 / 9 * energy) ** -0.75
+    assert torch.allclose(WithinChannelNorm()(features), expected, rtol=1e-12)
+
+
+def test_zf5_trunk_can_be_trained():
+    trunk = build_zf5_trunk()
+    trunk(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in trunk.parameters())
+
+
+# ------------------------------------------------------------------------- names and layers
+
+
+def test_new_weights_are_those_of_torchvision_at_the_same_seed():
+    torch.manual_seed(5)
+    plain = torchvision.models.squeezenet1_1(weights=None)
+    torch.manual_seed(5)
+    backbone = build_backbone("squeezenet1_1")
+    assert torch.equal(backbone.trunk.get_parameter("features.0.weight"), plain.features[0].weight)
+    image = torch.rand(1, 3, 64, 64)
+    normalised = torchvision.transforms.functional.normalize(
+        image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    )
+    assert torch.allclose(backbone(image), plain.eval().features(normalised), atol=1e-6)
+
+
+def test_googlenet_normalises_as_torchvision_does_inside():
+    plain = torchvision.models.googlenet(
+        weights=None, init_weights=False, aux_logits=False, transform_input=True
+    ).eval()
+    backbone = build_backbone("googlenet", layer="maxpool1")
+    tensors = {key: plain.state_dict()[key] for key in backbone.trunk.state_dict()}
+    backbone.trunk.load_state_dict(tensors)
+    image = torch.rand(1, 3, 64, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    inside = plain._transform_input((image - mean[:, None, None]) / std[:, None, None])
+    assert torch.allclose(backbone(image), plain.maxpool1(plain.conv1(inside)), atol=1e-5)
+
+
+def test_shufflenet_and_the_plain_network_agree():
+    plain = torchvision.models.shufflenet_v2_x0_5(weights=None).eval()
+    backbone = build_backbone("shufflenet_v2_x0_5")
+    backbone.trunk.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(2, 3, 65, 80)
+    mean, std = backbone.mean[:, None, None], backbone.std[:, None, None]
+    logits = plain.fc(backbone(image).mean((2, 3)))
+    assert torch.allclose(logits, plain((image - mean) / std), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "stride", "channels"),
+    [
+        ("resnet18", "layer3", 16, 256),
+        ("resnet18", "layer2.0", 8, 128),
+        ("resnet18", "conv1", 2, 64),
+        ("alexnet", "features.9", 16, 256),
+        ("squeezenet1_1", "features.12.expand1x1", 16, 256),
+        ("zf5", "pool1", 4, 96),
+    ],
+)
+def test_earlier_layers(name, layer, stride, channels):
+    backbone = build_backbone(name, layer=layer)
+    assert (backbone.layer, backbone.stride, backbone.channels) == (layer, stride, channels)
+    features = backbone(torch.rand(1, 3, 50, 65))
+    assert features.shape == (1, channels, *backbone.grid_hw((50, 65)))
+
+
+def test_the_part_behind_the_layer_is_gone():
+    full, part = build_backbone("resnet18"), build_backbone("resnet18", layer="layer1")
+    assert set(part.state_dict()) < set(full.state_dict())
+    assert not any("layer2" in key or "fc" in key for key in part.state_dict())
+
+
+@pytest.mark.parametrize("layer", ["layer9", "layer", "avgpool", "fc", "layer4.1.", "x"])
+def test_unknown_layers_list_the_legal_ones(layer):
+    with pytest.raises(ValueError, match=r"layer must be .*legal are conv1, bn1, .*layer4\.1"):
+        build_backbone("resnet18", layer=layer)
+
+
+def test_a_layer_that_is_no_map_is_refused():
+    with pytest.raises(ValueError, match="layer must name a map"):
+        build_backbone("shufflenet_v2_x0_5", layer="stage2.0.view")
+
+
+def test_unknown_names_list_the_legal_ones():
+    with pytest.raises(ValueError, match="backbone must be one of small5, zf5, alexnet"):
+        build_backbone("resnet19")
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "swin_v2_s", "maxvit_t"])
+def test_transformers_are_refused_with_a_reason(name):
+    with pytest.raises(ValueError, match=f"convolution trunk, got '{name}': its attention"):
+        build_backbone(name)
+    assert name not in list_backbones()
+
+
+def test_the_list_holds_what_is_promised():
+    promised = {"zf5", "small5", "squeezenet1_1", "alexnet", "vgg16", "resnet18", "resnet50"}
+    assert promised | {"mobilenet_v3_large", "convnext_tiny"} <= set(list_backbones())
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 0, 8)],
+)
+def test_other_shapes_are_refused(images):
+    with pytest.raises(ValueError, match="images must have shape"):
+        build_backbone("small5")(images)
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="floating point"):
+        build_backbone("small5")(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="image_size_hw must be 1 or more"):
+        build_backbone("small5").grid_hw((0, 5))
+
+
+# ------------------------------------------------------------------------------- rebuilding
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("small5", None), ("zf5", "pool2"), ("squeezenet1_1", None), ("mobilenet_v3_small", None)],
+)
+def test_restored_backbones_are_bit_equal(name, layer):
+    backbone = build_backbone(name, layer=layer)
+    with torch.no_grad():
+        backbone.mean += 0.01  # the normalisation comes back too
+        backbone.train()(torch.rand(2, 3, 64, 64))
+    backbone.eval()
+    description = json.loads(json.dumps(backbone.description()))
+    before = torch.get_rng_state()
+    restored = restore_backbone(description, backbone.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    image = torch.rand(1, 3, 70, 66)
+    assert torch.equal(restored(image), backbone(image))
+    assert restored.description() == backbone.description()
+    assert not restored.training
+    assert all(p.requires_grad and p.is_leaf for p in restored.parameters())
+
+
+def test_restoring_regnet_leaves_the_random_generator_alone():
+    backbone = build_backbone("regnet_y_400mf")
+    before = torch.get_rng_state()
+    restored = restore_backbone(backbone.description(), backbone.state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert restored.stride == 32
+
+
+def test_training_a_restored_backbone_leaves_the_tensors_alone():
+    tensors = build_backbone("small5").state_dict()
+    kept = {key: value.clone() for key, value in tensors.items()}
+    restored = restore_backbone(build_backbone("small5").description(), tensors)
+    with torch.no_grad():
+        for parameter in restored.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(tensors[key], kept[key]) for key in kept)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"name": "nothing"}, "backbone must be one of"),
+        ({"name": None}, "backbone must be one of"),
+        ({"layer": "nothing"}, "layer must be one"),
+        ({"stride": 4}, "stride of small5 must be 8, got 4"),
+        ({"name": "zf5"}, "of zf5 must be"),
+    ],
+)
+def test_wrong_descriptions_are_unusable(change, rule):
+    backbone = build_backbone("small5")
+    with pytest.raises(UnusableFileError, match=rule) as caught:
+        restore_backbone({**backbone.description(), **change}, backbone.state_dict(), path="m.st")
+    assert str(caught.value).startswith("'m.st': ")
+
+
+def test_missing_tensors_are_unusable():
+    backbone = build_backbone("small5")
+    tensors = backbone.state_dict()
+    del tensors["trunk.conv1.weight"]
+    with pytest.raises(UnusableFileError, match=r"must hold the 1 keys trunk\.conv1\.weight"):
+        restore_backbone(backbone.description(), tensors)
+
+
+# --------------------------------------------------------------------------------- learning
+
+
+def draw_patterns(count):
+    """Stripes across, stripes down, discs and noise, in random colours."""
+    grid = torch.arange(32.0)
+    wave = torch.sin(grid / 2)[None] * torch.ones(32, 1)
+    disc = ((grid[:, None] - 16) ** 2 + (grid - 16) ** 2 < 100).float() * 2 - 1
+    labels = torch.arange(count) % 4
+    shapes = torch.stack([wave, wave.T, disc, torch.zeros(32, 32)])[labels]
+    colours = torch.rand(count, 3, 1, 1)
+    return (0.5 + 0.3 * colours * shapes[:, None] + 0.1 * torch.randn(count, 3, 32, 32)), labels
+
+
+def test_small5_learns_from_nothing_in_seconds():
+    backbone, head = build_backbone("small5").train(), torch.nn.Linear(96, 4)
+    optimiser = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.05, momentum=0.9)
+    for _ in range(25):
+        images, labels = draw_patterns(32)
+        optimiser.zero_grad()
+        F.cross_entropy(head(backbone(images).amax((2, 3))), labels).backward()
+        optimiser.step()
+    backbone.eval()
+    images, labels = draw_patterns(200)
+    with torch.no_grad():
+        correct = (head(backbone(images).amax((2, 3))).argmax(1) == labels).float().mean()
+    assert correct >= 0.9

@@ -1,0 +1,219 @@
+"""``sppnet classify`` end to end, with bad images among the good ones."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from small_photos import PATTERNS, draw_folders, spoil
+from sppnet.app.main import main
+
+SMALL = ["--backbone", "small5", "--weights", "none"]
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folders(tmp_path_factory.mktemp("photos") / "data", 12)
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("fit") / "run"
+    assert main(["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--out", str(run)]) == 0
+    return run
+
+
+def test_fit_reports_on_images_it_was_not_fitted_on(fitted: Path) -> None:
+    metrics = _json(fitted / "metrics.json")
+    assert metrics["images"] == {"listed": 48, "failed": 0, "train": 40, "test": 8}
+    assert 0.5 <= metrics["top1"] <= 1
+    assert metrics["top5"] == 1
+    assert set(metrics["per_class"]) == set(PATTERNS)
+    assert metrics["mean_class_accuracy"] == pytest.approx(sum(metrics["per_class"].values()) / 4)
+    assert set(metrics["seconds"]) == {"features", "svm"}
+
+
+def test_protocol_gives_mean_and_deviation(data: Path, tmp_path: Path) -> None:
+    words = ["--train-per-class", "8", "--test-per-class", "3", "--splits", "4", "--seed", "0"]
+    command = ["classify", "fit", str(data), *SMALL, "--imgsz", "48", *words]
+    assert main([*command, "--out", str(tmp_path / "a")]) == 0
+    assert main([*command, "--out", str(tmp_path / "b")]) == 0
+    first, second = (_json(tmp_path / run / "metrics.json") for run in "ab")
+    assert first["images"] == {"listed": 48, "failed": 0, "train": 32, "test": 12}
+    each = [split["mean_class_accuracy"] for split in first["splits"]["each"]]
+    assert first["splits"]["count"] == len(each) == 4
+    assert first["mean_class_accuracy"] == pytest.approx(sum(each) / 4)
+    assert first["splits"] == second["splits"]
+
+
+def test_second_fit_takes_features_from_the_cache(data: Path, fitted: Path, capsys) -> None:
+    before = (fitted / "model" / "model.safetensors").read_bytes()
+    records = len(list((fitted / "cache").rglob("*.record")))
+    assert main(["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--out", str(fitted)]) == 0
+    assert "going on with the run" in capsys.readouterr().err
+    assert (fitted / "model" / "model.safetensors").read_bytes() == before
+    assert len(list((fitted / "cache").rglob("*.record"))) == records == 48
+
+
+def test_other_settings_in_the_same_folder_are_refused(data: Path, fitted: Path, capsys) -> None:
+    command = ["classify", "fit", str(data), *SMALL, "--imgsz", "65", "--out", str(fitted)]
+    assert main(command) == 2
+    assert "imgsz" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--pool", "6x6"], ["--pool", "avg"], ["--levels", "1,4"], ["--view", "crop"],
+     ["--view", "warp"], ["--layer", "relu4"], ["--c", "10"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_of_the_features(data: Path, tmp_path: Path, option: list[str]) -> None:
+    command = ["classify", "fit", str(data), *SMALL, "--imgsz", "32", *option]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    config = _json(tmp_path / "run" / "model" / "config.json")
+    assert main(["classify", "predict", str(tmp_path / "run" / "model"), str(data / "disc"),
+                 "--out", str(tmp_path / "out")]) == 0  # fmt: skip
+    assert config["about"]["settings"]["imgsz"] == 32
+
+
+def test_train_then_val_then_predict(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["classify", "train", str(data), *SMALL, "--imgsz", "32,40", "--epochs", "2"]
+    assert main([*command, "--out", str(run)]) == 0
+    metrics = _json(run / "metrics.json")
+    assert [epoch["size"] for epoch in metrics["history"]] == [40, 32]
+    assert metrics["images"] == {"listed": 48, "failed": 0, "train": 40, "test": 8}
+    model = (run / "model" / "model.safetensors").read_bytes()
+    assert main([*command, "--out", str(run)]) == 0  # all epochs are done already
+    assert (run / "model" / "model.safetensors").read_bytes() == model
+    assert main([*command, "--fresh", "--out", str(run)]) == 0
+    assert (run / "model" / "model.safetensors").read_bytes() == model
+    assert main(["classify", "val", str(run / "model"), str(data), "--out", str(run / "val")]) == 0
+    assert "<svg" in (run / "val" / "report.html").read_text()
+
+
+def test_val_knows_the_images_of_the_training(
+    data: Path, fitted: Path, tmp_path: Path, capsys
+) -> None:
+    command = ["classify", "val", str(fitted / "model"), str(data), "--out"]
+    assert main([*command, str(tmp_path / "all")]) == 0
+    assert "40 of 48 images were fitted on" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "new"), "--skip-seen"]) == 0
+    unseen, own = _json(tmp_path / "new" / "metrics.json"), _json(fitted / "metrics.json")
+    assert unseen["images"]["scored"] == 8
+    for name in ("top1", "top5", "mean_class_accuracy", "per_class"):
+        assert unseen[name] == own[name]  # the same images by another way: the same figures
+    assert not (tmp_path / "new" / "unfinished").exists()
+
+
+def test_val_takes_the_test_folder(fitted: Path, tmp_path: Path) -> None:
+    draw_folders(tmp_path / "d" / "train", 1, seed=5)
+    draw_folders(tmp_path / "d" / "test", 2, seed=6)
+    command = ["classify", "val", str(fitted / "model"), str(tmp_path / "d"), "--out"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert _json(tmp_path / "out" / "metrics.json")["images"]["listed"] == 8
+
+
+def test_bad_images_cost_only_themselves(fitted: Path, tmp_path: Path) -> None:
+    folder = draw_folders(tmp_path / "data", 3, seed=9)
+    model = str(fitted / "model")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sppnet", "classify", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert main(["classify", "predict", model, str(folder), "--out", str(tmp_path / "clean")]) == 0
+    bad = spoil(folder)
+    before = _tree(folder)
+    done = run("predict", model, str(folder), "nowhere/*.png", "--out", str(tmp_path / "out"))
+    assert done.returncode == 3, done.stderr
+    for path in bad:
+        assert sum(str(path) in line for line in done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    found = _json(tmp_path / "out" / "predictions.json")
+    assert found["images"] == _json(tmp_path / "clean" / "predictions.json")["images"]
+    assert (len(found["images"]), len(found["failed"])) == (12, 4)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 * 4
+    assert {row["name"] for row in rows} == set(PATTERNS)
+    assert _tree(folder) == before
+
+
+def test_fit_and_val_leave_bad_images_out(fitted: Path, tmp_path: Path, capsys) -> None:
+    folder = draw_folders(tmp_path / "data", 5, seed=9)
+    bad = spoil(folder)
+    command = ["classify", "fit", str(folder), *SMALL, "--imgsz", "32", "--out"]
+    assert main([*command, str(tmp_path / "run")]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert all(sum(str(path) in line for line in lines) == 1 for path in bad)
+    metrics = _json(tmp_path / "run" / "metrics.json")
+    assert metrics["images"] == {"listed": 23, "failed": 3, "train": 16, "test": 4}
+    assert len(metrics["problems"]) == 3
+    command = ["classify", "train", str(folder), *SMALL, "--imgsz", "24", "--epochs", "1", "--out"]
+    assert main([*command, str(tmp_path / "train")]) == 3
+    assert _json(tmp_path / "train" / "metrics.json")["images"]["failed"] == 3
+    command = ["classify", "val", str(fitted / "model"), str(folder), "--out"]
+    assert main([*command, str(tmp_path / "val")]) == 3
+    counts = _json(tmp_path / "val" / "metrics.json")["images"]
+    assert (counts["listed"], counts["failed"], counts["scored"]) == (23, 3, 20)
+
+
+@pytest.mark.parametrize("command", ["fit", "train"])
+def test_dry_run_writes_nothing(data: Path, tmp_path: Path, capsys, command: str) -> None:
+    words = ["classify", command, str(data), *SMALL, "--imgsz", "32", "--dry-run"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run").exists()
+    output = capsys.readouterr().out
+    assert "4 classes" in output
+    assert "about" in output
+
+
+def test_dry_run_of_val_and_predict(data: Path, fitted: Path, tmp_path: Path, capsys) -> None:
+    for command in ("val", "predict"):
+        words = ["classify", command, str(fitted / "model"), str(data), "--dry-run", "--out"]
+        assert main([*words, str(tmp_path / "out")]) == 0
+        assert "would score 48 images for 4 classes" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+ENDINGS = [  # words after "classify", exit code, part of the error line
+    (["fit", "{data}", "--out", "{new}", "--backbone", "small6"], 2, "backbone must be one of"),
+    (["fit", "{data}", "--out", "{new}", "--pool", "sum"], 2, "pool must be one of"),
+    (["fit", "{data}", "--out", "{new}", "--levels", "1,x"], 2, "--levels must be numbers"),
+    (["fit", "{data}", "--out", "{new}", "--splits", "2"], 2, "need --train-per-class"),
+    (["fit", "{data}", *SMALL, "--out", "{new}", "--train-per-class", "99"], 2, "train_per_class"),
+    (["fit", "{empty}", "--out", "{new}"], 4, "looked for a folder per class"),
+    (["fit", "{new}", "--out", "{new}"], 2, "new"),
+    (["fit", "{data}", *SMALL, "--imgsz", "24", "--out", "{file}"], 6, "file"),
+    (["train", "{data}", *SMALL, "--out", "{new}", "--imgsz", "0"], 2, "--imgsz must be"),
+    (["val", "{empty}", "{data}", "--out", "{new}"], 5, "manifest.json"),
+    (["predict", "{model}", "{empty}", "--out", "{new}"], 4, "none of"),
+    (["predict", "{model}", "{file}", "--out", "{new}"], 4, "E_FORMAT"),
+    (["predict", "{file}", "{data}", "--out", "{new}"], 5, "file"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "part"), ENDINGS)
+def test_endings(
+    data: Path, fitted: Path, tmp_path: Path, capsys, words: list[str], code: int, part: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("neither image nor folder")
+    places = {"data": data, "model": fitted / "model", "new": tmp_path / "new"}
+    places |= {"empty": tmp_path / "empty", "file": tmp_path / "file"}
+    assert main(["classify", *(word.format(**places) for word in words)]) == code
+    error = capsys.readouterr().err
+    assert part in error
+    assert "Traceback" not in error

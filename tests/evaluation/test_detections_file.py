@@ -1,0 +1,311 @@
+"""Detections in files: every accepted spelling, every broken line named, nothing lost."""
+
+import csv
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sppnet.errors import OutputError, Problem, UnusableFileError
+from sppnet.evaluation import read_detections, write_coco_results, write_csv
+from sppnet.evaluation.image_names import ImageNames
+from sppnet.geometry import Detections
+
+NAMES = ("cat", "traffic light", "0")
+
+
+def dataset(
+    ids: tuple = ("000005", "b"), names: tuple = NAMES, category_ids: tuple = (3, 7, 90)
+) -> SimpleNamespace:
+    images = tuple(SimpleNamespace(image_id=i, path=Path(f"photos/{i}.jpg")) for i in ids)
+    return SimpleNamespace(images=images, names=names, category_ids=category_ids)
+
+
+def coco_dataset() -> SimpleNamespace:
+    data = dataset()
+    data.images = (
+        SimpleNamespace(image_id=11, path=Path("photos/000005.jpg")),
+        SimpleNamespace(image_id=5, path=Path("photos/b.png")),
+    )
+    return data
+
+
+def entry(**changes: object) -> dict:
+    good = {"image_id": "b", "category_id": 3, "bbox": [1, 2, 3, 4.5], "score": 0.5}
+    return {key: value for key, value in (good | changes).items() if value != "absent"}
+
+
+def as_json(folder: Path, *entries: object) -> Path:
+    (folder / "found.json").write_text(json.dumps(list(entries)))
+    return folder / "found.json"
+
+
+def as_text(folder: Path, text: str | bytes, name: str = "b.txt") -> Path:
+    (folder / "found").mkdir(exist_ok=True)
+    (folder / "found" / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return folder / "found"
+
+
+# --- COCO results -----------------------------------------------------------------------------
+
+
+def test_json_boxes_become_corners(tmp_path: Path) -> None:
+    found = read_detections(as_json(tmp_path, entry()), dataset())
+    assert found.keys() == {"b"}
+    assert found["b"].boxes.tolist() == [[1, 2, 4, 6.5]]
+    assert found["b"].scores.tolist() == [0.5]
+    assert found["b"].labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("000005", "000005"),
+        ("000005.jpg", "000005"),
+        ("photos/000005.jpg", "000005"),
+        ("elsewhere/000005", "000005"),
+        (5, "000005"),
+        ("b", "b"),
+    ],
+)
+def test_json_image_names(tmp_path: Path, name: object, image: str) -> None:
+    assert read_detections(as_json(tmp_path, entry(image_id=name)), dataset()).keys() == {image}
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [(11, 11), ("11", 11), (5, 5), ("5", 5), ("000005", 11), ("000005.jpg", 11), ("b", 5)],
+)
+def test_numbers_of_a_coco_file_go_before_names(tmp_path: Path, name: object, image: int) -> None:
+    found = read_detections(as_json(tmp_path, entry(image_id=name)), coco_dataset())
+    assert found.keys() == {image}
+
+
+def test_a_name_that_fits_two_images_fits_none() -> None:
+    images = [
+        SimpleNamespace(image_id="a/x", path=Path("a/x.jpg")),
+        SimpleNamespace(image_id="b/x", path=Path("b/x.jpg")),
+    ]
+    names = ImageNames(images)
+    assert names.find("a/x") == "a/x"
+    assert names.find("x") is None
+    assert names.find(None) is None
+    assert names.find(True) is None
+    assert names.find([1]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"category_id": 90}, 2),
+        ({"category_id": "traffic light"}, 1),
+        ({"category_id": "absent", "category_name": "cat"}, 0),
+        ({"category_id": 7, "category_name": "cat"}, 1),
+        ({"category_id": "0"}, 2),  # a name goes before a place
+        ({"category_id": "1"}, 1),
+    ],
+)
+def test_json_classes(tmp_path: Path, change: dict, label: int) -> None:
+    found = read_detections(as_json(tmp_path, entry(**change)), dataset())
+    assert found["b"].labels.tolist() == [label]
+
+
+def test_without_category_ids_they_count_from_one(tmp_path: Path) -> None:
+    path = as_json(tmp_path, entry(category_id=1), entry(category_id=3))
+    assert read_detections(path, dataset(category_ids=()))["b"].labels.tolist() == [0, 2]
+
+
+def test_best_score_first_and_ties_in_the_order_of_the_file(tmp_path: Path) -> None:
+    scores = [0.5, 0.9, 0.5, 0.123456789, 0.123456788]  # the last two are equal in float32
+    path = as_json(tmp_path, *(entry(score=s, bbox=[i, 0, 1, 1]) for i, s in enumerate(scores)))
+    boxes = read_detections(path, dataset())["b"].boxes
+    assert boxes[:, 0].tolist() == [1, 0, 2, 3, 4]
+    backwards = as_json(tmp_path, entry(score=scores[4]), entry(score=scores[3], bbox=[9, 0, 1, 1]))
+    assert read_detections(backwards, dataset())["b"].boxes[0, 0] == 9
+
+
+def test_no_detections(tmp_path: Path) -> None:
+    assert read_detections(as_json(tmp_path), dataset()) == {}
+    assert read_detections(as_text(tmp_path, "\n \n"), dataset()) == {}
+
+
+@pytest.mark.parametrize(
+    ("bad", "rule"),
+    [
+        (7, "entry 2 must be an object"),
+        (entry(score=float("nan")), "entry 2 must hold finite numbers"),
+        (entry(score=float("inf")), "finite"),
+        (entry(bbox=[0, 0, 1e39, 1]), "finite"),
+        (entry(bbox=[0, 0, 10**400, 1]), "four coordinates"),
+        (entry(bbox=[0, 0, -1, 1]), "entry 2 has a box of negative size, -1 x 1"),
+        (entry(bbox=[0, 0, 1]), "score and four coordinates"),
+        (entry(bbox=[0, 0, 1, 1, 1]), "score and four coordinates"),
+        (entry(bbox=["0", 0, 1, 1]), "score and four coordinates"),
+        (entry(bbox={"x": 1}), "score and four coordinates"),
+        (entry(bbox="absent"), "score and four coordinates"),
+        (entry(score=True), "score and four coordinates"),
+        (entry(score=None), "score and four coordinates"),
+        (entry(score="absent"), "score and four coordinates"),
+        (entry(image_id="absent"), "entry 2 must have image_id"),
+        (entry(category_id="absent"), "entry 2 must have image_id and category_id or"),
+    ],
+)
+def test_broken_entries_are_named(tmp_path: Path, bad: object, rule: str) -> None:
+    path = as_json(tmp_path, entry(), bad)
+    with pytest.raises(UnusableFileError, match=rule) as caught:
+        read_detections(path, dataset(), [])
+    assert caught.value.path == path
+    assert caught.value.exit_code == 5
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"annotations": []}', "null", "[", "\x00"])
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "found.json").write_text(text)
+    with pytest.raises(UnusableFileError):
+        read_detections(tmp_path / "found.json", dataset())
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFileError, match="does not exist"):
+        read_detections(tmp_path / "found.json", dataset())
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"image_id": "z"}, "entry 1: image 'z' is not in the data set"),
+        ({"image_id": 6}, "image 6 is not"),
+        ({"image_id": [1]}, r"image \[1\] is not"),
+        ({"category_id": 4}, "class 4 is not in the data set"),
+        ({"category_id": "dog"}, "class 'dog' is not"),
+        ({"category_id": True}, "class True is not"),
+    ],
+)
+def test_unknown_images_and_classes_are_counted_or_refused(
+    tmp_path: Path, change: dict, rule: str
+) -> None:
+    path = as_json(tmp_path, entry(**change), entry())
+    problems: list[Problem] = []
+    assert read_detections(path, dataset(), problems)["b"].count == 1
+    assert len(problems) == 1
+    assert str(path) in str(problems[0])
+    with pytest.raises(UnusableFileError, match=rule):
+        read_detections(path, dataset())
+
+
+# --- text files -------------------------------------------------------------------------------
+
+
+def test_text_lines(tmp_path: Path) -> None:
+    text = (
+        "\ufeffcat 0.25 1 2 3 4\r\n\r\ntraffic  light 0.75 0 0 5.5 6\n1 0.5 0 0 1 1\n0 .1 0 0 1 1"
+    )
+    folder = as_text(tmp_path, text)
+    as_text(tmp_path, "cat 1e-3 0 0 1 1\n", "000005.TXT")
+    as_text(tmp_path, "not detections", "README.md")
+    found = read_detections(folder, dataset())
+    assert found["b"].labels.tolist() == [1, 1, 0, 2]
+    assert found["b"].scores.tolist() == pytest.approx([0.75, 0.5, 0.25, 0.1])
+    assert found["b"].boxes[0].tolist() == [0, 0, 5.5, 6]
+    assert found["000005"].count == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("cat 0.5 0 0 1", "line 2 must be 'class score x1 y1 x2 y2', got 'cat 0.5 0 0 1'"),
+        ("cat", "line 2 must be"),
+        ("cat x 0 0 1 1", "line 2 must hold a score and four coordinates"),
+        ("cat nan 0 0 1 1", "line 2 must hold finite numbers"),
+        ("cat 0.5 0 0 inf 1", "finite"),
+        ("cat 0.5 5 0 1 1", "line 2 has a box of negative size"),
+        ("cat 0.5 0,0 0 1 1", "four coordinates"),
+        ("\x1b[31m 0.5", "line 2 must be"),
+    ],
+)
+def test_broken_lines_are_named(tmp_path: Path, line: str, rule: str) -> None:
+    folder = as_text(tmp_path, f"cat 0.5 0 0 1 1\n{line}\n")
+    with pytest.raises(UnusableFileError, match=rule) as caught:
+        read_detections(folder, dataset(), [])
+    assert caught.value.path == folder / "b.txt"
+    assert "\x1b" not in str(caught.value)
+
+
+def test_text_of_unknown_images_and_classes(tmp_path: Path) -> None:
+    folder = as_text(tmp_path, "dog 0.5 0 0 1 1\ncat 0.5 0 0 1 1\n3 0.5 0 0 1 1\n")
+    as_text(tmp_path, "cat 0.5 0 0 1 1\n", "other.txt")
+    problems: list[Problem] = []
+    assert read_detections(folder, dataset(), problems)["b"].count == 1
+    assert [(Path(p.path).name, p.line) for p in problems] == [
+        ("b.txt", 1),
+        ("b.txt", 3),
+        ("other.txt", 1),
+    ]
+
+
+def test_text_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFileError, match="not UTF-8"):
+        read_detections(as_text(tmp_path, b"\xff\xfe"), dataset())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnusableFileError, match=r"holds no \.txt file"):
+        read_detections(tmp_path / "empty", dataset())
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def some_detections(count: int) -> Detections:
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * 1000
+    sides = torch.rand(count, 2, generator=generator) * 300
+    return Detections(
+        torch.cat([corners, corners + sides], 1),
+        torch.rand(count, generator=generator).sort(descending=True).values,
+        torch.randint(3, (count,), generator=generator),
+    )
+
+
+def test_what_is_written_is_read_back_exactly(tmp_path: Path) -> None:
+    found = {"000005": some_detections(500), "b": some_detections(3), "c": Detections.empty()}
+    write_coco_results(tmp_path / "a.json", found, NAMES, (3, 7, 90))
+    back = read_detections(tmp_path / "a.json", dataset())
+    assert back.keys() == {"000005", "b"}
+    for image, detections in back.items():
+        for key in ("boxes", "scores", "labels"):
+            assert torch.equal(detections[key], found[image][key])
+
+
+def test_coco_results_have_the_fields_of_coco(tmp_path: Path) -> None:
+    box = Detections(torch.tensor([[1.0, 2, 4, 6.5]]), torch.tensor([0.5]), torch.tensor([1]))
+    write_coco_results(tmp_path / "a.json", {7: box}, NAMES)
+    assert json.loads((tmp_path / "a.json").read_text()) == [
+        {
+            "image_id": 7,
+            "category_id": 2,
+            "category_name": "traffic light",
+            "bbox": [1.0, 2.0, 3.0, 4.5],
+            "score": 0.5,
+        }
+    ]
+    write_coco_results(tmp_path / "a.json", {}, NAMES)
+    assert json.loads((tmp_path / "a.json").read_text()) == []
+
+
+def test_csv_has_one_row_per_detection(tmp_path: Path) -> None:
+    box = Detections(torch.tensor([[1.0, 2, 4, 6.5]]), torch.tensor([0.5]), torch.tensor([1]))
+    write_csv(tmp_path / "a.csv", {'odd, "name"\n.jpg': box, "b": Detections.empty()}, NAMES)
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["image", "class", "score", "x1", "y1", "x2", "y2"],
+        ['odd, "name"\n.jpg', "traffic light", "0.5", "1.00", "2.00", "4.00", "6.50"],
+    ]
+
+
+def test_unwritable_results(tmp_path: Path) -> None:
+    for write in (write_coco_results, write_csv):
+        with pytest.raises(OutputError):
+            write(tmp_path / "missing" / "a", {}, NAMES)

@@ -1,0 +1,196 @@
+"""Hits, false alarms and misses: judged rightly, and drawn where they are."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sppnet.evaluation.box_painter import BoxPainter
+from sppnet.evaluation.hits_and_misses import judge_detections
+from sppnet.evaluation.overlays import (
+    CLASS_COLOURS,
+    FALSE_ALARM,
+    HIT,
+    MISS,
+    draw_detections,
+    draw_hits_and_misses,
+    fit_picture,
+    to_jpeg_bytes,
+    to_picture,
+)
+from sppnet.geometry import Detections
+
+WHITE = torch.ones(3, 480, 640)
+TRUTH = torch.tensor([[100.0, 100.0, 200.0, 200.0], [400.0, 300.0, 500.0, 400.0]])
+
+
+def found(boxes, scores, labels):
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float32),
+        torch.tensor(labels, dtype=torch.int64),
+    )
+
+
+def counts(detections, labels=(0, 0), **options):
+    return judge_detections(TRUTH, torch.tensor(labels), detections, **options).counts()
+
+
+def count_colour(picture, colour):
+    return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
+
+
+# (detections, (hits, false alarms, misses)) against two objects of class 0
+CASES = {
+    "nothing found": (([], [], []), (0, 0, 2)),
+    "exact": (([[100, 100, 200, 200]], [0.9], [0]), (1, 0, 1)),
+    "another class": (([[100, 100, 200, 200]], [0.9], [1]), (0, 1, 2)),
+    "overlap of exactly a half": (([[100, 100, 200, 150]], [0.9], [0]), (1, 0, 1)),
+    "overlap just below a half": (([[100, 100, 200, 149]], [0.9], [0]), (0, 1, 2)),
+    "found twice": (([[100, 100, 200, 200], [101, 100, 200, 200]], [0.5, 0.9], [0, 0]), (1, 1, 1)),
+    "elsewhere": (([[0, 0, 50, 50]], [0.9], [0]), (0, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hits_and_misses_are_counted_by_the_rule_of_voc(name):
+    detections, expected = CASES[name]
+    assert counts(found(*detections)) == expected
+
+
+def test_of_two_on_one_object_the_better_score_is_the_hit():
+    detections = found([[100, 100, 200, 200], [105, 100, 200, 200]], [0.5, 0.9], [0, 0])
+    judged = judge_detections(TRUTH, torch.tensor([0, 0]), detections)
+    assert judged.is_hit.tolist() == [False, True]
+
+
+def test_objects_that_do_not_count_are_neither_hit_nor_missed():
+    detections = found([[100, 100, 200, 200]] * 2, [0.9, 0.8], [0, 0])
+    assert counts(detections, truth_ignored=torch.tensor([True, False])) == (0, 0, 1)
+
+
+def test_image_without_objects():
+    judged = judge_detections(
+        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), found([[0, 0, 9, 9]], [0.1], [0])
+    )
+    assert judged.counts() == (0, 1, 0)
+
+
+def test_each_kind_is_drawn_in_its_colour():
+    labels = torch.tensor([0, 0])
+    hit, alarm = [100, 100, 200, 200], [300, 50, 360, 110]
+    nothing = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    assert count_colour(nothing, MISS) > 500
+    assert count_colour(nothing, HIT) == count_colour(nothing, FALSE_ALARM) == 0
+    both = draw_hits_and_misses(
+        WHITE, TRUTH, labels, found([hit, alarm], [0.9, 0.8], [0, 0]), ["a"]
+    )
+    assert both.getpixel((100, 150)) == HIT
+    assert both.getpixel((300, 80)) == FALSE_ALARM
+    assert count_colour(both, MISS) > 200
+
+
+def test_a_miss_is_dashed_and_a_hit_is_not():
+    labels = torch.tensor([0, 0])
+    missed = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    hit = draw_hits_and_misses(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
+    edge = [(100, y) for y in range(110, 190)]
+    assert {missed.getpixel(p) for p in edge} > {MISS, (255, 255, 255)}
+    assert {hit.getpixel(p) for p in edge} == {HIT}
+
+
+def test_line_runs_through_the_last_pixel_inside_a_half_open_box():
+    drawn = draw_detections(WHITE, found([[100, 100, 200, 200]], [0.9], [0]), ["a"])
+    assert drawn.getpixel((199, 150)) == CLASS_COLOURS[0]
+    assert drawn.getpixel((150, 199)) == CLASS_COLOURS[0]
+    assert drawn.getpixel((150, 150)) == (255, 255, 255)
+
+
+def test_scores_below_the_threshold_are_not_drawn():
+    detections = found([[100, 100, 200, 200]], [0.3], [0])
+    assert count_colour(draw_detections(WHITE, detections, ["a"], 0.5), CLASS_COLOURS[0]) == 0
+    assert count_colour(draw_detections(WHITE, detections, ["a"], 0.3), CLASS_COLOURS[0]) > 0
+
+
+def test_the_image_itself_is_not_changed():
+    picture = Image.new("RGB", (400, 300), "white")
+    draw_detections(picture, found([[10, 10, 90, 90]], [0.9], [0]), ["a"])
+    assert picture.getcolors() == [(120_000, (255, 255, 255))]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (7, 5), (319, 10), (1500, 2000)])
+def test_any_size_is_drawn(size):
+    height, width = size
+    box = [[0.0, 0.0, float(width), float(height)]]
+    labels = torch.tensor([0])
+    drawn = draw_hits_and_misses(
+        torch.rand(3, height, width), torch.tensor(box), labels, found(box, [1.0], [0]), ["a", "b"]
+    )
+    assert drawn.width * height == drawn.height * width
+    assert max(drawn.size) >= 320
+
+
+def test_boxes_of_small_images_are_enlarged_with_them():
+    drawn = draw_detections(torch.ones(3, 24, 32), found([[8, 8, 24, 16]], [0.9], [0]), ["a"])
+    assert drawn.size == (320, 240)
+    assert drawn.getpixel((80, 120)) == CLASS_COLOURS[0]
+
+
+def test_boxes_beyond_the_border_and_without_area():
+    boxes = [[-50, -50, 5000, 5000], [700, 500, 800, 600], [10, 10, 10, 10]]
+    draw_detections(WHITE, found(boxes, [0.9, 0.8, 0.7], [0, 0, 0]), ["a"])
+
+
+def test_labels_do_not_cover_each_other():
+    painter = BoxPainter(Image.new("RGB", (640, 480)))
+    for i in range(30):
+        painter.box((100 + i, 100 + i, 300 + i, 300 + i), f"name {i}", (200, 200, 200))
+    places, draw = [], painter._label
+    painter._label = lambda place, *rest: (places.append(place), draw(place, *rest))
+    painter.finish()
+    assert 1 < len(places) < 30
+    for i, a in enumerate(places):
+        assert a[0] >= 0
+        assert a[2] <= 640
+        for b in places[:i]:
+            width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+            smaller = min((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+            assert max(0, width) * max(0, height) <= 0.15 * smaller + 1e-6
+
+
+def test_classes_without_a_name_and_odd_names_are_drawn():
+    detections = found([[10, 40, 90, 90], [200, 60, 300, 150]], [0.9, 0.8], [7, 0])
+    draw_detections(WHITE, detections, ["\u6f22\u5b57\n<b>\x00\udcff"])
+
+
+def test_jpeg_is_reduced_and_carries_no_metadata():
+    picture = Image.new("RGB", (1000, 500), "white")
+    picture.info["comment"] = b"secret"
+    data = to_jpeg_bytes(picture, 100)
+    assert Image.open(io.BytesIO(data)).size == (100, 50)
+    assert b"secret" not in data
+    assert Image.open(io.BytesIO(to_jpeg_bytes(torch.zeros(3, 1, 3000), 100))).size == (100, 1)
+
+
+def test_boxes_follow_a_reduced_picture_exactly():
+    picture, scale = fit_picture(Image.new("RGB", (999, 333)), 100)
+    assert picture.size == (100, 33)
+    assert scale == (100 / 999, 33 / 333)
+
+
+def test_floating_point_and_bytes_give_the_same_picture():
+    pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    same = np.asarray(to_picture(pixels.float() / 255))
+    assert np.array_equal(np.asarray(to_picture(pixels)), same)
+    assert np.array_equal(same, pixels.permute(1, 2, 0).numpy())
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(TypeError, match="got list"):
+        to_picture([1])
+    with pytest.raises(ValueError, match=r"\(1, 5, 7\)"):
+        to_picture(torch.zeros(1, 5, 7))
+    with pytest.raises(ValueError, match=r"\(3, 0, 7\)"):
+        to_picture(torch.zeros(3, 0, 7))

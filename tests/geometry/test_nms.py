@@ -1,0 +1,148 @@
+"""Suppression against the greedy loop, with ties, and what is refused."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from torchvision.ops import nms as torchvision_nms
+
+from oracles.box_loops import suppress
+from sppnet.geometry import nms, nms_per_class
+
+THRESHOLDS = [
+    Fraction(3, 10),
+    Fraction(1, 2),
+    Fraction(1, 3),
+    Fraction(7, 10),
+    Fraction(0),
+    Fraction(1),
+]
+TWO = torch.tensor([[0.0, 0, 10, 1], [0, 0, 3, 1]])  # overlap 3 / 10
+
+
+def draw_case(seed: int, count: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Draw boxes with whole corners and few different scores; some boxes have no area."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, 8, (count, 2), generator=generator)
+    size = torch.randint(0, 10, (count, 2), generator=generator)
+    scores = torch.randint(-2, 3, (count,), generator=generator) / 4
+    labels = torch.randint(0, 3, (count,), generator=generator)
+    return torch.cat([corner, corner + size], 1).float(), scores, labels
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_suppression_is_the_greedy_loop(seed: int) -> None:
+    boxes, scores, _ = draw_case(seed)
+    threshold = THRESHOLDS[seed % len(THRESHOLDS)]
+    expected = suppress(boxes.tolist(), scores.tolist(), threshold)
+    assert nms(boxes, scores, float(threshold)).tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_suppression_per_class_is_the_greedy_loop_in_each(seed: int) -> None:
+    boxes, scores, labels = draw_case(seed)
+    kept = []
+    for label in range(3):
+        rows = (labels == label).nonzero().flatten().tolist()
+        inside = suppress(boxes[rows].tolist(), scores[rows].tolist(), Fraction(3, 10))
+        kept += [rows[i] for i in inside]
+    expected = sorted(kept, key=lambda row: (-scores[row].item(), row))
+    assert nms_per_class(boxes, scores, labels).tolist() == expected
+
+
+def test_distinct_scores_agree_with_torchvision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(500, 2, generator=generator) * 50
+    boxes = torch.cat([corner, corner + torch.rand(500, 2, generator=generator) * 30], 1)
+    scores = torch.randperm(500, generator=generator).float()
+    assert nms(boxes, scores, 0.4).tolist() == torchvision_nms(boxes, scores, 0.4).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_overlap_equal_to_the_threshold_is_kept(dtype: torch.dtype) -> None:
+    scores = torch.tensor([1.0, 0.5])
+    assert nms(TWO.to(dtype), scores, 0.3).tolist() == [0, 1]
+    assert nms(TWO.to(dtype), scores, math.nextafter(0.3, 0)).tolist() == [0]
+
+
+def test_equal_scores_keep_the_earlier_row() -> None:
+    same = torch.tensor([[0.0, 0, 4, 4]] * 5)
+    assert nms(same, torch.zeros(5)).tolist() == [0]
+    assert nms(same, torch.tensor([0.0, 1, 1, 0, 1])).tolist() == [1]
+    apart = torch.tensor([[10.0 * i, 0, 10 * i + 4, 4] for i in range(5)])
+    assert nms(apart, torch.tensor([0.0, 1, 1, 0, 1])).tolist() == [1, 2, 4, 0, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_many_equal_scores_keep_their_order(dtype: torch.dtype) -> None:
+    # more rows than half precision can number
+    boxes = torch.tensor([[0.0, 0, 1, 1]]).repeat(5000, 1).to(dtype)
+    assert nms(boxes, torch.zeros(5000, dtype=dtype)).tolist() == [0]
+    flat = torch.zeros(5000, 4, dtype=dtype)
+    assert nms(flat, torch.zeros(5000, dtype=dtype)).tolist() == list(range(5000))
+
+
+def test_boxes_without_area_stay_and_huge_boxes_overlap() -> None:
+    assert nms(torch.ones(3, 4), torch.zeros(3), 0.0).tolist() == [0, 1, 2]
+    huge = torch.tensor([[0.0, 0, 1e30, 1e30]] * 2)
+    assert nms(huge, torch.tensor([0.0, 1])).tolist() == [1]
+
+
+def test_nothing_in_nothing_out() -> None:
+    none, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    for kept in (nms(none, torch.zeros(0)), nms_per_class(none, torch.zeros(0), no_labels)):
+        assert kept.shape == (0,)
+        assert kept.dtype == torch.int64
+
+
+def test_classes_do_not_touch_each_other() -> None:
+    same = torch.tensor([[0.0, 0, 4, 4]] * 4)
+    scores, labels = torch.tensor([0.1, 0.9, 0.9, 0.5]), torch.tensor([7, -1, 7, -1])
+    assert nms_per_class(same, scores, labels).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_not_finite_are_refused_by_row(bad: float) -> None:
+    scores = torch.tensor([0.5, bad])
+    rule = f"scores must be finite, got {bad} in row 1"
+    with pytest.raises(ValueError, match=rule):
+        nms(TWO, scores)
+    with pytest.raises(ValueError, match=rule):
+        nms_per_class(TWO, scores, torch.zeros(2).long())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_boxes_that_are_not_finite_are_refused_by_row(bad: float) -> None:
+    boxes = TWO.clone()
+    boxes[1, 2] = bad
+    with pytest.raises(ValueError, match=r"boxes must be finite, got .* in row 1"):
+        nms(boxes, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"boxes must be finite"):
+        nms_per_class(boxes, torch.zeros(2), torch.zeros(2).long())
+
+
+def test_reversed_boxes_and_integers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"boxes must have x1 <= x2 and y1 <= y2, got .* in row 0"):
+        nms(-TWO, torch.zeros(2))
+    with pytest.raises(TypeError, match=r"boxes must be a floating-point tensor, got torch.int64"):
+        nms(TWO.long(), torch.zeros(2))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_counts_that_differ_are_refused(count: int) -> None:
+    labels, scores = torch.zeros(2).long(), torch.zeros(2)
+    with pytest.raises(ValueError, match=rf"scores must have shape \(2,\), got \({count},\)"):
+        nms(TWO, torch.zeros(count))
+    with pytest.raises(ValueError, match=rf"scores must have shape \(2,\), got \({count},\)"):
+        nms_per_class(TWO, torch.zeros(count), labels)
+    with pytest.raises(ValueError, match=rf"labels must have shape \(2,\), got \({count},\)"):
+        nms_per_class(TWO, scores, torch.zeros(count).long())
+    with pytest.raises(TypeError, match=r"labels must be integers, got torch.float32"):
+        nms_per_class(TWO, scores, scores)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, math.nan, math.inf])
+def test_thresholds_outside_zero_to_one_are_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match=rf"iou_threshold must be in 0..1, got {threshold}"):
+        nms(TWO, torch.zeros(2), threshold)

@@ -1,0 +1,112 @@
+"""Cut and damaged files: an image or an InputError with the right code, never anything else."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_files import encode, encoded_formats, photo
+from sppnet.errors import InputError
+from sppnet.images import decode_image, load_image
+
+FILES = encoded_formats(photo(20, 30))
+CODES = {"E_EMPTY", "E_TRUNCATED", "E_FORMAT", "E_TOO_LARGE", "E_UNREADABLE"}
+
+
+def outcome(data):
+    """The image, or the code of the error."""
+    try:
+        return decode_image(data)
+    except InputError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_cut_is_rejected_or_changes_nothing(name):
+    data = FILES[name]
+    whole = decode_image(data)
+    step = max(1, len(data) // 150)
+    late = set(range(max(1, len(data) - 60), len(data)))
+    codes = []
+    for length in sorted({*range(1, 40), *range(1, len(data), step), *late}):
+        found = outcome(data[:length])
+        if isinstance(found, str):
+            codes.append(found)
+            # A file cut behind its first dozen bytes is known to be an image, and to be cut.
+            assert found == "E_TRUNCATED", (length, found)
+        else:
+            assert torch.equal(found, whole), f"cut at {length} of {len(data)} gave other pixels"
+            assert length > len(data) * 0.9
+    assert len(codes) > 40
+
+
+def test_a_planted_cut_is_noticed():
+    """The check above can fail: half a JPEG, accepted on request, is another picture."""
+    data = FILES["JPEG"]
+    half = decode_image(data[: len(data) * 3 // 4], allow_truncated=True)
+    assert not torch.equal(half, decode_image(data))
+
+
+@pytest.mark.parametrize("name", ["JPEG", "progressive", "PNG", "BMP", "GIF"])
+def test_cut_files_are_accepted_on_request(tmp_path, name):
+    data = encoded_formats(photo(200, 200))[name]
+    path = tmp_path / "cut"
+    path.write_bytes(data[: len(data) * 3 // 4])
+    with pytest.raises(InputError, match="ends early") as caught:
+        load_image(path)
+    assert caught.value.code == "E_TRUNCATED"
+    image = load_image(path, allow_truncated=True)
+    assert image.shape == (3, 200, 200)
+    assert image.isfinite().all()
+    if name == "PNG":
+        assert torch.equal(image[:, :50], decode_image(data)[:, :50])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_flipped_bits_give_an_image_or_an_error(name):
+    data = FILES[name]
+    rng = np.random.default_rng(len(data))
+    places = {*range(0, min(len(data), 64) * 8, 3), *rng.integers(0, len(data) * 8, 150).tolist()}
+    for place in sorted(places):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        found = outcome(bytes(flipped))
+        again = outcome(bytes(flipped))
+        if isinstance(found, str):
+            assert found in CODES
+            assert found == again
+        else:
+            assert found.isfinite().all()
+            assert 0 <= float(found.min()) <= float(found.max()) <= 1
+            assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_noise_behind_a_good_start(name):
+    rng = np.random.default_rng(1)
+    for length in (4, 12, 30, 60, 120):
+        found = outcome(FILES[name][:length] + rng.bytes(300))
+        assert not isinstance(found, str) or found in CODES
+
+
+def test_libtiff_and_pillow_write_nothing_to_stderr(capfd):
+    data = bytearray(FILES["TIFF-LZW"])
+    for place in range(8, len(data) - 1, max(1, len(data) // 300)):
+        outcome(bytes(data[:place]) + b"\xff\xff" + bytes(data[place + 2 :]))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_tiff_without_the_strips_for_its_rows_is_refused():
+    data = bytearray(FILES["TIFF"])
+    height = data.index(b"\x01\x01", data.index(b"\x00\x01"))  # tag 257 behind tag 256
+    data[height + 8 : height + 12] = (2_000_000).to_bytes(4, "little")
+    with pytest.raises(InputError, match="strips are needed for 2,000,000 rows") as caught:
+        decode_image(bytes(data))
+    assert caught.value.code == "E_UNREADABLE"
+
+
+def test_a_damaged_file_that_is_whole_is_not_called_cut():
+    data = bytearray(encode(Image.new("RGB", (64, 64), "red"), "PNG"))
+    place = data.index(b"IDAT") + 8
+    data[place : place + 8] = b"\xff" * 8
+    assert outcome(bytes(data)) == "E_UNREADABLE"
