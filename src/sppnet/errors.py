@@ -1,7 +1,8 @@
 """What can go wrong with files, said in one line each, and the exit code that goes with it.
 
-Mistakes of a caller in Python are plain ``ValueError`` and ``TypeError``; the classes here are for what a user's
-files, options and disks do. Every one prints as one line that names the file and the rule.
+Mistakes of a caller in Python are plain ``ValueError`` and ``TypeError``; the classes here are for
+what a user's files, options and disks do. Every one prints as one line that names the file and the
+rule.
 """
 
 from collections.abc import Iterable
@@ -123,20 +124,20 @@ def no_tracking(iterable: Iterable[T], description: str, total: int | None = Non
 
 
 def quote_path(path: str | Path | None) -> str:
-    """Put a path in quotes before a message; control bytes cannot reach the terminal.
+    r"""Put a path in quotes before a message; control bytes cannot reach the terminal.
 
     Example:
-        >>> quote_path("a\\nb.jpg")
-        "'a\\\\nb.jpg': "
+        >>> quote_path("a\nb.jpg")
+        "'a\\nb.jpg': "
     """
     return f"{str(path)!r}: " if path else ""
 
 
 def printable(text: str) -> str:
-    """Escape control and non-UTF-8 characters, so that one message stays one harmless line.
+    r"""Escape control and non-UTF-8 characters, so that one message stays one harmless line.
 
     Example:
-        >>> printable("red\\x1b[31m")
-        'red\\\\x1b[31m'
+        >>> printable("red\x1b[31m")
+        'red\\x1b[31m'
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

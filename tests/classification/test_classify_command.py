@@ -188,12 +188,17 @@ def test_dry_run_of_val_and_predict(data: Path, fitted: Path, tmp_path: Path, ca
     assert not (tmp_path / "out").exists()
 
 
+TWELVE = ["--train-per-class", "12"]
 ENDINGS = [  # words after "classify", exit code, part of the error line
     (["fit", "{data}", "--out", "{new}", "--backbone", "small6"], 2, "backbone must be one of"),
     (["fit", "{data}", "--out", "{new}", "--pool", "sum"], 2, "pool must be one of"),
     (["fit", "{data}", "--out", "{new}", "--levels", "1,x"], 2, "--levels must be numbers"),
     (["fit", "{data}", "--out", "{new}", "--splits", "2"], 2, "need --train-per-class"),
-    (["fit", "{data}", *SMALL, "--out", "{new}", "--train-per-class", "99"], 2, "train_per_class"),
+    (
+        ["fit", "{data}", *SMALL, "--out", "{new}", "--train-per-class", "12"],
+        2,
+        "class 'checks' has 12",
+    ),
     (["fit", "{empty}", "--out", "{new}"], 4, "looked for a folder per class"),
     (["fit", "{new}", "--out", "{new}"], 2, "new"),
     (["fit", "{data}", *SMALL, "--imgsz", "24", "--out", "{file}"], 6, "file"),

@@ -141,6 +141,8 @@ def test_sides_midway_between_centres_go_inwards() -> None:
     projection = Projection(stride=10, centre=0, offset=0)
     # first pixel 5 lies between cells 0 and 1, last pixel 25 between cells 2 and 3
     assert cells([5.0, 0, 26, 1], projection, (1, 9))[::2] == [1, 3]
+    assert cells([5.01, 0, 26.01, 1], projection, (1, 9))[::2] == [1, 4]
+    assert cells([4.99, 0, 25.99, 1], projection, (1, 9))[::2] == [0, 3]
 
 
 @pytest.mark.parametrize("projection", PRESETS)

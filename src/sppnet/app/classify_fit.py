@@ -39,7 +39,7 @@ def run_fit(
     backbone, _ = steps.make_trunk(settings.backbone, settings.weights, settings.layer, options)
     pool = build_pool(settings.pool, settings.levels)
     view = View(settings.view, settings.imgsz)
-    steps.draw_splits(data)  # says now if a class is too small
+    data.splits()  # says now if a class is too small
     seconds = estimate_seconds(data, backbone, pool, view)
     if options.dry_run:
         _say_plan(data, backbone.channels * pool_bins(settings.pool, settings.levels), seconds)
@@ -56,7 +56,7 @@ def run_fit(
         steps.report_each(features.problems)
         if not len(features.rows):
             raise NothingUsableError("none of the images can be used", path=options.data)
-        splits = steps.draw_splits(data, features.kept)
+        splits = data.splits(features.kept)
         with run.stage("svm"):
             result = fit_svm_classifier(
                 features,

@@ -13,7 +13,6 @@ from sppnet.errors import NothingUsableError, Problem, UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from sppnet.backbones import Backbone
     from sppnet.classification import ClassData, SplitRule
@@ -99,12 +98,6 @@ def make_trunk(
     with options_to_blame():
         trunk = build_backbone(backbone, weights, layer=layer or None, download=options.download)
     return trunk.to(device).eval(), device
-
-
-def draw_splits(data: "ClassData", kept: "Tensor | None" = None) -> list[Any]:
-    """Divide the images; a class that is too small for the protocol is a usage error."""
-    with options_to_blame():
-        return data.splits(kept)
 
 
 def report_changes(run: "RunFolder") -> None:

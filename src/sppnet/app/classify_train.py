@@ -47,7 +47,7 @@ class Trained:
 def run_train(settings: TrainSettings, rule: SplitRule, options: steps.RunOptions) -> None:
     """Do the whole command."""
     data = steps.open_data(options, rule)
-    splits = steps.draw_splits(data)
+    splits = data.splits()
     plan = make_plan(settings, options.seed)
     network = make_network(settings, len(data.names), options)
     seconds = len(splits) * estimate_seconds(network, plan, len(splits[0].train))

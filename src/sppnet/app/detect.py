@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sppnet.app.options import (
-    Backbone,
+    BackboneChoice,
     Config,
     DataFolder,
     Debug,
@@ -19,7 +19,7 @@ from sppnet.app.options import (
     Out,
     Seed,
     Threads,
-    Weights,
+    WeightsChoice,
     Workers,
     command_app,
     number_option,
@@ -58,8 +58,8 @@ def train(
     data: DataFolder,
     out: Out,
     split: Split = "train",
-    backbone: Backbone | None = None,  # type: ignore[valid-type]
-    weights: Weights | None = None,  # type: ignore[valid-type]
+    backbone: BackboneChoice = None,
+    weights: WeightsChoice = None,
     imgsz: Sizes = None,
     levels: Levels = None,
     layer: Layer = None,

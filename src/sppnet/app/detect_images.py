@@ -1,7 +1,8 @@
-"""Detection in single files, timed stage by stage, with finished images kept so that a killed run goes on."""
+"""Detection in single files, timed stage by stage; finished images are kept for a later run."""
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -55,7 +56,9 @@ def detect_file(detector: Detector, path: Path) -> ImageOutcome:
     detections = detector.detect(encoded, windows)
     times.append(time.perf_counter())
     return ImageOutcome(
-        detections, windows, tuple(end - start for start, end in zip(times, times[1:], strict=False))
+        detections,
+        windows,
+        tuple(end - start for start, end in pairwise(times)),
     )
 
 

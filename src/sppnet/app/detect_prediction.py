@@ -9,7 +9,7 @@ from sppnet.app.detect_images import ImageOutcome, OutcomeStore, detect_file
 from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import Detector
-from sppnet.errors import InputError, NothingUsableError
+from sppnet.errors import InputError
 from sppnet.evaluation import write_coco_results, write_csv
 from sppnet.evaluation.overlays import draw_detections, to_jpeg_bytes
 from sppnet.geometry import Detections
@@ -53,7 +53,7 @@ class PredictionJob:
         say(f"would look at {count} images in about {human_seconds(seconds * count)}")
 
     def run(self, *, fresh: bool = False) -> None:
-        """Detect in every image, draw, and write the results; ends the command with its exit code."""
+        """Detect, draw and write the results; ends the command with its exit code."""
         listing = list_images(self.sources)
         tally = Tally(listed=len(listing.paths) + len(listing.problems))
         for problem in listing.problems:
@@ -85,9 +85,7 @@ class PredictionJob:
         """Leave out what scores too low to report."""
         return detections.select(detections.scores >= self.score_threshold)
 
-    def _draw(
-        self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]
-    ) -> None:
+    def _draw(self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]) -> None:
         """Write the picture of one image with its detections."""
         picture = draw_detections(load_image(path), outcome.detections, names, self.show_above)
         write_bytes(self.out / "overlays" / f"{name}.jpg", to_jpeg_bytes(picture, OVERLAY_SIDE))

@@ -13,10 +13,14 @@ from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import Detector
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.evaluation import evaluate_detections, proposal_recall_curve, summarise_detections
-from sppnet.evaluation.detection_report import DetectionFigures, write_detection_report
+from sppnet.evaluation import proposal_recall_curve, summarise_detections
+from sppnet.evaluation.chart_axes import score_text
+from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
+from sppnet.evaluation.detection_report import write_detection_report
+from sppnet.geometry import Detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
+from sppnet.storage.surroundings import surroundings
 
 
 @dataclass
@@ -70,23 +74,71 @@ class ScoringJob:
         return detector, dataset
 
     def _write(
-        self, detector: Detector, outcomes: dict[LabelledImage, ImageOutcome], problems: list[Problem]
+        self,
+        detector: Detector,
+        outcomes: dict[LabelledImage, ImageOutcome],
+        problems: list[Problem],
     ) -> int:
         """Write the figures and the report, and print the table."""
         images = list(outcomes)
         found = {image.image_id: outcome.detections for image, outcome in outcomes.items()}
-        summary = summarise_detections(images, found, detector.names)
-        seconds = {
-            name: median(outcome.seconds[i] for outcome in outcomes.values())
-            for i, name in enumerate(STAGES)
-        }
+        windows = {image.image_id: outcome.windows for image, outcome in outcomes.items()}
+        figures = DetectionFigures.measure(
+            images,
+            found,
+            detector.names,
+            proposal_recall=proposal_recall_curve(images, windows),
+            seconds=median_seconds(list(outcomes.values())),
+            seconds_per_image=median(sum(outcome.seconds) for outcome in outcomes.values()),
+            problems=problems,
+            configuration=detector.configuration(),
+            versions=surroundings()["versions"],
+        )
+        self._write_metrics(images, found, figures)
+        write_detection_report(
+            self.out / "report.html",
+            images,
+            found,
+            figures,
+            title=f"Detection of {', '.join(detector.names[:4])}",
+            subtitle=f"{self.data.name}, split {self.split}",
+        )
+        self._say(figures)
+        return report_problems(problems)
+
+    def _write_metrics(
+        self,
+        images: list[LabelledImage],
+        found: dict[str | int, Detections],
+        figures: DetectionFigures,
+    ) -> None:
+        """Leave every figure as JSON."""
         metrics: dict[str, Any] = {
-            **summary,
+            **summarise_detections(images, found, figures.names),
             "images": len(images),
             "objects": sum(len(image.boxes) for image in images),
-            "seconds_per_image": median(sum(o.seconds) for o in outcomes.values()),
-            "seconds_per_stage": seconds,
+            "seconds_per_image": figures.seconds_per_image,
+            "seconds_per_stage": dict(figures.seconds),
             "threads": torch.get_num_threads(),
-            "problems": [str(problem) for problem in problems],
+            "problems": [str(problem) for problem in figures.problems],
         }
         write_json(self.out / "metrics.json", metrics)
+
+    def _say(self, figures: DetectionFigures) -> None:
+        """Print the scores, the speed and where the report is."""
+        measures = list(MEASURES)
+        rows = [
+            [name, *(score_text(figures.per_class[measure][name]) for measure in measures)]
+            for name in figures.names
+        ]
+        rows.append(["mean", *(score_text(figures.mean[measure]) for measure in measures)])
+        say_table(["class", *measures], rows)
+        say(f"{figures.seconds_per_image:.2f} s per image")
+        say(f"report: {self.out / 'report.html'}")
+
+
+def median_seconds(outcomes: list[ImageOutcome]) -> dict[str, float]:
+    """Take the median time of each stage over the images."""
+    return {
+        name: median(outcome.seconds[i] for outcome in outcomes) for i, name in enumerate(STAGES)
+    }

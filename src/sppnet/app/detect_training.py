@@ -67,7 +67,7 @@ class TrainingJob:
         return self.cache or self.out / "cache"
 
     def explain(self) -> None:
-        """Say what training would do: counts, disk, and time measured on a few images; write nothing."""
+        """Say what training would do: counts, disk, and the time of a few images; write nothing."""
         dataset = self._open()
         objects = sum(len(image.boxes) for image in dataset)
         stages, map_bytes = measure_stages(dataset, self._build_encoder(), self.settings)

@@ -88,11 +88,13 @@ class ClassData:
             One split, or as many as the rule says.
 
         Raises:
+            UsageError: If a class is too small for the rule.
             NothingUsableError: If a split has no image to fit on, or only one class.
         """
         kept = torch.arange(len(self.paths)) if kept is None else kept
         labels = self.labels[kept]
         if self.given is None:
+            self._check_counts(labels)
             splits = self.rule.draw(labels) if len(labels) else []
         else:
             is_test = self.given[kept]
@@ -103,6 +105,16 @@ class ClassData:
         if not splits:
             raise NothingUsableError("no image can be used")
         return splits
+
+    def _check_counts(self, labels: Tensor) -> None:
+        """Say which class leaves nothing to score on, by its name."""
+        counts = torch.bincount(labels, minlength=len(self.names)).tolist()
+        for name, count in zip(self.names, counts, strict=True):
+            if 0 < count <= (self.rule.train_per_class or 0):
+                raise UsageError(
+                    f"class {name!r} has {count} images; "
+                    f"--train-per-class {self.rule.train_per_class} leaves none to score on",
+                )
 
     def rule_words(self) -> str:
         """Say in words which images the figures are from."""

@@ -9,8 +9,8 @@ from sppnet.geometry import boxes_to_deltas, deltas_to_boxes
 class BoxRegressor:
     """One linear regression per class, in closed form.
 
-    The four targets are whitened, so that one strength of regularisation suits all. The fit goes through the
-    products of the rows, because windows are fewer than their features.
+    The four targets are whitened, so that one strength of regularisation suits all. The fit goes
+    through the products of the rows, because windows are fewer than their features.
 
     Args:
         strength: Ridge penalty, for features of mean norm 20; 4000 in the released code.

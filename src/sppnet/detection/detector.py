@@ -96,11 +96,12 @@ class Detector:
         """Find things in one image.
 
         Args:
-            image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any size.
+            image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any
+                size.
 
         Returns:
-            A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score is the margin of
-            a linear SVM: above 0 the window is more likely the class than not.
+            A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score
+            is the margin of a linear SVM: above 0 the window is more likely the class than not.
 
         Raises:
             InputError: If a file cannot be decoded.
@@ -143,7 +144,9 @@ class Detector:
         rows = features[cell_of[window[kept]]].cpu()
         return self._refine(found, rows, encoded.image_size_hw)
 
-    def _refine(self, found: Detections, features: Tensor, image_size_hw: tuple[int, int]) -> Detections:
+    def _refine(
+        self, found: Detections, features: Tensor, image_size_hw: tuple[int, int]
+    ) -> Detections:
         """Move the boxes and suppress those that have become copies."""
         if self.regressor is None or not found.count:
             return found
@@ -161,6 +164,14 @@ class Detector:
         self.classifier = WindowClassifier(weights, bias)
         return self
 
+    def configuration(self) -> dict[str, Any]:
+        """Everything about the detector that is not a weight."""
+        return {
+            "names": list(self.names),
+            "encoder": self.encoder.configuration(),
+            "rule": asdict(self.rule),
+        }
+
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the detector as one folder: safetensors, JSON and checksums.
 
@@ -171,12 +182,7 @@ class Detector:
         Raises:
             OutputError: If it cannot be written.
         """
-        config = {
-            "names": list(self.names),
-            "encoder": self.encoder.configuration(),
-            "rule": asdict(self.rule),
-            "training": extra or {},
-        }
+        config = {**self.configuration(), "training": extra or {}}
         tensors = {f"backbone.{k}": v for k, v in self.encoder.backbone.state_dict().items()}
         tensors |= {"svm.weights": self.classifier.weights, "svm.bias": self.classifier.bias}
         if self.regressor is not None:

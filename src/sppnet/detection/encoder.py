@@ -1,4 +1,4 @@
-"""The idea of the paper in two steps: encode an image once, then describe as many windows of it as wanted."""
+"""The idea of the paper: encode an image once, then describe as many windows as wanted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class Encoder:
         short_sides: Length of the image's short side at each scale, in pixels.
         levels: Bins along each side, one number per pyramid level.
         projection: ``released`` or ``paper_v4``: how pixel boxes become cells.
-        max_long_side: Cap on the long side, in pixels; very long images are convolved at a smaller scale.
+        max_long_side: Cap on the long side, in pixels; very long images are convolved at a smaller
+            scale.
         target_side: Size that a window should have at its scale, in pixels.
 
     Raises:
@@ -47,8 +48,8 @@ class Encoder:
         >>> from sppnet.backbones import build_backbone
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(160,))
         >>> encoded = encoder.encode(torch.rand(3, 120, 200))
-        >>> encoder.describe(encoded, torch.tensor([[10.0, 10.0, 90.0, 60.0]])).shape == (1, encoder.length)
-        True
+        >>> encoder.describe(encoded, torch.tensor([[10.0, 10.0, 90.0, 60.0]])).shape
+        torch.Size([1, 4800])
 
     Source:
         SPP-net, section 4.1.
@@ -138,7 +139,9 @@ class Encoder:
         return cells
 
     @torch.no_grad()
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor, out: Tensor | None = None) -> Tensor:
+    def describe_cells(
+        self, encoded: EncodedImage, cells: Tensor, out: Tensor | None = None
+    ) -> Tensor:
         """Pool windows that :meth:`locate` found.
 
         Args:

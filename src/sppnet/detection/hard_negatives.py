@@ -1,4 +1,4 @@
-"""Linear SVMs for windows, trained on positives and on the negatives that the SVMs themselves find hard."""
+"""Linear SVMs for windows, trained on positives and on the negatives that they find hard."""
 
 import warnings
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ class MiningRule:
     Args:
         cost: C of the SVM, for features of mean norm 20.
         positive_weight: Cost of a positive relative to that of a negative.
-        hard_above: A window whose score is above this is a hard negative: inside or near the margin.
+        hard_above: A window whose score is above this is a hard negative: inside or near the
+            margin.
         easy_below: A kept negative whose score falls below this is dropped again.
         refit_after: New negatives of a class after which its SVM is fitted anew.
     """
@@ -35,9 +36,9 @@ class MiningRule:
 class HardNegativeMiner:
     """One pass over the images: each class keeps the negatives that its SVM scores too high.
 
-    All negatives of the first image start the SVMs. From then on a window joins the negatives of a class when its
-    score is above the margin; a class is fitted anew after ``refit_after`` new negatives and at the end, and then
-    forgets the negatives that have become easy.
+    All negatives of the first image start the SVMs. From then on a window joins the negatives of a
+    class when its score is above the margin; a class is fitted anew after ``refit_after`` new
+    negatives and at the end, and then forgets the negatives that have become easy.
 
     Args:
         positives: One (P, D) tensor of features per class.
@@ -147,13 +148,11 @@ class HardNegativeMiner:
         self.rows_of = [position[rows] for rows in self.rows_of]
 
 
-def fit_linear_svm(
-    positives: Tensor, negatives: Tensor, rule: MiningRule
-) -> tuple[Tensor, float]:
+def fit_linear_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tuple[Tensor, float]:
     """Fit a linear SVM through the products of the rows: windows are far fewer than their features.
 
-    LIBSVM solves the same problem as the liblinear call of the 2014 code, except that its bias is not regularised
-    (there it was, by a hundredth).
+    LIBSVM solves the same problem as the liblinear call of the 2014 code, except that its bias is
+    not regularised (there it was, by a hundredth).
 
     Args:
         positives: (P, D), P at least 1.
@@ -166,7 +165,7 @@ def fit_linear_svm(
     Example:
         >>> ones = torch.ones(1, 1)
         >>> weights, bias = fit_linear_svm(ones, -ones, MiningRule(cost=1.0))
-        >>> weights.tolist(), round(bias, 6)
+        >>> weights.tolist(), abs(round(bias, 6))
         ([1.0], 0.0)
 
     Source:

@@ -1,4 +1,4 @@
-"""What training and testing ask of each image again and again: its windows and its maps, from the cache."""
+"""What training asks of each image again and again: its windows and its maps, from the cache."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -159,5 +159,6 @@ def digest_weights(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        values = tensors[name].detach().cpu().contiguous().flatten()
+        digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """Windows that may hold a thing: selective search, and a built-in search that needs no OpenCV.
 
-Both work on a copy of the image no longer than ``WORKING_SIDE``, always give the same windows in the same order for
-the same image and seed, and never depend on the order of a library's random numbers.
+Both work on a copy of the image no longer than ``WORKING_SIDE``, always give the same windows in
+the same order for the same image and seed, and never depend on the order of a library's random
+numbers.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,9 @@ SMALLEST_SIDE = 0.02  # of the image's short side: thinner windows hold less tha
 PROPOSALS_VERSION = 1  # part of cache keys: raise it whenever the windows change
 
 
-def propose(image: Tensor, method: str = "selective_search", limit: int = 2000, seed: int = 0) -> Tensor:
+def propose(
+    image: Tensor, method: str = "selective_search", limit: int = 2000, seed: int = 0
+) -> Tensor:
     """Find windows that may hold a thing.
 
     Args:
@@ -30,12 +33,13 @@ def propose(image: Tensor, method: str = "selective_search", limit: int = 2000, 
         seed: Of the order in which windows come, where the method does not rank them.
 
     Returns:
-        (K, 4) float32 xyxy in pixels of the image, none thinner than 2 % of the short side; the whole image
-        comes first.
+        (K, 4) float32 xyxy in pixels of the image, none thinner than 2 % of the short side; the
+        whole image comes first.
 
     Raises:
         ValueError: If the method does not exist; lists those that do.
-        MissingPackageError: If OpenCV's contrib modules are needed and not there; names the command that mends it.
+        MissingPackageError: If OpenCV's contrib modules are needed and not there; names the
+            command that mends it.
 
     Example:
         >>> propose(torch.rand(3, 40, 60, generator=torch.manual_seed(0)), "grid", limit=100).shape
@@ -60,8 +64,8 @@ def propose(image: Tensor, method: str = "selective_search", limit: int = 2000, 
 def selective_search(image: Tensor, seed: int = 0) -> Tensor:
     """Run selective search in its fast mode, as the paper does.
 
-    OpenCV orders its windows by the C library's random numbers; here they are put in a fixed order and shuffled by
-    ``seed``, so that the first n of them are a fair sample at every n.
+    OpenCV orders its windows by the C library's random numbers; here they are put in a fixed order
+    and shuffled by ``seed``, so that the first n of them are a fair sample at every n.
 
     Args:
         image: (3, H, W) float RGB 0..1.
@@ -88,7 +92,7 @@ def selective_search(image: Tensor, seed: int = 0) -> Tensor:
     return torch.from_numpy(found[order]).to(torch.float32)
 
 
-def _opencv_segmentation():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _opencv_segmentation():  # type: ignore[no-untyped-def]
     """OpenCV's segmentation module, or the command that installs it."""
     fix = "or choose --proposals grid, which needs no OpenCV"
     install = "pip install --force-reinstall opencv-contrib-python-headless"
@@ -100,9 +104,9 @@ def _opencv_segmentation():  # type: ignore[no-untyped-def]  # noqa: ANN202
         ) from error
     if not hasattr(cv2, "ximgproc") or not hasattr(cv2.ximgproc, "segmentation"):
         raise MissingPackageError(
-            "selective search needs cv2.ximgproc.segmentation, which this OpenCV lacks (opencv-python "
-            f"beside opencv-contrib hides it): run `pip uninstall -y opencv-python "
-            f"opencv-python-headless` and `{install}`, {fix}"
+            "selective search needs cv2.ximgproc.segmentation, which this OpenCV lacks "
+            "(opencv-python beside opencv-contrib hides it): run "
+            f"`pip uninstall -y opencv-python opencv-python-headless` and `{install}`, {fix}"
         )
     return cv2.ximgproc.segmentation
 
@@ -110,8 +114,10 @@ def _opencv_segmentation():  # type: ignore[no-untyped-def]  # noqa: ANN202
 def grid_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
     """Slide windows of many sizes and shapes, and put first those that enclose contours.
 
-    The score of a window is the gradient magnitude inside it, less that in its middle, per length of its border to
-    the power 1.5: edges near the border that the window holds whole speak for a thing. Near copies are thinned.
+    The score of a window is the gradient magnitude inside it, less that in its middle, per length
+    of its border to the power 1.5: contours near the border that the window holds whole speak for
+    a thing. Windows of each size are ranked among themselves and the sizes take turns, so that
+    large windows do not crowd out small ones.
 
     Args:
         image: (3, H, W) float RGB 0..1.
@@ -124,20 +130,33 @@ def grid_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
         The score is that of EdgeBoxes (Zitnick and Dollar 2014) without its grouping of contours.
     """
     height, width = image.shape[1:]
-    windows = torch.cat(
-        [
-            _slide(height, width, side * aspect**0.5, side / aspect**0.5)
-            for side in _window_sides(height, width)
-            for aspect in (0.5, 1 / 2**0.5, 1.0, 2**0.5, 2.0)
-        ]
+    windows = torch.unique(
+        torch.cat(
+            [
+                _slide(height, width, side * aspect**0.5, side / aspect**0.5)
+                for side in _window_sides(height, width)
+                for aspect in (0.5, 1.0, 2.0)
+            ]
+        ),
+        dim=0,
     )
-    windows = torch.unique(windows, dim=0)
-    scores = _enclosed_edges(image, windows)
-    return windows[scores.argsort(descending=True, stable=True)].to(torch.float32)
+    best = _enclosed_edges(image, windows).argsort(descending=True, stable=True)
+    windows = windows[best]
+    octave = (windows[:, 2:] - windows[:, :2]).double().prod(1).log2().round()
+    return windows[_rank_within(octave).argsort(stable=True)].to(torch.float32)
+
+
+def _rank_within(groups: Tensor) -> Tensor:
+    """(K,) place of each row among the earlier rows of its group."""
+    rank = torch.zeros(len(groups), dtype=torch.int64)
+    for group in groups.unique():
+        rows = (groups == group).nonzero().flatten()
+        rank[rows] = torch.arange(len(rows))
+    return rank
 
 
 def _window_sides(height: int, width: int) -> list[float]:
-    """Sides of the windows: from a sixteenth of the short side to the long side, a factor 1.4 apart."""
+    """Sides from a sixteenth of the short side to the long side, a factor 1.4 apart."""
     side, sides = min(height, width) / 16, []
     while side < max(height, width):
         sides.append(max(side, 4.0))
@@ -146,9 +165,9 @@ def _window_sides(height: int, width: int) -> list[float]:
 
 
 def _slide(height: int, width: int, window_w: float, window_h: float) -> Tensor:
-    """(K, 4) integer windows of one shape, a quarter of a side apart, cut at the borders."""
+    """(K, 4) integer windows of one shape, a third of a side apart, the last at the borders."""
     w, h = min(round(window_w), width), min(round(window_h), height)
-    step_x, step_y = max(1, round(window_w / 4)), max(1, round(window_h / 4))
+    step_x, step_y = max(1, round(window_w / 3)), max(1, round(window_h / 3))
     x0 = torch.tensor(sorted({*range(0, width - w + 1, step_x), width - w}))
     y0 = torch.tensor(sorted({*range(0, height - h + 1, step_y), height - h}))
     y0, x0 = (axis.flatten() for axis in torch.meshgrid(y0, x0, indexing="ij"))
@@ -184,4 +203,3 @@ PROPOSERS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "grid": grid_windows,
     "both": selective_search_and_grid,
 }
-

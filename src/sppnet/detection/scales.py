@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sppnet.geometry import box_area
 
-# A window is best seen at the size of the images that the trunk was trained on (section 4.1 of the paper).
+# A window is best seen at the size that the trunk was trained on (section 4.1 of the paper).
 TARGET_SIDE = 224
 
 

@@ -51,7 +51,7 @@ def build_encoder(
 
 @dataclass
 class BoxSamples:
-    """Windows that overlap an object, kept to teach the box regression: a random part of all, by priority."""
+    """A random part of the windows that overlap an object, to teach the box regression."""
 
     limit: int
     features: Tensor
@@ -66,7 +66,9 @@ class BoxSamples:
             limit, torch.zeros(0, length), torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0)
         )
 
-    def add(self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator) -> None:
+    def add(
+        self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
+    ) -> None:
         """Take samples in, and drop those of the lowest priority beyond the limit."""
         self.features = torch.cat([self.features, features])
         self.proposals = torch.cat([self.proposals, proposals])
@@ -114,7 +116,7 @@ class DetectorTrainer:
         self.samples = [BoxSamples.empty(limit, length) for _ in self.names]
 
     def measure_scale(self, track: Track = no_tracking) -> None:
-        """Pool the objects themselves, and find the factor that gives features their mean length."""
+        """Pool the objects, and find the factor that gives features their mean length."""
         positives: list[list[Tensor]] = [[] for _ in self.names]
         lengths: list[Tensor] = []
         for image, encoded, windows in self.prepared.tracked("describing objects", track):
@@ -135,7 +137,7 @@ class DetectorTrainer:
         ]
 
     def mine(self, track: Track = no_tracking) -> HardNegativeMiner:
-        """Go once through all windows: hard negatives for the SVMs, samples for the box regression."""
+        """Go once through all windows: hard negatives, and samples for the box regression."""
         rule = MiningRule(self.settings.svm_cost, self.settings.positive_weight)
         miner = HardNegativeMiner(self.positives, rule)
         for image, encoded, windows in self.prepared.tracked("mining hard negatives", track):
@@ -176,7 +178,7 @@ class DetectorTrainer:
     def _describe_distinct(
         self, encoded: EncodedImage, image: LabelledImage, windows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Scaled features of the windows and objects that fall on distinct cells, and their boxes."""
+        """Scaled features and boxes of the windows and objects that fall on distinct cells."""
         boxes = torch.cat([image.boxes, windows])
         cells = self.encoder.locate(encoded, boxes)
         distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
@@ -203,9 +205,7 @@ class DetectorTrainer:
         close = overlap > self.settings.box_overlap
         for label in labels.unique().tolist():
             rows = (close & (labels[nearest] == label)).nonzero().flatten()
-            self.samples[label].add(
-                features[rows], boxes[rows], objects[nearest[rows]], self.draw
-            )
+            self.samples[label].add(features[rows], boxes[rows], objects[nearest[rows]], self.draw)
 
 
 def train_detector(
@@ -214,18 +214,21 @@ def train_detector(
     settings: DetectionSettings,
     *,
     seed: int = 0,
+    workers: int = 2,
     track: Track = no_tracking,
     stage: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Detector:
     """Learn a detector: windows, maps, SVMs with hard negatives, box regression.
 
-    Windows and maps are kept in the cache, so that a second call after a kill goes on where the first one stopped.
+    Windows and maps are kept in the cache, so that a second call after a kill goes on where the
+    first one stopped.
 
     Args:
         prepared: The images, with the encoder and the cache.
         names: Class names in the order of the labels.
         settings: The constants.
         seed: Of everything that is random; the same seed gives the same detector.
+        workers: Threads that look for windows.
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
 
@@ -236,9 +239,9 @@ def train_detector(
         NothingUsableError: If no image can be used, or none has an object.
     """
     with stage("proposals"):
-        prepared.propose_all(track=track)
+        prepared.propose_all(workers, track)
     with stage("features"):
-        prepared.encode_all(track=track)
+        prepared.encode_all(track)
     if not prepared.usable:
         raise NothingUsableError("no image of the data set can be used")
     trainer = DetectorTrainer(prepared, names, settings, seed)

@@ -131,7 +131,7 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
     if name == "PNG":
         return b"IEND\xaeB`\x82" not in tail
     if name == "GIF":
-        return not tail.endswith(b";")
+        return not tail.endswith(b"\x00;")  # the end of a frame, and the trailer
     if name == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 > size
     if name == "BMP":
