@@ -11,6 +11,7 @@ import pytest
 from small_photos import PATTERNS, draw_folders, spoil
 from sppnet.app.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--backbone", "small5", "--weights", "none"]
 
 

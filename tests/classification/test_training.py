@@ -28,6 +28,7 @@ from sppnet.classification.training_images import cut_crop
 from sppnet.errors import UnusableFileError, UsageError
 from sppnet.storage import sha256_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("training_to_kill.py")
 
 
