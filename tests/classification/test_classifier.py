@@ -24,6 +24,7 @@ from sppnet.classification import (
 from sppnet.classification.classifier import rank_scores
 from sppnet.errors import InputError, UnusableFileError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = [(1, 1), (40, 40), (40, 40), (200, 10), (10, 200), (33, 57), (64, 31), (1, 300)]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,8 @@ def test_bad_images_cost_only_themselves(fitted: Path, tmp_path: Path) -> None:
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "sppnet", "classify", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as here: other counts, other bits
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
     assert main(["classify", "predict", model, str(folder), "--out", str(tmp_path / "clean")]) == 0
     bad = spoil(folder)

@@ -11,6 +11,8 @@ from sppnet.classification import View, build_pool, extract_features
 from sppnet.images import list_images
 from sppnet.storage import FeatureCache
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:

@@ -225,6 +225,6 @@ def test_epoch_seeds_differ() -> None:
 
 def test_killed_training_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
     output = subprocess.check_output([sys.executable, SCRIPT, folder, tmp_path], text=True)
-    assert json.loads(output)["kills"] >= 4
+    assert json.loads(output)["kills"] >= 2
     models = [tmp_path / run / "model" / "model.safetensors" for run in ("straight", "killed")]
     assert sha256_file(models[0]) == sha256_file(models[1])

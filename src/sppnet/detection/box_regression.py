@@ -90,3 +90,51 @@ def _whitening(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
     spread = (variances.clamp(min=0) + 1e-3).sqrt()
     return mean, axes / spread @ axes.T, axes * spread @ axes.T
+
+
+class BoxSamples:
+    """A random part of the windows that overlap an object, to teach the regression of one class.
+
+    Each sample draws a priority when it comes; those of the highest priority stay.
+
+    Args:
+        limit: Samples to keep.
+        length: D, numbers per feature vector.
+
+    Example:
+        >>> samples = BoxSamples(limit=2, length=3)
+        >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]]).expand(5, 4)
+        >>> samples.add(torch.rand(5, 3), box, box, torch.Generator().manual_seed(0))
+        >>> [len(part) for part in samples.take()]
+        [2, 2, 2]
+    """
+
+    def __init__(self, limit: int, length: int) -> None:
+        self.limit = limit
+        self._count = 0
+        nothing = torch.zeros(0, 4)
+        self._blocks = [(torch.zeros(0), torch.zeros(0, length), nothing, nothing)]
+
+    def add(
+        self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
+    ) -> None:
+        """Take samples in: (S, D) features, (S, 4) windows, (S, 4) objects."""
+        priority = torch.rand(len(features), generator=draw)
+        self._blocks.append((priority, features, proposals, targets))
+        self._count += len(features)
+        if self._count > 1.25 * self.limit:
+            self._trim()
+
+    def take(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Give features, windows and objects of at most ``limit`` samples."""
+        self._trim()
+        _, features, proposals, targets = self._blocks[0]
+        return features, proposals, targets
+
+    def _trim(self) -> None:
+        """Join the blocks and drop the lowest priorities beyond the limit."""
+        joined = [torch.cat(part) for part in zip(*self._blocks, strict=True)]
+        best = joined[0].argsort(descending=True, stable=True)[: self.limit].sort().values
+        priority, features, proposals, targets = (part[best] for part in joined)
+        self._blocks = [(priority, features, proposals, targets)]
+        self._count = len(best)

@@ -132,8 +132,8 @@ class Detector:
         """
         cells = self.encoder.locate(encoded, boxes)
         distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
-        features = self.encoder.describe_cells(encoded, distinct)
-        scores = self.classifier.score(features).cpu()[cell_of]
+        margins = self.encoder.score_cells(encoded, distinct, self.classifier.weights)
+        scores = (margins + self.classifier.bias).cpu()[cell_of]
         window, label = (scores > self.rule.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[window], scores[window, label], label)
         kept = nms_per_class(found.boxes, found.scores, found.labels, self.rule.nms_threshold)
@@ -141,8 +141,8 @@ class Detector:
         found = found.select(kept)
         if self.regressor is None:
             return found
-        rows = features[cell_of[window[kept]]].cpu()
-        return self._refine(found, rows, encoded.image_size_hw)
+        features = self.encoder.describe_cells(encoded, cells[window[kept]]).cpu()
+        return self._refine(found, features, encoded.image_size_hw)
 
     def _refine(
         self, found: Detections, features: Tensor, image_size_hw: tuple[int, int]

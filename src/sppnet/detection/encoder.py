@@ -1,6 +1,6 @@
 """The idea of the paper: encode an image once, then describe as many windows as wanted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from sppnet.detection.scales import TARGET_SIDE, choose_scales
 from sppnet.geometry import Projection, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import resize_short_side
-from sppnet.pooling import num_bins, pool_regions
+from sppnet.pooling import num_bins, pool_regions, score_regions
 
 
 @dataclass(frozen=True)
@@ -139,30 +139,37 @@ class Encoder:
         return cells
 
     @torch.no_grad()
-    def describe_cells(
-        self, encoded: EncodedImage, cells: Tensor, out: Tensor | None = None
-    ) -> Tensor:
+    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
         """Pool windows that :meth:`locate` found.
 
         Args:
             encoded: The image.
             cells: (K, 5) int64 [scale, x0, y0, x1, y1].
-            out: (K, length) to write into.
 
         Returns:
             (K, length) vectors.
         """
-        if out is None:
-            out = encoded.maps[0].new_empty(len(cells), self.length)
-        single_scale = len(encoded.maps) == 1
-        for scale, features in enumerate(encoded.maps):
-            rows = (cells[:, 0] == scale).nonzero().flatten()
-            regions = torch.cat([torch.zeros_like(rows)[:, None], cells[rows, 1:]], 1)
-            if single_scale:
-                return pool_regions(features, regions, self.levels, out=out)
-            if len(rows):
-                out[rows] = pool_regions(features, regions, self.levels)
-        return out
+        vectors = encoded.maps[0].new_empty(len(cells), self.length)
+        for features, rows, regions in _by_scale(encoded, cells):
+            vectors[rows] = pool_regions(features, regions, self.levels)
+        return vectors
+
+    @torch.no_grad()
+    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
+        """Multiply the vectors of windows by a matrix without building them.
+
+        Args:
+            encoded: The image.
+            cells: (K, 5) int64 [scale, x0, y0, x1, y1].
+            weights: (length, M).
+
+        Returns:
+            (K, M), equal to ``describe_cells(...) @ weights`` up to rounding.
+        """
+        scores = encoded.maps[0].new_empty(len(cells), weights.shape[1])
+        for features, rows, regions in _by_scale(encoded, cells):
+            scores[rows] = score_regions(features, regions, weights, self.levels)
+        return scores
 
     def describe(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Describe windows of an encoded image by vectors of one length.
@@ -186,3 +193,11 @@ class Encoder:
             "max_long_side": self.max_long_side,
             "target_side": self.target_side,
         }
+
+
+def _by_scale(encoded: EncodedImage, cells: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Give the map of each scale, the rows of the windows there, and their regions."""
+    for scale, features in enumerate(encoded.maps):
+        rows = (cells[:, 0] == scale).nonzero().flatten()
+        if len(rows):
+            yield features, rows, torch.cat([torch.zeros_like(rows)[:, None], cells[rows, 1:]], 1)

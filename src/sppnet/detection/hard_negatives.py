@@ -45,7 +45,7 @@ class HardNegativeMiner:
         rule: The constants.
 
     Attributes:
-        weights_: (D, K) weights, after the first :meth:`add_image`.
+        weights_: (D, K) weights, after the first :meth:`add`.
         bias_: (K,) biases.
         objectives_: Per class, the value of the SVM objective after each fit.
 
@@ -53,7 +53,7 @@ class HardNegativeMiner:
         >>> noise = torch.randn(40, 3, generator=torch.manual_seed(0))
         >>> rule = MiningRule(cost=1.0)
         >>> miner = HardNegativeMiner([noise[:10] + torch.tensor([9.0, 0.0, 0.0])], rule)
-        >>> miner.add_image(noise[10:], torch.ones(30, 1, dtype=torch.bool))
+        >>> miner.add(noise[10:], torch.ones(30, 1, dtype=torch.bool))
         >>> miner.finish()
         >>> scores = noise @ miner.weights_ + miner.bias_
         >>> bool((scores[10:] < 0).all())
@@ -69,40 +69,46 @@ class HardNegativeMiner:
         length = positives[0].shape[1]
         self.rule = rule or MiningRule()
         self.positives = positives
-        self.negatives = torch.zeros(0, length)
+        self.blocks = [torch.zeros(0, length)]  # negatives of all classes, joined when needed
         self.rows_of = [torch.zeros(0, dtype=torch.int64) for _ in positives]
         self.new_of = [0 for _ in positives]
         self.weights_ = torch.zeros(length, len(positives))
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
-        self._started = False
+        self.started = False
 
-    def score(self, features: Tensor) -> Tensor:
-        """(W, K) scores of windows by the present SVMs."""
-        return features @ self.weights_ + self.bias_
-
-    def add_image(self, features: Tensor, is_negative: Tensor) -> None:
-        """Take the hard negatives of one image and fit the classes that have enough new ones.
+    def choose(self, scores: Tensor, is_negative: Tensor) -> Tensor:
+        """Say which windows of an image are hard negatives of which class.
 
         Args:
-            features: (W, D) features of the windows of the image.
+            scores: (W, K) of the windows by the present SVMs, ``features @ weights_ + bias_``.
             is_negative: (W, K) bool: the window overlaps no object of the class by 0.3 or more.
+
+        Returns:
+            (W, K) bool: all negatives of the first image, those near or inside the margin later.
+        """
+        return is_negative & (scores > self.rule.hard_above) if self.started else is_negative
+
+    def add(self, features: Tensor, is_hard: Tensor) -> None:
+        """Take hard negatives in, and fit the classes that have enough new ones.
+
+        Args:
+            features: (W, D) features of windows of one image.
+            is_hard: (W, K) bool, the rows of :meth:`choose` that belong to these windows.
 
         Raises:
             ValueError: If the shapes do not fit together.
         """
-        if is_negative.shape != (len(features), len(self.positives)):
+        if is_hard.shape != (len(features), len(self.positives)):
             raise ValueError(
-                f"is_negative must have shape {(len(features), len(self.positives))}, "
-                f"got {tuple(is_negative.shape)}"
+                f"is_hard must have shape {(len(features), len(self.positives))}, "
+                f"got {tuple(is_hard.shape)}"
             )
-        chosen = is_negative
-        if self._started:
-            chosen = is_negative & (self.score(features) > self.rule.hard_above)
-        self._remember(features, chosen)
-        started, self._started = self._started, self._started or bool(chosen.any())
+        first = not self.started
+        self._remember(features, is_hard)
+        self.started = self.started or bool(is_hard.any())
         for label, new in enumerate(self.new_of):
-            if new > self.rule.refit_after or (new and not started):
+            if new > self.rule.refit_after or (new and first):
                 self._fit(label)
 
     def finish(self) -> None:
@@ -114,8 +120,8 @@ class HardNegativeMiner:
         """Append the rows that any class wants; classes share them."""
         wanted = chosen.any(1).nonzero().flatten()
         position = torch.full((len(features),), -1)
-        position[wanted] = torch.arange(len(wanted)) + len(self.negatives)
-        self.negatives = torch.cat([self.negatives, features[wanted]])
+        position[wanted] = torch.arange(len(wanted)) + sum(map(len, self.blocks))
+        self.blocks.append(features[wanted])
         for label in range(len(self.positives)):
             rows = position[chosen[:, label]]
             self.rows_of[label] = torch.cat([self.rows_of[label], rows])
@@ -127,7 +133,8 @@ class HardNegativeMiner:
         positives, rows = self.positives[label], self.rows_of[label]
         if not len(positives) or not len(rows):
             return
-        negatives = self.negatives[rows]
+        self.blocks = [torch.cat(self.blocks)]
+        negatives = self.blocks[0][rows]
         weights, bias = fit_linear_svm(positives, negatives, self.rule)
         self.weights_[:, label], self.bias_[label] = weights, bias
         scores = negatives @ weights + bias
@@ -139,12 +146,13 @@ class HardNegativeMiner:
 
     def _forget_unused(self) -> None:
         """Free the rows that no class holds any more, once they are half of all."""
+        (negatives,) = self.blocks
         used = torch.cat(self.rows_of).unique()
-        if len(used) > len(self.negatives) // 2:
+        if len(used) > len(negatives) // 2:
             return
-        position = torch.full((len(self.negatives),), -1)
+        position = torch.full((len(negatives),), -1)
         position[used] = torch.arange(len(used))
-        self.negatives = self.negatives[used]
+        self.blocks = [negatives[used]]
         self.rows_of = [position[rows] for rows in self.rows_of]
 
 

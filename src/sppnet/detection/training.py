@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sppnet.backbones import Backbone, build_backbone
-from sppnet.detection.box_regression import BoxRegressor
+from sppnet.detection.box_regression import BoxRegressor, BoxSamples
 from sppnet.detection.detector import DetectionRule, Detector, WindowClassifier
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.hard_negatives import HardNegativeMiner, MiningRule
@@ -49,43 +48,6 @@ def build_encoder(
     )
 
 
-@dataclass
-class BoxSamples:
-    """A random part of the windows that overlap an object, to teach the box regression."""
-
-    limit: int
-    features: Tensor
-    proposals: Tensor
-    targets: Tensor
-    priority: Tensor
-
-    @classmethod
-    def empty(cls, limit: int, length: int) -> "BoxSamples":
-        """Start without any."""
-        return cls(
-            limit, torch.zeros(0, length), torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0)
-        )
-
-    def add(
-        self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
-    ) -> None:
-        """Take samples in, and drop those of the lowest priority beyond the limit."""
-        self.features = torch.cat([self.features, features])
-        self.proposals = torch.cat([self.proposals, proposals])
-        self.targets = torch.cat([self.targets, targets])
-        self.priority = torch.cat([self.priority, torch.rand(len(features), generator=draw)])
-        if len(self.priority) > 1.25 * self.limit:
-            self.trim()
-
-    def trim(self) -> None:
-        """Keep the ``limit`` samples of the highest priority."""
-        if len(self.priority) <= self.limit:
-            return
-        best = self.priority.argsort(descending=True)[: self.limit].sort().values
-        self.features, self.proposals = self.features[best], self.proposals[best]
-        self.targets, self.priority = self.targets[best], self.priority[best]
-
-
 class DetectorTrainer:
     """Learns SVMs and box regressions from prepared images.
 
@@ -113,16 +75,16 @@ class DetectorTrainer:
         self.seed = seed
         self.draw = torch.Generator().manual_seed(seed)
         limit, length = settings.max_box_samples, self.encoder.length
-        self.samples = [BoxSamples.empty(limit, length) for _ in self.names]
+        self.samples = [BoxSamples(limit, length) for _ in self.names]
 
     def measure_scale(self, track: Track = no_tracking) -> None:
         """Pool the objects, and find the factor that gives features their mean length."""
         positives: list[list[Tensor]] = [[] for _ in self.names]
         lengths: list[Tensor] = []
         for image, encoded, windows in self.prepared.tracked("describing objects", track):
-            boxes, labels = self._objects(image)
-            features = self.encoder.describe(encoded, boxes).cpu()
-            for row, label in zip(features, labels.tolist(), strict=True):
+            wanted = self._wanted(image)
+            features = self.encoder.describe(encoded, image.boxes[wanted]).cpu()
+            for row, label in zip(features, image.labels[wanted].tolist(), strict=True):
                 positives[label].append(row)
             if len(lengths) < NORM_IMAGES:
                 some = torch.randperm(len(windows), generator=self.draw)[:NORM_WINDOWS]
@@ -137,14 +99,23 @@ class DetectorTrainer:
         ]
 
     def mine(self, track: Track = no_tracking) -> HardNegativeMiner:
-        """Go once through all windows: hard negatives, and samples for the box regression."""
+        """Go once through all windows: hard negatives, and samples for the box regression.
+
+        All windows are scored, but only those that are kept become vectors.
+        """
         rule = MiningRule(self.settings.svm_cost, self.settings.positive_weight)
         miner = HardNegativeMiner(self.positives, rule)
         for image, encoded, windows in self.prepared.tracked("mining hard negatives", track):
-            features, boxes = self._describe_distinct(encoded, image, windows)
-            miner.add_image(features, self._negative_of(image, boxes))
-            if self.settings.box_regression:
-                self._sample_boxes(image, boxes, features)
+            boxes, cells = self._distinct(encoded, torch.cat([image.boxes, windows]))
+            weights = (miner.weights_ * self.feature_scale).to(self.encoder.device)
+            scores = self.encoder.score_cells(encoded, cells, weights).cpu() + miner.bias_
+            is_hard = miner.choose(scores, self._negative_of(image, boxes))
+            target_of = self._target_of(image, boxes)
+            kept = (is_hard.any(1) | (target_of >= 0)).nonzero().flatten()
+            features = self.encoder.describe_cells(encoded, cells[kept]).cpu()
+            features.mul_(self.feature_scale)
+            miner.add(features, is_hard[kept])
+            self._sample_boxes(image, boxes[kept], features, target_of[kept])
         miner.finish()
         return miner
 
@@ -152,13 +123,9 @@ class DetectorTrainer:
         """Fit the box regression on the samples that mining met."""
         if not self.settings.box_regression:
             return None
-        for each in self.samples:
-            each.trim()
-        return BoxRegressor(self.settings.box_strength).fit(
-            [each.features for each in self.samples],
-            [each.proposals for each in self.samples],
-            [each.targets for each in self.samples],
-        )
+        features, proposals, targets = zip(*(each.take() for each in self.samples), strict=True)
+        regressor = BoxRegressor(self.settings.box_strength)
+        return regressor.fit(list(features), list(proposals), list(targets))
 
     def build_detector(self, miner: HardNegativeMiner, regressor: BoxRegressor | None) -> Detector:
         """Put the fitted parts together; the scale of features goes into the weights."""
@@ -168,25 +135,18 @@ class DetectorTrainer:
         rule = DetectionRule(self.settings.proposals, self.settings.max_proposals, self.seed)
         return Detector(self.encoder, classifier, regressor, self.names, rule)
 
-    def _objects(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
-        """Boxes and labels that count as positives."""
-        wanted = ~image.crowd
-        if not self.settings.use_difficult:
-            wanted &= ~image.difficult
-        return image.boxes[wanted], image.labels[wanted]
+    def _wanted(self, image: LabelledImage) -> Tensor:
+        """(K,) which objects of an image count as positives."""
+        return ~image.crowd & (~image.difficult | self.settings.use_difficult)
 
-    def _describe_distinct(
-        self, encoded: EncodedImage, image: LabelledImage, windows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Scaled features and boxes of the windows and objects that fall on distinct cells."""
-        boxes = torch.cat([image.boxes, windows])
+    def _distinct(self, encoded: EncodedImage, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows that fall on distinct cells, the first of each, and their cells."""
         cells = self.encoder.locate(encoded, boxes)
         distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
         first = torch.full((len(distinct),), len(boxes))
         first.scatter_reduce_(0, cell_of, torch.arange(len(boxes)), "amin")
         rows = first.sort().values
-        features = self.encoder.describe_cells(encoded, cells[rows]).cpu()
-        return features.mul_(self.feature_scale), boxes[rows]
+        return boxes[rows], cells[rows]
 
     def _negative_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
         """(W, K) whether each window is a negative of each class."""
@@ -196,16 +156,23 @@ class DetectorTrainer:
             negative[:, label] &= overlap < self.settings.negative_below
         return negative
 
-    def _sample_boxes(self, image: LabelledImage, boxes: Tensor, features: Tensor) -> None:
-        """Keep windows that overlap an object well enough to learn where its sides are."""
-        objects, labels = self._objects(image)
-        if not len(objects):
-            return
-        overlap, nearest = box_iou(boxes, objects).max(1)
-        close = overlap > self.settings.box_overlap
-        for label in labels.unique().tolist():
-            rows = (close & (labels[nearest] == label)).nonzero().flatten()
-            self.samples[label].add(features[rows], boxes[rows], objects[nearest[rows]], self.draw)
+    def _target_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
+        """(W,) the object that each window overlaps enough to learn its sides from, or -1."""
+        wanted = self._wanted(image)
+        if not self.settings.box_regression or not bool(wanted.any()):
+            return torch.full((len(boxes),), -1)
+        overlap, nearest = box_iou(boxes, image.boxes[wanted]).max(1)
+        objects = wanted.nonzero().flatten()
+        return torch.where(overlap > self.settings.box_overlap, objects[nearest], -1)
+
+    def _sample_boxes(
+        self, image: LabelledImage, boxes: Tensor, features: Tensor, target_of: Tensor
+    ) -> None:
+        """Keep the windows that have a target for the box regression."""
+        for label in image.labels.unique().tolist():
+            rows = ((target_of >= 0) & (image.labels[target_of] == label)).nonzero().flatten()
+            targets = image.boxes[target_of[rows]]
+            self.samples[label].add(features[rows], boxes[rows], targets, self.draw)
 
 
 def train_detector(

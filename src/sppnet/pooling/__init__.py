@@ -2,6 +2,7 @@
 
 from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
+from sppnet.pooling.region_scores import score_regions
 from sppnet.pooling.regions import RegionPool, check_regions, pool_regions
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "check_regions",
     "num_bins",
     "pool_regions",
+    "score_regions",
     "sliding_window_bins",
     "spatial_pyramid_pool",
 ]

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, bin_ranges, check_levels, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
+from sppnet.pooling.level_pools import LevelPools, PooledLevel
 from sppnet.pooling.pyramid import check_features
 
 # Regions laid out at a time: 64 x 36 bins x 512 channels stay near the cache.
@@ -142,8 +143,8 @@ def pool_regions(
     if needs_grad:
         # index_select, not [...]: its gradient adds up in one order, whatever the number of threads
         return _pool_with_gradient(features, unique, levels).index_select(0, duplicate_of)
-    pools = _LevelPools(features.detach(), unique)
-    _lay_out([pools.values(n, levels) for n in levels], duplicate_of, out)
+    pools = LevelPools(features.detach(), unique, levels)
+    _lay_out([pools.level(n) for n in levels], duplicate_of, out)
     return out
 
 
@@ -158,158 +159,27 @@ def _check_out(out: Tensor, features: Tensor, shape: tuple[int, int]) -> None:
         )
 
 
-def _lay_out(pooled: list[Tensor], rows: Tensor, out: Tensor) -> None:
-    """Write (U, n, n, C) levels into the rows of the output, channel slowest inside a level."""
+def _lay_out(levels: list[PooledLevel], rows: Tensor, out: Tensor) -> None:
+    """Write the levels into the rows of the output, channel slowest inside a level."""
     offset = 0
-    for values in pooled:
-        bins, channels = values.shape[1] * values.shape[2], values.shape[3]
+    for level in levels:
+        bins, channels = level.bin_of.shape[1], level.maxima.shape[1]
         target = out[:, offset : offset + channels * bins].unflatten(1, (channels, bins))
-        flat = values.flatten(1, 2)
         for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            target[start : start + CHUNK] = flat.index_select(0, chunk).transpose(1, 2)
+            chosen = level.bin_of[rows[start : start + CHUNK]]
+            pooled = level.maxima.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+            target[start : start + CHUNK] = pooled.transpose(1, 2)
         offset += channels * bins
 
 
 def _pool_with_gradient(features: Tensor, rows: Tensor, levels: tuple[int, ...]) -> Tensor:
     """Pool by looking the winning cells up, so that autograd (twice, if need be) does the rest."""
     with torch.no_grad():
-        pools = _LevelPools(features, rows)
-        winners = [pools.winners(n, levels).flatten(0, 2) for n in levels]  # (U * n * n, C)
+        pools = LevelPools(features, rows, levels)
+        winners = [pools.winners(n)[pools.level(n).bin_of.flatten()] for n in levels]
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     pooled = [cells.gather(0, cell).unflatten(0, (len(rows), -1)) for cell in winners]
     return torch.cat([values.transpose(1, 2).flatten(1) for values in pooled], 1)
-
-
-class _LevelPools:
-    """Pooled levels of a set of regions, each computed once: (U, n, n, C) values and winners."""
-
-    def __init__(self, features: Tensor, rows: Tensor) -> None:
-        self.height = features.shape[2]
-        # images one above the other, (N * H, W, C): a cell is a contiguous vector of channels
-        self.cells = features.permute(0, 2, 3, 1).flatten(0, 1).contiguous()
-        self.rows = rows
-        self.tables = {(0, 0): self.cells}
-        self.value_of: dict[int, Tensor] = {}
-        self.winner_of: dict[int, Tensor] = {}
-
-    def values(self, n: int, levels: tuple[int, ...]) -> Tensor:
-        """Maxima of level n, as unions of the bins of a finer level where they nest."""
-        if n not in self.value_of:
-            finer = _finer_level(n, levels)
-            if finer:
-                grouped = _group_bins(self.values(finer, levels), n)
-                self.value_of[n] = grouped.amax((2, 4))
-            else:
-                bins, bin_of = self._bins(n)
-                self.value_of[n] = self._bin_maxima(bins)[bin_of].unflatten(0, (-1, n, n))
-        return self.value_of[n]
-
-    def winners(self, n: int, levels: tuple[int, ...]) -> Tensor:
-        """Row-major index of the cell each maximum of level n came from, the first among equals."""
-        if n not in self.winner_of:
-            finer = _finer_level(n, levels)
-            if finer:
-                self.winner_of[n] = _merge_winners(
-                    _group_bins(self.values(finer, levels), n),
-                    _group_bins(self.winners(finer, levels), n),
-                )
-            else:
-                bins, bin_of = self._bins(n)
-                winners = self._bin_winners(bins, self._bin_maxima(bins))
-                self.winner_of[n] = winners[bin_of].unflatten(0, (-1, n, n))
-        return self.winner_of[n]
-
-    def _bins(self, n: int) -> tuple[Tensor, Tensor]:
-        """Distinct bins (y0, x0, y1, x1) of level n, and which of them each region's bins are."""
-        image, x0, y0, x1, y1 = (column[:, None] for column in self.rows.unbind(1))
-        index = torch.arange(n, device=self.rows.device)
-        top, bottom = (y0 + image * self.height + edge for edge in bin_ranges(y1 - y0, index, n))
-        left, right = (x0 + edge for edge in bin_ranges(x1 - x0, index, n))
-        sides = [top[:, :, None], left[:, None, :], bottom[:, :, None], right[:, None, :]]
-        bins = torch.stack([side.expand(-1, n, n) for side in sides], -1).flatten(0, 2)
-        return _unique_rows(bins)
-
-    def _bin_maxima(self, bins: Tensor) -> Tensor:
-        """(B, C) maximum of each bin: four overlapping windows of powers of two cover it."""
-        maxima = self.cells.new_empty(len(bins), self.cells.shape[2])
-        top_left, bottom_right = bins[:, :2], bins[:, 2:]
-        exponents = (bottom_right - top_left).double().frexp().exponent - 1  # floor of log2
-        sizes, size_of = _unique_rows(exponents.to(torch.int64))
-        for number, (a, b) in enumerate(sizes.tolist()):
-            which = (size_of == number).nonzero().flatten()
-            table = self._table(a, b)
-            windows, width = table.flatten(0, 1), table.shape[1]
-            (y0, x0), (y1, x1) = top_left[which].T, bottom_right[which].T
-            y1, x1 = y1 - (1 << a), x1 - (1 << b)
-            best = windows.index_select(0, y0 * width + x0)
-            if b:
-                torch.maximum(best, windows.index_select(0, y0 * width + x1), out=best)
-            if a:
-                torch.maximum(best, windows.index_select(0, y1 * width + x0), out=best)
-            if a and b:
-                torch.maximum(best, windows.index_select(0, y1 * width + x1), out=best)
-            maxima[which] = best
-        return maxima
-
-    def _table(self, a: int, b: int) -> Tensor:
-        """Maxima of all windows of 2**a x 2**b cells, by doubling."""
-        if (a, b) not in self.tables:
-            if a:
-                half, rows = self._table(a - 1, b), 1 << (a - 1)
-                self.tables[a, b] = torch.maximum(half[:-rows], half[rows:])
-            else:
-                half, columns = self._table(a, b - 1), 1 << (b - 1)
-                self.tables[a, b] = torch.maximum(half[:, :-columns], half[:, columns:])
-        return self.tables[a, b]
-
-    def _bin_winners(self, bins: Tensor, maxima: Tensor) -> Tensor:
-        """(B, C) first cell of each bin that holds its maximum; the last NaN, as torch does."""
-        cells, width = self.cells.flatten(0, 1), self.cells.shape[1]
-        winners = torch.full(maxima.shape, -1, device=maxima.device)
-        height_of, width_of = (bins[:, 2:] - bins[:, :2]).T
-        for dy in range(int(height_of.max())):
-            for dx in range(int(width_of[height_of > dy].max())):
-                which = ((height_of > dy) & (width_of > dx)).nonzero().flatten()
-                cell = (bins[which, 0] + dy) * width + bins[which, 1] + dx
-                value, found = cells[cell], winners[which]
-                wins = ((value == maxima[which]) & (found < 0)) | value.isnan()
-                winners[which] = torch.where(wins, cell[:, None], found)
-        return winners
-
-
-def _finer_level(n: int, levels: tuple[int, ...]) -> int | None:
-    """Find a finer level of the pyramid whose bins unite to those of level n exactly."""
-    return min((m for m in levels if m > n and m % n == 0), default=None)
-
-
-def _group_bins(level: Tensor, n: int) -> Tensor:
-    """(U, m, m, C) -> (U, n, m/n, n, m/n, C): the finer bins that make up each bin of level n."""
-    ratio = level.shape[1] // n
-    return level.unflatten(2, (n, ratio)).unflatten(1, (n, ratio))
-
-
-def _merge_winners(values: Tensor, winners: Tensor) -> Tensor:
-    """Winners of united bins: the smallest cell with the maximum (the largest that is NaN)."""
-    maxima = values.amax((2, 4), keepdim=True)
-    last = torch.iinfo(winners.dtype).max
-    first_equal = torch.where(values == maxima, winners, last).amin((2, 4))
-    last_nan = torch.where(values.isnan(), winners, -1).amax((2, 4))
-    return torch.where(last_nan >= 0, last_nan, first_equal)
-
-
-def _unique_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Distinct rows of small non-negative integers, by packing each row into one number."""
-    spans = (rows.amax(0) + 1).tolist()
-    packed = rows[:, 0]
-    for column, span in zip(rows.unbind(1)[1:], spans[1:], strict=True):
-        packed = packed * span + column
-    distinct, index = torch.unique(packed, return_inverse=True)
-    columns = []
-    for span in reversed(spans[1:]):
-        columns.append(distinct % span)
-        distinct = distinct // span
-    return torch.stack([distinct, *reversed(columns)], 1), index
 
 
 class RegionPool(nn.Module):
