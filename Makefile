@@ -18,8 +18,10 @@ check: setup ## format, lint, types
 test: setup ## all tests, doctests too
 	$(BIN)/pytest
 
-bench: setup ## measure; writes JSON with machine and versions
-	$(BIN)/python benchmarks/run.py
+bench: setup ## measure on real photos in SPPNET_DATA; writes JSON and tables to runs/
+	$(BIN)/python benchmarks/plain_trunk.py --data $(SPPNET_DATA)/photos
+	$(BIN)/python benchmarks/classification.py --data $(SPPNET_DATA)/caltech101-20
+	$(BIN)/python benchmarks/installation.py
 
 demo: setup ## draw scenes, train on them, show the report
 	$(BIN)/sppnet demo --out demo

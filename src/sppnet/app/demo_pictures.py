@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sppnet.detection import Detector
+from sppnet.detection import Detector, propose
 from sppnet.evaluation import draw_detections, draw_hits_and_misses
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
@@ -24,11 +24,13 @@ class Joined:
         pixels: (3, H, W).
         boxes: (T, 4) xyxy in pixels.
         labels: (T,).
+        count: Scenes in it.
     """
 
     pixels: Tensor
     boxes: Tensor
     labels: Tensor
+    count: int
 
     @property
     def words(self) -> str:
@@ -59,12 +61,16 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
         boxes.append(image.boxes * scale + shift)
         at += size_hw[0] if upright else size_hw[1]
     labels = torch.cat([image.labels for image in images])
-    return Joined(torch.cat(parts, dim=1 if upright else 2), torch.cat(boxes), labels)
+    return Joined(torch.cat(parts, dim=1 if upright else 2), torch.cat(boxes), labels, len(images))
 
 
 def draw_joined(joined: Joined, detector: Detector, score_threshold: float) -> Image.Image:
-    """Run the detector on a strip and draw hits and misses on it."""
-    found = detector.predict(joined.pixels)
+    """Run the detector on a strip, with as many windows per scene as ever; draw hits and misses."""
+    windows = detector.rule.max_proposals * joined.count
+    found = detector.detect(
+        detector.encode(joined.pixels),
+        propose(joined.pixels, detector.rule.proposals, windows, detector.rule.seed),
+    )
     return draw_hits_and_misses(
         joined.pixels,
         joined.boxes,

@@ -27,20 +27,22 @@ class DemoPlan:
         window_levels: Pyramid of the detector.
         target_side: Size in pixels that a window should have at its scale.
         max_proposals: The most windows per scene.
+        box_strength: Ridge penalty of the box regression; fewer numbers need less than 4000.
     """
 
     train_scenes: int = 120
-    test_scenes: int = 60
-    train_things: int = 96
-    test_things: int = 24
+    test_scenes: int = 50
+    train_things: int = 84
+    test_things: int = 20
     sizes: tuple[int, ...] = (64, 96)
-    epochs: int = 28
+    epochs: int = 26
     rate: float = 0.05
     class_levels: tuple[int, ...] = (1, 2, 3)
     short_sides: tuple[int, ...] = (256, 448)
     window_levels: tuple[int, ...] = (1, 2, 4)
     target_side: int = 96
-    max_proposals: int = 400
+    max_proposals: int = 500
+    box_strength: float = 400.0
 
     @property
     def scenes(self) -> int:
@@ -87,4 +89,5 @@ class DemoPlan:
             target_side=self.target_side,
             proposals="grid",
             max_proposals=self.max_proposals,
+            box_strength=self.box_strength,
         )

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sppnet.app.classify_steps import RunOptions
 from sppnet.app.classify_train import make_network, make_plan
@@ -147,6 +146,7 @@ class DemoSteps:
     def draw(self) -> None:
         """Draw scenes and class folders; a run that was killed here draws the same ones again."""
         plan, folder = self.plan, self.folder
+        folder.forget()
         draw_detection_set(folder.scenes, plan.scenes, self.seed, plan.scene_splits(), track=track)
         draw_class_folders(folder.things, plan.things_per_class, self.seed, track=track)
 
@@ -188,12 +188,14 @@ class DemoSteps:
         pool = build_pool("spp", self.plan.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))
-        cache = FeatureCache(self.folder.work / "features")
+        cache_folder = self.folder.work / "cache"
+        cache = FeatureCache(cache_folder)
         features = extract_features(data.paths, trunk, pool, view, cache=cache, track=track)
         fitted = fit_svm_classifier(
             features, data.labels, data.names, trunk, pool, view, [split], track=track
         )
         fitted.classifier.save(self.folder.work / "untrained-classifier")
+        shutil.rmtree(cache_folder, ignore_errors=True)
 
     def open_things(self) -> tuple[ClassData, Split]:
         """Read the class folders, and which images are to learn from and which to score on."""
@@ -218,12 +220,14 @@ class DemoSteps:
         torch.manual_seed(self.seed)
         encoder = build_encoder(settings)
         encoder.backbone.to(choose_device(self.device))
-        cache = FeatureCache(self.folder.work / "cache")
+        cache_folder = self.folder.work / "cache"
+        cache = FeatureCache(cache_folder)
         prepared = PreparedImages(
             dataset.images, encoder, cache, settings.proposals, settings.max_proposals, self.seed
         )
         detector = train_detector(prepared, dataset.names, settings, seed=self.seed, track=track)
         detector.save(model, extra={**asdict(settings), "seed": self.seed})
+        shutil.rmtree(cache_folder, ignore_errors=True)  # hundreds of megabytes, not needed again
 
     def _options(self) -> RunOptions:
         """The options as the steps of ``classify train`` take them."""

@@ -24,10 +24,14 @@ from sppnet.app.options import (
     command_app,
     number_option,
 )
+from sppnet.app.splits import choose_split
 
 app = command_app("Find things in photos of any size.")
 
-Split = Annotated[str, typer.Option("--split", metavar="NAME", help="Part of the data set.")]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="NAME", help="Part of the data; the usual one if not given."),
+]
 Sizes = Annotated[
     str | None,
     typer.Option("--imgsz", metavar="N[,N...]", help="Short sides at which images are convolved."),
@@ -57,7 +61,7 @@ CacheFolder = Annotated[
 def train(
     data: DataFolder,
     out: Out,
-    split: Split = "train",
+    split: Split = None,
     backbone: BackboneChoice = None,
     weights: WeightsChoice = None,
     imgsz: Sizes = None,
@@ -91,7 +95,8 @@ def train(
         "max_proposals": max_proposals,
     }
     settings = load_settings(DetectionSettings, config, flags)
-    job = TrainingJob(data, split, out, settings, seed, device, workers, cache, download)
+    part = choose_split(data, split, ("train", "trainval"))
+    job = TrainingJob(data, part, out, settings, seed, device, workers, cache, download)
     if dry_run:
         job.explain()
         return
@@ -104,7 +109,7 @@ def val(
     model: ModelFolder,
     data: DataFolder,
     out: Out,
-    split: Split = "test",
+    split: Split = None,
     device: Device = "auto",
     threads: Threads = None,
     fresh: Fresh = False,
@@ -114,7 +119,8 @@ def val(
     """Score a detector on labelled photos; leaves OUT/metrics.json and OUT/report.html."""
     from sppnet.app.detect_scoring import ScoringJob
 
-    job = ScoringJob(model, data, split, out, device)
+    part = choose_split(data, split, ("test", "val"))
+    job = ScoringJob(model, data, part, out, device)
     if dry_run:
         job.explain()
         return

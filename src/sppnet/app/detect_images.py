@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import Detector
-from sppnet.errors import InputError
+from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import Detections
 from sppnet.images import load_image
 from sppnet.storage import FeatureCache, read_json, sha256_file
@@ -91,9 +91,8 @@ class OutcomeStore:
         """
         try:
             digest = sha256_file(path)
-        except OSError as error:
-            rule = f"cannot be read: {error.strerror}"
-            raise InputError(rule, path=path, code="E_UNREADABLE") from error
+        except UnusableFileError as error:  # the run does not depend on this one file
+            raise InputError(error.message, path=path, code="E_UNREADABLE") from error
         key = self.cache.make_key(
             kind="outcome", version=OUTCOME_VERSION, model=self.model, image=digest
         )

@@ -37,7 +37,7 @@ class ScoringJob:
 
     model: Path
     data: Path
-    split: str
+    split: str | None
     out: Path
     device: str = "auto"
 
@@ -46,7 +46,10 @@ class ScoringJob:
         detector, dataset = self._open()
         seconds = 0.0
         for image in dataset.images[:2]:
-            seconds = max(seconds, sum(detect_file(detector, image.path).seconds))
+            try:
+                seconds = max(seconds, sum(detect_file(detector, image.path).seconds))
+            except InputError:
+                continue  # reported where the image is scored
         say(f"would score {len(dataset)} images in about {human_seconds(seconds * len(dataset))}")
         report_problems(dataset.problems)
 
@@ -101,7 +104,7 @@ class ScoringJob:
             found,
             figures,
             title=f"Detection of {', '.join(detector.names[:4])}",
-            subtitle=f"{self.data.name}, split {self.split}",
+            subtitle=self.data.name + (f", split {self.split}" if self.split else ""),
         )
         self._say(figures)
         return report_problems(problems)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sppnet.app.console import (
+    SOME_FAILED,
     human_bytes,
     human_seconds,
     note,
@@ -30,7 +31,7 @@ from sppnet.detection import (
 )
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.images import DetectionDataset, load_image, open_detection_dataset
-from sppnet.storage import FeatureCache, RunFolder, ensure_output_folder, write_json
+from sppnet.storage import FeatureCache, RunFolder, ensure_output_folder, read_json, write_json
 
 PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
 
@@ -52,7 +53,7 @@ class TrainingJob:
     """
 
     data: Path
-    split: str
+    split: str | None
     out: Path
     settings: DetectionSettings
     seed: int = 0
@@ -86,9 +87,9 @@ class TrainingJob:
         with RunFolder.open(self.out, "detect train", wanted, self.seed, fresh=fresh) as run:
             for change in run.changes:
                 warn(change)
-            if run.is_done("model"):
+            if run.is_done("model") and (self.out / "model" / "manifest.json").is_file():
                 note(f"{self.out} holds a finished run; --fresh trains again")
-                return report_problems(dataset.problems)
+                return self._report_again(dataset)
             encoder = self._build_encoder()
             announce(measure_stages(dataset, encoder, self.settings)[0])
             prepared = self._prepare(dataset, encoder)
@@ -158,6 +159,16 @@ class TrainingJob:
             "problems": [str(problem) for problem in problems],
         }
         write_json(self.out / "metrics.json", metrics)
+
+    def _report_again(self, dataset: DetectionDataset) -> int:
+        """End a finished run as it ended before, with the images that could not be decoded."""
+        code = report_problems(dataset.problems)
+        known = {str(problem) for problem in dataset.problems}
+        metrics = read_json(self.out / "metrics.json")
+        for line in [line for line in metrics["problems"] if line not in known]:
+            warn(line)
+            code = SOME_FAILED
+        return code
 
     def _summarise(self, seconds: dict[str, float]) -> None:
         """Show the time of each stage and where the model is."""

@@ -11,6 +11,7 @@ from sppnet.backbones import restore_backbone
 from sppnet.detection.box_regression import BoxRegressor
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals import propose
+from sppnet.errors import UnusableFileError
 from sppnet.geometry import Detections, clip_boxes, nms_per_class
 from sppnet.images import ImageSource, to_image
 from sppnet.storage import load_model, save_model
@@ -66,6 +67,10 @@ class Detector:
         names: Class names in the order of the labels.
         rule: How windows are proposed and detections chosen.
 
+    Raises:
+        ValueError: If the classifier does not have one column per name, or one row per number of
+            the encoder's vectors.
+
     Example:
         >>> from sppnet.backbones import build_backbone
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
@@ -86,6 +91,12 @@ class Detector:
         names: tuple[str, ...],
         rule: DetectionRule | None = None,
     ) -> None:
+        shape = (encoder.length, len(names))
+        if classifier.weights.shape != shape or classifier.bias.shape != shape[1:]:
+            raise ValueError(
+                f"classifier must have weights of shape {shape} and {shape[1]} biases, got "
+                f"{tuple(classifier.weights.shape)} and {tuple(classifier.bias.shape)}"
+            )
         self.encoder = encoder
         self.classifier = classifier
         self.regressor = regressor
@@ -201,9 +212,23 @@ class Detector:
             The detector, with the same answers bit for bit on the same kind of device.
 
         Raises:
-            UnusableFileError: If a file is missing, damaged, or of another kind of model.
+            UnusableFileError: If a file is missing, damaged, of another kind of model, or does not
+                fit the others.
         """
         config, tensors = load_model(Path(path), MODEL_KIND)
+        try:
+            return cls._restore(config, tensors).to(device)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UnusableFileError(
+                f"the saved detector does not fit together: {reason}",
+                path=path,
+                code="E_WEIGHTS_ARCH",
+            ) from error
+
+    @classmethod
+    def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
+        """Put the parts of a saved detector together."""
         encoder_config = dict(config["encoder"])
         trunk = {
             k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
@@ -213,11 +238,10 @@ class Detector:
         if "box.weights" in tensors:
             regressor = BoxRegressor()
             regressor.weights_, regressor.bias_ = tensors["box.weights"], tensors["box.bias"]
-        detector = cls(
+        return cls(
             Encoder(backbone, **encoder_config),
             WindowClassifier(tensors["svm.weights"], tensors["svm.bias"]),
             regressor,
             tuple(config["names"]),
             DetectionRule(**config["rule"]),
         )
-        return detector.to(device)

@@ -12,6 +12,7 @@ from sppnet.geometry import Projection, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
+from sppnet.pooling.bins import check_levels
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Encoder:
         target_side: Size that a window should have at its scale, in pixels.
 
     Raises:
-        ValueError: If there is no scale, or the projection does not exist.
+        ValueError: If there is no scale, a level is below 1, or the projection does not exist.
 
     Example:
         >>> from sppnet.backbones import build_backbone
@@ -72,7 +73,7 @@ class Encoder:
             )
         self.backbone = backbone.eval()
         self.short_sides = tuple(short_sides)
-        self.levels = tuple(levels)
+        self.levels = check_levels(levels)
         self.projection_name = projection
         self.max_long_side = max_long_side
         self.target_side = target_side

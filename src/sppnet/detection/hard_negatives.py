@@ -75,7 +75,12 @@ class HardNegativeMiner:
         self.weights_ = torch.zeros(length, len(positives))
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
-        self.started = False
+
+    @property
+    def waiting(self) -> Tensor:
+        """(K,) bool: classes that have positives and have not met a negative yet."""
+        pairs = zip(self.positives, self.objectives_, strict=True)
+        return torch.tensor([len(rows) > 0 and not fits for rows, fits in pairs])
 
     def choose(self, scores: Tensor, is_negative: Tensor) -> Tensor:
         """Say which windows of an image are hard negatives of which class.
@@ -85,9 +90,10 @@ class HardNegativeMiner:
             is_negative: (W, K) bool: the window overlaps no object of the class by 0.3 or more.
 
         Returns:
-            (W, K) bool: all negatives of the first image, those near or inside the margin later.
+            (W, K) bool: all negatives for a class that has met none yet, those near or inside the
+            margin later, and none for a class without positives.
         """
-        return is_negative & (scores > self.rule.hard_above) if self.started else is_negative
+        return is_negative & ((scores > self.rule.hard_above) | self.waiting)
 
     def add(self, features: Tensor, is_hard: Tensor) -> None:
         """Take hard negatives in, and fit the classes that have enough new ones.
@@ -104,11 +110,10 @@ class HardNegativeMiner:
                 f"is_hard must have shape {(len(features), len(self.positives))}, "
                 f"got {tuple(is_hard.shape)}"
             )
-        first = not self.started
+        waiting = self.waiting
         self._remember(features, is_hard)
-        self.started = self.started or bool(is_hard.any())
         for label, new in enumerate(self.new_of):
-            if new > self.rule.refit_after or (new and first):
+            if new > self.rule.refit_after or (new and waiting[label]):
                 self._fit(label)
 
     def finish(self) -> None:

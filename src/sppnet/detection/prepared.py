@@ -56,10 +56,14 @@ class PreparedImages:
 
     def propose_all(self, workers: int = 2, track: Track = no_tracking) -> None:
         """Compute the windows of every image, several images at a time."""
-        with ThreadPoolExecutor(workers) as pool:
-            jobs = pool.map(self._attempt(self.windows), self.usable)
-            for _ in track(jobs, "proposing windows", total=len(self.usable)):
+        images = self.usable  # counted before the threads begin to find bad ones
+        pool = ThreadPoolExecutor(workers)
+        try:
+            jobs = pool.map(self._attempt(self.windows), images)
+            for _ in track(jobs, "proposing windows", total=len(images)):
                 pass
+        finally:  # Ctrl-C waits for the images in work, not for all those that wait in line
+            pool.shutdown(cancel_futures=True)
 
     def encode_all(self, track: Track = no_tracking) -> None:
         """Convolve every image at every scale."""

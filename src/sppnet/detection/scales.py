@@ -37,7 +37,8 @@ def choose_scales(
         SPP-net, section 4.1; spm_expected_scale.m of the authors' code.
     """
     shortest = min(image_size_hw)
-    wanted = (target_side * shortest / box_area(boxes).double().clamp(min=1e-6).sqrt()).round()
+    wanted = target_side * shortest / box_area(boxes).double().clamp(min=1e-6).sqrt()
+    wanted = (wanted + 0.5).floor()  # halves go up, as in MATLAB; round() would take the even one
     sides = torch.tensor(sorted(short_sides), dtype=torch.float64, device=boxes.device)
     nearest = (sides[None, :] - wanted[:, None]).abs().argmin(1)
     order = torch.tensor(short_sides, device=boxes.device).argsort(stable=True)

@@ -1,8 +1,12 @@
 """Settings of detector training: one frozen dataclass, filled from a TOML file and from flags."""
 
 from dataclasses import dataclass
+from math import inf
 
+from sppnet.detection.proposals import PROPOSERS
 from sppnet.detection.scales import TARGET_SIDE
+
+POSITIVE = ("target_side", "feature_norm", "svm_cost", "positive_weight", "box_strength")
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,17 @@ class DetectionSettings:
     def __post_init__(self) -> None:
         if not self.imgsz or min(self.imgsz) < 16:
             raise ValueError(f"imgsz must be one or more sizes of at least 16, got {self.imgsz}")
+        if not self.levels or min(self.levels) < 1:
+            raise ValueError(f"levels must be one or more numbers from 1 on, got {self.levels}")
+        if self.proposals not in PROPOSERS:
+            raise ValueError(
+                f"proposals must be one of {sorted(PROPOSERS)}, got {self.proposals!r}"
+            )
+        for name in ("max_long_side", "max_proposals", "max_box_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in POSITIVE:
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 < self.negative_below <= 1 or not 0 < self.box_overlap < 1:
             raise ValueError("negative_below and box_overlap must lie in 0..1")
-        if not self.svm_cost > 0 or not self.positive_weight > 0 or not self.box_strength > 0:
-            raise ValueError("svm_cost, positive_weight and box_strength must be positive")

@@ -1,0 +1,287 @@
+"""The detector: the same answers after saving, any kind of image, the rules of what is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from oracles.box_loops import iou, suppress
+from sppnet.app.main import main
+from sppnet.detection import BoxRegressor, DetectionRule, Detector, WindowClassifier
+from sppnet.errors import InputError, UnusableFileError
+from sppnet.geometry import Detections
+from sppnet.images import load_image
+from sppnet.storage import load_model, save_model
+
+NAMES = ("left", "right", "none")
+
+
+@pytest.fixture
+def make_detector(make_encoder):
+    """A detector with random weights, so scaled that many windows score above the threshold."""
+
+    def build(*, boxes: bool = True, bias: float = 0.0, **rule) -> Detector:
+        encoder = make_encoder((96,))
+        draw = torch.Generator().manual_seed(1)
+        weights = torch.randn(encoder.length, 3, generator=draw) / encoder.length**0.5
+        regressor = BoxRegressor()
+        regressor.weights_ = torch.randn(3, encoder.length, 4, generator=draw) * 1e-3
+        regressor.bias_ = torch.zeros(3, 4)
+        return Detector(
+            encoder,
+            WindowClassifier(weights, torch.full((3,), bias)),
+            regressor if boxes else None,
+            NAMES,
+            DetectionRule(**{"proposals": "grid", "max_proposals": 150, **rule}),
+        )
+
+    return build
+
+
+def _same(first: Detections, second: Detections) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in ("boxes", "scores", "labels"))
+
+
+def test_prediction_is_a_checked_dict(make_detector, make_picture) -> None:
+    found = make_detector().predict(make_picture(90, 120))
+    assert isinstance(found, dict)
+    assert set(found) == {"boxes", "scores", "labels"}
+    count = len(found["scores"])
+    assert 0 < count <= 100
+    assert found["boxes"].shape == (count, 4)
+    assert found["labels"].dtype == torch.int64
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    assert bool((found["scores"].diff() <= 0).all())
+    assert bool((found["boxes"] >= 0).all())
+    assert bool((found["boxes"].amax(0) <= torch.tensor([120.0, 90, 120, 90])).all())
+    assert bool((found["boxes"][:, 2:] > found["boxes"][:, :2]).all())
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+@pytest.mark.parametrize("size_hw", [(1, 1), (90, 120), (15, 300)])
+def test_nothing_found_keeps_the_shapes(make_detector, make_picture, boxes: bool, size_hw) -> None:
+    found = make_detector(bias=-1e4, boxes=boxes).predict(make_picture(*size_hw))
+    assert found["boxes"].shape == (0, 4)
+    assert found["scores"].shape == found["labels"].shape == (0,)
+    assert found["boxes"].dtype == torch.float32
+    assert found["labels"].dtype == torch.int64
+
+
+def test_no_windows_are_no_detections(make_detector, make_picture) -> None:
+    detector = make_detector()
+    encoded = detector.encode(make_picture(50, 60))
+    assert detector.detect(encoded, torch.zeros(0, 4)).count == 0
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_saved_and_loaded_gives_the_same_bits(
+    make_detector, make_picture, tmp_path: Path, boxes: bool
+) -> None:
+    detector = make_detector(boxes=boxes)
+    detector.save(tmp_path / "model", extra={"split": "train"})
+    loaded = Detector.load(tmp_path / "model")
+    assert loaded.names == NAMES
+    assert loaded.rule == detector.rule
+    assert loaded.configuration() == detector.configuration()
+    assert (loaded.regressor is None) == (not boxes)
+    for seed in range(3):
+        picture = make_picture(70 + 20 * seed, 90, seed)
+        assert _same(loaded.predict(picture), detector.predict(picture))
+    loaded.save(tmp_path / "again", extra={"split": "train"})
+    first, second = (tmp_path / name / "model.safetensors" for name in ("model", "again"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_path_pillow_array_and_tensor_give_the_same(
+    make_detector, make_picture, tmp_path: Path
+) -> None:
+    pixels = (make_picture(60, 80) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    detector = make_detector()
+    expected = detector.predict(load_image(tmp_path / "a.png"))
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        Image.open(tmp_path / "a.png"),
+        pixels,
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+    ):
+        assert _same(detector.predict(source), expected), type(source)
+    assert expected.count > 0
+
+
+def test_values_that_are_no_images_are_refused(make_detector, tmp_path: Path) -> None:
+    detector = make_detector()
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(InputError):
+        detector.predict(tmp_path / "text.jpg")
+    with pytest.raises(InputError):
+        detector.predict(tmp_path / "missing.jpg")
+    with pytest.raises(TypeError):
+        detector.predict(7)
+    with pytest.raises((TypeError, ValueError)):
+        detector.predict(np.zeros((5, 5), dtype=np.float64))
+
+
+def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
+    make_detector, make_picture, make_boxes
+) -> None:
+    detector = make_detector(boxes=False, max_detections=10**6, score_threshold=-0.5)
+    encoded = detector.encode(make_picture(80, 110))
+    windows = make_boxes(60, 80, 110).round()
+    windows[:, 2:] = torch.maximum(windows[:, 2:], windows[:, :2] + 1)
+    found = detector.detect(encoded, windows)
+    scores = detector.classifier.score(detector.encoder.describe(encoded, windows))
+    for label in range(3):
+        rows = [row for row in range(60) if scores[row, label] > -0.5]
+        boxes = [windows[row].tolist() for row in rows]
+        # windows on the same cells score the same up to rounding: round the scores of both ways
+        values = [round(float(scores[row, label]), 4) for row in rows]
+        kept = suppress(boxes, values, 0.3)
+        mine = found.labels == label
+        assert sorted(boxes[place] for place in kept) == sorted(found.boxes[mine].tolist())
+
+
+def test_other_classes_do_not_suppress(make_detector, make_picture) -> None:
+    detector = make_detector(boxes=False)
+    weights = detector.classifier.weights[:, :1].repeat(1, 3)
+    detector.classifier = WindowClassifier(weights, torch.zeros(3))
+    found = detector.predict(make_picture(80, 100))
+    per_class = [found.boxes[found.labels == label].tolist() for label in range(3)]
+    assert per_class[0] == per_class[1] == per_class[2]
+
+
+def test_limit_keeps_the_best(make_detector, make_picture) -> None:
+    picture = make_picture(90, 120)
+    everything = make_detector(boxes=False, max_detections=10**6).predict(picture)
+    few = make_detector(boxes=False, max_detections=4).predict(picture)
+    assert everything.count > few.count == 4
+    assert _same(few, everything.select(torch.arange(4)))
+
+
+def test_threshold_is_exclusive_and_scores_are_margins(
+    make_detector, make_picture, make_boxes
+) -> None:
+    detector = make_detector(boxes=False, nms_threshold=1.0)
+    encoded, windows = detector.encode(make_picture(70, 70)), make_boxes(12, 70, 70)
+    everything = detector.detect(encoded, windows)
+    scores = detector.classifier.score(detector.encoder.describe(encoded, windows))
+    kept = scores[scores > -1.5].sort(descending=True).values
+    assert torch.allclose(everything.scores, kept, atol=1e-4)
+    strict = make_detector(boxes=False, nms_threshold=1.0)
+    strict.rule = DetectionRule(score_threshold=float(everything.scores[3]), nms_threshold=1.0)
+    assert strict.detect(encoded, windows).count == 3
+
+
+def test_moved_boxes_are_clipped_and_suppressed_again(
+    make_detector, make_picture, make_boxes
+) -> None:
+    detector = make_detector(nms_threshold=0.3)
+    detector.regressor.weights_ *= 60
+    encoded, windows = detector.encode(make_picture(80, 100)), make_boxes(150, 80, 100)
+    found = detector.detect(encoded, windows)
+    boxes = found.boxes
+    assert bool((boxes >= 0).all() & (boxes <= torch.tensor([100.0, 80, 100, 80])).all())
+    for one in range(found.count):
+        for other in range(one):
+            if found.labels[one] == found.labels[other]:
+                assert float(iou(boxes[one].tolist(), boxes[other].tolist())) <= 0.3 + 1e-6
+    assert found.count > 1
+
+
+def test_box_moved_out_of_the_image_is_dropped(make_detector, make_picture) -> None:
+    detector = make_detector()
+    detector.regressor.weights_ *= 0
+    detector.regressor.bias_ += torch.tensor([50.0, 0, 0, 0])  # fifty widths to the right
+    assert detector.predict(make_picture(60, 60)).count == 0
+
+
+def test_moving_to_a_device_keeps_the_answers(make_detector, make_picture) -> None:
+    picture = make_picture(60, 60)
+    expected = make_detector().predict(picture)
+    assert _same(make_detector().to("cpu").predict(picture), expected)
+
+
+def _damage(model: Path, how: str) -> None:
+    tensors, config = model / "model.safetensors", model / "config.json"
+    if how == "bit of the weights":
+        data = bytearray(tensors.read_bytes())
+        data[len(data) // 2] ^= 1
+        tensors.write_bytes(data)
+    elif how == "cut weights":
+        tensors.write_bytes(tensors.read_bytes()[:-5])
+    elif how == "no weights":
+        tensors.unlink()
+    elif how == "threshold":
+        config.write_text(
+            config.read_text().replace('"nms_threshold": 0.3', '"nms_threshold": 0.4')
+        )
+    elif how == "no manifest":
+        (model / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "how", ["bit of the weights", "cut weights", "no weights", "threshold", "no manifest"]
+)
+def test_model_that_was_tampered_with_is_refused(
+    make_detector, tmp_path: Path, capsys, how: str
+) -> None:
+    model = tmp_path / "model"
+    make_detector().save(model)
+    _damage(model, how)
+    with pytest.raises(UnusableFileError) as caught:
+        Detector.load(model)
+    assert str(model) in str(caught.value)
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert main(["detect", "predict", str(model), str(tmp_path / "a.png"), "--out", str(out)]) == 5
+    assert not (out / "detections.json").exists()
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def _without(config: dict, key: str) -> dict:
+    return {name: value for name, value in config.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config, tensors: (_without(config, "rule"), tensors),
+        lambda config, tensors: ({**config, "rule": {"colour": 1}}, tensors),
+        lambda config, tensors: ({**config, "names": ["one"]}, tensors),
+        lambda config, tensors: ({**config, "encoder": {"levels": [1]}}, tensors),
+        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "svm.bias"}),
+        lambda config, tensors: (config, {**tensors, "svm.weights": torch.zeros(7, 3)}),
+        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "box.bias"}),
+    ],
+    ids=["no rule", "other rule", "names", "encoder", "no bias", "other length", "half regressor"],
+)
+def test_whole_model_whose_parts_do_not_fit_is_refused(
+    make_detector, tmp_path: Path, change
+) -> None:
+    make_detector().save(tmp_path / "model")
+    config, tensors = load_model(tmp_path / "model", "detector")
+    save_model(tmp_path / "other", "detector", *change(config, tensors))
+    with pytest.raises(UnusableFileError, match="does not fit together"):
+        Detector.load(tmp_path / "other")
+
+
+def test_model_of_another_kind_is_refused(make_detector, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", "classifier", {"names": ["a"]}, {"w": torch.ones(2)})
+    with pytest.raises(UnusableFileError, match="classifier"):
+        Detector.load(tmp_path / "model")
+
+
+def test_config_says_how_the_model_came_to_be(make_detector, tmp_path: Path) -> None:
+    make_detector().save(tmp_path / "model", extra={"seed": 3})
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert json.dumps(config).count('"seed": 3') == 1
+
+
+def test_classifier_of_another_shape_is_refused(make_detector) -> None:
+    detector = make_detector()
+    with pytest.raises(ValueError, match="classifier must have weights of shape"):
+        Detector(detector.encoder, detector.classifier, None, ("only",))

@@ -1,0 +1,151 @@
+"""Encode once, describe often: the vector of a window is the pyramid of its part of the map."""
+
+import pytest
+import torch
+
+from oracles.box_loops import project
+from oracles.pyramid_loops import pool_region
+from oracles.scale_choice import choose_scale
+from sppnet.detection import Encoder
+from sppnet.geometry import project_boxes
+from sppnet.pooling import spatial_pyramid_pool
+
+LEVELS = (1, 2, 3, 6)
+
+
+def test_vector_is_the_pyramid_of_the_crop_of_the_map(
+    make_encoder, make_picture, make_boxes
+) -> None:
+    encoder = make_encoder((64, 160, 96))
+    encoded = encoder.encode(make_picture(90, 130))
+    boxes = make_boxes(60, 90, 130)
+    found = encoder.describe(encoded, boxes)
+    seen = set()
+    for box, vector in zip(boxes, found, strict=True):
+        scale = choose_scale(box.tolist(), (90, 130), (64, 160, 96), 70)
+        features, zoom = encoded.maps[scale], torch.tensor(encoded.zooms_xy[scale]).repeat(2)
+        grid_hw = tuple(features.shape[2:])
+        zoomed = (box.double() * zoom)[None]
+        ((x0, y0, x1, y1),) = project_boxes(zoomed, encoder.projection, grid_hw).tolist()
+        expected = spatial_pyramid_pool(features[:, :, y0:y1, x0:x1], LEVELS)[0]
+        assert torch.equal(vector, expected)
+        seen.add(scale)
+    assert len(seen) > 1  # the test would be weak if all windows fell on one scale
+    assert float(found.std()) > 0.01
+
+
+def test_vector_agrees_with_the_slow_loops(make_encoder, make_picture, make_boxes) -> None:
+    encoder = make_encoder((80,), levels=(1, 3))
+    encoded = encoder.encode(make_picture(60, 90))
+    boxes = make_boxes(6, 60, 90)
+    (features,), ((zoom_x, zoom_y),) = encoded.maps, encoded.zooms_xy
+    rule, grid_hw = encoder.projection, tuple(features.shape[2:])
+    for box, vector in zip(boxes.tolist(), encoder.describe(encoded, boxes), strict=True):
+        zoomed = [box[0] * zoom_x, box[1] * zoom_y, box[2] * zoom_x, box[3] * zoom_y]
+        region = project(zoomed, rule.stride, rule.centre, rule.offset, grid_hw)
+        assert vector.tolist() == pool_region(features[0].tolist(), region, (1, 3))
+
+
+def test_locate_gives_scale_and_half_open_cells(make_encoder, make_picture, make_boxes) -> None:
+    encoder = make_encoder((200, 64))
+    encoded = encoder.encode(make_picture(100, 70))
+    cells = encoder.locate(encoded, make_boxes(200, 100, 70))
+    assert cells.dtype == torch.int64
+    assert set(cells[:, 0].tolist()) == {0, 1}
+    for scale, x0, y0, x1, y1 in cells.tolist():
+        height, width = encoded.maps[scale].shape[2:]
+        assert 0 <= x0 < x1 <= width
+        assert 0 <= y0 < y1 <= height
+
+
+def test_one_of_several_scales_equals_that_scale_alone(
+    make_encoder, make_picture, make_boxes
+) -> None:
+    picture, boxes = make_picture(90, 140), make_boxes(30, 90, 140)
+    many = make_encoder((64, 128))
+    encoded = many.encode(picture)
+    cells, found = many.locate(encoded, boxes), many.describe(encoded, boxes)
+    for scale, short_side in enumerate((64, 128)):
+        alone = make_encoder((short_side,))
+        rows = cells[:, 0] == scale
+        assert rows.any()
+        assert torch.equal(found[rows], alone.describe(alone.encode(picture), boxes[rows]))
+
+
+@pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
+def test_scores_of_cells_are_the_product_with_the_vectors(
+    make_encoder, make_picture, make_boxes, short_sides: tuple[int, ...]
+) -> None:
+    encoder = make_encoder(short_sides)
+    encoded = encoder.encode(make_picture(80, 60))
+    cells = encoder.locate(encoded, make_boxes(50, 80, 60))
+    weights = torch.randn(encoder.length, 3, generator=torch.manual_seed(1))
+    expected = encoder.describe_cells(encoded, cells).double() @ weights.double()
+    found = encoder.score_cells(encoded, cells, weights)
+    assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 40), (40, 1), (3, 2), (400, 20), (20, 400)])
+@pytest.mark.parametrize("projection", ["released", "paper_v4"])
+def test_images_of_any_shape(make_encoder, make_boxes, size_hw, projection: str) -> None:
+    encoder = make_encoder((64, 96), projection=projection, max_long_side=300)
+    encoded = encoder.encode(torch.rand(3, *size_hw, generator=torch.manual_seed(0)))
+    assert max(side for each in encoded.maps for side in each.shape[2:]) <= 300 // 8 + 1
+    boxes = torch.cat([torch.tensor([[0.0, 0, size_hw[1], size_hw[0]]]), make_boxes(9, *size_hw)])
+    found = encoder.describe(encoded, boxes)
+    assert found.shape == (10, encoder.length)
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
+def test_no_windows(make_encoder, make_picture, short_sides: tuple[int, ...]) -> None:
+    encoder = make_encoder(short_sides)
+    encoded = encoder.encode(make_picture(50, 50))
+    assert encoder.describe(encoded, torch.zeros(0, 4)).shape == (0, encoder.length)
+
+
+def test_window_is_the_same_in_any_company(make_encoder, make_picture, make_boxes) -> None:
+    encoder = make_encoder()
+    encoded = encoder.encode(make_picture(70, 90))
+    boxes = make_boxes(20, 70, 90)
+    together = encoder.describe(encoded, boxes)
+    one_by_one = torch.cat([encoder.describe(encoded, box[None]) for box in boxes])
+    assert torch.equal(together, one_by_one)
+
+
+def test_whole_image_covers_the_whole_map(make_encoder, make_picture) -> None:
+    encoder = make_encoder((160,))
+    encoded = encoder.encode(make_picture(120, 200))
+    (found,) = encoder.locate(encoded, torch.tensor([[0.0, 0.0, 200.0, 120.0]])).tolist()
+    height, width = encoded.maps[0].shape[2:]
+    # small5's first cell is centred on pixel 0, so the shrinking by half a cell may drop the border
+    assert found[1] <= 1
+    assert found[2] <= 1
+    assert found[3] >= width - 1
+    assert found[4] >= height - 1
+
+
+def test_encoding_has_no_gradient_and_leaves_the_trunk_in_evaluation_mode(
+    make_encoder, make_picture
+) -> None:
+    encoder = make_encoder()
+    encoded = encoder.encode(make_picture(40, 40))
+    assert not encoder.backbone.training
+    assert not encoded.maps[0].requires_grad
+    again = encoder.encode(make_picture(40, 40))
+    assert torch.equal(encoded.maps[0], again.maps[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"short_sides": ()}, "short_sides must be positive"),
+        ({"short_sides": (0,)}, "short_sides must be positive"),
+        ({"projection": "nearest"}, "projection must be one of"),
+        ({"levels": ()}, "levels must"),
+        ({"levels": (0,)}, "levels must"),
+    ],
+)
+def test_impossible_encoders_are_refused(make_encoder, wrong: dict, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        Encoder(make_encoder().backbone, **wrong)
