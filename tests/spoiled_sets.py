@@ -1,4 +1,4 @@
-"""Annotated sets with faults that users have: each fault in a file of its own, all repaired by hand."""
+"""A drawn set with the faults that real ones have, each in a file of its own."""
 
 import hashlib
 from pathlib import Path

@@ -102,10 +102,12 @@ def test_path_pillow_array_and_tensor_give_the_same(
     Image.fromarray(pixels).save(tmp_path / "a.png")
     detector = make_detector()
     expected = detector.predict(load_image(tmp_path / "a.png"))
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.load()
     for source in (
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
-        Image.open(tmp_path / "a.png"),
+        picture,
         pixels,
         torch.from_numpy(pixels.copy()).permute(2, 0, 1),
     ):

@@ -58,7 +58,8 @@ def _full_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tuple[T
 
 
 def _objective(positives: Tensor, negatives: Tensor, weights: Tensor, bias: float, rule) -> float:
-    return svm_objective(positives @ weights + bias, negatives @ weights + bias, weights, rule)
+    scores = torch.cat([positives, negatives]) @ weights + bias
+    return svm_objective(scores, len(positives), weights, rule)
 
 
 @pytest.mark.parametrize("cost", [0.001, 0.05, 1.0])
@@ -67,7 +68,8 @@ def test_one_fit_is_the_svm_of_sklearns_other_solver(cost: float) -> None:
     positives, data = _problem(images=2)
     for label in range(3):
         negatives = _all_negatives(data, label)
-        ours = fit_linear_svm(positives[label], negatives, rule)
+        rows = torch.cat([positives[label], negatives])
+        ours = fit_linear_svm(rows, len(positives[label]), rule)
         theirs = _full_svm(positives[label], negatives, rule)
         value = _objective(positives[label], negatives, *ours, rule)
         best = _objective(positives[label], negatives, *theirs, rule)

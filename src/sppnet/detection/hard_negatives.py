@@ -1,11 +1,9 @@
 """Linear SVMs for windows, trained on positives and on the negatives that they find hard."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import SVC
 from torch import Tensor
 
@@ -72,6 +70,7 @@ class HardNegativeMiner:
         self.blocks = [torch.zeros(0, length)]  # negatives of all classes, joined when needed
         self.rows_of = [torch.zeros(0, dtype=torch.int64) for _ in positives]
         self.new_of = [0 for _ in positives]
+        self.products_of = [torch.zeros(0, 0) for _ in positives]  # of the last fit's rows
         self.weights_ = torch.zeros(length, len(positives))
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
@@ -139,14 +138,16 @@ class HardNegativeMiner:
         if not len(positives) or not len(rows):
             return
         self.blocks = [torch.cat(self.blocks)]
-        negatives = self.blocks[0][rows]
-        weights, bias = fit_linear_svm(positives, negatives, self.rule)
+        examples = torch.cat([positives, self.blocks[0][rows]])
+        products = extend_products(self.products_of[label], examples)
+        weights, bias = fit_linear_svm(examples, len(positives), self.rule, products)
         self.weights_[:, label], self.bias_[label] = weights, bias
-        scores = negatives @ weights + bias
-        self.objectives_[label].append(
-            svm_objective(positives @ weights + bias, scores, weights, self.rule)
-        )
-        self.rows_of[label] = rows[scores >= self.rule.easy_below]
+        scores = examples @ weights + bias
+        self.objectives_[label].append(svm_objective(scores, len(positives), weights, self.rule))
+        kept = scores >= self.rule.easy_below
+        kept[: len(positives)] = True
+        self.products_of[label] = products[kept][:, kept]
+        self.rows_of[label] = rows[kept[len(positives) :]]
         self._forget_unused()
 
     def _forget_unused(self) -> None:
@@ -161,32 +162,55 @@ class HardNegativeMiner:
         self.rows_of = [position[rows] for rows in self.rows_of]
 
 
-def fit_linear_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tuple[Tensor, float]:
+def extend_products(products: Tensor, rows: Tensor) -> Tensor:
+    """Grow the matrix of products of rows by the rows that it does not hold yet.
+
+    Args:
+        products: (M, M) products of the first M rows.
+        rows: (N, D) with N at least M.
+
+    Returns:
+        (N, N) products of all rows.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> extend_products(extend_products(torch.zeros(0, 0), rows[:1]), rows).tolist()
+        [[5.0, 11.0], [11.0, 25.0]]
+    """
+    known, new = rows[: len(products)], rows[len(products) :]
+    across = new @ known.T
+    return torch.cat(
+        [torch.cat([products, across.T], 1), torch.cat([across, new @ new.T], 1)], dim=0
+    )
+
+
+def fit_linear_svm(
+    rows: Tensor, num_positives: int, rule: MiningRule, products: Tensor | None = None
+) -> tuple[Tensor, float]:
     """Fit a linear SVM through the products of the rows: windows are far fewer than their features.
 
     LIBSVM solves the same problem as the liblinear call of the 2014 code, except that its bias is
     not regularised (there it was, by a hundredth).
 
     Args:
-        positives: (P, D), P at least 1.
-        negatives: (N, D), N at least 1.
+        rows: (N, D) positives, then negatives; at least one of each.
+        num_positives: How many positives there are.
         rule: Gives the cost and the weight of positives.
+        products: (N, N) ``rows @ rows.T``, if it is at hand.
 
     Returns:
         (D,) weights and the bias.
 
     Example:
-        >>> ones = torch.ones(1, 1)
-        >>> weights, bias = fit_linear_svm(ones, -ones, MiningRule(cost=1.0))
+        >>> weights, bias = fit_linear_svm(torch.tensor([[1.0], [-1.0]]), 1, MiningRule(cost=1.0))
         >>> weights.tolist(), abs(round(bias, 6))
         ([1.0], 0.0)
 
     Source:
         Hinge loss, L2 regularisation: spp_train.m (liblinear -s 3 -c 0.001 -w1 2 -B 10).
     """
-    rows = torch.cat([positives, negatives])
-    signs = np.where(np.arange(len(rows)) < len(positives), 1, -1)
-    products = (rows @ rows.T).double().numpy()
+    signs = np.where(np.arange(len(rows)) < num_positives, 1, -1)
+    products = rows @ rows.T if products is None else products
     svm = SVC(
         C=rule.cost,
         kernel="precomputed",
@@ -194,24 +218,25 @@ def fit_linear_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tu
         tol=1e-3,
         cache_size=500,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        svm.fit(products, signs)
+    svm.fit(products.double().numpy(), signs)
     support = torch.from_numpy(svm.support_.astype(np.int64))
     duals = torch.from_numpy(svm.dual_coef_[0]).to(rows.dtype)
     return rows[support].T @ duals, float(svm.intercept_[0])
 
 
-def svm_objective(
-    positive_scores: Tensor, negative_scores: Tensor, weights: Tensor, rule: MiningRule
-) -> float:
+def svm_objective(scores: Tensor, num_positives: int, weights: Tensor, rule: MiningRule) -> float:
     """Value that the SVM minimises: weighted hinge losses plus half the squared norm.
 
+    Args:
+        scores: (N,) of positives, then negatives.
+        num_positives: How many positives there are.
+        weights: (D,).
+        rule: Gives the cost and the weight of positives.
+
     Example:
-        >>> zero = torch.zeros(1)
-        >>> svm_objective(zero, zero, zero, MiningRule(cost=1.0))
+        >>> svm_objective(torch.zeros(2), 1, torch.zeros(1), MiningRule(cost=1.0))
         3.0
     """
-    losses = rule.positive_weight * (1 - positive_scores).clamp(min=0).sum()
-    losses += (1 + negative_scores).clamp(min=0).sum()
+    losses = rule.positive_weight * (1 - scores[:num_positives]).clamp(min=0).sum()
+    losses += (1 + scores[num_positives:]).clamp(min=0).sum()
     return float(rule.cost * losses + 0.5 * weights.square().sum())

@@ -50,7 +50,7 @@ class DetectionSettings:
     box_overlap: float = 0.5
     """Windows that overlap an object by more than this teach the box regression."""
     max_box_samples: int = 3000
-    """The most windows per class that teach the box regression."""
+    """The most windows per class that teach the box regression; 20,000 over all classes."""
 
     def __post_init__(self) -> None:
         if not self.imgsz or min(self.imgsz) < 16:

@@ -19,6 +19,8 @@ from sppnet.images import LabelledImage
 
 # Images and windows per image from which the mean length of features is estimated (spp_train.m).
 NORM_IMAGES, NORM_WINDOWS = 200, 200
+# Samples of the box regression over all classes: 2 GB at 25,600 numbers each.
+MOST_BOX_SAMPLES = 20_000
 
 
 def build_encoder(
@@ -74,8 +76,8 @@ class DetectorTrainer:
         self.settings = settings
         self.seed = seed
         self.draw = torch.Generator().manual_seed(seed)
-        limit, length = settings.max_box_samples, self.encoder.length
-        self.samples = [BoxSamples(limit, length) for _ in self.names]
+        limit = min(settings.max_box_samples, max(1, MOST_BOX_SAMPLES // len(self.names)))
+        self.samples = [BoxSamples(limit, self.encoder.length) for _ in self.names]
 
     def measure_scale(self, track: Track = no_tracking) -> None:
         """Pool the objects, and find the factor that gives features their mean length."""
