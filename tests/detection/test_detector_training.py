@@ -115,9 +115,14 @@ def test_saved_weights_take_plain_features(prepare, scenes) -> None:
     trainer = DetectorTrainer(prepare(settings=few), scenes.names, few)
     trainer.measure_scale()
     miner = trainer.mine()
-    detector = trainer.build_detector(miner, trainer.fit_boxes())
+    regressor = trainer.fit_boxes()
     _, encoded, windows = next(iter(trainer.prepared))
-    plain = detector.encoder.describe(encoded, windows)
+    plain = trainer.encoder.describe(encoded, windows)
+    labels = torch.arange(len(windows)) % len(scenes.names)
+    moved = regressor.apply(plain * trainer.feature_scale, labels, windows)
+    detector = trainer.build_detector(miner, regressor)
+    assert torch.allclose(detector.regressor.apply(plain, labels, windows), moved, atol=0.01)
+    assert not torch.allclose(moved, windows, atol=1)
     expected = (plain * trainer.feature_scale) @ miner.weights_ + miner.bias_
     assert torch.allclose(detector.classifier.score(plain), expected, atol=1e-3)
 
@@ -145,6 +150,22 @@ def test_windows_on_equal_cells_are_looked_at_once(prepare, scenes) -> None:
     first = [row for row, cell in enumerate(every) if cell not in every[:row]]
     assert torch.equal(kept, boxes[first])
     assert [tuple(row) for row in cells.tolist()] == [every[row] for row in first]
+
+
+def test_object_stands_for_the_windows_on_its_cells(prepare, scenes, monkeypatch) -> None:
+    trainer = DetectorTrainer(prepare(scenes.images[:3]), scenes.names, SETTINGS)
+    trainer.measure_scale()
+    distinct, asked = trainer._distinct, []
+
+    def watch(encoded, boxes):
+        asked.append(boxes)
+        return distinct(encoded, boxes)
+
+    monkeypatch.setattr(trainer, "_distinct", watch)
+    trainer.mine()
+    for image, boxes in zip(scenes.images[:3], asked, strict=True):
+        assert torch.equal(boxes[: len(image.boxes)], image.boxes)
+        assert len(boxes) > len(image.boxes)
 
 
 def test_difficult_and_crowd_are_no_positives_and_no_negatives(prepare, scenes) -> None:

@@ -97,6 +97,18 @@ def test_images_of_any_shape(make_encoder, make_boxes, size_hw, projection: str)
     assert found.isfinite().all()
 
 
+def test_each_axis_has_its_own_zoom(make_encoder) -> None:
+    # capped at 300 pixels, a line of 400 keeps its height of 1: zoom 0.75 along x, 1 along y
+    encoder = make_encoder((64,), max_long_side=300)
+    for size_hw, axis in (((1, 400), 0), ((400, 1), 1)):
+        encoded = encoder.encode(torch.rand(3, *size_hw, generator=torch.manual_seed(0)))
+        half = [0.0, 0.0, size_hw[1], size_hw[0]]
+        half[axis] = 200.0
+        (cells,) = encoder.locate(encoded, torch.tensor([half])).tolist()
+        assert cells[1 + axis] == 19  # 0.75 * 200 px, shrunk by 3.25 px, nearest centre 8 k
+        assert cells[2 - axis] == 0
+
+
 @pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
 def test_no_windows(make_encoder, make_picture, short_sides: tuple[int, ...]) -> None:
     encoder = make_encoder(short_sides)

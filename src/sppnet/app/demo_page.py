@@ -46,9 +46,10 @@ from sppnet.images import load_image
 from sppnet.pooling import num_bins
 from sppnet.storage import write_text
 
+NO_BREAK = "\u00a0"
 FIRST_SCENES, WORST_SCENES = 8, 2
-STRIP_SIDE, TOWER_SIDE = 200, 300
-STRIP_SCENES, TOWER_SCENES = 4, 2
+STRIP_SIDE, TOWER_SIDE = 240, 260
+STRIP_SCENES, TOWER_SCENES = 4, 3
 
 
 def write_demo_report(
@@ -172,7 +173,7 @@ def _size_blocks(
         "The pyramid pools every window, of any size and shape, into the same "
         f"{num_bins(steps.plan.window_levels)} bins, {numbers:,} numbers; so the layers after it "
         "fit every image. Here the detector looks at held-out scenes that were joined into strips, "
-        "convolved as they are: nothing is cropped or squeezed."
+        "convolved as they are: nothing is cropped or squeezed. A tick tells that the class is right."
     )
     wide = draw_joined(strip, detector, point.score_threshold)
     high = draw_joined(tower, detector, point.score_threshold)
@@ -194,7 +195,7 @@ def _wide_picture(picture: Picture) -> Html:
 
 def _side_picture(picture: Picture) -> Html:
     """A tall picture beside a chart."""
-    return _framed(picture, "flex:0 1 20rem")
+    return _framed(picture, "flex:0 1 13rem")
 
 
 def _framed(picture: Picture, style: str) -> Html:
@@ -239,8 +240,11 @@ def _step_blocks(plan: DemoPlan, scores: DemoScores, seconds: Mapping[str, float
             seconds["untrained"] + seconds["score"],
         ),
     ]
-    timed = [(name, what, seconds_text(time)) for name, what, time in rows]
-    whole = ("all", "", seconds_text(seconds["total"]))
+    timed = [
+        (name.replace(" ", NO_BREAK), what, seconds_text(time).replace(" ", NO_BREAK))
+        for name, what, time in rows
+    ]
+    whole = ("all", "", seconds_text(seconds["total"]).replace(" ", NO_BREAK))
     return [table(("step", "what", "time"), timed, total=whole)]
 
 

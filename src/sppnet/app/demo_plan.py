@@ -27,7 +27,8 @@ class DemoPlan:
         window_levels: Pyramid of the detector.
         target_side: Size in pixels that a window should have at its scale.
         max_proposals: The most windows per scene.
-        box_strength: Ridge penalty of the box regression; fewer numbers need less than 4000.
+        svm_cost: C of the detector's SVMs; 2,016 numbers need more than 25,600 do.
+        box_strength: Ridge penalty of its box regression; they need less.
     """
 
     train_scenes: int = 120
@@ -42,7 +43,8 @@ class DemoPlan:
     window_levels: tuple[int, ...] = (1, 2, 4)
     target_side: int = 96
     max_proposals: int = 500
-    box_strength: float = 400.0
+    svm_cost: float = 0.01
+    box_strength: float = 100.0
 
     @property
     def scenes(self) -> int:
@@ -89,5 +91,6 @@ class DemoPlan:
             target_side=self.target_side,
             proposals="grid",
             max_proposals=self.max_proposals,
+            svm_cost=self.svm_cost,
             box_strength=self.box_strength,
         )

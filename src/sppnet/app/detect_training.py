@@ -103,7 +103,8 @@ class TrainingJob:
                 stage=run.stage,
             )
             with run.stage("save"):
-                detector.save(self.out / "model", extra={**wanted, "seed": self.seed})
+                about = {**wanted, "data": self.data.name, "seed": self.seed}
+                detector.save(self.out / "model", extra=about)
             problems = [*dataset.problems, *prepared.problems]
             self._write_metrics(run.seconds(), dataset, len(prepared.usable), problems)
             run.mark_done("model")
