@@ -29,7 +29,7 @@ def test_the_first_of_the_usual_names_is_taken(scenes: Path, given, preferred, e
 
 
 def test_splits_of_other_names_must_be_chosen_from(scenes: Path) -> None:
-    with pytest.raises(UsageError, match="choose one with --split: .*trainval, val"):
+    with pytest.raises(UsageError, match=r"choose one with --split: .*trainval, val"):
         choose_split(scenes, None, ("test",))
 
 

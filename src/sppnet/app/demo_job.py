@@ -22,7 +22,7 @@ from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_byt
 
 COMMAND = "demo"
 # Seconds of each step on two quiet cores, for the time left; the times taken are in metrics.json.
-USUAL_SECONDS = {"draw": 16, "classifier": 14, "detector": 12, "untrained": 17, "score": 9}
+USUAL_SECONDS = {"draw": 15, "classifier": 16, "detector": 12, "untrained": 17, "score": 12}
 MONTAGE_SCENES = 12
 
 
@@ -73,8 +73,7 @@ class DemoJob:
         """Score, and write the report and the figures."""
         with run.stage("score"):
             scores = measure(steps)
-            threshold = best_operating_point(scores.images, scores.detections[TRAINED])
-            write_bytes(self.out / "detections.jpg", _montage(scores, threshold.score_threshold))
+            write_bytes(self.out / "detections.jpg", _montage(scores))
         seconds = {name: run.seconds().get(name, 0.0) for name in STEPS}
         seconds["total"] = sum(seconds.values())
         detector = Detector.load(steps.folder.detector, choose_device(self.device))
@@ -111,7 +110,8 @@ def _check_ours(folder: DemoFolder) -> None:
     """Refuse a folder in which what the demo writes would mix with something else."""
     record = folder.path / "run.json"
     if record.exists():
-        command = read_json(record).get("command")
+        before = read_json(record)
+        command = before.get("command") if isinstance(before, dict) else None
         if command != COMMAND:
             rule = f"holds a run of {command!r}; choose another folder for the demo"
             raise UsageError(rule, path=folder.path)
@@ -123,10 +123,12 @@ def _check_ours(folder: DemoFolder) -> None:
             )
 
 
-def _montage(scores: DemoScores, threshold: float) -> bytes:
+def _montage(scores: DemoScores) -> bytes:
     """The first held-out scenes with at least two things, as one JPEG; nothing is picked."""
     scenes = [image for image in scores.images if len(image.labels) > 1][:MONTAGE_SCENES]
-    picture = draw_montage(scenes, scores.detections[TRAINED], scores.names, threshold)
+    found = scores.detections[TRAINED]
+    threshold = best_operating_point(scores.images, found).score_threshold
+    picture = draw_montage(scenes, found, scores.names, threshold)
     return to_jpeg_bytes(picture, max_side=picture.width, quality=82)
 
 

@@ -1,12 +1,10 @@
 """The report of the demo: one page that shows what was learnt, beside what was not."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sppnet.app.demo_figures import (
-    accuracy_figure,
     class_curve_figure,
     class_figure,
     joint_curve_figure,
@@ -14,14 +12,13 @@ from sppnet.app.demo_figures import (
     proposal_figure,
     score_figure,
 )
-from sppnet.app.demo_pictures import draw_joined, join_scenes
 from sppnet.app.demo_plan import DemoPlan
 from sppnet.app.demo_scores import CHANCE, TRAINED, UNTRAINED, DemoScores
+from sppnet.app.demo_sizes import NO_BREAK, size_blocks
 from sppnet.app.demo_steps import DemoSteps
 from sppnet.detection import Detector
-from sppnet.evaluation import to_jpeg_bytes
 from sppnet.evaluation.chart_axes import score_text, seconds_text
-from sppnet.evaluation.markup import Html, element
+from sppnet.evaluation.markup import Html
 from sppnet.evaluation.operating_point import (
     OperatingPoint,
     best_and_worst,
@@ -30,7 +27,6 @@ from sppnet.evaluation.operating_point import (
 )
 from sppnet.evaluation.page import (
     Page,
-    Picture,
     Tile,
     details,
     figures,
@@ -43,13 +39,9 @@ from sppnet.evaluation.page import (
 from sppnet.evaluation.report_blocks import add_origin_section, counted
 from sppnet.evaluation.report_pictures import scene_legend, scene_pictures
 from sppnet.images import load_image
-from sppnet.pooling import num_bins
 from sppnet.storage import write_text
 
-NO_BREAK = "\u00a0"
 FIRST_SCENES, WORST_SCENES = 8, 2
-STRIP_SIDE, TOWER_SIDE = 240, 260
-STRIP_SCENES, TOWER_SCENES = 4, 3
 
 
 def write_demo_report(
@@ -81,7 +73,7 @@ def write_demo_report(
     page.add_section("", tiles(_key_figures(scores, seconds)))
     page.add_section("What was found", *_scene_blocks(scores, point))
     page.add_section("Is it learning?", *_comparison_blocks(scores))
-    page.add_section("One network, any size", *_size_blocks(scores, steps, detector, point))
+    page.add_section("One network, any size", *size_blocks(scores, steps, detector, point))
     page.add_section("What was done", *_step_blocks(plan, scores, seconds))
     page.add_section("Closer", *_detail_blocks(scores, steps.history()))
     page.add_section("Go on from here", *_next_blocks(path.parent, plan))
@@ -105,7 +97,8 @@ def _key_figures(scores: DemoScores, seconds: Mapping[str, float]) -> list[Tile]
 
     def beside(values: Mapping[str, Mapping[str, Any]], key: str) -> str:
         untrained, chance = values[UNTRAINED][key], values[CHANCE][key]
-        return f"untrained {score_text(untrained)}, chance {score_text(chance)}"
+        words = f"untrained_{score_text(untrained)}, chance_{score_text(chance)}"
+        return words.replace("_", NO_BREAK)
 
     detector, classifier = scores.detector, scores.classifier
     time = seconds_text(scores.seconds_per_image)
@@ -158,57 +151,6 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
         text,
         figures(joint_curve_figure(scores), score_figure(scores)),
     ]
-
-
-def _size_blocks(
-    scores: DemoScores, steps: DemoSteps, detector: Detector, point: OperatingPoint
-) -> list[object]:
-    """The same weights on shapes that nobody trained them for."""
-    scenes = [image for image in scores.images if len(image.labels)]
-    strip = join_scenes(scenes[:STRIP_SCENES], STRIP_SIDE)
-    below = scenes[STRIP_SCENES : STRIP_SCENES + TOWER_SCENES]
-    tower = join_scenes(below, TOWER_SIDE, upright=True)
-    numbers = detector.encoder.length
-    text = (
-        "The pyramid pools every window, of any size and shape, into the same "
-        f"{num_bins(steps.plan.window_levels)} bins, {numbers:,} numbers; so the layers after it "
-        "fit every image. Here the detector looks at held-out scenes that were joined into strips, "
-        "convolved as they are: nothing is cropped or squeezed. A tick tells that the class is right."
-    )
-    wide = draw_joined(strip, detector, point.score_threshold)
-    high = draw_joined(tower, detector, point.score_threshold)
-    return [
-        text,
-        scene_legend(),
-        _wide_picture(Picture(to_jpeg_bytes(wide, wide.width), f"A panorama, {strip.words}")),
-        figures(
-            _side_picture(Picture(to_jpeg_bytes(high, high.height), f"A tower, {tower.words}")),
-            accuracy_figure(scores, steps.plan),
-        ),
-    ]
-
-
-def _wide_picture(picture: Picture) -> Html:
-    """A picture as wide as the page."""
-    return _framed(picture, "width:100%;margin:0 0 1.75rem")
-
-
-def _side_picture(picture: Picture) -> Html:
-    """A tall picture beside a chart."""
-    return _framed(picture, "flex:0 1 13rem")
-
-
-def _framed(picture: Picture, style: str) -> Html:
-    """A picture of any shape with its title below."""
-    source = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode("ascii")
-    image = element(
-        "img",
-        src=source,
-        alt=picture.title,
-        style="display:block;width:100%;border-radius:.375rem",
-    )
-    caption = element("figcaption", picture.title, style="margin-top:.35rem")
-    return element("figure", image, caption, style=style)
 
 
 def _step_blocks(plan: DemoPlan, scores: DemoScores, seconds: Mapping[str, float]) -> list[object]:

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sppnet.detection import Detector, propose
-from sppnet.evaluation import draw_detections, draw_hits_and_misses
+from sppnet.detection import Detector, EncodedImage, propose
+from sppnet.evaluation import draw_detections, judge_detections
+from sppnet.evaluation.box_painter import BoxPainter
+from sppnet.evaluation.overlays import FALSE_ALARM, HIT, MISS, to_picture
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 
@@ -64,26 +67,39 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
     return Joined(torch.cat(parts, dim=1 if upright else 2), torch.cat(boxes), labels, len(images))
 
 
-def draw_joined(joined: Joined, detector: Detector, score_threshold: float) -> Image.Image:
-    """Run the detector on a strip, with as many windows per scene as ever; draw hits and misses."""
-    windows = detector.rule.max_proposals * joined.count
-    found = detector.detect(
-        detector.encode(joined.pixels),
-        propose(joined.pixels, detector.rule.proposals, windows, detector.rule.seed),
-    )
-    return draw_hits_and_misses(
-        joined.pixels,
-        joined.boxes,
-        joined.labels,
-        found,
-        ("",),  # names would cover a strip; the tick tells that the class is right
-        score_threshold=score_threshold,
-    )
+def draw_joined(
+    joined: Joined, detector: Detector, encoded: EncodedImage, score_threshold: float
+) -> Image.Image:
+    """Draw hits, false alarms and misses of a strip as boxes without labels, which would cover it.
+
+    Args:
+        joined: The strip.
+        detector: Looks at as many windows per scene as ever.
+        encoded: The strip's maps.
+        score_threshold: Lowest score that is drawn.
+
+    Returns:
+        RGB image of the same size.
+    """
+    rule = detector.rule
+    windows = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
+    found = detector.detect(encoded, windows)
+    found = found.select(found.scores >= score_threshold)
+    judged = judge_detections(joined.boxes, joined.labels, found)
+    painter = BoxPainter(to_picture(joined.pixels))
+    for boxes, colour, is_dashed in (
+        (joined.boxes[judged.is_missed], MISS, True),
+        (found.boxes[judged.is_false_alarm], FALSE_ALARM, False),
+        (found.boxes[judged.is_hit], HIT, False),
+    ):
+        for x1, y1, x2, y2 in boxes.tolist():
+            painter.box((x1, y1, x2, y2), "", colour, is_dashed=is_dashed)
+    return painter.finish()
 
 
 def draw_montage(
     images: Sequence[LabelledImage],
-    detections: Mapping[str, Detections],
+    detections: Mapping[Any, Detections],
     names: Sequence[str],
     score_threshold: float,
 ) -> Image.Image:

@@ -32,7 +32,7 @@ class DemoPlan:
     """
 
     train_scenes: int = 120
-    test_scenes: int = 50
+    test_scenes: int = 60
     train_things: int = 84
     test_things: int = 20
     sizes: tuple[int, ...] = (64, 96)

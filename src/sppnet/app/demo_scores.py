@@ -52,7 +52,7 @@ class DemoScores:
 
     names: tuple[str, ...]
     images: tuple[LabelledImage, ...]
-    detections: Mapping[str, Mapping[str, Detections]]
+    detections: Mapping[str, Mapping[Any, Detections]]
     detector: Mapping[str, Mapping[str, Any]]
     classifier: Mapping[str, Mapping[str, Any]]
     curves: Mapping[str, Curve]
@@ -125,8 +125,8 @@ def measure(steps: DemoSteps) -> DemoScores:
 
 
 def guess(
-    windows: Mapping[str, Tensor], num_classes: int, rule: DetectionRule, seed: int
-) -> dict[str, Detections]:
+    windows: Mapping[Any, Tensor], num_classes: int, rule: DetectionRule, seed: int
+) -> dict[Any, Detections]:
     """Give every window a random score for every class: what a detector does that knows nothing.
 
     Args:
@@ -154,7 +154,7 @@ def guess(
     return found
 
 
-def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[str, Detections]) -> Curve:
+def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Detections]) -> Curve:
     """Recall and precision of all classes together, at overlap 0.5.
 
     Args:
@@ -207,6 +207,6 @@ def _accuracy_by_size(
     return accuracy
 
 
-def _seconds_per_image(outcomes: Mapping[str, ImageOutcome]) -> float:
+def _seconds_per_image(outcomes: Mapping[Any, ImageOutcome]) -> float:
     """Median time from a file to its boxes."""
     return median(sum(outcome.seconds) for outcome in outcomes.values())

@@ -188,14 +188,11 @@ class DemoSteps:
         pool = build_pool("spp", self.plan.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))
-        cache_folder = self.folder.work / "cache"
-        cache = FeatureCache(cache_folder)
-        features = extract_features(data.paths, trunk, pool, view, cache=cache, track=track)
+        features = extract_features(data.paths, trunk, pool, view, track=track)
         fitted = fit_svm_classifier(
             features, data.labels, data.names, trunk, pool, view, [split], track=track
         )
         fitted.classifier.save(self.folder.work / "untrained-classifier")
-        shutil.rmtree(cache_folder, ignore_errors=True)
 
     def open_things(self) -> tuple[ClassData, Split]:
         """Read the class folders, and which images are to learn from and which to score on."""
@@ -206,7 +203,7 @@ class DemoSteps:
         """Size, loss and accuracy of each epoch of the classifier."""
         return list(read_json(self.folder.work / "history.json"))
 
-    def detect(self, model: Path, dataset: DetectionDataset) -> dict[str, ImageOutcome]:
+    def detect(self, model: Path, dataset: DetectionDataset) -> dict[str | int, ImageOutcome]:
         """Run a detector on held-out scenes; each finished scene is kept."""
         detector = Detector.load(model, choose_device(self.device))
         store = OutcomeStore(self.folder.work / "outcomes", model)
