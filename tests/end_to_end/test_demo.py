@@ -83,7 +83,7 @@ def test_it_leaves_what_it_promises(demo: Demo) -> None:
         assert (demo.folder / name).stat().st_size > 1000, name
     assert len(Detector.load(demo.folder / "detector").names) == 6
     assert len(Classifier.load(demo.folder / "classifier").names) == 6
-    assert len(open_detection_dataset(demo.folder / "scenes", "train")) == 120
+    assert len(open_detection_dataset(demo.folder / "scenes", "train")) == 100
     size = sum(path.stat().st_size for path in demo.folder.rglob("*") if path.is_file())
     assert size < 60e6  # the maps, ten times that, are gone
 
@@ -114,7 +114,7 @@ def test_nothing_is_scored_that_was_learnt_from(demo: Demo) -> None:
         for split in ("train", "test")
     )
     assert not train & test
-    assert demo.metrics()["test_scenes"] == len(test) == 60
+    assert demo.metrics()["test_scenes"] == len(test) == 50
     seen = Classifier.load(demo.folder / "classifier").seen
     drawn = [*(demo.folder / "things").rglob("*.jpg")]
     assert len(seen) + demo.metrics()["test_things"] == len(drawn)

@@ -1,7 +1,5 @@
 """``sppnet demo``: draw a data set, learn from it, show the result; no download, about a minute."""
 
-import os
-
 from sppnet.app.options import Debug, Device, DryRun, Fresh, Out, Seed, Threads, command_app
 
 app = command_app("Draw a data set, train on it, show the result; no download, about a minute.")
@@ -21,8 +19,6 @@ def demo(
 
     Nothing is downloaded. Killed at any moment, the same command goes on from there.
     """
-    # Threads that wait must not hold the cores: beside other programs that costs a factor of ten.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded, which is next
     from sppnet.app.demo_job import DemoJob  # imported here so that --help stays quick
 
     job = DemoJob(out, seed, device)

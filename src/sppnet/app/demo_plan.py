@@ -31,9 +31,9 @@ class DemoPlan:
         box_strength: Ridge penalty of its box regression; they need less.
     """
 
-    train_scenes: int = 120
-    test_scenes: int = 60
-    train_things: int = 84
+    train_scenes: int = 100
+    test_scenes: int = 50
+    train_things: int = 70
     test_things: int = 20
     sizes: tuple[int, ...] = (64, 96)
     epochs: int = 26
