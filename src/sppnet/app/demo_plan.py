@@ -33,7 +33,7 @@ class DemoPlan:
 
     train_scenes: int = 100
     test_scenes: int = 50
-    train_things: int = 70
+    train_things: int = 84
     test_things: int = 20
     sizes: tuple[int, ...] = (64, 96)
     epochs: int = 26
