@@ -172,7 +172,7 @@ def test_python_of_the_readme_runs_after_the_demo(block: Block, demo: Demo, monk
 def test_dry_run_says_the_plan_and_writes_nothing(tmp_path: Path, capsys) -> None:
     assert main(["demo", "--out", str(tmp_path / "demo"), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "180 scenes" in said
+    assert "150 scenes" in said
     assert "about 72 s" in said
     assert [*tmp_path.iterdir()] == []
 
