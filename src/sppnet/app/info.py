@@ -1,30 +1,17 @@
 """``sppnet info``: what this installation is made of and what it can use."""
 
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 from typing import Annotated, Any
 
 import typer
 
 from sppnet.app.console import say
 from sppnet.app.options import Debug, Threads, command_app
+from sppnet.storage.surroundings import surroundings
 
 app = command_app("Show versions, kernels, devices and limits.")
-
-_PACKAGES = (
-    "sppnet",
-    "torch",
-    "torchvision",
-    "numpy",
-    "pillow",
-    "safetensors",
-    "scikit-learn",
-    "opencv-contrib-python-headless",
-    "typer",
-)
 
 
 @app.command()
@@ -58,8 +45,9 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
     from sppnet.app.device import list_devices
 
+    around = surroundings()
     return {
-        "versions": _versions(),
+        "versions": {**around["versions"], "system": around["platform"]},
         "kernels": _kernels(torch),
         "devices": {
             "usable": list_devices(),
@@ -71,19 +59,6 @@ def collect_facts() -> dict[str, dict[str, Any]]:
         "limits": _limits(),
         "folders": _folders(torch),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 def _kernels(torch: Any) -> dict[str, Any]:

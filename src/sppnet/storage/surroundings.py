@@ -17,6 +17,7 @@ PACKAGES = (
     "safetensors",
     "scikit-learn",
     "opencv-contrib-python-headless",
+    "typer",
 )
 _SECRET = re.compile(r"^--?[\w-]*(token|secret|password|passwd|api-?key|credential)[\w-]*", re.I)
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
