@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sppnet.app.options import (
+    BackboneChoice,
     Config,
     DataFolder,
     Debug,
@@ -19,20 +20,13 @@ from sppnet.app.options import (
     Seed,
     Split,
     Threads,
+    WeightsChoice,
     command_app,
     number_option,
 )
 
 app = command_app("Name images of any size: fit or train a classifier, score it, use it.")
 
-BackboneName = Annotated[
-    str | None,
-    typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by torchvision's name."),
-]
-WeightsName = Annotated[
-    str | None,
-    typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk."),
-]
 Levels = Annotated[
     str | None,
     typer.Option("--levels", metavar="N,N,...", help="Bins along each side, by level: 1,2,3,6."),
@@ -53,8 +47,8 @@ Top = Annotated[int, typer.Option("--top", min=1, max=1000, help="Classes to wri
 def fit(
     data: DataFolder,
     out: Out,
-    backbone: BackboneName = None,
-    weights: WeightsName = None,
+    backbone: BackboneChoice = None,
+    weights: WeightsChoice = None,
     layer: Annotated[str | None, typer.Option(help="Earlier layer of the trunk to pool.")] = None,
     pool: Annotated[str | None, typer.Option(metavar="spp|6x6|avg|max", help="Pooling.")] = None,
     levels: Levels = None,
@@ -112,8 +106,8 @@ def fit(
 def train(
     data: DataFolder,
     out: Out,
-    backbone: BackboneName = None,
-    weights: WeightsName = None,
+    backbone: BackboneChoice = None,
+    weights: WeightsChoice = None,
     levels: Levels = None,
     imgsz: Annotated[
         str | None,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from sppnet.classification import ClassData, SplitRule
     from sppnet.storage import RunFolder
 
-MOST_LINES = 20
-
 
 @dataclass(frozen=True)
 class RunOptions:

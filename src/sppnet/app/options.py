@@ -119,7 +119,6 @@ Threads = Annotated[
         "--threads", min=1, max=1024, help="Threads to compute with.", callback=_set_threads
     ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, max=4096, help="Images computed at once.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
@@ -127,14 +126,7 @@ Config = Annotated[
 Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
-Backbone = Annotated[
-    str,
-    typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by torchvision's name."),
-]
-Weights = Annotated[
-    str, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
-]
-BackboneChoice = Annotated[  # for commands whose settings file may name it, too
+BackboneChoice = Annotated[
     str | None, typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by its name.")
 ]
 WeightsChoice = Annotated[
@@ -145,13 +137,6 @@ Split = Annotated[
 ]
 JsonFile = Annotated[
     Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to a file, too.")
-]
-MaxPixels = Annotated[
-    int,
-    typer.Option("--max-pixels", min=1, max=178_956_970, help="Refuse larger images, unread."),
-]
-AllowTruncated = Annotated[
-    bool, _flag("--allow-truncated", "Use the part of a cut-off image that is there.")
 ]
 DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]

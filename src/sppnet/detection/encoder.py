@@ -104,20 +104,14 @@ class Encoder:
             Its feature maps.
         """
         encoded = [self.encode_scale(image, short_side) for short_side in self.short_sides]
-        return self.assemble([features for features, _ in encoded], [z for _, z in encoded], image)
+        maps, zooms_xy = zip(*encoded, strict=True)
+        return EncodedImage(maps, zooms_xy, (image.shape[1], image.shape[2]))
 
     @torch.no_grad()
     def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:
         """Convolve an image at one scale: its (1, C, h, w) map and the zoom along x and y."""
         resized, (zoom_y, zoom_x) = resize_short_side(image, short_side, self.max_long_side)
         return self.backbone(resized[None].to(self.device)), (zoom_x, zoom_y)
-
-    def assemble(
-        self, maps: Sequence[Tensor], zooms_xy: Sequence[tuple[float, float]], image: Tensor
-    ) -> EncodedImage:
-        """Put maps, fresh or from a cache, together with the image that they belong to."""
-        height, width = image.shape[1:]
-        return EncodedImage(tuple(maps), tuple(zooms_xy), (height, width))
 
     def locate(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Choose the scale of each window and find its cells there.
