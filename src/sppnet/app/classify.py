@@ -15,6 +15,7 @@ from sppnet.app.options import (
     DryRun,
     Fresh,
     ImageSources,
+    Levels,
     ModelFolder,
     Out,
     Seed,
@@ -23,14 +24,11 @@ from sppnet.app.options import (
     WeightsChoice,
     command_app,
     number_option,
+    parse_numbers,
 )
 
 app = command_app("Name images of any size: fit or train a classifier, score it, use it.")
 
-Levels = Annotated[
-    str | None,
-    typer.Option("--levels", metavar="N,N,...", help="Bins along each side, by level: 1,2,3,6."),
-]
 TrainPerClass = Annotated[
     int | None,
     typer.Option("--train-per-class", min=1, help="Images of each class to fit on, at random."),
@@ -82,7 +80,7 @@ def fit(
     in OUT/metrics.json are always from images that the saved model was not fitted on.
     """
     from sppnet.app.classify_fit import run_fit  # imported here so that --help stays quick
-    from sppnet.app.classify_steps import RunOptions, parse_numbers, read_rule
+    from sppnet.app.classify_steps import RunOptions, read_rule
     from sppnet.app.settings import load_settings
     from sppnet.classification.settings import FitSettings
 
@@ -153,7 +151,7 @@ def train(
     DATA is as for `fit`. Killed at any moment, the same command goes on from the last whole epoch,
     and on a CPU with the same number of threads it ends with the same bits.
     """
-    from sppnet.app.classify_steps import RunOptions, parse_numbers, read_rule
+    from sppnet.app.classify_steps import RunOptions, read_rule
     from sppnet.app.classify_train import run_train
     from sppnet.app.settings import load_settings
     from sppnet.classification.settings import TrainSettings

@@ -42,24 +42,6 @@ class RunOptions:
     dry_run: bool
 
 
-def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Read a list of numbers such as ``1,2,3,6``; None and an empty text stay what they are.
-
-    Raises:
-        UsageError: If a part is no whole number above 0.
-
-    Example:
-        >>> parse_numbers("--levels", "1,2,3,6")
-        (1, 2, 3, 6)
-    """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and 0 < int(part) < 1_000_000 for part in parts):
-        raise UsageError(f"{option} must be numbers above 0 with commas between them, got {text!r}")
-    return tuple(int(part) for part in parts)
-
-
 def read_rule(
     train_per_class: int | None, test_per_class: int | None, splits: int, seed: int
 ) -> "SplitRule":

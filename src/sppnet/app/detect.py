@@ -15,6 +15,7 @@ from sppnet.app.options import (
     DryRun,
     Fresh,
     ImageSources,
+    Levels,
     ModelFolder,
     Out,
     Seed,
@@ -23,6 +24,7 @@ from sppnet.app.options import (
     Workers,
     command_app,
     number_option,
+    parse_numbers,
 )
 from sppnet.app.splits import choose_split
 
@@ -35,9 +37,6 @@ Split = Annotated[
 Sizes = Annotated[
     str | None,
     typer.Option("--imgsz", metavar="N[,N...]", help="Short sides at which images are convolved."),
-]
-Levels = Annotated[
-    str | None, typer.Option("--levels", metavar="N[,N...]", help="Bins along a side, per level.")
 ]
 Layer = Annotated[
     str | None, typer.Option("--layer", metavar="NAME", help="Node of the trunk to cut after.")
@@ -89,8 +88,8 @@ def train(
         "backbone": backbone,
         "weights": weights,
         "layer": layer,
-        "imgsz": whole_numbers("--imgsz", imgsz),
-        "levels": whole_numbers("--levels", levels),
+        "imgsz": parse_numbers("--imgsz", imgsz),
+        "levels": parse_numbers("--levels", levels),
         "proposals": proposals,
         "max_proposals": max_proposals,
     }
@@ -152,20 +151,3 @@ def predict(
         job.explain()
         return
     job.run(fresh=fresh)
-
-
-def whole_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Read a list such as ``480,576,688`` from an option.
-
-    Example:
-        >>> whole_numbers("--imgsz", "480, 688")
-        (480, 688)
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise typer.BadParameter(
-            f"{option} must be whole numbers with commas, got {text!r}"
-        ) from None

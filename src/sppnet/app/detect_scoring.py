@@ -13,11 +13,10 @@ from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import Detector
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.evaluation import proposal_recall_curve, summarise_detections
+from sppnet.evaluation import proposal_recall_curve
 from sppnet.evaluation.chart_axes import score_text
 from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
 from sppnet.evaluation.detection_report import write_detection_report
-from sppnet.geometry import Detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
 from sppnet.storage.surroundings import surroundings
@@ -97,7 +96,7 @@ class ScoringJob:
             configuration=detector.configuration(),
             versions=surroundings()["versions"],
         )
-        self._write_metrics(images, found, figures)
+        self._write_metrics(images, figures)
         write_detection_report(
             self.out / "report.html",
             images,
@@ -109,15 +108,12 @@ class ScoringJob:
         self._say(figures)
         return report_problems(problems)
 
-    def _write_metrics(
-        self,
-        images: list[LabelledImage],
-        found: dict[str | int, Detections],
-        figures: DetectionFigures,
-    ) -> None:
+    def _write_metrics(self, images: list[LabelledImage], figures: DetectionFigures) -> None:
         """Leave every figure as JSON."""
         metrics: dict[str, Any] = {
-            **summarise_detections(images, found, figures.names),
+            **figures.mean,
+            "per_class": figures.per_class["ap50"],
+            "per_class_by_measure": figures.per_class,
             "images": len(images),
             "objects": sum(len(image.boxes) for image in images),
             "seconds_per_image": figures.seconds_per_image,

@@ -116,8 +116,9 @@ class TrainingJob:
         dataset = open_detection_dataset(self.data, self.split)
         if not any(len(image.boxes) for image in dataset):
             report_problems(dataset.problems)
+            part = f"split {self.split!r}" if self.split else "the data set"
             raise NothingUsableError(
-                f"split {self.split!r} has no image with an object to learn from", path=self.data
+                f"{part} has no image with an object to learn from", path=self.data
             )
         return dataset
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sppnet.errors import UsageError
+
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 _DEVICE_WORDS = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -70,6 +72,24 @@ def number_option(
         return value
 
     return typer.Option(*names, help=text, callback=check)
+
+
+def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Read a list of numbers such as ``1,2,3,6``; None and an empty text stay what they are.
+
+    Raises:
+        UsageError: If a part is no whole number above 0.
+
+    Example:
+        >>> parse_numbers("--levels", "1,2,3,6")
+        (1, 2, 3, 6)
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and 0 < int(part) < 1_000_000 for part in parts):
+        raise UsageError(f"{option} must be numbers above 0 with commas between them, got {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def _check_device(name: str) -> str:
@@ -131,6 +151,10 @@ BackboneChoice = Annotated[
 ]
 WeightsChoice = Annotated[
     str | None, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+]
+Levels = Annotated[
+    str | None,
+    typer.Option("--levels", metavar="N,N,...", help="Bins along each side, by level: 1,2,3,6."),
 ]
 Split = Annotated[
     str | None, typer.Option("--split", metavar="NAME", help="Part of the data; all if not given.")

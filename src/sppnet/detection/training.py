@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from sppnet.backbones import Backbone, build_backbone
+from sppnet.backbones import build_backbone
 from sppnet.detection.box_regression import BoxRegressor, BoxSamples
 from sppnet.detection.detector import DetectionRule, Detector, WindowClassifier
 from sppnet.detection.encoder import EncodedImage, Encoder
@@ -23,23 +23,19 @@ NORM_IMAGES, NORM_WINDOWS = 200, 200
 MOST_BOX_SAMPLES = 20_000
 
 
-def build_encoder(
-    settings: DetectionSettings, *, download: bool = False, backbone: Backbone | None = None
-) -> Encoder:
+def build_encoder(settings: DetectionSettings, *, download: bool = False) -> Encoder:
     """Build the trunk and the encoder that the settings describe.
 
     Args:
         settings: Names the trunk, its weights, the scales and the levels.
         download: Whether missing weights may be downloaded.
-        backbone: A trunk to use instead of building one.
 
     Returns:
         The encoder.
     """
-    if backbone is None:
-        backbone = build_backbone(
-            settings.backbone, settings.weights, layer=settings.layer or None, download=download
-        )
+    backbone = build_backbone(
+        settings.backbone, settings.weights, layer=settings.layer or None, download=download
+    )
     return Encoder(
         backbone,
         settings.imgsz,
