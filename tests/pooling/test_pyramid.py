@@ -118,7 +118,7 @@ def test_shapes_that_are_not_maps_are_refused(shape: tuple[int, ...]) -> None:
         (torch.zeros(1, 1, 2, 2, dtype=torch.int64), "torch.int64"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.bool), "torch.bool"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.complex64), "torch.complex64"),
-        ([[[[1.0]]]], "list"),
+        (3.0, "float"),
     ],
 )
 def test_kinds_that_are_not_floating_point_are_refused(features, kind: str) -> None:

@@ -1,9 +1,10 @@
 """The paper's layer: a map of any size, or a region of it, becomes a vector of one length."""
 
 from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
+from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
 from sppnet.pooling.region_scores import score_regions
-from sppnet.pooling.regions import RegionPool, check_regions, pool_regions
+from sppnet.pooling.regions import RegionPool, pool_regions
 
 __all__ = [
     "RegionPool",

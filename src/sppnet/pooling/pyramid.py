@@ -1,69 +1,80 @@
-"""Spatial pyramid pooling of whole feature maps."""
+"""Spatial pyramid pooling of whole feature maps, of one size or of many."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
 
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels
+from sppnet.pooling.checks import as_maps, check_mode
+from sppnet.pooling.operators import pool
 
 
-def check_features(features: Tensor) -> Tensor:
-    """Return feature maps as they are, or say why they cannot be pooled.
+def spatial_pyramid_pool(
+    features: Tensor | Sequence[Tensor],
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    *,
+    mode: str = "max",
+    sizes_hw: Tensor | Sequence[tuple[int, int]] | None = None,
+) -> Tensor:
+    """Pool feature maps of any sizes into vectors of one length.
 
-    Example:
-        >>> check_features(torch.zeros(2, 3, 4, 5)).shape
-        torch.Size([2, 3, 4, 5])
-    """
-    if not isinstance(features, Tensor) or not features.is_floating_point():
-        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
-        raise TypeError(f"features must be a floating-point tensor, got {kind}")
-    if features.ndim != 4 or 0 in features.shape[2:]:
-        raise ValueError(
-            "features must have shape (N, C, H, W) with H and W at least 1, "
-            f"got {tuple(features.shape)}"
-        )
-    return features
-
-
-def spatial_pyramid_pool(features: Tensor, levels: Sequence[int] = DEFAULT_LEVELS) -> Tensor:
-    """Pool feature maps of any size into vectors of one length.
-
-    Each level n cuts the map into n x n bins and takes the maximum of every channel in every bin.
-    Maps smaller than the grid repeat cells.
+    Each level n cuts a map into n x n bins and takes the maximum of every channel in every bin.
+    Maps smaller than the grid repeat cells. The row of an image does not depend on what else is in
+    the batch, bit for bit.
 
     Convention:
         Bins follow :func:`sppnet.pooling.bin_edges`. The vector holds the levels in the order
         given; inside a level the channel runs slowest, then the row, then the column. NaN wins over
-        every number. On ties the gradient goes to the first cell in row-major order.
+        every number. On ties the gradient goes to the first cell in row-major order. An average is
+        summed in float64, whatever the dtype, and rounded once.
 
     Args:
-        features: (N, C, H, W) floating point of any layout, H and W at least 1.
+        features: (N, C, H, W) floating point of any layout, H and W at least 1; or maps of
+            different sizes: a sequence of (C, H_i, W_i) or (N_i, C, H_i, W_i), or a nested tensor.
         levels: Bins along each side, one number per level.
+        mode: "max", or "avg" for the mean of each bin.
+        sizes_hw: (N, 2) cells of each image of a padded batch, (height, width), counted from its
+            top left cell; the rest is ignored.
 
     Returns:
-        (N, C * sum(n * n)) of the same dtype.
+        (N, C * sum(n * n)) of the same dtype, images in order.
 
     Raises:
         TypeError: If ``features`` is not floating point or a level is not an integer.
-        ValueError: If the shape is not (N, C, H, W), the map is empty, or a level is below 1.
+        ValueError: If a shape is not (N, C, H, W), a map is empty, maps differ in channels, dtype
+            or device, a level is below 1, the mode is unknown, or a size does not fit its map.
 
     Example:
         >>> spatial_pyramid_pool(torch.rand(2, 256, 13, 10)).shape
         torch.Size([2, 12800])
         >>> spatial_pyramid_pool(torch.arange(4.0).reshape(1, 1, 2, 2), levels=(1, 2))
         tensor([[3., 0., 1., 2., 3.]])
+        >>> spatial_pyramid_pool([torch.rand(256, 13, 10), torch.rand(256, 7, 31)]).shape
+        torch.Size([2, 12800])
 
     Source:
         SPP-net, section 2.2 and appendix A.
     """
-    check_features(features)
-    levels = check_levels(levels)
-    if features.shape[1] == 0:  # torch refuses maps without channels
-        return features.flatten(1)
-    pooled = [adaptive_max_pool2d(features, n).flatten(1) for n in levels]
-    return torch.cat(pooled, dim=1)
+    maps, levels = as_maps(features), check_levels(levels)
+    rows = None if sizes_hw is None else _valid_rows(sizes_hw, maps)
+    return pool(maps, rows, levels, check_mode(mode))
+
+
+def _valid_rows(sizes_hw: Tensor | Sequence[tuple[int, int]], maps: list[Tensor]) -> Tensor:
+    """Regions of the images of a padded batch."""
+    sizes = torch.as_tensor(sizes_hw, device=maps[0].device)
+    if sizes.is_floating_point() or sizes.dtype == torch.bool:
+        raise TypeError(f"sizes_hw must be integers, got {sizes.dtype}")
+    if len(maps) > 1 or sizes.shape != (maps[0].shape[0], 2):
+        count = sum(each.shape[0] for each in maps)
+        raise ValueError(
+            f"sizes_hw must have shape ({count}, 2) beside one padded batch, got "
+            f"{tuple(sizes.shape)} and {len(maps)} batches"
+        )
+    corner = torch.zeros_like(sizes[:, :1])
+    images = torch.arange(len(sizes), device=sizes.device)[:, None]
+    return torch.cat([images, corner, corner, sizes.flip(1)], 1).long()
 
 
 class SpatialPyramidPool(nn.Module):
@@ -71,24 +82,31 @@ class SpatialPyramidPool(nn.Module):
 
     Args:
         levels: Bins along each side, one number per level.
+        mode: "max" or "avg".
 
     Raises:
         TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1.
+        ValueError: If there is no level, or one is below 1, or the mode is unknown.
 
     Example:
         >>> SpatialPyramidPool()(torch.rand(2, 8, 7, 30)).shape
         torch.Size([2, 400])
     """
 
-    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS) -> None:
+    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS, mode: str = "max") -> None:
         super().__init__()
         self.levels = check_levels(levels)
+        self.mode = check_mode(mode)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Pool (N, C, H, W) into (N, C * sum(n * n))."""
-        return spatial_pyramid_pool(features, self.levels)
+    def forward(
+        self,
+        features: Tensor | Sequence[Tensor],
+        *,
+        sizes_hw: Tensor | Sequence[tuple[int, int]] | None = None,
+    ) -> Tensor:
+        """Pool maps of any sizes into (N, C * sum(n * n))."""
+        return spatial_pyramid_pool(features, self.levels, mode=self.mode, sizes_hw=sizes_hw)
 
     def extra_repr(self) -> str:
-        """Show the levels."""
-        return f"levels={self.levels}"
+        """Show the levels, and the mode if it is not the paper's."""
+        return f"levels={self.levels}" + (f", mode={self.mode!r}" if self.mode != "max" else "")

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
-from sppnet.pooling.level_pools import LevelPools
-from sppnet.pooling.pyramid import check_features
-from sppnet.pooling.regions import check_regions
+from sppnet.pooling.checks import as_maps, as_rows
+from sppnet.pooling.regions import pool_regions
+
+# Regions pooled at a time, into memory that is used again.
+CHUNK = 512
 
 
 def score_regions(
@@ -17,11 +19,9 @@ def score_regions(
     weights: Tensor,
     levels: Sequence[int] = DEFAULT_LEVELS,
 ) -> Tensor:
-    """Multiply pooled regions by a matrix without ever building their vectors.
+    """Multiply pooled regions by a matrix without ever holding all of their vectors.
 
-    A linear score is a sum over bins, and regions share bins: each distinct bin meets its part of
-    the matrix once, and a region adds up the scores of its bins. For thousands of regions that is
-    several times less memory traffic than ``pool_regions(...) @ weights``.
+    Some hundreds are pooled at a time, into the same memory: no page faults, and little of it.
 
     Args:
         features: (N, C, H, W) floating point, H and W at least 1.
@@ -30,7 +30,7 @@ def score_regions(
         levels: Bins along each side, one number per level.
 
     Returns:
-        (R, K), equal to the product up to rounding. Not differentiable.
+        (R, K), the product. Not differentiable.
 
     Raises:
         TypeError: As :func:`pool_regions`.
@@ -41,23 +41,16 @@ def score_regions(
         >>> score_regions(features, torch.tensor([[0, 1, 0, 3, 2]]), torch.ones(5, 1), (1, 2))
         tensor([[20.]])
     """
-    check_features(features)
-    levels = check_levels(levels)
-    rows = check_regions(regions, features)
-    channels = features.shape[1]
-    if weights.ndim != 2 or len(weights) != channels * num_bins(levels):
-        length = channels * num_bins(levels)
+    maps, levels = as_maps(features), check_levels(levels)
+    rows = as_rows(regions, maps)
+    length = maps[0].shape[1] * num_bins(levels)
+    if weights.ndim != 2 or len(weights) != length:
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
-    scores = features.new_zeros(len(rows), weights.shape[1])
-    if not len(rows) or not channels:
-        return scores
+    scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
-        pools = LevelPools(features, rows, levels)
-        parts = weights.split([channels * n * n for n in levels])
-        for n, part in zip(levels, parts, strict=True):
-            level = pools.level(n)
-            # every distinct bin at every place of the grid: (B, C) x (C, n * n * K)
-            at_places = (level.maxima @ part.reshape(channels, -1)).unflatten(1, (n * n, -1))
-            for place, bins in enumerate(level.bin_of.unbind(1)):
-                scores += at_places[:, place].index_select(0, bins)
+        vectors = maps[0].new_empty(min(len(rows), CHUNK), length)
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            pooled = pool_regions(maps, chunk, levels, out=vectors[: len(chunk)])
+            torch.mm(pooled, weights, out=scores[start : start + CHUNK])
     return scores

@@ -1,0 +1,155 @@
+"""The compiled kernel for processors: loading it, and calling it on tensors.
+
+``native/`` holds its source, which the installation compiles once for each generation of
+processors; the best one that this processor runs is loaded on first use. Calls release the GIL and
+start their own threads, as many as ``torch.get_num_threads()`` says, so that any number of Python
+threads may call at once.
+"""
+
+import ctypes
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NATIVE = Path(__file__).parent / "native"
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+MODES = {"max": 0, "avg": 1}
+
+# Starting a thread costs about as much as reading this many bytes.
+BYTES_PER_THREAD = 1 << 18
+# Fresh memory of this size is faulted in before it is written here and there.
+LARGE_OUTPUT = 1 << 22
+
+
+@functools.cache
+def kernel_name() -> str | None:
+    """Name of the kernel that this processor gets, None where none was compiled.
+
+    Example:
+        >>> kernel_name() in ("avx512", "avx2", "baseline", None)
+        True
+    """
+    able = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
+    names = [*able.get(torch.backends.cpu.get_cpu_capability(), []), "baseline"]
+    return next((name for name in names if _path(name).exists()), None)
+
+
+def _path(name: str) -> Path:
+    return NATIVE / f"pyramid_pool_{name}{SUFFIX}"
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    """Load a function of the library; one library serves all."""
+    kernel = kernel_name()
+    if kernel is None:
+        raise RuntimeError("no kernel was compiled for this processor")
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    maps, pyramid = [number, pointer, pointer, number], [pointer, number, number]
+    signatures = {
+        "sppnet_touch": [pointer, number, number],
+        "sppnet_pool_maps": [*maps, *pyramid, pointer, number],
+        "sppnet_pool_regions": [*maps, pointer, number, *pyramid, pointer, number],
+    }
+    function = getattr(ctypes.CDLL(str(_path(kernel))), name)
+    function.argtypes = signatures[name]
+    return function
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(levels: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+    """Levels as the library takes them."""
+    return (ctypes.c_int64 * len(levels))(*levels)
+
+
+def serves(maps: Sequence[Tensor]) -> bool:
+    """Whether the kernel can take these maps.
+
+    Example:
+        >>> serves([torch.zeros(1, 2, 3, 4, device="meta")])
+        False
+    """
+    first = maps[0]
+    return first.device.type == "cpu" and first.dtype in KINDS and kernel_name() is not None
+
+
+def pool(
+    maps: Sequence[Tensor],
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    out: Tensor,
+    *,
+    fresh: bool,
+) -> None:
+    """Pool whole maps, or checked regions (R, 5), into contiguous ``out``.
+
+    Args:
+        maps: (N_i, C, H_i, W_i) each.
+        rows: (R, 5) int64; None for whole maps.
+        levels: The pyramid.
+        mode: "max" or "avg".
+        out: (R, C * bins), or (images of all maps, C * bins).
+        fresh: Whether ``out`` was never written.
+
+    Raises:
+        MemoryError: If there is no memory for a copy of the map.
+    """
+    size = out.numel() * out.element_size()
+    if fresh and rows is not None and size >= LARGE_OUTPUT:
+        _function("sppnet_touch")(out.data_ptr(), size, torch.get_num_threads())
+    _call(maps, None, rows, levels, mode, out)
+
+
+def backward(
+    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+) -> list[Tensor]:
+    """Gradients of the maps, each in the layout of its map; arguments as for :func:`pool`."""
+    grads = [torch.zeros_like(each) for each in maps]
+    _call(maps, grads, rows, levels, mode, grad.contiguous())
+    return grads
+
+
+def _call(
+    maps: Sequence[Tensor],
+    grads: Sequence[Tensor] | None,
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    pooled: Tensor,
+) -> None:
+    """Call the library; ``pooled`` is written, or is the gradient to send back to ``grads``."""
+    if not pooled.numel():
+        return
+    function, regions = "sppnet_pool_maps", ()
+    if rows is not None:
+        rows = rows.contiguous()
+        function, regions = "sppnet_pool_regions", (rows.data_ptr(), len(rows))
+    work = max(pooled.numel(), sum(each.numel() for each in maps)) * pooled.element_size()
+    failed = _function(function)(
+        KINDS[pooled.dtype],
+        _describe(maps),
+        None if grads is None else _describe(grads),
+        len(maps),
+        *regions,
+        _numbers(tuple(levels)),
+        len(levels),
+        MODES[mode],
+        pooled.data_ptr(),
+        max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
+    )
+    if failed:
+        shapes = [tuple(each.shape) for each in maps[:4]]
+        raise MemoryError(f"not enough memory to pool maps of shape {shapes}")
+
+
+def _describe(maps: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+    """Address, shape and strides of each map, nine numbers."""
+    numbers = [n for each in maps for n in (each.data_ptr(), *each.shape, *each.stride())]
+    return (ctypes.c_int64 * len(numbers))(*numbers)

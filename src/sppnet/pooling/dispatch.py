@@ -1,0 +1,102 @@
+"""Which kernel pools the tensors at hand. Callers never choose, and the answer is always the same."""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sppnet.pooling import cpu_kernel, torch_form
+from sppnet.pooling.checks import check_rows
+
+
+def kernel_for(maps: Sequence[Tensor]) -> str:
+    """Name the kernel that pools these maps: "native", "triton" or "torch".
+
+    Example:
+        >>> kernel_for([torch.zeros(1, 2, 3, 4, device="meta")])
+        'torch'
+    """
+    if cpu_kernel.serves(maps):
+        return "native"
+    return "triton" if maps[0].is_cuda and has_triton() else "torch"
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether CUDA maps go to Triton, which comes with torch's CUDA builds for Linux.
+
+    Example:
+        >>> isinstance(has_triton(), bool)
+        True
+    """
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def run(
+    maps: Sequence[Tensor],
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Pool whole maps, or rows of them, without a gradient.
+
+    Args:
+        maps: (N_i, C, H_i, W_i) each.
+        rows: (R, 5) int64 regions, their values unchecked; None for whole maps.
+        levels: The pyramid.
+        mode: "max" or "avg".
+        out: Memory for the result; fresh where there is none.
+
+    Returns:
+        (R, C * bins), or (images of all maps, C * bins).
+
+    Raises:
+        ValueError: If a region is not inside its map.
+
+    Example:
+        >>> run([torch.arange(4.0).reshape(1, 1, 2, 2)], None, (1, 2), "max")
+        tensor([[3., 0., 1., 2., 3.]])
+    """
+    if rows is not None:
+        check_rows(rows, maps)
+    fresh = out is None
+    if out is None:
+        count = sum(map(len, maps)) if rows is None else len(rows)
+        out = maps[0].new_empty(count, maps[0].shape[1] * sum(n * n for n in levels))
+    kernel = kernel_for(maps)
+    if kernel == "native":
+        cpu_kernel.pool(maps, rows, levels, mode, out, fresh=fresh)
+    elif kernel == "triton":
+        from sppnet.pooling import triton_form
+
+        triton_form.pool(maps, rows, levels, mode, out)
+    else:
+        torch_form.pool([each.detach() for each in maps], rows, levels, mode, out)
+    return out
+
+
+def run_backward(
+    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+) -> list[Tensor]:
+    """Gradients of the maps from that of the pooled vectors.
+
+    Example:
+        >>> run_backward(torch.ones(1, 1), [torch.tensor([[[[1.0, 3.0]]]])], None, (1,), "max")
+        [tensor([[[[0., 1.]]]])]
+    """
+    if rows is not None:
+        check_rows(rows, maps)
+    kernel = kernel_for(maps)
+    if kernel == "native":
+        return cpu_kernel.backward(grad, maps, rows, levels, mode)
+    if kernel == "triton" and not torch.are_deterministic_algorithms_enabled():
+        from sppnet.pooling import triton_form
+
+        return triton_form.backward(grad, maps, rows, levels, mode)
+    return torch_form.backward(grad, maps, rows, levels, mode)

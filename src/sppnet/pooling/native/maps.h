@@ -1,0 +1,172 @@
+// Whole maps of any sizes: one task is one block of channels of one image.
+#pragma once
+
+#include "layout.h"
+#include "parallel.h"
+#include "stream.h"
+
+struct Tensor {  // as the caller describes it; strides in elements
+    void* data;
+    int64_t images, channels, height, width;
+    int64_t image, channel, row, cell;
+};
+
+template <class T> inline View<T> view_image(const Tensor& t, int64_t image) {
+    const T* base = (const T*)t.data + image * t.image;
+    return {base, t.channels, t.height, t.width, t.channel, t.row, t.cell};
+}
+
+// What a thread needs to pool a view.
+template <class T> struct Bench {
+    using F = typename ComputeOf<T>::F;
+    Arena arena;
+    Edges* row_edges;
+    Edges* column_edges;
+    F* band;
+    Pooled<F>* pooled;  // of each block
+    T* staged;          // one level of one block, as the pooled vector has it
+
+    Bench(const Pyramid& pyramid, int64_t widest, int blocks, bool winners) {
+        row_edges = arena.take<Edges>(pyramid.sides);
+        column_edges = arena.take<Edges>(pyramid.sides);
+        band = arena.take<F>(max(widest, BAND_CELLS) * LANES<F>);
+        staged = arena.take<T>((pyramid.bins + 1) * LANES<F>);
+        pooled = arena.take<Pooled<F>>(blocks);
+        Vec<F>* values = arena.take<Vec<F>>(blocks * pyramid.bins);
+        Vec<F>* line = arena.take<Vec<F>>(pyramid.sides);
+        IntVec<F>* cells = winners ? arena.take<IntVec<F>>(2 * blocks * pyramid.bins) : nullptr;
+        IntVec<F>* columns = winners ? arena.take<IntVec<F>>(pyramid.sides) : nullptr;
+        if (arena.failed) return;
+        for (int b = 0; b < blocks; b++) {
+            IntVec<F>* rows = winners ? cells + 2 * b * pyramid.bins : nullptr;
+            pooled[b] = {values + b * pyramid.bins, rows, winners ? rows + pyramid.bins : nullptr, line, columns};
+        }
+    }
+    bool ready() const { return !arena.failed; }
+};
+
+inline void add_to(float* sum, float more) { *sum += more; }
+inline void add_to(double* sum, double more) { *sum += more; }
+template <class T> inline void add_to(T* sum, float more) {
+    store_some(sum, load_some(sum, 1) + more, 1);
+}
+
+// Add the gradient of the bins of a level to the cells that won them.
+template <class F, class T>
+inline void send_back(
+    const Pooled<F>& pooled, const Level& l, const Vec<F>* gradient, int count, T* to, int64_t channel,
+    int64_t row, int64_t cell
+) {
+    using Int = typename Vectors<F>::Int;
+    for (int64_t b = 0; b < int64_t(l.n) * l.n; b++) {
+        const Int* rows = (const Int*)(pooled.rows + l.first_bin + b);
+        const Int* columns = (const Int*)(pooled.columns + l.first_bin + b);
+        const F* more = (const F*)(gradient + b);
+        for (int c = 0; c < count; c++) add_to(to + c * channel + rows[c] * row + columns[c] * cell, more[c]);
+    }
+}
+
+template <class T, bool MEAN> struct MapsWork {
+    using F = typename ComputeOf<T>::F;
+    static constexpr int N = LANES<F>, MOST_BLOCKS = 8;
+    const Pyramid& pyramid;
+    const Tensor* maps;
+    const Tensor* gradients;  // zeros to add to; null: forward
+    int64_t channels, images, widest;
+    int64_t group;  // channels of a task
+    T* pooled;      // (images of all maps, channels * bins): written, or the gradient to send back
+
+    MapsWork(
+        const Pyramid& pyramid, const Tensor* maps, const Tensor* gradients, int64_t count, T* pooled,
+        int64_t threads
+    )
+        : pyramid(pyramid), maps(maps), gradients(gradients), channels(maps[0].channels), images(0), widest(1),
+          group(MOST_BLOCKS * N), pooled(pooled) {
+        for (int64_t i = 0; i < count; i++) {
+            images += maps[i].images;
+            widest = max(widest, maps[i].width);
+        }
+        while (group > N && tasks() < 4 * threads) group /= 2;
+    }
+    int64_t groups() const { return (channels + group - 1) / group; }
+    int64_t tasks() const { return images * groups(); }
+    Bench<T> start() { return Bench<T>(pyramid, widest, MOST_BLOCKS, gradients); }
+
+    bool run(int64_t task, Bench<T>& bench) {
+        int64_t place = task / groups(), image = place, c = task % groups() * group;
+        const Tensor* map = maps;
+        for (; image >= map->images; map++) image -= map->images;
+        fill_edges(pyramid, map->height, bench.row_edges);
+        fill_edges(pyramid, map->width, bench.column_edges);
+        View<T> view = view_image<T>(*map, image);
+        T* vector = pooled + place * channels * pyramid.bins;
+        const Tensor* to = gradients ? gradients + (map - maps) : nullptr;
+        T* to_image = to ? (T*)to->data + image * to->image : nullptr;
+        for (int64_t end = min(channels, c + group); c < end;) {
+            int blocks = view.channel == 1 ? int((end - c) / N) : 0;  // whole ones, read where they lie
+            int64_t used = blocks ? blocks * N : min(end - c, int64_t(N));
+            if (!to) {
+                pool<MEAN ? SUMS : MAXIMA>(view, c, used, blocks, bench);
+                write(c, used, vector, bench);
+            } else if constexpr (MEAN) {
+                used = min(used, int64_t(N));
+                spread_gradient(*to, to_image, c, used, vector, bench);
+            } else {
+                pool<WINNERS>(view, c, used, blocks, bench);
+                add_gradient(*to, to_image, c, used, vector, bench);
+            }
+            c += used;
+        }
+        return true;
+    }
+
+    template <Mode M>
+    void pool(const View<T>& view, int64_t c, int64_t used, int blocks, Bench<T>& bench) {
+        if (blocks)
+            pool_blocks<T, M>(pyramid, view, c, blocks, bench.row_edges, bench.column_edges, bench.pooled);
+        else
+            pool_view<T, M>(
+                pyramid, view, c, int(used), bench.row_edges, bench.column_edges, bench.band, *bench.pooled
+            );
+    }
+
+    void write(int64_t c, int64_t used, T* vector, Bench<T>& bench) {
+        for (Pooled<F>* block = bench.pooled; used > 0; block++, c += N, used -= N) {
+            if constexpr (MEAN) divide_by_cells<F>(pyramid, bench.row_edges, bench.column_edges, block->values);
+            for (int k = 0; k < pyramid.count; k++) {
+                const Level& l = pyramid.levels[k];
+                int64_t bins = int64_t(l.n) * l.n;
+                lay_out<F>(block->values + l.first_bin, bins, bench.staged);
+                memcpy(vector + channels * l.first_bin + c * bins, bench.staged, min(used, int64_t(N)) * bins * sizeof(T));
+            }
+        }
+    }
+
+    void add_gradient(const Tensor& to, T* image, int64_t c, int64_t used, const T* vector, Bench<T>& bench) {
+        for (Pooled<F>* block = bench.pooled; used > 0; block++, c += N, used -= N)
+            for (int k = 0; k < pyramid.count; k++) {
+                const Level& l = pyramid.levels[k];
+                int64_t bins = int64_t(l.n) * l.n, count = min(used, int64_t(N));
+                Vec<F>* gradient = block->values + l.first_bin;
+                memcpy(bench.staged, vector + channels * l.first_bin + c * bins, count * bins * sizeof(T));
+                take_in<F>(bench.staged, bins, gradient);
+                send_back<F>(*block, l, gradient, int(count), image + c * to.channel, to.channel, to.row, to.cell);
+            }
+    }
+
+    void spread_gradient(const Tensor& to, T* image, int64_t c, int64_t used, const T* vector, Bench<T>& bench) {
+        Vec<F>* values = bench.pooled->values;
+        for (int k = 0; k < pyramid.count; k++) {
+            const Level& l = pyramid.levels[k];
+            int64_t bins = int64_t(l.n) * l.n;
+            memcpy(bench.staged, vector + channels * l.first_bin + c * bins, used * bins * sizeof(T));
+            take_in<F>(bench.staged, bins, values + l.first_bin);
+        }
+        divide_by_cells<F>(pyramid, bench.row_edges, bench.column_edges, values);
+        for (int64_t y = 0; y < to.height; y++) {
+            spread_row<F>(pyramid, y, to.height, to.width, bench.column_edges, values, bench.band);
+            T* row = image + c * to.channel + y * to.row;
+            unpack_cells(bench.band, to.width, int(used), row, to.channel, to.cell);
+        }
+    }
+};

@@ -1,0 +1,112 @@
+// Spatial pyramid pooling for processors. See cpu_kernel.py for what each function takes.
+#include "maps.h"
+#include "regions.h"
+
+namespace {
+
+enum Kind { FLOAT32, FLOAT64, FLOAT16, BFLOAT16 };
+enum { MAXIMUM, MEAN };
+
+struct OwnPyramid {
+    Arena arena;
+    Pyramid pyramid;
+    OwnPyramid(const int64_t* levels, int64_t count, bool unite) {
+        Level* table = arena.take<Level>(count);
+        int* order = arena.take<int>(count);
+        if (!arena.failed) fill_pyramid(pyramid, levels, int(count), unite, table, order);
+    }
+};
+
+template <bool B> struct Flag {
+    static constexpr bool value = B;
+};
+
+template <class T, class Call> int for_mode(int64_t mode, Call call) {
+    return mode == MAXIMUM ? call(T(), Flag<false>()) : call(Summed<T>(), Flag<true>());
+}
+
+template <class Call> int for_kind(int64_t kind, int64_t mode, Call call) {
+    switch (kind) {
+        case FLOAT32: return for_mode<float>(mode, call);
+        case FLOAT64: return for_mode<double>(mode, call);
+        case FLOAT16: return for_mode<Half>(mode, call);
+        case BFLOAT16: return for_mode<Brain>(mode, call);
+    }
+    return 2;
+}
+
+int pool_maps(
+    int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const int64_t* levels,
+    int64_t level_count, int64_t mode, void* pooled, int64_t threads
+) {
+    OwnPyramid own(levels, level_count, mode == MAXIMUM);
+    if (own.arena.failed) return 1;
+    return for_kind(kind, mode, [&](auto sample, auto mean) {
+        using T = decltype(sample);
+        MapsWork<T, decltype(mean)::value> work(own.pyramid, maps, gradients, count, (T*)pooled, threads);
+        return run_parallel(work, work.tasks(), threads);
+    });
+}
+
+int pool_regions(
+    int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const Region* regions,
+    int64_t region_count, const int64_t* levels, int64_t level_count, int64_t mode, void* pooled,
+    int64_t threads
+) {
+    OwnPyramid own(levels, level_count, mode == MAXIMUM);
+    RegionLists lists(maps, count, regions, region_count);
+    if (own.arena.failed || lists.arena.failed) return 1;
+    return for_kind(kind, mode, [&](auto sample, auto mean) {
+        using T = decltype(sample);
+        RegionsWork<T, decltype(mean)::value> work(own.pyramid, lists, maps, gradients, (T*)pooled, threads);
+        if (work.arena.failed) return 1;
+        return run_parallel(work, work.tasks(), threads);
+    });
+}
+
+// Fault fresh memory in, in order: windows written here and there would do it far slower.
+struct FreshMemory {
+    static constexpr int64_t PIECE = int64_t(4) << 20, PAGE = 4096;
+    char* first;
+    int64_t bytes;
+    struct State {
+        bool ready() const { return true; }
+    };
+    State start() { return {}; }
+    bool run(int64_t piece, State&) {
+        int64_t end = min(bytes, (piece + 1) * PIECE);
+        for (int64_t i = piece * PIECE; i < end; i += PAGE) ((volatile char*)first)[i] = 0;
+        return true;
+    }
+};
+
+}  // namespace
+
+#ifdef _WIN32
+#define EXPORTED extern "C" __declspec(dllexport)
+#else
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+#endif
+
+// `gradients` null: write `pooled`. Otherwise `pooled` is a gradient, to be added to those of the maps.
+EXPORTED int sppnet_pool_maps(
+    int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const int64_t* levels,
+    int64_t level_count, int64_t mode, void* pooled, int64_t threads
+) {
+    return pool_maps(kind, maps, gradients, count, levels, level_count, mode, pooled, threads);
+}
+
+EXPORTED int sppnet_pool_regions(
+    int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const Region* regions,
+    int64_t region_count, const int64_t* levels, int64_t level_count, int64_t mode, void* pooled, int64_t threads
+) {
+    return pool_regions(
+        kind, maps, gradients, count, regions, region_count, levels, level_count, mode, pooled, threads
+    );
+}
+
+EXPORTED int sppnet_touch(void* start, int64_t bytes, int64_t threads) {
+    advise_large_pages(start, bytes);
+    FreshMemory memory = {(char*)start, bytes};
+    return run_parallel(memory, (bytes + FreshMemory::PIECE - 1) / FreshMemory::PIECE, threads);
+}

@@ -1,0 +1,215 @@
+// Many windows of one map: tables of the maxima of all windows of 2^a x 2^b cells, four of which cover any bin.
+//
+// Exact where the map holds no NaN and no -0.0; pool_view does the others.
+#pragma once
+
+#include "lanes.h"
+#include "stream.h"
+
+constexpr int MAX_EXPONENT = 31;
+
+inline int floor_log2(int64_t n) { return 63 - __builtin_clzll((unsigned long long)n); }
+
+// Whether cells hold what the tables cannot keep apart.
+template <class F> inline bool has_special(const F* cells, int64_t count) {
+    IntVec<F> found = {};
+    const IntVec<F> minus_zero = (IntVec<F>)(-(Vec<F>{}));
+    for (int64_t i = 0; i < count; i++) {
+        Vec<F> v = load(cells + i * LANES<F>);
+        found |= (v != v) | ((IntVec<F>)v == minus_zero);
+    }
+    for (int k = 0; k < LANES<F>; k++)
+        if (found[k]) return true;
+    return false;
+}
+
+inline uint32_t exponents(int64_t side, int64_t n) {  // bit k: some of the n bins needs windows of 2^k
+    int64_t ragged = side % n != 0, least = side / n + ragged, most = side / n + 2 * ragged;
+    if (most > side) most = side;
+    return (uint32_t(2) << floor_log2(most)) - (uint32_t(1) << floor_log2(least));
+}
+
+// Which tables are needed. Bit b of columns[a]: that of windows of 2^a x 2^b.
+struct TableSet {
+    uint32_t columns[MAX_EXPONENT];
+    int64_t count;
+
+    void need(uint32_t row_exponents, uint32_t column_exponents) {
+        for (int a = 0; row_exponents >> a; a++)
+            if (row_exponents >> a & 1) columns[a] |= column_exponents;
+    }
+    void complete() {  // each is made from the one of half its width, or of half its height
+        int highest = 0;
+        count = 0;
+        for (int a = 0; a < MAX_EXPONENT; a++)
+            if (columns[a]) highest = a;
+        for (int a = 0; a <= highest; a++) {
+            int widest = columns[a] ? floor_log2(columns[a]) : 0;
+            columns[a] = (uint32_t(2) << widest) - 1;
+            count += widest + 1;
+        }
+    }
+};
+
+template <class F> struct Tables {
+    int64_t height, width;
+    F* first_values;
+    IntVec<F>* first_winners;
+    F* values[MAX_EXPONENT][MAX_EXPONENT];
+    IntVec<F>* winners[MAX_EXPONENT][MAX_EXPONENT];  // flat cells; of the first among equals
+};
+
+// Greater value, or the earlier cell of equals.
+template <class F> inline void take_better(Vec<F>& best, IntVec<F>& at, Vec<F> value, IntVec<F> cell) {
+    IntVec<F> wins = (value > best) | ((value == best) & (cell < at));
+    best = value > best ? value : best;
+    at = wins ? cell : at;
+}
+
+// Fill table (a, b) from the one of half its size.
+template <class F, bool AT> void fill_table(Tables<F>& tables, int a, int b) {
+    constexpr int N = LANES<F>;
+    int from_a = b ? a : a - 1, from_b = b ? b - 1 : 0;
+    int64_t step = b ? int64_t(1) << (b - 1) : (int64_t(1) << (a - 1)) * tables.width;
+    int64_t rows = tables.height - (int64_t(1) << a) + 1;
+    int64_t columns = tables.width - (int64_t(1) << b) + 1;
+    const F* half = tables.values[from_a][from_b];
+    F* full = tables.values[a][b];
+    for (int64_t y = 0; y < rows; y++)
+        for (int64_t i = y * tables.width; i < y * tables.width + columns; i++) {
+            Vec<F> best = load(half + i * N), other = load(half + (i + step) * N);
+            if constexpr (AT) {
+                IntVec<F> at = tables.winners[from_a][from_b][i];
+                take_better<F>(best, at, other, tables.winners[from_a][from_b][i + step]);
+                tables.winners[a][b][i] = at;
+                store(full + i * N, best);
+            } else {
+                store(full + i * N, other > best ? other : best);
+            }
+        }
+}
+
+// Fill the tables of a set; the packed map lies where the first one is.
+template <class F>
+inline void fill_tables(Tables<F>& tables, const TableSet& set, int64_t height, int64_t width, bool winners) {
+    int64_t cells = height * width, made = 0;
+    tables.height = height, tables.width = width;
+    for (int a = 0; a < MAX_EXPONENT && set.columns[a]; a++)
+        for (int b = 0; set.columns[a] >> b; b++, made++) {
+            tables.values[a][b] = tables.first_values + made * cells * LANES<F>;
+            tables.winners[a][b] = winners ? tables.first_winners + made * cells : nullptr;
+            if (a + b == 0)
+                for (int64_t i = 0; winners && i < cells; i++)
+                    tables.winners[0][0][i] = IntVec<F>{} + typename Vectors<F>::Int(i);
+            else if (winners)
+                fill_table<F, true>(tables, a, b);
+            else
+                fill_table<F, false>(tables, a, b);
+        }
+}
+
+// The two windows of 2^exponent cells that cover a bin along one side, counted from the region's first cell.
+struct Cover {
+    int32_t first, last, exponent;
+};
+
+// Of all bins of one side, with `step` from a cell to the next.
+inline void fill_covers(const Pyramid& pyramid, int64_t side, int64_t step, Cover* covers) {
+    for (int l = 0; l < pyramid.count; l++) {
+        int64_t n = pyramid.levels[l].n;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t start = i * side / n, end = ((i + 1) * side + n - 1) / n;
+            int exponent = floor_log2(end - start);
+            covers[pyramid.levels[l].first_side + i] = {
+                int32_t(start * step), int32_t((end - (int64_t(1) << exponent)) * step), exponent
+            };
+        }
+    }
+}
+
+struct Covers {  // of all sides up to the longest: rows in cells, columns in elements
+    Cover *rows, *columns;
+};
+
+struct Region {
+    int64_t map, x0, y0, x1, y1;
+};
+
+template <class F, bool AT>
+inline void pool_level(
+    const Level& l, const Tables<F>& tables, const Region& r, const Cover* row_covers, const Cover* column_covers,
+    Vec<F>* values, IntVec<F>* winners
+) {
+    constexpr int N = LANES<F>;
+    int64_t corner = r.y0 * tables.width + r.x0;
+    for (int i = 0; i < l.n; i++) {
+        Cover row = row_covers[l.first_side + i];
+        int64_t top = (corner + row.first * tables.width) * N, bottom = (corner + row.last * tables.width) * N;
+        for (int j = 0; j < l.n; j++) {
+            Cover column = column_covers[l.first_side + j];
+            const F* upper = tables.values[row.exponent][column.exponent] + top;
+            const F* lower = tables.values[row.exponent][column.exponent] + bottom;
+            Vec<F> best = load(upper + column.first), second = load(upper + column.last);
+            Vec<F> third = load(lower + column.first), fourth = load(lower + column.last);
+            if constexpr (AT) {
+                const IntVec<F>* cells = tables.winners[row.exponent][column.exponent];
+                IntVec<F> at = cells[(top + column.first) / N];
+                take_better<F>(best, at, second, cells[(top + column.last) / N]);
+                take_better<F>(best, at, third, cells[(bottom + column.first) / N]);
+                take_better<F>(best, at, fourth, cells[(bottom + column.last) / N]);
+                winners[i * l.n + j] = at;
+            } else {
+                best = second > best ? second : best;
+                third = fourth > third ? fourth : third;
+                best = third > best ? third : best;
+            }
+            values[i * l.n + j] = best;
+        }
+    }
+}
+
+// Unions of a finer level's bins.
+template <class F, bool AT>
+inline void unite_level(
+    const Level& l, int finer_n, const Vec<F>* finer, const IntVec<F>* finer_winners, Vec<F>* values,
+    IntVec<F>* winners
+) {
+    for (int i = 0; i < l.n; i++)
+        for (int j = 0; j < l.n; j++) {
+            int64_t first = int64_t(i) * l.ratio * finer_n + j * l.ratio;
+            Vec<F> best = finer[first];
+            IntVec<F> at = {};
+            if constexpr (AT) at = finer_winners[first];
+            for (int p = 0; p < l.ratio; p++)
+                for (int q = 0; q < l.ratio; q++) {
+                    int64_t part = first + int64_t(p) * finer_n + q;
+                    if constexpr (AT)
+                        take_better<F>(best, at, finer[part], finer_winners[part]);
+                    else
+                        best = finer[part] > best ? finer[part] : best;
+                }
+            values[i * l.n + j] = best;
+            if constexpr (AT) winners[i * l.n + j] = at;
+        }
+}
+
+template <class F, bool AT>
+inline void pool_region(
+    const Pyramid& pyramid, const Tables<F>& tables, const Covers& covers, const Region& r, Vec<F>* values,
+    IntVec<F>* winners
+) {
+    const Cover* row_covers = covers.rows + (r.y1 - r.y0) * pyramid.sides;
+    const Cover* column_covers = covers.columns + (r.x1 - r.x0) * pyramid.sides;
+    for (int k = 0; k < pyramid.count; k++) {
+        const Level& l = pyramid.levels[pyramid.finest_first[k]];
+        Vec<F>* to = values + l.first_bin;
+        IntVec<F>* to_winners = AT ? winners + l.first_bin : nullptr;
+        if (l.finer < 0) {
+            pool_level<F, AT>(l, tables, r, row_covers, column_covers, to, to_winners);
+        } else {
+            const Level& finer = pyramid.levels[l.finer];
+            const IntVec<F>* from = AT ? winners + finer.first_bin : nullptr;
+            unite_level<F, AT>(l, finer.n, values + finer.first_bin, from, to, to_winners);
+        }
+    }
+}
