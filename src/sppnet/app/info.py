@@ -28,7 +28,7 @@ def info(
     for title, group in facts.items():
         say(title)
         for name, value in group.items():
-            say(f"  {name:<34}{_in_words(value)}")
+            say(f"  {name:<42}{_in_words(value)}")
 
 
 def collect_facts() -> dict[str, dict[str, Any]]:
@@ -62,8 +62,10 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
 
 def _kernels(torch: Any) -> dict[str, Any]:
+    from sppnet.pooling.dispatch import describe_kernels
+
     return {
-        "pooling": "torch",
+        **{f"pooling: {case}": kernel for case, kernel in describe_kernels().items()},
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
         "cuda": torch.version.cuda,

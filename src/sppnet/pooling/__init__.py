@@ -5,9 +5,11 @@ from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
 from sppnet.pooling.region_scores import score_regions
 from sppnet.pooling.regions import RegionPool, pool_regions
+from sppnet.pooling.sliding_window import SlidingWindowPool, sliding_window_pool
 
 __all__ = [
     "RegionPool",
+    "SlidingWindowPool",
     "SpatialPyramidPool",
     "bin_edges",
     "check_levels",
@@ -16,5 +18,6 @@ __all__ = [
     "pool_regions",
     "score_regions",
     "sliding_window_bins",
+    "sliding_window_pool",
     "spatial_pyramid_pool",
 ]

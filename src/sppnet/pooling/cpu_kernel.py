@@ -127,7 +127,8 @@ def _call(
     """Call the library; ``pooled`` is written, or is the gradient to send back to ``grads``."""
     if not pooled.numel():
         return
-    function, regions = "sppnet_pool_maps", ()
+    function = "sppnet_pool_maps"
+    regions: tuple[int, ...] = ()
     if rows is not None:
         rows = rows.contiguous()
         function, regions = "sppnet_pool_regions", (rows.data_ptr(), len(rows))

@@ -1,7 +1,8 @@
-"""Which kernel pools the tensors at hand. Callers never choose, and the answer is always the same."""
+"""Which kernel pools the tensors at hand: callers never choose, and the answer is the same."""
 
 import functools
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -35,6 +36,28 @@ def has_triton() -> bool:
     except ImportError:
         return False
     return True
+
+
+def describe_kernels() -> dict[str, str]:
+    """Which kernel serves which case on this machine.
+
+    Returns:
+        Case -> kernel, in words.
+
+    Example:
+        >>> describe_kernels()["other devices and dtypes"]
+        'plain torch'
+    """
+    cpu, cuda = cpu_kernel.kernel_name(), "plain torch"
+    if has_triton():
+        cuda = f"triton {version('triton')}; plain torch for deterministic gradients"
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in cpu_kernel.KINDS)
+    return {
+        "CPU": f"native {cpu} ({dtypes})" if cpu else "plain torch (nothing was compiled)",
+        "CUDA": cuda if torch.cuda.is_available() else f"{cuda} (no device here)",
+        "other devices and dtypes": "plain torch",
+        "second and forward derivatives": "plain torch",
+    }
 
 
 def run(

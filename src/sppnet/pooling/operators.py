@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from sppnet.pooling import torch_form
 from sppnet.pooling.dispatch import run, run_backward
@@ -167,7 +168,8 @@ def pool(maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mod
         return _call_operator(maps, rows, levels, mode)
     if torch._C._are_functorch_transforms_active():
         return _TransformedPool.apply(rows, levels, mode, *maps)
-    if torch.is_grad_enabled() and any(each.requires_grad for each in maps):
+    backward = torch.is_grad_enabled() and any(each.requires_grad for each in maps)
+    if backward or forward_ad._current_level >= 0:
         return _Pool.apply(rows, levels, mode, *maps)
     return _pool_plainly(maps, rows, levels, mode)
 
