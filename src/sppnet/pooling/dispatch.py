@@ -1,6 +1,7 @@
 """Which kernel pools the tensors at hand: callers never choose, and the answer is the same."""
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -27,15 +28,13 @@ def kernel_for(maps: Sequence[Tensor]) -> str:
 def has_triton() -> bool:
     """Whether CUDA maps go to Triton, which comes with torch's CUDA builds for Linux.
 
+    Looked for and not imported: TensorFlow ends a process that loads Triton after it.
+
     Example:
         >>> isinstance(has_triton(), bool)
         True
     """
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("triton") is not None
 
 
 def describe_kernels() -> dict[str, str]:
