@@ -1,15 +1,16 @@
 """Which kernel pools the tensors at hand: callers never choose, and the answer is the same."""
 
 import functools
-import importlib.util
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import Tensor
 
 from sppnet.pooling import cpu_kernel, torch_form
 from sppnet.pooling.checks import check_rows
+
+OLDEST_TRITON = (3, 4)  # of torch 2.8; older compilers refuse the kernels
 
 
 def kernel_for(maps: Sequence[Tensor]) -> str:
@@ -34,7 +35,11 @@ def has_triton() -> bool:
         >>> isinstance(has_triton(), bool)
         True
     """
-    return importlib.util.find_spec("triton") is not None
+    try:
+        found = tuple(int(n) for n in version("triton").split(".")[:2])
+    except PackageNotFoundError:
+        return False
+    return found >= OLDEST_TRITON
 
 
 def describe_kernels() -> dict[str, str]:

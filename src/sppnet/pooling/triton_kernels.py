@@ -1,0 +1,255 @@
+"""Pooling of many views of feature maps by Triton kernels, forward and backward.
+
+A view is a rectangle of cells of any map; the cells of all maps are the rows of one matrix, so that
+one launch pools maps and regions of any sizes. The compiler runs at the first call for each set of
+levels, mode, dtype and number of channels, for one to three seconds on one core, and keeps the
+result on disk; nothing is tuned at run time.
+
+Not yet run on a GPU. Results are tested in Triton's interpreter and machine code is compiled for
+compute capability 8.0 and 9.0; no speed has been measured: see ``benchmarks/pooling_gpu.py``.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sppnet.pooling.bins import check_levels, num_bins
+
+try:
+    import triton
+except ImportError as error:
+    raise ImportError("pooling on CUDA needs triton: pip install triton") from error
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+    raise ImportError(
+        f"pooling on CUDA needs triton 3.4 or newer (torch 2.8), got {triton.__version__}: "
+        "pip install -U torch"
+    )
+
+from sppnet.pooling.triton_backward import scatter_views
+from sppnet.pooling.triton_forward import pool_views, prepare_cells
+from sppnet.pooling.triton_plan import ROWS, Plan, compute_dtype, make_plan
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class Source(NamedTuple):
+    """What the kernels read: cells as they are, or tables of windows of them.
+
+    Args:
+        cells: (M, C), or (tables, M, C).
+        stride: From a row to the next.
+        plane: From a table to the next.
+        offsets: Which cell of each window is its maximum, if asked for.
+        unusual: Whether there is a -0.0 or a NaN; where the maximum is asked for.
+    """
+
+    cells: Tensor
+    stride: int
+    plane: int
+    offsets: Tensor | None
+    unusual: Tensor | None
+
+
+def pool_cells(
+    cells: Tensor,
+    views: Tensor,
+    levels: Sequence[int],
+    mode: str = "max",
+    *,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Pool views of feature maps into vectors of one length.
+
+    Each row of maxima equals ``adaptive_max_pool2d`` of the cropped view at every level, also in
+    the sign of zero. Maps that hold -0.0 or NaN take longer: the order of cells matters there. A
+    gradient is sent back by :func:`pool_cells_backward`; autograd knows nothing of either.
+
+    Convention:
+        Order of the vector, bins, NaN and ties as in :func:`sppnet.pooling.spatial_pyramid_pool`.
+        Averages are summed in float64, cell after cell in row-major order, and rounded once.
+
+    Args:
+        cells: (M, C) cells of all maps, row-major map after map; the channels of a cell lie side by
+            side, rows at any distance. On a CUDA device, or on the CPU in Triton's interpreter.
+        views: (K, 4) int64 [first cell, width of its map, height, width]: cell (y, x) of a view is
+            row first + y * map_width + x. Every side is at least 1 and every cell is among the
+            rows: this is not checked, for the numbers would have to be waited for.
+        levels: Bins along each side, one number per level.
+        mode: "max" or "avg".
+        out: Contiguous (K, C * sum(n * n)) to write into.
+
+    Returns:
+        (K, C * sum(n * n)) of the dtype of the cells, contiguous.
+
+    Raises:
+        TypeError: If the cells are not of a floating-point type, views not int64, or a level is
+            not an integer.
+        ValueError: If a shape, a layout, a device, the mode or a level is wrong, or ``out`` does
+            not fit.
+
+    Source:
+        SPP-net, sections 2.2 and 4.1.
+    """
+    levels = _check(cells, views, levels, mode)
+    shape = (len(views), cells.shape[1] * num_bins(levels))
+    out = cells.new_empty(shape) if out is None else _check_out(out, cells, shape)
+    if 0 in shape:
+        return out
+    plan = make_plan(cells, len(views), levels, mode)
+    with _on_device(cells):
+        source = _prepare(cells, plan, winners=False)
+        pool_views[_grid(len(views), cells, plan)](
+            source.cells,
+            source.stride,
+            source.plane,
+            source.unusual,
+            views.contiguous(),
+            out,
+            cells.shape[1],
+            shape[1],
+            plan,
+            **_options(plan),
+        )
+    return out
+
+
+def pool_cells_backward(
+    grad: Tensor, cells: Tensor, views: Tensor, levels: Sequence[int], mode: str = "max"
+) -> Tensor:
+    """Send the gradient of :func:`pool_cells` back to the cells.
+
+    A maximum's goes to its cell, found once more; an average's to all cells in equal shares. Sums
+    are taken in float32 (float64 for float64) by atomic additions, whose order is not fixed on
+    CUDA: the last bits differ between runs. Where ``torch.are_deterministic_algorithms_enabled()``
+    use another way.
+
+    Convention:
+        On ties the gradient goes to the first cell in row-major order, with NaN to the last NaN.
+
+    Args:
+        grad: (K, C * sum(n * n)) gradient of the pooled vectors.
+        cells: (M, C), as for the forward pass.
+        views: (K, 4) int64, as for the forward pass.
+        levels: Bins along each side, one number per level.
+        mode: "max" or "avg".
+
+    Returns:
+        (M, C) gradient of the dtype of the cells, contiguous.
+
+    Raises:
+        TypeError: As :func:`pool_cells`.
+        ValueError: As :func:`pool_cells`, or if the gradient does not fit.
+
+    Source:
+        SPP-net, section 2.3.
+    """
+    levels = _check(cells, views, levels, mode)
+    shape = (len(views), cells.shape[1] * num_bins(levels))
+    if grad.shape != shape or grad.device != cells.device:
+        raise ValueError(
+            f"grad must have shape {shape} on {cells.device}, "
+            f"got {tuple(grad.shape)} on {grad.device}"
+        )
+    exact = compute_dtype(cells.dtype, mode)
+    sums = torch.zeros(cells.shape, dtype=exact, device=cells.device)
+    if 0 not in shape:
+        plan = make_plan(cells, len(views), levels, mode)
+        with _on_device(cells):
+            source = _prepare(cells, plan, winners=True)
+            scatter_views[_grid(len(views), cells, plan)](
+                source.cells,
+                source.offsets,
+                source.stride,
+                source.plane,
+                views.contiguous(),
+                grad.contiguous(),
+                sums,
+                cells.shape[1],
+                shape[1],
+                plan,
+                **_options(plan),
+            )
+    return sums.to(cells.dtype)
+
+
+def _check(cells: Tensor, views: Tensor, levels: Sequence[int], mode: str) -> tuple[int, ...]:
+    """Refuse what the kernels cannot read; return the levels."""
+    if cells.dtype not in DTYPES:
+        raise TypeError(f"cells must be of one of {DTYPES}, got {cells.dtype}")
+    if cells.ndim != 2 or (cells.shape[1] > 1 and cells.stride(1) != 1):
+        raise ValueError(
+            "cells must have shape (M, C) with the channels side by side, "
+            f"got {tuple(cells.shape)} with strides {cells.stride()}"
+        )
+    if views.dtype != torch.int64:
+        raise TypeError(f"views must be int64, got {views.dtype}")
+    if views.ndim != 2 or views.shape[1] != 4 or views.device != cells.device:
+        raise ValueError(
+            f"views must have shape (K, 4) on {cells.device}, "
+            f"got {tuple(views.shape)} on {views.device}"
+        )
+    _check_device(cells)
+    if mode not in ("max", "avg"):
+        raise ValueError(f"mode must be 'max' or 'avg', got {mode!r}")
+    return check_levels(levels)
+
+
+def _check_device(cells: Tensor) -> None:
+    """Refuse a CPU, unless the kernels are run by Triton's interpreter."""
+    if not cells.is_cuda and isinstance(pool_views, triton.JITFunction):
+        raise ValueError(f"cells must be on a CUDA device, got {cells.device}")
+
+
+def _check_out(out: Tensor, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Refuse an output that the pooled vectors do not fit into as they are."""
+    alike = out.dtype == cells.dtype and out.device == cells.device
+    if out.shape != shape or not alike or not out.is_contiguous():
+        raise ValueError(
+            f"out must be contiguous, {cells.dtype} on {cells.device} and of shape {shape}, got "
+            f"strides {out.stride()}, {out.dtype} on {out.device} and shape {tuple(out.shape)}"
+        )
+    return out
+
+
+def _on_device(cells: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Make the device of the cells the one that kernels start on."""
+    return torch.cuda.device(cells.device) if cells.is_cuda else contextlib.nullcontext()
+
+
+def _grid(rows: int, cells: Tensor, plan: Plan) -> tuple[int, int]:
+    """Programs along rows and along channels."""
+    return rows, triton.cdiv(cells.shape[1], plan.block)
+
+
+def _options(plan: Plan) -> dict[str, int | bool]:
+    """Options of a launch."""
+    return {"num_warps": plan.warps, "enable_fp_fusion": False}
+
+
+def _prepare(cells: Tensor, plan: Plan, *, winners: bool) -> Source:
+    """Build the tables of the plan, and find out whether the order of cells matters."""
+    if plan.mode == "avg" or (winners and not plan.tables):
+        return Source(cells, cells.stride(0), 0, None, None)
+    plan, shape = plan._replace(levels=()), cells.shape
+    planes = (1 + plan.tables, *shape) if plan.tables else (0,)
+    tables = cells.new_empty(planes)
+    offsets = torch.empty(planes, dtype=torch.int8, device=cells.device) if winners else None
+    unusual = torch.zeros(1, dtype=torch.int32, device=cells.device)
+    plane = cells.numel()
+    prepare_cells[_grid(triton.cdiv(shape[0], ROWS), cells, plan)](
+        cells,
+        cells.stride(0),
+        tables,
+        plane,
+        offsets,
+        unusual,
+        *shape,
+        plan,
+        **_options(plan),
+    )
+    if plan.tables:
+        return Source(tables, shape[1], plane, offsets, unusual)
+    return Source(cells, cells.stride(0), 0, None, unusual)
