@@ -1,4 +1,4 @@
-"""Compiles the pooling kernel while the package is built, with the compiler that pip brought (Zig's).
+"""Compiles the pooling kernel while the package is built, by the compiler that pip brings (Zig).
 
 One library per generation of processors, chosen at run time. Where nothing compiles, the package
 is built without it and pools in plain torch; ``sppnet info`` says which.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ class KernelBuildHook(BuildHookInterface):
             platform.machine().lower(), platform.machine()
         )
         try:
-            built = [
-                self._compile(name, machine, cpu) for name, cpu in GENERATIONS[machine].items()
-            ]
+            generations = GENERATIONS[machine].items()
+            with ThreadPoolExecutor() as executor:
+                built = list(executor.map(lambda each: self._compile(machine, *each), generations))
         except (KeyError, OSError, subprocess.CalledProcessError) as error:
             self.app.display_warning(f"no kernel for this machine, pooling in plain torch: {error}")
             return
@@ -60,7 +61,7 @@ class KernelBuildHook(BuildHookInterface):
             f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         )
 
-    def _compile(self, name: str, machine: str, cpu: str) -> str:
+    def _compile(self, machine: str, name: str, cpu: str) -> str:
         """Compile for one generation; the finished file replaces the one before at once."""
         folder = Path(self.root) / NATIVE
         library = folder / f"pyramid_pool_{name}{SUFFIX}"
