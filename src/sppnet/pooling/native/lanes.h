@@ -172,3 +172,11 @@ template <class F, class T, int... Q>
 inline void store_quads(T* to, int64_t stride, const Vec<F>* quads, Indices<Q...>) {
     for (int i = 0; i < 4; i++) (store_quad<Q, F>(to + (4 * Q + i) * stride, quads[i]), ...);
 }
+
+// The way back: four bins of every channel, a square of channels in each vector.
+template <class F, class T> inline void load_quads(const T* from, int64_t stride, Vec<F>* quads) {
+    constexpr int N = LANES<F>;
+    T gathered[4][N];
+    for (int c = 0; c < N; c++) memcpy(&gathered[c % 4][c / 4 * 4], from + c * stride, 4 * sizeof(T));
+    for (int i = 0; i < 4; i++) quads[i] = load(gathered[i]);
+}

@@ -27,11 +27,22 @@ template <class F, class T> inline void lay_out(const Vec<F>* values, int64_t bi
 // (LANES, bins) -> (bins, LANES), the way back. Reads LANES elements past the end.
 template <class F, class T> inline void take_in(const T* from, int64_t bins, Vec<F>* values) {
     constexpr int N = LANES<F>;
-    for (int64_t b = 0; b < bins; b += N) {
+    if (bins == 1) {
+        values[0] = load(from);
+        return;
+    }
+    int64_t whole = bins / N * N;
+    for (int64_t b = 0; b < whole; b += N) {
         Vec<F> tile[N];
         for (int c = 0; c < N; c++) tile[c] = load(from + c * bins + b);
         transpose<F>(tile);
-        for (int i = 0; i < N && b + i < bins; i++) values[b + i] = tile[i];
+        for (int i = 0; i < N; i++) values[b + i] = tile[i];
+    }
+    for (int64_t b = whole; b < bins; b += 4) {
+        Vec<F> quad[4];
+        load_quads<F>(from + b, bins, quad);
+        transpose_quads<F>(quad);
+        for (int i = 0; i < 4 && b + i < bins; i++) values[b + i] = quad[i];
     }
 }
 

@@ -290,8 +290,7 @@ template <class T, bool MEAN> struct RegionsWork {
     void take_level(const Level& l, int64_t row, int64_t c, int used, State& state) {
         int64_t bins = int64_t(l.n) * l.n;
         const T* from = pooled + row * channels * pyramid.bins + channels * l.first_bin + c * bins;
-        memset(state.staged, 0, (bins + 1) * N * sizeof(T));
-        memcpy(state.staged, from, used * bins * sizeof(T));
+        memcpy(state.staged, from, used * bins * sizeof(T));  // what is left of other channels is not used
         take_in<F>(state.staged, bins, state.pooled->values + l.first_bin);
     }
 };
