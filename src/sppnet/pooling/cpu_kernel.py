@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,9 +112,20 @@ def backward(
     grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
 ) -> list[Tensor]:
     """Gradients of the maps, each in the layout of its map; arguments as for :func:`pool`."""
-    grads = [torch.zeros_like(each) for each in maps]
+    grads = _zeros_like(maps)
     _call(maps, grads, rows, levels, mode, grad.contiguous())
     return grads
+
+
+def _zeros_like(maps: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros in the layout of each map. Those of many maps share memory: one page fault for all."""
+    if len(maps) == 1 or not all(each.is_contiguous() for each in maps):
+        return [torch.zeros_like(each) for each in maps]
+    sizes = [each.numel() for each in maps]
+    # NumPy asks the system for zeros, which fresh memory is, where torch writes them
+    flat = torch.from_numpy(np.zeros(sum(sizes) * maps[0].element_size(), np.uint8))
+    parts = flat.view(maps[0].dtype).split(sizes)
+    return [part.view(each.shape) for part, each in zip(parts, maps, strict=True)]
 
 
 def _call(

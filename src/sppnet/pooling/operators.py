@@ -21,7 +21,10 @@ PYRAMID = "int[] levels, str mode"
 LIBRARY.define(f"pool_maps(Tensor[] maps, {PYRAMID}) -> Tensor")
 LIBRARY.define(f"pool_maps_backward(Tensor grad, Tensor[] maps, {PYRAMID}) -> Tensor[]")
 LIBRARY.define(f"pool_regions(Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor")
-LIBRARY.define(f"pool_regions_into(Tensor(a!) out, Tensor[] maps, Tensor rows, {PYRAMID}) -> ()")
+# "kind" and not "mode", which torch.compile calls an argument of its own for operators that write
+LIBRARY.define(
+    "pool_regions_into(Tensor(a!) out, Tensor[] maps, Tensor rows, int[] levels, str kind) -> ()"
+)
 LIBRARY.define(
     f"pool_regions_backward(Tensor grad, Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor[]"
 )

@@ -208,15 +208,14 @@ template <class T, bool MEAN> struct RegionsWork {
         View<V> window = map;
         window.base += r.y0 * map.row + r.x0 * map.cell;
         window.height = r.y1 - r.y0, window.width = r.x1 - r.x0;
-        fill_edges(pyramid, window.height, state.row_edges);
-        fill_edges(pyramid, window.width, state.column_edges);
+        fill_bounds(pyramid, window.height, window.width, state.bounds);
         int count = map.channel == 1 && map.cell == N ? N : used;
         if (!gradients) {
             pool_view<V, MEAN ? SUMS : MAXIMA>(
-                pyramid, window, view_c, count, state.row_edges, state.column_edges, state.band, *state.pooled
+                pyramid, window, view_c, count, state.bounds, state.band, *state.pooled
             );
             if constexpr (MEAN)
-                divide_by_cells<F>(pyramid, state.row_edges, state.column_edges, state.pooled->values);
+                divide_by_cells<F>(pyramid, state.bounds, state.pooled->values);
             write(row, c, used, state);
             return;
         }
@@ -225,10 +224,10 @@ template <class T, bool MEAN> struct RegionsWork {
             spread(row, c, used, state, window.height, window.width, (F*)to, place.row);
             return;
         }
-        pool_view<V, WINNERS>(pyramid, window, view_c, count, state.row_edges, state.column_edges, state.band, *state.pooled);
+        pool_view<V, WINNERS>(pyramid, window, view_c, count, state.bounds, state.band, *state.pooled);
         to += r.y0 * place.row + r.x0 * place.cell;
         for_each_gradient(row, c, used, state, [&](const Level& l, const Vec<F>* gradient) {
-            send_back<F>(*state.pooled, l, gradient, used, to, place.channel, place.row, place.cell);
+            send_back<F>(*state.pooled, l, gradient, 0, used, to, place.channel, place.row, place.cell);
         });
     }
 
@@ -239,9 +238,9 @@ template <class T, bool MEAN> struct RegionsWork {
         Vec<F>* values = state.pooled->values;
         for (int64_t r = row; r >= 0; r = lists.next[r]) {
             for (int k = 0; k < pyramid.count; k++) take_level(pyramid.levels[k], r, c, used, state);
-            divide_by_cells<F>(pyramid, state.row_edges, state.column_edges, values);
+            divide_by_cells<F>(pyramid, state.bounds, values);
             for (int64_t y = 0; y < height; y++) {
-                spread_row<F>(pyramid, y, height, width, state.column_edges, values, state.band);
+                spread_row<F>(pyramid, y, width, state.bounds, values, state.band);
                 for (int64_t i = 0; i < width * N; i += N)
                     store(to + y * row_stride + i, load(to + y * row_stride + i) + load(state.band + i));
             }

@@ -106,71 +106,139 @@ template <class F> struct Pooled {
     IntVec<F>* line_columns;
 };
 
-template <class F, Mode M, class S>
-inline void pool_line(
-    const Pyramid& pyramid, int level, const S* row, int64_t cell, const Edges* edges, Pooled<F>& pooled
-) {
-    const Level& l = pyramid.levels[level];
-    Vec<F>* line = pooled.line + l.first_side;
-    IntVec<F>* columns = pooled.line_columns + l.first_side;
-    if (l.finer >= 0) {  // unions of the finer level's bins, left to right
-        const Vec<F>* finer = pooled.line + pyramid.levels[l.finer].first_side;
-        const IntVec<F>* finer_columns = pooled.line_columns + pyramid.levels[l.finer].first_side;
-        for (int j = 0; j < l.n; j++) {
-            Vec<F> best = finer[j * l.ratio];
-            IntVec<F> at = {};
-            if constexpr (M == WINNERS) at = finer_columns[j * l.ratio];
-            for (int k = 1; k < l.ratio; k++) {
-                Vec<F> value = finer[j * l.ratio + k];
-                if constexpr (M == WINNERS) {
-                    IntVec<F> wins = (value > best) | (value != value);
-                    at = wins ? finer_columns[j * l.ratio + k] : at;
-                }
-                best = combine<F, M>(best, value);
-            }
-            line[j] = best;
-            if constexpr (M == WINNERS) columns[j] = at;
+// Bins of a level along a row of cells. Narrow maps have fewer distinct ones than bins: each is pooled once.
+struct Columns {
+    int count;    // distinct ones
+    int* first;   // (count) the first bin of each
+    int* number;  // (n) which of them each bin is
+};
+
+// The bins of each level that hold a row of cells, low to high.
+struct RowBins {
+    int low, high;
+};
+
+// Where all bins of a view lie, and those of the row in hand.
+struct Bounds {
+    Edges *row_edges, *column_edges;
+    Columns* columns;
+    RowBins* row_bins;
+};
+
+inline void fill_bounds(const Pyramid& pyramid, int64_t height, int64_t width, Bounds& bounds) {
+    fill_edges(pyramid, height, bounds.row_edges);
+    fill_edges(pyramid, width, bounds.column_edges);
+    for (int k = 0; k < pyramid.count; k++) {
+        const Edges* edges = bounds.column_edges + pyramid.levels[k].first_side;
+        Columns& columns = bounds.columns[k];
+        columns.count = 0;
+        for (int j = 0; j < pyramid.levels[k].n; j++) {
+            if (j == 0 || edges[j].start != edges[j - 1].start || edges[j].end != edges[j - 1].end)
+                columns.first[columns.count++] = j;
+            columns.number[j] = columns.count - 1;
         }
-        return;
-    }
-    for (int j = 0; j < l.n; j++) {
-        int64_t start = edges[l.first_side + j].start, end = edges[l.first_side + j].end;
-        Vec<F> best = load(row + start * cell);
-        IntVec<F> at = IntVec<F>{} + typename Vectors<F>::Int(start);
-        for (int64_t x = start + 1; x < end; x++) {
-            Vec<F> value = load(row + x * cell);
-            if constexpr (M == WINNERS) {
-                IntVec<F> wins = (value > best) | (value != value);
-                at = wins ? IntVec<F>{} + typename Vectors<F>::Int(x) : at;
-            }
-            best = combine<F, M>(best, value);
-        }
-        line[j] = best;
-        if constexpr (M == WINNERS) columns[j] = at;
     }
 }
 
-template <class F, Mode M>
-inline void merge_line(
-    const Level& l, int64_t y, int64_t height, const Edges* row_edges, Pooled<F>& pooled
+// Of row y, from those of the row above it.
+inline void find_row_bins(const Pyramid& pyramid, int64_t y, const Bounds& bounds) {
+    for (int k = 0; k < pyramid.count; k++) {
+        const Level& l = pyramid.levels[k];
+        const Edges* edges = bounds.row_edges + l.first_side;
+        RowBins& found = bounds.row_bins[k];
+        if (y == 0) found = {0, -1};
+        while (found.high + 1 < l.n && edges[found.high + 1].start <= y) found.high++;
+        while (edges[found.low].end <= y) found.low++;
+    }
+}
+
+template <class F> inline IntVec<F> everywhere(int64_t cell) {
+    return IntVec<F>{} + typename Vectors<F>::Int(cell);
+}
+
+// The best so far and where it was found, after one more value.
+template <class F, Mode M> inline void take_next(Vec<F>& best, IntVec<F>& at, Vec<F> value, IntVec<F> cell) {
+    if constexpr (M == WINNERS) {
+        IntVec<F> wins = (value > best) | (value != value);
+        best = wins ? value : best;
+        at = wins ? cell : at;
+    } else {
+        best = combine<F, M>(best, value);
+    }
+}
+
+template <class F, Mode M, class S>
+inline void pool_line(
+    const Pyramid& pyramid, int level, const S* row, int64_t cell, const Bounds& bounds, Pooled<F>& pooled
 ) {
-    const Vec<F>* line = pooled.line + l.first_side;
-    int64_t low = y * l.n / height, high = ((y + 1) * l.n - 1) / height;
-    for (int64_t i = low; i <= high; i++) {
-        int64_t first = l.first_bin + i * l.n;
-        bool fresh = row_edges[l.first_side + i].start == y;
-        for (int j = 0; j < l.n; j++) {
-            Vec<F> value = line[j];
-            Vec<F> best = fresh ? value : pooled.values[first + j];
-            if constexpr (M == WINNERS) {
-                IntVec<F> wins = fresh ? ~IntVec<F>{} : (value > best) | (value != value);
-                IntVec<F> row = IntVec<F>{} + typename Vectors<F>::Int(y);
-                pooled.rows[first + j] = wins ? row : pooled.rows[first + j];
-                IntVec<F> column = pooled.line_columns[l.first_side + j];
-                pooled.columns[first + j] = wins ? column : pooled.columns[first + j];
-            }
-            pooled.values[first + j] = fresh ? value : combine<F, M>(best, value);
+    const Level& l = pyramid.levels[level];
+    const Columns& columns = bounds.columns[level];
+    Vec<F>* line = pooled.line + l.first_side;
+    IntVec<F>* line_columns = pooled.line_columns + l.first_side;
+    for (int u = 0; u < columns.count; u++) {
+        Vec<F> best;
+        IntVec<F> at = {};
+        if (l.finer >= 0) {  // the union of the finer level's bins, left to right
+            int64_t side = pyramid.levels[l.finer].first_side;
+            const int* numbers = bounds.columns[l.finer].number + columns.first[u] * l.ratio;
+            int part = numbers[0], last = numbers[l.ratio - 1];
+            best = pooled.line[side + part];
+            if constexpr (M == WINNERS) at = pooled.line_columns[side + part];
+            while (++part <= last)
+                take_next<F, M>(
+                    best, at, pooled.line[side + part], M == WINNERS ? pooled.line_columns[side + part] : at
+                );
+        } else {
+            Edges edges = bounds.column_edges[l.first_side + columns.first[u]];
+            best = load(row + edges.start * cell);
+            if constexpr (M == WINNERS) at = everywhere<F>(edges.start);
+            for (int64_t x = edges.start + 1; x < edges.end; x++)
+                take_next<F, M>(best, at, load(row + x * cell), everywhere<F>(x));
         }
+        line[u] = best;
+        if constexpr (M == WINNERS) line_columns[u] = at;
+    }
+}
+
+// The distinct bins of a row of cells into those of the rows of bins that hold it.
+template <class F, Mode M>
+inline void merge_line(const Level& l, int level, int64_t y, const Bounds& bounds, Pooled<F>& pooled) {
+    const Vec<F>* line = pooled.line + l.first_side;
+    const IntVec<F>* line_columns = pooled.line_columns + l.first_side;
+    int count = bounds.columns[level].count;
+    for (int64_t i = bounds.row_bins[level].low; i <= bounds.row_bins[level].high; i++) {
+        int64_t first = l.first_bin + i * l.n;
+        bool fresh = bounds.row_edges[l.first_side + i].start == y;
+        for (int u = 0; u < count; u++) {
+            Vec<F> value = line[u];
+            Vec<F>& best = pooled.values[first + u];
+            if constexpr (M == WINNERS) {
+                IntVec<F> wins = (value > best) | (value != value);
+                if (fresh) wins = ~IntVec<F>{};
+                best = wins ? value : best;
+                pooled.rows[first + u] = wins ? everywhere<F>(y) : pooled.rows[first + u];
+                pooled.columns[first + u] = wins ? line_columns[u] : pooled.columns[first + u];
+            } else {
+                best = fresh ? value : combine<F, M>(best, value);
+            }
+        }
+    }
+}
+
+// The distinct bins of a view to all of its bins.
+template <class F, Mode M> inline void spread_columns(const Pyramid& pyramid, const Bounds& bounds, Pooled<F>& pooled) {
+    for (int k = 0; k < pyramid.count; k++) {
+        const Level& l = pyramid.levels[k];
+        if (bounds.columns[k].count == l.n) continue;
+        for (int64_t i = 0; i < l.n; i++)
+            for (int j = l.n - 1; j >= 0; j--) {  // from the right: what is read is not yet written
+                int64_t to = l.first_bin + i * l.n + j, from = l.first_bin + i * l.n + bounds.columns[k].number[j];
+                pooled.values[to] = pooled.values[from];
+                if constexpr (M == WINNERS) {
+                    pooled.rows[to] = pooled.rows[from];
+                    pooled.columns[to] = pooled.columns[from];
+                }
+            }
     }
 }
 
@@ -179,13 +247,12 @@ constexpr int64_t BAND_CELLS = 256;
 
 template <class F, Mode M, class S>
 inline void pool_row(
-    const Pyramid& pyramid, const S* cells, int64_t cell, int64_t y, int64_t height, const Edges* row_edges,
-    const Edges* column_edges, Pooled<F>& pooled
+    const Pyramid& pyramid, const S* cells, int64_t cell, int64_t y, const Bounds& bounds, Pooled<F>& pooled
 ) {
     for (int k = 0; k < pyramid.count; k++) {
         int level = pyramid.finest_first[k];
-        pool_line<F, M>(pyramid, level, cells, cell, column_edges, pooled);
-        merge_line<F, M>(pyramid.levels[level], y, height, row_edges, pooled);
+        pool_line<F, M>(pyramid, level, cells, cell, bounds, pooled);
+        merge_line<F, M>(pyramid.levels[level], level, y, bounds, pooled);
     }
 }
 
@@ -197,28 +264,29 @@ template <class T> inline bool lie_together(const View<T>& view, int count) {
 // Pool `blocks` whole vectors of channels of a view, from channel c on; rows are read from end to end.
 template <class T, Mode M>
 void pool_blocks(
-    const Pyramid& pyramid, const View<T>& view, int64_t c, int blocks, const Edges* row_edges,
-    const Edges* column_edges, Pooled<typename ComputeOf<T>::F>* pooled
+    const Pyramid& pyramid, const View<T>& view, int64_t c, int blocks, const Bounds& bounds,
+    Pooled<typename ComputeOf<T>::F>* pooled
 ) {
     using F = typename ComputeOf<T>::F;
-    for (int64_t y = 0; y < view.height; y++)
+    for (int64_t y = 0; y < view.height; y++) {
+        const T* row = view.base + y * view.row + c;
+        find_row_bins(pyramid, y, bounds);
         for (int b = 0; b < blocks; b++)
-            pool_row<F, M>(
-                pyramid, view.base + y * view.row + c + b * LANES<F>, view.cell, y, view.height, row_edges,
-                column_edges, pooled[b]
-            );
+            pool_row<F, M>(pyramid, row + b * LANES<F>, view.cell, y, bounds, pooled[b]);
+    }
+    for (int b = 0; b < blocks; b++) spread_columns<F, M>(pyramid, bounds, pooled[b]);
 }
 
 // Pool `count` channels of a view from channel c on. `band` holds BAND_CELLS or one row of vectors.
 template <class T, Mode M>
 void pool_view(
-    const Pyramid& pyramid, const View<T>& view, int64_t c, int count, const Edges* row_edges,
-    const Edges* column_edges, typename ComputeOf<T>::F* band, Pooled<typename ComputeOf<T>::F>& pooled
+    const Pyramid& pyramid, const View<T>& view, int64_t c, int count, const Bounds& bounds,
+    typename ComputeOf<T>::F* band, Pooled<typename ComputeOf<T>::F>& pooled
 ) {
     using F = typename ComputeOf<T>::F;
     constexpr int N = LANES<F>;
     if (lie_together(view, count)) {
-        pool_blocks<T, M>(pyramid, view, c, 1, row_edges, column_edges, &pooled);
+        pool_blocks<T, M>(pyramid, view, c, 1, bounds, &pooled);
         return;
     }
     bool flat = view.row == view.width * view.cell;
@@ -227,21 +295,22 @@ void pool_view(
         int64_t bottom = min(top + rows, view.height);
         const T* from = view.base + c * view.channel + top * view.row;
         pack_cells(from, view.channel, view.cell, (bottom - top) * view.width, count, band);
-        for (int64_t y = top; y < bottom; y++)
-            pool_row<F, M>(
-                pyramid, band + (y - top) * view.width * N, N, y, view.height, row_edges, column_edges, pooled
-            );
+        for (int64_t y = top; y < bottom; y++) {
+            find_row_bins(pyramid, y, bounds);
+            pool_row<F, M>(pyramid, band + (y - top) * view.width * N, N, y, bounds, pooled);
+        }
     }
+    spread_columns<F, M>(pyramid, bounds, pooled);
 }
 
 // Sums of bins to means, or gradients of means to those of the cells.
 template <class F>
-inline void divide_by_cells(const Pyramid& pyramid, const Edges* row_edges, const Edges* column_edges, Vec<F>* values) {
+inline void divide_by_cells(const Pyramid& pyramid, const Bounds& bounds, Vec<F>* values) {
     for (int k = 0; k < pyramid.count; k++) {
         const Level& l = pyramid.levels[k];
         for (int i = 0; i < l.n; i++)
             for (int j = 0; j < l.n; j++) {
-                Edges row = row_edges[l.first_side + i], column = column_edges[l.first_side + j];
+                Edges row = bounds.row_edges[l.first_side + i], column = bounds.column_edges[l.first_side + j];
                 values[l.first_bin + i * l.n + j] /= F((row.end - row.start) * (column.end - column.start));
             }
     }
@@ -250,16 +319,15 @@ inline void divide_by_cells(const Pyramid& pyramid, const Edges* row_edges, cons
 // The gradient of one row of cells from that of the sums of the bins.
 template <class F>
 inline void spread_row(
-    const Pyramid& pyramid, int64_t y, int64_t height, int64_t width, const Edges* column_edges, const Vec<F>* values,
-    F* line
+    const Pyramid& pyramid, int64_t y, int64_t width, const Bounds& bounds, const Vec<F>* values, F* line
 ) {
+    find_row_bins(pyramid, y, bounds);
     memset(line, 0, width * sizeof(Vec<F>));
     for (int k = 0; k < pyramid.count; k++) {
         const Level& l = pyramid.levels[k];
-        int64_t low = y * l.n / height, high = ((y + 1) * l.n - 1) / height;
-        for (int64_t i = low; i <= high; i++)
+        for (int64_t i = bounds.row_bins[k].low; i <= bounds.row_bins[k].high; i++)
             for (int j = 0; j < l.n; j++) {
-                Edges column = column_edges[l.first_side + j];
+                Edges column = bounds.column_edges[l.first_side + j];
                 Vec<F> value = values[l.first_bin + i * l.n + j];
                 for (int64_t x = column.start; x < column.end; x++)
                     store(line + x * LANES<F>, load(line + x * LANES<F>) + value);

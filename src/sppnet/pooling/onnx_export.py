@@ -1,0 +1,229 @@
+"""Write modules that pool as ONNX, and prove by onnxruntime that the file computes the same.
+
+A recipe says what is exported, which sizes stay free, and what the answer must be. Values inside
+the graph can be probed: the pooled vectors of a whole network are compared bit by bit with those of
+the maps that onnxruntime itself computed. The probes are gone from the file.
+"""
+
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sppnet import __version__
+from sppnet.errors import MissingPackageError, OutputError
+from sppnet.pooling.onnx_compare import Comparison, largest_difference
+
+if TYPE_CHECKING:
+    import onnx
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+DEFAULT_OPSET = 20
+MAX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB; some room for all but the weights
+EXACT, ROUNDING = 0.0, 1e-5
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """What to export, and how to know that the result is right.
+
+    Args:
+        module: Gives the output, or a tuple of the outputs and then of the probes.
+        example: Inputs to trace the module with; no free size of them is 0 or 1.
+        inputs: Name of each input, with the names of its free sizes by axis.
+        outputs: Names of the outputs, with the names of their sizes by axis.
+        expect: Inputs -> outputs, by other code than the module's.
+        cases: Inputs to compare on.
+        tolerance: Largest difference, in shares of the largest value; 0 means bit for bit.
+        probes: Names of values inside; the last one is the pooled vectors.
+        repool: The probes but the last one -> what the last one must be, bit for bit.
+        about: Facts for the file's metadata; all that JSON can hold.
+    """
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: Mapping[str, Mapping[int, str]]
+    outputs: Mapping[str, Mapping[int, str]]
+    expect: Callable[..., tuple[Tensor, ...]]
+    cases: Sequence[tuple[Tensor, ...]]
+    tolerance: float = EXACT
+    probes: tuple[str, ...] = ()
+    repool: Callable[..., Tensor] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_packages() -> None:
+    """Refuse to begin without the packages that exporting needs.
+
+    Raises:
+        MissingPackageError: If one is missing; names the install command.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"export needs {', '.join(missing)}: pip install 'sppnet[onnx]'")
+
+
+def export_onnx(recipe: ExportRecipe, opset: int = DEFAULT_OPSET) -> tuple[bytes, list[Comparison]]:
+    """Make an ONNX file and run it in onnxruntime on every case; nothing is written.
+
+    Args:
+        recipe: What to export.
+        opset: Version of the standard operators.
+
+    Returns:
+        The bytes of the file, and a comparison for each case; the caller judges them.
+
+    Raises:
+        MissingPackageError: If onnx, onnxscript or onnxruntime is not installed.
+        OutputError: If the module is too large for one file, or torch's exporter refuses it.
+
+    Source:
+        ONNX, docs/IR.md; onnx.proto for the limit of 2 GiB.
+    """
+    check_packages()
+    _check_size(recipe.module)
+    with torch.no_grad(), quiet():
+        model = _trace(recipe, opset)
+        probed = [_run(model, recipe, case) for case in recipe.cases]
+        _finish(model, recipe)
+        results = [_run(model, recipe, case) for case in recipe.cases]
+        comparisons = [
+            _compare(recipe, case, result, values)
+            for case, result, values in zip(recipe.cases, results, probed, strict=True)
+        ]
+    return model.SerializeToString(), comparisons
+
+
+def _check_size(module: nn.Module) -> None:
+    """Refuse what does not fit into one file, before the work."""
+    tensors = [*module.parameters(), *module.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if size > MAX_BYTES:
+        raise OutputError(
+            f"an ONNX file must be smaller than 2 GiB, got {size / 2**30:.1f} GiB of weights",
+            code="E_SIZE",
+        )
+
+
+def _trace(recipe: ExportRecipe, opset: int) -> "onnx.ModelProto":
+    """Translate the module; the result says nothing about the machine it was made on."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    from sppnet.pooling.onnx_form import TRANSLATIONS
+
+    try:
+        program = torch.onnx.export(
+            recipe.module.eval(),
+            recipe.example,
+            input_names=list(recipe.inputs),
+            output_names=[*recipe.outputs, *recipe.probes],
+            dynamic_shapes=tuple(dict(free) for free in recipe.inputs.values()),
+            opset_version=opset,
+            custom_translation_table=TRANSLATIONS,
+            dynamo=True,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise OutputError(
+            f"torch cannot export this model: {_first_cause(error)}", code="E_EXPORT"
+        ) from error
+    if program is None:
+        raise RuntimeError("torch.onnx.export must give a program, got None")
+    ClearMetadataAndDocStringPass()(program.model)
+    return program.model_proto
+
+
+def _first_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _in_a_line(error)
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _finish(model: "onnx.ModelProto", recipe: ExportRecipe) -> None:
+    """Take the probes out, name the sizes of the outputs, write the facts, check the whole."""
+    import onnx
+
+    del model.graph.output[len(recipe.outputs) :]
+    del model.graph.value_info[:]
+    for value, sizes in zip(model.graph.output, recipe.outputs.values(), strict=True):
+        for axis, name in sizes.items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+    model.graph.name = str(recipe.about.get("kind", "sppnet"))
+    model.producer_name, model.producer_version = "sppnet", __version__
+    facts = {"version": __version__, **recipe.about}
+    onnx.helper.set_model_props(
+        model, {f"sppnet.{key}": json.dumps(value) for key, value in facts.items()}
+    )
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _run(model: "onnx.ModelProto", recipe: ExportRecipe, case: tuple[Tensor, ...]) -> list[Tensor]:
+    """Compute all outputs of a model with as many threads as torch has."""
+    feed = {name: value.numpy() for name, value in zip(recipe.inputs, case, strict=True)}
+    try:
+        results = open_session(model.SerializeToString()).run(None, feed)
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise OutputError(
+            f"onnxruntime cannot run the exported model: {_in_a_line(error)}", code="E_MISMATCH"
+        ) from error
+    return [torch.from_numpy(value) for value in results]
+
+
+def open_session(data: bytes) -> Any:
+    """Open a model in onnxruntime, on the CPU, with as many threads as torch has.
+
+    Args:
+        data: Bytes of an ONNX file.
+
+    Returns:
+        ``onnxruntime.InferenceSession``.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised; nothing is printed past the console
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _compare(
+    recipe: ExportRecipe,
+    case: tuple[Tensor, ...],
+    results: Sequence[Tensor],
+    probed: Sequence[Tensor],
+) -> Comparison:
+    """Compare one case: the outputs with torch's, the pooled vectors with those of the probes."""
+    expected = recipe.expect(*case)
+    apart = [largest_difference(*pair) for pair in zip(results, expected, strict=True)]
+    pooling = None
+    if recipe.repool is not None:
+        *before, pooled = probed[len(recipe.outputs) :]
+        pooling = largest_difference(pooled, recipe.repool(*before))
+    return Comparison(tuple(tuple(value.shape) for value in case), max(apart), pooling)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what torch's exporter prints, logs and warns of away from the console."""
+    level, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,210 @@
+"""The pooling operators in ONNX, for ``torch.onnx.export``: exact at every size of map.
+
+The sizes of maps and the number of regions stay free; levels and mode become part of the graph. All
+edges of bins are worked out in the graph, in integers. A ceiling is (a + b - 1) // b: division of
+integers in ONNX truncates, so that -(-a // b) would come out wrong without any error.
+
+Needs onnxscript; sppnet imports this module only to export.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from onnxscript import opset18
+
+import sppnet.pooling.operators  # noqa: F401 registers what is translated
+from sppnet.pooling.onnx_loops import keep_nan, region_maxima, region_sums
+
+Value = Any  # a tensor of the graph that is being made
+op: Any = opset18  # its types do not know tensors of any type
+INT64, DOUBLE = 7, 11  # numbers of types in ONNX
+END = 1 << 40  # behind the last cell of any map
+
+
+class Edges(NamedTuple):
+    """Where the n bins along a side begin and end, and floor(log2) of the shortest bin."""
+
+    start: Value
+    end: Value
+    doublings: Value
+
+
+def pool_maps(maps: Sequence[Value], levels: Sequence[int], mode: str = "max") -> Value:
+    """Translate ``sppnet::pool_maps``; maps of several sizes come one after the other."""
+    pooled = [_pool_map(features, levels, mode) for features in maps]
+    return pooled[0] if len(pooled) == 1 else op.Concat(*pooled, axis=0)
+
+
+def pool_regions(
+    maps: Sequence[Value], rows: Value, levels: Sequence[int], mode: str = "max"
+) -> Value:
+    """Translate ``sppnet::pool_regions`` for regions of one batch of maps.
+
+    Raises:
+        ValueError: If there are maps of several sizes.
+    """
+    if len(maps) != 1:
+        raise ValueError(
+            f"features must be one batch of maps to export pool_regions, got {len(maps)}"
+        )
+    pool = _region_maxima if mode == "max" else _region_averages
+    grids = pool(maps[0], rows, levels)
+    return _lay_out(grids, levels, _size(rows, 0), _size(maps[0], 1))
+
+
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.sppnet.pool_maps.default: pool_maps,
+    torch.ops.sppnet.pool_regions.default: pool_regions,
+}
+
+
+def _pool_map(features: Value, levels: Sequence[int], mode: str) -> Value:
+    """(N, C, H, W) -> (N, C * bins)."""
+    if mode == "max":
+        has_nan = op.IsNaN(op.ReduceSum(features, keepdims=0))  # or infinities of both signs
+        grids = _nested(levels, (2, 3), lambda n: _map_maxima(features, n, has_nan))
+    else:
+        exact = op.Cast(features, to=DOUBLE)
+        grids = {n: op.CastLike(_map_averages(exact, n), features) for n in levels}
+    return _lay_out(grids, levels, _size(features, 0), _size(features, 1))
+
+
+def _lay_out(
+    grids: dict[int, Value], levels: Sequence[int], count: Value, channels: Value
+) -> Value:
+    """Put grids {n: (R, C, n, n)} one behind the other: (R, C * bins); R may be 0."""
+    shapes = [op.Concat(count, op.Mul(channels, _ints(n * n)), axis=0) for n in levels]
+    flat = [
+        op.Reshape(grids[n], shape, allowzero=1) for n, shape in zip(levels, shapes, strict=True)
+    ]
+    return op.Concat(*flat, axis=1)
+
+
+def _map_maxima(features: Value, n: int, has_nan: Value) -> Value:
+    """(N, C, n, n) maxima of the bins of level n."""
+    y, x = (_edges(_size(features, axis), n) for axis in (2, 3))
+    rows = _reduce_bins(features, y, n, 2, op.ReduceMax)
+    pooled = _reduce_bins(rows, x, n, 3, op.ReduceMax)
+    edges = (y.start, y.end, x.start, x.end, y.doublings, x.doublings)
+    return keep_nan(pooled, features, has_nan, *edges)
+
+
+def _map_averages(features: Value, n: int) -> Value:
+    """(N, C, n, n) means of the bins of level n, in float64."""
+    y, x = (_edges(_size(features, axis), n) for axis in (2, 3))
+    rows = _reduce_bins(features, y, n, 2, op.ReduceSum)
+    sums = _reduce_bins(rows, x, n, 3, op.ReduceSum)
+    heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(1))
+    return op.Div(sums, op.Cast(op.Mul(heights, op.Sub(x.end, x.start)), to=DOUBLE))
+
+
+def _reduce_bins(
+    features: Value, edges: Edges, n: int, axis: int, reduce: Callable[..., Value]
+) -> Value:
+    """Reduce each of the n bins along an axis to one cell."""
+    bins = []
+    for i in range(n):
+        start, end = (op.Gather(edge, _ints(i)) for edge in (edges.start, edges.end))
+        strip = op.Slice(features, start, end, _ints(axis))
+        bins.append(reduce(strip, _ints(axis), keepdims=1))
+    return op.Concat(*bins, axis=axis)
+
+
+def _region_maxima(features: Value, rows: Value, levels: Sequence[int]) -> dict[int, Value]:
+    """Maxima of the bins of regions: {n: (R, C, n, n)}."""
+    height, width = (_size(features, axis) for axis in (2, 3))
+    channels = _size(features, 1)
+    cells_first = op.Transpose(features, perm=[0, 2, 3, 1])
+    all_cells = op.Mul(op.Mul(_size(features, 0), height), width)
+    cells = op.Reshape(cells_first, op.Concat(all_cells, channels, axis=0), allowzero=1)
+    image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
+
+    def pool_level(n: int) -> Value:
+        y = _edges(op.Sub(y1, y0), n, op.Add(y0, op.Mul(image, height)))
+        x = _edges(op.Sub(x1, x0), n, x0)
+        tops, bottoms = (op.Unsqueeze(op.Mul(edge, width), _ints(2)) for edge in (y.start, y.end))
+        lefts, rights = (op.Unsqueeze(edge, _ints(1)) for edge in (x.start, x.end))
+        found, order = region_maxima(
+            cells, width, tops, bottoms, lefts, rights, y.doublings, x.doublings
+        )
+        shape = op.Concat(_size(rows, 0), _ints(n, n), channels, axis=0)
+        return op.Gather(op.Reshape(found, shape, allowzero=1), _inverse(order), axis=0)
+
+    grids = _nested(levels, (1, 2), pool_level)  # (R, n, n, C)
+    return {n: op.Transpose(grid, perm=[0, 3, 1, 2]) for n, grid in grids.items()}
+
+
+def _region_averages(features: Value, rows: Value, levels: Sequence[int]) -> dict[int, Value]:
+    """Means of the bins of regions, summed in float64: {n: (R, C, n, n)}."""
+    exact = op.Cast(features, to=DOUBLE)
+    image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
+    grids = {}
+    for n in levels:
+        y, x = _edges(op.Sub(y1, y0), n, y0), _edges(op.Sub(x1, x0), n, x0)
+        shape = op.Concat(_ints(0), _size(features, 1), _ints(n, n), axis=0)
+        nothing = op.Expand(op.Cast(_ints(0), to=DOUBLE), shape)
+        sums = region_sums(exact, nothing, image, y.start, y.end, x.start, x.end)
+        heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(2))  # (R, n, 1)
+        areas = op.Mul(heights, op.Unsqueeze(op.Sub(x.end, x.start), _ints(1)))
+        means = op.Div(sums, op.Cast(op.Unsqueeze(areas, _ints(1)), to=DOUBLE))
+        grids[n] = op.CastLike(means, features)
+    return grids
+
+
+def _nested(
+    levels: Sequence[int], axes: tuple[int, int], pool_level: Callable[[int], Value]
+) -> dict[int, Value]:
+    """Pool levels, finest first; one that divides a finer one is the union of its bins."""
+    grids: dict[int, Value] = {}
+    for n in sorted(set(levels), reverse=True):
+        finer = min((m for m in grids if m % n == 0), default=None)
+        if finer is None:
+            grids[n] = pool_level(n)
+            continue
+        grids[n] = grids[finer]
+        for axis in axes:
+            grids[n] = op.Max(*_every(grids[n], axis, finer // n))
+    return grids
+
+
+def _every(grid: Value, axis: int, step: int) -> list[Value]:
+    """Bins 0, step, 2 * step, ... along an axis; bins 1, step + 1, ...; and so on."""
+    return [
+        op.Slice(grid, _ints(first), _ints(END), _ints(axis), _ints(step)) for first in range(step)
+    ]
+
+
+def _edges(length: Value, n: int, first: Value | None = None) -> Edges:
+    """Edges of n bins along sides of (1,) or (R, 1) cells that begin at ``first``, or at 0."""
+    start = op.Div(op.Mul(length, _ints(*range(n))), _ints(n))
+    ends = op.Mul(length, _ints(*range(1, n + 1)))
+    end = op.Div(op.Add(ends, _ints(n - 1)), _ints(n))
+    shortest = op.Div(op.Add(length, _ints(n - 1)), _ints(n))
+    powers = _ints(*(1 << k for k in range(1, 40)))
+    reached = op.Cast(op.LessOrEqual(powers, shortest), to=INT64)
+    if first is None:
+        return Edges(start, end, op.ReduceSum(reached, _ints(0), keepdims=0))
+    doublings = op.ReduceSum(reached, _ints(1), keepdims=0)  # -1 goes wrong where R is 0
+    return Edges(op.Add(first, start), op.Add(first, end), doublings)
+
+
+def _inverse(order: Value) -> Value:
+    """Where each number 0..R-1 stands in a permutation of them."""
+    zero, one = (op.Squeeze(_ints(i)) for i in (0, 1))
+    return op.ScatterElements(order, order, op.Range(zero, op.Size(order), one))
+
+
+def _column(rows: Value, i: int) -> Value:
+    """(R, 5) -> (R, 1)."""
+    return op.Slice(rows, _ints(i), _ints(i + 1), _ints(1))
+
+
+def _size(value: Value, axis: int) -> Value:
+    """Length of one axis, (1,)."""
+    return op.Shape(value, start=axis, end=axis + 1)
+
+
+def _ints(*values: int) -> Value:
+    """Write a constant (k,) int64 into the graph."""
+    return op.Constant(value_ints=list(values))
