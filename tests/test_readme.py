@@ -26,6 +26,8 @@ ROOT = README.parent
 RUN_BY = {
     r"sppnet --(help|version)": ("tests/test_readme.py", "main("),
     r"sppnet info.*": ("tests/app/test_info.py", '"info"'),
+    r"sppnet export .*": ("tests/app/test_export.py", '"export"'),
+    r"sppnet benchmark .*": ("tests/app/test_benchmark.py", '"benchmark"'),
     r"sppnet check .*": ("tests/app/test_check.py", '"check"'),
     r"sppnet evaluate .*": ("tests/app/test_evaluate.py", '"evaluate"'),
     r"sppnet demo.*": ("tests/end_to_end/test_demo.py", '"demo"'),

@@ -30,6 +30,8 @@ COMMANDS = {
     "evaluate": "Score any detections against any truth (VOC, COCO).",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, about a minute.",
+    "benchmark": "Measure the speed of this machine beside named peers.",
+    "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
     "info": "Show versions, kernels, devices and limits.",
 }
 
