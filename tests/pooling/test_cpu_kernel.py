@@ -153,6 +153,34 @@ def test_average_keeps_nan_and_infinity_in_the_bins_that_hold_them() -> None:
     torch.testing.assert_close(pooled, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("levels", [(1,), (2, 5), (6, 3)])
+@pytest.mark.parametrize("kind", ["distinct", "ties"])
+def test_bins_of_more_cells_than_any_table_holds(levels: tuple[int, ...], kind: str) -> None:
+    shape = (1, 19, 150, 310)
+    features, rows = fill(kind, shape, torch.float32).abs(), draw_rows(90, shape)
+    same_bits(pool_regions(features, rows, levels), by_crops(features, rows, levels))
+    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
+    pool_regions(ours, rows, levels).sum().backward()
+    by_crops(theirs, rows, levels).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("shape", [(12, 1, 9, 5), (7, 3, 4, 11), (40, 5, 1, 3), (3, 105, 6, 2)])
+@pytest.mark.parametrize("layout", ["plain", "channels_last"])
+@pytest.mark.parametrize("mode", ["max", "avg"])
+def test_few_channels_and_rests_of_blocks(shape: tuple[int, ...], layout: str, mode: str) -> None:
+    features = lay_out(fill("ties", shape, torch.float64), layout)
+    pool = adaptive_max_pool2d if mode == "max" else adaptive_avg_pool2d
+    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
+    pooled = spatial_pyramid_pool(ours, (6, 2, 1), mode=mode)
+    expected = torch.cat([pool(theirs, n).flatten(1) for n in (6, 2, 1)], 1)
+    sent = torch.randint(-3, 4, expected.shape).double()
+    pooled.backward(sent)
+    expected.backward(sent)
+    torch.testing.assert_close(pooled, expected, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-13, atol=1e-13)
+
+
 @given(
     st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 60), st.integers(1, 60)),
     st.lists(st.integers(1, 12), min_size=1, max_size=4),

@@ -71,36 +71,42 @@ struct RegionLists {
 // How the windows of one image are pooled: whichever loads the fewest vectors.
 struct ImagePlan {
     enum Way { FROM_MAP, FROM_PACKED, FROM_TABLES } way;
-    TableSet tables;
+    TableSet needed, tables;
+    int64_t cells, direct, covered[CAPS];  // vectors to load from the map, and from tables of each cap
+
+    int64_t by_tables(int cap) const { return needed.completed(cap).count * cells + covered[cap]; }
 };
 
 // Largest scratch of one thread, bytes. Larger maps are read where they lie.
 constexpr int64_t SCRATCH_LIMIT = int64_t(1) << 30;
 
-inline ImagePlan make_plan(
-    const Pyramid& pyramid, const RegionLists& lists, int64_t image, int64_t bytes_per_cell, bool mean, bool backward
-) {
+inline ImagePlan count_loads(const Pyramid& pyramid, const RegionLists& lists, int64_t image) {
     const Tensor& map = *lists.map_of[image];
     ImagePlan plan = {};
-    int64_t cells = map.height * map.width, direct = 0, by_tables = 0;
+    plan.cells = map.height * map.width;
     for (int64_t k = lists.first[image]; k < lists.first[image + 1]; k++) {
         const Region& r = lists.regions[lists.distinct[k]];
+        int64_t height = r.y1 - r.y0, width = r.x1 - r.x0;
         for (int l = 0; l < pyramid.count; l++) {
             if (pyramid.levels[l].finer >= 0) continue;
             int64_t n = pyramid.levels[l].n;
-            direct += (r.x1 - r.x0) * (r.y1 - r.y0);
-            by_tables += 4 * n * n;
-            plan.tables.need(exponents(r.y1 - r.y0, n), exponents(r.x1 - r.x0, n));
+            plan.direct += 5 * height * width / 2;  // a cell with its rows and merges costs more than one load
+            plan.needed.need(exponents(height, n), exponents(width, n));
+            for (int cap = 0; cap < CAPS; cap++)
+                plan.covered[cap] += n * n * windows_along(height / n + 1, cap) * windows_along(width / n + 1, cap);
         }
     }
-    plan.tables.complete();
-    int64_t limit = SCRATCH_LIMIT / bytes_per_cell, made = plan.tables.count * cells;
-    by_tables += made;
-    if (cells > limit || (direct <= cells && !backward))
+    return plan;
+}
+
+inline void choose_way(ImagePlan& plan, int cap, int64_t bytes_per_cell, bool mean, bool backward) {
+    plan.tables = plan.needed.completed(cap);
+    int64_t limit = SCRATCH_LIMIT / bytes_per_cell;
+    bool no_tables = mean || plan.direct <= plan.by_tables(cap) || plan.tables.count * plan.cells > limit;
+    if (plan.cells > limit || (plan.direct <= plan.cells && !backward))
         plan.way = ImagePlan::FROM_MAP;
     else
-        plan.way = mean || direct <= by_tables || made > limit ? ImagePlan::FROM_PACKED : ImagePlan::FROM_TABLES;
-    return plan;
+        plan.way = no_tables ? ImagePlan::FROM_PACKED : ImagePlan::FROM_TABLES;
 }
 
 template <class T, bool MEAN> struct RegionsWork {
@@ -138,22 +144,29 @@ template <class T, bool MEAN> struct RegionsWork {
           channels(maps[0].channels) {
         plans = arena.take<ImagePlan>(lists.images);
         if (arena.failed) return;
+        int64_t costs[CAPS] = {};
+        for (int64_t i = 0; i < lists.images; i++) {
+            plans[i] = count_loads(pyramid, lists, i);
+            for (int k = 0; k < CAPS; k++) costs[k] += plans[i].by_tables(k);
+        }
+        int cap = CAPS - 1;
+        for (int k = CAPS - 1; k >= 0; k--)
+            if (costs[k] < costs[cap]) cap = k;
         for (int64_t i = 0; i < lists.images; i++) {
             const Tensor& map = *lists.map_of[i];
-            plans[i] = make_plan(pyramid, lists, i, (gradients ? 2 : 1) * N * sizeof(F), MEAN, gradients);
+            choose_way(plans[i], cap, (gradients ? 2 : 1) * N * sizeof(F), MEAN, gradients);
             widest = max(widest, map.width);
             if (plans[i].way == ImagePlan::FROM_MAP) continue;
-            int64_t cells = map.height * map.width;
             bool tables = plans[i].way == ImagePlan::FROM_TABLES;
-            largest_map = max(largest_map, cells);
-            largest_tables = max(largest_tables, tables ? cells * plans[i].tables.count : cells);
+            largest_map = max(largest_map, plans[i].cells);
+            largest_tables = max(largest_tables, plans[i].cells * (tables ? plans[i].tables.count : 1));
             if (tables) longest_side = max(longest_side, max(map.height, map.width));
         }
         covers.rows = arena.take<Cover>((longest_side + 1) * pyramid.sides);
         covers.columns = arena.take<Cover>((longest_side + 1) * pyramid.sides);
         for (int64_t side = 1; side <= longest_side && !arena.failed; side++) {
-            fill_covers(pyramid, side, 1, covers.rows + side * pyramid.sides);
-            fill_covers(pyramid, side, N, covers.columns + side * pyramid.sides);
+            fill_covers(pyramid, side, cap, 1, covers.rows + side * pyramid.sides);
+            fill_covers(pyramid, side, cap, N, covers.columns + side * pyramid.sides);
         }
         int64_t tasks = lists.images * blocks();  // few channels of one image still keep all threads busy
         if (!gradients && tasks) parts = (2 * threads + tasks - 1) / tasks;

@@ -7,6 +7,8 @@
 #include "stream.h"
 
 constexpr int MAX_EXPONENT = 31;
+// Windows of tables have at most 2^0 .. 2^7 cells a side, whichever is cheapest; larger bins take more of them.
+constexpr int CAPS = 8;
 
 inline int floor_log2(int64_t n) { return 63 - __builtin_clzll((unsigned long long)n); }
 
@@ -38,18 +40,27 @@ struct TableSet {
         for (int a = 0; row_exponents >> a; a++)
             if (row_exponents >> a & 1) columns[a] |= column_exponents;
     }
-    void complete() {  // each is made from the one of half its width, or of half its height
+    // With windows of at most 2^cap a side, and those that each is made from: of half its width, or height.
+    TableSet completed(int cap) const {
+        TableSet made = {};
         int highest = 0;
-        count = 0;
-        for (int a = 0; a < MAX_EXPONENT; a++)
-            if (columns[a]) highest = a;
-        for (int a = 0; a <= highest; a++) {
-            int widest = columns[a] ? floor_log2(columns[a]) : 0;
-            columns[a] = (uint32_t(2) << widest) - 1;
-            count += widest + 1;
+        for (int a = 0; a < MAX_EXPONENT; a++) {
+            made.columns[min(a, cap)] |= columns[a];
+            if (columns[a]) highest = min(a, cap);
         }
+        for (int a = 0; a <= highest; a++) {
+            int widest = made.columns[a] ? min(cap, floor_log2(made.columns[a])) : 0;
+            made.columns[a] = (uint32_t(2) << widest) - 1;
+            made.count += widest + 1;
+        }
+        return made;
     }
 };
+
+// Windows of at most 2^cap cells that cover a bin of some cells along one side.
+inline int64_t windows_along(int64_t cells, int cap) {
+    return max(int64_t(2), (cells + (int64_t(1) << cap) - 1) >> cap);
+}
 
 template <class F> struct Tables {
     int64_t height, width;
@@ -108,20 +119,22 @@ inline void fill_tables(Tables<F>& tables, const TableSet& set, int64_t height, 
         }
 }
 
-// The two windows of 2^exponent cells that cover a bin along one side, counted from the region's first cell.
+// The windows of 2^exponent cells that cover a bin along one side, counted from the region's first cell: the first, the
+// last and, in a bin of more than two, one after every `stride` between them.
 struct Cover {
-    int32_t first, last, exponent;
+    int32_t first, last, stride, exponent;
 };
 
 // Of all bins of one side, with `step` from a cell to the next.
-inline void fill_covers(const Pyramid& pyramid, int64_t side, int64_t step, Cover* covers) {
+inline void fill_covers(const Pyramid& pyramid, int64_t side, int cap, int64_t step, Cover* covers) {
     for (int l = 0; l < pyramid.count; l++) {
         int64_t n = pyramid.levels[l].n;
         for (int64_t i = 0; i < n; i++) {
             int64_t start = i * side / n, end = ((i + 1) * side + n - 1) / n;
-            int exponent = floor_log2(end - start);
+            int exponent = min(cap, floor_log2(end - start));
+            int64_t window = int64_t(1) << exponent;
             covers[pyramid.levels[l].first_side + i] = {
-                int32_t(start * step), int32_t((end - (int64_t(1) << exponent)) * step), exponent
+                int32_t(start * step), int32_t((end - window) * step), int32_t(window * step), exponent
             };
         }
     }
@@ -135,6 +148,32 @@ struct Region {
     int64_t map, x0, y0, x1, y1;
 };
 
+// One bin of more than two windows along a side.
+template <class F, bool AT>
+inline void pool_large_bin(
+    const Tables<F>& tables, int64_t corner, Cover row, Cover column, Vec<F>& best, IntVec<F>& at
+) {
+    constexpr int N = LANES<F>;
+    const F* values = tables.values[row.exponent][column.exponent];
+    bool first = true;
+    for (int32_t y = row.first;; y = min(y + row.stride, row.last)) {
+        for (int32_t x = column.first;; x = min(x + column.stride, column.last)) {
+            int64_t cell = (corner + y * tables.width) * N + x;
+            Vec<F> value = load(values + cell);
+            IntVec<F> found = {};
+            if constexpr (AT) found = tables.winners[row.exponent][column.exponent][cell / N];
+            if (first)
+                best = value, at = found, first = false;
+            else if constexpr (AT)
+                take_better<F>(best, at, value, found);
+            else
+                best = value > best ? value : best;
+            if (x == column.last) break;
+        }
+        if (y == row.last) break;
+    }
+}
+
 template <class F, bool AT>
 inline void pool_level(
     const Level& l, const Tables<F>& tables, const Region& r, const Cover* row_covers, const Cover* column_covers,
@@ -147,13 +186,22 @@ inline void pool_level(
         int64_t top = (corner + row.first * tables.width) * N, bottom = (corner + row.last * tables.width) * N;
         for (int j = 0; j < l.n; j++) {
             Cover column = column_covers[l.first_side + j];
+            Vec<F> best;
+            IntVec<F> at = {};
+            if (row.last - row.first > row.stride || column.last - column.first > column.stride) {
+                pool_large_bin<F, AT>(tables, corner, row, column, best, at);
+                values[i * l.n + j] = best;
+                if constexpr (AT) winners[i * l.n + j] = at;
+                continue;
+            }
             const F* upper = tables.values[row.exponent][column.exponent] + top;
             const F* lower = tables.values[row.exponent][column.exponent] + bottom;
-            Vec<F> best = load(upper + column.first), second = load(upper + column.last);
+            best = load(upper + column.first);
+            Vec<F> second = load(upper + column.last);
             Vec<F> third = load(lower + column.first), fourth = load(lower + column.last);
             if constexpr (AT) {
                 const IntVec<F>* cells = tables.winners[row.exponent][column.exponent];
-                IntVec<F> at = cells[(top + column.first) / N];
+                at = cells[(top + column.first) / N];
                 take_better<F>(best, at, second, cells[(top + column.last) / N]);
                 take_better<F>(best, at, third, cells[(bottom + column.first) / N]);
                 take_better<F>(best, at, fourth, cells[(bottom + column.last) / N]);
