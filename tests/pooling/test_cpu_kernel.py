@@ -165,6 +165,21 @@ def test_bins_of_more_cells_than_any_table_holds(levels: tuple[int, ...], kind: 
     assert torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["plain", "channels_last", "transposed"])
+def test_gradients_with_winners_that_were_kept(dtype: torch.dtype, layout: str) -> None:
+    for shape in ((3, 105, 13, 7), (40, 3, 5, 9)):
+        features = lay_out(fill("odd", shape, dtype), layout)
+        ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
+        pooled, expected = spatial_pyramid_pool(ours, (6, 5, 1)), by_levels(theirs, (6, 5, 1))
+        assert cpu_kernel.empty_winners([ours], pooled) is not None
+        same_bits(pooled.detach(), expected.detach())
+        sent = torch.randint(-1, 2, expected.shape).to(dtype)
+        pooled.backward(sent)
+        expected.backward(sent)
+        assert torch.equal(ours.grad, theirs.grad)
+
+
 @pytest.mark.parametrize("shape", [(12, 1, 9, 5), (7, 3, 4, 11), (40, 5, 1, 3), (3, 105, 6, 2)])
 @pytest.mark.parametrize("layout", ["plain", "channels_last"])
 @pytest.mark.parametrize("mode", ["max", "avg"])

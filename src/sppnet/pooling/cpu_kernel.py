@@ -24,6 +24,10 @@ MODES = {"max": 0, "avg": 1}
 
 # Starting a thread costs about as much as reading this many bytes.
 BYTES_PER_THREAD = 1 << 18
+# Fewer winners than this are found again sooner than memory for them is there.
+FEW_WINNERS = 1 << 10
+# Images of fewer channels share vectors, if their planes lie one after the other.
+FEW_CHANNELS = 16
 # Fresh memory of this size is faulted in before it is written here and there.
 LARGE_OUTPUT = 1 << 22
 
@@ -55,7 +59,7 @@ def _function(name: str) -> Any:
     maps, pyramid = [number, pointer, pointer, number], [pointer, number, number]
     signatures = {
         "sppnet_touch": [pointer, number, number],
-        "sppnet_pool_maps": [*maps, *pyramid, pointer, number],
+        "sppnet_pool_maps": [*maps, *pyramid, pointer, pointer, number],
         "sppnet_pool_regions": [*maps, pointer, number, *pyramid, pointer, number],
     }
     function = getattr(ctypes.CDLL(str(_path(kernel))), name)
@@ -87,7 +91,8 @@ def pool(
     mode: str,
     out: Tensor,
     *,
-    fresh: bool,
+    fresh: bool = False,
+    winners: Tensor | None = None,
 ) -> None:
     """Pool whole maps, or checked regions (R, 5), into contiguous ``out``.
 
@@ -98,6 +103,7 @@ def pool(
         mode: "max" or "avg".
         out: (R, C * bins), or (images of all maps, C * bins).
         fresh: Whether ``out`` was never written.
+        winners: Memory of :func:`empty_winners`, for the maxima of whole maps.
 
     Raises:
         MemoryError: If there is no memory for a copy of the map.
@@ -105,15 +111,40 @@ def pool(
     size = out.numel() * out.element_size()
     if fresh and rows is not None and size >= LARGE_OUTPUT:
         _function("sppnet_touch")(out.data_ptr(), size, torch.get_num_threads())
-    _call(maps, None, rows, levels, mode, out)
+    if rows is None and len(maps) == 1 and len(maps[0]) > 1 and maps[0].shape[1] < FEW_CHANNELS:
+        maps = [maps[0].contiguous()]
+    _call(maps, None, rows, levels, mode, out, winners)
+
+
+def empty_winners(maps: Sequence[Tensor], out: Tensor) -> Tensor | None:
+    """Memory for the cells that hold the maxima of whole maps.
+
+    None where they are too few to be worth it, or a number of a cell does not fit.
+
+    Example:
+        >>> empty_winners([torch.zeros(8, 256, 3, 4)], torch.zeros(8, 12800)).dtype
+        torch.int32
+    """
+    if out.numel() < FEW_WINNERS or max(each.shape[2] * each.shape[3] for each in maps) >= 1 << 31:
+        return None
+    kind = torch.int64 if out.dtype == torch.float64 else torch.int32
+    return torch.empty(out.shape, dtype=kind)
 
 
 def backward(
-    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    grad: Tensor,
+    maps: Sequence[Tensor],
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    winners: Tensor | None = None,
 ) -> list[Tensor]:
-    """Gradients of the maps, each in the layout of its map; arguments as for :func:`pool`."""
+    """Gradients of the maps, each in the layout of its map; arguments as for :func:`pool`.
+
+    The winners are found again where they were not kept.
+    """
     grads = _zeros_like(maps)
-    _call(maps, grads, rows, levels, mode, grad.contiguous())
+    _call(maps, grads, rows, levels, mode, grad.contiguous(), winners)
     return grads
 
 
@@ -135,15 +166,17 @@ def _call(
     levels: Sequence[int],
     mode: str,
     pooled: Tensor,
+    winners: Tensor | None,
 ) -> None:
     """Call the library; ``pooled`` is written, or is the gradient to send back to ``grads``."""
     if not pooled.numel():
         return
     function = "sppnet_pool_maps"
     regions: tuple[int, ...] = ()
+    kept: tuple[int | None, ...] = (None if winners is None else winners.data_ptr(),)
     if rows is not None:
         rows = rows.contiguous()
-        function, regions = "sppnet_pool_regions", (rows.data_ptr(), len(rows))
+        function, regions, kept = "sppnet_pool_regions", (rows.data_ptr(), len(rows)), ()
     work = max(pooled.numel(), sum(each.numel() for each in maps)) * pooled.element_size()
     failed = _function(function)(
         KINDS[pooled.dtype],
@@ -155,6 +188,7 @@ def _call(
         len(levels),
         MODES[mode],
         pooled.data_ptr(),
+        *kept,
         max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
     )
     if failed:

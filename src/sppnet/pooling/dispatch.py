@@ -95,7 +95,7 @@ def run(
     fresh = out is None
     if out is None:
         count = sum(map(len, maps)) if rows is None else len(rows)
-        out = maps[0].new_empty(count, maps[0].shape[1] * sum(n * n for n in levels))
+        out = _empty_for(maps, count, levels)
     kernel = kernel_for(maps)
     if kernel == "native":
         cpu_kernel.pool(maps, rows, levels, mode, out, fresh=fresh)
@@ -108,8 +108,38 @@ def run(
     return out
 
 
+def _empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[int]) -> Tensor:
+    """Memory for some pooled vectors."""
+    return maps[0].new_empty(count, maps[0].shape[1] * sum(n * n for n in levels))
+
+
+def run_for_training(
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+) -> tuple[Tensor, Tensor | None]:
+    """Pool as :func:`run`, and keep what spares the gradient its search, where that is cheap.
+
+    Returns:
+        The pooled vectors, and the winners for :func:`run_backward` or None.
+
+    Example:
+        >>> run_for_training([torch.arange(4.0).reshape(1, 1, 2, 2)], None, (1,), "avg")
+        (tensor([[1.5000]]), None)
+    """
+    if rows is not None or mode != "max" or kernel_for(maps) != "native":
+        return run(maps, rows, levels, mode), None
+    out = _empty_for(maps, sum(map(len, maps)), levels)
+    winners = cpu_kernel.empty_winners(maps, out)
+    cpu_kernel.pool(maps, None, levels, mode, out, winners=winners)
+    return out, winners
+
+
 def run_backward(
-    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    grad: Tensor,
+    maps: Sequence[Tensor],
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    winners: Tensor | None = None,
 ) -> list[Tensor]:
     """Gradients of the maps from that of the pooled vectors.
 
@@ -121,7 +151,7 @@ def run_backward(
         check_rows(rows, maps)
     kernel = kernel_for(maps)
     if kernel == "native":
-        return cpu_kernel.backward(grad, maps, rows, levels, mode)
+        return cpu_kernel.backward(grad, maps, rows, levels, mode, winners)
     if kernel == "triton" and not torch.are_deterministic_algorithms_enabled():
         from sppnet.pooling import triton_form
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sppnet.pooling import torch_form
-from sppnet.pooling.dispatch import run, run_backward
+from sppnet.pooling.dispatch import run, run_backward, run_for_training
 
 PLAIN = {Tensor, torch.nn.Parameter}
 
@@ -38,6 +38,12 @@ def _pool_maps_backward(
     grad: Tensor, maps: Sequence[Tensor], levels: Sequence[int], mode: str
 ) -> list[Tensor]:
     return run_backward(grad, maps, None, levels, mode)
+
+
+def _pool_regions_backward(
+    grad: Tensor, maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], mode: str
+) -> list[Tensor]:
+    return run_backward(grad, maps, rows, levels, mode)
 
 
 def _pool_regions_into(
@@ -70,7 +76,7 @@ for _name, _function, _fake in (
     ("pool_maps_backward", _pool_maps_backward, _fake_backward),
     ("pool_regions", run, _fake_regions),
     ("pool_regions_into", _pool_regions_into, _fake_into),
-    ("pool_regions_backward", run_backward, _fake_backward),
+    ("pool_regions_backward", _pool_regions_backward, _fake_backward),
 ):
     LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
     torch.library.register_fake(f"sppnet::{_name}", _fake, lib=LIBRARY)
@@ -97,13 +103,18 @@ def _regions_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _gradient(
-    grad: Tensor, maps: list[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    grad: Tensor,
+    maps: list[Tensor],
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    winners: Tensor | None = None,
 ) -> list[Tensor]:
     """Gradients of the maps; with a graph of their own where a second derivative is asked for."""
     if torch.is_grad_enabled() and grad.requires_grad:
         return torch_form.backward(grad, maps, rows, levels, mode, again=True)
     if _unwatched([grad, *maps]):
-        return run_backward(grad, maps, rows, levels, mode)
+        return run_backward(grad, maps, rows, levels, mode, winners)
     if rows is None:
         return torch.ops.sppnet.pool_maps_backward(grad, maps, levels, mode)
     return torch.ops.sppnet.pool_regions_backward(grad, maps, rows, levels, mode)
@@ -117,12 +128,6 @@ torch.library.register_autograd(
 )
 
 
-def _save(ctx: Any, rows: Tensor | None, levels: Sequence[int], mode: str, *maps: Tensor) -> None:
-    ctx.levels, ctx.mode = levels, mode
-    ctx.save_for_backward(rows, *maps)
-    ctx.save_for_forward(rows, *maps)
-
-
 class _Pool(torch.autograd.Function):
     """The operators' gradient for eager training, with less ceremony.
 
@@ -132,19 +137,37 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _save(ctx, *inputs)
         rows, levels, mode, *maps = inputs
-        return _pool_plainly(maps, rows, levels, mode)
+        winners = None
+        if _unwatched(maps):
+            pooled, winners = run_for_training(maps, rows, levels, mode)
+        else:
+            pooled = _call_operator(maps, rows, levels, mode)
+        _save(ctx, winners, *inputs)
+        return pooled
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        rows, *maps = ctx.saved_tensors
-        return None, None, None, *_gradient(grad, maps, rows, ctx.levels, ctx.mode)
+        rows, winners, *maps = ctx.saved_tensors
+        return None, None, None, *_gradient(grad, maps, rows, ctx.levels, ctx.mode, winners)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        rows, *maps = ctx.saved_tensors
+        rows, _, *maps = ctx.saved_tensors
         return torch_form.tangent(tangents[3:], maps, rows, ctx.levels, ctx.mode)
+
+
+def _save(
+    ctx: Any,
+    winners: Tensor | None,
+    rows: Tensor | None,
+    levels: Sequence[int],
+    mode: str,
+    *maps: Tensor,
+) -> None:
+    ctx.levels, ctx.mode = levels, mode
+    ctx.save_for_backward(rows, winners, *maps)
+    ctx.save_for_forward(rows, winners, *maps)
 
 
 class _TransformedPool(_Pool):
@@ -157,7 +180,7 @@ class _TransformedPool(_Pool):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, *inputs)
+        _save(ctx, None, *inputs)
 
 
 def pool(maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str) -> Tensor:

@@ -6,7 +6,7 @@ levels, mode, dtype and number of channels, for one to three seconds on one core
 result on disk; nothing is tuned at run time.
 
 Not yet run on a GPU. Results are tested in Triton's interpreter and machine code is compiled for
-compute capability 8.0 and 9.0; no speed has been measured; ``sppnet benchmark pooling`` does so on a GPU.
+compute capability 8.0 and 9.0; ``sppnet benchmark pooling`` measures them where there is one.
 """
 
 import contextlib

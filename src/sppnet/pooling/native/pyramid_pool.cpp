@@ -37,13 +37,13 @@ template <class Call> int for_kind(int64_t kind, int64_t mode, Call call) {
 
 int pool_maps(
     int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const int64_t* levels,
-    int64_t level_count, int64_t mode, void* pooled, int64_t threads
+    int64_t level_count, int64_t mode, void* pooled, void* winners, int64_t threads
 ) {
     OwnPyramid own(levels, level_count, mode == MAXIMUM);
     if (own.arena.failed) return 1;
     return for_kind(kind, mode, [&](auto sample, auto mean) {
         using T = decltype(sample);
-        MapsWork<T, decltype(mean)::value> work(own.pyramid, maps, gradients, count, (T*)pooled, threads);
+        MapsWork<T, decltype(mean)::value> work(own.pyramid, maps, gradients, count, (T*)pooled, winners, threads);
         return run_parallel(work, work.tasks(), threads);
     });
 }
@@ -88,12 +88,13 @@ struct FreshMemory {
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #endif
 
-// `gradients` null: write `pooled`. Otherwise `pooled` is a gradient, to be added to those of the maps.
+// `gradients` null: write `pooled`. Otherwise `pooled` is a gradient, to be added to those of the maps. `winners` are the
+// cells of whole maps that hold the maxima, written with them and read with their gradient; or null.
 EXPORTED int sppnet_pool_maps(
     int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const int64_t* levels,
-    int64_t level_count, int64_t mode, void* pooled, int64_t threads
+    int64_t level_count, int64_t mode, void* pooled, void* winners, int64_t threads
 ) {
-    return pool_maps(kind, maps, gradients, count, levels, level_count, mode, pooled, threads);
+    return pool_maps(kind, maps, gradients, count, levels, level_count, mode, pooled, winners, threads);
 }
 
 EXPORTED int sppnet_pool_regions(
