@@ -76,7 +76,7 @@ inline void send_back(
 template <class T, bool MEAN> struct MapsWork {
     using F = typename ComputeOf<T>::F;
     using Int = typename Vectors<F>::Int;
-    static constexpr int N = LANES<F>, MOST_BLOCKS = 8;
+    static constexpr int N = LANES<F>, MOST_BLOCKS = 16;
     const Pyramid& pyramid;
     const Tensor* maps;
     const Tensor* gradients;  // zeros to add to; null: forward
@@ -108,7 +108,7 @@ template <class T, bool MEAN> struct MapsWork {
     bool folds(const Tensor& t) const { return channels == 1 || t.image == channels * t.channel; }
     int64_t groups() const { return (planes + group - 1) / group; }
     int64_t tasks() const { return images * groups(); }
-    Bench<T> start() { return Bench<T>(pyramid, widest, MOST_BLOCKS, gradients || winners); }
+    Bench<T> start() { return Bench<T>(pyramid, widest, int(group / N), gradients || winners); }
 
     bool run(int64_t task, Bench<T>& bench) {
         int64_t place = task / groups(), image = place, c = task % groups() * group;
