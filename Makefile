@@ -22,6 +22,7 @@ bench: setup ## measure on real photos in SPPNET_DATA; writes JSON and tables to
 	$(BIN)/python benchmarks/plain_trunk.py --data $(SPPNET_DATA)/photos
 	$(BIN)/python benchmarks/classification.py --data $(SPPNET_DATA)/caltech101-20
 	$(BIN)/python benchmarks/installation.py
+	$(BIN)/sppnet benchmark pooling
 
 demo: setup ## draw scenes, train on them, show the report
 	$(BIN)/sppnet demo --out demo
