@@ -76,9 +76,10 @@ template <class Work> void take_tasks(Shared<Work>* shared) {
     }
     for (;;) {
         int64_t task = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
-        if (task >= shared->tasks || __atomic_load_n(&shared->failed, __ATOMIC_RELAXED)) return;
+        if (task >= shared->tasks || __atomic_load_n(&shared->failed, __ATOMIC_RELAXED)) break;
         if (!shared->work->run(task, state)) __atomic_store_n(&shared->failed, 1, __ATOMIC_RELAXED);
     }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);  // stores past the caches, too, are there for whoever reads next
 }
 
 #ifdef _WIN32

@@ -189,7 +189,7 @@ template <class T, bool MEAN> struct RegionsWork {
         if (plans[image].way == ImagePlan::FROM_MAP) {
             if (MEAN && to) return false;  // a gradient that touches every cell needs its block of them
             for (; rows < end; rows++)
-                pool_view_of(whole, *rows, c, used, c, state, to_image, to ? *to : map);
+                pool_view_of(whole, *rows, c, used, used, c, state, to_image, to ? *to : map);
             return true;
         }
         F* cells = state.tables.first_values;
@@ -203,7 +203,7 @@ template <class T, bool MEAN> struct RegionsWork {
             if (tables)
                 pool_from_tables(*rows, c, used, state);
             else
-                pool_view_of(packed, *rows, 0, used, c, state, state.gradient, block);
+                pool_view_of(packed, *rows, 0, N, used, c, state, state.gradient, block);
         if (to)
             for (int64_t y = 0; y < map.height; y++)
                 unpack_cells(
@@ -212,17 +212,18 @@ template <class T, bool MEAN> struct RegionsWork {
         return true;
     }
 
-    // One window by reading its cells; `to` is where its map's gradient lies, with the strides of `place`.
+    // One window by reading `count` channels of its cells from `view_c` on, of which `used` are those from c on of the
+    // map; `to` is where the map's gradient lies, with the strides of `place`.
     template <class V, class G>
     void pool_view_of(
-        const View<V>& map, int64_t row, int64_t view_c, int used, int64_t c, State& state, G* to, const Tensor& place
+        const View<V>& map, int64_t row, int64_t view_c, int count, int used, int64_t c, State& state, G* to,
+        const Tensor& place
     ) {
         const Region& r = lists.regions[row];
         View<V> window = map;
         window.base += r.y0 * map.row + r.x0 * map.cell;
         window.height = r.y1 - r.y0, window.width = r.x1 - r.x0;
         fill_bounds(pyramid, window.height, window.width, state.bounds);
-        int count = map.channel == 1 && map.cell == N ? N : used;
         if (!gradients) {
             pool_view<V, MEAN ? SUMS : MAXIMA>(
                 pyramid, window, view_c, count, state.bounds, state.band, *state.pooled
