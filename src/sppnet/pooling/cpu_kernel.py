@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sppnet.pooling.checks import MODES
+
 NATIVE = Path(__file__).parent / "native"
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-MODES = {"max": 0, "avg": 1}
 
 # Starting a thread costs about as much as reading this many bytes.
 BYTES_PER_THREAD = 1 << 18
@@ -186,7 +187,7 @@ def _call(
         *regions,
         _numbers(tuple(levels)),
         len(levels),
-        MODES[mode],
+        MODES.index(mode),
         pooled.data_ptr(),
         *kept,
         max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),

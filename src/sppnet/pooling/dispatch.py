@@ -95,7 +95,7 @@ def run(
     fresh = out is None
     if out is None:
         count = sum(map(len, maps)) if rows is None else len(rows)
-        out = _empty_for(maps, count, levels)
+        out = empty_for(maps, count, levels)
     kernel = kernel_for(maps)
     if kernel == "native":
         cpu_kernel.pool(maps, rows, levels, mode, out, fresh=fresh)
@@ -108,8 +108,13 @@ def run(
     return out
 
 
-def _empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[int]) -> Tensor:
-    """Memory for some pooled vectors."""
+def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[int]) -> Tensor:
+    """Memory for some pooled vectors.
+
+    Example:
+        >>> empty_for([torch.zeros(1, 2, 3, 4)], 3, (1, 2)).shape
+        torch.Size([3, 10])
+    """
     return maps[0].new_empty(count, maps[0].shape[1] * sum(n * n for n in levels))
 
 
@@ -127,7 +132,7 @@ def run_for_training(
     """
     if rows is not None or mode != "max" or kernel_for(maps) != "native":
         return run(maps, rows, levels, mode), None
-    out = _empty_for(maps, sum(map(len, maps)), levels)
+    out = empty_for(maps, sum(map(len, maps)), levels)
     winners = cpu_kernel.empty_winners(maps, out)
     cpu_kernel.pool(maps, None, levels, mode, out, winners=winners)
     return out, winners

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from sppnet.pooling import torch_form
-from sppnet.pooling.dispatch import run, run_backward, run_for_training
+from sppnet.pooling.dispatch import empty_for, run, run_backward, run_for_training
 
 PLAIN = {Tensor, torch.nn.Parameter}
 
@@ -53,14 +53,13 @@ def _pool_regions_into(
 
 
 def _fake_maps(maps: Sequence[Tensor], levels: Sequence[int], _mode: str) -> Tensor:
-    images = sum(each.shape[0] for each in maps)
-    return maps[0].new_empty(images, maps[0].shape[1] * sum(n * n for n in levels))
+    return empty_for(maps, sum(each.shape[0] for each in maps), levels)
 
 
 def _fake_regions(
     maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], _mode: str
 ) -> Tensor:
-    return maps[0].new_empty(rows.shape[0], maps[0].shape[1] * sum(n * n for n in levels))
+    return empty_for(maps, rows.shape[0], levels)
 
 
 def _fake_backward(_grad: Tensor, maps: Sequence[Tensor], *_others: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sppnet.pooling.bins import check_levels, num_bins
+from sppnet.pooling.checks import check_out
 
 try:
     import triton
@@ -95,7 +96,9 @@ def pool_cells(
     """
     levels = _check(cells, views, levels, mode)
     shape = (len(views), cells.shape[1] * num_bins(levels))
-    out = cells.new_empty(shape) if out is None else _check_out(out, cells, shape)
+    if out is None:
+        out = cells.new_empty(shape)
+    check_out(out, cells, shape)
     if 0 in shape:
         return out
     plan = make_plan(cells, len(views), levels, mode)
@@ -201,17 +204,6 @@ def _check_device(cells: Tensor) -> None:
     """Refuse a CPU, unless the kernels are run by Triton's interpreter."""
     if not cells.is_cuda and isinstance(pool_views, triton.JITFunction):
         raise ValueError(f"cells must be on a CUDA device, got {cells.device}")
-
-
-def _check_out(out: Tensor, cells: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Refuse an output that the pooled vectors do not fit into as they are."""
-    alike = out.dtype == cells.dtype and out.device == cells.device
-    if out.shape != shape or not alike or not out.is_contiguous():
-        raise ValueError(
-            f"out must be contiguous, {cells.dtype} on {cells.device} and of shape {shape}, got "
-            f"strides {out.stride()}, {out.dtype} on {out.device} and shape {tuple(out.shape)}"
-        )
-    return out
 
 
 def _on_device(cells: Tensor) -> contextlib.AbstractContextManager[object]:

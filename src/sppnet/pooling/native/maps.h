@@ -13,7 +13,7 @@ struct Tensor {  // as the caller describes it; strides in elements
 
 template <class T> inline View<T> view_image(const Tensor& t, int64_t image) {
     const T* base = (const T*)t.data + image * t.image;
-    return {base, t.channels, t.height, t.width, t.channel, t.row, t.cell};
+    return {base, t.height, t.width, t.channel, t.row, t.cell};
 }
 
 // What a thread needs to pool a view.

@@ -197,7 +197,7 @@ template <class T, bool MEAN> struct RegionsWork {
         if (to) memset(state.gradient, 0, map.height * map.width * N * sizeof(F));
         bool tables = plans[image].way == ImagePlan::FROM_TABLES && !has_special(cells, map.height * map.width);
         if (tables) fill_tables<F>(state.tables, plans[image].tables, map.height, map.width, to);
-        View<F> packed = {cells, N, map.height, map.width, 1, map.width * N, N};
+        View<F> packed = {cells, map.height, map.width, 1, map.width * N, N};
         Tensor block = {nullptr, 1, N, map.height, map.width, 0, 1, map.width * N, N};
         for (; rows < end; rows++)
             if (tables)

@@ -7,7 +7,7 @@
 // A window of a map in memory: cell (y, x) of channel c is base[c * channel + y * row + x * cell].
 template <class T> struct View {
     const T* base;
-    int64_t channels, height, width;
+    int64_t height, width;
     int64_t channel, row, cell;  // strides, in elements
 };
 
