@@ -10,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sppnet.backbones import build_backbone, list_backbones, restore_backbone
-from sppnet.backbones.zf5 import CONV_BIASES, WithinChannelNorm, build_zf5_trunk
 from sppnet.errors import UnusableFileError
 
 ON_META = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
     *("mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "resnet50"),
     *("shufflenet_v2_x0_5", "small5", "squeezenet1_0", "squeezenet1_1", "vgg11_bn", "zf5"),
+    *("convnet5", "overfeat7", "swin_t", "swin_v2_t", "timm:ecaresnet50d", "timm:resnest14d"),
+    *("timm:convnextv2_atto", "timm:eca_nfnet_l0", "timm:hgnetv2_b0", "timm:skresnet18"),
+    *("timm:inception_next_atto", "timm:swin_tiny_patch4_window7_224", "timm:xception41"),
 )
 
 
@@ -98,67 +100,6 @@ def test_features_do_not_depend_on_batch_mates(name):
     assert backbone(images[:0]).shape == (0, *together.shape[1:])
 
 
-# -------------------------------------------------------------------------------------- ZF-5
-
-
-@pytest.mark.parametrize(
-    ("side", "chain"),  # spp-net.md 11
-    [
-        (224, [110, 55, 26, 13]),
-        (180, [88, 44, 20, 10]),
-        (256, [126, 63, 30, 15]),
-        (688, [342, 171, 84, 42]),
-        (1200, [598, 299, 148, 74]),
-    ],
-)
-def test_zf5_chain(side, chain):
-    layers = ("conv1", "pool1", "conv2", "pool2")
-    grids = [ZF5[layer].grid_hw((side, 224)) for layer in layers]
-    assert [rows for rows, _ in grids] == chain
-    features = torch.empty(1, 3, side, 64, device="meta")
-    assert ZF5["conv5"].to("meta").trunk(features).shape[1:3] == (256, chain[-1])
-
-
-ZF5 = {layer: build_backbone("zf5", layer=layer) for layer in ("conv1", "pool1", "conv2", "pool2")}
-ZF5["conv5"] = build_backbone("zf5", layer="conv5")
-
-
-def test_zf5_is_as_released():
-    backbone = build_backbone("zf5")
-    assert (backbone.stride, backbone.centre, backbone.receptive_field) == (16, 20.0, 139)
-    assert (backbone.channels, backbone.min_size) == (256, 31)
-    for (name, bias), deviation in zip(CONV_BIASES.items(), [0.1, *[0.02] * 4], strict=True):
-        layer = backbone.trunk.get_submodule(name)
-        assert (layer.bias == bias).all()
-        assert layer.weight.std().item() == pytest.approx(0.01, rel=deviation)
-        assert layer.weight.mean().item() == pytest.approx(0, abs=3e-4)
-        assert layer.groups == 1
-
-
-def test_zf5_reads_blue_green_red_minus_128():
-    backbone = build_backbone("zf5")
-    image = torch.rand(1, 3, 40, 40)
-    expected = backbone.trunk(image[:, [2, 1, 0]] * 255 - 128)
-    assert torch.allclose(backbone(image), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_within_channel_norm_equals_a_loop():
-    features = torch.randn(2, 3, 5, 4, dtype=torch.float64) * 100
-    expected = torch.empty_like(features)
-    padded = F.pad(features, (1, 1, 1, 1))
-    for y in range(5):
-        for x in range(4):
-            energy = (padded[:, :, y : y + 3, x : x + 3] ** 2).sum(dim=(2, 3))
-            expected[:, :, y, x] = features[:, :, y, x] * (1 + 5e-5 / 9 * energy) ** -0.75
-    assert torch.allclose(WithinChannelNorm()(features), expected, rtol=1e-12)
-
-
-def test_zf5_trunk_can_be_trained():
-    trunk = build_zf5_trunk()
-    trunk(torch.rand(1, 3, 32, 32)).sum().backward()
-    assert all(parameter.grad is not None for parameter in trunk.parameters())
-
-
 # ------------------------------------------------------------------------- names and layers
 
 
@@ -234,13 +175,13 @@ def test_a_layer_that_is_no_map_is_refused():
 
 
 def test_unknown_names_list_the_legal_ones():
-    with pytest.raises(ValueError, match="backbone must be one of small5, zf5, alexnet"):
+    with pytest.raises(ValueError, match=r"must be one of small5, zf5, convnet5, .*, timm:NAME"):
         build_backbone("resnet19")
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "swin_v2_s", "maxvit_t"])
-def test_transformers_are_refused_with_a_reason(name):
-    with pytest.raises(ValueError, match=f"convolution trunk, got '{name}': its attention"):
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_l_32", "maxvit_t"])
+def test_transformers_of_one_size_are_refused_with_a_reason(name):
+    with pytest.raises(ValueError, match=f"must take any size, got '{name}': its attention"):
         build_backbone(name)
     assert name not in list_backbones()
 
@@ -266,12 +207,57 @@ def test_integers_are_refused():
         build_backbone("small5").grid_hw((0, 5))
 
 
+# ------------------------------------------------------------------- several maps in one pass
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("zf5", ["conv1", "relu3", None]),  # the ReLU behind conv1 works in place
+        ("squeezenet1_1", ["features.7", None, "features.3", "features.7"]),
+        ("swin_t", ["features.1", None]),  # channels last inside
+        ("timm:convnextv2_atto", ["stages.0", "stages.2.blocks.0"]),
+    ],
+)
+def test_taps_are_the_maps_of_trunks_that_end_there(name, layers):
+    full = build_backbone(name)
+    image = torch.rand(2, 3, 70, 100)
+    for layer, tapped in zip(layers, full.tap(image, layers), strict=True):
+        part = build_backbone(name, layer=layer)
+        part.load_state_dict({key: full.state_dict()[key] for key in part.state_dict()})
+        assert torch.equal(tapped, part(image))
+
+
+def test_gradients_pass_through_taps():
+    backbone = build_backbone("small5")
+    early, last = backbone.tap(torch.rand(1, 3, 32, 32), ["relu2", None])
+    (early.sum() + last.sum()).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "rule"),
+    [
+        ("small5", "relu9", "layer must be one that the trunk has, got 'relu9': legal are conv1"),
+        ("shufflenet_v2_x0_5", "stage2.0.view", "nodes must be maps"),
+        ("mobilenet_v3_small", "features.1.block.1.avgpool", "nodes must be maps"),
+    ],
+)
+def test_taps_of_no_map_are_refused(name, layer, rule):
+    with pytest.raises(ValueError, match=rule):
+        build_backbone(name).tap(torch.rand(1, 3, 32, 32), [layer])
+
+
 # ------------------------------------------------------------------------------- rebuilding
 
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("small5", None), ("zf5", "pool2"), ("squeezenet1_1", None), ("mobilenet_v3_small", None)],
+    [
+        *(("small5", None), ("zf5", "pool2"), ("overfeat5", "norm1"), ("squeezenet1_1", None)),
+        *(("mobilenet_v3_small", None), ("swin_t", "features.3"), ("timm:lcnet_050", None)),
+        ("timm:swinv2_tiny_window8_256", "layers.1"),
+    ],
 )
 def test_restored_backbones_are_bit_equal(name, layer):
     backbone = build_backbone(name, layer=layer)

@@ -14,7 +14,10 @@ from sppnet.backbones.cutting import cut_model
 
 # name, layer -> stride, centre of cell 0, receptive field; each is also measured below
 GEOMETRY = {
-    ("zf5", None): (16, 20.0, 139),  # spp-net.md 6.3
+    ("zf5", None): (16, 20.0, 139),  # spp-net.md 6.3, as the next two
+    ("convnet5", None): (16, 15.0, 131),
+    ("overfeat5", None): (12, 8.0, 113),
+    ("overfeat7", None): (12, 8.0, 161),
     ("small5", None): (8, 0.0, 49),
     ("alexnet", None): (16, 15.0, 163),
     ("convnext_tiny", "features.3"): (8, 3.5, 224),
@@ -32,24 +35,61 @@ GEOMETRY = {
     ("squeezenet1_0", None): (16, 17.0, 155),
     ("squeezenet1_1", None): (16, 15.0, 207),
     ("vgg11", "features.14"): (8, 3.5, 62),
+    ("resnext50_32x4d", "layer3"): (16, 0.0, 267),
+    ("wide_resnet50_2", "layer2"): (8, 0.0, 91),
+    ("swin_t", None): (32, 15.5, 32),  # attention moves no cell from its patch
+    ("swin_v2_t", None): (32, 15.5, 32),
+    ("timm:convnextv2_atto", "stages.1"): (8, 3.5, 152),
+    ("timm:cspresnet50", "stages.2"): (16, 0.0, 267),
+    ("timm:dpn48b", None): (32, 0.0, 423),
+    ("timm:eca_nfnet_l0", "stages.1"): (8, 0.0, 87),
+    ("timm:ecaresnet50d", "layer3"): (16, 0.0, 271),
+    ("timm:efficientnet_b0", "blocks.4"): (16, 0.0, 339),
+    ("timm:fasternet_t0", "stages.1"): (8, 3.5, 48),
+    ("timm:focalnet_tiny_srf", "layers.1"): (8, 3.5, 152),
+    ("timm:ghostnet_050", "blocks.6"): (16, 0.0, 499),
+    ("timm:hgnetv2_b0", "stages.2"): (16, 2.0, 491),
+    ("timm:inception_next_atto", "stages.1"): (8, 3.5, 200),
+    ("timm:inception_v4", "features.9"): (8, 13.0, 183),
+    ("timm:lcnet_050", None): (32, 0.0, 571),
+    ("timm:mixnet_s", "blocks.4"): (16, 0.0, 667),
+    ("timm:mobilenetv4_conv_small", None): (32, 0.0, 943),
+    ("timm:nf_resnet26", None): (32, 0.0, 195),
+    ("timm:poolformer_s12", "stages.1"): (8, 1.0, 63),
+    ("timm:regnety_002", "s3"): (16, 0.0, 127),
+    ("timm:repvgg_a0", "stages.2"): (16, 0.0, 503),
+    ("timm:res2net50_26w_4s", "layer2"): (8, 0.0, 219),
+    ("timm:resnest14d", None): (32, 0.0, 135),
+    ("timm:resnet50", "layer3"): (16, 0.0, 267),
+    ("timm:resnetv2_50", "stages.2"): (16, 0.0, 267),
+    ("timm:rexnet_100", None): (32, 0.0, 507),
+    ("timm:skresnet18", None): (32, 0.0, 619),
+    ("timm:swin_tiny_patch4_window7_224", None): (32, 15.5, 32),
+    ("timm:swinv2_tiny_window8_256", None): (32, 15.5, 32),
+    ("timm:vovnet39a", "stages.1"): (8, 4.0, 139),
+    ("timm:xception41", "blocks.4"): (16, 0.0, 283),
 }
-BOTH_SIDES = {"zf5", "inception_v3", "squeezenet1_1"}
-GATED = {"zf5", "efficientnet_b0", "mobilenet_v3_small"}  # they scale by what lies outside
+NEED_VALUES = ("regnet", "swin", "timm:swin")  # they work with tables or numbers while being built
+BOTH_SIDES = {"zf5", "inception_v3", "squeezenet1_1", "swin_t", "timm:ecaresnet50d"}
+LOCAL = [  # no gate, normalisation or attention scales these by what lies outside
+    *(("alexnet", None), ("convnet5", None), ("convnext_tiny", "features.3")),
+    *(("densenet121", "features.denseblock2"), ("googlenet", None), ("inception_v3", "Mixed_6b")),
+    *(("mnasnet0_5", "layers.12"), ("mobilenet_v2", "features.13"), ("overfeat7", None)),
+    *(("regnet_x_400mf", "trunk_output.block3"), ("resnet18", None), ("resnet50", "layer3")),
+    *(("shufflenet_v2_x0_5", None), ("small5", None), ("squeezenet1_0", None)),
+    *(("squeezenet1_1", None), ("vgg11", "features.14"), ("timm:xception41", "blocks.4")),
+    *(("timm:repvgg_a0", "stages.2"), ("timm:resnet50", "layer3"), ("timm:vovnet39a", "stages.1")),
+]
 
 
-@pytest.fixture(scope="module", params=GEOMETRY, ids=lambda key: key[0])
-def built(request):
-    name, layer = request.param
+def build_with_weights(name, layer):
     torch.manual_seed(0)
-    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+    if name.startswith(NEED_VALUES):
+        return build_backbone(name, layer=layer)
+    with torch.device("meta"):
         backbone = build_backbone(name, layer=layer)
     draw_weights(backbone.trunk)
-    return backbone, GEOMETRY[request.param]
-
-
-def test_geometry_is_as_written_down(built):
-    backbone, expected = built
-    assert (backbone.stride, backbone.centre, backbone.receptive_field) == expected
+    return backbone
 
 
 def predicted(backbone, cell):
@@ -64,8 +104,10 @@ def inner_cell_and_length(backbone):
     return cell, int(predicted(backbone, cell + 2)[1]) + 2
 
 
-def test_two_cells_see_exactly_the_computed_pixels(built):
-    backbone, _ = built
+@pytest.mark.parametrize("key", GEOMETRY, ids=lambda key: key[0])
+def test_two_cells_see_exactly_the_computed_pixels(key):
+    backbone = build_with_weights(*key)
+    assert (backbone.stride, backbone.centre, backbone.receptive_field) == GEOMETRY[key]
     trunk = make_positive(backbone.trunk)
     cell, length = inner_cell_and_length(backbone)
     for side in "xy" if backbone.name in BOTH_SIDES else "x":
@@ -74,10 +116,9 @@ def test_two_cells_see_exactly_the_computed_pixels(built):
         assert seen_pixels(trunk, image_hw, (cell, cell + 2), side) == expected
 
 
-def test_the_real_network_sees_nothing_outside(built):
-    backbone, _ = built
-    if backbone.name in GATED:
-        pytest.skip("gates look at the whole map")
+@pytest.mark.parametrize(("name", "layer"), LOCAL)
+def test_the_real_network_sees_nothing_outside(name, layer):
+    backbone = build_with_weights(name, layer)
     cell, length = inner_cell_and_length(backbone)
     image = torch.rand(1, 3, backbone.min_size, length + 2, requires_grad=True)
     features = backbone.trunk(image)
@@ -157,6 +198,9 @@ class Branches(nn.Module):
         (nn.Conv2d(3, 3, 3, padding=3), -2.0, 3),  # more padding than half the kernel
         (nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, ceil_mode=True)), 1.5, 4),
         (Branches(nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 7, padding=3)), 0.0, 7),
+        # half a cell apart, as in ResNet-D: 0 and 1 beside -1, 0 and 1; then beside 0 alone
+        (Branches(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(3, 3, 3, 2, padding=1)), 0.0, 3),
+        (Branches(nn.AvgPool2d(2, 2, ceil_mode=True), nn.Conv2d(3, 3, 1, 2)), 0.5, 2),
     ],
 )
 def test_uneven_paddings(layer, centre, extent):
@@ -171,7 +215,8 @@ def test_uneven_paddings(layer, centre, extent):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Branches(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1)), "agree in stride and centre"),
+        (Branches(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1)), "agree in stride and number"),
+        (Branches(nn.AvgPool2d(2, 2), nn.Conv2d(3, 3, 1, 2)), "number of cells"),  # odd sides
         (nn.ConvTranspose2d(3, 3, 2), "no rule for modules of type ConvTranspose2d"),
         (nn.AdaptiveAvgPool2d(7), "another stride for every image"),
         (nn.Linear(8, 8), "mixes the cells"),
@@ -185,7 +230,7 @@ def test_what_cannot_be_placed_is_refused(model, reason):
 
 
 def test_branches_with_other_strides_are_refused():
-    with pytest.raises(ValueError, match=r"stride and centre, got 2 at 0\.0 and 1 at 0\.0"):
+    with pytest.raises(ValueError, match=r"number of cells, got 2 at 0\.0 and 1 at 0\.0"):
         Axis(2, 0, 0).joined(Axis(1, 0, 0))
 
 

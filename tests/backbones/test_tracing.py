@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sppnet.backbones import build_backbone
-from sppnet.backbones.tracing import convolve_any_size
+from sppnet.backbones.tracing import check_exportable, convolve_any_size
+from sppnet.errors import OutputError
 
 
 @pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "zf5"])
@@ -14,3 +15,11 @@ def test_maps_are_those_of_the_backbone(name: str, size: tuple[int, int]) -> Non
     torch.manual_seed(0)
     backbone, images = build_backbone(name), torch.rand(2, 3, *size)
     assert torch.equal(convolve_any_size(backbone, images), backbone(images))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "timm:swin_tiny_patch4_window7_224"])
+def test_windows_of_attention_are_not_exported(name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    with pytest.raises(OutputError, match=f"must fit every size, and the windows .* of {name}"):
+        check_exportable(backbone)

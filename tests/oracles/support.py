@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torchvision.models.swin_transformer import shifted_window_attention
 from torchvision.ops import StochasticDepth
 
-from sppnet.backbones.zf5 import WithinChannelNorm
+from sppnet.backbones.paper_trunks import WithinChannelNorm
 
 
 def seen_pixels(
@@ -51,6 +52,8 @@ def make_positive(trunk: fx.GraphModule) -> fx.GraphModule:
     for node in trunk.graph.nodes:
         if node.op == "call_function" and node.target in LINEAR:
             node.target = LINEAR[node.target]
+        if node.op == "call_method" and node.target in CONSTANT:
+            node.op, node.target = "call_function", CONSTANT[node.target]
     trunk.recompile()
     return trunk
 
@@ -75,9 +78,19 @@ def _linear_module(module: nn.Module) -> nn.Module | None:
         return nn.AvgPool2d(*shape, ceil_mode=module.ceil_mode)
     if isinstance(module, nn.AdaptiveAvgPool2d):
         return _ConstantGate()
-    if isinstance(module, nn.LayerNorm | WithinChannelNorm | StochasticDepth):
+    if isinstance(module, nn.Conv2d) and type(module) is not nn.Conv2d:
+        return _plain_convolution(module)  # one that would take the mean out of its weights
+    looks_further = type(module).__name__.startswith(("SwinTransformer", "GroupNorm"))
+    if looks_further or isinstance(module, nn.LayerNorm | WithinChannelNorm | StochasticDepth):
         return nn.Identity()
     return None
+
+
+def _plain_convolution(module: nn.Conv2d) -> nn.Conv2d:
+    shape = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups)
+    plain = nn.Conv2d(module.in_channels, module.out_channels, *shape, bias=False)
+    nn.init.constant_(plain.weight, 1 / plain.weight[0].numel())
+    return plain
 
 
 def _mean_pool(
@@ -90,4 +103,13 @@ def _unchanged(features: Tensor, *_: object, **__: object) -> Tensor:
     return features
 
 
-LINEAR = {F.layer_norm: _unchanged, F.max_pool2d: _mean_pool}
+def _constant_mean(features: Tensor, *dims: object, **how: object) -> Tensor:
+    return features.detach().mean(*dims, **how)
+
+
+def _constant_norm(features: Tensor, *dims: object, **how: object) -> Tensor:
+    return features.detach().norm(*dims, **how)
+
+
+LINEAR = {F.layer_norm: _unchanged, F.max_pool2d: _mean_pool, shifted_window_attention: _unchanged}
+CONSTANT = {"mean": _constant_mean, "norm": _constant_norm}

@@ -1,13 +1,15 @@
 """A convolution trunk with all that others need to know to find its cells on the image."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from sppnet.backbones.cutting import Cut
+from sppnet.backbones.cutting import TO_CHANNELS_FIRST, Cut, find_name
+from sppnet.backbones.placed import CHANNELS_LAST
 from sppnet.backbones.receptive_field import Axis
 from sppnet.backbones.trunks import Trunk
 
@@ -31,8 +33,10 @@ class Backbone(nn.Module):
         stride: Pixels from one cell to the next.
         centre: Pixel on which cell 0 is centred.
         receptive_field: Pixels along a side that one cell sees through convolutions and poolings;
-            gates and normalisations that look further only scale and are not counted.
+            gates, normalisations and attention that look further move nothing and are not
+            counted.
         min_size: Shortest side, in pixels, that gives a cell without padding.
+        attends: Cells also look at others through windows of attention.
 
     Example:
         >>> from sppnet.backbones import build_backbone
@@ -47,7 +51,8 @@ class Backbone(nn.Module):
     def __init__(self, recipe: Trunk, cut: Cut, layer: str | None) -> None:
         super().__init__()
         self.name, self.layer, self.node, self.bgr = recipe.name, layer, cut.node, recipe.bgr
-        self.trunk = cut.trunk
+        self.trunk, self._names, self._maps = cut.trunk, cut.names, cut.maps
+        self.attends = recipe.attends
         self._axes = _check_axes(recipe.name, cut)
         _, axis = self._axes
         self.stride, self.centre, self.receptive_field = axis.stride, axis.centre, axis.extent
@@ -70,9 +75,47 @@ class Backbone(nn.Module):
             TypeError: The images are not floating point.
         """
         _check_images(images)
+        return self.trunk(self.pad_to_min(self.normalise(images)))
+
+    def tap(self, images: Tensor, nodes: Sequence[str | None]) -> list[Tensor]:
+        """Compute the maps of several layers in one pass.
+
+        Images are padded to the `min_size` of the whole trunk, so that very small ones give more
+        cells than a backbone that was cut at the earlier layer.
+
+        Args:
+            images: As for `forward`.
+            nodes: Layers of the trunk, named as for `build_backbone`; None is the last map.
+
+        Returns:
+            For each node its map (N, C, h, w), what `build_backbone(..., layer=node)` gives.
+
+        Raises:
+            ValueError: The trunk has no such layer, or it is no map; or as of `forward`.
+            TypeError: As of `forward`.
+
+        Example:
+            >>> from sppnet.backbones import build_backbone
+            >>> backbone = build_backbone("small5")
+            >>> [maps.shape[1:] for maps in backbone.tap(torch.rand(1, 3, 64, 64), ["relu2", None])]
+            [torch.Size([48, 16, 16]), torch.Size([96, 8, 8])]
+        """
+        _check_images(images)
+        tapped = [self._find_map(node) for node in nodes]
+        kept = _Taps(self.trunk, tapped).collect(self.pad_to_min(self.normalise(images)))
+        return [_channels_first(kept[name], self._maps[name]) for name in tapped]
+
+    def _find_map(self, layer: str | None) -> str:
+        """Name the node of a layer in the graph."""
+        name = self._names[find_name(self._names, layer or self.node)]
+        if name not in self._maps:
+            raise ValueError(f"nodes must be maps (N, C, H, W), got {layer!r}")
+        return name
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Bring images (N, 3, H, W), RGB 0..1, to the colours that the trunk was made for."""
         colours = images.flip(1) if self.bgr else images
-        normalised = (colours - self.mean[:, None, None]) / self.std[:, None, None]
-        return self.trunk(self.pad_to_min(normalised))
+        return (colours - self.mean[:, None, None]) / self.std[:, None, None]
 
     def pad_to_min(self, images: Tensor) -> Tensor:
         """Add zeros at the right and the bottom until both sides are `min_size` long at least."""
@@ -119,6 +162,36 @@ class Backbone(nn.Module):
     def extra_repr(self) -> str:
         """Show the name and the geometry when printed."""
         return f"{self.name}, node={self.node}, stride={self.stride}, centre={self.centre}"
+
+
+class _Taps(fx.Interpreter):
+    """Runs a trunk and keeps some maps, copied before a later layer works in place.
+
+    Args:
+        trunk: The trunk.
+        wanted: Names of nodes in its graph.
+    """
+
+    def __init__(self, trunk: fx.GraphModule, wanted: Sequence[str]) -> None:
+        super().__init__(trunk)
+        self._wanted = set(wanted)
+        self._kept: dict[str, Tensor] = {}
+
+    def collect(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the trunk on normalised images."""
+        self.run(images)
+        return self._kept
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        value = super().run_node(n)
+        if n.name in self._wanted:
+            self._kept[n.name] = value.clone()
+        return value
+
+
+def _channels_first(features: Tensor, dims: tuple[str, ...]) -> Tensor:
+    return features.permute(TO_CHANNELS_FIRST) if dims == CHANNELS_LAST else features
 
 
 def _check_axes(name: str, cut: Cut) -> tuple[Axis, Axis]:

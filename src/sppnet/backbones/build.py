@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sppnet.backbones.backbone import Backbone
 from sppnet.backbones.cutting import cut_model
+from sppnet.backbones.placed import NoPlaceError
+from sppnet.backbones.timm_trunks import PREFIX, read_timm_weights
 from sppnet.backbones.trunks import OWN, Trunk, find_trunk
 from sppnet.backbones.weights import (
     check_tensor,
@@ -20,7 +22,7 @@ from sppnet.backbones.weights import (
 )
 from sppnet.errors import UnusableFileError, UsageError
 
-NEW_WEIGHTS = "none"
+NEW_WEIGHTS, DEFAULT_WEIGHTS = "none", "DEFAULT"
 NORMALISATION = ("mean", "std")
 AUXILIARY = ("aux", "Aux")  # classifiers of googlenet and inception_v3 that only training uses
 
@@ -39,19 +41,23 @@ def build_backbone(
     `train()` makes it trainable as any module.
 
     Args:
-        name: One of `list_backbones()`: "zf5", "small5" or a torchvision convolution network.
+        name: One of `list_backbones()` (the paper's, "small5", torchvision's), or "timm:NAME" for
+            a network of timm.
         weights: "none" (new ones, drawn by torch's generator), "DEFAULT" or another member of
-            torchvision's weights enumeration, or a safetensors file with torchvision's key names
-            for the whole network or those of `Backbone.state_dict()`.
+            torchvision's weights enumeration, or a safetensors file with the key names of the
+            network's library for the whole network or those of `Backbone.state_dict()`. timm's
+            "DEFAULT" are those of the name's tag.
         layer: An earlier map, such as "layer3" or "features.9"; None takes the last one.
-        download: Fetch torchvision's file when TORCH_HOME has none. Without it nothing is fetched.
+        download: Fetch the file of "DEFAULT" when TORCH_HOME, or the cache of the Hugging Face hub
+            for timm, has none. Without it nothing is fetched.
 
     Returns:
         The backbone, on the CPU, float32, in evaluation mode.
 
     Raises:
-        ValueError: The name or the layer is unknown (the legal ones are listed), or the network is
-            a transformer.
+        ValueError: The name or the layer is unknown (the legal ones are listed), or the network
+            takes one size only, or its cells have no fixed place on the image.
+        MissingPackageError: It is one of timm's, and timm is not installed.
         UsageError: The weights are not there, or the network has none of that name.
         UnusableFileError: The file of weights is damaged or for another network.
 
@@ -64,7 +70,7 @@ def build_backbone(
     if str(weights).lower() == NEW_WEIGHTS:
         return _assemble(recipe, recipe.build(), layer)
     read = _choose_reader(name, weights, download)
-    model = _build_on_meta(recipe.build)
+    model = _build_without_values(recipe.build)
     backbone = _assemble(recipe, model, layer)
     tensors = read()
     path = weights if Path(weights).is_file() else None
@@ -109,7 +115,8 @@ def restore_backbone(
     """
     try:
         recipe = find_trunk(str(description.get("name")))
-        backbone = _assemble(recipe, _build_on_meta(recipe.build), description.get("layer"))
+        model = _build_without_values(recipe.build)
+        backbone = _assemble(recipe, model, description.get("layer"))
     except ValueError as error:
         raise UnusableFileError(str(error), path=path, code="E_WEIGHTS_ARCH") from error
     for key, value in backbone.description().items():
@@ -145,51 +152,117 @@ def build_plain_classifier(
         >>> model(transform(torch.rand(3, 300, 400))[None]).shape
         torch.Size([1, 1000])
     """
-    recipe = find_trunk(name)
-    if name in OWN:
+    if name in OWN or name.startswith(PREFIX):
         raise ValueError(f"name must be a torchvision network with a classifier, got {name!r}")
+    find_trunk(name)  # refuses what is none of ours
+    model = build_whole_network(name, weights, download=download)
     entry = find_torchvision_weights(name, str(weights)) or find_torchvision_weights(
         name, "DEFAULT"
     )
-    if str(weights).lower() == NEW_WEIGHTS:
-        model = recipe.build()
-    else:
-        read = _choose_reader(name, weights, download)
-        model = _build_on_meta(recipe.build)
-        tensors = read()
-        known = [key for key in tensors if key.startswith(AUXILIARY)]
-        fill_module(model, tensors, known, weights if Path(weights).is_file() else None)
     if hasattr(model, "transform_input"):
         setattr(model, "transform_input", True)  # noqa: B010 - the transform normalises as for the other networks
-    return model.eval(), entry.transforms()
+    return model, entry.transforms()
 
 
-def _build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network without memory for weights: fast, and no random number is drawn."""
+def build_whole_network(
+    name: str, weights: str | Path = "DEFAULT", *, download: bool = False
+) -> nn.Module:
+    """Build a network as its library has it, with its own classifier.
+
+    Args:
+        name: As in `build_backbone`.
+        weights: As in `build_backbone`.
+        download: As in `build_backbone`.
+
+    Returns:
+        The network in evaluation mode; `wrap_network` makes a backbone of it.
+
+    Raises:
+        ValueError: As in `build_backbone`.
+        UsageError: As in `build_backbone`.
+        UnusableFileError: As in `build_backbone`.
+    """
+    recipe = find_trunk(name)
+    if str(weights).lower() == NEW_WEIGHTS:
+        return recipe.build().eval()
+    read = _choose_reader(name, weights, download)
+    model = _build_without_values(recipe.build)
+    tensors = read()
+    known = [key for key in tensors if key.startswith(AUXILIARY)]
+    fill_module(model, tensors, known, weights if Path(weights).is_file() else None)
+    return model.eval()
+
+
+def wrap_network(name: str, model: nn.Module, *, layer: str | None = None) -> Backbone:
+    """Make a backbone of a network that is there; both share their weights.
+
+    Args:
+        name: The name that `build_whole_network` was called with.
+        model: What it returned.
+        layer: As in `build_backbone`.
+
+    Returns:
+        The backbone, in evaluation mode.
+
+    Raises:
+        ValueError: As in `build_backbone`.
+
+    Example:
+        >>> wrap_network("squeezenet1_1", build_whole_network("squeezenet1_1", "none")).channels
+        512
+    """
+    return _assemble(find_trunk(name), model, layer)
+
+
+def _build_without_values(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network for weights to come, without memory where that works; draw no number."""
     try:
         with torch.device("meta"):
-            return build()
+            model = build()
     except NotImplementedError:  # regnet computes its widths with tensors and needs their values
-        with torch.random.fork_rng(devices=[]):
-            return build().to("meta")
+        return _build_apart(build).to("meta")
+    saved = model.state_dict()
+    worked_out = any(key not in saved for key, _ in model.named_buffers())
+    return _build_apart(build) if worked_out else model  # files do not hold those of swin
+
+
+def _build_apart(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network and leave torch's random generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return build()
 
 
 def _assemble(recipe: Trunk, model: nn.Module, layer: str | None) -> Backbone:
     """Cut a network and wrap what is left."""
-    cut = cut_model(model.eval(), recipe.last_layer, layer)
+    try:
+        cut = cut_model(
+            model.eval(), recipe.last_layer, layer, end=recipe.averaged, method=recipe.method
+        )
+    except NoPlaceError as error:
+        rule = "backbone must be a trunk whose cells keep their place at every size"
+        raise ValueError(f"{rule}, got {recipe.name!r}: {error}") from error
     return Backbone(recipe, cut, layer).eval()
 
 
 def _choose_reader(
     name: str, weights: str | Path, download: bool
 ) -> Callable[[], dict[str, Tensor]]:
-    """Tell a member of torchvision's enumeration from a file, before anything slow is done."""
-    if name not in OWN:
+    """Tell the library's own weights from a file, before anything slow is done."""
+    of_timm = name.startswith(PREFIX)
+    if of_timm and str(weights).upper() == DEFAULT_WEIGHTS:
+        return lambda: read_timm_weights(name, download=download)
+    if name not in OWN and not of_timm:
         entry = find_torchvision_weights(name, str(weights))
         if entry is not None:
             return lambda: read_torchvision_weights(entry, download=download)
     if Path(weights).suffix or Path(weights).exists():
         return lambda: read_weights_file(weights)
-    legal = [] if name in OWN else sorted(torchvision.models.get_model_weights(name).__members__)
-    choices = ", ".join([NEW_WEIGHTS, *legal, "a .safetensors file"])
+    choices = ", ".join([NEW_WEIGHTS, *_list_weights(name), "a .safetensors file"])
     raise UsageError(f"weights for {name} must be one of {choices}, got {str(weights)!r}")
+
+
+def _list_weights(name: str) -> list[str]:
+    """List the names of the weights that a network has in its library."""
+    if name.startswith(PREFIX):
+        return [DEFAULT_WEIGHTS]
+    return [] if name in OWN else sorted(torchvision.models.get_model_weights(name).__members__)

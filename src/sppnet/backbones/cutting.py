@@ -1,48 +1,79 @@
 """Traces a model with torch.fx, names its nodes, and cuts off what lies behind the wanted map."""
 
+import inspect
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
-from sppnet.backbones.layer_rules import Placed
+from sppnet.backbones.layer_rules import is_one_layer
+from sppnet.backbones.placed import CHANNELS_LAST, NoPlaceError, Placed, Value
 from sppnet.backbones.placement import function_name, place_nodes
 
 LISTED_DEPTH = 2
+TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 class _TrunkTracer(fx.Tracer):
-    """Keeps the modules whole that behave differently in training, and those that keep cells."""
+    """Keeps the modules whole that behave differently in training, and those with their own rule.
+
+    Args:
+        method: The method of the model to follow.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.traced_func_name = method
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        whole = isinstance(m, StochasticDepth) or getattr(m, "keeps_cells", False)
-        return whole or super().is_leaf_module(m, module_qualified_name)
+        return is_one_layer(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A trunk that ends in the wanted map, and where the cells of that map lie."""
+    """A trunk that ends in the wanted map, and where the cells of that map lie.
+
+    Args:
+        trunk: From images to the map, (N, C, h, w).
+        node: Full name of the map's node.
+        map: Where its cells lie.
+        names: Every node of the trunk by its full name, in order.
+        maps: The names in the graph of those nodes that are maps, with the order of their
+            dimensions.
+    """
 
     trunk: fx.GraphModule
     node: str
     map: Placed
+    names: Mapping[str, str]
+    maps: Mapping[str, tuple[str, ...]]
 
 
-def cut_model(model: nn.Module, default_layer: str, layer: str | None = None) -> Cut:
+def cut_model(
+    model: nn.Module,
+    default_layer: str | None,
+    layer: str | None = None,
+    *,
+    end: str | None = None,
+    method: str = "forward",
+) -> Cut:
     """Keep of a model what leads from the image to one map.
 
     Args:
         model: A convolution network; its weights may lie on the meta device.
-        default_layer: Name of the last map that may be chosen.
-        layer: Name of an earlier node or module, such as "layer3" or "features.9", or the beginning
+        default_layer: Name of the usual last map; None is what `method` returns.
+        layer: Name of another node or module, such as "layer3" or "features.9", or the beginning
             of one: the last node inside it is taken. None takes `default_layer`.
+        end: Name of the last map that may be chosen, where it is not `default_layer`.
+        method: The method of the model to follow.
 
     Returns:
         The trunk (its parameters are the model's own), the node's full name and its place.
 
     Raises:
-        ValueError: No node has that name, or its output is not a map with a known place.
+        ValueError: No node has that name, or its output is not a map.
+        NoPlaceError: The model moves cells in a way that is not known.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten())
@@ -50,22 +81,60 @@ def cut_model(model: nn.Module, default_layer: str, layer: str | None = None) ->
         >>> cut.node, cut.map.x.stride
         ('1', 2)
     """
-    tracer = _TrunkTracer()
-    graph = tracer.trace(model)
-    names = _name_nodes(graph, tracer)
-    _end_graph(graph, _find_node(names, default_layer))
+    graph, names = trace_model(model, method)
+    _end_graph(graph, _choose_node(graph, names, end or default_layer))
     names = {node: name for node, name in names.items() if node in set(graph.nodes)}
-    chosen = _find_node(names, layer or default_layer)
+    chosen = _choose_node(graph, names, layer or default_layer)
     places = place_nodes(model, graph)
     place = places[chosen]
     if not isinstance(place, Placed) or not place.is_map():
-        raise ValueError(f"layer must name a map (N, C, H, W), got {layer!r}: {_list_legal(names)}")
+        legal = _list_legal(names.values())
+        raise ValueError(f"layer must name a map (N, C, H, W), got {layer!r}: {legal}")
+    maps = _maps_before(chosen, places)
     _end_graph(graph, chosen)
-    return Cut(fx.GraphModule(model, graph), names[chosen], place)
+    if place.dims == CHANNELS_LAST:
+        _permute_output(graph, chosen)
+    in_graph = {name: node.name for node, name in names.items() if node in set(graph.nodes)}
+    return Cut(fx.GraphModule(model, graph), names[chosen], place, in_graph, maps)
+
+
+def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, str]]:
+    """Follow a method of a model, and name every call by its module and what it calls.
+
+    Repeated names are numbered. Arguments with a default value keep it.
+
+    Raises:
+        NoPlaceError: The way through the model depends on the size of the image.
+
+    Example:
+        >>> graph, names = trace_model(nn.Sequential(nn.ReLU(), nn.Flatten()), "forward")
+        >>> list(names.values())
+        ['0', '1']
+    """
+    tracer = _TrunkTracer(method)
+    parameters = inspect.signature(getattr(model, method)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    try:
+        graph = tracer.trace(model, concrete_args=defaults or None)
+    except fx.proxy.TraceError as error:
+        raise NoPlaceError(f"it cannot be followed layer by layer: {error}") from error
+    _erase_unused(graph)
+    return graph, _name_nodes(graph, tracer)
+
+
+def _maps_before(last: fx.Node, places: Mapping[fx.Node, Value]) -> dict[str, tuple[str, ...]]:
+    """Say which nodes up to one are maps, and which dimension is which."""
+    nodes = list(places)
+    until = nodes[: nodes.index(last) + 1]
+    placed = {node.name: places[node] for node in until if node.op.startswith("call_")}
+    return {
+        name: place.dims
+        for name, place in placed.items()
+        if isinstance(place, Placed) and place.is_map()
+    }
 
 
 def _name_nodes(graph: fx.Graph, tracer: fx.Tracer) -> dict[fx.Node, str]:
-    """Name every node by its module and what it calls; repeated names are numbered."""
     names: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node.op.startswith("call_"):
@@ -83,9 +152,25 @@ def _number(name: str, taken: dict[fx.Node, str]) -> str:
     return numbered
 
 
-def _find_node(names: dict[fx.Node, str], layer: str) -> fx.Node:
-    """Take the last node of that name or inside the module of that name."""
-    inside = [n for n, name in names.items() if name == layer or name.startswith(layer + ".")]
+def _choose_node(graph: fx.Graph, names: dict[fx.Node, str], layer: str | None) -> fx.Node:
+    """Take the last node of that name or inside the module of that name; None is the output."""
+    if layer is None:
+        return output_of(graph).all_input_nodes[0]
+    by_name = {name: node for node, name in names.items()}
+    return by_name[find_name(by_name, layer)]
+
+
+def find_name(names: Iterable[str], layer: str) -> str:
+    """Take the last name that is a layer's, or lies inside the module of that name.
+
+    Raises:
+        ValueError: There is none; the legal ones are listed.
+
+    Example:
+        >>> find_name(["conv1", "layer1.0.conv1", "layer1.0.relu"], "layer1")
+        'layer1.0.relu'
+    """
+    inside = [name for name in names if name == layer or name.startswith(layer + ".")]
     if not inside:
         raise ValueError(
             f"layer must be one that the trunk has, got {layer!r}: {_list_legal(names)}"
@@ -93,10 +178,20 @@ def _find_node(names: dict[fx.Node, str], layer: str) -> fx.Node:
     return inside[-1]
 
 
-def _list_legal(names: dict[fx.Node, str]) -> str:
+def output_of(graph: fx.Graph) -> fx.Node:
+    """Return the node that ends a graph.
+
+    Example:
+        >>> output_of(fx.symbolic_trace(nn.ReLU()).graph).op
+        'output'
+    """
+    return next(node for node in reversed(graph.nodes) if node.op == "output")
+
+
+def _list_legal(names: Iterable[str]) -> str:
     """List the names down to the second level, in the order of the network."""
     starts: dict[str, Any] = {}
-    for name in names.values():
+    for name in names:
         parts = name.split(".")
         for depth in range(1, min(LISTED_DEPTH, len(parts)) + 1):
             starts.setdefault(".".join(parts[:depth]))
@@ -105,8 +200,20 @@ def _list_legal(names: dict[fx.Node, str]) -> str:
 
 def _end_graph(graph: fx.Graph, last: fx.Node) -> None:
     """Let the graph return one node, and take out all that is not needed for it."""
-    output = next(node for node in graph.nodes if node.op == "output")
-    output.args = (last,)
+    output_of(graph).args = (last,)
+    _erase_unused(graph)
+
+
+def _erase_unused(graph: fx.Graph) -> None:
+    """Take out what no result depends on: checks of sizes, arguments left at their default."""
+    images = next(iter(graph.nodes))
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op not in ("placeholder", "output"):
+        if not node.users and node.op != "output" and node is not images:
             graph.erase_node(node)
+
+
+def _permute_output(graph: fx.Graph, last: fx.Node) -> None:
+    """Bring the channels to the front of a channels-last map."""
+    output = output_of(graph)
+    with graph.inserting_before(output):
+        output.args = (graph.call_method("permute", (last, *TO_CHANNELS_FIRST)),)

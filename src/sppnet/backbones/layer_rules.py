@@ -1,51 +1,28 @@
 """Where the cells of a map lie on the image after each kind of layer.
 
-A value of a network is one of: `Placed` (a map whose cells have a place), `Shape` (its sizes),
-`Length` (one size) or None: numbers without a place, such as parameters and the gates of
-squeeze-and-excitation, which scale a map and move nothing.
+Attention within windows leaves each cell on its patch: it weighs other cells and moves none.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-from sppnet.backbones.receptive_field import Axis, Window
-
-IMAGE_DIMS = ("n", "c", "y", "x")
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A map: what its cell 0 sees down and across, and which dimension is which."""
-
-    y: Axis
-    x: Axis
-    dims: tuple[str, ...] = IMAGE_DIMS
-
-    def is_map(self) -> bool:
-        """Tell whether the dimensions are (N, C, y, x)."""
-        return self.dims == IMAGE_DIMS
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a map, one for each of its dimensions."""
-
-    dims: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Length:
-    """One size of a map: along which dimension."""
-
-    dim: str
-
-
-Value = Placed | Shape | Length | None
-Handler = Callable[..., Any]
+from sppnet.backbones.placed import (
+    CHANNELS_LAST,
+    IMAGE_DIMS,
+    Placed,
+    Value,
+    average,
+    check_norm,
+    merge_patches,
+    pad,
+    pool,
+    slide,
+)
+from sppnet.backbones.receptive_field import Window
 
 KEEPS_CELLS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
@@ -53,9 +30,23 @@ KEEPS_CELLS = (
     *(nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm),
     *(nn.Dropout, nn.Dropout2d, nn.Identity, StochasticDepth),
 )
+# These are taken as one layer where a library has its own forms of them.
+WHOLE = (
+    *(nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d),
+    *(nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, StochasticDepth),
+)
+PADDED_BY_SIZE = "Same"  # how timm ends the names of layers that pad as TensorFlow does
 
 
-# ---------------------------------------------------------------------------------- modules
+def is_one_layer(module: nn.Module) -> bool:
+    """Tell whether a module is followed as one layer, whatever it holds.
+
+    Example:
+        >>> is_one_layer(nn.Conv2d(3, 4, 1)), is_one_layer(nn.Sequential())
+        (True, False)
+    """
+    own_rule = _full_name(module) in NAMED or getattr(module, "keeps_cells", False)
+    return own_rule or isinstance(module, WHOLE)
 
 
 def through_module(module: nn.Module, value: Value) -> Value:
@@ -65,39 +56,53 @@ def through_module(module: nn.Module, value: Value) -> Value:
         ValueError: There is no rule for the module, or it mixes the cells of the whole map.
 
     Example:
+        >>> from sppnet.backbones.receptive_field import Axis
         >>> through_module(nn.Conv2d(3, 8, 4, stride=4), Placed(Axis(), Axis())).x.centre
         1.5
     """
     if not isinstance(value, Placed):
         return value
+    named = NAMED.get(_full_name(module))
+    if named:
+        return named(module, value)
     if isinstance(module, KEEPS_CELLS) or getattr(module, "keeps_cells", False):
         return value
-    if isinstance(module, nn.LayerNorm):
-        return _layer_norm(value, module.normalized_shape)
-    if isinstance(module, nn.Linear):
-        return _layer_norm(value, (module.in_features,))
-    if isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
-        return _adaptive_pool(value, module.output_size)
-    if isinstance(module, nn.Conv2d):
-        return _convolve(value, module)
-    if isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-        dilation = getattr(module, "dilation", 1)
-        shape = (module.kernel_size, module.stride, module.padding)
-        return _pool(value, *shape, dilation, module.ceil_mode)
-    if isinstance(
-        module, nn.ZeroPad2d | nn.ConstantPad2d | nn.ReflectionPad2d | nn.ReplicationPad2d
-    ):
-        return _pad(value, module.padding)
+    for kind, rule in RULES.items():
+        if isinstance(module, kind):
+            return rule(module, value)
     raise ValueError(f"no rule for modules of type {type(module).__name__}")
 
 
-def _convolve(value: Placed, module: nn.Conv2d) -> Placed:
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__name__}"
+
+
+def _through_norm(module: Any, value: Placed) -> Placed:
+    """Follow a LayerNorm; those called 2d look across the channels of (N, C, y, x)."""
+    if "2d" not in type(module).__name__:
+        return check_norm(value, module.normalized_shape)
+    if value.dims != IMAGE_DIMS:
+        raise ValueError(f"it needs dimensions (n, c, y, x), got {value.dims}")
+    return value
+
+
+def _through_linear(module: Any, value: Placed) -> Placed:
+    return check_norm(value, (module.in_features,))
+
+
+def _through_convolution(module: Any, value: Placed) -> Placed:
+    _refuse_padding_by_size(module)
     windows = []
     for axis in (0, 1):
         kernel, dilation = module.kernel_size[axis], module.dilation[axis]
         before, after = _conv_padding(module.padding, axis, dilation * (kernel - 1))
         windows.append(Window(kernel, module.stride[axis], before, after, dilation))
-    return _slide(value, *windows)
+    return slide(value, *windows)
+
+
+def _refuse_padding_by_size(module: nn.Module) -> None:
+    if type(module).__name__.endswith(PADDED_BY_SIZE):
+        raise ValueError("its padding, and with it the place of its cells, changes with the image")
 
 
 def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tuple[int, int]:
@@ -109,174 +114,54 @@ def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tupl
     return padding[axis], padding[axis]
 
 
-def _slide(value: Placed, window_y: Window, window_x: Window) -> Placed:
-    if value.dims[-2:] != ("y", "x"):
-        raise ValueError(f"convolution and pooling need dimensions (..., y, x), got {value.dims}")
-    return replace(value, y=value.y.through(window_y), x=value.x.through(window_x))
+def _through_pooling(module: Any, value: Placed) -> Placed:
+    _refuse_padding_by_size(module)
+    shape = (module.kernel_size, module.stride, module.padding)
+    return pool(value, *shape, getattr(module, "dilation", 1), module.ceil_mode)
 
 
-# -------------------------------------------------------------------------------- functions
+def _through_adaptive(module: Any, value: Placed) -> Value:
+    return average(value, module.output_size)
 
 
-def _pool(
-    value: Placed,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    **_other: Any,
-) -> Placed:
-    windows = []
-    for axis in (0, 1):
-        kernel, added = _side(kernel_size, axis), _side(padding, axis)
-        step = _side(stride, axis) if stride else kernel
-        windows.append(Window(kernel, step, added, added, _side(dilation, axis), bool(ceil_mode)))
-    return _slide(value, *windows)
+def _through_padding(module: Any, value: Placed) -> Placed:
+    return pad(value, module.padding)
 
 
-def _average_pool(
-    value: Placed, kernel_size: Any, stride: Any = None, padding: Any = 0, *more: Any, **other: Any
-) -> Placed:
-    ceil_mode = more[0] if more else other.get("ceil_mode", False)
-    return _pool(value, kernel_size, stride, padding, 1, ceil_mode)
-
-
-def _side(size: Any, axis: int) -> int:
-    return int(size[axis] if isinstance(size, tuple | list) else size)
-
-
-def _adaptive_pool(_value: Placed, output_size: Any) -> Value:
-    """Average the whole map to one cell: a gate, which has no place."""
-    if output_size not in (1, (1, 1), [1, 1]):
-        raise ValueError(f"adaptive pooling to {output_size} has another stride for every image")
-    return None
-
-
-def _pad(value: Placed, padding: Any, mode: str = "constant", fill: Any = None) -> Placed:  # noqa: ARG001
-    left, right, top, bottom = (*padding, 0, 0)[:4]
-    return _slide(value, Window(1, 1, top, bottom), Window(1, 1, left, right))
-
-
-def _layer_norm(value: Placed, normalized_shape: Any, *_other: Any, **_more: Any) -> Placed:
-    mixed = value.dims[len(value.dims) - len(normalized_shape) :]
-    if "y" in mixed or "x" in mixed:
-        raise ValueError("it mixes the cells of the whole map")
+def _keep(_module: Any, value: Placed) -> Placed:
     return value
 
 
-def _keep(*values: Any, **_other: Any) -> Placed:
-    """Join the maps that an elementwise function reads."""
-    placed = [value for value in values if isinstance(value, Placed)]
-    return _join(placed)
+def _embed_patches(module: Any, value: Placed) -> Placed:
+    """Follow timm's cutting into patches: a convolution without overlap, filled up on request."""
+    if module.flatten:
+        raise ValueError("it lays the map out as a row, without height and width")
+    rows, columns = module.patch_size
+    filled = module.dynamic_img_pad
+    patches = slide(
+        value, Window(rows, rows, ceil_mode=filled), Window(columns, columns, ceil_mode=filled)
+    )
+    return replace(patches, dims=CHANNELS_LAST) if module.output_fmt == "NHWC" else patches
 
 
-def _join(placed: list[Placed]) -> Placed:
-    first = placed[0]
-    for other in placed[1:]:
-        if other.dims != first.dims:
-            raise ValueError(f"branches have dimensions {first.dims} and {other.dims}")
-        first = replace(first, y=first.y.joined(other.y), x=first.x.joined(other.x))
-    return first
+def _through_merging(_module: Any, value: Placed) -> Placed:
+    return merge_patches(value)
 
 
-def _concatenate(tensors: Any, dim: int = 0) -> Placed:
-    placed = _join([value for value in tensors if isinstance(value, Placed)])
-    _refuse_sides(placed, dim)
-    return placed
-
-
-def _refuse_sides(value: Placed, dim: int) -> None:
-    if value.dims[dim] in ("y", "x"):
-        raise ValueError("it joins or cuts a map along its height or width")
-
-
-def _cut(value: Placed, _pieces: Any, dim: int = 0) -> Placed:
-    """Cut a map into groups of channels, each of which is placed like the whole."""
-    _refuse_sides(value, dim)
-    return value
-
-
-def _item(value: Any, index: Any) -> Any:
-    if isinstance(value, Shape):
-        return Length(value.dims[index])
-    indices = index if isinstance(index, tuple) else (index,)
-    if isinstance(index, tuple) and any(part != slice(None) for part in indices[2:]):
-        raise ValueError("it cuts a map along its height or width")
-    if isinstance(index, tuple) and not all(isinstance(part, slice) for part in indices):
-        raise ValueError("it takes a single row, column or channel out of a map")
-    return value
-
-
-def _permute(value: Placed, *order: Any) -> Placed:
-    places = order[0] if isinstance(order[0], tuple | list) else order
-    return replace(value, dims=tuple(value.dims[place] for place in places))
-
-
-def _transpose(value: Placed, first: int, second: int) -> Placed:
-    dims = list(value.dims)
-    dims[first], dims[second] = dims[second], dims[first]
-    return replace(value, dims=tuple(dims))
-
-
-def _view(value: Placed, *sizes: Any) -> Placed:
-    """Regroup leading dimensions; rows and columns must stay the last two."""
-    lengths = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
-    sides = [size.dim for size in lengths[-2:] if isinstance(size, Length)]
-    if value.dims[-2:] != ("y", "x") or sides != ["y", "x"]:
-        raise ValueError("it regroups the rows and columns of a map")
-    leading = ("n", "c") if len(lengths) == len(IMAGE_DIMS) else ("-",) * (len(lengths) - 2)
-    return replace(value, dims=(*leading, "y", "x"))
-
-
-def _shape(value: Any, *dim: Any) -> Shape | Length:
-    if dim and isinstance(dim[0], int):
-        return Length(value.dims[dim[0]])
-    return Shape(value.dims)
-
-
-ELEMENTWISE = (
-    *("add", "iadd", "add_", "sub", "mul", "imul", "mul_", "truediv", "div", "neg", "pow"),
-    *("relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh"),
-    *("hardtanh", "hardswish", "hardsigmoid", "softplus", "batch_norm", "dropout"),
-    *("contiguous", "clone", "float", "stochastic_depth"),
-)
-FUNCTIONS: dict[str, Handler] = {
-    **dict.fromkeys(ELEMENTWISE, _keep),
-    **dict.fromkeys(("cat", "concat", "concatenate"), _concatenate),
-    **dict.fromkeys(("chunk", "split"), _cut),
-    **dict.fromkeys(("view", "reshape"), _view),
-    **dict.fromkeys(("size", "getattr"), _shape),
-    **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), _adaptive_pool),
-    "avg_pool2d": _average_pool,
-    "getitem": _item,
-    "layer_norm": _layer_norm,
-    "max_pool2d": _pool,
-    "pad": _pad,
-    "permute": _permute,
-    "transpose": _transpose,
+Rule = Callable[[Any, Placed], Value]
+RULES: dict[Any, Rule] = {
+    nn.LayerNorm: _through_norm,
+    nn.Linear: _through_linear,
+    nn.Conv2d: _through_convolution,
+    (nn.MaxPool2d, nn.AvgPool2d): _through_pooling,
+    (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d): _through_adaptive,
+    (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d): _through_padding,
 }
-
-
-def through_function(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Place what a function or method makes of its arguments, given by name.
-
-    Raises:
-        ValueError: There is no rule for the function, or it moves cells in an unknown way.
-
-    Example:
-        >>> image = Placed(Axis(), Axis())
-        >>> through_function("max_pool2d", (image, 2), {}).x.stride
-        2
-    """
-    if not _holds_map((*args, *kwargs.values())):
-        shape_is_asked = name == "getitem" and isinstance(args[0], Shape)
-        return _item(*args) if shape_is_asked else None  # sizes: arithmetic gives plain numbers
-    if name not in FUNCTIONS:
-        raise ValueError(f"no rule for the function {name}")
-    return FUNCTIONS[name](*args, **kwargs)
-
-
-def _holds_map(args: tuple[Any, ...]) -> bool:
-    flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
-    return any(isinstance(item, Placed) for item in flat)
+NAMED: dict[str, Rule] = {
+    "timm.layers.drop.DropPath": _keep,
+    "timm.layers.patch_embed.PatchEmbed": _embed_patches,
+    "timm.models.swin_transformer.PatchMerging": _through_merging,
+    "timm.models.swin_transformer.SwinTransformerBlock": _keep,
+    "timm.models.swin_transformer_v2.PatchMerging": _through_merging,
+    "timm.models.swin_transformer_v2.SwinTransformerV2Block": _keep,
+}

@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from sppnet.backbones.layer_rules import Placed, Value, through_function, through_module
+from sppnet.backbones.function_rules import through_function
+from sppnet.backbones.layer_rules import through_module
+from sppnet.backbones.placed import NoPlaceError, Placed, Value
 from sppnet.backbones.receptive_field import Axis
 
 
@@ -20,7 +22,7 @@ def place_nodes(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Value]:
         One value for each node; None for what has no place.
 
     Raises:
-        ValueError: A layer moves cells in a way that is not known here; it is named.
+        NoPlaceError: A layer moves cells in a way that is not known here; it is named.
 
     Example:
         >>> trunk = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
@@ -49,7 +51,7 @@ def _place_node(model: nn.Module, node: fx.Node, values: Mapping[fx.Node, Value]
             return through_module(model.get_submodule(str(node.target)), *args)
         return through_function(function_name(node), args, kwargs)
     except ValueError as error:
-        raise ValueError(f"layer {node.name!r} has no known place: {error}") from None
+        raise NoPlaceError(f"layer {node.name!r} has no known place: {error}") from None
 
 
 def _fill_in(arguments: Any, values: Mapping[fx.Node, Value]) -> Any:

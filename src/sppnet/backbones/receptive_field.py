@@ -105,21 +105,32 @@ class Axis:
     def joined(self, other: "Axis") -> "Axis":
         """Put two branches together that are added or concatenated cell by cell.
 
+        A cell then sees what it sees through either. The branches may lie half a cell apart, as the
+        average pooling beside a convolution does in ResNet-D.
+
         Raises:
-            ValueError: The branches have different strides or centres, so that their cells with one
-                number lie on different pixels.
+            ValueError: The branches have different strides, or give different numbers of cells.
 
         Example:
             >>> Axis(1, 0, 0).joined(Axis(1, -1, 1)).extent
             3
         """
-        if self.stride != other.stride or self.centre != other.centre:
+        if self.stride != other.stride or not self._gives_cells_of(other):
             raise ValueError(
-                f"branches must agree in stride and centre, got {self.stride} at {self.centre} "
-                f"and {other.stride} at {other.centre}"
+                f"branches must agree in stride and number of cells, got {self.stride} at "
+                f"{self.centre} and {other.stride} at {other.centre}"
             )
         wider = max(self, other, key=lambda axis: (axis.extent, len(axis.windows)))
-        return Axis(self.stride, wider.first, wider.last, wider.windows)
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        return Axis(self.stride, first, last, wider.windows)
+
+    def _gives_cells_of(self, other: "Axis") -> bool:
+        """Tell whether two branches give equally many cells, for sides of every remainder."""
+        if self.centre == other.centre:
+            return True
+        shortest = max(self.shortest_side(), other.shortest_side())
+        sides = range(shortest, shortest + self.stride)
+        return all(self.cells(side) == other.cells(side) for side in sides)
 
     def cells(self, pixels: int) -> int:
         """Count the cells that a side of `pixels` pixels gives; 0 when it is too short.

@@ -7,6 +7,25 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sppnet.backbones.backbone import Backbone
+from sppnet.errors import OutputError
+
+
+def check_exportable(backbone: Backbone) -> None:
+    """Refuse a trunk that no graph for all sizes can describe.
+
+    Raises:
+        OutputError: It has windows of attention: an exporter lays them out for one size.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> check_exportable(build_backbone("small5"))
+    """
+    if backbone.attends:
+        raise OutputError(
+            f"an ONNX file must fit every size, and the windows of attention of {backbone.name} "
+            "are laid out for each size anew: take a trunk of convolutions",
+            code="E_EXPORT",
+        )
 
 
 def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
@@ -28,8 +47,7 @@ def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
         >>> torch.equal(convolve_any_size(backbone, images), backbone(images))
         True
     """
-    colours = images.flip(1) if backbone.bgr else images
-    normalised = (colours - backbone.mean[:, None, None]) / backbone.std[:, None, None]
     missing: list[Any] = [torch.sym_max(backbone.min_size - side, 0) for side in images.shape[-2:]]
-    features: Tensor = backbone.trunk(pad(normalised, (0, missing[1], 0, missing[0])))
+    padded = pad(backbone.normalise(images), (0, missing[1], 0, missing[0]))
+    features: Tensor = backbone.trunk(padded)
     return features

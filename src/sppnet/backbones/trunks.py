@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torchvision
 from torch import nn
 
+from sppnet.backbones.paper_trunks import PAPER_TRUNKS, build_paper_trunk
 from sppnet.backbones.small5 import build_small5_trunk
-from sppnet.backbones.zf5 import build_zf5_trunk
+from sppnet.backbones.timm_trunks import PREFIX, find_timm_model
 
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
@@ -21,18 +23,25 @@ class Trunk:
     Args:
         name: The name that `build_backbone` knows it by.
         build: Makes the whole network with new weights.
-        last_layer: The last convolution map before pooling and classifier.
+        last_layer: The last convolution map before pooling and classifier; None is what `method`
+            returns.
         mean: Taken from each channel of an image in 0..1, in the order of the network's channels.
         std: Divides each channel.
         bgr: The network reads blue, green, red.
+        averaged: The map that the network's own average reads, where it lies behind `last_layer`.
+        method: The method of the network that leads from the images to the last map.
+        attends: Its cells also look at others through windows of attention.
     """
 
     name: str
     build: Callable[[], nn.Module]
-    last_layer: str
+    last_layer: str | None
     mean: tuple[float, ...] = RGB_MEAN
     std: tuple[float, ...] = RGB_STD
     bgr: bool = False
+    averaged: str | None = None
+    method: str = "forward"
+    attends: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class _Family:
     options: dict[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    averaged: str | None = None
+    attends: bool = False
 
 
 def _inception(last_layer: str) -> _Family:
@@ -66,7 +77,8 @@ FAMILIES: dict[str, _Family] = {
     "resnet": _Family("layer4"),
     "resnext": _Family("layer4"),
     "shufflenet": _Family("conv5"),
-    "squeezenet": _Family("features"),
+    "squeezenet": _Family("features", averaged="classifier.2"),  # maps of the classes' scores
+    "swin": _Family("permute", attends=True),  # behind the last norm, channels first again
     "vgg11": _Family("features.19"),
     "vgg11_bn": _Family("features.27"),
     "vgg13": _Family("features.23"),
@@ -79,24 +91,26 @@ FAMILIES: dict[str, _Family] = {
 }
 REFUSED = {
     "maxvit": "its attention works on windows of one image size, so cells have no fixed place",
-    "swin": "its attention mixes cells in blocks, so a cell has no receptive field of its own",
     "vit": "its attention mixes the whole image and its position table fits one image size only",
 }
 OWN = {
     "small5": Trunk("small5", build_small5_trunk, "relu5"),
-    "zf5": Trunk(
-        "zf5",
-        build_zf5_trunk,
-        "relu5",
-        mean=(128 / 255,) * 3,  # the released network reads 0..255 minus 128
-        std=(1 / 255,) * 3,
-        bgr=True,
-    ),
+    **{
+        name: Trunk(
+            name,
+            partial(build_paper_trunk, name),
+            last_layer=None,
+            mean=(128 / 255,) * 3,  # the released network reads 0..255 minus 128
+            std=(1 / 255,) * 3,
+            bgr=True,
+        )
+        for name in PAPER_TRUNKS
+    },
 }
 
 
 def list_backbones() -> tuple[str, ...]:
-    """List the names that `build_backbone` knows.
+    """List the names that `build_backbone` knows; those of timm, "timm:NAME", come on top.
 
     Example:
         >>> "zf5" in list_backbones(), "vit_b_16" in list_backbones()
@@ -111,7 +125,8 @@ def find_trunk(name: str) -> Trunk:
 
     Raises:
         ValueError: Nobody knows the name (the legal ones are listed), or the network is no
-            convolution trunk (the reason is given).
+            trunk for images of any size (the reason is given).
+        MissingPackageError: It is one of timm's, and timm is not installed.
 
     Example:
         >>> find_trunk("resnet18").last_layer
@@ -119,11 +134,14 @@ def find_trunk(name: str) -> Trunk:
     """
     if name in OWN:
         return OWN[name]
+    if name.startswith(PREFIX):
+        return _timm_trunk(name)
     refused = _find_start(name, REFUSED)
     if refused:
-        raise ValueError(f"backbone must be a convolution trunk, got {name!r}: {REFUSED[refused]}")
+        raise ValueError(f"backbone must take any size, got {name!r}: {REFUSED[refused]}")
     if name not in list_backbones():
-        raise ValueError(f"backbone must be one of {', '.join(list_backbones())}, got {name!r}")
+        legal = ", ".join([*list_backbones(), f"{PREFIX}NAME"])
+        raise ValueError(f"backbone must be one of {legal}, got {name!r}")
     return _torchvision_trunk(name, FAMILIES[_find_start(name, FAMILIES)])
 
 
@@ -141,4 +159,20 @@ def _torchvision_trunk(name: str, family: _Family) -> Trunk:
         family.last_layer,
         mean=family.mean or tuple(transform.mean),
         std=family.std or tuple(transform.std),
+        averaged=family.averaged,
+        attends=family.attends,
+    )
+
+
+def _timm_trunk(name: str) -> Trunk:
+    """Describe one of timm's networks, all of which say where their features end."""
+    model = find_timm_model(name)
+    return Trunk(
+        name,
+        model.build,
+        last_layer=None,
+        mean=model.mean,
+        std=model.std,
+        method="forward_features",
+        attends=model.attends,
     )

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sppnet.backbones.tracing import convolve_any_size
+from sppnet.backbones.tracing import check_exportable, convolve_any_size
 from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
@@ -97,8 +97,12 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
         A recipe for :func:`sppnet.pooling.onnx_export.export_onnx`: ``image`` (1, 3, H, W), resized
         to one of the encoder's scales, and ``boxes`` (B, 4) float64 in its pixels in; ``scores``
         (B, K), and ``refined`` (B, K, 4) if the detector has a regressor, out; H, W and B free.
+
+    Raises:
+        OutputError: If no graph for all sizes can describe the trunk.
     """
     encoder = detector.encoder
+    check_exportable(encoder.backbone)
     side, usual = encoder.backbone.min_size, min(encoder.short_sides[0], LARGEST_SIDE)
     sizes = [(1, 1, 1), (side, side, 7), (side + 5, side + 18, 0), (usual, usual * 3 // 2, 200)]
     narrow = max(side, NARROW_SIDE)
