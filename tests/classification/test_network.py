@@ -1,5 +1,7 @@
 """The network takes images of any size and learns through the pooling."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from torch import nn
 from sppnet import SppNet
 from sppnet.backbones import build_backbone
 from sppnet.classification import FixedNorm, build_classifier, build_head, build_pool
+from sppnet.classification.description import describe_pool, restore_pool
 from sppnet.classification.network import apply_in_blocks, pool_bins
 
 
@@ -68,7 +71,7 @@ def test_gradient_of_a_pixel_agrees_with_a_difference() -> None:
     assert float(difference) == pytest.approx(float(image.grad[index]), rel=1e-3)
 
 
-@pytest.mark.parametrize("pool", ["spp", "6x6", "avg", "max"])
+@pytest.mark.parametrize("pool", ["spp", "spp+avg", "6x6", "avg", "max"])
 def test_head_fits_every_pool(pool: str) -> None:
     network = build_classifier("small5", num_classes=3, levels=(1, 4), pool=pool)
     assert network(torch.rand(1, 3, 40, 30)).shape == (1, 3)
@@ -80,7 +83,16 @@ def test_pools_are_parts_of_the_pyramid() -> None:
     assert torch.equal(build_pool("max")(maps), spp[:, :4])
     assert torch.equal(build_pool("6x6")(maps), spp[:, 14 * 4 :])
     assert torch.allclose(build_pool("avg")(maps), maps.mean((2, 3)))
-    assert [pool_bins(kind) for kind in ("spp", "6x6", "avg", "max")] == [50, 36, 1, 1]
+    assert torch.equal(build_pool("spp+avg")(maps), torch.cat([build_pool("avg")(maps), spp], 1))
+    kinds = ("spp", "spp+avg", "6x6", "avg", "max")
+    assert [pool_bins(kind) for kind in kinds] == [50, 51, 36, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["spp", "spp+avg", "6x6", "avg", "max"])
+def test_pools_come_back_from_their_description(kind: str) -> None:
+    maps, pool = torch.rand(2, 4, 9, 7), build_pool(kind, (1, 3))
+    description = json.loads(json.dumps(describe_pool(pool)))
+    assert torch.equal(restore_pool(description)(maps), pool(maps))
 
 
 def test_trunk_may_be_passed_in() -> None:
@@ -102,7 +114,7 @@ def test_zero_row_has_no_direction() -> None:
 @pytest.mark.parametrize(
     ("call", "rule"),
     [
-        (lambda: build_pool("sum"), "pool must be one of spp, 6x6, avg, max, got 'sum'"),
+        (lambda: build_pool("sum"), r"pool must be one of spp, spp\+avg, 6x6, avg, max, got 'sum'"),
         (lambda: build_pool("spp", (0,)), "levels must be"),
         (lambda: build_head(8, 0), "num_classes must be at least 1"),
         (lambda: FixedNorm(0), "length must be above 0, got 0"),

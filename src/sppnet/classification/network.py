@@ -10,7 +10,7 @@ from sppnet.backbones import Backbone, build_backbone
 from sppnet.pooling import SpatialPyramidPool, check_levels, num_bins
 from sppnet.pooling.bins import DEFAULT_LEVELS
 
-POOLS = ("spp", "6x6", "avg", "max")
+POOLS = ("spp", "spp+avg", "6x6", "avg", "max")
 ROWS = 32  # every call of a head has this many rows, so that a result never depends on its batch
 
 
@@ -25,6 +25,30 @@ class GlobalAveragePool(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Pool (N, C, H, W) into (N, C)."""
         return features.mean(dim=(2, 3))
+
+
+class AverageAndPyramid(nn.Module):
+    """The mean of every channel over the whole map, followed by the maxima of a pyramid.
+
+    The averaging level carries what a network with global average pooling has learned; the others
+    add where on the image things are.
+
+    Args:
+        levels: Bins along each side, one number per level of maxima.
+
+    Example:
+        >>> AverageAndPyramid((1, 2))(torch.ones(2, 8, 3, 5)).shape
+        torch.Size([2, 48])
+    """
+
+    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS) -> None:
+        super().__init__()
+        self.average = GlobalAveragePool()
+        self.maxima = SpatialPyramidPool(levels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool (N, C, H, W) into (N, C * (1 + sum(n * n)))."""
+        return torch.cat([self.average(features), self.maxima(features)], dim=1)
 
 
 class FixedNorm(nn.Module):
@@ -94,9 +118,10 @@ def build_pool(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> nn.Module:
     """Make one of the poolings that the project compares.
 
     Args:
-        kind: ``"spp"`` (all levels), ``"6x6"`` (the finest level of the paper alone, its no-SPP
-            baseline), ``"avg"`` (mean of the map) or ``"max"`` (maximum of the map).
-        levels: Bins along each side, for ``"spp"``.
+        kind: ``"spp"`` (all levels), ``"spp+avg"`` (the mean of the map, then all levels),
+            ``"6x6"`` (the finest level of the paper alone, its no-SPP baseline), ``"avg"`` (mean
+            of the map) or ``"max"`` (maximum of the map).
+        levels: Bins along each side, for ``"spp"`` and ``"spp+avg"``.
 
     Returns:
         A module from (N, C, H, W) to (N, C * pool_bins(kind, levels)).
@@ -108,6 +133,8 @@ def build_pool(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> nn.Module:
         raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {kind!r}")
     if kind == "avg":
         return GlobalAveragePool()
+    if kind == "spp+avg":
+        return AverageAndPyramid(levels)
     return SpatialPyramidPool({"spp": tuple(levels), "6x6": (6,), "max": (1,)}[kind])
 
 
@@ -115,10 +142,11 @@ def pool_bins(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> int:
     """Numbers that a pooling keeps of each channel.
 
     Example:
-        >>> pool_bins("spp"), pool_bins("6x6"), pool_bins("avg")
-        (50, 36, 1)
+        >>> pool_bins("spp"), pool_bins("spp+avg"), pool_bins("6x6"), pool_bins("avg")
+        (50, 51, 36, 1)
     """
-    return {"spp": num_bins(check_levels(levels)), "6x6": 36}.get(kind, 1)
+    bins = num_bins(check_levels(levels))
+    return {"spp": bins, "spp+avg": bins + 1, "6x6": 36}.get(kind, 1)
 
 
 def build_head(
@@ -178,7 +206,7 @@ def build_classifier(
         levels: Bins along each side of the pyramid, one number per level.
         hidden: Width of each hidden layer of the head; the paper has (4096, 4096).
         dropout: Share of values set to zero in training.
-        pool: ``"spp"``, ``"6x6"``, ``"avg"`` or ``"max"``.
+        pool: ``"spp"``, ``"spp+avg"``, ``"6x6"``, ``"avg"`` or ``"max"``.
         feature_norm: Scale each pooled vector to this length first; None, as in the paper, does
             not.
 

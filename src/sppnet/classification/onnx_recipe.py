@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.backbones.tracing import convolve_any_size
+from sppnet.backbones.tracing import check_exportable, convolve_any_size
 from sppnet.classification.classifier import KIND, Classifier
-from sppnet.classification.network import SppNet
+from sppnet.classification.network import AverageAndPyramid, SppNet
+from sppnet.pooling import SpatialPyramidPool
 from sppnet.pooling.onnx_export import ROUNDING, ExportRecipe
 
 LARGEST_SIDE = 256  # of the usual size to compare on; larger ones take longer and show no more
@@ -25,10 +26,11 @@ class ClassifierGraph(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> logits (N, K), maps and pooled vectors."""
+        """(N, 3, H, W) -> logits (N, K), maps, and their maxima or else averages."""
         features = convolve_any_size(trunk_of(self.network), images)
         pooled = self.network.pool(features)
-        return self.network.head(pooled), features, pooled
+        averaged = isinstance(self.network.pool, AverageAndPyramid)
+        return self.network.head(pooled), features, pooled[:, features.shape[1] * averaged :]
 
 
 def trunk_of(network: SppNet) -> Backbone:
@@ -54,6 +56,7 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
 
     Raises:
         TypeError: If the trunk is no :class:`sppnet.backbones.Backbone`.
+        OutputError: If the trunk cannot be exported for all sizes.
 
     Example:
         >>> from sppnet.classification import View, build_classifier
@@ -62,7 +65,7 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
         {'logits': {0: 'batch'}}
     """
     network, side = classifier.network, trunk_of(classifier.network).min_size
-    maxima = classifier.description()["pool"]["kind"] == "spp"
+    check_exportable(trunk_of(network))
     usual = min(classifier.view.short_side, LARGEST_SIDE)
     sizes = [(1, 1, 1), (2, side, side), (3, side + 5, side + 18), (1, usual, usual * 3 // 2)]
     narrow = max(side, NARROW_SIDE)
@@ -76,9 +79,15 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
         cases=[_draw_images(*size) for size in sizes],
         tolerance=ROUNDING,
         probes=("features", "pooled"),
-        repool=network.pool if maxima else None,
+        repool=_maxima_of(network.pool),
         about={"kind": KIND, **_facts(classifier)},
     )
+
+
+def _maxima_of(pool: nn.Module) -> nn.Module | None:
+    """The part of a pooling whose results must be the same bits wherever they are computed."""
+    pyramid = pool.maxima if isinstance(pool, AverageAndPyramid) else pool
+    return pyramid if isinstance(pyramid, SpatialPyramidPool) else None
 
 
 def _facts(classifier: Classifier) -> dict[str, object]:
