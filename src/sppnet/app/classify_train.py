@@ -1,36 +1,59 @@
 """The work of ``sppnet classify train``: a network for every split, figures on whole images."""
 
+import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sppnet.app import classify_steps as steps
-from sppnet.app.console import human_bytes, human_seconds, say, warn
+from sppnet.app.console import human_bytes, human_seconds, options_to_blame, say, warn
+from sppnet.app.device import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.classification import (
+    Checkpoints,
     ClassData,
     Classifier,
+    Processes,
     Split,
     SplitRule,
     SppNet,
     TrainingImages,
+    TrainingLog,
     TrainingPlan,
     TrainSettings,
     View,
     build_classifier,
+    join_processes,
     predict_files,
     score_predictions,
     train_network,
 )
-from sppnet.classification.checkpoints import Checkpoints
+from sppnet.classification.processes import local_device
 from sppnet.classification.protocol import mean_figures
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.storage import FeatureCache, RunFolder, write_json
+from sppnet.storage.atomic import ensure_output_folder
 
-FEATURE_NORM = 20.0  # pooled vectors of thousands of numbers would otherwise need a tiny rate
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a training is carried out; its result does not depend on it.
+
+    Args:
+        save_seconds: Time between states inside an epoch.
+        tensorboard: Whether to write TensorBoard's files.
+        workers: Threads that prepare batches.
+    """
+
+    save_seconds: float = 60.0
+    tensorboard: bool = False
+    workers: int = 1
 
 
 @dataclass
@@ -44,17 +67,54 @@ class Trained:
     problems: list[Problem]
 
 
-def run_train(settings: TrainSettings, rule: SplitRule, options: steps.RunOptions) -> None:
-    """Do the whole command."""
-    data = steps.open_data(options, rule)
-    splits = data.splits()
-    plan = make_plan(settings, options.seed)
-    network = make_network(settings, len(data.names), options)
-    seconds = len(splits) * estimate_seconds(network, plan, len(splits[0].train))
+@dataclass(frozen=True)
+class TrainJob:
+    """All that the trainings of one command have in common."""
+
+    settings: TrainSettings
+    plan: TrainingPlan
+    options: steps.RunOptions
+    conduct: Conduct
+    processes: Processes
+    data: ClassData
+
+    def network(self) -> SppNet:
+        """The network before training."""
+        return make_network(self.settings, len(self.data.names), self.options)
+
+
+def run_train(
+    settings: TrainSettings, rule: SplitRule, options: steps.RunOptions, conduct: Conduct
+) -> None:
+    """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
+    device = local_device(choose_device(options.device))
+    options = replace(options, device=str(device))
+    with join_processes(device) as processes:
+        if processes.is_first:
+            data = steps.open_data(options, rule)
+            plan = settings.plan(options.seed)
+            _lead(TrainJob(settings, plan, options, conduct, processes, data))
+            return
+        with _silence():
+            data = steps.open_data(options, rule)
+            plan = settings.plan(options.seed)
+            _follow(TrainJob(settings, plan, options, conduct, processes, data))
+
+
+def _lead(job: TrainJob) -> None:
+    """Train and score every split, write and say what was found."""
+    data, options, splits = job.data, job.options, job.data.splits()
+    network = job.network()
+    seconds = len(splits) * estimate_seconds(network, job.plan, len(splits[0].train))
+    seconds /= job.processes.count
     if options.dry_run:
-        _say_plan(data, splits, plan, network, seconds)
+        _say_plan(data, splits, job.plan, network, seconds)
         return
-    configuration = {**asdict(settings), "data": options.data.resolve(), "rule": asdict(rule)}
+    configuration = {
+        **asdict(job.settings),
+        "data": options.data.resolve(),
+        "rule": asdict(data.rule),
+    }
     with RunFolder.open(
         options.out, "classify train", configuration, options.seed, fresh=options.fresh
     ) as run:
@@ -62,10 +122,7 @@ def run_train(settings: TrainSettings, rule: SplitRule, options: steps.RunOption
             shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         steps.report_changes(run)
         announce([Stage("reading images"), Stage("training", seconds), Stage("testing")])
-        trained = []
-        for number, split in enumerate(splits):
-            network = make_network(settings, len(data.names), options)
-            trained.append(_train_split(settings, plan, network, data, split, number, run))
+        trained = [_train_split(job, split, number, run) for number, split in enumerate(splits)]
         trained[0].classifier.save(run.path / "model")
         figures, summary = mean_figures([each.figures for each in trained])
         problems = list({problem: None for each in trained for problem in each.problems})
@@ -75,6 +132,7 @@ def run_train(settings: TrainSettings, rule: SplitRule, options: steps.RunOption
             "splits": summary,
             "images": {**trained[0].counts, "listed": len(data.paths), "failed": len(problems)},
             "classes": len(data.names),
+            "processes": job.processes.count,
             "history": trained[0].history,
             "seconds": run.seconds(),
             "problems": steps.plain_problems([*data.problems, *problems]),
@@ -85,65 +143,84 @@ def run_train(settings: TrainSettings, rule: SplitRule, options: steps.RunOption
     steps.finish([*data.problems, *problems])
 
 
-def make_plan(settings: TrainSettings, seed: int) -> TrainingPlan:
-    """Take the values of the training itself out of the settings."""
-    return TrainingPlan(
-        epochs=settings.epochs,
-        sizes=settings.imgsz,
-        batch=settings.batch,
-        rate=settings.lr,
-        trunk_rate=settings.trunk_share,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        seed=seed,
-    )
+def _follow(job: TrainJob) -> None:
+    """Take part in every training and write nothing."""
+    for split in [] if job.options.dry_run else job.data.splits():
+        images, network = _read_images(job, split), job.network()
+        labels = job.data.labels[split.train[images.kept]]
+        train_network(
+            network,
+            images,
+            labels,
+            job.plan,
+            processes=job.processes,
+            workers=job.conduct.workers,
+        )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is said; errors that end the process are said outside."""
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def make_network(settings: TrainSettings, num_classes: int, options: steps.RunOptions) -> SppNet:
     """Build trunk and head; new weights depend on the seed alone."""
     trunk, device = steps.make_trunk(settings.backbone, settings.weights, "", options)
     torch.manual_seed(options.seed + 1)
-    network = build_classifier(
-        trunk,
-        num_classes,
-        settings.levels,
-        settings.hidden,
-        settings.dropout,
-        feature_norm=FEATURE_NORM,
-    )
+    with options_to_blame():
+        network = build_classifier(
+            trunk,
+            num_classes,
+            settings.levels,
+            settings.hidden,
+            settings.dropout,
+            pool=settings.pool,
+            feature_norm=settings.feature_norm or None,
+        )
     return network.to(device)
 
 
-def _train_split(
-    settings: TrainSettings,
-    plan: TrainingPlan,
-    network: SppNet,
-    data: ClassData,
-    split: Split,
-    number: int,
-    run: RunFolder,
-) -> Trained:
+def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Trained:
     """Train on one part of the images and score on the other."""
     with run.stage("reading"):
-        paths = [data.paths[index] for index in split.train.tolist()]
-        images = TrainingImages(paths, plan.short_side, track=track)
+        images = _read_images(job, split)
     steps.report_each(images.problems)
-    if not len(images):
-        raise NothingUsableError("none of the images to train on can be used")
     fitted = split.train[images.kept]
-    checkpoints = Checkpoints(run.path / "checkpoints" / f"split-{number:02d}")
+    name = f"split-{number:02d}"
+    checkpoints = Checkpoints(run.path / "checkpoints" / name, job.conduct.save_seconds)
+    logs = run.path if number == 0 else ensure_output_folder(run.path / name)
+    network = job.network()
     with run.stage("training"):
         history = train_network(
-            network, images, data.labels[fitted], plan, checkpoints=checkpoints, track=track
+            network,
+            images,
+            job.data.labels[fitted],
+            job.plan,
+            checkpoints=checkpoints,
+            track=track,
+            log=TrainingLog(logs, tensorboard=job.conduct.tensorboard),
+            processes=job.processes,
+            workers=job.conduct.workers,
         )
     for folder in checkpoints.damaged:
         warn(Problem(str(folder), "training state is damaged", "E_CHECKSUM", action="not used"))
-    view = View("full", settings.test_short_side)
-    about = {"command": "classify train", "settings": asdict(settings)}
-    classifier = Classifier(network, view, data.names, seen=images.digests, about=about)
-    figures, tested, problems = _test(classifier, data, split, run)
+    view = View("full", job.settings.test_short_side)
+    about = {"command": "classify train", "settings": asdict(job.settings)}
+    classifier = Classifier(network, view, job.data.names, seen=images.digests, about=about)
+    figures, tested, problems = _test(classifier, job.data, split, run)
     counts = {"train": len(fitted), "test": tested}
     return Trained(classifier, history, figures, counts, [*images.problems, *problems])
+
+
+def _read_images(job: TrainJob, split: Split) -> TrainingImages:
+    """Decode what is to be trained on."""
+    paths = [job.data.paths[index] for index in split.train.tolist()]
+    images = TrainingImages(paths, job.plan.short_side, track=track)
+    if not len(images):
+        raise NothingUsableError("none of the images to train on can be used")
+    return images
 
 
 def _test(
@@ -164,13 +241,15 @@ def estimate_seconds(network: SppNet, plan: TrainingPlan, count: int) -> float:
     seconds = 0.0
     device = next(network.parameters()).device
     rows = min(8, plan.batch)
-    for size in plan.sizes:
-        images = torch.rand(rows, 3, size, size, device=device)
+    sides = plan.sizes.sides
+    for size in sides:
+        width = size * 4 // 3 if plan.sizes.natural else size  # most photos are 4:3
+        images = torch.rand(rows, 3, size, width, device=device)
         for _ in range(2):  # the first call sets things up
             begin = time.perf_counter()
             network(images.contiguous(memory_format=torch.channels_last)).sum().backward()
             last = time.perf_counter() - begin
-        seconds += last / rows * count * plan.epochs / len(plan.sizes)
+        seconds += last / rows * count * plan.epochs / len(sides)
     network.zero_grad(set_to_none=True)
     return seconds
 
@@ -180,8 +259,10 @@ def _say_plan(
 ) -> None:
     """Say what a dry run is for."""
     size = sum(4 * parameter.numel() for parameter in network.parameters())
-    sizes = ", ".join(map(str, plan.sizes))
-    say(f"would train {len(data.names)} classes on {len(splits[0].train)} images, sizes {sizes}")
+    say(
+        f"would train {len(data.names)} classes on {len(splits[0].train)} images, "
+        f"sizes {plan.sizes}"
+    )
     say(f"{plan.epochs} epochs, {len(splits)} splits, {len(splits[0].test)} images to score on")
     say(f"disk: {human_bytes(5 * size)} for the model and two training states of each split")
     say(f"about {human_seconds(seconds)} of training")

@@ -71,10 +71,12 @@ class DemoPlan:
             backbone=TRUNK,
             weights=UNTRAINED,
             levels=self.class_levels,
-            imgsz=self.sizes,
+            imgsz=",".join(map(str, self.sizes)),
             dropout=0.0,
             epochs=self.epochs,
             lr=self.rate,
+            schedule="cosine",
+            colour_noise=0.0,
         )
 
     def detector_settings(self, weights: Path | str) -> DetectionSettings:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sppnet.app.classify_steps import RunOptions
-from sppnet.app.classify_train import make_network, make_plan
+from sppnet.app.classify_train import make_network
 from sppnet.app.demo_plan import UNTRAINED, DemoPlan
 from sppnet.app.detect_images import ImageOutcome, OutcomeStore
 from sppnet.app.device import choose_device
@@ -154,7 +154,7 @@ class DemoSteps:
         """Train trunk and head from random weights, at several sizes."""
         settings = self.plan.classifier_settings()
         data, split = self.open_things()
-        training = make_plan(settings, self.seed)
+        training = settings.plan(self.seed)
         network = make_network(settings, len(data.names), self._options())
         images = TrainingImages(
             [data.paths[index] for index in split.train.tolist()], training.short_side, track=track

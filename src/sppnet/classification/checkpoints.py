@@ -1,37 +1,70 @@
-"""Training states on disk, one folder per epoch, each whole or not there."""
+"""Training states on disk, one folder each, whole or not there; a run goes on from the newest."""
 
+import json
 import shutil
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sppnet.classification.averaging import WeightAverage
 from sppnet.errors import UnusableFileError
 from sppnet.storage import load_model, save_model
+from sppnet.storage.tensor_bytes import bytes_to_tensors, tensors_to_bytes
 
 KIND = "training state"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
+SAVE_SECONDS = 60.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingState:
-    """All that the next epoch depends on besides the settings.
+    """All that the next update depends on besides the plan and the images.
 
-    Random numbers are no part of it: every epoch draws its own from the seed and its number.
+    Random numbers are no part of it: every update draws its own from the seed and its place. The
+    schedule follows from the losses in ``history``.
 
     Args:
         epochs_done: Whole epochs finished.
-        tensors: Weights and buffers of the network (``network.*``) and momenta (``momentum.*``).
-        history: One dict of figures for each epoch.
+        updates_done: Updates of the epoch after them: the place in the order of its images.
+        loss_sum: Losses of the images of this epoch so far.
+        right: How many of them were right.
+        seconds: How long this epoch has taken so far.
+        history: One dict of figures for each whole epoch.
         threads: CPU threads that computed it; other counts give other last bits.
+        averaged: Updates in the moving average of the weights.
+        tensors: Weights, optimizer and average; empty while the training runs.
     """
 
-    epochs_done: int
-    tensors: dict[str, Tensor]
+    epochs_done: int = 0
+    updates_done: int = 0
+    loss_sum: float = 0.0
+    right: int = 0
+    seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     threads: int = 1
+    averaged: int = 0
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """All but the tensors, as plain values."""
+        return {name: value for name, value in vars(self).items() if name != "tensors"}
+
+    def to_bytes(self) -> bytes:
+        """Everything in one piece, for the other processes; floats come back to the last bit."""
+        plain = json.dumps(self.plain()).encode()
+        return b"%d\n" % len(plain) + plain + tensors_to_bytes(self.tensors)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "TrainingState":
+        """Read what :meth:`to_bytes` wrote."""
+        length, _, rest = data.partition(b"\n")
+        plain, tensors = rest[: int(length)], rest[int(length) :]
+        return cls(**json.loads(plain), tensors=bytes_to_tensors(tensors))
 
 
 class Checkpoints:
@@ -39,14 +72,21 @@ class Checkpoints:
 
     Args:
         folder: Where they are; made when the first is saved.
+        every_seconds: How often a state is saved inside long epochs.
 
     Attributes:
         damaged: Folders that could not be used, found by :meth:`newest`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, every_seconds: float = SAVE_SECONDS) -> None:
         self.folder = Path(folder)
+        self.every_seconds = every_seconds
         self.damaged: list[Path] = []
+        self._saved_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last state is old enough for the next one."""
+        return time.monotonic() - self._saved_at >= self.every_seconds
 
     def save(self, state: TrainingState) -> None:
         """Write a state and remove all but the newest two.
@@ -54,15 +94,13 @@ class Checkpoints:
         Raises:
             OutputError: If it cannot be written.
         """
-        config = {
-            "epochs_done": state.epochs_done,
-            "history": state.history,
-            "threads": state.threads,
-        }
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.folder / f"epoch-{state.epochs_done:05d}", KIND, config, state.tensors)
+        inside = f"-update-{state.updates_done:07d}" if state.updates_done else ""
+        name = f"epoch-{state.epochs_done:05d}{inside}"
+        save_model(self.folder / name, KIND, state.plain(), state.tensors)
         for old in self._folders()[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
+        self._saved_at = time.monotonic()
 
     def newest(self) -> TrainingState | None:
         """Read the newest state that is whole; None if there is none."""
@@ -80,32 +118,47 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-[0-9]*"), reverse=True)
 
 
-def pack_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Copy weights, buffers and momenta to the CPU under one name each."""
-    tensors = {f"network.{name}": t.detach().cpu() for name, t in network.state_dict().items()}
+def pack_tensors(
+    network: nn.Module, optimizer: Optimizer, average: WeightAverage | None
+) -> dict[str, Tensor]:
+    """Copy weights, buffers, the optimizer's memory and the average to the CPU, one name each."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum.detach().cpu()
-    return {name: tensor.clone() for name, tensor in tensors.items()}
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{key}.{name}"] = value
+    for name, tensor in (average.tensors if average else {}).items():
+        tensors[f"average.{name}"] = tensor
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
-def unpack_tensors(tensors: dict[str, Tensor], network: nn.Module, optimizer: Optimizer) -> None:
-    """Put weights, buffers and momenta back.
+def unpack_tensors(
+    state: TrainingState, network: nn.Module, optimizer: Optimizer, average: WeightAverage | None
+) -> None:
+    """Put back what :func:`pack_tensors` copied.
 
     Raises:
-        UnusableFileError: If they are not those of this network.
+        UnusableFileError: If it is not of this network or lacks the average.
     """
-    weights = {
-        k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")
-    }
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
+        network.load_state_dict(_under("network.", state.tensors))
+        if average is not None:
+            average.restore(_under("average.", state.tensors), state.averaged)
+    except (RuntimeError, KeyError) as error:
         raise UnusableFileError(
             "the training state is not of this network", code="E_WEIGHTS_ARCH"
         ) from error
-    for name, parameter in network.named_parameters():
-        if f"momentum.{name}" in tensors:
-            momentum = tensors[f"momentum.{name}"].to(parameter.device)
-            optimizer.state[parameter]["momentum_buffer"] = momentum.clone()
+    parameters = dict(network.named_parameters())
+    for place, tensor in _under("optimizer.", state.tensors).items():
+        key, _, name = place.partition(".")
+        memory = tensor if key == "step" else tensor.to(parameters[name].device)
+        optimizer.state[parameters[name]][key] = memory.clone()
+
+
+def without_tensors(state: TrainingState) -> TrainingState:
+    """The same place in the training, without the numbers that the network holds already."""
+    return replace(state, tensors={})
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,77 +1,35 @@
-"""Trains a network at several sizes; stops and goes on at any epoch without a trace."""
+"""Trains a network on images of many sizes; stops and goes on at any update without a trace."""
 
 import time
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD
+from torch import Tensor
 
+from sppnet.classification.averaging import WeightAverage
+from sppnet.classification.batches import Epoch, prepare_ahead
 from sppnet.classification.checkpoints import (
     Checkpoints,
     TrainingState,
     pack_tensors,
     unpack_tensors,
+    without_tensors,
 )
 from sppnet.classification.features import device_of
 from sppnet.classification.network import SppNet
-from sppnet.classification.schedule import check_sizes, learning_rate, size_of_epoch
+from sppnet.classification.processes import Processes
+from sppnet.classification.schedule import seed_of
 from sppnet.classification.training_images import TrainingImages
-from sppnet.errors import Track, UsageError, no_tracking
+from sppnet.classification.training_log import TrainingLog
+from sppnet.classification.training_plan import TrainingPlan
+from sppnet.classification.updates import Outcome, build_optimizer, set_rate, update
+from sppnet.errors import Track, no_tracking
 
-CROP_SHARE = 224 / 256  # the paper cuts 224 from images whose short side is 256
-CLIP_NORM = 2.0
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What one training does.
-
-    Args:
-        epochs: Passes over all images, at least 1.
-        sizes: Sides of the square input that take turns, one whole epoch each.
-        batch: Images in one update; the last batches share what is left evenly.
-        rate: Highest learning rate of the head.
-        trunk_rate: Highest learning rate of the trunk as a share of ``rate``; 0 freezes the trunk.
-        momentum: Of the stochastic gradient descent.
-        weight_decay: Pull of the weights towards 0.
-        seed: Decides order, crops, mirroring and dropout.
-    """
-
-    epochs: int = 30
-    sizes: tuple[int, ...] = (180, 224)
-    batch: int = 32
-    rate: float = 0.02
-    trunk_rate: float = 1.0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_sizes(self.sizes)
-        if self.epochs < 1 or self.batch < 1:
-            raise ValueError(
-                f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}"
-            )
-        if not self.rate > 0 or self.trunk_rate < 0:
-            raise ValueError(
-                "rate must be above 0 and trunk_rate at least 0, got "
-                f"{self.rate} and {self.trunk_rate}"
-            )
-
-    @property
-    def crop(self) -> int:
-        """Side of the crop: the largest size; smaller inputs are the same crop resized."""
-        return max(self.sizes)
-
-    @property
-    def short_side(self) -> int:
-        """Short side of the images that crops are cut from."""
-        return round(self.crop / CROP_SHARE)
+ALONE = Processes()
 
 
 def train_network(
@@ -82,21 +40,27 @@ def train_network(
     *,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
+    log: TrainingLog | None = None,
+    processes: Processes = ALONE,
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
-    """Train a network in place with stochastic gradient descent.
+    """Train a network in place.
 
-    Each epoch shows every image once, at one size: a random square of the whole image, mirrored
-    half of the time. The rate rises for one epoch and falls along a cosine. What an epoch draws
-    depends on the seed and its number only, so a run that is killed at any moment and started again
-    ends with the same bits on the same CPU with the same number of threads.
+    Each epoch shows every image once, at the size that the plan says, and draws what it draws from
+    the seed and its place only. So a run that is killed at any moment and started again ends with
+    the same bits on the same CPU; it goes on with the number of threads that it began with.
 
     Args:
         network: Its trunk keeps its evaluation mode while it is frozen (``trunk_rate`` 0).
-        images: N images.
+        images: N images, the same in every process.
         labels: (N,) int64.
         plan: What to do.
-        checkpoints: Where the state is kept after each epoch and taken up again; None keeps none.
+        checkpoints: Where the state is kept and taken up again; None keeps none. Only the first
+            process uses it.
         track: Shows the progress over the updates.
+        log: Where losses and figures are written; only the first process uses it.
+        processes: Who takes part. Each process shows its share of every batch.
+        workers: Threads that prepare batches; the result does not depend on them.
 
     Returns:
         One dict(epoch, size, rate, loss, accuracy, seconds) for each epoch.
@@ -104,6 +68,7 @@ def train_network(
     Raises:
         ValueError: If there are no images, or not one label for each.
         UnusableFileError: If the newest training state is of another network.
+        UsageError: If the loss is not finite, or another process ended.
 
     Source:
         SPP-net, sections 2.3 and 3.1.
@@ -112,113 +77,170 @@ def train_network(
         raise ValueError(
             f"labels must be one for each of the images, got {len(labels)}, {len(images)}"
         )
-    optimizer = _build_optimizer(network, plan)
-    state = checkpoints.newest() if checkpoints is not None else None
-    if state is not None:
-        unpack_tensors(state.tensors, network, optimizer)
-    history = list(state.history) if state is not None else []
-    per_epoch = -(-len(images) // plan.batch)
-    ticks = iter(track(range((plan.epochs - len(history)) * per_epoch), "training"))
-    for epoch in range(len(history), plan.epochs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(epoch_seed(plan.seed, epoch))
-            history.append(_run_epoch(network, images, labels, plan, optimizer, epoch, ticks))
-        if checkpoints is not None:
-            tensors = pack_tensors(network, optimizer)
-            done = TrainingState(epoch + 1, tensors, history, torch.get_num_threads())
-            checkpoints.save(done)
-    next(ticks, None)  # lets the progress line finish
-    network.eval()
-    return history
+    checkpoints, log = (checkpoints, log) if processes.is_first else (None, None)
+    training = _Training(network, images, labels, plan, processes, checkpoints, log)
+    training.begin()
+    with _threads_of(training.state), _kept_random_numbers(network):
+        training.run(track, workers)
+    training.finish()
+    return training.state.history
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of one epoch's random numbers.
+class _Training:
+    """A training under way: the network, what remembers, and the place that is reached."""
 
-    Example:
-        >>> epoch_seed(0, 1) != epoch_seed(1, 0)
-        True
-    """
-    return (seed * 1_000_003 + epoch + 1) % (1 << 63)
+    def __init__(
+        self,
+        network: SppNet,
+        images: TrainingImages,
+        labels: Tensor,
+        plan: TrainingPlan,
+        processes: Processes,
+        checkpoints: Checkpoints | None,
+        log: TrainingLog | None,
+    ) -> None:
+        self.network, self.images, self.labels = network, images, labels
+        self.plan, self.processes = plan, processes
+        self.checkpoints, self.log = checkpoints, log
+        self.optimizer = build_optimizer(network, plan)
+        self.average = WeightAverage(network, plan.averaging) if plan.averaging else None
+        self.state = TrainingState(threads=torch.get_num_threads())
+        self.per_epoch = -(-len(images) // plan.batch)
+
+    def begin(self) -> None:
+        """Take up the newest state; all processes start from the first one's."""
+        found = self.checkpoints.newest() if self.checkpoints is not None else None
+        state = self._agree(found)
+        if state is not None:
+            unpack_tensors(state, self.network, self.optimizer, self.average)
+            self.state = without_tensors(state)
+        else:
+            self.processes.copy_first(self.network)
+            if self.average is not None:
+                self.average = WeightAverage(self.network, self.plan.averaging)
+        if self.log is not None:
+            self.log.begin(self.state.history, self.state.updates_done, self.per_epoch)
+
+    def _agree(self, state: TrainingState | None) -> TrainingState | None:
+        """The first process's state, in every process."""
+        if self.processes.count == 1:
+            return state
+        data = self.processes.hand_out(b"" if state is None else state.to_bytes())
+        return TrainingState.from_bytes(data) if data else None
+
+    def run(self, track: Track, workers: int) -> None:
+        """Do the epochs that are left."""
+        done = self.state.epochs_done * self.per_epoch + self.state.updates_done
+        ticks = iter(track(range(self.plan.epochs * self.per_epoch - done), "training"))
+        for number in range(self.state.epochs_done, self.plan.epochs):
+            self._run_epoch(number, ticks, workers)
+        next(ticks, None)  # lets the progress line finish
+
+    def _run_epoch(self, number: int, ticks: Iterator[int], workers: int) -> None:
+        """Show every image once, from the update that comes next."""
+        self.network.train()
+        self.network.backbone.train(self.plan.trunk_rate > 0)
+        epoch = Epoch(self.images, self.labels, self.plan, number)
+        left = epoch.batches[self.state.updates_done :]
+        shares = [self.processes.share(batch) for batch in left]
+        began = time.perf_counter() - self.state.seconds
+        prepared = prepare_ahead(epoch.parts, shares, workers)
+        for batch, parts in zip(left, prepared, strict=True):
+            next(ticks, None)
+            rate = self._set_rate()
+            torch.manual_seed(self._step_seed(number))
+            outcome = update(
+                self.network, self.optimizer, parts, len(batch), self.plan, self.processes
+            )
+            if self.average is not None:
+                self.average.update(self.network)
+            self._note(outcome, len(batch), rate, time.perf_counter() - began)
+        self._end_epoch(number, epoch.size)
+
+    def _set_rate(self) -> float:
+        losses = [row["loss"] for row in self.state.history]
+        rate = self.plan.rate_at(losses, self.state.updates_done, self.per_epoch)
+        set_rate(self.optimizer, rate)
+        return rate
+
+    def _step_seed(self, epoch: int) -> int:
+        """Dropout draws other numbers in every update and process."""
+        return seed_of(
+            self.plan.seed, "dropout", epoch, self.state.updates_done, self.processes.rank
+        )
+
+    def _note(self, outcome: Outcome, count: int, rate: float, seconds: float) -> None:
+        """Count an update; save inside a long epoch."""
+        before = self.state
+        if self.log is not None:
+            step = before.epochs_done * self.per_epoch + before.updates_done
+            row = {"loss": outcome.loss / count, "rate": rate}
+            self.log.add_update(before.epochs_done, before.updates_done, step, row)
+        self.state = replace(
+            before,
+            updates_done=before.updates_done + 1,
+            loss_sum=before.loss_sum + outcome.loss,
+            right=before.right + outcome.right,
+            seconds=seconds,
+            averaged=before.averaged + 1,
+        )
+        inside = self.state.updates_done < self.per_epoch
+        if inside and self.checkpoints is not None and self.checkpoints.is_due():
+            self._save(self.checkpoints)
+
+    def _end_epoch(self, number: int, size: int) -> None:
+        """Add the epoch's figures to the history, the logs and the disk."""
+        state, count = self.state, len(self.images)
+        row = {
+            "epoch": number,
+            "size": size,
+            "rate": self.optimizer.param_groups[0]["lr"],
+            "loss": state.loss_sum / count,
+            "accuracy": state.right / count,
+            "seconds": state.seconds,
+        }
+        self.state = TrainingState(
+            epochs_done=number + 1,
+            history=[*state.history, row],
+            threads=state.threads,
+            averaged=state.averaged,
+        )
+        if self.log is not None:
+            self.log.add_epoch(self.state.history, (number + 1) * self.per_epoch - 1)
+        if self.checkpoints is not None:
+            self._save(self.checkpoints)
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        tensors = pack_tensors(self.network, self.optimizer, self.average)
+        checkpoints.save(replace(self.state, tensors=tensors))
+
+    def finish(self) -> None:
+        """Leave the average, if there is one, and the same buffers in every process."""
+        if self.average is not None:
+            self.average.put_into(self.network)
+        self.processes.copy_first(self.network)
+        if self.log is not None:
+            self.log.close()
+        self.network.eval()
 
 
-def _build_optimizer(network: SppNet, plan: TrainingPlan) -> SGD:
-    """Give trunk and head their rates; a frozen trunk gets no gradients at all."""
-    trunk = list(network.backbone.parameters())
-    for parameter in trunk:
-        parameter.requires_grad_(plan.trunk_rate > 0)
-    groups = [{"params": list(network.head.parameters()), "share": 1.0}]
-    if plan.trunk_rate > 0:
-        groups.append({"params": trunk, "share": plan.trunk_rate})
-    return SGD(groups, lr=plan.rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
+@contextmanager
+def _threads_of(state: TrainingState) -> Iterator[None]:
+    """Compute with as many threads as the run began with: other counts give other last bits."""
+    before = torch.get_num_threads()
+    if state.threads != before:
+        words = f"{state.threads} threads, as it began; {before} would give other last bits"
+        warnings.warn(f"the training goes on with {words}", stacklevel=3)
+    torch.set_num_threads(state.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _run_epoch(
-    network: SppNet,
-    images: TrainingImages,
-    labels: Tensor,
-    plan: TrainingPlan,
-    optimizer: SGD,
-    epoch: int,
-    ticks: Iterator[int],
-) -> dict[str, Any]:
-    """Show every image once."""
-    began, size = time.perf_counter(), size_of_epoch(plan.sizes, epoch)
-    network.train()
-    network.backbone.train(plan.trunk_rate > 0)
-    draws = torch.rand(len(images), 3)
-    batches = epoch_batches(len(images), plan.batch)
-    loss_sum, right = 0.0, 0
-    for number, indices in enumerate(batches):
-        next(ticks, None)
-        _set_rate(optimizer, plan, epoch * len(batches) + number, len(batches))
-        batch = images.crops(indices, draws[indices], plan.crop, size)
-        loss, hits = _update(network, batch, labels[indices], optimizer)
-        loss_sum, right = loss_sum + loss * len(indices), right + hits
-    return {
-        "epoch": epoch,
-        "size": size,
-        "rate": optimizer.param_groups[0]["lr"],
-        "loss": loss_sum / len(images),
-        "accuracy": right / len(images),
-        "seconds": time.perf_counter() - began,
-    }
-
-
-def epoch_batches(count: int, batch: int) -> list[Tensor]:
-    """Shuffle positions with torch's global generator and cut them into batches of nearly one size.
-
-    Example:
-        >>> [len(indices) for indices in epoch_batches(33, 16)]
-        [11, 11, 11]
-    """
-    return list(torch.randperm(count).tensor_split(-(-count // batch)))
-
-
-def _set_rate(optimizer: SGD, plan: TrainingPlan, step: int, per_epoch: int) -> None:
-    """Set every group's rate for one update."""
-    warmup = per_epoch if plan.epochs > 1 else 0
-    rate = learning_rate(step, plan.epochs * per_epoch, warmup, plan.rate)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
-
-
-def _update(network: SppNet, batch: Tensor, labels: Tensor, optimizer: SGD) -> tuple[float, int]:
-    """One step of gradient descent: the loss before it and the images that were right."""
+@contextmanager
+def _kept_random_numbers(network: SppNet) -> Iterator[None]:
+    """Leave the caller's random numbers as they are."""
     device = device_of(network)
-    batch = batch.to(device).contiguous(memory_format=torch.channels_last)
-    labels = labels.to(device)
-    optimizer.zero_grad(set_to_none=True)
-    logits = network(batch)
-    loss = cross_entropy(logits, labels)
-    if not bool(loss.detach().isfinite()):
-        raise UsageError("training diverged: the loss is not finite; try a lower --lr")
-    loss.backward()
-    clip_grad_norm_(_trained(network), CLIP_NORM)
-    optimizer.step()
-    return float(loss.detach()), int((logits.detach().argmax(dim=1) == labels).sum())
-
-
-def _trained(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that have gradients."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

@@ -6,12 +6,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sppnet.classification.augmentation import (
+    LONG_SIDE_FACTOR,
+    cut_natural,
+    cut_square,
+    natural_size,
+    shift_colours,
+)
 from sppnet.classification.features import content_number, decode_content, read_content
 from sppnet.errors import InputError, Problem, Track, no_tracking
 from sppnet.images import resize_image, resize_short_side
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept between epochs
-LONG_SIDE_FACTOR = 8
 
 
 class TrainingImages:
@@ -30,6 +36,7 @@ class TrainingImages:
     Attributes:
         kept: (N,) int64, positions in ``paths`` of the readable images.
         digests: (N,) int64, their content numbers.
+        sizes_hw: (height, width) of each one as it is kept.
         problems: One finding for each image that was left out.
     """
 
@@ -43,6 +50,7 @@ class TrainingImages:
     ) -> None:
         self.short_side = short_side
         self.problems: list[Problem] = []
+        self.sizes_hw: list[tuple[int, int]] = []
         self._paths: list[str | Path] = []
         self._photos: list[Tensor | None] = []
         kept, digests, room = [], [], memory_limit
@@ -56,6 +64,7 @@ class TrainingImages:
             room -= photo.numel()
             self._paths.append(path)
             self._photos.append(photo if room >= 0 else None)
+            self.sizes_hw.append((photo.shape[1], photo.shape[2]))
             kept.append(index)
             digests.append(content_number(data))
         self.kept = torch.tensor(kept, dtype=torch.int64)
@@ -72,24 +81,41 @@ class TrainingImages:
             photo = self._prepare(read_content(path), path)
         return photo
 
+    def natural_sizes(self, short_side: int) -> list[tuple[int, int]]:
+        """(height, width) of every image as natural input of a given short side."""
+        return [natural_size(size_hw, short_side) for size_hw in self.sizes_hw]
+
     def crops(self, indices: Tensor, draws: Tensor, crop: int, size: int) -> Tensor:
-        """Cut one square from each image, mirror half of them, resize to the size of the epoch.
+        """Cut one square from each image, mirror and colour it, resize it to the epoch's size.
 
         Args:
             indices: (n,) which images.
-            draws: (n, 3) in 0..1: where the crop lies in y and x, and below 0.5 to mirror.
+            draws: (n, 6) as :meth:`Augmentation.draw` gives them.
             crop: Side of the square in pixels.
             size: Side of what is returned; the same crop resized, as in the paper.
 
         Returns:
-            (n, 3, size, size) float32, 0..1.
+            (n, 3, size, size) float32, 0..1, channels last in memory.
         """
-        cut = [
-            cut_crop(self.photo(index), draw, crop)
-            for index, draw in zip(indices.tolist(), draws.tolist(), strict=True)
-        ]
-        resized = [c if size == crop else resize_image(c, (size, size)) for c in cut]
-        return torch.stack(resized)
+        pairs = zip(indices.tolist(), draws.tolist(), strict=True)
+        parts = [cut_square(self.photo(index), draw[:2], crop) for index, draw in pairs]
+        return _finish(parts, draws, (size, size))
+
+    def naturals(self, indices: Tensor, draws: Tensor, short_side: int) -> Tensor:
+        """Take images of one natural size whole, mirror and colour them.
+
+        Args:
+            indices: (n,) which images; all of one size in :meth:`natural_sizes`.
+            draws: (n, 6) as for :meth:`crops`; the place says which end of the long side gives the
+                few pixels that are cut off.
+            short_side: Pixels.
+
+        Returns:
+            (n, 3, h, w) float32, 0..1, channels last in memory.
+        """
+        pairs = zip(indices.tolist(), draws.tolist(), strict=True)
+        parts = [cut_natural(self.photo(index), draw[:2], short_side) for index, draw in pairs]
+        return _finish(parts, draws, (parts[0].shape[1], parts[0].shape[2]))
 
     def _prepare(self, data: bytes, path: str | Path) -> Tensor:
         limit = LONG_SIDE_FACTOR * self.short_side
@@ -97,17 +123,10 @@ class TrainingImages:
         return image.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def cut_crop(photo: Tensor, draw: Sequence[float], crop: int) -> Tensor:
-    """Cut a square out of a (3, H, W) uint8 image: (3, crop, crop) float32, 0..1.
-
-    Example:
-        >>> cut_crop(torch.full((3, 8, 20), 255, dtype=torch.uint8), (0.0, 0.9, 0.7), 8).shape
-        torch.Size([3, 8, 8])
-    """
-    height, width = photo.shape[1:]
-    side = min(crop, height, width)
-    y = int(draw[0] * (height - side + 1))
-    x = int(draw[1] * (width - side + 1))
-    cut = photo[:, y : y + side, x : x + side].float().div(255)
-    cut = cut.flip(2) if draw[2] < 0.5 else cut
-    return cut if side == crop else resize_image(cut, (crop, crop))
+def _finish(parts: Sequence[Tensor], draws: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Turn n parts (3, h, w) uint8 of one size into the network's input."""
+    mirrored = [p.flip(2) if sign < 0 else p for p, sign in zip(parts, draws[:, 2], strict=True)]
+    images = torch.stack(mirrored).contiguous(memory_format=torch.channels_last)
+    resized = resize_image(images.float().div_(255), size_hw)
+    coloured = shift_colours(resized, draws[:, 3:]) if draws[:, 3:].any() else resized
+    return coloured.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,99 @@
+"""``sppnet classify train``: its ways, its logs, its states."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from small_photos import draw_folders
+from sppnet.app.main import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+WORDS = ["--backbone", "small5", "--weights", "none", "--epochs", "2", "--batch", "8"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folders(tmp_path_factory.mktemp("photos") / "data", 6)
+
+
+def _train(data: Path, run: Path, *words: str) -> int:
+    return main(["classify", "train", str(data), "--out", str(run), *WORDS, *words])
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "side"),
+    [
+        (["--imgsz", "32"], 37),
+        (["--imgsz", "24-32"], 37),
+        (["--imgsz", "natural:32"], 32),
+        (["--imgsz", "32", "--pool", "6x6", "--hidden", "16,8", "--feature-norm", "0"], 37),
+        (["--imgsz", "32", "--optimizer", "adamw", "--lr", "0.001", "--schedule", "cosine"], 37),
+        (["--imgsz", "32", "--ema", "0.9", "--amp", "--accumulate", "2", "--workers", "2"], 37),
+        (["--imgsz", "32", "--crops", "paper", "--no-flip", "--colour-noise", "0"], 37),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_ways_to_train(data: Path, tmp_path: Path, words: list[str], side: int) -> None:
+    run = tmp_path / "run"
+    assert _train(data, run, *words, "--label-smoothing", "0.1") == 0
+    assert _json(run / "model" / "config.json")["view"]["short_side"] == side
+    metrics = _json(run / "metrics.json")
+    assert metrics["processes"] == 1
+    assert len(metrics["history"]) == 2
+    with (run / "log.csv").open() as file:
+        logged = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert logged == metrics["history"]
+
+
+def test_same_command_goes_on_and_settings_are_kept(data: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    assert _train(data, run, "--imgsz", "24") == 0
+    before = (run / "model" / "model.safetensors").read_bytes()
+    log = (run / "log.jsonl").read_text()
+    assert _train(data, run, "--imgsz", "24", "--workers", "0", "--save-seconds", "0") == 0
+    assert (run / "model" / "model.safetensors").read_bytes() == before
+    assert (run / "log.jsonl").read_text() == log
+    capsys.readouterr()
+    assert _train(data, run, "--imgsz", "24", "--ema", "0.5") == 2
+    assert "ema" in capsys.readouterr().err
+
+
+def test_every_split_has_its_own_logs(data: Path, tmp_path: Path) -> None:
+    words = ["--imgsz", "24", "--train-per-class", "3", "--splits", "2"]
+    assert _train(data, tmp_path / "run", *words) == 0
+    logs = sorted(p.relative_to(tmp_path / "run") for p in (tmp_path / "run").rglob("log.csv"))
+    assert logs == [Path("log.csv"), Path("split-01/log.csv")]
+
+
+def test_damaged_state_is_named(data: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    assert _train(data, run, "--imgsz", "24") == 0
+    (newest,) = (run / "checkpoints").rglob("epoch-00002/model.safetensors")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert _train(data, run, "--imgsz", "24") == 0
+    assert "training state is damaged; not used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["--imgsz", "large"], "imgsz must be N, N,N,..., N-N or natural"),
+        (["--schedule", "step"], "schedule must be one of plateau, cosine"),
+        (["--optimizer", "adam"], "optimizer must be one of sgd, adamw"),
+        (["--crops", "middle"], "crops must be one of random, paper, centre"),
+        (["--pool", "mean"], "pool must be one of"),
+        (["--ema", "1"], "--ema"),
+    ],
+)
+def test_words_that_cannot_be_meant(
+    data: Path, tmp_path: Path, capsys, words: list[str], part: str
+) -> None:
+    assert _train(data, tmp_path / "run", *words) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
