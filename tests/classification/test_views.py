@@ -15,6 +15,7 @@ CASES = [  # kind, size of the image, size of the view
     ("crop", (1, 20_000), (64, 64)),
     ("warp", (100, 150), (64, 64)),
     ("warp", (20_000, 1), (64, 64)),
+    ("native", (3, 20), (3, 20)),
 ]
 
 
@@ -36,8 +37,14 @@ def test_full_keeps_an_image_that_has_the_size() -> None:
     assert torch.equal(View("full", 64).apply(image), image)
 
 
+def test_native_leaves_the_image_untouched() -> None:
+    image = torch.rand(3, 30, 20)
+    assert View("native", 64).apply(image) is image
+
+
 def test_wrong_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="view must be one of full, crop, warp, got 'half'"):
+    rule = "view must be one of full, crop, warp, native, got 'half'"
+    with pytest.raises(ValueError, match=rule):
         View("half")
     with pytest.raises(ValueError, match="short_side must be at least 1, got 0"):
         View("full", 0)

@@ -11,13 +11,25 @@ from typing import Any
 from torch import Tensor
 
 from sppnet.app import classify_steps as steps
-from sppnet.app.console import Tally, human_seconds, note, report_problems, say, say_table, warn
+from sppnet.app.console import (
+    Tally,
+    human_seconds,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+    warn,
+)
 from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
 from sppnet.classification.class_data import match_classes, scoring_split
 from sppnet.classification.classifier import rank_scores
-from sppnet.errors import NothingUsableError, Problem
+from sppnet.classification.prediction import ImageClassifier, load_classifier
+from sppnet.classification.view_plans import ViewPlan
+from sppnet.classification.views import View
+from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
 from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
@@ -33,25 +45,29 @@ def run_val(
     out: Path,
     split: str | None,
     *,
+    view: str | None,
+    imgsz: int | None,
     skip_seen: bool,
     device: str,
     dry_run: bool,
 ) -> None:
     """Do the whole of ``val``."""
-    classifier = Classifier.load(model, choose_device(device))
+    classifier = load_classifier(model, choose_device(device))
+    chosen = _choose_view(classifier, view, imgsz)
     dataset = read_class_folders(data, split or scoring_split(list_class_splits(data)))
     labels = match_classes(dataset, classifier.names)
     report_problems(dataset.problems)
     if dry_run:
-        _say_plan(classifier, dataset.paths)
+        _say_plan(classifier, dataset.paths, chosen)
         return
     begin = time.perf_counter()
-    found = _predict(classifier, dataset.paths, ensure_output_folder(out))
+    found = _predict(classifier, dataset.paths, chosen, ensure_output_folder(out))
     seconds = time.perf_counter() - begin
     steps.report_each(found.problems)
     if not len(found.kept):
         raise NothingUsableError("none of the images can be used", path=data)
-    metrics = _score(classifier, dataset, labels, found, out, seconds, skip_seen)
+    about = {"view": _view_words(chosen), "seconds": {"predicting": seconds}}
+    metrics = _score(classifier, dataset, labels, found, out, about, skip_seen)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     steps.say_figures(metrics, None)
     steps.say_results(out / "metrics.json", out / "report.html")
@@ -59,12 +75,12 @@ def run_val(
 
 
 def _score(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     dataset: ClassificationDataset,
     labels: Tensor,
     found: FeatureSet,
     out: Path,
-    seconds: float,
+    about: dict[str, Any],
     skip_seen: bool,
 ) -> dict[str, Any]:
     """Work out the figures, write them and the report."""
@@ -83,8 +99,8 @@ def _score(
             "seen_in_training": seen,
             "skipped": len(was_seen) - len(truth),
         },
-        "seconds": {"predicting": seconds},
-        "seconds_per_image": seconds / len(dataset.paths),
+        **about,
+        "seconds_per_image": about["seconds"]["predicting"] / len(dataset.paths),
         "problems": steps.plain_problems([*dataset.problems, *found.problems]),
     }
     write_json(out / "metrics.json", metrics)
@@ -92,7 +108,7 @@ def _score(
         classifier.names,
         truth.numpy(),
         scores.numpy(),
-        seconds={"predicting": seconds},
+        seconds=about["seconds"],
         problems=[*dataset.problems, *found.problems],
         configuration=classifier.about,
     )
@@ -102,36 +118,73 @@ def _score(
 
 
 def run_predict(
-    model: Path, images: Sequence[str], out: Path, *, top: int, device: str, dry_run: bool
+    model: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    view: str | None,
+    imgsz: int | None,
+    top: int,
+    device: str,
+    dry_run: bool,
 ) -> None:
     """Do the whole of ``predict``."""
-    classifier = Classifier.load(model, choose_device(device))
+    classifier = load_classifier(model, choose_device(device))
+    chosen = _choose_view(classifier, view, imgsz)
     listing = list_images(images)
     tally = Tally(listed=len(listing.paths) + len(listing.problems))
     for problem in listing.problems:
         tally.add_failed(problem)
     if dry_run:
-        _say_plan(classifier, listing.paths)
+        _say_plan(classifier, listing.paths, chosen)
         return
-    found = _predict(classifier, listing.paths, ensure_output_folder(out))
+    found = _predict(classifier, listing.paths, chosen, ensure_output_folder(out))
     for problem in found.problems:
         tally.add_failed(problem)
     tally.add_ok(len(found.kept))
     records = _records(classifier, listing.paths, found, top)
-    _write_predictions(out, model, classifier, records, tally.problems)
+    document = {
+        "model": str(model),
+        "names": list(classifier.names),
+        "score_kind": classifier.score_kind,
+        "view": _view_words(chosen),
+        "images": records,
+        "failed": steps.plain_problems(tally.problems),
+    }
+    _write_predictions(out, document)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     _say_predictions(records)
     steps.say_results(out / "predictions.json", out / "predictions.csv")
     tally.finish()
 
 
-def _predict(classifier: Classifier, paths: Sequence[Path], out: Path) -> FeatureSet:
+def _choose_view(
+    classifier: ImageClassifier, name: str | None, short_side: int | None
+) -> View | ViewPlan | None:
+    """Find what ``--view`` and ``--imgsz`` mean for this model; None is its own view."""
+    if isinstance(classifier, Classifier):
+        with options_to_blame():
+            return classifier.resolve_view(name, short_side)
+    if name is not None or short_side is not None:
+        raise UsageError("--view and --imgsz are for networks; this model's recipe has its own")
+    return None
+
+
+def _view_words(view: View | ViewPlan | None) -> dict[str, Any] | str:
+    """Say in plain values what was scored."""
+    return "own" if view is None else view.description()
+
+
+def _predict(
+    classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None, out: Path
+) -> FeatureSet:
     """Score every image; scores are kept until the command is done, so a killed run goes on."""
-    return predict_files(classifier, paths, cache=FeatureCache(out / UNFINISHED), track=track)
+    cache = FeatureCache(out / UNFINISHED)
+    return predict_files(classifier, paths, view, cache=cache, track=track)
 
 
 def _records(
-    classifier: Classifier, paths: Sequence[Path], found: FeatureSet, top: int
+    classifier: ImageClassifier, paths: Sequence[Path], found: FeatureSet, top: int
 ) -> list[dict[str, Any]]:
     """One record for each image that was read, as predictions.json holds it."""
     records = []
@@ -149,26 +202,13 @@ def _records(
     return records
 
 
-def _write_predictions(
-    out: Path,
-    model: Path,
-    classifier: Classifier,
-    records: list[dict[str, Any]],
-    problems: Sequence[Problem],
-) -> None:
+def _write_predictions(out: Path, document: dict[str, Any]) -> None:
     """Write the JSON and the CSV file."""
-    document = {
-        "model": str(model),
-        "names": list(classifier.names),
-        "score_kind": classifier.score_kind,
-        "images": records,
-        "failed": steps.plain_problems(problems),
-    }
     write_json(out / "predictions.json", document)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "rank", "label", "name", "score"])
-    for record in records:
+    for record in document["images"]:
         cells = zip(record["labels"], record["names"], record["scores"], strict=True)
         for rank, (label, name, score) in enumerate(cells, start=1):
             writer.writerow([record["file"], rank, label, name, repr(score)])
@@ -186,12 +226,14 @@ def _say_predictions(records: list[dict[str, Any]]) -> None:
         note(f"{len(records) - SHOWN} more images are in the files")
 
 
-def _say_plan(classifier: Classifier, paths: Sequence[Path]) -> None:
+def _say_plan(
+    classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None
+) -> None:
     """Say what a dry run is for."""
     sample = list(paths[:: max(1, len(paths) // SAMPLES)][:SAMPLES])
-    predict_files(classifier, sample[:1])  # the first call sets things up
+    predict_files(classifier, sample[:1], view)  # the first call sets things up
     begin = time.perf_counter()
-    predict_files(classifier, sample)
+    predict_files(classifier, sample, view)
     seconds = (time.perf_counter() - begin) / max(1, len(sample)) * len(paths)
     say(f"would score {len(paths)} images for {len(classifier.names)} classes")
     say(f"about {human_seconds(seconds)}")

@@ -14,15 +14,20 @@ from sppnet.classification.description import (
     restore_head,
     restore_pool,
 )
-from sppnet.classification.features import device_of, pool_images
-from sppnet.classification.network import ROWS, SppNet, apply_in_blocks
+from sppnet.classification.features import device_of, digest_of, pool_images
+from sppnet.classification.head_scores import SCORE_KINDS, score_rows
+from sppnet.classification.map_views import pool_views
+from sppnet.classification.network import ROWS, SppNet
+from sppnet.classification.view_plans import ViewPlan, base_short_side, view_plan
 from sppnet.classification.views import View
 from sppnet.errors import UnusableFileError
 from sppnet.images import to_image
 from sppnet.storage import load_model, save_model
 
 KIND = "classifier"
-SCORE_KINDS = ("probability", "margin")
+
+# What of an image is scored: a plan's name such as "98", and None for the model's own view.
+AnyView = View | ViewPlan | str | None
 
 
 class Classifier:
@@ -75,47 +80,82 @@ class Classifier:
         self.seen = torch.zeros(0, dtype=torch.int64) if seen is None else seen
         self.about = about or {}
 
-    def predict(self, images: Any, top: int | None = None) -> list[dict[str, Tensor]]:
+    def predict(
+        self, images: Any, top: int | None = None, view: AnyView = None
+    ) -> list[dict[str, Tensor]]:
         """Recognise images of any sizes.
 
         Args:
             images: One image or several: paths, PIL images, (H, W, 3) uint8 arrays, (3, H, W)
                 tensors.
             top: How many classes to return for each image; None returns all.
+            view: What of an image is scored: a :class:`View`, a :class:`ViewPlan`, or the name of a
+                plan (``"crop"``, ``"10"``, ``"full"``, ``"96"``, ``"98"``) at the model's own
+                short side; None is the model's own view.
 
         Returns:
             For each image dict(labels (k,) int64, scores (k,) float32), best first; equal scores in
             class order.
 
         Raises:
-            ValueError: If ``top`` is below 1 or an image has an impossible shape.
+            ValueError: If ``top`` is below 1, there is no such view, or an image has an impossible
+                shape.
             InputError: If a file cannot be read as an image.
         """
         if top is not None and top < 1:
             raise ValueError(f"top must be at least 1, got {top}")
-        return [rank_scores(row, top) for row in self.scores(images)]
+        return [rank_scores(row, top) for row in self.scores(images, view)]
 
-    def scores(self, images: Any) -> Tensor:
-        """Score every class: images as for :meth:`predict` -> (N, K) float32 on the CPU."""
+    def scores(self, images: Any, view: AnyView = None) -> Tensor:
+        """Score every class: images and view as for :meth:`predict` -> (N, K) float32, CPU."""
         blocks = [torch.empty(0, len(self.names))]
-        for part in _blocks_of(_as_list(images), ROWS):
-            blocks.append(self.score_views([self.view.apply(to_image(image)) for image in part]))
+        for part in _blocks_of(as_list(images), ROWS):
+            blocks.append(self.score_images([to_image(image) for image in part], view))
         return torch.cat(blocks)
+
+    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
+        """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
+        wanted = self.resolve_view(view)
+        if isinstance(wanted, View):
+            return self.score_views([wanted.apply(image) for image in images])
+        means = [self.score_rows(pool_views(self.network, each, wanted)).mean(0) for each in images]
+        return torch.stack(means) if means else torch.empty(0, len(self.names))
+
+    def resolve_view(self, view: AnyView, short_side: int | None = None) -> View | ViewPlan:
+        """Turn what a caller asks for into a view or a plan.
+
+        Args:
+            view: As for :meth:`predict`.
+            short_side: Short side of whole images, from which a plan's lengths follow; None takes
+                the model's own.
+
+        Returns:
+            The view or plan, unchanged if it is one already.
+
+        Raises:
+            ValueError: If there is no plan of that name.
+        """
+        if isinstance(view, str):
+            return view_plan(view, short_side or base_short_side(self.view))
+        if view is None:
+            return self.view if short_side is None else View(self.view.kind, short_side)
+        return view
 
     def score_views(self, views: Sequence[Tensor]) -> Tensor:
         """Score images that are the network's input already: n of (3, h, w) -> (n, K)."""
+        if not views:
+            return torch.empty(0, len(self.names))
         return self.score_rows(pool_images(self.network.backbone, self.network.pool, views))
 
-    @torch.inference_mode()
     def score_rows(self, rows: Tensor) -> Tensor:
         """Score pooled features: (N, D) -> (N, K) float32 on the CPU."""
         if not len(rows):
             return torch.empty(0, len(self.names))
-        return apply_in_blocks(self._score_block, rows.to(self.device)).float().cpu()
+        return score_rows(self.network, rows.to(self.device), self.score_kind)
 
-    def _score_block(self, rows: Tensor) -> Tensor:
-        logits: Tensor = self.network.head(rows)
-        return logits.softmax(dim=1) if self.score_kind == "probability" else logits
+    def digest(self) -> str:
+        """SHA-256 of the description and of every number of the network."""
+        return digest_of(self.description(), self.network.state_dict())
 
     @property
     def device(self) -> torch.device:
@@ -210,7 +250,7 @@ def rank_scores(scores: Tensor, top: int | None = None) -> dict[str, Tensor]:
     return {"labels": labels[:top], "scores": values[:top]}
 
 
-def _as_list(images: Any) -> list[Any]:
+def as_list(images: Any) -> list[Any]:
     """Accept one image where several are meant."""
     alone = isinstance(images, str | Path) or getattr(images, "ndim", 0) in (2, 3)
     is_several = isinstance(images, Iterable) and not alone

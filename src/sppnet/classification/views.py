@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sppnet.images import centre_crop, resize_image, resize_short_side
 
-VIEWS = ("full", "crop", "warp")
+VIEWS = ("full", "crop", "warp", "native")
 LONG_SIDE_FACTOR = 8  # bounds the work on a 1 x 20,000 strip; no photo comes near it
 
 
@@ -18,10 +18,10 @@ class View:
     ``"full"`` keeps the aspect and the whole image: the short side becomes ``short_side``, unless
     the long side would pass 8 times that, in which case the whole image shrinks until it does not.
     ``"crop"`` is the central square at that size. ``"warp"`` squeezes the whole image into that
-    square.
+    square. ``"native"`` leaves the image as it is.
 
     Args:
-        kind: ``"full"``, ``"crop"`` or ``"warp"``.
+        kind: ``"full"``, ``"crop"``, ``"warp"`` or ``"native"``.
         short_side: Pixels of the short side, at least 1.
 
     Raises:
@@ -31,7 +31,7 @@ class View:
         >>> import torch
         >>> photo = torch.rand(3, 100, 150)
         >>> [tuple(View(kind, 64).apply(photo).shape) for kind in VIEWS]
-        [(3, 64, 96), (3, 64, 64), (3, 64, 64)]
+        [(3, 64, 96), (3, 64, 64), (3, 64, 64), (3, 100, 150)]
     """
 
     kind: str = "full"
@@ -46,6 +46,8 @@ class View:
     def apply(self, image: Tensor) -> Tensor:
         """Turn a (3, H, W) image, RGB 0..1, into the (3, h, w) input."""
         side = self.short_side
+        if self.kind == "native":
+            return image
         if self.kind == "full":
             return resize_short_side(image, side, max_long_side=LONG_SIDE_FACTOR * side)[0]
         if self.kind == "crop":

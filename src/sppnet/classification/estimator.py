@@ -1,0 +1,245 @@
+"""The classifier as scikit-learn has them: ``SppClassifier().fit(folder).predict(images)``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from sppnet.backbones import build_backbone
+from sppnet.classification.classifier import Classifier, as_list
+from sppnet.classification.features import pool_images
+from sppnet.classification.fitting import fit_svm_head
+from sppnet.classification.labelled_images import as_files, content_numbers, read_labelled
+from sppnet.classification.network import SppNet, build_classifier, build_pool
+from sppnet.classification.schedule import InputSizes
+from sppnet.classification.training import train_network
+from sppnet.classification.training_images import TrainingImages
+from sppnet.classification.training_plan import TrainingPlan
+from sppnet.classification.view_plans import BASE_SIDE, BASE_WINDOW
+from sppnet.classification.views import View
+from sppnet.errors import InputError
+from sppnet.images import to_image
+
+METHODS = ("svm", "train")
+
+
+def _scores_are(kind: str) -> Any:
+    """Offer a method only where the scores are of one kind, as scikit-learn's SVC does."""
+
+    def check(estimator: "SppClassifier") -> bool:
+        found = "margin" if estimator.method == "svm" else "probability"
+        if found != kind:
+            rule = f"method={estimator.method!r} gives a {found} for each class, no {kind}"
+            raise AttributeError(rule)
+        return True
+
+    return available_if(check)
+
+
+class SppClassifier(ClassifierMixin, BaseEstimator):
+    """Names images of any size, by the rules of scikit-learn.
+
+    An image may be a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) tensor; an array
+    of paths makes it work in ``cross_val_score`` and ``GridSearchCV``.
+
+    Args:
+        backbone: Convolution trunk, by name.
+        weights: Weights of the trunk: ``"DEFAULT"``, ``"none"`` or a safetensors file.
+        method: ``"svm"`` fits linear SVMs on frozen features, in seconds to minutes on a CPU;
+            ``"train"`` trains trunk and head together.
+        levels: Bins along each side, one number per level of the pyramid.
+        view: What of an image the SVMs see: ``"full"``, ``"crop"`` or ``"warp"``.
+        short_side: Short side of that in pixels.
+        c: Cost of a margin violation of the SVMs.
+        epochs: Passes over all images in training.
+        sizes: Sides of the square training input, which take turns.
+        batch: Images in one update.
+        rate: Highest learning rate of the head.
+        trunk_rate: The trunk's as a share of that; 0 freezes the trunk.
+        test_view: Views to average in prediction: ``"crop"``, ``"10"``, ``"full"``, ``"96"``,
+            ``"98"``; None is the one that was fitted on.
+        seed: Seed of everything that is random.
+        device: Where to compute.
+
+    Attributes:
+        classes_: (K,) the labels, sorted.
+        classifier_: The fitted :class:`Classifier`.
+
+    Example:
+        >>> images, labels = [torch.rand(3, 40, 60), torch.zeros(3, 50, 30)] * 4, ["wild", "dark"]
+        >>> model = SppClassifier("small5", "none", short_side=32).fit(images, labels * 4)
+        >>> model.predict(images[:2])
+        array(['wild', 'dark'], dtype='<U4')
+
+    Source:
+        SPP-net, sections 3.1 and 3.3.
+    """
+
+    classes_: np.ndarray
+    classifier_: Classifier
+
+    def __init__(
+        self,
+        backbone: str = "squeezenet1_1",
+        weights: str = "DEFAULT",
+        *,
+        method: str = "svm",
+        levels: Sequence[int] = (1, 2, 3, 6),
+        view: str = "full",
+        short_side: int = 224,
+        c: float = 1.0,
+        epochs: int = 30,
+        sizes: Sequence[int] = (180, 224),
+        batch: int = 32,
+        rate: float = 0.02,
+        trunk_rate: float = 0.1,
+        test_view: str | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.method = method
+        self.levels = levels
+        self.view = view
+        self.short_side = short_side
+        self.c = c
+        self.epochs = epochs
+        self.sizes = sizes
+        self.batch = batch
+        self.rate = rate
+        self.trunk_rate = trunk_rate
+        self.test_view = test_view
+        self.seed = seed
+        self.device = device
+
+    def fit(self, images: Any, y: Any = None) -> "SppClassifier":
+        """Learn to name images.
+
+        Args:
+            images: A folder of class folders (of its ``train`` part, if it has one), or N images.
+            y: N labels; None with a folder.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            ValueError: If a setting is out of range, there are fewer than two classes, or not one
+                label for each image.
+            InputError: If an image cannot be read; names the file.
+        """
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        images, y = read_labelled(images, "train") if y is None else (as_list(images), y)
+        self.classes_, numbers = np.unique(np.asarray(y), return_inverse=True)
+        if len(images) != len(numbers):
+            raise ValueError(f"y must be {len(images)}, one for each image, got {len(numbers)}")
+        if len(self.classes_) < 2:
+            raise ValueError(f"y must be of at least 2 classes, got {self.classes_.tolist()}")
+        labels = torch.from_numpy(numbers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            fit = self._fit_svm if self.method == "svm" else self._fit_network
+            network, view = fit(images, labels)
+        self.classifier_ = Classifier(
+            network,
+            view,
+            [str(name) for name in self.classes_],
+            score_kind="margin" if self.method == "svm" else "probability",
+            seen=content_numbers(images),
+            about={"settings": self.get_params(), "labels": self.classes_.tolist()},
+        )
+        return self
+
+    def predict(self, images: Any) -> np.ndarray:
+        """Name images: N of them, or one -> (N,) labels."""
+        best = self._scores(images).argmax(axis=1)
+        return self.classes_[best]
+
+    @_scores_are("probability")
+    def predict_proba(self, images: Any) -> np.ndarray:
+        """Probabilities of a trained network: (N, K); SVMs have none."""
+        return self._scores(images)
+
+    @_scores_are("margin")
+    def decision_function(self, images: Any) -> np.ndarray:
+        """Margins of the SVMs: (N, K), or (N,) for two classes, above 0 for the second."""
+        margins = self._scores(images)
+        return margins if len(self.classes_) > 2 else (margins[:, 1] - margins[:, 0]) / 2
+
+    def score(self, images: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Share of images that get the right name.
+
+        Args:
+            images: N images, or a folder of class folders (its ``test`` part, if it has one).
+            y: N labels; None with a folder.
+            sample_weight: (N,) weights of the images.
+
+        Returns:
+            0..1.
+        """
+        if y is None:
+            images, y = read_labelled(images, "test")
+        return float(super().score(images, y, sample_weight))
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted classifier into a folder that ``sppnet classify predict`` reads, too."""
+        check_is_fitted(self, "classifier_")
+        self.classifier_.save(path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> "SppClassifier":
+        """Read a saved classifier; one that was made otherwise comes with default settings."""
+        classifier = Classifier.load(path, device)
+        about = classifier.about
+        found = about.get("settings", {}) if "labels" in about else {}
+        method = "svm" if classifier.score_kind == "margin" else "train"
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
+        estimator = cls().set_params(**{**settings, "method": method, "device": device})
+        estimator.classifier_ = classifier
+        estimator.classes_ = np.asarray(about.get("labels", classifier.names))
+        return estimator
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    def _scores(self, images: Any) -> np.ndarray:
+        check_is_fitted(self, "classifier_")
+        return self.classifier_.scores(images, self.test_view).numpy()
+
+    def _fit_svm(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
+        """Fit SVMs on pooled features of the frozen trunk."""
+        view, pool = View(self.view, self.short_side), build_pool("spp", self.levels)
+        backbone = build_backbone(self.backbone, self.weights).to(self.device).eval()
+        seen = (view.apply(to_image(image)) for image in images)
+        rows = torch.cat([pool_images(backbone, pool, [each]) for each in seen])
+        head = fit_svm_head(rows, labels, len(self.classes_), self.c).to(self.device)
+        return SppNet(backbone, pool, head), view
+
+    def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
+        """Train trunk and head together."""
+        plan = TrainingPlan(
+            epochs=self.epochs,
+            sizes=InputSizes(tuple(self.sizes)),
+            batch=self.batch,
+            rate=self.rate,
+            trunk_rate=self.trunk_rate,
+            seed=self.seed,
+        )
+        backbone = build_backbone(self.backbone, self.weights)
+        network = build_classifier(backbone, len(self.classes_), self.levels, dropout=0.5)
+        with as_files(images) as paths:
+            photos = TrainingImages(paths, plan.short_side)
+            for problem in photos.problems:
+                raise InputError(problem.rule, path=problem.path, code=problem.code)
+            train_network(network.to(self.device), photos, labels, plan)
+        return network, View("full", round(plan.crop * BASE_SIDE / BASE_WINDOW))
