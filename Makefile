@@ -20,7 +20,7 @@ test: setup ## all tests, doctests too
 
 bench: setup ## measure on real photos in SPPNET_DATA; writes JSON and tables to runs/
 	$(BIN)/python benchmarks/plain_trunk.py --data $(SPPNET_DATA)/photos
-	$(BIN)/python benchmarks/classification.py --data $(SPPNET_DATA)/caltech101-20
+	$(BIN)/python benchmarks/caltech.py --data $(SPPNET_DATA)/caltech101-20
 	$(BIN)/python benchmarks/installation.py
 	$(BIN)/sppnet benchmark pooling
 

@@ -205,7 +205,7 @@ ENDINGS = [  # words after "classify", exit code, part of the error line
     (["fit", "{empty}", "--out", "{new}"], 4, "looked for a folder per class"),
     (["fit", "{new}", "--out", "{new}"], 2, "new"),
     (["fit", "{data}", *SMALL, "--imgsz", "24", "--out", "{file}"], 6, "file"),
-    (["train", "{data}", *SMALL, "--out", "{new}", "--imgsz", "0"], 2, "--imgsz must be"),
+    (["train", "{data}", *SMALL, "--out", "{new}", "--imgsz", "0"], 2, "imgsz must be"),
     (["val", "{empty}", "{data}", "--out", "{new}"], 5, "manifest.json"),
     (["predict", "{model}", "{empty}", "--out", "{new}"], 4, "none of"),
     (["predict", "{model}", "{file}", "--out", "{new}"], 4, "E_FORMAT"),

@@ -22,6 +22,7 @@ from sppnet.app.options import (
     Split,
     Threads,
     WeightsChoice,
+    Workers,
     command_app,
     number_option,
     parse_numbers,
@@ -38,6 +39,23 @@ TestPerClass = Annotated[
     typer.Option("--test-per-class", min=1, help="Most images of each class to score on."),
 ]
 Splits = Annotated[int, typer.Option("--splits", min=1, max=1000, help="Random splits to average.")]
+TestView = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        metavar="crop|10|full|96|98",
+        help="Views to score and average; the model's own if not given.",
+    ),
+]
+TestSide = Annotated[
+    int | None,
+    typer.Option(
+        "--imgsz",
+        min=1,
+        max=4096,
+        help="Short side of whole images; windows and scales follow. The model's if not given.",
+    ),
+]
 Top = Annotated[int, typer.Option("--top", min=1, max=1000, help="Classes to write per image.")]
 
 
@@ -47,15 +65,39 @@ def fit(
     out: Out,
     backbone: BackboneChoice = None,
     weights: WeightsChoice = None,
-    layer: Annotated[str | None, typer.Option(help="Earlier layer of the trunk to pool.")] = None,
-    pool: Annotated[str | None, typer.Option(metavar="spp|6x6|avg|max", help="Pooling.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="paper|best|FILE", help="Features by recipe.")
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Layers to pool; last is the last map."),
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="spp|6x6|avg|max|spp+avg", help="Pooling.")
+    ] = None,
     levels: Levels = None,
     view: Annotated[
-        str | None, typer.Option(metavar="full|crop|warp", help="What of an image is seen.")
+        str | None, typer.Option(metavar="full|crop|warp|native", help="What of an image is seen.")
     ] = None,
-    imgsz: Annotated[int | None, typer.Option(min=1, max=4096, help="Short side, pixels.")] = None,
+    imgsz: Annotated[
+        str | None,
+        typer.Option(metavar="N,...|auto", help="Short sides, pixels; auto chooses one."),
+    ] = None,
+    norm: Annotated[
+        str | None, typer.Option(metavar="l2|power|none", help="Scale of the features.")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mean of image and mirror image.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="hinge|squares", help="What the SVMs minimise.")
+    ] = None,
     c: Annotated[
-        float | None, number_option("--c", low=0, high=1e9, above=True, text="Cost of the SVMs.")
+        str | None, typer.Option("--c", metavar="C|auto", help="Cost of the SVMs; auto chooses it.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="classes|voc07", help="Kind of DATA; found by looking if not given."),
     ] = None,
     train_per_class: TrainPerClass = None,
     test_per_class: TestPerClass = None,
@@ -77,27 +119,32 @@ def fit(
 
     DATA is a folder of class folders, or of `train` and `test` (or `val`) folders of class folders.
     Without the latter and without --train-per-class, 20 % of each class are held out; the figures
-    in OUT/metrics.json are always from images that the saved model was not fitted on.
+    in OUT/metrics.json are always from images that the saved model was not fitted on. A Pascal VOC
+    folder is fitted on trainval and scored on test, an SVM and an average precision for each class.
     """
     from sppnet.app.classify_fit import run_fit  # imported here so that --help stays quick
-    from sppnet.app.classify_steps import RunOptions, read_rule
+    from sppnet.app.classify_steps import RunOptions, number_or_word, read_rule
     from sppnet.app.settings import load_settings
     from sppnet.classification.settings import FitSettings
 
     flags = {
         "backbone": backbone,
         "weights": weights,
+        "recipe": recipe,
         "layer": layer,
         "pool": pool,
         "levels": parse_numbers("--levels", levels),
         "view": view,
-        "imgsz": imgsz,
-        "c": c,
+        "imgsz": number_or_word(imgsz, int),
+        "norm": norm,
+        "flip": flip,
+        "loss": loss,
+        "c": number_or_word(c, float),
     }
     settings = load_settings(FitSettings, config, flags)
     rule = read_rule(train_per_class, test_per_class, splits, seed)
     options = RunOptions(data, out, seed, device, download, fresh, dry_run)
-    run_fit(settings, rule, options, cache)
+    run_fit(settings, rule, options, cache, protocol)
 
 
 @app.command()
@@ -106,11 +153,15 @@ def train(
     out: Out,
     backbone: BackboneChoice = None,
     weights: WeightsChoice = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="spp|6x6|avg|max|spp+avg", help="Pooling of the map.")
+    ] = None,
     levels: Levels = None,
     imgsz: Annotated[
         str | None,
         typer.Option(
-            metavar="N,N,...", help="Input sizes that take turns, one epoch each: 180,224."
+            metavar="SIZES",
+            help="224; 180,224 (one epoch each); 180-224 (drawn per epoch); natural[:SIZES].",
         ),
     ] = None,
     test_imgsz: Annotated[
@@ -122,8 +173,15 @@ def train(
     dropout: Annotated[
         float | None, number_option("--dropout", low=0, high=1, below=True, text="In the head.")
     ] = None,
+    feature_norm: Annotated[
+        float | None,
+        number_option("--feature-norm", low=0, high=1e6, text="Length of pooled vectors; 0: any."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the images.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, max=4096, help="Images per update.")] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Parts of a batch, to need less memory.")
+    ] = None,
     lr: Annotated[
         float | None,
         number_option("--lr", low=0, high=100, above=True, text="Highest learning rate."),
@@ -134,9 +192,44 @@ def train(
             "--trunk-lr", low=0, high=100, text="The trunk's rate over the head's; 0 freezes."
         ),
     ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="plateau|cosine", help="How the rate falls.")
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="sgd|adamw", help="Way down the gradient.")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None,
+        number_option(
+            "--label-smoothing", low=0, high=1, below=True, text="Share spread over all classes."
+        ),
+    ] = None,
+    ema: Annotated[
+        float | None,
+        number_option("--ema", low=0, high=1, below=True, text="Decay of the weights' average."),
+    ] = None,
+    amp: Annotated[bool | None, typer.Option("--amp/--no-amp", help="Compute in bfloat16.")] = None,
+    crops: Annotated[
+        str | None, typer.Option(metavar="random|paper|centre", help="Where crops are cut.")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the images.")
+    ] = None,
+    colour_noise: Annotated[
+        float | None,
+        number_option("--colour-noise", low=0, high=10, below=True, text="Noise of colours; 0.1."),
+    ] = None,
     train_per_class: TrainPerClass = None,
     test_per_class: TestPerClass = None,
     splits: Splits = 1,
+    save_seconds: Annotated[
+        float,
+        number_option("--save-seconds", low=0, high=1e6, text="Time between states in an epoch."),
+    ] = 60.0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's files as well.")
+    ] = False,
+    workers: Workers = 1,
     config: Config = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -148,30 +241,43 @@ def train(
 ) -> None:
     """Train trunk and head together at several input sizes, from random or trained weights.
 
-    DATA is as for `fit`. Killed at any moment, the same command goes on from the last whole epoch,
-    and on a CPU with the same number of threads it ends with the same bits.
+    DATA is as for `fit`. Killed at any moment, the same command goes on from the last saved state,
+    and on a CPU it ends with the same bits. Several processes train together under torchrun:
+    `torchrun --nproc-per-node 2 -m sppnet classify train ...`.
     """
     from sppnet.app.classify_steps import RunOptions, read_rule
-    from sppnet.app.classify_train import run_train
+    from sppnet.app.classify_train import Conduct, run_train
     from sppnet.app.settings import load_settings
     from sppnet.classification.settings import TrainSettings
 
     flags = {
         "backbone": backbone,
         "weights": weights,
+        "pool": pool,
         "levels": parse_numbers("--levels", levels),
-        "imgsz": parse_numbers("--imgsz", imgsz),
+        "imgsz": imgsz,
         "test_imgsz": test_imgsz,
         "hidden": parse_numbers("--hidden", hidden),
         "dropout": dropout,
+        "feature_norm": feature_norm,
         "epochs": epochs,
         "batch": batch,
+        "accumulate": accumulate,
         "lr": lr,
         "trunk_lr": trunk_lr,
+        "schedule": schedule,
+        "optimizer": optimizer,
+        "label_smoothing": label_smoothing,
+        "ema": ema,
+        "amp": amp,
+        "crops": crops,
+        "flip": flip,
+        "colour_noise": colour_noise,
     }
     settings = load_settings(TrainSettings, config, flags)
     rule = read_rule(train_per_class, test_per_class, splits, seed)
-    run_train(settings, rule, RunOptions(data, out, seed, device, download, fresh, dry_run))
+    options = RunOptions(data, out, seed, device, download, fresh, dry_run)
+    run_train(settings, rule, options, Conduct(save_seconds, tensorboard, workers))
 
 
 @app.command()
@@ -180,6 +286,8 @@ def val(
     data: DataFolder,
     out: Out,
     split: Split = None,
+    view: TestView = None,
+    imgsz: TestSide = None,
     skip_seen: Annotated[
         bool, typer.Option("--skip-seen", help="Leave out images that the model was fitted on.")
     ] = False,
@@ -195,7 +303,17 @@ def val(
     """
     from sppnet.app.classify_use import run_val
 
-    run_val(model, data, out, split, skip_seen=skip_seen, device=device, dry_run=dry_run)
+    run_val(
+        model,
+        data,
+        out,
+        split,
+        view=view,
+        imgsz=imgsz,
+        skip_seen=skip_seen,
+        device=device,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -203,6 +321,8 @@ def predict(
     model: ModelFolder,
     images: ImageSources,
     out: Out,
+    view: TestView = None,
+    imgsz: TestSide = None,
     top: Top = 5,
     seed: Seed = 0,
     device: Device = "auto",
@@ -213,4 +333,4 @@ def predict(
     """Name images of any sizes: OUT/predictions.json and OUT/predictions.csv."""
     from sppnet.app.classify_use import run_predict
 
-    run_predict(model, images, out, top=top, device=device, dry_run=dry_run)
+    run_predict(model, images, out, view=view, imgsz=imgsz, top=top, device=device, dry_run=dry_run)

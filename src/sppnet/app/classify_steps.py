@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from sppnet.backbones import Backbone
     from sppnet.classification import ClassData, SplitRule
+    from sppnet.classification.voc_data import VocData
     from sppnet.storage import RunFolder
+
+FIGURES = ("top1", "top5", "mean_class_accuracy", "mean_ap")
+PROTOCOLS = ("classes", "voc07")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,14 @@ def read_rule(
     return SplitRule(train_per_class, test_per_class, splits, seed)
 
 
+def number_or_word(text: str | None, kind: type[int] | type[float]) -> float | str | None:
+    """Read a flag that takes a number or a word, so that a file's 224 and the flag's are one."""
+    try:
+        return None if text is None else kind(text)
+    except ValueError:
+        return text
+
+
 def open_data(options: RunOptions, rule: "SplitRule") -> "ClassData":
     """Find the images, report what is wrong with the folders, and say what there is."""
     from sppnet.classification import open_class_data
@@ -63,6 +75,31 @@ def open_data(options: RunOptions, rule: "SplitRule") -> "ClassData":
         raise NothingUsableError("a classifier needs two classes at least", path=options.data)
     note(f"{len(data.paths)} images of {len(data.names)} classes; figures from {data.rule_words()}")
     return data
+
+
+def open_fit_data(
+    options: RunOptions, rule: "SplitRule", protocol: str | None
+) -> "ClassData | VocData":
+    """Find the images of class folders, or of a VOC set."""
+    from sppnet.classification.voc_data import open_voc_data
+
+    if protocol not in (None, *PROTOCOLS):
+        raise UsageError(f"--protocol must be {' or '.join(PROTOCOLS)}, got {protocol!r}")
+    if (protocol or find_protocol(options.data)) == "classes":
+        return open_data(options, rule)
+    if rule.is_protocol:
+        raise UsageError("--train-per-class is for class folders; a VOC set brings its own splits")
+    data = open_voc_data(options.data)
+    report_problems(data.problems)
+    note(f"{len(data.paths)} images, {len(data.names)} classes; figures from {data.rule_words()}")
+    return data
+
+
+def find_protocol(data: Path) -> str:
+    """Look whether a folder is a VOC set."""
+    from sppnet.images import find_layout
+
+    return "voc07" if find_layout(data) == "voc" else "classes"
 
 
 def make_trunk(
@@ -94,13 +131,14 @@ def image_counts(listed: int, problems: Sequence[Problem], train: int, test: int
 
 
 def say_figures(figures: Mapping[str, Any], summary: Mapping[str, Any] | None) -> None:
-    """Print accuracy, with deviations where there are several splits."""
-    if figures["top1"] is None:
+    """Print the figures, with deviations where there are several splits."""
+    names = [name for name in FIGURES if name in figures]
+    if figures[names[0]] is None:
         say("no image was left to score on")
         return
     spread = {} if summary is None else summary["std"]
     rows = []
-    for name in ("top1", "top5", "mean_class_accuracy"):
+    for name in names:
         deviation = [f"{100 * spread[name]:.2f}"] if spread else []
         rows.append([name, f"{100 * figures[name]:.2f}", *deviation])
     say_table(["figure", "%", *(["+-"] if spread else [])], rows)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sppnet.classification.protocol import HOLDOUT, Split, holdout_split, protocol_splits
+from sppnet.classification.scoring import Task, class_task
 from sppnet.errors import NothingUsableError, Problem, UsageError
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 
@@ -105,6 +106,10 @@ class ClassData:
         if not splits:
             raise NothingUsableError("no image can be used")
         return splits
+
+    def task(self, kept: Tensor) -> Task:
+        """What is to be told of the images that could be read: (M,) positions of these."""
+        return class_task(self.labels[kept], self.names)
 
     def _check_counts(self, labels: Tensor) -> None:
         """Say which class leaves nothing to score on, by its name."""

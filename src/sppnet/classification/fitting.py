@@ -1,19 +1,19 @@
 """Frozen features and linear SVMs: fits on one part of the images, scores on another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.classification.classifier import Classifier
 from sppnet.classification.features import FeatureSet
-from sppnet.classification.linear_svm import LinearSvm
-from sppnet.classification.network import FixedNorm, SppNet, build_head
+from sppnet.classification.linear_svm import LinearSvm, one_against_rest
+from sppnet.classification.network import FixedNorm, build_head
 from sppnet.classification.protocol import Split, mean_figures
-from sppnet.classification.scoring import score_predictions
+from sppnet.classification.row_sources import NetworkWay, RowSource, SvmClassifier
+from sppnet.classification.scoring import Task, class_task
+from sppnet.classification.selection import Choice, choose
 from sppnet.classification.views import View
 from sppnet.errors import Track, no_tracking
 
@@ -24,15 +24,73 @@ class FitResult:
 
     Args:
         classifier: Fitted on the training part of the first split.
-        figures: dict(top1, top5, mean_class_accuracy, per_class); the mean over the splits.
+        figures: What the task's figures are; the mean over the splits.
         per_split: The same for each split.
         summary: Mean, deviation and values over the splits; None for one split.
+        choices: What was chosen for each split, on its training images alone.
     """
 
-    classifier: Classifier
+    classifier: SvmClassifier
     figures: dict[str, Any]
     per_split: list[dict[str, Any]]
     summary: dict[str, Any] | None
+    choices: list[Choice] = field(default_factory=list)
+
+
+def fit_splits(
+    sources: Sequence[RowSource],
+    task: Task,
+    splits: Sequence[Split],
+    *,
+    costs: Sequence[float] = (1.0,),
+    loss: str = "hinge",
+    seed: int = 0,
+    about: dict[str, Any] | None = None,
+    track: Track = no_tracking,
+) -> FitResult:
+    """Fit SVMs on every split of the same images and score each on the rest of them.
+
+    Where there are several sources or costs, each split chooses on validation parts of its own
+    training images; its test images decide nothing.
+
+    Args:
+        sources: Rows of the same N images, at least one.
+        task: What is to be told of them.
+        splits: At least one; positions among the N images.
+        costs: Costs of a margin violation to choose from.
+        loss: ``"hinge"`` or ``"squares"``.
+        seed: Decides the validation parts.
+        about: Plain values to keep with the classifier.
+        track: Shows the progress over the classes.
+
+    Returns:
+        The classifier of the first split, and the figures of all.
+
+    Raises:
+        ValueError: If there is no split, no source or no cost.
+    """
+    first: SvmClassifier | None = None
+    per_split, choices = [], []
+    for split in splits:
+        options = [source.rows_of(split.train) for source in sources]
+        targets = task.targets[split.train]
+        choice = choose(options, targets, task.figure, costs=costs, loss=loss, seed=seed)
+        source = sources[choice.option]
+        svm = LinearSvm(choice.c, loss).fit_targets(options[choice.option], targets, track)
+        classifier = source.way.assemble(
+            svm_head(svm, source.way.row_length),
+            task.names,
+            seen=source.features.digests[split.train],
+            about=about,
+        )
+        scores = classifier.score_rows(source.features.rows[split.test])
+        per_split.append(task.figures(scores, task.targets[split.test]))
+        choices.append(choice)
+        first = first or classifier
+    if first is None:
+        raise ValueError("splits must be at least one, got none")
+    figures, summary = mean_figures(per_split)
+    return FitResult(first, figures, per_split, summary, choices)
 
 
 def fit_svm_classifier(
@@ -40,7 +98,7 @@ def fit_svm_classifier(
     labels: Tensor,
     names: Sequence[str],
     backbone: Backbone,
-    pool: torch.nn.Module,
+    pool: nn.Module,
     view: View,
     splits: Sequence[Split],
     *,
@@ -48,7 +106,7 @@ def fit_svm_classifier(
     about: dict[str, Any] | None = None,
     track: Track = no_tracking,
 ) -> FitResult:
-    """Fit SVMs on every split of the same features and score each on the rest of its images.
+    """Fit SVMs on one pooled map of images of one class each: :func:`fit_splits` in its plain form.
 
     Args:
         features: N images.
@@ -65,30 +123,14 @@ def fit_svm_classifier(
     Returns:
         The classifier of the first split, and the figures of all.
     """
-    first: Classifier | None = None
-    per_split = []
-    for split in splits:
-        head = fit_svm_head(features.rows[split.train], labels[split.train], len(names), c, track)
-        classifier = Classifier(
-            SppNet(backbone, pool, head),
-            view,
-            names,
-            score_kind="margin",
-            seen=features.digests[split.train],
-            about=about,
-        )
-        scores = classifier.score_rows(features.rows[split.test])
-        per_split.append(score_predictions(scores, labels[split.test], names))
-        first = first or classifier
-    if first is None:
-        raise ValueError("splits must be at least one, got none")
-    figures, summary = mean_figures(per_split)
-    return FitResult(first, figures, per_split, summary)
+    source = RowSource(features, NetworkWay(backbone, pool, view))
+    task = class_task(labels, names)
+    return fit_splits([source], task, splits, costs=(c,), about=about, track=track)
 
 
 def fit_svm_head(
     rows: Tensor, labels: Tensor, num_classes: int, c: float = 1.0, track: Track = no_tracking
-) -> torch.nn.Sequential:
+) -> nn.Sequential:
     """Fit linear SVMs on L2-normalised rows and put them into a head that does both steps.
 
     Args:
@@ -101,8 +143,22 @@ def fit_svm_head(
     Returns:
         A head from (N, D) to (N, K) margins: one product, whatever the number of support vectors.
     """
-    svm = LinearSvm(c).fit(FixedNorm(1.0)(rows), labels, num_classes, track)
-    head = build_head(rows.shape[1], num_classes, feature_norm=1.0)
-    weights = {"1.weight": svm.weights_.T.contiguous(), "1.bias": svm.bias_}  # 0 is the norm
+    targets = one_against_rest(labels, num_classes)
+    return svm_head(LinearSvm(c).fit_targets(FixedNorm(1.0)(rows), targets, track), 1.0)
+
+
+def svm_head(svm: LinearSvm, row_length: float | None) -> nn.Sequential:
+    """Put fitted SVMs into a head that scales its rows first.
+
+    Args:
+        svm: Fitted on rows of that length.
+        row_length: Length that rows are scaled to; None leaves them.
+
+    Returns:
+        A head from (N, D) to (N, K) margins.
+    """
+    head = build_head(*svm.weights_.shape, feature_norm=row_length)
+    last = len(head) - 1  # a norm may come first
+    weights = {f"{last}.weight": svm.weights_.T.contiguous(), f"{last}.bias": svm.bias_}
     head.load_state_dict(weights)
     return head

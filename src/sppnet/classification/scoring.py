@@ -1,14 +1,94 @@
 """Figures of a classifier on images whose class is known."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import mean
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from sppnet.classification.linear_svm import one_against_rest
 from sppnet.evaluation import mean_class_accuracy, per_class_accuracy, top_k_accuracy
+from sppnet.evaluation.average_precision import average_precision_voc07, precision_and_recall
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be told of N images, and how well it is told.
+
+    Args:
+        targets: (N, K) int8: 1 yes, -1 no, 0 neither.
+        names: K class names.
+        figures: From scores and targets of some images, each (n, K), to figures by name.
+        key: The figure that choices are made by; more is better.
+    """
+
+    targets: Tensor
+    names: tuple[str, ...]
+    figures: Callable[[Tensor, Tensor], dict[str, Any]]
+    key: str
+
+    def figure(self, scores: Tensor, targets: Tensor) -> float:
+        """The figure that choices are made by; 0 where no image tells."""
+        return float(self.figures(scores, targets)[self.key] or 0.0)
+
+
+def class_task(labels: Tensor, names: Sequence[str]) -> Task:
+    """Images of one class each: (N,) int64 labels and K names."""
+
+    def figures(scores: Tensor, targets: Tensor) -> dict[str, Any]:
+        return score_predictions(scores, targets.argmax(dim=1), names)
+
+    targets = one_against_rest(labels, len(names))
+    return Task(targets, tuple(names), figures, "mean_class_accuracy")
+
+
+def presence_task(targets: Tensor, names: Sequence[str]) -> Task:
+    """Images that show any number of K classes: (N, K) targets, 0 where VOC ignores them."""
+    figures = partial(score_presence, names=names)
+    return Task(targets, tuple(names), figures, "mean_ap")
+
+
+def score_presence(scores: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Rank images by every class's score: VOC 2007's average precision at 11 recalls.
+
+    Args:
+        scores: (N, K), larger is more likely.
+        targets: (N, K): 1 shows the class, -1 does not, 0 counts neither way.
+        names: K names.
+
+    Returns:
+        dict(mean_ap, per_class), 0..1; None for a class that no image shows, and for the mean of
+        none. Equal scores keep the order of the images.
+
+    Example:
+        >>> import torch
+        >>> targets = torch.tensor([[1], [0], [-1], [1]])
+        >>> scores = torch.tensor([[0.9], [0.8], [0.7], [0.1]])
+        >>> score_presence(scores, targets, ["cat"])["per_class"]
+        {'cat': 0.8484848484848484}
+
+    Source:
+        Everingham et al. (2010), section 4.1; SPP-net, section 3.2.
+    """
+    pairs = zip(scores.double().numpy().T, targets.numpy().T, names, strict=True)
+    per_class = {name: _average_precision(values, truth) for values, truth, name in pairs}
+    known = [value for value in per_class.values() if value is not None]
+    return {"mean_ap": mean(known) if known else None, "per_class": per_class}
+
+
+def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float | None:
+    """Average precision of one class."""
+    order = np.argsort(-scores, kind="stable")
+    hits = truth[order][truth[order] != 0] > 0
+    if not hits.any():
+        return None
+    return average_precision_voc07(*precision_and_recall(hits, int(hits.sum())))
 
 
 def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
