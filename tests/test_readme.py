@@ -27,6 +27,7 @@ RUN_BY = {
     r"sppnet --(help|version)": ("tests/test_readme.py", "main("),
     r"sppnet info.*": ("tests/app/test_info.py", '"info"'),
     r"sppnet export .*": ("tests/app/test_export.py", '"export"'),
+    r"sppnet reproduce .*": ("tests/paper/test_tables.py", '"reproduce"'),
     r"sppnet benchmark .*": ("tests/app/test_benchmark.py", '"benchmark"'),
     r"sppnet check .*": ("tests/app/test_check.py", '"check"'),
     r"sppnet evaluate .*": ("tests/app/test_evaluate.py", '"evaluate"'),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sppnet.classification import SppNet
+    from sppnet.classification.estimator import SppClassifier
     from sppnet.detection import Detector
     from sppnet.geometry import Detections
     from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
@@ -19,6 +20,7 @@ __all__ = [
     "Detector",
     "RegionPool",
     "SpatialPyramidPool",
+    "SppClassifier",
     "SppNet",
     "__version__",
     "pool_regions",
@@ -30,6 +32,7 @@ _ROOM_OF = {
     "Detector": "detection",
     "RegionPool": "pooling",
     "SpatialPyramidPool": "pooling",
+    "SppClassifier": "classification.estimator",
     "SppNet": "classification",
     "pool_regions": "pooling",
     "spatial_pyramid_pool": "pooling",

@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Score any detections against any truth (VOC, COCO).",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, about a minute.",
+    "reproduce": "Measure a table of the paper again, both numbers side by side.",
     "benchmark": "Measure the speed of this machine beside named peers.",
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
     "info": "Show versions, kernels, devices and limits.",

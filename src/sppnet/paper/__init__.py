@@ -1,0 +1,8 @@
+"""The paper's tables: what each printed, and what the same measure gives on the data at hand."""
+
+from sppnet.paper.registry import TABLES, find_table
+from sppnet.paper.results import Measured, NotRun, TableResult
+from sppnet.paper.supplies import Supplies
+from sppnet.paper.tables import PaperTable
+
+__all__ = ["TABLES", "Measured", "NotRun", "PaperTable", "Supplies", "TableResult", "find_table"]

@@ -1,0 +1,159 @@
+"""Frozen features for tables 6 to 8: the network of a column, and rows of its layers."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones import Backbone, build_backbone
+from sppnet.classification import ClassData, Classifier
+from sppnet.classification.feature_encoder import FeatureEncoder
+from sppnet.classification.feature_recipe import Block, FeatureRecipe
+from sppnet.classification.features import FeatureSet
+from sppnet.classification.fitting import FitResult, fit_splits
+from sppnet.classification.row_sources import RecipeWay, RowSource
+from sppnet.classification.selection import COSTS
+from sppnet.classification.voc_data import VocData
+from sppnet.errors import Track
+from sppnet.paper.slots import Slot
+from sppnet.paper.supplies import Supplies
+from sppnet.storage import FeatureCache
+
+TransferData = ClassData | VocData
+
+NEEDS_NO_SPP = "a stand-in trunk was not trained without SPP"
+NEEDS_HIDDEN = "the stand-in has no fully connected layers"
+NEEDS_CONV4 = "a stand-in has no fourth of five convolution layers"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of tables 6 and 7: a network and what it sees of an image.
+
+    Args:
+        name: As printed.
+        network: The paper's network.
+        kind: How it was trained.
+        view: ``"crop"`` or ``"full"``.
+        short_side: Short side of the image in pixels.
+    """
+
+    name: str
+    network: str
+    kind: str
+    view: str
+    short_side: int
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """The network that a column is measured with.
+
+    Args:
+        backbone: Its trunk.
+        pool: The trained network's own pooling; None for a bare trunk.
+        head: The trained network's head; None for a bare trunk.
+        differs: What is not as in the paper.
+    """
+
+    backbone: Backbone
+    pool: nn.Module | None = None
+    head: nn.Module | None = None
+    differs: str = ""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it is not one of the paper's networks."""
+        return bool(self.differs)
+
+    def encoder(self, blocks: tuple[Block, ...]) -> FeatureEncoder:
+        """Features of some of its layers."""
+        return FeatureEncoder(self.backbone, FeatureRecipe(blocks), self.pool, self.head)
+
+
+def find_network(column: Column, supplies: Supplies) -> FrozenNetwork | str:
+    """Find the network of a column, or what stands in for it, or say what is missing."""
+    slot = Slot(column.network, column.kind)
+    found = slot.load(supplies)
+    if found is not None:
+        return _of_classifier(found, "")
+    if not supplies.backbone:
+        return f"{slot.missing(supplies)}; or let --backbone NAME stand in"
+    if column.kind == "no-spp":
+        return NEEDS_NO_SPP
+    if (Path(supplies.backbone) / "config.json").is_file():
+        classifier = Classifier.load(supplies.backbone, supplies.device)
+        return _of_classifier(classifier, f"network of {supplies.backbone}")
+    torch.manual_seed(supplies.seed)
+    backbone = build_backbone(supplies.backbone, supplies.weights)
+    words = f"{supplies.backbone}, weights {supplies.weights}"
+    return FrozenNetwork(backbone.to(supplies.device).eval(), differs=words)
+
+
+def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
+    """The parts of a trained network."""
+    network = classifier.network
+    return FrozenNetwork(network.backbone, network.pool, network.head, differs)  # type: ignore[arg-type]
+
+
+def row_blocks(column: Column, network: FrozenNetwork) -> dict[str, Block | str]:
+    """What each row of the tables takes from the network, or why it cannot."""
+    side = network.backbone.grid_hw((column.short_side, column.short_side))[0]
+    seen = Block(view=column.view, short_side=column.short_side)
+    whole_map = replace(seen, levels=(side,))  # as many bins as cells: the map itself
+    conv4: Block | str = NEEDS_CONV4 if network.is_stand_in else replace(whole_map, layer="relu4")
+    hidden = NEEDS_HIDDEN if network.head is None else ""
+    return {
+        "conv4": conv4,
+        "conv5": whole_map,
+        "pool5/7 (6x6)": replace(seen, pool="6x6"),
+        "SPP pool5/7": seen,
+        "fc6/8": hidden or replace(seen, layer="fc6"),
+        "fc7/9": hidden or replace(seen, layer="fc7"),
+    }
+
+
+def fit_blocks(
+    blocks: Mapping[str, Block],
+    network: FrozenNetwork,
+    data: TransferData,
+    supplies: Supplies,
+    track: Track,
+) -> Iterator[tuple[str, FitResult]]:
+    """Fit SVMs on each of several layers; the images go through the trunk once for all of them.
+
+    Args:
+        blocks: What to take, by row.
+        network: The frozen network.
+        data: Images, task and splits.
+        supplies: Where everything is.
+        track: Shows the progress.
+
+    Yields:
+        The row, and its figures.
+    """
+    together = network.encoder(tuple(blocks.values()))
+    cache = FeatureCache(supplies.out / "cache")
+    features = together.extract(data.paths, cache=cache, track=track)
+    begin = 0
+    for row, block in blocks.items():
+        alone = network.encoder((block,))
+        end = begin + row_length(alone)
+        part = _columns(features, begin, end)
+        source = RowSource(part, RecipeWay(alone))
+        task, splits = data.task(part.kept), data.splits(part.kept)
+        yield row, fit_splits([source], task, splits, costs=COSTS, seed=supplies.seed, track=track)
+        begin = end
+
+
+def row_length(encoder: FeatureEncoder) -> int:
+    """Numbers that an encoder makes of an image, whatever its size."""
+    return encoder.encode([torch.zeros(3, 32, 32)]).shape[1]
+
+
+def _columns(features: FeatureSet, begin: int, end: int) -> FeatureSet:
+    """Some columns of the rows."""
+    rows: Tensor = features.rows[:, begin:end].contiguous()
+    return replace(features, rows=rows)

@@ -1,0 +1,46 @@
+"""The tables that can be run, by number."""
+
+from sppnet.paper.architectures import measure_table_1
+from sppnet.paper.imagenet import measure_table_2, measure_table_3, measure_table_4
+from sppnet.paper.printed import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8
+from sppnet.paper.tables import PaperTable
+from sppnet.paper.transfer import measure_table_6, measure_table_7, measure_table_8
+
+_IMAGENET = (
+    "class folders of ImageNet 2012 in DATA/imagenet/val (and DATA/imagenet/train for --train)",
+    "trained networks in MODELS/NAME-KIND, such as MODELS/zf5-multi; --train makes them",
+)
+_VOC = "VOC 2007 in DATA/VOCdevkit/VOC2007"
+_CALTECH = "class folders of Caltech-101 in DATA/caltech101"
+_FROZEN = "networks in MODELS (zf5-no-spp, zf5-multi, overfeat7-multi), or --backbone and --weights"
+
+TABLES = {
+    table.printed.number: table
+    for table in (
+        PaperTable(TABLE_1, measure_table_1),
+        PaperTable(TABLE_2, measure_table_2, _IMAGENET),
+        PaperTable(TABLE_3, measure_table_3, _IMAGENET),
+        PaperTable(TABLE_4, measure_table_4, _IMAGENET),
+        PaperTable(TABLE_6, measure_table_6, (_VOC, _FROZEN)),
+        PaperTable(TABLE_7, measure_table_7, (_CALTECH, _FROZEN)),
+        PaperTable(TABLE_8, measure_table_8, (_VOC, _CALTECH, _FROZEN)),
+    )
+}
+
+
+def find_table(number: int) -> PaperTable:
+    """Look a table up.
+
+    Args:
+        number: Its number in the paper.
+
+    Raises:
+        ValueError: If it cannot be run; the legal numbers are listed.
+
+    Example:
+        >>> find_table(7).printed.section
+        '3.3'
+    """
+    if number not in TABLES:
+        raise ValueError(f"table must be one of {', '.join(map(str, TABLES))}, got {number}")
+    return TABLES[number]

@@ -1,0 +1,112 @@
+"""What running a table gives: numbers beside the printed ones, and why others are not there."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sppnet.paper.printed import Printed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number that was measured.
+
+    Args:
+        row: Row of the printed table.
+        column: Column of the printed table.
+        value: The number, in the table's unit.
+        differs: What is not as in the paper here, in a few words.
+        deviation: Over random splits; None where there is one measurement.
+        images: How many images it is from; None where none is needed.
+        seconds: What it took.
+    """
+
+    row: str
+    column: str
+    value: float
+    differs: str = ""
+    deviation: float | None = None
+    images: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """One number that could not be measured.
+
+    Args:
+        row: Row of the printed table.
+        column: Column of the printed table.
+        reason: What is missing and where it goes.
+    """
+
+    row: str
+    column: str
+    reason: str
+
+
+@dataclass
+class TableResult:
+    """One table, printed and measured.
+
+    Args:
+        printed: The paper's table.
+        measured: In the order of the work.
+        not_run: In the order of the work.
+
+    Example:
+        >>> from sppnet.paper.printed import TABLE_3
+        >>> result = TableResult(TABLE_3)
+        >>> result.add(Measured("ZF-5, single-size trained", "1 full", 40.0))
+        >>> [(row["paper"], row["measured"]) for row in result.records() if row["measured"]]
+        [(37.55, 40.0)]
+    """
+
+    printed: Printed
+    measured: list[Measured] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+
+    def add(self, cell: Measured | NotRun) -> None:
+        """Keep one more number, or why it is not there."""
+        if isinstance(cell, Measured):
+            self.measured.append(cell)
+        else:
+            self.not_run.append(cell)
+
+    def reasons(self) -> dict[str, int]:
+        """Why numbers are not there, and how many for each reason."""
+        counts: dict[str, int] = {}
+        for cell in self.not_run:
+            counts[cell.reason] = counts.get(cell.reason, 0) + 1
+        return counts
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every cell that was printed or measured: what JSON and page show."""
+        measured = {(cell.row, cell.column): cell for cell in self.measured}
+        reasons = {(cell.row, cell.column): cell.reason for cell in self.not_run}
+        cells = [
+            (row, column, paper)
+            for row, values in self.printed.rows.items()
+            for column, paper in zip(self.printed.columns, values, strict=True)
+        ]
+        return [
+            _record(row, column, paper, measured.get((row, column)), reasons.get((row, column), ""))
+            for row, column, paper in cells
+            if paper is not None or (row, column) in measured
+        ]
+
+
+def _record(
+    row: str, column: str, paper: float | None, cell: Measured | None, reason: str
+) -> dict[str, Any]:
+    """One cell as plain values."""
+    record: dict[str, Any] = {"row": row, "column": column, "paper": paper, "measured": None}
+    if cell is None:
+        return {**record, "not_run": reason} if reason else record
+    return {
+        **record,
+        "measured": cell.value,
+        "deviation": cell.deviation,
+        "differs": cell.differs,
+        "images": cell.images,
+        "seconds": cell.seconds,
+    }

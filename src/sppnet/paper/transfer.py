@@ -1,0 +1,152 @@
+"""Tables 6, 7 and 8: linear SVMs on frozen features, on VOC 2007 and on Caltech-101."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from sppnet.classification import SplitRule, open_class_data
+from sppnet.classification.feature_recipe import RECIPES, Block
+from sppnet.classification.fitting import FitResult
+from sppnet.classification.voc_data import open_voc_data
+from sppnet.errors import Track
+from sppnet.images import read_class_folders
+from sppnet.paper.frozen import (
+    Column,
+    FrozenNetwork,
+    TransferData,
+    find_network,
+    fit_blocks,
+    row_blocks,
+)
+from sppnet.paper.imagenet import wanted
+from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
+from sppnet.paper.results import Measured, NotRun
+from sppnet.paper.supplies import CALTECH, VOC07, Supplies
+
+TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
+FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are worked out one at a time
+
+Cells = Iterator[Measured | NotRun]
+
+VIEWS = (
+    ("ZF-5", "no-spp", "crop", 224),
+    ("ZF-5", "multi", "crop", 224),
+    ("ZF-5", "multi", "full", 224),
+)
+COLUMNS_6 = (*VIEWS, ("ZF-5", "multi", "full", 392), ("Overfeat-7", "multi", "full", 364))
+COLUMNS_7 = (*VIEWS, ("Overfeat-7", "multi", "full", 224))
+
+
+def measure_table_6(supplies: Supplies, track: Track) -> Cells:
+    """Measure mean average precision on VOC 2007, or on a VOC folder in its place."""
+    columns = [Column(n, *v) for n, v in zip(TABLE_6.columns, COLUMNS_6, strict=True)]
+    yield from _measure(TABLE_6, columns, VOC07, supplies, track)
+
+
+def measure_table_7(supplies: Supplies, track: Track) -> Cells:
+    """Measure mean class accuracy on Caltech-101, or on class folders in its place."""
+    columns = [Column(n, *v) for n, v in zip(TABLE_7.columns, COLUMNS_7, strict=True)]
+    yield from _measure(TABLE_7, columns, CALTECH, supplies, track)
+
+
+def measure_table_8(supplies: Supplies, track: Track) -> Cells:
+    """Measure the row of SPP-net: the best layer of the best network on either data set."""
+    best = (
+        (TABLE_8.columns[0], VOC07, TABLE_6.columns[-1], COLUMNS_6[-1], "fc7/9"),
+        (TABLE_8.columns[1], CALTECH, TABLE_7.columns[-1], COLUMNS_7[-1], "SPP pool5/7"),
+    )
+    for column, place, name, values, row in best:
+        source = Column(name, *values)
+        data, network = open_data(place, supplies), find_network(source, supplies)
+        if isinstance(data, str) or isinstance(network, str):
+            yield NotRun("SPP-net", column, data if isinstance(data, str) else str(network))
+            continue
+        block = row_blocks(source, network)[row]
+        if isinstance(block, str) or network.is_stand_in:
+            block = RECIPES["paper"].blocks[0]
+        for cell in _fit_cells({"SPP-net": block}, network, data, place, supplies, track):
+            yield replace(cell, column=column)
+
+
+def open_data(place: str, supplies: Supplies) -> TransferData | str:
+    """Open the images of a protocol, or say what is missing.
+
+    Classes of fewer than 31 images lower the number of training images; the result says so.
+    """
+    root = supplies.find_data(place)
+    if root is None:
+        return supplies.missing_data(place)
+    return open_voc_data(root) if place == VOC07 else _open_classes(root, supplies)
+
+
+def _open_classes(root: Path, supplies: Supplies) -> TransferData:
+    """Class folders under the Caltech-101 protocol, with fewer images where there are fewer."""
+    smallest = min(read_class_folders(root).images_per_class().values())
+    train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
+    rule = SplitRule(train, TEST_PER_CLASS, supplies.splits, supplies.seed)
+    return open_class_data(root, rule)
+
+
+def _measure(
+    printed: Printed, columns: list[Column], place: str, supplies: Supplies, track: Track
+) -> Cells:
+    """Measure the printed cells of some columns."""
+    data = open_data(place, supplies)
+    for column in columns:
+        rows = [row for row in printed.rows if printed.value(row, column.name) is not None]
+        if not wanted((column.network,), supplies):
+            continue
+        network = find_network(column, supplies)
+        if isinstance(data, str) or isinstance(network, str):
+            reason = data if isinstance(data, str) else str(network)
+            yield from (NotRun(row, column.name, reason) for row in rows)
+            continue
+        blocks = {row: block for row, block in row_blocks(column, network).items() if row in rows}
+        for row, block in blocks.items():
+            if isinstance(block, str):
+                yield NotRun(row, column.name, block)
+        usable = {row: block for row, block in blocks.items() if isinstance(block, Block)}
+        for cell in _fit_cells(usable, network, data, place, supplies, track):
+            yield replace(cell, column=column.name)
+
+
+def _fit_cells(
+    blocks: Mapping[str, Block],
+    network: FrozenNetwork,
+    data: TransferData,
+    place: str,
+    supplies: Supplies,
+    track: Track,
+) -> Iterator[Measured]:
+    """Fit every block; the column is filled in by the caller."""
+    parts = [{row: blocks[row]} for row in blocks if row in FLATTENED]
+    parts.append({row: block for row, block in blocks.items() if row not in FLATTENED})
+    key = "mean_ap" if place == VOC07 else "mean_class_accuracy"
+    words = what_differs(network, data, place, supplies)
+    for part in filter(None, parts):
+        began = time.perf_counter()
+        for row, result in fit_blocks(part, network, data, supplies, track):
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            yield _cell(row, result, key, words, len(data.paths), seconds)
+
+
+def _cell(
+    row: str, result: FitResult, key: str, words: str, images: int, seconds: float
+) -> Measured:
+    """One number in percent."""
+    deviation = None if result.summary is None else 100 * result.summary["std"][key]
+    value = 100 * float(result.figures[key])
+    return Measured(row, "", value, words, deviation, images, seconds)
+
+
+def what_differs(network: FrozenNetwork, data: TransferData, place: str, supplies: Supplies) -> str:
+    """Say in words what is not as in the paper."""
+    parts = [network.differs] if network.differs else []
+    if supplies.is_stand_in(place):
+        root = supplies.find_data(place)
+        parts.append(f"{root.name if root else ''}: {len(data.names)} classes")
+    if place == CALTECH:
+        parts += [data.rule_words()] if supplies.splits != SPLITS or parts else []
+    parts.append("C chosen on validation images")
+    return "; ".join(parts)

@@ -1,0 +1,56 @@
+"""What the paper prints: shapes, and relations that its own text states."""
+
+import pytest
+
+from sppnet.app.reproduce import TABLE_NUMBERS
+from sppnet.paper import TABLES, find_table
+from sppnet.paper.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8
+
+
+@pytest.mark.parametrize("number", TABLE_NUMBERS)
+def test_every_row_has_a_value_for_every_column(number: int) -> None:
+    printed = find_table(number).printed
+    assert printed.number == number
+    assert all(len(values) == len(printed.columns) for values in printed.rows.values())
+
+
+def test_the_command_line_names_the_tables_that_can_be_run() -> None:
+    assert tuple(TABLES) == TABLE_NUMBERS
+
+
+def test_a_table_that_cannot_be_run_is_refused_with_the_legal_numbers() -> None:
+    with pytest.raises(ValueError, match=r"table must be one of 1, 2, 3, 4, 6, 7, 8, got 5"):
+        find_table(5)
+
+
+# The gains over no SPP that table 2 prints in brackets.
+GAINS = {
+    "(b) SPP single-size trained, top-1": (1.01, 0.55, 1.26, 1.65),
+    "(c) SPP multi-size trained, top-1": (1.39, 0.99, 1.87, 2.33),
+    "(b) SPP single-size trained, top-5": (0.62, 0.38, 0.72, 0.85),
+    "(c) SPP multi-size trained, top-5": (1.12, 0.59, 1.19, 1.02),
+}
+
+
+@pytest.mark.parametrize(("row", "gains"), GAINS.items())
+def test_table_2_adds_up_to_the_gains_that_it_prints(row: str, gains: tuple[float, ...]) -> None:
+    base = TABLE_2.rows[f"(a) no SPP, {row[-5:]}"]
+    for without, value, gain in zip(base, TABLE_2.rows[row], gains, strict=True):
+        assert without is not None
+        assert value is not None
+        assert without - value == pytest.approx(gain, abs=0.011)
+
+
+def test_the_whole_image_beats_the_crop_in_every_row_of_table_3() -> None:
+    assert all(full < crop for crop, full in TABLE_3.rows.values())  # type: ignore[operator]
+
+
+def test_tables_share_the_numbers_that_they_both_print() -> None:
+    best = TABLE_8.rows["SPP-net"]
+    assert best == (
+        TABLE_6.value("fc7/9", "(e) SPP, O-7, full 364"),
+        TABLE_7.value("SPP pool5/7", "(d) SPP, O-7, full 224"),
+    )
+    ten_views = TABLE_4.rows["SPP-net O-7, 1 scale, 10 views"]
+    assert ten_views[0] == TABLE_2.value("(c) SPP multi-size trained, top-1", "Overfeat-7")
+    assert ten_views[1] == TABLE_2.value("(c) SPP multi-size trained, top-5", "Overfeat-7")
