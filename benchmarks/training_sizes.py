@@ -3,7 +3,7 @@ r"""Trains the same network in several ways and scores every one at many sizes.
     python benchmarks/training_sizes.py sizes --data DIR
     python benchmarks/training_sizes.py views --data DIR --backbone squeezenet1_1 --weights DEFAULT
 
-``sizes`` trains from random weights at one size, at two sizes in turn, at random sizes and on
+``sizes`` trains from random weights at one size, at two sizes in turn and on
 natural sizes, with the same number of epochs, and scores whole images at short sides from 128 to
 320 and at their natural size. ``views`` fine-tunes a trained trunk with pyramid pooling and with
 global average pooling, on crops, whole and warped images. Class folders are divided by the
@@ -46,7 +46,7 @@ from sppnet.evaluation.page import Page, figure, figures, table
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
 
-TEST_SIDES = (128, 160, 192, 224, 256, 288, 320)
+TEST_SIDES = (128, 160, 192, 224, 256, 320)
 WARPED_SIDE = 256
 
 
@@ -76,7 +76,6 @@ WAYS = {
     "sizes": (
         Way("single size 224", "224", EVERY_SIZE),
         Way("180 and 224 in turn", "180,224", EVERY_SIZE),
-        Way("random 180 to 224", "180-224", EVERY_SIZE),
         Way("natural sizes", "natural", EVERY_SIZE),
     ),
     "views": (

@@ -1,6 +1,7 @@
 """Tables run on small data: the same code as on ImageNet and Caltech-101."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,21 @@ def test_table_7_on_class_folders_with_a_stand_in(small_folders: Path, tmp_path:
     assert cell["deviation"] is not None
     assert "small5, weights none" in cell["differs"]
     assert any("without SPP" in reason for reason in record["not_measured"])
+
+
+def test_unreadable_images_are_named_and_the_rest_is_used(
+    small_folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_folders, data)
+    broken = next(path for path in sorted(data.iterdir()) if path.is_dir()) / "broken.png"
+    broken.write_bytes(b"no image")
+    words = ("--data", data, "--backbone", "small5", "--weights", "none", "--splits", 1)
+    code, record = run(7, *words, "--networks", "ZF-5", "--out", tmp_path / "out")
+    assert code == 3
+    assert measured(record)
+    assert [Path(problem["path"]).name for problem in record["problems"]] == ["broken.png"]
+    assert str(broken) in capsys.readouterr().err
 
 
 def test_tables_6_and_8_on_a_voc_folder(tmp_path: Path) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import typer
 
-from sppnet.app.console import NOTHING_USABLE, SOME_FAILED, note, say, say_table
+from sppnet.app.console import NOTHING_USABLE, SOME_FAILED, note, report_problems, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import UsageError
-from sppnet.evaluation.page import Page, Tile, paragraph, table, tiles
-from sppnet.evaluation.report_blocks import add_origin_section
+from sppnet.evaluation.page import Page, Tile, details, paragraph, table, tiles
+from sppnet.evaluation.report_blocks import add_origin_section, add_problem_section
 from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
 from sppnet.storage import RunFolder, write_json, write_text
@@ -55,12 +55,27 @@ def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) ->
         record = _record(entry, result, configuration, run.seconds())
         write_json(run.path / f"{name}.json", record)
         write_text(run.path / f"{name}.html", render_page(entry, result, configuration))
-    say_table(HEADER, [row for row in table_rows(result) if row[3] != "-"])
+    if result.measured:
+        _say_measured(result)
+    code = report_problems(result.problems)
     for reason, cells in result.reasons().items():
         note(f"{cells} number{'s' if cells > 1 else ''} not measured: {reason}")
     say(f"written: {supplies.out / name}.json, {supplies.out / name}.html")
     if result.not_run:
-        raise typer.Exit(code=SOME_FAILED if result.measured else NOTHING_USABLE)
+        code = SOME_FAILED if result.measured else NOTHING_USABLE
+    raise typer.Exit(code=code)
+
+
+def _say_measured(result: TableResult) -> None:
+    """Print the numbers; what differs alike for all of them is said once."""
+    rows = [row for row in table_rows(result) if row[3] != "-"]
+    differences = result.differences()
+    if len(differences) > 1:
+        say_table(HEADER, rows)
+        return
+    say_table(HEADER[:-1], [row[:-1] for row in rows])
+    for words in differences:
+        say(f"what differs: {words}")
 
 
 def table_rows(result: TableResult) -> list[tuple[str, ...]]:
@@ -80,6 +95,23 @@ def table_rows(result: TableResult) -> list[tuple[str, ...]]:
     return rows
 
 
+def grid_rows(result: TableResult) -> list[list[str]]:
+    """Write the table as it is printed, measured numbers in brackets."""
+    cells = {(cell["row"], cell["column"]): cell for cell in result.records()}
+    return [
+        [row, *(_grid_cell(cells.get((row, column))) for column in result.printed.columns)]
+        for row in result.printed.rows
+    ]
+
+
+def _grid_cell(cell: dict[str, Any] | None) -> str:
+    """Both numbers of one cell; a dash where nothing is printed."""
+    if cell is None:
+        return "-"
+    measured = cell["measured"]
+    return _number(cell["paper"]) + ("" if measured is None else f" [{_number(measured)}]")
+
+
 def render_page(entry: PaperTable, result: TableResult, configuration: dict[str, Any]) -> str:
     """Write the page."""
     printed = entry.printed
@@ -89,10 +121,18 @@ def render_page(entry: PaperTable, result: TableResult, configuration: dict[str,
         Tile("not measured", str(len(result.not_run)), "the reasons are below"),
     ]
     page.add_section("", tiles(counts))
-    page.add_section("Printed and measured", table(HEADER, table_rows(result)))
+    page.add_section(
+        "Printed and measured",
+        paragraph("The paper's number, then in brackets the one measured here."),
+        table(("", *printed.columns), grid_rows(result)),
+        *(paragraph(f"What differs: {words}.") for words in result.differences()),
+        details("Every number", table(HEADER, table_rows(result))),
+    )
     reasons = [paragraph(f"{count}: {reason}") for reason, count in result.reasons().items()]
     if reasons:
         page.add_section("Not measured", *reasons)
+    if result.problems:
+        add_problem_section(page, result.problems)
     if entry.wants:
         page.add_section("What the table needs", *map(paragraph, entry.wants))
     add_origin_section(page, configuration, surroundings()["versions"])
@@ -115,6 +155,7 @@ def _record(
         "source": SOURCE,
         "cells": result.records(),
         "not_measured": result.reasons(),
+        "problems": [asdict(problem) for problem in result.problems],
         "configuration": configuration,
         "seconds": seconds,
         **surroundings(),

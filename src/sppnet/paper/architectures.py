@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sppnet.classification.paper_networks import layer_table
 from sppnet.errors import Track
 from sppnet.paper.printed import NETWORKS, TABLE_1
-from sppnet.paper.results import Measured, NotRun
+from sppnet.paper.results import Finding, Measured
 from sppnet.paper.slots import BACKBONES
 from sppnet.paper.supplies import Supplies
 
@@ -14,7 +14,7 @@ BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before 
 NOTE = "the map before its pooling, as the printed number must be; after it 13"
 
 
-def measure_table_1(supplies: Supplies, track: Track) -> Iterator[Measured | NotRun]:
+def measure_table_1(supplies: Supplies, track: Track) -> Iterator[Finding]:
     """Give the side of the map after each convolution stage of each network."""
     del supplies
     for network in track(NETWORKS, "networks", total=len(NETWORKS)):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification import ClassData, Classifier
@@ -115,45 +115,51 @@ def row_blocks(column: Column, network: FrozenNetwork) -> dict[str, Block | str]
     }
 
 
-def fit_blocks(
+def extract_blocks(
     blocks: Mapping[str, Block],
     network: FrozenNetwork,
     data: TransferData,
     supplies: Supplies,
     track: Track,
+) -> FeatureSet:
+    """Work out several layers of all images; each image goes through the trunk once for all."""
+    cache = FeatureCache(supplies.out / "cache")
+    encoder = network.encoder(tuple(blocks.values()))
+    return encoder.extract(data.paths, cache=cache, track=track)
+
+
+def fit_blocks(
+    blocks: Mapping[str, Block],
+    features: FeatureSet,
+    network: FrozenNetwork,
+    data: TransferData,
+    seed: int,
+    track: Track,
 ) -> Iterator[tuple[str, FitResult]]:
-    """Fit SVMs on each of several layers; the images go through the trunk once for all of them.
+    """Fit SVMs on each of several layers.
 
     Args:
-        blocks: What to take, by row.
+        blocks: What was taken, by row.
+        features: Of :func:`extract_blocks`, the blocks side by side.
         network: The frozen network.
         data: Images, task and splits.
-        supplies: Where everything is.
+        seed: Decides what is held out to choose C.
         track: Shows the progress.
 
     Yields:
         The row, and its figures.
     """
-    together = network.encoder(tuple(blocks.values()))
-    cache = FeatureCache(supplies.out / "cache")
-    features = together.extract(data.paths, cache=cache, track=track)
+    task, splits = data.task(features.kept), data.splits(features.kept)
     begin = 0
     for row, block in blocks.items():
-        alone = network.encoder((block,))
-        end = begin + row_length(alone)
-        part = _columns(features, begin, end)
-        source = RowSource(part, RecipeWay(alone))
-        task, splits = data.task(part.kept), data.splits(part.kept)
-        yield row, fit_splits([source], task, splits, costs=COSTS, seed=supplies.seed, track=track)
+        encoder = network.encoder((block,))
+        end = begin + row_length(encoder)
+        part = replace(features, rows=features.rows[:, begin:end].contiguous())
+        source = RowSource(part, RecipeWay(encoder))
+        yield row, fit_splits([source], task, splits, costs=COSTS, seed=seed, track=track)
         begin = end
 
 
 def row_length(encoder: FeatureEncoder) -> int:
     """Numbers that an encoder makes of an image, whatever its size."""
     return encoder.encode([torch.zeros(3, 32, 32)]).shape[1]
-
-
-def _columns(features: FeatureSet, begin: int, end: int) -> FeatureSet:
-    """Some columns of the rows."""
-    rows: Tensor = features.rows[:, begin:end].contiguous()
-    return replace(features, rows=rows)

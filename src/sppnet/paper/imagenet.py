@@ -7,7 +7,7 @@ from pathlib import Path
 from sppnet.classification import Classifier, predict_files, score_predictions
 from sppnet.classification.class_data import match_classes
 from sppnet.classification.map_views import view_plan
-from sppnet.errors import Track
+from sppnet.errors import Problem, Track
 from sppnet.paper.labelled import draw_images, images_to_score
 from sppnet.paper.printed import (
     NETWORKS,
@@ -16,7 +16,7 @@ from sppnet.paper.printed import (
     TABLE_3,
     TABLE_4,
 )
-from sppnet.paper.results import Measured, NotRun
+from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.slots import KINDS, Slot
 from sppnet.paper.supplies import IMAGENET, Supplies
 from sppnet.paper.trained import train_slot
@@ -26,10 +26,10 @@ SHORT_SIDE, WINDOW = 256, 224
 IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
 NO_TEST_LABELS = "the labels of ImageNet's test images are not public"
 
-Cells = Iterator[Measured | NotRun]
+Findings = Iterator[Finding]
 
 
-def measure_table_2(supplies: Supplies, track: Track) -> Cells:
+def measure_table_2(supplies: Supplies, track: Track) -> Findings:
     """Measure no SPP, single-size and multi-size training: 10 views, top-1 and top-5."""
     for network in wanted(NETWORKS, supplies):
         for kind, words in KINDS.items():
@@ -38,7 +38,7 @@ def measure_table_2(supplies: Supplies, track: Track) -> Cells:
             yield from measure_slot(Slot(network, kind), "10", places, supplies, track)
 
 
-def measure_table_3(supplies: Supplies, track: Track) -> Cells:
+def measure_table_3(supplies: Supplies, track: Track) -> Findings:
     """Measure one crop against the whole image."""
     for row in TABLE_3.rows:
         network, _, training = row.partition(", ")
@@ -49,7 +49,7 @@ def measure_table_3(supplies: Supplies, track: Track) -> Cells:
             yield from measure_slot(slot, view, [("top1", row, column)], supplies, track)
 
 
-def measure_table_4(supplies: Supplies, track: Track) -> Cells:
+def measure_table_4(supplies: Supplies, track: Track) -> Findings:
     """Measure the paper's best single network with 10 and with 98 views."""
     slot = Slot("Overfeat-7", "multi")
     for view, row in (("10", SPP_OVERFEAT_10), ("98", SPP_OVERFEAT_98)):
@@ -69,7 +69,7 @@ def measure_slot(
     places: Sequence[tuple[str, str, str]],
     supplies: Supplies,
     track: Track,
-) -> Cells:
+) -> Findings:
     """Score one network in one view and yield its errors.
 
     Args:
@@ -80,17 +80,19 @@ def measure_slot(
         track: Shows the progress.
     """
     root = supplies.find_data(IMAGENET)
-    if root is None:
-        yield from _not_run(places, supplies.missing_data(IMAGENET))
+    is_there = supplies.training is not None or slot.find(supplies) is not None
+    missing = [] if root is not None else [supplies.missing_data(IMAGENET)]
+    missing += [] if is_there else [slot.missing(supplies)]
+    if root is None or missing:
+        yield from (NotRun(row, column, "; ".join(missing)) for _, row, column in places)
         return
     classifier = slot.load(supplies)
-    if classifier is None and supplies.training is not None:
-        classifier = train_slot(slot, root, supplies, track)
     if classifier is None:
-        yield from _not_run(places, slot.missing(supplies))
-        return
+        classifier, problems = train_slot(slot, root, supplies, track)
+        yield from problems
     began = time.perf_counter()
-    figures, images = score_folder(classifier, root, view, supplies, track)
+    figures, images, problems = score_folder(classifier, root, view, supplies, track)
+    yield from problems
     seconds = time.perf_counter() - began
     words = what_differs(classifier, root, images)
     for metric, row, column in places:
@@ -100,11 +102,11 @@ def measure_slot(
 
 def score_folder(
     classifier: Classifier, root: Path, view: str, supplies: Supplies, track: Track
-) -> tuple[Mapping[str, float], int]:
+) -> tuple[Mapping[str, float], int, Sequence[Problem]]:
     """Score a network on validation images.
 
     Returns:
-        Its figures as shares, and how many images they are from.
+        Its figures as shares, how many images they are from, and what was wrong with others.
 
     Raises:
         UsageError: If an image is of a class that the network does not know.
@@ -115,7 +117,8 @@ def score_folder(
     cache = FeatureCache(supplies.out / "cache")
     found = predict_files(classifier, dataset.paths, view=plan, cache=cache, track=track)
     truth = labels[found.kept]
-    return score_predictions(found.rows, truth, classifier.names), len(truth)
+    figures = score_predictions(found.rows, truth, classifier.names)
+    return figures, len(truth), (*dataset.problems, *found.problems)
 
 
 def what_differs(classifier: Classifier, root: Path, images: int) -> str:
@@ -129,8 +132,3 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     if settings.get("epochs"):
         parts.append(f"{settings['epochs']} epochs")
     return "; ".join(parts)
-
-
-def _not_run(places: Sequence[tuple[str, str, str]], reason: str) -> Iterator[NotRun]:
-    for _, row, column in places:
-        yield NotRun(row, column, reason)

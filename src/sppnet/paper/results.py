@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from sppnet.errors import Problem
 from sppnet.paper.printed import Printed
 
 
@@ -44,6 +45,9 @@ class NotRun:
     reason: str
 
 
+Finding = Measured | NotRun | Problem
+
+
 @dataclass
 class TableResult:
     """One table, printed and measured.
@@ -52,6 +56,7 @@ class TableResult:
         printed: The paper's table.
         measured: In the order of the work.
         not_run: In the order of the work.
+        problems: What was wrong with files, each once.
 
     Example:
         >>> from sppnet.paper.printed import TABLE_3
@@ -64,13 +69,16 @@ class TableResult:
     printed: Printed
     measured: list[Measured] = field(default_factory=list)
     not_run: list[NotRun] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
-    def add(self, cell: Measured | NotRun) -> None:
-        """Keep one more number, or why it is not there."""
-        if isinstance(cell, Measured):
-            self.measured.append(cell)
-        else:
-            self.not_run.append(cell)
+    def add(self, finding: Finding) -> None:
+        """Keep one more number, why one is not there, or what is wrong with a file."""
+        if isinstance(finding, Measured):
+            self.measured.append(finding)
+        elif isinstance(finding, NotRun):
+            self.not_run.append(finding)
+        elif finding not in self.problems:
+            self.problems.append(finding)
 
     def reasons(self) -> dict[str, int]:
         """Why numbers are not there, and how many for each reason."""
@@ -78,6 +86,10 @@ class TableResult:
         for cell in self.not_run:
             counts[cell.reason] = counts.get(cell.reason, 0) + 1
         return counts
+
+    def differences(self) -> list[str]:
+        """What is not as in the paper, each once."""
+        return list(dict.fromkeys(cell.differs for cell in self.measured if cell.differs))
 
     def records(self) -> list[dict[str, Any]]:
         """Every cell that was printed or measured: what JSON and page show."""

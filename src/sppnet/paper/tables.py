@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from sppnet.errors import Track
 from sppnet.paper.printed import Printed
-from sppnet.paper.results import Measured, NotRun, TableResult
+from sppnet.paper.results import Finding, TableResult
 from sppnet.paper.supplies import Supplies
 
-Work = Callable[[Supplies, Track], Iterator[Measured | NotRun]]
+Work = Callable[[Supplies, Track], Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class PaperTable:
 
     Args:
         printed: The paper's table.
-        work: Yields a number, or why there is none, cell by cell.
+        work: Yields a number, or why there is none, cell by cell, and what is wrong with files.
         wants: What it needs, a line each, for the help.
     """
 
@@ -36,6 +36,6 @@ class PaperTable:
             The printed and the measured numbers; what could not be run says why.
         """
         result = TableResult(self.printed)
-        for cell in self.work(supplies, track):
-            result.add(cell)
+        for finding in self.work(supplies, track):
+            result.add(finding)
         return result

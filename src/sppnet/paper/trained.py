@@ -1,5 +1,6 @@
 """Trains a network of the paper on class folders, in the paper's way."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from sppnet.classification import (
 from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.paper_networks import build_paper_network
 from sppnet.classification.schedule import InputSizes
-from sppnet.errors import Track
+from sppnet.errors import Problem, Track
 from sppnet.paper.labelled import images_to_train
 from sppnet.paper.slots import BACKBONES, Slot
 from sppnet.paper.supplies import Supplies, Training
@@ -23,8 +24,10 @@ RATE = 0.01
 SHORT_SIDE = 256
 
 
-def train_slot(slot: Slot, root: Path, supplies: Supplies, track: Track) -> Classifier | None:
-    """Train one network and keep it where the tables look for it; None without ``--train``.
+def train_slot(
+    slot: Slot, root: Path, supplies: Supplies, track: Track
+) -> tuple[Classifier, Sequence[Problem]]:
+    """Train one network and keep it where the tables look for it.
 
     No SPP and single-size training see the largest size only, multi-size training all of them in
     turn. A run that was killed goes on from its last checkpoint.
@@ -36,13 +39,16 @@ def train_slot(slot: Slot, root: Path, supplies: Supplies, track: Track) -> Clas
         track: Shows the progress.
 
     Returns:
-        The trained network.
+        The trained network, and what was wrong with files.
+
+    Raises:
+        ValueError: If ``supplies`` do not say how to train.
 
     Source:
         SPP-net, sections 2.3 and 3.1.
     """
     if supplies.training is None:
-        return None
+        raise ValueError("training must be given, got None")
     plan = slot_plan(slot, supplies.training, supplies.seed)
     dataset = images_to_train(root, supplies.seed)
     torch.manual_seed(supplies.seed)
@@ -62,7 +68,7 @@ def train_slot(slot: Slot, root: Path, supplies: Supplies, track: Track) -> Clas
         network, View("full", SHORT_SIDE), dataset.names, seen=photos.digests, about=about
     )
     classifier.save(folder / "model")
-    return classifier
+    return classifier, (*dataset.problems, *photos.problems)
 
 
 def slot_plan(slot: Slot, training: Training, seed: int) -> TrainingPlan:

@@ -15,19 +15,20 @@ from sppnet.paper.frozen import (
     Column,
     FrozenNetwork,
     TransferData,
+    extract_blocks,
     find_network,
     fit_blocks,
     row_blocks,
 )
 from sppnet.paper.imagenet import wanted
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.results import Measured, NotRun
+from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.supplies import CALTECH, VOC07, Supplies
 
 TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
 FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are worked out one at a time
 
-Cells = Iterator[Measured | NotRun]
+Findings = Iterator[Finding]
 
 VIEWS = (
     ("ZF-5", "no-spp", "crop", 224),
@@ -38,19 +39,19 @@ COLUMNS_6 = (*VIEWS, ("ZF-5", "multi", "full", 392), ("Overfeat-7", "multi", "fu
 COLUMNS_7 = (*VIEWS, ("Overfeat-7", "multi", "full", 224))
 
 
-def measure_table_6(supplies: Supplies, track: Track) -> Cells:
+def measure_table_6(supplies: Supplies, track: Track) -> Findings:
     """Measure mean average precision on VOC 2007, or on a VOC folder in its place."""
     columns = [Column(n, *v) for n, v in zip(TABLE_6.columns, COLUMNS_6, strict=True)]
     yield from _measure(TABLE_6, columns, VOC07, supplies, track)
 
 
-def measure_table_7(supplies: Supplies, track: Track) -> Cells:
+def measure_table_7(supplies: Supplies, track: Track) -> Findings:
     """Measure mean class accuracy on Caltech-101, or on class folders in its place."""
     columns = [Column(n, *v) for n, v in zip(TABLE_7.columns, COLUMNS_7, strict=True)]
     yield from _measure(TABLE_7, columns, CALTECH, supplies, track)
 
 
-def measure_table_8(supplies: Supplies, track: Track) -> Cells:
+def measure_table_8(supplies: Supplies, track: Track) -> Findings:
     """Measure the row of SPP-net: the best layer of the best network on either data set."""
     best = (
         (TABLE_8.columns[0], VOC07, TABLE_6.columns[-1], COLUMNS_6[-1], "fc7/9"),
@@ -60,13 +61,23 @@ def measure_table_8(supplies: Supplies, track: Track) -> Cells:
         source = Column(name, *values)
         data, network = open_data(place, supplies), find_network(source, supplies)
         if isinstance(data, str) or isinstance(network, str):
-            yield NotRun("SPP-net", column, data if isinstance(data, str) else str(network))
+            yield NotRun("SPP-net", column, missing_words(data, network))
             continue
         block = row_blocks(source, network)[row]
         if isinstance(block, str) or network.is_stand_in:
             block = RECIPES["paper"].blocks[0]
         for cell in _fit_cells({"SPP-net": block}, network, data, place, supplies, track):
-            yield replace(cell, column=column)
+            yield replace(cell, column=column) if isinstance(cell, Measured) else cell
+
+
+def missing_words(*found: object) -> str:
+    """Join what is missing: those of the findings that are words.
+
+    Example:
+        >>> missing_words("no data", 1, "no network")
+        'no data; no network'
+    """
+    return "; ".join(words for words in found if isinstance(words, str))
 
 
 def open_data(place: str, supplies: Supplies) -> TransferData | str:
@@ -90,7 +101,7 @@ def _open_classes(root: Path, supplies: Supplies) -> TransferData:
 
 def _measure(
     printed: Printed, columns: list[Column], place: str, supplies: Supplies, track: Track
-) -> Cells:
+) -> Findings:
     """Measure the printed cells of some columns."""
     data = open_data(place, supplies)
     for column in columns:
@@ -99,7 +110,7 @@ def _measure(
             continue
         network = find_network(column, supplies)
         if isinstance(data, str) or isinstance(network, str):
-            reason = data if isinstance(data, str) else str(network)
+            reason = missing_words(data, network)
             yield from (NotRun(row, column.name, reason) for row in rows)
             continue
         blocks = {row: block for row, block in row_blocks(column, network).items() if row in rows}
@@ -108,7 +119,7 @@ def _measure(
                 yield NotRun(row, column.name, block)
         usable = {row: block for row, block in blocks.items() if isinstance(block, Block)}
         for cell in _fit_cells(usable, network, data, place, supplies, track):
-            yield replace(cell, column=column.name)
+            yield replace(cell, column=column.name) if isinstance(cell, Measured) else cell
 
 
 def _fit_cells(
@@ -118,15 +129,18 @@ def _fit_cells(
     place: str,
     supplies: Supplies,
     track: Track,
-) -> Iterator[Measured]:
+) -> Findings:
     """Fit every block; the column is filled in by the caller."""
+    yield from data.problems
     parts = [{row: blocks[row]} for row in blocks if row in FLATTENED]
     parts.append({row: block for row, block in blocks.items() if row not in FLATTENED})
     key = "mean_ap" if place == VOC07 else "mean_class_accuracy"
     words = what_differs(network, data, place, supplies)
     for part in filter(None, parts):
         began = time.perf_counter()
-        for row, result in fit_blocks(part, network, data, supplies, track):
+        features = extract_blocks(part, network, data, supplies, track)
+        yield from features.problems
+        for row, result in fit_blocks(part, features, network, data, supplies.seed, track):
             seconds, began = time.perf_counter() - began, time.perf_counter()
             yield _cell(row, result, key, words, len(data.paths), seconds)
 
