@@ -118,7 +118,7 @@ def render_page(entry: PaperTable, result: TableResult, configuration: dict[str,
     page = Page(f"Table {printed.number}: {printed.title}", printed.measure, SOURCE)
     counts = [
         Tile("measured", str(len(result.measured))),
-        Tile("not measured", str(len(result.not_run)), "the reasons are below"),
+        Tile("not measured", str(len(result.not_run)), "why: below" if result.not_run else ""),
     ]
     page.add_section("", tiles(counts))
     page.add_section(

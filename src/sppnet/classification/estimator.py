@@ -9,15 +9,18 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from sppnet.backbones import build_backbone
 from sppnet.classification.classifier import Classifier, as_list
 from sppnet.classification.features import pool_images
-from sppnet.classification.fitting import fit_svm_head
+from sppnet.classification.fitting import svm_head
 from sppnet.classification.labelled_images import as_files, content_numbers, read_labelled
-from sppnet.classification.network import SppNet, build_classifier, build_pool
+from sppnet.classification.linear_svm import LinearSvm
+from sppnet.classification.network import FixedNorm, SppNet, build_classifier, build_pool
 from sppnet.classification.schedule import InputSizes
+from sppnet.classification.scoring import class_task
+from sppnet.classification.selection import COSTS, choose
 from sppnet.classification.training import train_network
 from sppnet.classification.training_images import TrainingImages
 from sppnet.classification.training_plan import TrainingPlan
@@ -56,7 +59,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         levels: Bins along each side, one number per level of the pyramid.
         view: What of an image the SVMs see: ``"full"``, ``"crop"`` or ``"warp"``.
         short_side: Short side of that in pixels.
-        c: Cost of a margin violation of the SVMs.
+        c: Cost of a margin violation of the SVMs; None chooses it on held-out parts of the images.
         epochs: Passes over all images in training.
         sizes: Sides of the square training input, which take turns.
         batch: Images in one update.
@@ -93,7 +96,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         levels: Sequence[int] = (1, 2, 3, 6),
         view: str = "full",
         short_side: int = 224,
-        c: float = 1.0,
+        c: float | None = None,
         epochs: int = 30,
         sizes: Sequence[int] = (180, 224),
         batch: int = 32,
@@ -222,8 +225,15 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         backbone = build_backbone(self.backbone, self.weights).to(self.device).eval()
         seen = (view.apply(to_image(image)) for image in images)
         rows = torch.cat([pool_images(backbone, pool, [each]) for each in seen])
-        head = fit_svm_head(rows, labels, len(self.classes_), self.c).to(self.device)
-        return SppNet(backbone, pool, head), view
+        return SppNet(backbone, pool, self._fit_head(rows, labels).to(self.device)), view
+
+    def _fit_head(self, rows: Tensor, labels: Tensor) -> nn.Sequential:
+        """Fit SVMs on pooled features, at the given or at the best cost."""
+        task = class_task(labels, [str(name) for name in self.classes_])
+        rows = FixedNorm(1.0)(rows)
+        costs = COSTS if self.c is None else (self.c,)
+        choice = choose([rows], task.targets, task.figure, costs=costs, seed=self.seed)
+        return svm_head(LinearSvm(choice.c).fit_targets(rows, task.targets), 1.0)
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Train trunk and head together."""

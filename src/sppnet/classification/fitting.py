@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
 from sppnet.classification.features import FeatureSet
-from sppnet.classification.linear_svm import LinearSvm, one_against_rest
-from sppnet.classification.network import FixedNorm, build_head
+from sppnet.classification.linear_svm import LinearSvm
+from sppnet.classification.network import build_head
 from sppnet.classification.protocol import Split, mean_figures
 from sppnet.classification.row_sources import NetworkWay, RowSource, SvmClassifier
 from sppnet.classification.scoring import Task, class_task
@@ -126,25 +126,6 @@ def fit_svm_classifier(
     source = RowSource(features, NetworkWay(backbone, pool, view))
     task = class_task(labels, names)
     return fit_splits([source], task, splits, costs=(c,), about=about, track=track)
-
-
-def fit_svm_head(
-    rows: Tensor, labels: Tensor, num_classes: int, c: float = 1.0, track: Track = no_tracking
-) -> nn.Sequential:
-    """Fit linear SVMs on L2-normalised rows and put them into a head that does both steps.
-
-    Args:
-        rows: (N, D) pooled features of any length.
-        labels: (N,) int64.
-        num_classes: K.
-        c: Cost of a margin violation.
-        track: Shows the progress over the classes.
-
-    Returns:
-        A head from (N, D) to (N, K) margins: one product, whatever the number of support vectors.
-    """
-    targets = one_against_rest(labels, num_classes)
-    return svm_head(LinearSvm(c).fit_targets(FixedNorm(1.0)(rows), targets, track), 1.0)
 
 
 def svm_head(svm: LinearSvm, row_length: float | None) -> nn.Sequential:

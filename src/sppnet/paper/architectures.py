@@ -11,7 +11,7 @@ from sppnet.paper.supplies import Supplies
 
 SIDE = 224
 BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before its pooling only
-NOTE = "the map before its pooling, as the printed number must be; after it 13"
+NOTE = "conv2 of ZF-5 is the map before its pooling, as the printed number must be; after it 13"
 
 
 def measure_table_1(supplies: Supplies, track: Track) -> Iterator[Finding]:
