@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sppnet.app import classify_steps as steps
@@ -84,7 +85,7 @@ def _score(
     skip_seen: bool,
 ) -> dict[str, Any]:
     """Work out the figures, write them and the report."""
-    was_seen = (found.digests[:, None] == classifier.seen[None, :]).any(dim=1)
+    was_seen = torch.isin(found.digests, classifier.seen)
     seen = int(was_seen.sum())
     if seen and not skip_seen:
         warn(f"{seen} of {len(was_seen)} images were fitted on; --skip-seen leaves them out")
