@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,14 @@ def test_terminal_gets_colour_and_bars_unless_told_not_to(tmp_path: Path) -> Non
     assert b"sppnet: error: 'bad'" in plain
 
 
+@pytest.fixture
+def heeded_signals() -> Iterator[None]:
+    """Let child processes heed Ctrl-C, also where the tests themselves run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start_sleeping(cwd: Path) -> subprocess.Popen[str]:
     """Start the planted command and wait until it sleeps."""
     process = subprocess.Popen(
@@ -190,6 +199,7 @@ def start_sleeping(cwd: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_saves_and_ends_with_its_code(number: int, code: int, tmp_path: Path) -> None:
     with start_sleeping(tmp_path) as process:
