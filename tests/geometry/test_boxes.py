@@ -14,6 +14,7 @@ from sppnet.geometry import (
     check_boxes,
     clip_boxes,
     deltas_to_boxes,
+    flip_boxes,
 )
 from sppnet.geometry.boxes import box_intersection, reject_rows
 
@@ -173,3 +174,10 @@ def test_no_boxes_have_no_deltas() -> None:
     none = torch.zeros(0, 4)
     assert boxes_to_deltas(none, none).shape == (0, 4)
     assert deltas_to_boxes(none, none).shape == (0, 4)
+
+
+def test_flipping_twice_gives_the_boxes_again_and_sides_stay_in_order() -> None:
+    boxes = torch.tensor([[1.0, 2, 5, 9], [0.0, 0, 10, 3], [4.0, 4, 4, 4]])
+    flipped = flip_boxes(boxes, 10)
+    assert flipped.tolist() == [[5, 2, 9, 9], [0, 0, 10, 3], [6, 4, 6, 4]]
+    assert torch.equal(flip_boxes(flipped, 10), boxes)

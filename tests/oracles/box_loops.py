@@ -31,6 +31,23 @@ def suppress(boxes: Sequence[Box], scores: Sequence[float], threshold: Fraction)
     return kept
 
 
+def soften(
+    boxes: Sequence[Box], shares: Sequence[float], sigma: float, least: float
+) -> list[float]:
+    """Take the best box that is left (of equals the first), lower the others by their overlap."""
+    shares, lowered = list(shares), [0.0] * len(boxes)
+    left = list(range(len(boxes)))
+    while left:
+        best = max(left, key=lambda row: (shares[row], -row))
+        left.remove(best)
+        if shares[best] < least:
+            break
+        lowered[best] = shares[best]
+        for row in left:
+            shares[row] *= math.exp(-(float(iou(boxes[row], boxes[best])) ** 2) / sigma)
+    return lowered
+
+
 def response_cells(
     first: float, last: float, stride: float, offset0: float, offset: float, count: int
 ) -> tuple[int, int]:

@@ -7,10 +7,12 @@ from sppnet.geometry.boxes import (
     check_boxes,
     clip_boxes,
     deltas_to_boxes,
+    flip_boxes,
 )
 from sppnet.geometry.detections import Detections
 from sppnet.geometry.nms import nms, nms_per_class
 from sppnet.geometry.projection import Projection, cell_centres, project_boxes
+from sppnet.geometry.soft_nms import soft_nms, soft_nms_per_class
 
 __all__ = [
     "Detections",
@@ -22,7 +24,10 @@ __all__ = [
     "check_boxes",
     "clip_boxes",
     "deltas_to_boxes",
+    "flip_boxes",
     "nms",
     "nms_per_class",
     "project_boxes",
+    "soft_nms",
+    "soft_nms_per_class",
 ]

@@ -144,6 +144,24 @@ def clip_boxes(boxes: Tensor, image_size_hw: tuple[int, int]) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
+def flip_boxes(boxes: Tensor, image_width: int) -> Tensor:
+    """Mirror boxes together with their image, left to right.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels.
+        image_width: Of the image.
+
+    Returns:
+        (K, 4); the left side of a mirrored box comes from the right side of the original.
+
+    Example:
+        >>> flip_boxes(torch.tensor([[0.0, 0.0, 4.0, 2.0]]), image_width=10)
+        tensor([[ 6.,  0., 10.,  2.]])
+    """
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([image_width - x1, y0, image_width - x0, y1], -1)
+
+
 def boxes_to_deltas(proposals: Tensor, targets: Tensor) -> Tensor:
     """Describe each target relative to its proposal: shift of the centre, logarithm of the growth.
 
