@@ -34,9 +34,9 @@ from sppnet.classification import (
 )
 from sppnet.classification.conversion import convert_classifier
 from sppnet.classification.head_scores import score_rows
-from sppnet.classification.map_views import NINETY_SIX, pool_views
+from sppnet.classification.map_views import pool_views
 from sppnet.classification.paper_networks import build_paper_network
-from sppnet.classification.view_plans import PLANS
+from sppnet.classification.view_plans import NINETY_SIX, PLANS
 from sppnet.images import list_images, load_image, resize_image
 from sppnet.storage import write_json, write_text
 

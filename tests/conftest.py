@@ -1,6 +1,7 @@
 """Fixtures that every room's tests may use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,14 @@ def shared_data() -> Path:
     if not folder:
         pytest.skip("SPPNET_DATA is not set: no real data to test on")
     return Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: tiny networks gain nothing from more, and lose on a busy machine."""
+    import torch  # here: many tests need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

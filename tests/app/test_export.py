@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,14 @@ from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx_recipe import ClassifierGraph
 from sppnet.detection import Detector, Encoder
 from sppnet.detection.box_regression import BoxRegressor
-from sppnet.detection.detector import DetectionRule, WindowClassifier
+from sppnet.detection import DetectionRule, LinearScorer
 from sppnet.geometry import Detections
 from sppnet.pooling import onnx_form
 from sppnet.pooling.onnx_export import open_session
 from sppnet.storage import save_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +37,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_classifier("small5", 3, hidden=(8,), feature_norm=1.0)
     Classifier(network, View("full", 64), ("cat", "dog", "owl")).save(folder / "classifier")
     encoder = Encoder(build_backbone("small5"), (96,))
-    scores = WindowClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
+    scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     regressor = BoxRegressor()
     regressor.weights_, regressor.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
     rule = DetectionRule(proposals="grid", max_proposals=80)
     Detector(encoder, scores, regressor, ("cup", "pen"), rule).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
-    scores = WindowClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
+    scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
     save_model(folder / "toy", "toy", {}, {"w": torch.ones(1)})
     return folder
@@ -122,7 +114,7 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
     assert free_sizes(session.get_outputs()) == {"scores": ["boxes", 2], "refined": ["boxes", 2, 4]}
     for number, (height, width) in enumerate([(60, 80), (97, 200), (150, 31)]):
         image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(number))
-        boxes = detector.propose(image)
+        boxes = detector.windows(image, detector.encode(image))
         expected = detector.detect(detector.encode(image), boxes)
         found = detect_by_onnx(session, detector, image, boxes)
         assert expected.count > 3

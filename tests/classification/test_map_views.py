@@ -10,20 +10,23 @@ from sppnet.classification import SppNet, View, build_classifier, build_pool
 from sppnet.classification.features import pool_images
 from sppnet.classification.head_scores import score_rows
 from sppnet.classification.map_views import (
-    CROP,
-    FULL,
-    NINETY_SIX,
-    TEN,
     pool_on_crops,
     pool_on_maps,
     pool_views,
     score_on_crops,
     score_on_maps,
-    view_plan,
     window_cells,
 )
 from sppnet.classification.network import POOLS
-from sppnet.classification.view_plans import Scale, ViewPlan
+from sppnet.classification.view_plans import (
+    CROP,
+    FULL,
+    NINETY_SIX,
+    TEN,
+    Scale,
+    ViewPlan,
+    view_plan,
+)
 from sppnet.images import resize_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,14 +5,22 @@ from statistics import mean
 import pytest
 import torch
 
-from sppnet.classification import LinearSvm, View, build_classifier, holdout_split, selection
+from sppnet.classification import (
+    LinearSvm,
+    View,
+    build_classifier,
+    holdout_split,
+    linear_svm,
+    selection,
+)
 from sppnet.classification.features import FeatureSet
 from sppnet.classification.fitting import fit_splits
+from sppnet.classification.linear_svm import gram_matrix
 from sppnet.classification.network import FixedNorm
 from sppnet.classification.protocol import Split
 from sppnet.classification.row_sources import NetworkWay, RowSource
 from sppnet.classification.scoring import Task, class_task
-from sppnet.classification.selection import DRAWS, choose
+from sppnet.classification.selection import DRAWS, fit_best
 
 NAMES = ("a", "b", "c")
 
@@ -37,7 +45,7 @@ def noisy_rows(labels: torch.Tensor, noise: float, seed: int = 0) -> torch.Tenso
 @pytest.mark.parametrize("loss", ["hinge", "squares"])
 def test_figures_are_those_of_separate_fits(labels, task, loss) -> None:
     options = [noisy_rows(labels, 3.0), noisy_rows(labels, 2.0, seed=1)]
-    choice = choose(options, task.targets, task.figure, costs=(0.5, 5.0), loss=loss, seed=4)
+    _, choice = fit_best(options, task.targets, task.figure, costs=(0.5, 5.0), loss=loss, seed=4)
     slow = {}
     for option, rows in enumerate(options):
         for c in (0.5, 5.0):
@@ -57,23 +65,49 @@ def test_figures_are_those_of_separate_fits(labels, task, loss) -> None:
 
 def test_clearer_features_are_chosen(labels, task) -> None:
     options = [noisy_rows(labels, 30.0), noisy_rows(labels, 0.3), noisy_rows(labels, 0.3)]
-    choice = choose(options, task.targets, task.figure, costs=(1.0, 3.0))
+    _, choice = fit_best(options, task.targets, task.figure, costs=(1.0, 3.0))
     assert (choice.option, choice.c) == (1, 1.0)  # the first of equal ones
 
 
 def test_nothing_to_choose_costs_nothing(labels, task) -> None:
-    choice = choose([noisy_rows(labels, 1.0)], task.targets, task.figure, costs=(7.0,))
+    _, choice = fit_best([noisy_rows(labels, 1.0)], task.targets, task.figure, costs=(7.0,))
     assert (choice.option, choice.c, choice.figures) == (0, 7.0, {})
     with pytest.raises(ValueError, match="one at least"):
-        choose([], task.targets, task.figure)
+        fit_best([], task.targets, task.figure)
 
 
 def test_many_images_are_thinned_out(labels, task, monkeypatch) -> None:
     monkeypatch.setattr(selection, "GRAM_ROWS", 20)
     rows = noisy_rows(labels, 0.1)
-    first, second = (choose([rows], task.targets, task.figure, seed=3) for _ in range(2))
+    first, second = (fit_best([rows], task.targets, task.figure, seed=3)[1] for _ in range(2))
     assert first == second
     assert first.figures[0, first.c] == 1.0
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squares"])
+@pytest.mark.parametrize("limit", [20, 8000])
+def test_the_fit_after_a_choice_is_a_fit_by_itself(labels, task, loss, limit, monkeypatch) -> None:
+    monkeypatch.setattr(selection, "GRAM_ROWS", limit)
+    clear, dim = noisy_rows(labels, 0.3), noisy_rows(labels, 30.0)
+    for options in ([clear], [dim, clear]):
+        svm, choice = fit_best(options, task.targets, task.figure, loss=loss, seed=2)
+        assert choice.option == len(options) - 1
+        alone = LinearSvm(choice.c, loss).fit_targets(clear, task.targets)
+        assert torch.equal(svm.weights_, alone.weights_)
+        assert torch.equal(svm.bias_, alone.bias_)
+
+
+def test_inner_products_of_one_feature_set_are_worked_out_once(labels, task, monkeypatch) -> None:
+    calls = []
+
+    def count(rows: torch.Tensor) -> torch.Tensor:
+        calls.append(rows)
+        return gram_matrix(rows)
+
+    for module in (selection, linear_svm):
+        monkeypatch.setattr(module, "gram_matrix", count)
+    fit_best([noisy_rows(labels, 1.0)], task.targets, task.figure)
+    assert len(calls) == 1
 
 
 def test_images_to_score_on_decide_nothing(labels, task) -> None:

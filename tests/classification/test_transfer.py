@@ -104,7 +104,7 @@ def _edit(folder: Path, classifier: TransferClassifier, **changes) -> None:
     """Save a folder whose configuration says something else than its tensors."""
     from sppnet.storage import save_model
 
-    tensors = {**classifier._tensors(), "seen": classifier.seen}
+    tensors = {**classifier.tensors(), "seen": classifier.seen}
     save_model(folder, "transfer classifier", {**classifier.description(), **changes}, tensors)
 
 

@@ -17,17 +17,9 @@ from sppnet import Detector
 from sppnet.app.main import main
 from sppnet.images import draw_detection_set
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"]
 FEW = ["--max-proposals", "150"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Compute with one thread: the maps here gain nothing from more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage import load_model, save_model
-from sppnet.storage.model_folder import _manifest
+from sppnet.storage import is_model, load_model, read_kind, restore_model, save_model
+from sppnet.storage.manifest import manifest_text
 from sppnet.storage.tensor_bytes import tensors_to_bytes
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
@@ -35,7 +35,7 @@ def hand_made(folder: Path, tensors: bytes, kind: str = "toy") -> Path:
     files = {"model.safetensors": tensors, "config.json": b"{}"}
     for name, data in files.items():
         (folder / name).write_bytes(data)
-    (folder / "manifest.json").write_text(_manifest(kind, files))
+    (folder / "manifest.json").write_text(manifest_text(kind, files))
     return folder
 
 
@@ -130,6 +130,30 @@ def test_another_kind_or_version(model: Path, tmp_path: Path) -> None:
     (model / "manifest.json").write_text("[]")
     with pytest.raises(UnusableFileError, match="not a manifest"):
         load_model(model, "toy")
+
+
+def test_kind_is_read_from_a_whole_manifest_only(model: Path) -> None:
+    assert read_kind(model) == "toy"
+    model.rename(model.with_name(".model.previous"))  # killed between the two renames of a save
+    assert read_kind(model) == "toy"
+    assert not is_model(model)
+    model.with_name(".model.previous").rename(model)
+    assert is_model(model)
+    (model / "manifest.json").write_bytes((model / "manifest.json").read_bytes()[:-1])
+    with pytest.raises(UnusableFileError, match="changed"):
+        read_kind(model)
+
+
+def test_parts_that_do_not_fit_are_a_fault_of_the_folder(model: Path) -> None:
+    names = restore_model(model, "toy", lambda config, tensors: (config["names"], set(tensors)))
+    assert names == (CONFIG["names"], set(TENSORS))
+    with pytest.raises(
+        UnusableFileError, match="saved toy does not fit together: 'gone'"
+    ) as caught:
+        restore_model(model, "toy", lambda config, _: config["gone"])
+    assert (caught.value.path, caught.value.code) == (model, "E_WEIGHTS_ARCH")
+    with pytest.raises(ZeroDivisionError):  # a mistake of the caller stays one
+        restore_model(model, "toy", lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

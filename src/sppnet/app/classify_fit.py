@@ -10,18 +10,60 @@ from sppnet.app import classify_steps as steps
 from sppnet.app.console import human_bytes, human_seconds, note, options_to_blame, say
 from sppnet.app.device import choose_device
 from sppnet.app.progress import Stage, announce, track
-from sppnet.classification import ClassData, Classifier, FitResult, FitSettings, SplitRule, View
-from sppnet.classification.feature_encoder import FeatureEncoder
-from sppnet.classification.feature_recipe import FeatureRecipe
+from sppnet.backbones import Backbone
+from sppnet.classification import (
+    Block,
+    ClassData,
+    Classifier,
+    FeatureEncoder,
+    FeatureRecipe,
+    FeatureSet,
+    FitResult,
+    FitSettings,
+    Split,
+    SplitRule,
+    View,
+    build_pool,
+)
 from sppnet.classification.fitting import fit_splits
-from sppnet.classification.network import build_pool
 from sppnet.classification.row_sources import NetworkWay, RecipeWay, RowSource, RowWay
 from sppnet.classification.voc_data import VocData
 from sppnet.errors import NothingUsableError
-from sppnet.storage import FeatureCache, RunFolder, write_json
+from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
 
-SAMPLES = 3
 FitData = ClassData | VocData
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What one command fits on, and how.
+
+    Args:
+        settings: Values of the file and the flags.
+        recipes: The recipes to choose from; they differ in their sizes alone.
+        rule: How images in one pile are divided.
+        options: Folders, device and seed.
+        data: The images.
+    """
+
+    settings: FitSettings
+    recipes: tuple[FeatureRecipe, ...]
+    rule: SplitRule
+    options: steps.RunOptions
+    data: FitData
+
+    def configuration(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        return {
+            **asdict(self.settings),
+            "recipes": [recipe.description() for recipe in self.recipes],
+            "data": self.options.data.resolve(),
+            "rule": asdict(self.rule),
+        }
+
+    def side_of(self, option: int) -> int:
+        """The short side that stands for a recipe."""
+        return self.recipes[option].blocks[0].short_side
 
 
 @dataclass(frozen=True)
@@ -46,56 +88,57 @@ def run_fit(
 ) -> None:
     """Do the whole command."""
     data = steps.open_fit_data(options, rule, protocol)
-    recipes = settings.recipes()
-    ways = [make_way(recipe, settings, options) for recipe in recipes]
+    job = FitJob(settings, settings.recipes(), rule, options, data)
+    ways = make_ways(job)
     data.splits()  # says now if a class is too small
     estimate = estimate_features(data, ways)
     if options.dry_run:
         _say_plan(data, estimate)
         return
-    configuration = {
-        **asdict(settings),
-        "recipes": [recipe.description() for recipe in recipes],
-        "data": options.data.resolve(),
-        "rule": asdict(rule),
-    }
     with RunFolder.open(
-        options.out, "classify fit", configuration, options.seed, fresh=options.fresh
+        options.out, "classify fit", job.configuration(), options.seed, fresh=options.fresh
     ) as run:
         steps.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
         with run.stage("features"):
             store = FeatureCache(cache or run.path / "cache")
             sources = [RowSource(w.extract(data.paths, cache=store, track=track), w) for w in ways]
-        result = _fit(settings, rule, options, data, sources, run)
-        _write_metrics(data, settings, sources, result, run)
-    problems = sources[0].features.problems
-    _say_choice(settings, result)
+        problems = sources[0].features.problems
+        steps.report_each(problems)
+        splits = _usable_splits(job, sources[0].features)
+        result = _fit(job, sources, splits, run)
+        _write_metrics(job, sources, splits[0], result, run)
+    _say_choice(job, result)
     steps.say_figures(result.figures, result.summary)
     steps.say_results(options.out / "model", options.out / "metrics.json")
     steps.finish([*data.problems, *problems])
 
 
-def make_way(recipe: FeatureRecipe, settings: FitSettings, options: steps.RunOptions) -> RowWay:
-    """Build trunk and pooling: an ordinary network's where the recipe allows, else an encoder."""
-    folder = Path(settings.backbone)
-    if (folder / "manifest.json").is_file():
-        model = Classifier.load(folder, choose_device(options.device))
+def make_ways(job: FitJob) -> list[RowWay]:
+    """Build the trunk once, and a way for each recipe: an ordinary network's where it will do."""
+    settings, options = job.settings, job.options
+    if is_model(settings.backbone):
+        network = Classifier.load(settings.backbone, choose_device(options.device)).network
         with options_to_blame():
-            return RecipeWay(FeatureEncoder.of_network(model.network, recipe))
-    block = recipe.blocks[0]
-    layer = (block.layer or "") if recipe.is_plain else ""
+            return [RecipeWay(FeatureEncoder.of_network(network, each)) for each in job.recipes]
+    first = job.recipes[0]
+    layer = (first.blocks[0].layer or "") if first.is_plain else ""
     trunk, device = steps.make_trunk(settings.backbone, settings.weights, layer, options)
-    if recipe.is_plain:
-        view = View(block.view, block.short_side)
-        return NetworkWay(trunk, build_pool(block.pool, block.levels), view)
+    if first.is_plain:
+        return [_plain_way(trunk, recipe.blocks[0]) for recipe in job.recipes]
     with options_to_blame():
-        return RecipeWay(FeatureEncoder(trunk, recipe).to(device))
+        return [RecipeWay(FeatureEncoder(trunk, each).to(device)) for each in job.recipes]
+
+
+def _plain_way(trunk: Backbone, block: Block) -> NetworkWay:
+    """The way of an ordinary network."""
+    view = View(block.view, block.short_side)
+    return NetworkWay(trunk, build_pool(block.pool, block.levels), view)
 
 
 def estimate_features(data: FitData, ways: Sequence[RowWay]) -> Estimate:
     """Guess time and size of all features from a few images spread over the classes."""
-    sample = data.paths[:: max(1, len(data.paths) // SAMPLES)][:SAMPLES]
+    sample = steps.spread_sample(data.paths)
     seconds, length = 0.0, 0
     for way in ways:
         way.extract(sample[:1])  # the first call sets things up
@@ -105,31 +148,30 @@ def estimate_features(data: FitData, ways: Sequence[RowWay]) -> Estimate:
     return Estimate(seconds, length)
 
 
+def _usable_splits(job: FitJob, features: FeatureSet) -> list[Split]:
+    """Divide the images that could be read."""
+    if not len(features.rows):
+        raise NothingUsableError("none of the images can be used", path=job.options.data)
+    return job.data.splits(features.kept)
+
+
 def _fit(
-    settings: FitSettings,
-    rule: SplitRule,
-    options: steps.RunOptions,
-    data: FitData,
-    sources: Sequence[RowSource],
-    run: RunFolder,
+    job: FitJob, sources: Sequence[RowSource], splits: Sequence[Split], run: RunFolder
 ) -> FitResult:
     """Fit, score and save the classifier of the first split."""
-    features = sources[0].features
-    steps.report_each(features.problems)
-    if not len(features.rows):
-        raise NothingUsableError("none of the images can be used", path=options.data)
+    settings = job.settings
     with run.stage("svm"):
         result = fit_splits(
             sources,
-            data.task(features.kept),
-            data.splits(features.kept),
+            job.data.task(sources[0].features.kept),
+            splits,
             costs=settings.costs,
-            loss=settings.recipes()[0].loss,
+            loss=job.recipes[0].loss,
             seed=settings.seed,
             about={
                 "command": "classify fit",
                 "settings": asdict(settings),
-                "rule": asdict(rule),
+                "rule": asdict(job.rule),
             },
             track=track,
         )
@@ -145,25 +187,23 @@ def _say_plan(data: FitData, estimate: Estimate) -> None:
     say(f"about {human_seconds(estimate.seconds)} for the features")
 
 
-def _say_choice(settings: FitSettings, result: FitResult) -> None:
+def _say_choice(job: FitJob, result: FitResult) -> None:
     """Say what was chosen on training images, if there was a choice."""
     if not result.choices[0].figures:
         return
-    recipes = settings.recipes()
     for number, choice in enumerate(result.choices, start=1):
-        side = recipes[choice.option].blocks[0].short_side
+        side = job.side_of(choice.option)
         note(f"split {number}: C {choice.c:g}, short side {side}, chosen on training images")
 
 
-def _plain_choices(settings: FitSettings, result: FitResult) -> list[dict[str, Any]]:
+def _plain_choices(job: FitJob, result: FitResult) -> list[dict[str, Any]]:
     """What was chosen for each split, and the figures behind it, as plain values."""
-    sides = [recipe.blocks[0].short_side for recipe in settings.recipes()]
     return [
         {
             "c": choice.c,
-            "short_side": sides[choice.option],
+            "short_side": job.side_of(choice.option),
             "validation": [
-                {"short_side": sides[option], "c": c, "figure": figure}
+                {"short_side": job.side_of(option), "c": c, "figure": figure}
                 for (option, c), figure in choice.figures.items()
             ],
         }
@@ -172,21 +212,16 @@ def _plain_choices(settings: FitSettings, result: FitResult) -> list[dict[str, A
 
 
 def _write_metrics(
-    data: FitData,
-    settings: FitSettings,
-    sources: Sequence[RowSource],
-    result: FitResult,
-    run: RunFolder,
+    job: FitJob, sources: Sequence[RowSource], split: Split, result: FitResult, run: RunFolder
 ) -> None:
     """Write metrics.json."""
-    features = sources[0].features
-    split = data.splits(features.kept)[0]
+    data, features = job.data, sources[0].features
     chosen = sources[result.choices[0].option].features
     metrics = {
         **result.figures,
         "figures_from": data.rule_words(),
         "splits": result.summary,
-        "chosen": _plain_choices(settings, result),
+        "chosen": _plain_choices(job, result),
         "images": steps.image_counts(
             len(data.paths), features.problems, len(split.train), len(split.test)
         ),

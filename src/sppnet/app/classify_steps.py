@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "mean_ap")
 PROTOCOLS = ("classes", "voc07")
+SAMPLES = 3  # images that are measured to say how long all will take
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,16 @@ def make_trunk(
     with options_to_blame():
         trunk = build_backbone(backbone, weights, layer=layer or None, download=options.download)
     return trunk.to(device).eval(), device
+
+
+def spread_sample(paths: Sequence[Path]) -> Sequence[Path]:
+    """Take a few images from all over a list.
+
+    Example:
+        >>> [path.name for path in spread_sample([Path(f"{n}.png") for n in range(7)])]
+        ['0.png', '2.png', '4.png']
+    """
+    return paths[:: max(1, len(paths) // SAMPLES)][:SAMPLES]
 
 
 def report_changes(run: "RunFolder") -> None:

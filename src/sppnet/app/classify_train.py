@@ -89,16 +89,11 @@ def run_train(
     """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
     device = local_device(choose_device(options.device))
     options = replace(options, device=str(device))
-    with join_processes(device) as processes:
-        if processes.is_first:
-            data = steps.open_data(options, rule)
-            plan = settings.plan(options.seed)
-            _lead(TrainJob(settings, plan, options, conduct, processes, data))
-            return
-        with _silence():
-            data = steps.open_data(options, rule)
-            plan = settings.plan(options.seed)
-            _follow(TrainJob(settings, plan, options, conduct, processes, data))
+    with join_processes(device) as processes, _silence(not processes.is_first):
+        data = steps.open_data(options, rule)
+        plan = settings.plan(options.seed)
+        work = _lead if processes.is_first else _follow
+        work(TrainJob(settings, plan, options, conduct, processes, data))
 
 
 def _lead(job: TrainJob) -> None:
@@ -159,8 +154,11 @@ def _follow(job: TrainJob) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Drop what is said; errors that end the process are said outside."""
+def _silence(wanted: bool) -> Iterator[None]:
+    """Drop what is said, if wanted; errors that end the process are said outside."""
+    if not wanted:
+        yield
+        return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 

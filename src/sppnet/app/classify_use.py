@@ -26,8 +26,8 @@ from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
 from sppnet.classification.class_data import match_classes, scoring_split
-from sppnet.classification.classifier import rank_scores
-from sppnet.classification.prediction import ImageClassifier, load_classifier
+from sppnet.classification.image_classifier import ImageClassifier, rank_scores
+from sppnet.classification.prediction import load_classifier
 from sppnet.classification.view_plans import ViewPlan
 from sppnet.classification.views import View
 from sppnet.errors import NothingUsableError, UsageError
@@ -36,7 +36,6 @@ from sppnet.images import ClassificationDataset, list_class_splits, list_images,
 from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
 
 UNFINISHED = "unfinished"
-SAMPLES = 3
 SHOWN = 20
 
 
@@ -231,7 +230,7 @@ def _say_plan(
     classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None
 ) -> None:
     """Say what a dry run is for."""
-    sample = list(paths[:: max(1, len(paths) // SAMPLES)][:SAMPLES])
+    sample = steps.spread_sample(paths)
     predict_files(classifier, sample[:1], view)  # the first call sets things up
     begin = time.perf_counter()
     predict_files(classifier, sample, view)

@@ -106,10 +106,9 @@ def _refuse_pooling_options(given: Sequence[str]) -> None:
 
 def _model(folder: Path) -> "ExportRecipe":
     """Read a model of either kind and describe its export."""
-    from sppnet.storage import read_json
+    from sppnet.storage import read_kind
 
-    manifest = read_json(folder / "manifest.json")
-    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    kind = read_kind(folder)
     if kind == "detector":
         from sppnet.detection import Detector
         from sppnet.detection.onnx_recipe import detector_recipe

@@ -3,8 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 
 from sppnet.classification.averaging import WeightAverage
 from sppnet.errors import UnusableFileError
-from sppnet.storage import load_model, save_model
+from sppnet.storage import load_model, save_model, tensors_under
 from sppnet.storage.tensor_bytes import bytes_to_tensors, tensors_to_bytes
 
 KIND = "training state"
@@ -141,24 +140,15 @@ def unpack_tensors(
         UnusableFileError: If it is not of this network or lacks the average.
     """
     try:
-        network.load_state_dict(_under("network.", state.tensors))
+        network.load_state_dict(tensors_under("network.", state.tensors))
         if average is not None:
-            average.restore(_under("average.", state.tensors), state.averaged)
+            average.restore(tensors_under("average.", state.tensors), state.averaged)
     except (RuntimeError, KeyError) as error:
         raise UnusableFileError(
             "the training state is not of this network", code="E_WEIGHTS_ARCH"
         ) from error
     parameters = dict(network.named_parameters())
-    for place, tensor in _under("optimizer.", state.tensors).items():
+    for place, tensor in tensors_under("optimizer.", state.tensors).items():
         key, _, name = place.partition(".")
         memory = tensor if key == "step" else tensor.to(parameters[name].device)
         optimizer.state[parameters[name]][key] = memory.clone()
-
-
-def without_tensors(state: TrainingState) -> TrainingState:
-    """The same place in the training, without the numbers that the network holds already."""
-    return replace(state, tensors={})
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,8 +1,7 @@
-"""The finished classifier: images of any size in, names and scores out; one folder on disk."""
+"""The finished classifier of one network: images of any size in, names and scores out."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,23 +13,17 @@ from sppnet.classification.description import (
     restore_head,
     restore_pool,
 )
-from sppnet.classification.features import device_of, digest_of, pool_images
+from sppnet.classification.features import device_of, pool_images
 from sppnet.classification.head_scores import SCORE_KINDS, score_rows
+from sppnet.classification.image_classifier import AnyView, ImageClassifier
 from sppnet.classification.map_views import pool_views
-from sppnet.classification.network import ROWS, SppNet
+from sppnet.classification.network import SppNet
 from sppnet.classification.view_plans import ViewPlan, base_short_side, view_plan
 from sppnet.classification.views import View
-from sppnet.errors import UnusableFileError
-from sppnet.images import to_image
-from sppnet.storage import load_model, save_model
-
-KIND = "classifier"
-
-# What of an image is scored: a plan's name such as "98", and None for the model's own view.
-AnyView = View | ViewPlan | str | None
+from sppnet.storage import tensors_under
 
 
-class Classifier:
+class Classifier(ImageClassifier):
     """A network together with the view of images that it was fitted on and its classes' names.
 
     What is predicted for an image depends on that image alone: on the CPU the same bits come out by
@@ -58,6 +51,8 @@ class Classifier:
         (torch.Size([2]), torch.Size([2]))
     """
 
+    kind = "classifier"
+
     def __init__(
         self,
         network: SppNet,
@@ -68,50 +63,11 @@ class Classifier:
         seen: Tensor | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        outputs = describe_head(network.head)["num_classes"]
-        if len(names) != outputs:
-            raise ValueError(f"names must be {outputs}, one for each output, got {len(names)}")
+        super().__init__(network.head, names, score_kind, seen, about)
         if score_kind not in SCORE_KINDS:
             raise ValueError(f"score_kind must be one of {SCORE_KINDS}, got {score_kind!r}")
         self.network = network.eval()
         self.view = view
-        self.names = tuple(names)
-        self.score_kind = score_kind
-        self.seen = torch.zeros(0, dtype=torch.int64) if seen is None else seen
-        self.about = about or {}
-
-    def predict(
-        self, images: Any, top: int | None = None, view: AnyView = None
-    ) -> list[dict[str, Tensor]]:
-        """Recognise images of any sizes.
-
-        Args:
-            images: One image or several: paths, PIL images, (H, W, 3) uint8 arrays, (3, H, W)
-                tensors.
-            top: How many classes to return for each image; None returns all.
-            view: What of an image is scored: a :class:`View`, a :class:`ViewPlan`, or the name of a
-                plan (``"crop"``, ``"10"``, ``"full"``, ``"96"``, ``"98"``) at the model's own
-                short side; None is the model's own view.
-
-        Returns:
-            For each image dict(labels (k,) int64, scores (k,) float32), best first; equal scores in
-            class order.
-
-        Raises:
-            ValueError: If ``top`` is below 1, there is no such view, or an image has an impossible
-                shape.
-            InputError: If a file cannot be read as an image.
-        """
-        if top is not None and top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        return [rank_scores(row, top) for row in self.scores(images, view)]
-
-    def scores(self, images: Any, view: AnyView = None) -> Tensor:
-        """Score every class: images and view as for :meth:`predict` -> (N, K) float32, CPU."""
-        blocks = [torch.empty(0, len(self.names))]
-        for part in _blocks_of(as_list(images), ROWS):
-            blocks.append(self.score_images([to_image(image) for image in part], view))
-        return torch.cat(blocks)
 
     def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
@@ -125,7 +81,8 @@ class Classifier:
         """Turn what a caller asks for into a view or a plan.
 
         Args:
-            view: As for :meth:`predict`.
+            view: A :class:`View`, a :class:`ViewPlan`, or the name of a plan (``"crop"``, ``"10"``,
+                ``"full"``, ``"96"``, ``"98"``); None is the model's own view.
             short_side: Short side of whole images, from which a plan's lengths follow; None takes
                 the model's own.
 
@@ -153,32 +110,15 @@ class Classifier:
             return torch.empty(0, len(self.names))
         return score_rows(self.network, rows.to(self.device), self.score_kind)
 
-    def digest(self) -> str:
-        """SHA-256 of the description and of every number of the network."""
-        return digest_of(self.description(), self.network.state_dict())
-
     @property
     def device(self) -> torch.device:
         """Where the network is."""
         return device_of(self.network)
 
-    def to(self, device: str | torch.device) -> "Classifier":
+    def to(self, device: str | torch.device) -> Self:
         """Move the network and return the classifier."""
         self.network.to(device)
         return self
-
-    def save(self, path: str | Path) -> None:
-        """Write the classifier into a folder, whole or not at all.
-
-        Args:
-            path: Folder to make or to replace.
-
-        Raises:
-            OutputError: If it cannot be written.
-            TypeError: If pooling or head is none of the project's.
-        """
-        tensors = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        save_model(Path(path), KIND, self.description(), {**tensors, "seen": self.seen})
 
     def description(self) -> dict[str, Any]:
         """All but the numbers, as plain values."""
@@ -192,39 +132,15 @@ class Classifier:
             "about": self.about,
         }
 
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "Classifier":
-        """Read a classifier that :meth:`save` wrote.
-
-        Args:
-            path: The folder.
-            device: Where to put the network.
-
-        Returns:
-            A classifier that predicts the same as the one that was saved.
-
-        Raises:
-            UnusableFileError: If a file is missing, damaged, of another kind or does not fit.
-        """
-        config, tensors = load_model(Path(path), KIND)
-        try:
-            return cls._restore(config, tensors).to(device)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UnusableFileError(
-                f"the saved classifier does not fit together: {reason}",
-                path=path,
-                code="E_WEIGHTS_ARCH",
-            ) from error
+    def tensors(self) -> dict[str, Tensor]:
+        """Every number of the network, by name, on the CPU."""
+        return {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
 
     @classmethod
-    def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Classifier":
-        seen = tensors.pop("seen")
-        trunk = {
-            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
-        }
+    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+        """Make the classifier of a description and its numbers."""
         network = SppNet(
-            restore_backbone(config["backbone"], trunk),
+            restore_backbone(config["backbone"], tensors_under("backbone.", tensors)),
             restore_pool(config["pool"]),
             restore_head(config["head"]),
         )
@@ -237,26 +153,3 @@ class Classifier:
             seen=seen,
             about=config["about"],
         )
-
-
-def rank_scores(scores: Tensor, top: int | None = None) -> dict[str, Tensor]:
-    """Order the classes of one image: (K,) scores -> dict(labels (k,), scores (k,)), best first.
-
-    Example:
-        >>> rank_scores(torch.tensor([0.2, 0.7, 0.1]), top=2)
-        {'labels': tensor([1, 0]), 'scores': tensor([0.7000, 0.2000])}
-    """
-    values, labels = scores.sort(descending=True, stable=True)
-    return {"labels": labels[:top], "scores": values[:top]}
-
-
-def as_list(images: Any) -> list[Any]:
-    """Accept one image where several are meant."""
-    alone = isinstance(images, str | Path) or getattr(images, "ndim", 0) in (2, 3)
-    is_several = isinstance(images, Iterable) and not alone
-    return list(images) if is_several else [images]
-
-
-def _blocks_of(items: list[Any], size: int) -> list[list[Any]]:
-    """Cut a list into parts of one length, the last one shorter."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -12,19 +12,18 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sppnet.backbones import build_backbone
-from sppnet.classification.classifier import Classifier, as_list
+from sppnet.classification.classifier import Classifier
 from sppnet.classification.features import pool_images
 from sppnet.classification.fitting import svm_head
+from sppnet.classification.image_classifier import as_list
 from sppnet.classification.labelled_images import as_files, content_numbers, read_labelled
-from sppnet.classification.linear_svm import LinearSvm
 from sppnet.classification.network import FixedNorm, SppNet, build_classifier, build_pool
 from sppnet.classification.schedule import InputSizes
 from sppnet.classification.scoring import class_task
-from sppnet.classification.selection import COSTS, choose
+from sppnet.classification.selection import COSTS, fit_best
 from sppnet.classification.training import train_network
 from sppnet.classification.training_images import TrainingImages
 from sppnet.classification.training_plan import TrainingPlan
-from sppnet.classification.view_plans import BASE_SIDE, BASE_WINDOW
 from sppnet.classification.views import View
 from sppnet.errors import InputError
 from sppnet.images import to_image
@@ -232,8 +231,8 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         task = class_task(labels, [str(name) for name in self.classes_])
         rows = FixedNorm(1.0)(rows)
         costs = COSTS if self.c is None else (self.c,)
-        choice = choose([rows], task.targets, task.figure, costs=costs, seed=self.seed)
-        return svm_head(LinearSvm(choice.c).fit_targets(rows, task.targets), 1.0)
+        svm, _ = fit_best([rows], task.targets, task.figure, costs=costs, seed=self.seed)
+        return svm_head(svm, 1.0)
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Train trunk and head together."""
@@ -252,4 +251,4 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
             for problem in photos.problems:
                 raise InputError(problem.rule, path=problem.path, code=problem.code)
             train_network(network.to(self.device), photos, labels, plan)
-        return network, View("full", round(plan.crop * BASE_SIDE / BASE_WINDOW))
+        return network, View("full", plan.short_side)

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
 from sppnet.classification.features import FeatureSet
+from sppnet.classification.image_classifier import ImageClassifier
 from sppnet.classification.linear_svm import LinearSvm
 from sppnet.classification.network import build_head
 from sppnet.classification.protocol import Split, mean_figures
-from sppnet.classification.row_sources import NetworkWay, RowSource, SvmClassifier
+from sppnet.classification.row_sources import NetworkWay, RowSource
 from sppnet.classification.scoring import Task, class_task
-from sppnet.classification.selection import Choice, choose
+from sppnet.classification.selection import Choice, fit_best
 from sppnet.classification.views import View
 from sppnet.errors import Track, no_tracking
 
@@ -30,7 +31,7 @@ class FitResult:
         choices: What was chosen for each split, on its training images alone.
     """
 
-    classifier: SvmClassifier
+    classifier: ImageClassifier
     figures: dict[str, Any]
     per_split: list[dict[str, Any]]
     summary: dict[str, Any] | None
@@ -69,14 +70,15 @@ def fit_splits(
     Raises:
         ValueError: If there is no split, no source or no cost.
     """
-    first: SvmClassifier | None = None
+    first: ImageClassifier | None = None
     per_split, choices = [], []
     for split in splits:
         options = [source.rows_of(split.train) for source in sources]
         targets = task.targets[split.train]
-        choice = choose(options, targets, task.figure, costs=costs, loss=loss, seed=seed)
+        svm, choice = fit_best(
+            options, targets, task.figure, costs=costs, loss=loss, seed=seed, track=track
+        )
         source = sources[choice.option]
-        svm = LinearSvm(choice.c, loss).fit_targets(options[choice.option], targets, track)
         classifier = source.way.assemble(
             svm_head(svm, source.way.row_length),
             task.names,

@@ -79,13 +79,20 @@ class LinearSvm:
         _check_labels(labels, num_classes)
         return self.fit_targets(rows, one_against_rest(labels, num_classes), track)
 
-    def fit_targets(self, rows: Tensor, targets: Tensor, track: Track = no_tracking) -> "LinearSvm":
+    def fit_targets(
+        self,
+        rows: Tensor,
+        targets: Tensor,
+        track: Track = no_tracking,
+        gram: Tensor | None = None,
+    ) -> "LinearSvm":
         """Learn weights and biases from images that are of several classes, or of none.
 
         Args:
             rows: (N, D) float32, finite; scale them to length 1 first.
             targets: (N, K): 1 yes, -1 no, 0 leaves the image out of that class's problem.
             track: Shows the progress over the classes.
+            gram: ``gram_matrix(rows)`` where it is there already.
 
         Returns:
             The machine itself.
@@ -97,7 +104,8 @@ class LinearSvm:
         if len(rows) > GRAM_ROWS:
             self.weights_, self.bias_ = _fit_primal(rows, targets, self.c, self.loss, track)
         else:
-            dual, self.bias_ = fit_dual(gram_matrix(rows), targets, self.c, self.loss, track)
+            gram = gram_matrix(rows) if gram is None else gram
+            dual, self.bias_ = fit_dual(gram, targets, self.c, self.loss, track)
             self.weights_ = rows.T @ dual
         return self
 

@@ -9,37 +9,11 @@ from sppnet.backbones import Backbone
 from sppnet.classification.features import device_of
 from sppnet.classification.head_scores import score_rows
 from sppnet.classification.network import ROWS, AverageAndPyramid, SppNet
-from sppnet.classification.view_plans import (
-    CROP,
-    FULL,
-    NINETY_EIGHT,
-    NINETY_SIX,
-    TEN,
-    Scale,
-    ViewPlan,
-    Window,
-    view_plan,
-)
+from sppnet.classification.view_plans import Scale, ViewPlan, Window
 from sppnet.images import resize_image
 from sppnet.pooling import SpatialPyramidPool, pool_regions
 
 PAIR_PIXELS = 1 << 20  # an image of up to so many pixels goes through the trunk with its mirror
-
-__all__ = [
-    "CROP",
-    "FULL",
-    "NINETY_EIGHT",
-    "NINETY_SIX",
-    "TEN",
-    "ViewPlan",
-    "pool_on_crops",
-    "pool_on_maps",
-    "pool_views",
-    "score_on_crops",
-    "score_on_maps",
-    "view_plan",
-    "window_cells",
-]
 
 
 def score_on_maps(
@@ -61,6 +35,7 @@ def score_on_maps(
 
     Example:
         >>> from sppnet.classification import build_classifier
+        >>> from sppnet.classification.view_plans import NINETY_SIX
         >>> network = build_classifier("small5", num_classes=4).eval()
         >>> score_on_maps(network, torch.rand(3, 60, 90), NINETY_SIX).shape
         torch.Size([4])

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
 from sppnet.backbones.tracing import check_exportable, convolve_any_size
-from sppnet.classification.classifier import KIND, Classifier
+from sppnet.classification.classifier import Classifier
 from sppnet.classification.network import AverageAndPyramid, SppNet
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.pooling.onnx_export import ROUNDING, ExportRecipe
@@ -80,7 +80,7 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
         tolerance=ROUNDING,
         probes=("features", "pooled"),
         repool=_maxima_of(network.pool),
-        about={"kind": KIND, **_facts(classifier)},
+        about={"kind": classifier.kind, **_facts(classifier)},
     )
 
 

@@ -4,60 +4,23 @@ A run that was killed goes on where it stopped.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from sppnet.classification.classifier import KIND, AnyView, Classifier
+from sppnet.classification.classifier import Classifier
 from sppnet.classification.features import FeatureSet, RowMaker, make_rows
-from sppnet.classification.transfer import KIND as TRANSFER_KIND
+from sppnet.classification.image_classifier import AnyView, ImageClassifier
 from sppnet.classification.transfer import TransferClassifier
 from sppnet.classification.views import View
-from sppnet.errors import Track, UnusableFileError, no_tracking
-from sppnet.storage import FeatureCache, read_json
+from sppnet.errors import Track, no_tracking
+from sppnet.storage import FeatureCache, read_kind
 
 ACCELERATOR_IMAGES = 8  # decoded photos that wait for an accelerator at a time
 
-
-class ImageClassifier(Protocol):
-    """What every saved classifier can do, whatever it was fitted with."""
-
-    names: tuple[str, ...]
-    score_kind: str
-    seen: Tensor
-    about: dict[str, Any]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
-    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
-        """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
-        ...
-
-    def predict(
-        self, images: Any, top: int | None = None, view: AnyView = None
-    ) -> list[dict[str, Tensor]]:
-        """Recognise images of any sizes and kinds."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """All but the numbers, as plain values."""
-        ...
-
-    def digest(self) -> str:
-        """SHA-256 of all that its scores depend on."""
-        ...
-
-
-# Kind of a model folder -> what loads it onto a device.
-LOADERS: dict[str, Callable[[Path, torch.device], ImageClassifier]] = {
-    KIND: Classifier.load,
-    TRANSFER_KIND: TransferClassifier.load,
+KINDS: dict[str, type[ImageClassifier]] = {
+    each.kind: each for each in (Classifier, TransferClassifier)
 }
 
 
@@ -74,8 +37,7 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Ima
     Raises:
         UnusableFileError: If a file is missing, damaged, of another kind or does not fit.
     """
-    load = LOADERS.get(_read_kind(Path(path)), Classifier.load)
-    return load(Path(path), torch.device(device))
+    return KINDS.get(read_kind(path), Classifier).load(path, device)
 
 
 def predict_files(
@@ -120,12 +82,3 @@ def _describe_view(view: AnyView) -> str:
     if isinstance(view, str):
         return view
     return "own" if view is None else json.dumps(view.description(), sort_keys=True)
-
-
-def _read_kind(folder: Path) -> str:
-    """Kind of a model folder; what is wrong with a damaged one is said by its loader."""
-    try:
-        manifest = read_json(folder / "manifest.json")
-    except UnusableFileError:
-        return KIND
-    return str(manifest.get("kind")) if isinstance(manifest, dict) else KIND

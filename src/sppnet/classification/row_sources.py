@@ -11,13 +11,12 @@ from sppnet.backbones import Backbone
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.feature_encoder import FeatureEncoder
 from sppnet.classification.features import FeatureSet, extract_features
+from sppnet.classification.image_classifier import ImageClassifier
 from sppnet.classification.network import FixedNorm, SppNet
 from sppnet.classification.transfer import TransferClassifier
 from sppnet.classification.views import View
 from sppnet.errors import Track, no_tracking
 from sppnet.storage import FeatureCache
-
-SvmClassifier = Classifier | TransferClassifier
 
 
 class RowWay(Protocol):
@@ -38,7 +37,7 @@ class RowWay(Protocol):
         """Work out the rows of image files."""
         ...
 
-    def assemble(self, head: nn.Module, names: Sequence[str], **more: Any) -> SvmClassifier:
+    def assemble(self, head: nn.Module, names: Sequence[str], **more: Any) -> ImageClassifier:
         """Make the classifier; ``more`` is its ``seen`` and ``about``."""
         ...
 

@@ -7,8 +7,9 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from sppnet.classification.linear_svm import GRAM_ROWS, fit_dual, gram_matrix
+from sppnet.classification.linear_svm import GRAM_ROWS, LinearSvm, fit_dual, gram_matrix
 from sppnet.classification.protocol import Split, holdout_split
+from sppnet.errors import Track, no_tracking
 
 COSTS = (1.0, 3.0, 10.0, 30.0, 100.0)
 DRAWS = 3  # validation parts whose figures are averaged
@@ -33,7 +34,7 @@ class Choice:
     figures: dict[tuple[int, float], float] = field(default_factory=dict)
 
 
-def choose(
+def fit_best(
     options: Sequence[Tensor],
     targets: Tensor,
     figure: Figure,
@@ -41,12 +42,13 @@ def choose(
     costs: Sequence[float] = COSTS,
     loss: str = "hinge",
     seed: int = 0,
-) -> Choice:
-    """Choose among feature sets of the same images, and the cost of the SVMs on them.
+    track: Track = no_tracking,
+) -> tuple[LinearSvm, Choice]:
+    """Choose among feature sets of the same images, and the cost of the SVMs on them; fit these.
 
     Three times a fifth of the images is held out (once, of 2,000 images and more); SVMs fitted on
     the others are scored on it. Equal figures: the earlier option, the smaller cost. Beyond 8,000
-    images a draw of 8,000 decides.
+    images a draw of 8,000 decides. The SVMs that are returned are fitted on all images.
 
     Args:
         options: At least one (N, D) float32, training images only, scaled as the SVMs will see
@@ -56,17 +58,32 @@ def choose(
         costs: What to try, in rising order.
         loss: ``"hinge"`` or ``"squares"``.
         seed: Decides what is held out.
+        track: Shows the progress of the last fit over the classes.
 
     Returns:
-        The choice.
+        The SVMs and the choice.
 
     Raises:
         ValueError: If there is no option or no cost.
     """
+    choice, gram = _choose(options, targets, figure, costs, loss, seed)
+    svm = LinearSvm(choice.c, loss).fit_targets(options[choice.option], targets, track, gram)
+    return svm, choice
+
+
+def _choose(
+    options: Sequence[Tensor],
+    targets: Tensor,
+    figure: Figure,
+    costs: Sequence[float],
+    loss: str,
+    seed: int,
+) -> tuple[Choice, Tensor | None]:
+    """The choice, and the inner products of all images where the only option needed them."""
     if not options or not costs:
         raise ValueError("options and costs must hold one at least")
     if len(options) == len(costs) == 1:
-        return Choice(0, costs[0])
+        return Choice(0, costs[0]), None
     drawn = _draw(len(targets), seed)
     figures: dict[tuple[int, float], float] = {}
     for option, rows in enumerate(options):
@@ -74,7 +91,8 @@ def choose(
         found = validate_costs(gram, targets[drawn], figure, costs=costs, loss=loss, seed=seed)
         figures |= {(option, c): value for c, value in found.items()}
     best = max(figures, key=lambda key: figures[key])  # the first of equal ones
-    return Choice(*best, figures)
+    serves = len(options) == 1 and len(drawn) == len(targets)
+    return Choice(*best, figures), gram if serves else None
 
 
 def validate_costs(

@@ -17,7 +17,6 @@ from sppnet.classification.checkpoints import (
     TrainingState,
     pack_tensors,
     unpack_tensors,
-    without_tensors,
 )
 from sppnet.classification.features import device_of
 from sppnet.classification.network import SppNet
@@ -113,7 +112,7 @@ class _Training:
         state = self._agree(found)
         if state is not None:
             unpack_tensors(state, self.network, self.optimizer, self.average)
-            self.state = without_tensors(state)
+            self.state = replace(state, tensors={})  # the network holds them
         else:
             self.processes.copy_first(self.network)
             if self.average is not None:

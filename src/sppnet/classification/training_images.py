@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from sppnet.classification.augmentation import (
-    LONG_SIDE_FACTOR,
     cut_natural,
     cut_square,
     natural_size,
     shift_colours,
 )
 from sppnet.classification.features import content_number, decode_content, read_content
+from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem, Track, no_tracking
 from sppnet.images import resize_image, resize_short_side
 

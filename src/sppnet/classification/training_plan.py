@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from sppnet.classification.augmentation import Augmentation
 from sppnet.classification.schedule import InputSizes, cosine_share, plateau_share
+from sppnet.classification.view_plans import BASE_SIDE, BASE_WINDOW
 
-CROP_SHARE = 224 / 256  # the paper cuts 224 from images whose short side is 256
 SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -80,7 +80,7 @@ class TrainingPlan:
     @property
     def short_side(self) -> int:
         """Short side of the images that crops are cut from; natural input is not cut."""
-        return self.crop if self.sizes.natural else round(self.crop / CROP_SHARE)
+        return self.crop if self.sizes.natural else round(self.crop * BASE_SIDE / BASE_WINDOW)
 
     def rate_at(self, losses: list[float], step: int, per_epoch: int) -> float:
         """The head's rate for one update.

@@ -1,14 +1,12 @@
 """The finished transfer classifier: features of a frozen trunk by a recipe, one linear layer."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import restore_backbone
-from sppnet.classification.classifier import AnyView, as_list, rank_scores
 from sppnet.classification.description import (
     describe_head,
     describe_pool,
@@ -17,21 +15,16 @@ from sppnet.classification.description import (
 )
 from sppnet.classification.feature_encoder import FeatureEncoder
 from sppnet.classification.feature_recipe import FeatureRecipe
-from sppnet.classification.features import device_of, digest_of
-from sppnet.classification.network import ROWS, apply_in_blocks
-from sppnet.errors import UnusableFileError
-from sppnet.images import to_image
-from sppnet.storage import load_model, save_model
-
-KIND = "transfer classifier"
+from sppnet.classification.features import device_of
+from sppnet.classification.image_classifier import AnyView, ImageClassifier
+from sppnet.classification.network import apply_in_blocks
+from sppnet.storage import tensors_under
 
 
-class TransferClassifier:
+class TransferClassifier(ImageClassifier):
     """Names images by linear SVMs on several layers and views of a frozen network.
 
-    What is predicted for an image depends on that image alone: on the CPU the same bits come out
-    by itself and in any company and order. It has the methods of `Classifier`, but its views
-    belong to its recipe.
+    Its views belong to its recipe: a call that gives another is refused.
 
     Args:
         encoder: Turns images into rows.
@@ -54,7 +47,7 @@ class TransferClassifier:
         torch.Size([1, 2])
     """
 
-    score_kind = "margin"
+    kind = "transfer classifier"
 
     def __init__(
         self,
@@ -65,46 +58,9 @@ class TransferClassifier:
         seen: Tensor | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        outputs = describe_head(head)["num_classes"]
-        if len(names) != outputs:
-            raise ValueError(f"names must be {outputs}, one for each output, got {len(names)}")
+        super().__init__(head, names, "margin", seen, about)
         self.encoder = encoder.eval()
         self.head = head.eval()
-        self.names = tuple(names)
-        self.seen = torch.zeros(0, dtype=torch.int64) if seen is None else seen
-        self.about = about or {}
-
-    def predict(
-        self, images: Any, top: int | None = None, view: AnyView = None
-    ) -> list[dict[str, Tensor]]:
-        """Recognise images of any sizes.
-
-        Args:
-            images: One image or several: paths, PIL images, (H, W, 3) uint8 arrays, (3, H, W)
-                tensors.
-            top: How many classes to return for each image; None returns all.
-            view: None; the views belong to the recipe.
-
-        Returns:
-            For each image dict(labels (k,) int64, scores (k,) float32), best first; equal scores in
-            class order.
-
-        Raises:
-            ValueError: If ``top`` is below 1, or a view is given.
-            InputError: If a file cannot be read as an image.
-        """
-        if top is not None and top < 1:
-            raise ValueError(f"top must be at least 1, got {top}")
-        return [rank_scores(row, top) for row in self.scores(images, view)]
-
-    def scores(self, images: Any, view: AnyView = None) -> Tensor:
-        """Score every class: images as for :meth:`predict` -> (N, K) float32 on the CPU."""
-        images = as_list(images)
-        blocks = [torch.empty(0, len(self.names))]
-        for start in range(0, len(images), ROWS):
-            part = [to_image(image) for image in images[start : start + ROWS]]
-            blocks.append(self.score_images(part, view))
-        return torch.cat(blocks)
 
     def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
@@ -121,31 +77,16 @@ class TransferClassifier:
             return torch.empty(0, len(self.names))
         return apply_in_blocks(self.head, rows.to(self.device)).float().cpu()
 
-    def digest(self) -> str:
-        """SHA-256 of the description and of every number."""
-        return digest_of(self.description(), self._tensors())
-
     @property
     def device(self) -> torch.device:
         """Where it computes."""
         return device_of(self.head)
 
-    def to(self, device: str | torch.device) -> "TransferClassifier":
+    def to(self, device: str | torch.device) -> Self:
         """Move all of it and return the classifier."""
         self.encoder.to(device)
         self.head.to(device)
         return self
-
-    def save(self, path: str | Path) -> None:
-        """Write the classifier into a folder, whole or not at all.
-
-        Args:
-            path: Folder to make or to replace.
-
-        Raises:
-            OutputError: If it cannot be written.
-        """
-        save_model(Path(path), KIND, self.description(), {**self._tensors(), "seen": self.seen})
 
     def description(self) -> dict[str, Any]:
         """All but the numbers, as plain values."""
@@ -161,48 +102,8 @@ class TransferClassifier:
             "about": self.about,
         }
 
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "TransferClassifier":
-        """Read a classifier that :meth:`save` wrote.
-
-        Args:
-            path: The folder.
-            device: Where to put it.
-
-        Returns:
-            A classifier that predicts the same as the one that was saved.
-
-        Raises:
-            UnusableFileError: If a file is missing, damaged, of another kind or does not fit.
-        """
-        config, tensors = load_model(Path(path), KIND)
-        try:
-            return cls._restore(config, tensors).to(device)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UnusableFileError(
-                f"the saved classifier does not fit together: {reason}",
-                path=path,
-                code="E_WEIGHTS_ARCH",
-            ) from error
-
-    @classmethod
-    def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "TransferClassifier":
-        seen = tensors.pop("seen")
-        pool, source_head = config["source_pool"], config["source_head"]
-        encoder = FeatureEncoder(
-            restore_backbone(config["backbone"], _below("encoder.backbone.", tensors)),
-            FeatureRecipe.restore(config["recipe"]),
-            None if pool is None else restore_pool(pool),
-            None if source_head is None else restore_head(source_head),
-        )
-        encoder.load_state_dict(_below("encoder.", tensors))
-        head = restore_head(config["head"])
-        head.load_state_dict(_below("head.", tensors))
-        return cls(encoder, head, config["names"], seen=seen, about=config["about"])
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """Every number, by name."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Every number, by name, on the CPU."""
         parts = {"encoder": self.encoder, "head": self.head}
         return {
             f"{part}.{name}": tensor.cpu()
@@ -210,7 +111,17 @@ class TransferClassifier:
             for name, tensor in module.state_dict().items()
         }
 
-
-def _below(start: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose names begin in one way, without that beginning."""
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    @classmethod
+    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+        """Make the classifier of a description and its numbers."""
+        pool, source_head = config["source_pool"], config["source_head"]
+        encoder = FeatureEncoder(
+            restore_backbone(config["backbone"], tensors_under("encoder.backbone.", tensors)),
+            FeatureRecipe.restore(config["recipe"]),
+            None if pool is None else restore_pool(pool),
+            None if source_head is None else restore_head(source_head),
+        )
+        encoder.load_state_dict(tensors_under("encoder.", tensors))
+        head = restore_head(config["head"])
+        head.load_state_dict(tensors_under("head.", tensors))
+        return cls(encoder, head, config["names"], seen=seen, about=config["about"])

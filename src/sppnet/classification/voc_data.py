@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sppnet.classification.class_data import TEST_FOLDERS
 from sppnet.classification.protocol import Split
 from sppnet.classification.scoring import Task, presence_task
 from sppnet.errors import NothingUsableError, Problem, UsageError
@@ -14,7 +15,6 @@ from sppnet.images import list_voc_splits
 from sppnet.images.voc_classes import common_names, read_voc_classes
 
 FIT_SPLITS = ("trainval", "train")
-SCORE_SPLITS = ("test", "val", "valid", "validation")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def open_voc_data(root: str | Path) -> VocData:
         NothingUsableError: If a split has no usable image.
     """
     present = list_voc_splits(root)
-    used = (_first(FIT_SPLITS, present, root), _first(SCORE_SPLITS, present, root))
+    used = (_first(FIT_SPLITS, present, root), _first(TEST_FOLDERS, present, root))
     parts = [read_voc_classes(root, split) for split in used]
     return VocData(
         tuple(path for part in parts for path in part.paths),

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from sppnet.classification.voc_data import VocData
 from sppnet.errors import Track
 from sppnet.paper.slots import Slot
 from sppnet.paper.supplies import Supplies
-from sppnet.storage import FeatureCache
+from sppnet.storage import FeatureCache, is_model
 
 TransferData = ClassData | VocData
 
@@ -83,7 +82,7 @@ def find_network(column: Column, supplies: Supplies) -> FrozenNetwork | str:
         return f"{slot.missing(supplies)}; or let --backbone NAME stand in"
     if column.kind == "no-spp":
         return NEEDS_NO_SPP
-    if (Path(supplies.backbone) / "config.json").is_file():
+    if is_model(supplies.backbone):
         classifier = Classifier.load(supplies.backbone, supplies.device)
         return _of_classifier(classifier, f"network of {supplies.backbone}")
     torch.manual_seed(supplies.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sppnet.classification import Classifier, predict_files, score_predictions
 from sppnet.classification.class_data import match_classes
-from sppnet.classification.map_views import view_plan
+from sppnet.classification.view_plans import PLANS
 from sppnet.errors import Problem, Track
 from sppnet.paper.labelled import draw_images, images_to_score
 from sppnet.paper.printed import (
@@ -22,7 +22,6 @@ from sppnet.paper.supplies import IMAGENET, Supplies
 from sppnet.paper.trained import train_slot
 from sppnet.storage import FeatureCache
 
-SHORT_SIDE, WINDOW = 256, 224
 IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
 NO_TEST_LABELS = "the labels of ImageNet's test images are not public"
 
@@ -113,9 +112,8 @@ def score_folder(
     """
     dataset = draw_images(images_to_score(root, supplies.seed), supplies.limit, supplies.seed)
     labels = match_classes(dataset, classifier.names)
-    plan = view_plan(view, short_side=SHORT_SIDE, window=WINDOW)
     cache = FeatureCache(supplies.out / "cache")
-    found = predict_files(classifier, dataset.paths, view=plan, cache=cache, track=track)
+    found = predict_files(classifier, dataset.paths, view=PLANS[view], cache=cache, track=track)
     truth = labels[found.kept]
     figures = score_predictions(found.rows, truth, classifier.names)
     return figures, len(truth), (*dataset.problems, *found.problems)

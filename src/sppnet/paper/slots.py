@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sppnet.classification import Classifier
 from sppnet.paper.supplies import Supplies
+from sppnet.storage import is_model
 
 BACKBONES = {
     "ZF-5": "zf5",
@@ -45,7 +46,7 @@ class Slot:
         """Return its folder, or the ``model`` folder in a run's folder; None if there is none."""
         folder = supplies.models_folder / self.name
         for candidate in (folder / "model", folder):
-            if (candidate / "config.json").is_file():
+            if is_model(candidate):
                 return candidate
         return None
 

@@ -15,13 +15,13 @@ from sppnet.classification import (
 from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.paper_networks import build_paper_network
 from sppnet.classification.schedule import InputSizes
+from sppnet.classification.view_plans import BASE_SIDE
 from sppnet.errors import Problem, Track
 from sppnet.paper.labelled import images_to_train
 from sppnet.paper.slots import BACKBONES, Slot
 from sppnet.paper.supplies import Supplies, Training
 
 RATE = 0.01
-SHORT_SIDE = 256
 
 
 def train_slot(
@@ -65,7 +65,7 @@ def train_slot(
     train_network(network, photos, labels, plan, checkpoints=checkpoints, track=track)
     about = {"command": "reproduce", "settings": {"epochs": plan.epochs, "kind": slot.kind}}
     classifier = Classifier(
-        network, View("full", SHORT_SIDE), dataset.names, seen=photos.digests, about=about
+        network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
     )
     classifier.save(folder / "model")
     return classifier, (*dataset.problems, *photos.problems)

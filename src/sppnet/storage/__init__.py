@@ -13,23 +13,31 @@ from sppnet.storage.atomic import (
     write_json,
     write_text,
 )
+from sppnet.storage.manifest import is_model
 from sppnet.storage.run_folder import RunFolder, Stages
 
 if TYPE_CHECKING:
     from sppnet.storage.feature_cache import FeatureCache
-    from sppnet.storage.model_folder import load_model, save_model
+    from sppnet.storage.model_folder import load_model, read_kind, restore_model, save_model
+    from sppnet.storage.tensor_bytes import tensors_under
+    from sppnet.storage.write_behind import WriteBehind
 
 __all__ = [
     "FeatureCache",
     "RunFolder",
     "Stages",
+    "WriteBehind",
     "ensure_output_folder",
+    "is_model",
     "load_model",
     "read_bytes",
     "read_json",
+    "read_kind",
+    "restore_model",
     "save_model",
     "sha256_bytes",
     "sha256_file",
+    "tensors_under",
     "write_bytes",
     "write_json",
     "write_text",
@@ -38,8 +46,12 @@ __all__ = [
 # These need torch, which files and runs do not.
 _MODULE_OF = {
     "FeatureCache": "feature_cache",
+    "WriteBehind": "write_behind",
     "load_model": "model_folder",
+    "read_kind": "model_folder",
+    "restore_model": "model_folder",
     "save_model": "model_folder",
+    "tensors_under": "tensor_bytes",
 }
 
 

@@ -9,25 +9,31 @@ kill before the first rename leaves the old model; between the two, ``load_model
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage.atomic import fsync_folder, json_text, output_error, write_bytes
-from sppnet.storage.reading import parse_json, read_bytes, sha256_bytes
+from sppnet.storage.manifest import (
+    MANIFEST,
+    MAX_JSON_BYTES,
+    manifest_text,
+    read_listed,
+    read_manifest,
+)
+from sppnet.storage.reading import parse_json, read_bytes
 from sppnet.storage.temporaries import stale_temporaries, temporary_path, try_lock
 from sppnet.storage.tensor_bytes import bytes_to_tensors, first_not_finite, tensors_to_bytes
 
-FORMAT = "sppnet-model"
-VERSION = 1
-TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
+TENSORS, CONFIG = "model.safetensors", "config.json"
 
-_MAX_JSON_BYTES = 16 * 2**20
 _MAX_TENSOR_BYTES = 2**36
+
+T = TypeVar("T")
 
 
 def save_model(
@@ -55,7 +61,7 @@ def save_model(
     """
     _check_values(config, tensors)
     files = {TENSORS: tensors_to_bytes(tensors), CONFIG: json_text(config).encode()}
-    files[MANIFEST] = _manifest(kind, files).encode()
+    files[MANIFEST] = manifest_text(kind, files).encode()
     try:
         target = Path(folder).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,24 +87,65 @@ def load_model(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
         UnusableFileError: If a file is missing, changed, torn, of another kind or version, or holds
             NaN; names file and rule.
     """
+    return _read_present(Path(folder), lambda present: _load(present, kind))
+
+
+def restore_model(
+    folder: str | Path, kind: str, restore: Callable[[dict[str, Any], dict[str, Tensor]], T]
+) -> T:
+    """Read a model folder and make what it describes.
+
+    Args:
+        folder: What ``save_model`` wrote.
+        kind: The kind that the caller can use.
+        restore: From the configuration and the tensors to the model.
+
+    Returns:
+        What ``restore`` makes.
+
+    Raises:
+        UnusableFileError: As of ``load_model``, or if the parts do not fit together.
+    """
+    config, tensors = load_model(folder, kind)
     try:
-        return _load(Path(folder), kind)
+        return restore(config, tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        rule = f"the saved {kind} does not fit together: {reason}"
+        raise UnusableFileError(rule, path=folder, code="E_WEIGHTS_ARCH") from error
+
+
+def read_kind(folder: str | Path) -> str:
+    """Say which kind of model a folder holds; only its manifest is read and checked.
+
+    Raises:
+        UnusableFileError: If there is no manifest, or it is damaged or of another version.
+    """
+    manifest = _read_present(Path(folder), lambda present: read_manifest(present / MANIFEST))
+    return str(manifest.get("kind"))
+
+
+def _read_present(folder: Path, read: Callable[[Path], T]) -> T:
+    """Read a folder, twice if need be: a save elsewhere may swap it while it is read."""
+    try:
+        return read(_present(folder))
     except UnusableFileError:
-        # A save in another process may have swapped the folder while it was read: look once more.
-        return _load(_present(Path(folder)), kind)
+        return read(_present(folder))
 
 
 def _load(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read and check the three files."""
-    folder = _present(folder)
-    manifest = _read_manifest(folder / MANIFEST, kind)
-    config_bytes = _read_listed(folder / CONFIG, manifest, _MAX_JSON_BYTES)
+    manifest = read_manifest(folder / MANIFEST)
+    if manifest.get("kind") != kind:
+        rule = f"the model is a {manifest.get('kind')!r}; a {kind!r} is needed"
+        raise UnusableFileError(rule, path=folder / MANIFEST, code="E_WEIGHTS_ARCH")
+    config_bytes = read_listed(folder / CONFIG, manifest, MAX_JSON_BYTES)
     config = parse_json(config_bytes, folder / CONFIG)
     if not isinstance(config, dict):
         raise UnusableFileError("must hold an object", path=folder / CONFIG, code="E_FORMAT")
     path = folder / TENSORS
     try:
-        tensors = bytes_to_tensors(_read_listed(path, manifest, _MAX_TENSOR_BYTES))
+        tensors = bytes_to_tensors(read_listed(path, manifest, _MAX_TENSOR_BYTES))
     except ValueError as error:
         raise UnusableFileError(str(error), path=path, code="E_WEIGHTS_FORMAT") from error
     if name := first_not_finite(tensors):
@@ -116,51 +163,6 @@ def _present(folder: Path) -> Path:
 def _previous(target: Path) -> Path:
     """Name that the old model bears during a swap."""
     return target.with_name(f".{target.name}.previous")
-
-
-def _manifest(kind: str, files: Mapping[str, bytes]) -> str:
-    """Text of the manifest: what the files are, and a checksum of the manifest itself."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": kind,
-        "files": {
-            name: {"bytes": len(data), "sha256": sha256_bytes(data)} for name, data in files.items()
-        },
-    }
-    return _with_checksum(content)
-
-
-def _with_checksum(content: Mapping[str, Any]) -> str:
-    """Add the SHA-256 of the content's own text."""
-    return json_text({**content, "sha256": sha256_bytes(json_text(content).encode())})
-
-
-def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
-    """Read the manifest; it must be, byte for byte, what its content would be written as."""
-    data = read_bytes(path, _MAX_JSON_BYTES)
-    manifest = parse_json(data, path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UnusableFileError(f"is not a manifest of {FORMAT}", path=path, code="E_FORMAT")
-    if _with_checksum({k: v for k, v in manifest.items() if k != "sha256"}).encode() != data:
-        raise UnusableFileError("the file was changed after saving", path=path, code="E_CHECKSUM")
-    if manifest.get("version") != VERSION:
-        rule = f"model format {manifest.get('version')!r} is unknown; this version reads {VERSION}"
-        raise UnusableFileError(rule, path=path, code="E_FORMAT")
-    if manifest.get("kind") != kind:
-        rule = f"the model is a {manifest.get('kind')!r}; a {kind!r} is needed"
-        raise UnusableFileError(rule, path=path, code="E_WEIGHTS_ARCH")
-    return manifest
-
-
-def _read_listed(path: Path, manifest: Mapping[str, Any], max_bytes: int) -> bytes:
-    """Read a file that the manifest lists and compare its SHA-256."""
-    data = read_bytes(path, max_bytes)
-    listed = manifest.get("files", {}).get(path.name, {})
-    if len(data) != listed.get("bytes") or sha256_bytes(data) != listed.get("sha256"):
-        rule = f"SHA-256 or length differs from {MANIFEST}: the file was cut or changed"
-        raise UnusableFileError(rule, path=path, code="E_CHECKSUM")
-    return data
 
 
 def _check_values(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

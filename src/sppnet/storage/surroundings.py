@@ -12,6 +12,7 @@ PACKAGES = (
     "sppnet",
     "torch",
     "torchvision",
+    "timm",
     "numpy",
     "pillow",
     "safetensors",

@@ -50,6 +50,16 @@ def bytes_to_tensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(f"not a whole safetensors file: {error}") from error
 
 
+def tensors_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the tensors whose names begin in one way, and drop that beginning.
+
+    Example:
+        >>> tensors_under("head.", {"head.bias": torch.zeros(1), "trunk.bias": torch.ones(1)})
+        {'bias': tensor([0.])}
+    """
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Name the first tensor that holds NaN or an infinity.
 
