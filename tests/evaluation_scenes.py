@@ -69,6 +69,7 @@ def as_images(truth: list[Thing], count: int) -> list[SimpleNamespace]:
                 labels=torch.tensor([thing.label for thing in here], dtype=torch.int64),
                 difficult=torch.tensor([thing.difficult for thing in here], dtype=torch.bool),
                 crowd=torch.tensor([thing.crowd for thing in here], dtype=torch.bool),
+                areas=None,
             )
         )
     return images

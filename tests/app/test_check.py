@@ -25,7 +25,7 @@ def test_faults_are_named_with_file_line_and_action(tmp_path: Path, capsys) -> N
     )
     image = sorted((root / "JPEGImages").iterdir())[1]
     image.write_bytes(image.read_bytes()[:-20])
-    assert main(["check", str(root), "--deep", "--json", str(figures)]) == 3
+    assert main(["check", str(root), "--json", str(figures)]) == 3
     shown = capsys.readouterr().out
     report = json.loads(figures.read_text(encoding="utf-8"))
     assert {Path(problem["path"]).name for problem in report["problems"]} == {

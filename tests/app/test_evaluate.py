@@ -1,9 +1,13 @@
 """``sppnet evaluate`` scores detections of others against truth in any layout."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sppnet.app.main import main
 from sppnet.images import draw_detection_set, open_detection_dataset
@@ -49,8 +53,17 @@ def write_text_files(folder: Path, boxes: list[tuple[str, str, list[float]]]) ->
     return folder
 
 
+def write_table(path: Path, boxes: list[tuple[str, str, list[float]]]) -> Path:
+    """Write a CSV table, columns in another order than ours."""
+    table = path.with_suffix(".csv")
+    lines = ["xmin,ymin,xmax,ymax,confidence,name,file"]
+    lines += [",".join(map(str, (*box, 0.5, name, stem))) for stem, name, box in boxes]
+    table.write_text("\n".join(lines), encoding="utf-8")
+    return table
+
+
 @pytest.mark.parametrize("metric", ["voc07", "voc10", "coco"])
-@pytest.mark.parametrize("writer", [write_coco_results, write_text_files])
+@pytest.mark.parametrize("writer", [write_coco_results, write_text_files, write_table])
 def test_the_truth_itself_scores_1(
     writer, metric: str, scenes: Path, tmp_path: Path, capsys
 ) -> None:
@@ -108,3 +121,82 @@ def test_figures_that_cannot_be_written_are_code_6(scenes: Path, tmp_path: Path)
     found = write_coco_results(tmp_path / "found.json", true_boxes(scenes))
     words = ["evaluate", str(scenes), str(found), "--json", str(tmp_path / "missing" / "f.json")]
     assert main(words) == 6
+
+
+def test_every_number_and_the_page_are_written(scenes: Path, tmp_path: Path, capsys) -> None:
+    boxes = true_boxes(scenes)
+    lost, (stem, name, box) = boxes[0], boxes[1]
+    moved = (stem, name, [box[0] - 400, box[1], box[2] - 400, box[3]])
+    found = write_coco_results(tmp_path / "found.json", [*boxes[1:], boxes[1], moved])
+    out, figures = tmp_path / "page", tmp_path / "figures.json"
+    assert (
+        main(["evaluate", str(scenes), str(found), "--out", str(out), "--json", str(figures)]) == 0
+    )
+    written = json.loads(figures.read_text(encoding="utf-8"))
+    assert written["errors"]["counts"] == {
+        "localisation": 0,
+        "classification": 0,
+        "duplicate": 1,
+        "background": 1,
+        "both": 0,
+        "missed": 1,
+    }
+    counts = written["confusion"]["counts"]
+    assert sum(map(sum, counts)) == len(boxes) + 2
+    names = written["confusion"]["names"]
+    assert counts[names.index(lost[1])][-1] == 1
+    assert written["coco"]["mean"]["AP"] < 1
+    assert written["operating_point"]["misses"] == 1
+    assert written["reliability"]["source"] == "scores"
+    assert written["metric"] == "voc10"
+    beside = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert beside["errors"] == written["errors"]
+    assert "Kinds of mistakes" in (out / "report.html").read_text(encoding="utf-8")
+    shown = capsys.readouterr().out
+    for part in ("APsmall", "duplicate", "expected calibration error (scores)", "report.html"):
+        assert part in shown
+
+
+def random_coco_files(folder: Path, seed: int) -> tuple[Path, Path]:
+    """A COCO set of blank images with crowds, areas of segments and empty images; and results."""
+    draw = random.Random(seed)
+
+    def box() -> list[float]:
+        x, y, side = draw.uniform(0, 300), draw.uniform(0, 200), draw.choice([12, 60, 150])
+        return [x, y, draw.uniform(4, side), draw.uniform(4, side)]
+
+    images, objects, found = [], [], []
+    for number in range(1, 13):
+        image = {"id": number * 10, "file_name": f"{number}.png", "height": 400, "width": 500}
+        Image.new("L", (500, 400)).save(folder / image["file_name"])
+        images.append(image)
+        for _ in range(draw.choice([0, 1, 6])):
+            place = {"image_id": number * 10, "category_id": draw.choice([3, 5, 90])}
+            bbox = box()
+            area = bbox[2] * bbox[3] * draw.uniform(0.3, 1)
+            extra = {"id": len(objects) + 1, "area": area, "iscrowd": int(draw.random() < 0.2)}
+            objects.append({**place, **extra, "bbox": bbox})
+            for _ in range(draw.choice([0, 1, 3])):
+                moved = [max(0.5, side + draw.gauss(0, 3)) for side in bbox]
+                found.append({**place, "bbox": moved, "score": round(draw.gauss(0, 1), 1)})
+        found.append({"image_id": number * 10, "category_id": 5, "bbox": box(), "score": 0.1})
+    categories = [{"id": number, "name": f"thing {number}"} for number in (3, 5, 90)]
+    truth, results = folder / "truth.json", folder / "results.json"
+    content = {"info": {}, "images": images, "annotations": objects, "categories": categories}
+    truth.write_text(json.dumps(content), encoding="utf-8")
+    results.write_text(json.dumps(found), encoding="utf-8")
+    return truth, results
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_files_of_coco_score_as_in_pycocotools(seed: int, tmp_path: Path, capsys) -> None:
+    truth, results = random_coco_files(tmp_path, seed)
+    assert main(["evaluate", str(truth), str(results), "--json", str(tmp_path / "f.json")]) == 0
+    ours = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["coco"]["mean"]
+    index = COCO(str(truth))
+    judge = COCOeval(index, index.loadRes(str(results)), "bbox")
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    expected = [None if value == -1 else value for value in judge.stats]
+    assert list(ours.values()) == pytest.approx(expected, abs=1e-9)

@@ -1,7 +1,5 @@
 """Average precision against readable loops, pycocotools, and cases worked out by hand."""
 
-import contextlib
-import io
 import math
 import time
 
@@ -11,6 +9,7 @@ import torch
 
 from evaluation_scenes import as_detections, as_images, random_scene
 from oracles import slow_average_precision as slow
+from oracles.coco_references import pycocotools_says
 from oracles.slow_average_precision import Thing
 from sppnet.evaluation import evaluate_detections, summarise_detections
 from sppnet.evaluation.average_precision import COCO_IOU_THRESHOLDS, COCO_RECALLS
@@ -74,52 +73,7 @@ def check(result, expected: dict) -> None:
 
 def coco_says(truth: list[Thing], found: list[Thing], images: int) -> tuple:
     """AP, AP50, AP75 and AP per class by the reference implementation."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    def box(thing: Thing) -> list[float]:
-        x1, y1, x2, y2 = thing.box
-        return [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1]
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": number} for number in range(images)],
-            "categories": [{"id": label} for label in range(len(NAMES))],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": thing.image,
-                    "category_id": thing.label,
-                    "bbox": box(thing),
-                    "area": box(thing)[2] * box(thing)[3],
-                    "iscrowd": int(thing.crowd),
-                }
-                for number, thing in enumerate(truth, start=1)
-            ],
-            "info": {},
-        }
-        coco.createIndex()
-        results = COCO()
-        results.dataset = {
-            **coco.dataset,
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": thing.image,
-                    "category_id": thing.label,
-                    "bbox": box(thing),
-                    "area": box(thing)[2] * box(thing)[3],
-                    "score": thing.score,
-                }
-                for number, thing in enumerate(found, start=1)
-            ],
-        }
-        results.createIndex()
-        judge = COCOeval(coco, results, "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+    judge = pycocotools_says(truth, found, images, len(NAMES), None)
     precision = judge.eval["precision"][:, :, :, 0, 2]  # (T, R, K): all areas, 100 detections
     per_class = [
         None if (values := precision[:, :, k])[0, 0] < 0 else values.mean() for k in range(4)

@@ -20,7 +20,7 @@ def dataset(
     ids: tuple = ("000005", "b"), names: tuple = NAMES, category_ids: tuple = (3, 7, 90)
 ) -> SimpleNamespace:
     images = tuple(SimpleNamespace(image_id=i, path=Path(f"photos/{i}.jpg")) for i in ids)
-    return SimpleNamespace(images=images, names=names, category_ids=category_ids)
+    return SimpleNamespace(images=images, names=names, category_ids=category_ids, layout="coco")
 
 
 def coco_dataset() -> SimpleNamespace:
@@ -102,7 +102,8 @@ def test_a_name_that_fits_two_images_fits_none() -> None:
         ({"category_id": 90}, 2),
         ({"category_id": "traffic light"}, 1),
         ({"category_id": "absent", "category_name": "cat"}, 0),
-        ({"category_id": 7, "category_name": "cat"}, 1),
+        ({"category_id": 7, "category_name": "cat"}, 0),  # a name goes before a number
+        ({"category_id": 7, "category_name": "Traffic light"}, 1),
         ({"category_id": "0"}, 2),  # a name goes before a place
         ({"category_id": "1"}, 1),
     ],
@@ -110,6 +111,16 @@ def test_a_name_that_fits_two_images_fits_none() -> None:
 def test_json_classes(tmp_path: Path, change: dict, label: int) -> None:
     found = read_detections(as_json(tmp_path, entry(**change)), dataset())
     assert found["b"].labels.tolist() == [label]
+
+
+def test_numbers_mean_nothing_where_the_data_set_has_none(tmp_path: Path) -> None:
+    """A model with other classes numbers them differently; its names must not be passed over."""
+    data = dataset()
+    data.layout = "voc"
+    problems: list[Problem] = []
+    stranger = entry(category_id=3, category_name="dog")
+    assert read_detections(as_json(tmp_path, stranger), data, problems) == {}
+    assert "class 'dog' is not in the data set" in problems[0].rule
 
 
 def test_without_category_ids_they_count_from_one(tmp_path: Path) -> None:
@@ -252,6 +263,73 @@ def test_text_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnusableFileError, match=r"holds no \.txt file"):
         read_detections(tmp_path / "empty", dataset())
+
+
+# --- CSV --------------------------------------------------------------------------------------
+
+
+def as_csv(folder: Path, text: str | bytes) -> Path:
+    path = folder / "found.CSV"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,class,score,x1,y1,x2,y2\nb,traffic light,0.5,1,2,4,6.5\n",
+        "\ufeffxmin,ymin,xmax,ymax,confidence,class,name,image\r\n1,2,4,6.5,.5,9,traffic light,b",
+        "Filename, Label, X, Y, W, H, Conf\n\n b ,1,1,2,3,4.5,0.5\n\n",
+        "image_id,category_name,score,left,top,right,bottom\nphotos/b,traffic light,5e-1,1,2,4,6.5",
+        'image,class,score,x1,y1,x2,y2,note\n"b","traffic light",0.5,1,2,4,6.5,"two\nlines"\n',
+    ],
+)
+def test_tables_of_several_tools(tmp_path: Path, text: str) -> None:
+    found = read_detections(as_csv(tmp_path, text), dataset())
+    assert found.keys() == {"b"}
+    assert found["b"].boxes.tolist() == [[1, 2, 4, 6.5]]
+    assert found["b"].scores.tolist() == [0.5]
+    assert found["b"].labels.tolist() == [1]
+
+
+HEADER = "image,class,score,x1,y1,x2,y2\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "file is empty|line 1 must name the columns"),
+        ("image,score,x1,y1,x2,y2\n", "lacks class"),
+        ("a,b\n", "lacks image, class, score, x1, y1, x2, y2"),
+        (HEADER + "b,cat,0.5,0,0,1\n", "line 2 must have a value in every column"),
+        (HEADER + "b,cat,0.5,0,0,1,1\nb,cat,high,0,0,1,1\n", "line 3 must hold a score and four"),
+        (HEADER + "b,cat,nan,0,0,1,1\n", "line 2 must hold finite numbers"),
+        (HEADER + "b,cat,0.5,5,0,1,1\n", "line 2 has a box of negative size"),
+        ("image,class,score,x,y,w,h\nb,cat,0.5,5,0,-1,1\n", "line 2 has a box of negative size"),
+        (HEADER.encode() + b"\xff\n", "not UTF-8"),
+        (HEADER + '"' + "x" * 200_000, "line 2: field larger"),
+    ],
+)
+def test_broken_tables_are_named(tmp_path: Path, text: str | bytes, rule: str) -> None:
+    with pytest.raises(UnusableFileError, match=rule) as caught:
+        read_detections(as_csv(tmp_path, text), dataset(), [])
+    assert caught.value.exit_code == 5
+
+
+def test_rows_of_unknown_images_and_classes(tmp_path: Path) -> None:
+    text = HEADER + "b,cat,0.5,0,0,1,1\nz,cat,0.5,0,0,1,1\nb,dog,0.5,0,0,1,1\n"
+    problems: list[Problem] = []
+    assert read_detections(as_csv(tmp_path, text), dataset(), problems)["b"].count == 1
+    assert [problem.line for problem in problems] == [3, 4]
+
+
+def test_the_written_table_is_read_back(tmp_path: Path) -> None:
+    found = {"000005": some_detections(50), "b": some_detections(3)}
+    write_csv(tmp_path / "a.csv", found, NAMES)
+    back = read_detections(tmp_path / "a.csv", dataset())
+    for image, detections in back.items():
+        assert torch.allclose(detections.boxes, found[image].boxes, atol=0.006)
+        assert torch.equal(detections.labels, found[image].labels)
 
 
 # --- writing ----------------------------------------------------------------------------------

@@ -144,6 +144,35 @@ def test_measured_figures_are_those_of_the_evaluation(tmp_path):
     assert returned["proposal_recall"]["recall"]["0.5"] == [0.25, 0.5]
 
 
+def test_mistakes_sizes_and_reliability_are_shown_and_in_the_numbers(tmp_path):
+    figures = DetectionFigures.measure(IMAGES, DETECTIONS, ["a", HOSTILE])
+    path = tmp_path / "report.html"
+    write_detection_report(path, IMAGES, DETECTIONS, figures, load=load_white)
+    text = check_page(path.read_text(encoding="utf-8")).visible_text()
+    for part in ("By size, as COCO counts", "AR100", "Kinds of mistakes", "an object of another"):
+        assert part in text
+    for part in ("Confusion", "Reliability of the scores", "as they are", "small", "costs AP50"):
+        assert part in text
+    saved = json.loads((tmp_path / "report.json").read_text())
+    # at the best threshold, 0.2: three hits; one false alarm at (0, 0), which overlaps too little
+    assert saved["confusion"]["counts"] == [[3, 0, 1], [0, 0, 0], [1, 0, 0]]
+    assert saved["errors"]["counts"]["background"] == 1
+    assert saved["errors"]["counts"]["missed"] == 1
+    assert saved["coco"]["mean"]["AR100"] == pytest.approx(0.75)
+    assert saved["coco"]["mean"]["APsmall"] is None
+    assert sum(saved["reliability"]["counts"]) == 4
+
+
+def test_mixed_up_classes_are_named(tmp_path):
+    figures = DetectionFigures.measure(
+        IMAGES, {"good": found([A, B], [0.9, 0.8], [1, 0])}, ["cat", "dog"]
+    )
+    write_detection_report(tmp_path / "r.html", IMAGES, {}, figures, load=load_white)
+    text = check_page((tmp_path / "r.html").read_text(encoding="utf-8")).visible_text()
+    assert "Classes mixed up most" in text
+    assert figures.analysis.errors.counts["classification"] == 1
+
+
 def test_detector_that_finds_nothing(tmp_path):
     figures = DetectionFigures(["a"], {"ap50": math.nan}, {"ap50": {"a": math.nan}})
     path = tmp_path / "report.html"
@@ -167,7 +196,7 @@ def test_paper_is_shown_only_for_the_test_images_of_voc_2007(tmp_path):
     path = tmp_path / "report.html"
     figures = figures_of(list(VOC_NAMES))
     for count, is_shown in ((4952, True), (4951, False)):
-        images = [image("same", [])] * count
+        images = [image(number, []) for number in range(count)]
         write_detection_report(path, images, {}, figures, load=load_white)
         assert ("paper (VOC07)" in path.read_text(encoding="utf-8")) is is_shown
     assert sum(PAPER_AP) / 20 == pytest.approx(0.592, abs=0.0005)  # the mean that the paper prints

@@ -409,12 +409,12 @@ def test_check_of_a_detection_set(tmp_path):
     cut = root / "JPEGImages" / "c.jpg"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     before = tree_hash(root)
-    report = check_dataset(root)
+    report = check_dataset(root, quick=True)
     expected = {"images": 3, "boxes": 2, "images without boxes": 1, "classes": 1}
     assert report.counts == expected
     assert report.layout == "voc"
     assert [problem.line for problem in report.problems] == [3]
-    deep = check_dataset(root, deep=True)
+    deep = check_dataset(root)
     assert [problem.code for problem in deep.problems] == ["E_BOX", "E_TRUNCATED"]
     assert json.loads(json.dumps(deep.to_json()))["problems"][0]["line"] == 3
     assert tree_hash(root) == before
@@ -428,7 +428,7 @@ def test_check_of_class_folders(tmp_path):
     assert report.layout == "class folders"
     assert report.counts == {"images": 7, "classes": 6}
     assert sorted(problem.code for problem in report.problems) == ["E_FORMAT", "E_NOTHING"]
-    assert len(check_dataset(root, deep=True).problems) == 2
+    assert len(check_dataset(root).problems) == 2
 
 
 def test_check_of_real_sets(shared_data):

@@ -176,7 +176,7 @@ def test_a_bad_file_is_one_problem_and_the_rest_goes_on(tmp_path, name):
     assert time.perf_counter() - start < 0.5
     assert [image.image_id for image in dataset] == ["b"]
     assert len(dataset.problems) == 1
-    assert rule in dataset.problems[0].rule
+    assert rule in str(dataset.problems[0])
     assert dataset.problems[0].code == code
     assert dataset.problems[0].path.endswith("a.xml")
     assert str(dataset.problems[0]).isprintable()

@@ -1,6 +1,6 @@
 """``sppnet check``: the data-set doctor."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 app = command_app("Look through a data set and name what is wrong, file and line.")
 
-Deep = Annotated[
+Quick = Annotated[
     bool,
-    typer.Option("--deep", help="Decode every image, too; finds damaged pixels, takes longer."),
+    typer.Option("--quick", help="Read headers only; images damaged behind them stay unnoticed."),
 ]
 
 
@@ -23,17 +23,19 @@ Deep = Annotated[
 def check(
     data: DataFolder,
     split: Split = None,
-    deep: Deep = False,
+    quick: Quick = False,
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
     """Look through a data set (VOC, COCO, YOLO or class folders) and name what is wrong in it.
 
-    Every finding names the file, the line, and what training will do about it. Nothing is changed.
+    Every finding names the file, the line, and what training will do about it: problems are left
+    out or spoil a score, notes are used. All splits are looked at, and what they have in common.
+    Nothing is changed.
     """
     from sppnet.images import check_dataset
 
-    report = check_dataset(data, split, deep=deep, track=track)
+    report = check_dataset(data, split, quick=quick, track=track)
     if json_file is not None:
         from sppnet.storage import write_json
 
@@ -49,10 +51,33 @@ def _say_report(report: "CheckReport") -> None:
     say(", ".join(f"{count} {name}" for name, count in report.counts.items()))
     say()
     things = "boxes" if "boxes" in report.counts else "images"
-    say_table(["class", things], report.per_class.items())
+    parts = list(report.by_split)
+    rows = [
+        [name, count, *(report.by_split[part].get(name, 0) for part in parts)]
+        for name, count in report.per_class.items()
+    ]
+    say_table(["class", things, *parts], rows)
+    for line in _summary_lines(report.summary):
+        say(line)
     say()
     for finding in report.notes:
         say(f"note: {finding}")
     for finding in report.problems:
         say(f"problem: {finding}")
+    for hint in report.hints:
+        say(f"hint: {hint}")
     say(f"{len(report.problems)} problems, {len(report.notes)} notes")
+
+
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Sizes in words."""
+    spreads = {name: spread for name, spread in summary.items() if isinstance(spread, list)}
+    lines = [
+        f"{name.replace('_', ' ')}: {low:g} to {high:g}, half of them up to {middle:g}"
+        for name, (low, middle, high) in spreads.items()
+    ]
+    if "sizes" in summary:
+        sizes = ", ".join(f"{share:.0%} {name}" for name, share in summary["sizes"].items())
+        lines.append(f"sizes of boxes as COCO counts: {sizes}")
+        lines.append(f"half of the boxes take up to {summary['share_of_image']:.1%} of their image")
+    return ["", *lines] if lines else []

@@ -1,5 +1,6 @@
 """``sppnet evaluate``: score any detections against any truth."""
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,11 @@ from sppnet.app.options import Debug, JsonFile, Split, command_app, number_optio
 from sppnet.errors import NothingUsableError
 
 if TYPE_CHECKING:
-    from sppnet.evaluation import AveragePrecision
+    from collections.abc import Mapping
+
+    from sppnet.evaluation import AveragePrecision, DetectionAnalysis, DetectionFigures
+    from sppnet.geometry import Detections
+    from sppnet.images import DetectionDataset
 app = command_app("Score any detections against any truth.")
 
 Truth = Annotated[
@@ -22,7 +27,7 @@ Found = Annotated[
     Path,
     typer.Argument(
         metavar="DETECTIONS",
-        help="COCO results JSON, or a folder of text files: class score x1 y1 x2 y2.",
+        help="COCO results JSON, CSV, or a folder of text files: class score x1 y1 x2 y2.",
     ),
 ]
 Overlap = Annotated[
@@ -34,6 +39,10 @@ Overlap = Annotated[
         above=True,
         text="Least overlap of a hit; 0.5, and the mean over 0.5:0.95 for coco.",
     ),
+]
+PageFolder = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Write report.html and report.json there, too."),
 ]
 
 
@@ -61,11 +70,12 @@ def evaluate(
     metric: MetricName = Metric.voc10,
     iou: Overlap = None,
     split: Split = None,
+    out: PageFolder = None,
     json_file: JsonFile = None,
     debug: Debug = False,
 ) -> None:
-    """Score detections against the truth of a data set, class by class."""
-    from sppnet.evaluation import evaluate_detections, read_detections
+    """Score detections against the truth of a data set, class by class, and sort the mistakes."""
+    from sppnet.evaluation import DetectionFigures, evaluate_detections, read_detections
     from sppnet.images import open_detection_dataset
 
     dataset = open_detection_dataset(truth, split)
@@ -76,16 +86,47 @@ def evaluate(
         rule = "no detection in it is of an image and a class of the truth"
         raise NothingUsableError(rule, path=detections)
     score = evaluate_detections(dataset.images, found, dataset.names, metric.value, iou)
+    figures = DetectionFigures.measure(dataset.images, found, dataset.names, problems=problems)
+    if out is not None:
+        _write_page(out, dataset, found, figures, detections)
     if json_file is not None:
         from sppnet.storage import write_json
 
-        write_json(json_file, _figures(score))
+        numbers = figures.numbers()
+        by_measure = {"per_class_by_measure": numbers["per_class"]}
+        write_json(json_file, {**numbers, **by_measure, **_chosen(score)})
     _say_score(score)
+    if figures.analysis is not None:
+        _say_analysis(figures.analysis)
+    if out is not None:
+        say(f"report: {out / 'report.html'}")
     raise typer.Exit(code)
 
 
-def _figures(score: "AveragePrecision") -> dict[str, Any]:
-    """What the JSON file holds; a class without objects has null."""
+def _write_page(
+    out: Path,
+    dataset: "DetectionDataset",
+    found: "Mapping[Any, Detections]",
+    figures: "DetectionFigures",
+    detections: Path,
+) -> None:
+    """Leave the page and the numbers of its plots."""
+    from sppnet.evaluation import write_detection_report
+    from sppnet.storage import ensure_output_folder
+
+    place = dataset.root.name + (f", split {dataset.split}" if dataset.split else "")
+    write_detection_report(
+        ensure_output_folder(out) / "report.html",
+        dataset.images,
+        found,
+        figures,
+        title=f"Detections of {detections.name}",
+        subtitle=place,
+    )
+
+
+def _chosen(score: "AveragePrecision") -> dict[str, Any]:
+    """The measure that was asked for; a class without objects has null."""
     return {
         "metric": score.metric,
         "iou_thresholds": list(score.iou_thresholds),
@@ -105,3 +146,24 @@ def _say_score(score: "AveragePrecision") -> None:
     overlaps = score.iou_thresholds
     at = f"{overlaps[0]:g}" + (f":{overlaps[-1]:g}" if len(overlaps) > 1 else "")
     say(f"mean AP ({score.metric}, IoU {at}): {score.mean_ap:.4f}")
+
+
+def _say_analysis(analysis: "DetectionAnalysis") -> None:
+    """Print COCO's numbers, the kinds of mistakes and how far the scores can be believed."""
+    say()
+    say_table(
+        ["COCO", "value"], [[name, _text(value)] for name, value in analysis.coco.mean.items()]
+    )
+    say()
+    errors = analysis.errors
+    rows = [[kind, n, _text(errors.ap_cost[kind])] for kind, n in errors.counts.items()]
+    say_table([f"mistakes from score {errors.score_threshold:.3g}", "count", "costs AP50"], rows)
+    if analysis.reliability is not None:
+        say()
+        reliability = analysis.reliability
+        say(f"expected calibration error ({reliability.source}): {reliability.ece:.4f}")
+
+
+def _text(value: float) -> str:
+    """A number, or a dash where there is nothing to measure."""
+    return "-" if math.isnan(value) else f"{value:.4f}"

@@ -85,7 +85,7 @@ def _has_ximgproc() -> bool:
 def _limits() -> dict[str, Any]:
     from sppnet.app.settings import MAX_BYTES
     from sppnet.images import MAX_PIXELS
-    from sppnet.images.coco import MAX_JSON_BYTES
+    from sppnet.images.coco_index import MAX_JSON_BYTES
     from sppnet.images.voc_xml import MAX_XML_BYTES
 
     return {

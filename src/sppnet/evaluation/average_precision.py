@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sppnet.evaluation.coco_matching import match_coco
 from sppnet.evaluation.matching import (
     Floats,
     Found,
@@ -14,7 +15,6 @@ from sppnet.evaluation.matching import (
     Truth,
     collect_detections,
     collect_truth,
-    match_coco,
     match_voc,
 )
 

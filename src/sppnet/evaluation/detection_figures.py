@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike
 from sppnet.errors import Problem
 from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
 from sppnet.evaluation.chart_axes import thin
+from sppnet.evaluation.detection_analysis import DetectionAnalysis
 from sppnet.evaluation.proposal_recall import ProposalRecall
+from sppnet.evaluation.score_calibration import ScoreCalibration
 from sppnet.geometry import Detections
 from sppnet.images.datasets import LabelledImage
 
@@ -32,6 +34,8 @@ class DetectionFigures:
         mean: Mean over the classes, by measure: ap50, ap75, ap, ap50_voc07.
         per_class: By measure, then by class name; NaN for a class without objects.
         curves: (recall, precision) at overlap 0.5 by class name; either may be empty.
+        analysis: COCO's numbers, kinds of mistakes, confusion and reliability; None if they were
+            not measured.
         proposal_recall: How many objects the proposals cover; None if it was not measured.
         seconds: By stage, in the order of the work.
         seconds_per_image: Of the whole detector; None if it was not measured.
@@ -44,6 +48,7 @@ class DetectionFigures:
     mean: Mapping[str, float]
     per_class: Mapping[str, Mapping[str, float]]
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]] = field(default_factory=dict)
+    analysis: DetectionAnalysis | None = None
     proposal_recall: ProposalRecall | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     seconds_per_image: float | None = None
@@ -57,6 +62,8 @@ class DetectionFigures:
         images: Sequence[LabelledImage],
         detections: Mapping[Any, Detections],
         names: Sequence[str],
+        *,
+        calibration: ScoreCalibration | None = None,
         **others: Any,
     ) -> "DetectionFigures":
         """Score detections, and put the result beside the other figures.
@@ -65,6 +72,7 @@ class DetectionFigures:
             images: With their truth.
             detections: By image id; an image that is missing has none.
             names: Class names.
+            calibration: Turns the scores into probabilities, fitted on other images.
             others: The remaining fields, such as ``seconds``.
 
         Returns:
@@ -80,7 +88,8 @@ class DetectionFigures:
         }
         curves = evaluate_detections(images, detections, names, "area", 0.5).curves
         mean = {measure: summary[measure] for measure in MEASURES}
-        return cls(names, mean, per_class, curves, **others)
+        analysis = DetectionAnalysis.measure(images, detections, names, calibration)
+        return cls(names, mean, per_class, curves, analysis, **others)
 
     def numbers(self) -> dict[str, object]:
         """What the plots show, as plain lists for JSON."""
@@ -92,6 +101,8 @@ class DetectionFigures:
             "seconds_per_image": self.seconds_per_image,
             "problems": [vars(problem) for problem in self.problems],
         }
+        if self.analysis is not None:
+            numbers |= self.analysis.numbers()
         if self.proposal_recall is not None:
             shares = self.proposal_recall.recall
             numbers["proposal_recall"] = {

@@ -10,6 +10,7 @@ import numpy as np
 from sppnet.evaluation.chart_axes import score_text, seconds_text
 from sppnet.evaluation.charts import Series, line_chart
 from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
+from sppnet.evaluation.detection_sections import add_analysis_sections
 from sppnet.evaluation.markup import Html
 from sppnet.evaluation.operating_point import (
     OperatingPoint,
@@ -62,8 +63,9 @@ def write_detection_report(
     """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
 
     The page shows the average precision of each class, precision-recall curves, the recall of the
-    proposals, images with hits and misses, the time of each stage, problems in the input, and the
-    configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
+    proposals, COCO's numbers, mistakes by kind and by class, the reliability of the scores, images
+    with hits and misses, the time of each stage, problems in the input, and the configuration. It
+    needs nothing but itself: images lie inside it, reduced to 640 pixels.
 
     Args:
         path: The HTML file; the JSON file has its name with another ending.
@@ -80,7 +82,8 @@ def write_detection_report(
     Raises:
         OutputError: If a file cannot be written.
     """
-    point = best_operating_point(images, detections)
+    analysis = figures.analysis
+    point = analysis.point if analysis else best_operating_point(images, detections)
     counts = [
         counted(len(images), "image"),
         counted(sum(len(image.labels) for image in images), "object"),
@@ -96,6 +99,8 @@ def write_detection_report(
     curves = _curves(figures)
     if curves:
         page.add_section("Curves", curves)
+    if analysis is not None:
+        add_analysis_sections(page, analysis)
     shown = _add_image_section(page, images, detections, figures.names, point, load)
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)

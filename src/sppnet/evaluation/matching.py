@@ -1,7 +1,7 @@
-"""Which detections of a whole data set are hits, by the rule of PASCAL VOC and by the rule of COCO.
+"""Tables of all objects and detections, and which detections are hits by PASCAL VOC's rule.
 
-Both rules treat the detections from the best score down. Among equal scores, images go in the order
-of the truth and the detections of one image in the order given.
+Detections are treated from the best score down. Among equal scores, images go in the order of the
+truth and the detections of one image in the order given. COCO's rule is in ``coco_matching``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-COCO_MAX_DETECTIONS = 100
 
 
 class Truth(NamedTuple):
@@ -40,12 +38,18 @@ class Found(NamedTuple):
     scores: Floats  # (D,)
     boxes: Floats  # (D, 4)
 
+    def above(self, score: float) -> "Found":
+        """Take the detections of this score or a better one."""
+        kept = self.scores >= score
+        return Found(self.image[kept], self.label[kept], self.scores[kept], self.boxes[kept])
+
 
 class Matches(NamedTuple):
     """What became of each detection at each of T overlap thresholds."""
 
     hit: Mask  # (T, D)
     ignored: Mask  # (T, D) counts neither way
+    target: Ints  # (T, D) row of the object that a hit found, -1 for the others
 
 
 def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
@@ -122,64 +126,16 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     best, best_overlap, crowd_overlap = _best_objects(truth, found)
     order = np.argsort(-found.scores, kind="stable")
     shape = (len(iou_thresholds), len(found.scores))
-    hit, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    target, ignored = np.full(shape, -1), np.zeros(shape, np.bool_)
     for row, threshold in enumerate(iou_thresholds):
         near = best_overlap >= threshold
         on_ignored = np.zeros_like(near)
         on_ignored[near] = truth.ignored[best[near]]
         contenders = order[(near & ~on_ignored)[order]]
-        _, first = np.unique(best[contenders], return_index=True)
-        hit[row, contenders[first]] = True
+        objects, first = np.unique(best[contenders], return_index=True)
+        target[row, contenders[first]] = objects
         ignored[row] = on_ignored | (~near & (crowd_overlap >= threshold))
-    return Matches(hit, ignored)
-
-
-def match_coco(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
-    """Match by the rule of COCO.
-
-    A detection takes the free object of its class that it overlaps most (the last one of equals),
-    if that is enough; failing that, one that is ignored: difficult ones once, crowds any number
-    of times. The overlap with a crowd is the share of the detection that lies in it.
-    Only the best 100 detections per image and class count; the others are ignored.
-
-    Args:
-        truth: All objects.
-        found: All detections.
-        iou_thresholds: (T,) overlaps that are enough, 0..1.
-
-    Source:
-        Lin et al. (2014); pycocotools, cocoeval.py.
-    """
-    shape = (len(iou_thresholds), len(found.scores))
-    hit, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-    beyond = _beyond_limit(found)
-    for detected, objects in _images(truth, found):
-        detected = detected[~beyond[detected]]
-        overlaps = _overlaps(truth, found, detected, objects)
-        touching = (overlaps >= iou_thresholds.min()).any(1)
-        order = np.argsort(-found.scores[detected], kind="stable")
-        order = order[touching[order]]
-        taken = np.zeros((len(iou_thresholds), len(objects)), np.bool_)
-        for d in order:
-            chosen = _choose(overlaps[d], taken, truth, objects, iou_thresholds)
-            rows = np.flatnonzero(chosen >= 0)
-            taken[rows, chosen[rows]] = True
-            is_ignored = truth.ignored[objects[chosen[rows]]]
-            hit[rows, detected[d]] = ~is_ignored
-            ignored[rows, detected[d]] = is_ignored
-    ignored[:, beyond] = True
-    return Matches(hit, ignored)
-
-
-def _choose(overlaps: Floats, taken: Mask, truth: Truth, objects: Ints, thresholds: Floats) -> Ints:
-    """Object that one detection takes at each threshold, -1 for none: (T,)."""
-    usable = (overlaps >= thresholds[:, None]) & (~taken | truth.crowd[objects])
-    counts = ~truth.ignored[objects]
-    first_choice = usable & counts
-    usable = np.where(first_choice.any(1, keepdims=True), first_choice, usable)
-    masked = np.where(usable, overlaps, -1.0)[:, ::-1]  # argmax takes the first of equals
-    last_best = len(objects) - 1 - masked.argmax(1)
-    return np.where(usable.any(1), last_best, -1)
+    return Matches(target >= 0, ignored, target)
 
 
 def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
@@ -187,8 +143,8 @@ def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
     best = np.zeros(len(found.scores), np.int64)
     best_overlap = np.full(len(found.scores), -1.0)
     crowd_overlap = np.full(len(found.scores), -1.0)
-    for detected, objects in _images(truth, found):
-        overlaps = _overlaps(truth, found, detected, objects)
+    for detected, objects in each_image(truth, found):
+        overlaps = class_overlaps(truth, found, detected, objects)
         crowd = truth.crowd[objects]
         if crowd.any():
             crowd_overlap[detected] = overlaps[:, crowd].max(1)
@@ -199,36 +155,29 @@ def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
     return best, best_overlap, crowd_overlap
 
 
-def _images(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
+def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
     """Row numbers of the detections and of the objects of each image that has both."""
     for image in np.intersect1d(truth.image, found.image):
         objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
         yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
 
 
-def _overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
     """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
+    overlaps = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
+    return overlaps
+
+
+def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
     boxes, others = found.boxes[detected, None], truth.boxes[objects]
     sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
     shared = sides.clip(0).prod(-1)
     area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
     other_area = (others[:, 2:] - others[:, :2]).prod(-1)
     whole = np.where(truth.crowd[objects], area, area + other_area - shared)
-    overlaps = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
-    return overlaps
-
-
-def _beyond_limit(found: Found) -> Mask:
-    """Mark the detections that are not among the best 100 of their image and class: (D,)."""
-    order = np.lexsort((-found.scores, found.label, found.image))
-    group = np.stack([found.image, found.label])[:, order]
-    starts = np.flatnonzero(np.r_[True, (group[:, 1:] != group[:, :-1]).any(0)][: len(order)])
-    sizes = np.diff(np.r_[starts, len(order)])
-    rank = np.arange(len(order)) - np.repeat(starts, sizes)
-    beyond = np.zeros(len(order), np.bool_)
-    beyond[order] = rank >= COCO_MAX_DETECTIONS
-    return beyond
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 
 def _joined(parts: Sequence[Any], empty: tuple[int, ...], dtype: type) -> NDArray[Any]:

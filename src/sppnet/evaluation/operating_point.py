@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sppnet.evaluation.hits_and_misses import judge_detections
+from sppnet.evaluation.reliability import judge_scores
 from sppnet.geometry import Detections
 from sppnet.images.datasets import LabelledImage
 
@@ -66,15 +67,14 @@ def best_operating_point(
     Returns:
         The point; its threshold is infinite if nothing was found.
     """
-    scores, hits, num_objects = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)], 0
-    for image in images:
-        found = detections.get(image.image_id, Detections.empty())
-        ignored = image.difficult | image.crowd
-        judged = judge_detections(image.boxes, image.labels, found, iou_threshold, ignored)
-        num_objects += int((~ignored).sum())
-        scores.append(found.scores[~judged.is_ignored])
-        hits.append(judged.is_hit[~judged.is_ignored])
-    return _best_point(torch.cat(scores), torch.cat(hits), num_objects)
+    shown = {image.image_id for image in images} & detections.keys()
+    found = {name: detections[name] for name in shown}
+    every_label = [image.labels for image in images] + [one.labels for one in found.values()]
+    num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
+    judged = judge_scores(images, found, range(num_classes), iou_threshold)
+    num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
+    scores, is_hit = torch.from_numpy(judged.scores), torch.from_numpy(judged.is_hit)
+    return _best_point(scores, is_hit, num_objects)
 
 
 def _best_point(scores: Tensor, is_hit: Tensor, num_objects: int) -> OperatingPoint:

@@ -1,44 +1,25 @@
-"""From what an annotation file says to labelled images: boxes made to fit, findings collected."""
+"""What the readers of every layout share: findings, names, splits, the finished data set."""
 
-import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from sppnet.errors import InputError, NothingUsableError, Problem, UsageError
+from sppnet.errors import NothingUsableError, Problem, UsageError
 from sppnet.images.datasets import DetectionDataset, LabelledImage
-from sppnet.images.decode import read_image_size
 from sppnet.images.regular_files import read_lines
 
-_BOX_LEFT_OUT = "box left out"
+BOX_LEFT_OUT = "box left out"
 IMAGE_LEFT_OUT = "image left out"
-
-
-class RawBox(NamedTuple):
-    """A box as a reader found it, half-open, not yet held against its image."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-    class_name: str
-    difficult: bool = False
-    crowd: bool = False
-    truncated: bool = False
-    line: int | None = None
-    where: str = "box"
 
 
 class Findings:
     """Collects what the readers find: problems (left out) and notes (used nevertheless)."""
 
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
+    def __init__(self, problems: Iterable[Problem] = (), notes: Iterable[Problem] = ()) -> None:
+        self.problems: list[Problem] = list(problems)
+        self.notes: list[Problem] = list(notes)
 
     def leave_out(
         self,
@@ -55,53 +36,6 @@ class Findings:
     def note(self, path: str | Path, rule: str, *, line: int | None = None, action: str) -> None:
         """Record something that was used although it was not quite right."""
         self.notes.append(Problem(str(path), rule, "W_DATA", line, action))
-
-
-def make_labelled_image(
-    path: Path,
-    image_id: str | int,
-    raw_boxes: Sequence[RawBox],
-    names: Sequence[str],
-    annotation_path: str | Path,
-    findings: Findings,
-) -> LabelledImage | None:
-    """Hold an image's boxes against its real size and its classes against the names.
-
-    Boxes are clipped to the image; one that is less than 1 px wide or high before or after that is
-    left out.
-
-    Args:
-        path: The image file; its header is read.
-        image_id: Name of the image in results.
-        raw_boxes: What the annotation says.
-        names: Class names.
-        annotation_path: Named in findings about boxes.
-        findings: Receives every box that is clipped or left out.
-
-    Returns:
-        The image, or None (and a problem) if its header cannot be read.
-    """
-    try:
-        size_hw = read_image_size(path)
-    except InputError as error:
-        findings.problems.append(Problem.of(error, action=IMAGE_LEFT_OUT))
-        return None
-    label_of = {name: label for label, name in enumerate(names)}
-    kept: list[tuple[RawBox, tuple[float, float, float, float]]] = []
-    for raw in raw_boxes:
-        clipped = _fit_box(raw, size_hw, label_of, annotation_path, findings)
-        if clipped is not None:
-            kept.append((raw, clipped))
-    return LabelledImage(
-        path=path,
-        image_id=image_id,
-        size_hw=size_hw,
-        boxes=torch.tensor([box for _, box in kept], dtype=torch.float32).reshape(-1, 4),
-        labels=torch.tensor([label_of[raw.class_name] for raw, _ in kept], dtype=torch.int64),
-        difficult=_flags(raw.difficult for raw, _ in kept),
-        crowd=_flags(raw.crowd for raw, _ in kept),
-        truncated=_flags(raw.truncated for raw, _ in kept),
-    )
 
 
 def make_dataset(
@@ -136,7 +70,7 @@ def make_dataset(
         reason = f"; the first problem: {findings.problems[0]}" if findings.problems else ""
         raise NothingUsableError(f"no usable image{asked}{reason}", path=root)
     return DetectionDataset(
-        images=tuple(images),
+        images=tuple(_with_own_ids(images, root)),
         names=tuple(names),
         problems=tuple(findings.problems),
         root=root,
@@ -145,6 +79,17 @@ def make_dataset(
         notes=tuple(findings.notes),
         category_ids=tuple(category_ids or range(1, len(names) + 1)),
     )
+
+
+def _with_own_ids(images: Sequence[LabelledImage], root: Path) -> list[LabelledImage]:
+    """Give images whose ids repeat, such as those of two folders, their paths for ids."""
+    counts = Counter(image.image_id for image in images)
+    return [
+        replace(image, image_id=os.path.relpath(image.path.with_suffix(""), root))
+        if counts[image.image_id] > 1
+        else image
+        for image in images
+    ]
 
 
 def read_names(names: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:
@@ -207,55 +152,3 @@ def unknown_split(root: Path, split: str, known: Sequence[str]) -> UsageError:
     """
     choices = ", ".join(known) if known else "none"
     return UsageError(f"no split {split!r}; splits of this set: {choices}", path=root)
-
-
-def _flags(values: Iterable[bool]) -> Tensor:
-    """(K,) bool, also of nothing."""
-    return torch.tensor(list(values), dtype=torch.bool)
-
-
-def _fit_box(
-    raw: RawBox,
-    size_hw: tuple[int, int],
-    label_of: dict[str, int],
-    path: str | Path,
-    findings: Findings,
-) -> tuple[float, float, float, float] | None:
-    """The box clipped to the image, or None and a problem."""
-    rule = _broken_rule(raw, label_of)
-    height, width = size_hw
-    corners = [raw.x1, raw.y1, raw.x2, raw.y2]
-    if rule is None:
-        x1, x2 = (min(max(x, 0.0), float(width)) for x in (raw.x1, raw.x2))
-        y1, y2 = (min(max(y, 0.0), float(height)) for y in (raw.y1, raw.y2))
-        if x2 - x1 < 1 or y2 - y1 < 1:
-            rule = f"less than 1 px of the {raw.where} lies in the image of {width} x {height}"
-    if rule is not None:
-        text = f"{rule}, has {_numbers(corners)}"
-        findings.leave_out(path, text, "E_BOX", line=raw.line, action=_BOX_LEFT_OUT)
-        return None
-    # One pixel beyond the edge is the usual mix of counting from 0 and from 1: not worth a word.
-    if max(abs(a - b) for a, b in zip(corners, (x1, y1, x2, y2), strict=True)) > 1:
-        text = f"the {raw.where} reaches beyond the image of {width} x {height}"
-        text = f"{text}, has {_numbers(corners)}"
-        findings.note(path, text, line=raw.line, action="clipped to the image")
-    return x1, y1, x2, y2
-
-
-def _broken_rule(raw: RawBox, label_of: dict[str, int]) -> str | None:
-    """What is wrong with a box before its image is looked at."""
-    if raw.class_name not in label_of:
-        return f"the {raw.where} is of class {raw.class_name!r}, which is not among the names"
-    corners = (raw.x1, raw.y1, raw.x2, raw.y2)
-    if not all(math.isfinite(value) for value in corners):
-        return f"the {raw.where} must have finite corners"
-    if raw.x2 < raw.x1 or raw.y2 < raw.y1:
-        return f"the {raw.where} is reversed"
-    if raw.x2 == raw.x1 or raw.y2 == raw.y1:
-        return f"the {raw.where} has no area"
-    return None
-
-
-def _numbers(values: Sequence[float]) -> str:
-    """Corners in few digits."""
-    return "(" + ", ".join(f"{value:g}" for value in values) + ")"

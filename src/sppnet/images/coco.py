@@ -1,46 +1,14 @@
 """COCO layout: one JSON file of images, annotations and categories, and a folder of images."""
 
-import json
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from sppnet.errors import InputError, Track, UnusableFileError, no_tracking
-from sppnet.images.annotations import (
-    Findings,
-    RawBox,
-    make_dataset,
-    make_labelled_image,
-    read_names,
-    require_folder,
-)
+from sppnet.errors import Track, no_tracking
+from sppnet.images.annotations import make_dataset, read_names, require_folder
+from sppnet.images.coco_index import CocoIndex, read_coco_index, shortened
 from sppnet.images.datasets import DetectionDataset, LabelledImage
-from sppnet.images.regular_files import read_capped
-
-MAX_JSON_BYTES = 1_000_000_000
-_BOX_LEFT_OUT = "box left out"
-
-
-@dataclass
-class CocoIndex:
-    """The parts of a COCO file that are used, each checked for its type.
-
-    Args:
-        path: The JSON file.
-        images: Image id to file name.
-        categories: Category id to name, by id.
-        boxes: Image id to its boxes.
-        findings: What had to be left out.
-    """
-
-    path: Path
-    images: dict[int, str] = field(default_factory=dict)
-    categories: dict[int, str] = field(default_factory=dict)
-    boxes: dict[int, list[RawBox]] = field(default_factory=dict)
-    findings: Findings = field(default_factory=Findings)
+from sppnet.images.raw_boxes import compare_sizes, make_labelled_image, note_if_emptied
 
 
 def read_coco(
@@ -95,161 +63,6 @@ def read_coco(
     )
 
 
-def read_coco_index(json_path: str | Path) -> CocoIndex:
-    """Read and check a COCO annotation file, without looking at images.
-
-    Args:
-        json_path: The file.
-
-    Returns:
-        Its images, categories and boxes; entries that make no sense are problems in ``findings``.
-
-    Raises:
-        UnusableFileError: If it cannot be read, is no JSON, or lacks one of the three lists.
-    """
-    path = Path(json_path)
-    index = CocoIndex(path)
-    content = _load_json(path)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UnusableFileError(f"must hold a list {key!r}", path=path)
-    _read_categories(index, content["categories"])
-    for entry in content["images"]:
-        _read_image_entry(index, entry)
-    seen: set[int] = set()
-    for entry in content["annotations"]:
-        _read_annotation(index, entry, seen)
-    return index
-
-
-def is_coco_file(path: str | Path) -> bool:
-    """Tell whether a small look at a JSON file finds the lists of a COCO file.
-
-    Args:
-        path: The file; one that cannot be read counts as none.
-
-    Returns:
-        Whether ``read_coco`` should try it.
-    """
-    try:
-        content = _load_json(Path(path))
-    except UnusableFileError:
-        return False
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys()
-
-
-def _load_json(path: Path) -> Any:
-    """The file's content, or one line on why it has none."""
-    try:
-        return json.loads(read_capped(path, MAX_JSON_BYTES))
-    except InputError as error:
-        raise UnusableFileError(error.message, path=path) from None
-    except RecursionError:
-        raise UnusableFileError("is nested too deep", path=path) from None
-    except ValueError as error:  # not JSON, not UTF-8, or an integer of thousands of digits
-        raise UnusableFileError(f"is not JSON: {error}", path=path) from None
-
-
-def _read_categories(index: CocoIndex, entries: list[Any]) -> None:
-    """Categories by id; without a clean list of them no label means anything."""
-    for entry in entries:
-        number, name = _id_and_text(entry, "name")
-        if number is None or not name:
-            raise UnusableFileError(f"bad category {_short(entry)}", path=index.path)
-        if number in index.categories:
-            raise UnusableFileError(f"category id {number} comes twice", path=index.path)
-        if name in index.categories.values():  # as some exporters write a super-category
-            rule = f"category {_short(name)} comes twice"
-            index.findings.note(index.path, rule, action="taken as one class")
-        index.categories[number] = name
-    if not index.categories:
-        raise UnusableFileError("has no category", path=index.path)
-    index.categories = dict(sorted(index.categories.items()))
-
-
-def _read_image_entry(index: CocoIndex, entry: Any) -> None:
-    """One image: an id and a file name."""
-    number, name = _id_and_text(entry, "file_name")
-    if number is None or not name:
-        rule = f"an image must have an integer id and a file_name, is {_short(entry)}"
-        index.findings.leave_out(index.path, rule, "E_JSON")
-    elif number in index.images:
-        rule = f"image id {number} comes twice; {_short(name)} is the second"
-        index.findings.leave_out(index.path, rule, "E_JSON")
-    else:
-        index.images[number] = name
-
-
-def _read_annotation(index: CocoIndex, entry: Any, seen: set[int]) -> None:
-    """One annotation: a box on a known image, of a known category."""
-    rule = _annotation_fault(index, entry, seen)
-    if rule is not None:
-        index.findings.leave_out(index.path, rule, "E_BOX", action=_BOX_LEFT_OUT)
-        return
-    x, y, width, height = (float(value) for value in entry["bbox"])
-    raw = RawBox(
-        x,
-        y,
-        x + width,
-        y + height,
-        index.categories[entry["category_id"]],
-        crowd=entry.get("iscrowd") in (1, True),
-        where=f"box of annotation {entry.get('id')}",
-    )
-    index.boxes.setdefault(entry["image_id"], []).append(raw)
-
-
-def _annotation_fault(index: CocoIndex, entry: Any, seen: set[int]) -> str | None:
-    """What is wrong with an annotation, if anything."""
-    if not isinstance(entry, dict):
-        return f"an annotation must be an object, is {_short(entry)}"
-    number = entry.get("id")
-    where = f"annotation {_short(number)}"
-    if isinstance(number, int):
-        if number in seen:
-            return f"{where} comes twice"
-        seen.add(number)
-    for key, known in (("image_id", index.images), ("category_id", index.categories)):
-        if not _is_id(entry.get(key)) or entry[key] not in known:
-            return f"{where} has an unknown {key}, {_short(entry.get(key))}"
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-        return f"{where} must have a bbox of 4 finite numbers, has {_short(box)}"
-    return None
-
-
-def _id_and_text(entry: Any, key: str) -> tuple[int | None, str]:
-    """The id and a text of an entry, None and "" where they are missing or of another type."""
-    if not isinstance(entry, dict):
-        return None, ""
-    number, text = entry.get("id"), entry.get(key)
-    return (number if _is_id(number) else None), (text if isinstance(text, str) else "")
-
-
-def _is_id(value: Any) -> bool:
-    """An integer; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    """A finite number; an integer beyond the range of floats is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _short(value: Any) -> str:
-    """A value in at most 60 characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
-        return "a value too long to show"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def _read_one(
     index: CocoIndex, image_id: int, folder: Path, names: Sequence[str]
 ) -> LabelledImage | None:
@@ -257,11 +70,17 @@ def _read_one(
     name = index.images[image_id]
     path = _find_image(folder, name)
     if path is None:
-        rule = f"there is no image {_short(name)} in {folder.name}"
+        rule = f"there is no image {shortened(name)} in {folder.name}"
         index.findings.leave_out(index.path, rule, "E_UNREADABLE")
         return None
     raw = index.boxes.get(image_id, [])
-    return make_labelled_image(path, image_id, raw, names, index.path, index.findings)
+    image = make_labelled_image(path, image_id, raw, names, index.path, index.findings)
+    if image is not None:
+        what = f"image {image_id} ({shortened(name)})"
+        compare_sizes(image, index.sizes.get(image_id), index.path, what, index.findings)
+        had_boxes = bool(raw) or image_id in index.faulty
+        note_if_emptied(image, had_boxes, index.path, index.findings)
+    return image
 
 
 def _find_image(folder: Path, name: str) -> Path | None:

@@ -24,6 +24,8 @@ class LabelledImage:
         difficult: (K,) bool; VOC's mark, neither reward nor punishment in scoring.
         crowd: (K,) bool; COCO's ``iscrowd``.
         truncated: (K,) bool; VOC's mark that the thing reaches beyond the image.
+        areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
+            where it says nothing and the boxes' areas are meant.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class LabelledImage:
     difficult: Tensor
     crowd: Tensor
     truncated: Tensor
+    areas: Tensor | None = None
 
     def load(self) -> Tensor:
         """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``."""

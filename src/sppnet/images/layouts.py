@@ -7,15 +7,25 @@ from pathlib import Path
 from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
 from sppnet.images.annotations import require_folder, unknown_split
 from sppnet.images.class_folders import list_class_splits
-from sppnet.images.coco import is_coco_file, read_coco
+from sppnet.images.coco import read_coco
+from sppnet.images.coco_index import is_coco_file
 from sppnet.images.datasets import DetectionDataset
 from sppnet.images.voc import read_voc
-from sppnet.images.voc_folders import find_voc_folders, list_voc_splits
+from sppnet.images.voc_folders import find_voc_folders, find_voc_parts, list_voc_splits
 from sppnet.images.yolo import is_yolo_root, list_yolo_splits, read_yolo
 
 _LOOKED_FOR = (
-    "VOC (Annotations/*.xml, or *.xml beside the images), YOLO (images/ and labels/) "
+    "VOC (Annotations/*.xml, or *.xml beside the images), YOLO (images/ and labels/, or *.txt "
+    "beside the images and a file of names) "
     "or COCO (a .json with images, annotations and categories)"
+)
+
+# COCO's own; any file there or in the root; one per split (Roboflow, FiftyOne and others).
+_COCO_PATTERNS = (
+    "annotations/instances_*.json",
+    "annotations/*.json",
+    "*.json",
+    *(f"*/{name}.json" for name in ("_annotations.coco", "annotations", "labels", "result")),
 )
 
 
@@ -29,7 +39,8 @@ def open_detection_dataset(
     """Read a detection data set of any supported layout.
 
     Args:
-        root: A folder in VOC, YOLO or COCO layout, or a COCO JSON file.
+        root: A folder in VOC, YOLO or COCO layout, a COCO JSON file, or the YAML file of a YOLO
+            set.
         split: Which part; None takes everything.
         names: Class names to label by, such as a model's; None takes the set's own.
         track: Shows progress.
@@ -43,7 +54,7 @@ def open_detection_dataset(
         UnusableFileError: If a COCO file or the names of a YOLO set cannot be read.
         InputError: If the file of names that was passed cannot be read.
     """
-    root = Path(root)
+    root = _folder_of(Path(root))
     layout = find_layout(root)
     if layout == "voc":
         return read_voc(root, split, names, track=track)
@@ -66,11 +77,11 @@ def find_layout(root: str | Path) -> str | None:
     Raises:
         UsageError: If it does not exist.
     """
-    root = Path(root)
+    root = _folder_of(Path(root))
     if root.suffix.lower() == ".json" and os.path.isfile(root):  # noqa: PTH113 (never raises)
         return "coco"
     require_folder(root)
-    if find_voc_folders(root) is not None:
+    if find_voc_folders(root) is not None or find_voc_parts(root):
         return "voc"
     if is_yolo_root(root):
         return "yolo"
@@ -89,27 +100,35 @@ def list_splits(root: str | Path) -> list[str]:
     Raises:
         UsageError: If it does not exist.
     """
+    root = _folder_of(Path(root))
     layout = find_layout(root)
     if layout == "voc":
         return list_voc_splits(root)
     if layout == "yolo":
         return list_yolo_splits(root)
     if layout == "coco":
-        return sorted(_coco_files(Path(root)))
+        return sorted(_coco_files(root))
     return list_class_splits(root)
 
 
+def _folder_of(root: Path) -> Path:
+    """A YOLO set may be named by its YAML file; the folder is what is read."""
+    return root.parent if root.suffix.lower() in (".yaml", ".yml") and root.is_file() else root
+
+
 def _coco_files(root: Path) -> dict[str, Path]:
-    """Split to COCO file: annotations/instances_SPLIT.json, SPLIT.json, SPLIT/*.coco.json."""
+    """Split to COCO file, of the usual places and names."""
     if root.is_file():
         return {root.stem: root}
     found: dict[str, Path] = {}
-    for pattern in ("annotations/*.json", "*.json", "*/_annotations.coco.json"):
+    for pattern in _COCO_PATTERNS:
         for path in sorted(root.glob(pattern)):
-            name = path.parent.name if path.name == "_annotations.coco.json" else path.stem
+            name = path.parent.name if pattern.startswith("*/") else path.stem
             name = name.removeprefix("instances_")
             if name not in found and is_coco_file(path):
                 found[name] = path
+        if found and pattern == _COCO_PATTERNS[0]:
+            break  # beside them lie captions and keypoints of the same images
     return found
 
 
@@ -143,8 +162,10 @@ def _with_year(files: dict[str, Path], split: str) -> str:
 def _coco_images(path: Path, root: Path) -> Path:
     """The folder of the images: named like the split, or ``images``, or the file's own."""
     name = path.stem.removeprefix("instances_")
-    tops = (root, root.parent) if path.parent.name == "annotations" else (root,)
-    choices = [top / part for top in tops for part in (f"images/{name}", name, "images")]
-    if path.name == "_annotations.coco.json":
-        return path.parent
-    return next((choice for choice in choices if choice.is_dir()), path.parent)
+    in_annotations = path.parent.name == "annotations"
+    top = path.parent.parent if in_annotations else path.parent
+    tops = (root, top) if in_annotations or top == root else (top,)
+    choices = [
+        place / part for place in tops for part in (f"images/{name}", name, "images", "data")
+    ]
+    return next((choice for choice in choices if choice.is_dir()), top)

@@ -9,20 +9,21 @@ from sppnet.errors import InputError, NothingUsableError, Track, no_tracking
 from sppnet.images.annotations import (
     Findings,
     make_dataset,
-    make_labelled_image,
     read_names,
     require_folder,
+    unknown_split,
 )
 from sppnet.images.datasets import DetectionDataset, LabelledImage
-from sppnet.images.decode import read_stored_size
+from sppnet.images.raw_boxes import compare_sizes, make_labelled_image, note_if_emptied
 from sppnet.images.voc_folders import (
     VocFolders,
     find_voc_folders,
+    find_voc_parts,
     list_image_files,
     list_xml_files,
     read_split,
 )
-from sppnet.images.voc_xml import VocAnnotation, read_voc_annotation
+from sppnet.images.voc_xml import VocAnnotation, XmlError, read_voc_annotation
 
 
 @dataclass
@@ -50,7 +51,8 @@ def read_voc(
 
     Args:
         root: The set, or a folder above it (``VOCdevkit``).
-        split: Name of a list in ``ImageSets/Main``; None takes every annotation and image.
+        split: Name of a list in ``ImageSets/Main``, or of a folder (``train``, ``valid``,
+            ``test``) that holds a set of its own; None takes every annotation and image.
         names: Class names, or a text file of them; None takes the sorted classes of all annotations
             in the folder, so that splits agree.
         track: Shows progress.
@@ -65,6 +67,9 @@ def read_voc(
     """
     root = Path(root)
     require_folder(root)
+    parts = find_voc_parts(root)
+    if parts:
+        return _read_parts(root, parts, split, names, track)
     folders = find_voc_folders(root)
     if folders is None:
         raise NothingUsableError("looked for Annotations/*.xml or *.xml, found none", path=root)
@@ -80,6 +85,32 @@ def read_voc(
     tracked = track(stems, "reading image sizes", total=len(stems))
     usable = [one for stem in tracked if (one := _read_one(reading, stem, class_names))]
     return make_dataset(usable, class_names, reading.findings, root=root, split=split, layout="voc")
+
+
+def _read_parts(
+    root: Path,
+    parts: dict[str, VocFolders],
+    split: str | None,
+    names: Sequence[str] | str | Path | None,
+    track: Track,
+) -> DetectionDataset:
+    """Read a set whose splits are folders; the classes are those of all of them."""
+    aliases = {"val": "valid", "valid": "val"}
+    chosen = split if split in parts else aliases.get(split or "", split)
+    if split is not None and chosen not in parts:
+        raise unknown_split(root, split, list(parts))
+    class_names = read_names(names)
+    if class_names is None:
+        whole = [read_voc(part.root, track=track) for part in parts.values()]
+        class_names = tuple(sorted({name for dataset in whole for name in dataset.names}))
+    taken = [part for name, part in parts.items() if split is None or name == chosen]
+    read = [read_voc(part.root, names=class_names, track=track) for part in taken]
+    findings = Findings(
+        [problem for dataset in read for problem in dataset.problems],
+        [note for dataset in read for note in dataset.notes],
+    )
+    images = [image for dataset in read for image in dataset]
+    return make_dataset(images, class_names, findings, root=root, split=split, layout="voc")
 
 
 def _read_annotations(reading: _Reading, listed: Sequence[str] | None, track: Track) -> None:
@@ -116,6 +147,10 @@ def _read_one(reading: _Reading, stem: str, names: Sequence[str]) -> LabelledIma
         findings.leave_out(known[0], "there is no annotation for this image", "E_XML")
         return None
     annotation = reading.annotations[stem]
+    if isinstance(annotation, XmlError):
+        path = reading.xml_files[stem]
+        findings.leave_out(path, annotation.rule, annotation.code, line=annotation.line)
+        return None
     if isinstance(annotation, InputError):
         findings.leave_out(reading.xml_files[stem], annotation.message, annotation.code)
         return None
@@ -129,7 +164,9 @@ def _read_one(reading: _Reading, stem: str, names: Sequence[str]) -> LabelledIma
         image_path, stem, annotation.boxes, names, annotation.path, findings
     )
     if image is not None:
-        _compare_sizes(annotation, image, findings)
+        compare_sizes(image, annotation.size_hw, annotation.path, "<size>", findings)
+        had_boxes = bool(annotation.boxes or annotation.problems)
+        note_if_emptied(image, had_boxes, annotation.path, findings)
     return image
 
 
@@ -138,14 +175,3 @@ def _find_image(reading: _Reading, stem: str, filename: str) -> Path | None:
     found = reading.image_files.get(stem) or reading.image_files.get(Path(filename).stem) or []
     exact = [path for path in found if path.name == filename]
     return next(iter(exact or found), None)
-
-
-def _compare_sizes(annotation: VocAnnotation, image: LabelledImage, findings: Findings) -> None:
-    """Note a ``<size>`` that disagrees with the image, which rules."""
-    claimed, actual = annotation.size_hw, image.size_hw
-    if claimed is None or claimed == actual:
-        return
-    rule = f"<size> says {claimed[1]} x {claimed[0]}, the image is {actual[1]} x {actual[0]}"
-    if claimed == read_stored_size(image.path):
-        rule = f"{rule} after its EXIF rotation; the boxes may have been drawn before it"
-    findings.note(annotation.path, rule, action="the image's own size is used")

@@ -9,7 +9,10 @@ from sppnet.images.annotations import Findings, unknown_split
 from sppnet.images.listing import has_image_suffix
 from sppnet.images.regular_files import read_lines
 
-_IMAGE_FOLDERS = ("JPEGImages", "images")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", "imgs")
+# The first is VOC's own; the others hold annotations of other layouts as well.
+_XML_FOLDERS = ("Annotations", "annotations", "Annotation", "labels", "xmls", "xml")
+_PARTS = ("train", "valid", "val", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class VocFolders:
 def find_voc_folders(root: str | Path) -> VocFolders | None:
     """Find the parts of a VOC set at or just below a folder.
 
-    Looks for ``Annotations`` in the folder itself, in ``VOCdevkit/VOC*`` and ``VOC*`` below it,
-    then for XML files that lie beside their images.
+    Looks for ``Annotations`` (or ``annotations``, ``labels``, ``xmls`` with XML files in them) in
+    the folder itself, in ``VOCdevkit/VOC*`` and ``VOC*`` below it, then for XML files that lie
+    beside their images.
 
     Args:
         root: The folder that a user names.
@@ -48,16 +52,33 @@ def find_voc_folders(root: str | Path) -> VocFolders | None:
         UsageError: If several years lie below it; names them.
     """
     root = Path(root)
-    nested = [] if _has_annotations(root) else _nested_sets(root)
+    nested = [] if _xml_folder(root) else _nested_sets(root)
     if len(nested) > 1:
         years = ", ".join(str(path) for path in nested)
         raise UsageError(f"holds several VOC sets, name one of them: {years}", path=root)
     for path in (root, *nested):
-        if _has_annotations(path):
+        annotations = _xml_folder(path)
+        if annotations is not None:
             found = [path / name for name in _IMAGE_FOLDERS if (path / name).is_dir()]
-            return VocFolders(path, path / "Annotations", found[0] if found else path)
+            return VocFolders(path, annotations, found[0] if found else path)
     has_xml = any(is_visible_xml(path) for path in root.glob("*.xml"))
     return VocFolders(root, root, root) if has_xml else None
+
+
+def find_voc_parts(root: str | Path) -> dict[str, VocFolders]:
+    """Find the parts of a set that is divided into folders: ``train``, ``valid``, ``test``.
+
+    Args:
+        root: The folder that a user names.
+
+    Returns:
+        The folders of each part; empty if this is a set as a whole, or none.
+    """
+    root = Path(root)
+    if find_voc_folders(root) is not None:
+        return {}
+    folders = [path for name in _PARTS if (path := root / name).is_dir()]
+    return {path.name: found for path in folders if (found := find_voc_folders(path)) is not None}
 
 
 def list_voc_splits(root: str | Path) -> list[str]:
@@ -67,13 +88,13 @@ def list_voc_splits(root: str | Path) -> list[str]:
         root: The folder that a user names.
 
     Returns:
-        Sorted names; empty if there are none.
+        Sorted names of the lists, or the names of the parts; empty if there are none.
 
     Raises:
         UsageError: If several VOC sets lie below the folder.
     """
     folders = find_voc_folders(root)
-    return [] if folders is None else split_names(folders)
+    return list(find_voc_parts(root)) if folders is None else split_names(folders)
 
 
 def split_names(folders: VocFolders) -> list[str]:
@@ -162,16 +183,22 @@ def _sorted_entries(folder: Path) -> list[Path]:
         raise UsageError(f"cannot be read: {error.strerror}", path=folder) from None
 
 
-def _has_annotations(path: Path) -> bool:
-    """Whether a folder is the root of a VOC set."""
-    return (path / "Annotations").is_dir()
+def _xml_folder(path: Path) -> Path | None:
+    """The folder of the annotations, if this is the root of a VOC set."""
+    for name in _XML_FOLDERS:
+        folder = path / name
+        if folder.is_dir() and (
+            name == "Annotations" or any(map(is_visible_xml, folder.iterdir()))
+        ):
+            return folder
+    return None
 
 
 def _nested_sets(root: Path) -> list[Path]:
     """Roots of the VOC sets below a folder such as VOCdevkit."""
     patterns = ("VOCdevkit/VOC*", "VOC*")
     below = [path for pattern in patterns for path in sorted(root.glob(pattern))]
-    return [path for path in below if _has_annotations(path)]
+    return [path for path in below if _xml_folder(path)]
 
 
 def _stem_of_line(line: str, known_stems: set[str]) -> str:

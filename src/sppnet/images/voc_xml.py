@@ -6,12 +6,27 @@ from pathlib import Path
 from xml.parsers import expat
 
 from sppnet.errors import InputError, Problem
-from sppnet.images.annotations import RawBox
+from sppnet.images.raw_boxes import RawBox
 from sppnet.images.regular_files import read_capped
 
 MAX_XML_BYTES = 1_000_000
 _MAX_DEPTH = 32
 _OBJECT_LEFT_OUT = "box left out"
+
+
+class XmlError(InputError):
+    """A file that is no annotation, and the line that tells.
+
+    Args:
+        rule: What is wrong.
+        line: Where, from 1.
+        path: The file.
+    """
+
+    def __init__(self, rule: str, line: int, path: str | Path) -> None:
+        super().__init__(f"line {line}: {rule}", path=path, code="E_XML")
+        self.rule = rule
+        self.line = line
 
 
 @dataclass
@@ -66,11 +81,9 @@ def read_xml(path: str | Path) -> XmlElement:
     try:
         builder.parser.Parse(data, True)
     except _RefusedError as refused:
-        line = builder.parser.CurrentLineNumber
-        raise InputError(f"line {line}: {refused}", path=path, code="E_XML") from None
+        raise XmlError(str(refused), builder.parser.CurrentLineNumber, path) from None
     except expat.ExpatError as error:
-        rule = f"line {error.lineno}: {expat.errors.messages[error.code]}"
-        raise InputError(rule, path=path, code="E_XML") from None
+        raise XmlError(expat.errors.messages[error.code], error.lineno, path) from None
     except (ValueError, LookupError) as error:  # an encoding that Python lacks or cannot map
         raise InputError(f"unusable encoding: {error}", path=path, code="E_XML") from None
     return builder.root
@@ -94,8 +107,7 @@ def read_voc_annotation(path: Path) -> VocAnnotation:
     """
     root = read_xml(path)
     if root.tag != "annotation":
-        rule = f"line {root.line}: the root must be <annotation>, is <{root.tag}>"
-        raise InputError(rule, path=path, code="E_XML")
+        raise XmlError(f"the root must be <annotation>, is <{root.tag}>", root.line, path)
     boxes: list[RawBox] = []
     problems: list[Problem] = []
     for number, element in enumerate(root.named("object"), start=1):

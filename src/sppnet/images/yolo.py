@@ -1,61 +1,42 @@
-"""YOLO layout: a text file of ``class x y width height`` beside or parallel to every image."""
+"""YOLO layout: a text file of ``class x y width height`` for every image."""
 
 import math
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from sppnet.errors import InputError, NothingUsableError, Track, UnusableFileError, no_tracking
 from sppnet.images.annotations import (
     Findings,
-    RawBox,
     make_dataset,
-    make_labelled_image,
     read_names,
     require_folder,
     unknown_split,
 )
 from sppnet.images.datasets import DetectionDataset, LabelledImage
 from sppnet.images.decode import read_image_size
-from sppnet.images.listing import list_images
+from sppnet.images.raw_boxes import RawBox, make_labelled_image, note_if_emptied
 from sppnet.images.regular_files import read_lines
 from sppnet.images.yolo_names import read_yolo_names
+from sppnet.images.yolo_places import choose_places, find_yolo_places
 
-_SPLIT_ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val")}
-_KNOWN_SPLITS = ("train", "val", "valid", "validation", "test")
 _BOX_LEFT_OUT = "box left out"
 _MAX_LABEL_BYTES = 10_000_000
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A folder of images and the folder of its labels."""
-
-    images: Path
-    labels: Path
-
-
 def list_yolo_splits(root: str | Path) -> list[str]:
-    """Name the splits of a YOLO set: folders below ``images``, or folders that hold ``images``.
+    """Name the splits of a YOLO set.
 
     Args:
         root: The data set.
 
     Returns:
-        In the order train, val, test, then others; empty if there is only one folder of images.
+        In the order train, val, test, then others; empty if it is not divided.
     """
-    root = Path(root)
-    found = {
-        path.name for path in _folders(root / "images") if (root / "labels" / path.name).is_dir()
-    }
-    found |= {path.name for path in _folders(root) if (path / "images").is_dir()}
-    first = [name for name in _KNOWN_SPLITS if name in found]
-    return first + sorted(found - set(first))
+    return [name for name in find_yolo_places(Path(root)) if name]
 
 
 def is_yolo_root(root: str | Path) -> bool:
-    """Tell whether a folder looks like a YOLO set: images and labels, with names beside them.
+    """Tell whether a folder looks like a YOLO set: images and labels in one of the known shapes.
 
     Args:
         root: The folder.
@@ -63,7 +44,7 @@ def is_yolo_root(root: str | Path) -> bool:
     Returns:
         Whether ``read_yolo`` should try it.
     """
-    return any(place.labels.is_dir() for place in _places(Path(root), None))
+    return bool(find_yolo_places(Path(root)))
 
 
 def read_yolo(
@@ -75,10 +56,9 @@ def read_yolo(
 ) -> DetectionDataset:
     """Read a data set in YOLO layout.
 
-    Understands ``images/SPLIT`` with ``labels/SPLIT``, ``SPLIT/images`` with ``SPLIT/labels``, and
-    ``images`` with ``labels``. A label file holds ``class x y width height`` a line: the box's
-    centre and size as shares of the image. A polygon of three or more corners counts as the box
-    around it. An image without a label file has no boxes, as YOLO means it.
+    Its shapes are those of ``find_yolo_places``. A label file holds ``class x y width height`` a
+    line: the box's centre and size as shares of the image. A polygon of three or more corners
+    counts as the box around it. An image without a label file has no boxes, as YOLO means it.
 
     Args:
         root: The data set.
@@ -97,74 +77,35 @@ def read_yolo(
     """
     root = Path(root)
     require_folder(root)
-    places = _places(root, split)
-    if split is not None and not places:
-        raise unknown_split(root, split, list_yolo_splits(root))
-    if not places:
+    found = find_yolo_places(root)
+    if not found:
         raise NothingUsableError("looked for images/ and labels/, found none", path=root)
-    own_names = read_yolo_names(root) or read_names(names)
+    places = choose_places(found, split)
+    if not places:
+        raise unknown_split(root, split or "", list_yolo_splits(root))
+    folders = [folder for place in places for folder in (place.images, place.labels)]
+    own_names = read_yolo_names([root, *folders]) or read_names(names)
     if own_names is None:
         raise UnusableFileError("no class names: needs data.yaml or classes.txt", path=root)
     class_names = read_names(names) or own_names
     findings = Findings()
-    jobs = [(path, place) for place in places for path in _list(place, findings)]
+    pairs = [pair for place in places for pair in place.pairs(findings)]
     images = [
         image
-        for path, place in track(jobs, "reading labels", total=len(jobs))
-        if (image := _read_one(path, place, own_names, class_names, findings)) is not None
+        for path, label_path in track(pairs, "reading labels", total=len(pairs))
+        if (image := _read_one(path, label_path, own_names, class_names, findings)) is not None
     ]
     return make_dataset(images, class_names, findings, root=root, split=split, layout="yolo")
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Visible folders in a folder, sorted."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
-        key=os.fsencode,
-    )
-
-
-def _places(root: Path, split: str | None) -> list[_Place]:
-    """Pairs of folders that hold a split's images and labels; of all splits without one."""
-    if split is None:
-        splits = list_yolo_splits(root)
-        if splits:
-            return [place for name in splits for place in _places_of(root, name)]
-        whole = _Place(root / "images", root / "labels")
-        return [whole] if whole.images.is_dir() and whole.labels.is_dir() else []
-    for name in _SPLIT_ALIASES.get(split, (split,)):
-        if name in list_yolo_splits(root):
-            return _places_of(root, name)
-    return []
-
-
-def _places_of(root: Path, split: str) -> list[_Place]:
-    """Both ways to lay out a split."""
-    ways = (
-        _Place(root / "images" / split, root / "labels" / split),
-        _Place(root / split / "images", root / split / "labels"),
-    )
-    return [place for place in ways if place.images.is_dir()]
-
-
-def _list(place: _Place, findings: Findings) -> tuple[Path, ...]:
-    """The images of a place."""
-    listing = list_images([place.images])
-    findings.problems.extend(listing.problems)
-    return listing.paths
-
-
 def _read_one(
     path: Path,
-    place: _Place,
+    label_path: Path,
     own_names: Sequence[str],
     class_names: Sequence[str],
     findings: Findings,
 ) -> LabelledImage | None:
     """One image with its boxes, or None and a problem."""
-    label_path = place.labels / path.relative_to(place.images).with_suffix(".txt")
     raw: list[RawBox] = []
     try:
         height, width = read_image_size(path)
@@ -179,7 +120,10 @@ def _read_one(
             raw.append(_read_line(line, number, (height, width), own_names))
         except ValueError as error:
             findings.leave_out(label_path, str(error), "E_BOX", line=number, action=_BOX_LEFT_OUT)
-    return make_labelled_image(path, path.stem, raw, class_names, label_path, findings)
+    image = make_labelled_image(path, path.stem, raw, class_names, label_path, findings)
+    if image is not None:
+        note_if_emptied(image, any(line.strip() for line in lines), label_path, findings)
+    return image
 
 
 def _read_line(line: str, number: int, size_hw: tuple[int, int], names: Sequence[str]) -> RawBox:

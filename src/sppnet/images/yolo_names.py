@@ -5,11 +5,14 @@ Only the three ways in which such files write ``names`` are read; nothing else o
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.images.regular_files import read_lines
 
+# Text files with a name a line: labelImg's, Roboflow's for darknet, CVAT's.
+NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names", "predefined_classes.txt")
 _MAX_BYTES = 1_000_000
 # No part of these can match the same text in two ways: they take linear time on any input.
 _ITEM = re.compile(r"\s*(?:-\s+|(\d+)\s*:\s*)(\S.*)")
@@ -17,26 +20,70 @@ _NUMBER = re.compile(r"\s*(?:(\d+)\s*:)?\s*")
 _SCALAR = re.compile(r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,'"\[\]{}\s][^,\[\]{}]*)\s*(?:,|$)""")
 
 
-def read_yolo_names(root: str | Path) -> tuple[str, ...] | None:
+def read_yolo_names(folders: Sequence[Path]) -> tuple[str, ...] | None:
     """Read the class names of a YOLO set.
 
     Args:
-        root: The data set; ``data.yaml`` (or the only other ``*.yaml``) is looked at first, then
-            ``classes.txt`` in it or in ``labels``.
+        folders: Where to look: the data set's, then those of its images and labels.
 
     Returns:
-        The names, or None if neither file is there.
+        The names in the first file of names, ``data.yaml`` (or another ``*.yaml``) before the text
+        files of other tools; None if there is no such file.
 
     Raises:
         UnusableFileError: If a file is there but its names cannot be read or are misnumbered.
     """
-    root = Path(root)
-    yaml_files = [root / "data.yaml", *sorted(root.glob("*.y*ml"))]
-    text_files = [root / "classes.txt", root / "labels" / "classes.txt"]
-    for path in (*yaml_files, *text_files):
-        if path.is_file():
-            return _checked(_read(path), path)
+    path = find_names_file(folders)
+    return None if path is None else _checked(_read(path), path)
+
+
+def find_names_file(folders: Sequence[Path]) -> Path | None:
+    """Find the file of names, in the first folder that has one.
+
+    Args:
+        folders: Where to look.
+    """
+    for folder in folders:
+        candidates = [*yaml_files(folder), *(folder / name for name in NAME_FILES)]
+        candidates.append(folder / "labels" / "classes.txt")
+        for path in candidates:
+            if path.is_file():
+                return path
     return None
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """The YAML files of a folder, ``data.yaml`` first."""
+    return sorted(folder.glob("*.y*ml"), key=lambda path: (path.name != "data.yaml", path.name))
+
+
+def yaml_values(path: Path) -> dict[str, list[str]]:
+    """Plain values at the top of a YAML file: ``key: value``, ``key: [a, b]`` or a block of items.
+
+    Args:
+        path: The file; one that cannot be read has none.
+
+    Returns:
+        Values by key; what is neither of these is left out.
+    """
+    try:
+        lines = [_without_comment(line) for line in read_lines(path, _MAX_BYTES)]
+    except InputError:
+        return {}
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(lines):
+        match = re.match(r"(\w+)\s*:(?:\s+(\S.*))?$", line.rstrip())
+        if match is None:
+            continue
+        value = (match[2] or "").strip()
+        try:
+            if value[:1] == "[":
+                found[match[1]] = _flow_items(_flow_text(value, lines[number + 1 :]))
+            else:
+                found[match[1]] = [_unquote(value)] if value else _block_items(lines[number + 1 :])
+        except ValueError:
+            continue
+    return found
 
 
 def parse_yaml_names(lines: list[str]) -> list[str]:
@@ -72,7 +119,7 @@ def _read(path: Path) -> list[str]:
     """The names in one of the two kinds of files."""
     try:
         lines = read_lines(path, _MAX_BYTES)
-        if path.suffix == ".txt":
+        if path.name in NAME_FILES:
             return [line.strip() for line in lines if line.strip()]
         return parse_yaml_names(lines)
     except InputError as error:
