@@ -1,7 +1,8 @@
-"""Compiles the pooling kernel while the package is built, by the compiler that pip brings (Zig).
+"""Compiles the kernels while the package is built, by the compiler that pip brings (Zig).
 
-One library per generation of processors, chosen at run time. Where nothing compiles, the package
-is built without it and pools in plain torch; ``sppnet info`` says which.
+One library of each per generation of processors, chosen at run time. Where nothing compiles, the
+package is built without them: it pools in plain torch, and has no windows from graphs.
+``sppnet info`` says which.
 """
 
 import os
@@ -17,7 +18,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = Path("src/sppnet/pooling/native")
+SOURCES = [
+    Path("src/sppnet/pooling/native/pyramid_pool.cpp"),
+    Path("src/sppnet/detection/native/graph_windows.cpp"),
+]
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 GENERATIONS = {
     "x86_64": {"avx512": "x86_64_v4", "avx2": "x86_64_v3", "baseline": "x86_64_v2"},
@@ -27,6 +31,7 @@ FLAGS = [
     "-std=c++17",
     "-O3",
     "-ffp-contract=off",
+    "-fno-math-errno",
     "-fno-exceptions",
     "-fno-rtti",
     "-fvisibility=hidden",
@@ -50,10 +55,13 @@ class KernelBuildHook(BuildHookInterface):
         )
         try:
             generations = GENERATIONS[machine].items()
+            jobs = [(source, *each) for source in SOURCES for each in generations]
             with ThreadPoolExecutor() as executor:
-                built = list(executor.map(lambda each: self._compile(machine, *each), generations))
+                built = list(executor.map(lambda job: self._compile(machine, *job), jobs))
         except (KeyError, OSError, subprocess.CalledProcessError) as error:
-            self.app.display_warning(f"no kernel for this machine, pooling in plain torch: {error}")
+            self.app.display_warning(
+                f"no kernels for this machine, pooling in plain torch: {error}"
+            )
             return
         build_data["artifacts"] += built
         build_data["pure_python"] = False
@@ -61,10 +69,10 @@ class KernelBuildHook(BuildHookInterface):
             f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
         )
 
-    def _compile(self, machine: str, name: str, cpu: str) -> str:
+    def _compile(self, machine: str, source: Path, name: str, cpu: str) -> str:
         """Compile for one generation; the finished file replaces the one before at once."""
-        folder = Path(self.root) / NATIVE
-        library = folder / f"pyramid_pool_{name}{SUFFIX}"
+        path = Path(self.root) / source
+        library = path.with_name(f"{path.stem}_{name}{SUFFIX}")
         with tempfile.TemporaryDirectory() as cache:
             caches = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
             command = [
@@ -78,7 +86,7 @@ class KernelBuildHook(BuildHookInterface):
             ]
             out = Path(cache) / library.name
             subprocess.run(
-                [*command, "-o", str(out), str(folder / "pyramid_pool.cpp")],
+                [*command, "-o", str(out), str(path)],
                 env={**os.environ, **caches},
                 check=True,
             )

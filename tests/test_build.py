@@ -1,4 +1,4 @@
-"""The kernel is compiled where it can be, and the package is built without it where it cannot."""
+"""Kernels are compiled where they can be; the package is built without them where they cannot."""
 
 import importlib.util
 import platform
@@ -47,7 +47,8 @@ def run_hook(hatch_build: ModuleType, root: Path, target: str) -> tuple[dict[str
 def test_libraries_are_compiled_and_go_into_a_wheel_for_this_platform(
     hatch_build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / hatch_build.NATIVE).mkdir(parents=True)
+    for source in hatch_build.SOURCES:
+        (tmp_path / source).parent.mkdir(parents=True)
 
     def compile_nothing(command: list[str], **_options: Any) -> None:
         Path(command[command.index("-o") + 1]).write_bytes(b"library")
@@ -56,7 +57,7 @@ def test_libraries_are_compiled_and_go_into_a_wheel_for_this_platform(
     monkeypatch.setattr(platform, "machine", lambda: "AMD64")
     build_data, warnings = run_hook(hatch_build, tmp_path, "wheel")
     assert warnings == []
-    assert len(build_data["artifacts"]) == 3
+    assert len(set(build_data["artifacts"])) == 3 * len(hatch_build.SOURCES) == 6
     assert all((tmp_path / each).read_bytes() == b"library" for each in build_data["artifacts"])
     assert not list(tmp_path.rglob("*.partial"))
     assert build_data["pure_python"] is False
@@ -75,7 +76,11 @@ def test_without_a_compiler_the_package_is_built_without_a_kernel(
     build_data, warnings = run_hook(hatch_build, tmp_path, "wheel")
     assert build_data == {"artifacts": [], "pure_python": True}
     assert len(warnings) == 1
-    assert warnings[0].startswith("no kernel for this machine, pooling in plain torch: ")
+    assert warnings[0].startswith("no kernels for this machine, pooling in plain torch: ")
+
+
+def test_every_listed_source_exists(hatch_build: ModuleType) -> None:
+    assert all((ROOT / source).is_file() for source in hatch_build.SOURCES)
 
 
 def test_a_source_archive_holds_no_libraries(hatch_build: ModuleType, tmp_path: Path) -> None:

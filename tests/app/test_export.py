@@ -17,9 +17,8 @@ from sppnet.app.main import main
 from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx_recipe import ClassifierGraph
-from sppnet.detection import Detector, Encoder
+from sppnet.detection import BoxCascade, DetectionRule, Detector, Encoder, LinearScorer
 from sppnet.detection.box_regression import BoxRegressor
-from sppnet.detection import DetectionRule, LinearScorer
 from sppnet.geometry import Detections
 from sppnet.pooling import onnx_form
 from sppnet.pooling.onnx_export import open_session
@@ -38,10 +37,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Classifier(network, View("full", 64), ("cat", "dog", "owl")).save(folder / "classifier")
     encoder = Encoder(build_backbone("small5"), (96,))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
-    regressor = BoxRegressor()
-    regressor.weights_, regressor.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
+    mover = BoxCascade(2)
+    mover.stages_ = [BoxRegressor(), BoxRegressor()]
+    for stage in mover.stages_:
+        stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
     rule = DetectionRule(proposals="grid", max_proposals=80)
-    Detector(encoder, scores, regressor, ("cup", "pen"), rule).save(folder / "detector")
+    Detector(encoder, scores, mover, ("cup", "pen"), rule).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
@@ -86,22 +87,27 @@ def test_classifier_serves_all_sizes(exported: Path) -> None:
 
 def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tensor) -> Detections:
     """The detector's own steps with the numbers of the exported file."""
-    from sppnet.geometry import clip_boxes, nms_per_class
+    from sppnet.geometry import clip_boxes
     from sppnet.images import resize_short_side
 
     resized, (zoom_y, zoom_x) = resize_short_side(image, 96, 2000)
     zoom = torch.tensor([zoom_x, zoom_y, zoom_x, zoom_y], dtype=torch.float64)
-    feed = {"image": resized[None].numpy(), "boxes": (boxes.double() * zoom).numpy()}
-    scores, refined = (torch.from_numpy(found) for found in session.run(None, feed))
-    rule = detector.rule
+
+    def ask(windows: Tensor) -> list[Tensor]:
+        feed = {"image": resized[None].numpy(), "boxes": (windows.double() * zoom).numpy()}
+        return [torch.from_numpy(found) for found in session.run(None, feed)]
+
+    rule, (scores, moved) = detector.rule, ask(boxes)
     window, label = (scores > rule.score_threshold).nonzero().unbind(1)
     found = Detections(boxes[window], scores[window, label], label)
-    kept = nms_per_class(found.boxes, found.scores, label, rule.nms_threshold)
-    kept = kept[: rule.max_detections]
-    moved = (refined[window[kept], label[kept]] / zoom).float()
-    moved = clip_boxes(moved, (image.shape[1], image.shape[2]))
-    found = Detections(moved, found.scores[kept], found.labels[kept])
-    return found.select(nms_per_class(found.boxes, found.scores, found.labels, rule.nms_threshold))
+    found = found.select(rule.preselect(found))
+    windows, rows = found.boxes, torch.arange(found.count)
+    for stage in range(moved.shape[1]):
+        after = ask(windows)[1][rows, stage, found.labels]
+        windows = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
+    after = ask(windows)[0][rows, found.labels]
+    after = Detections(windows, (found.scores + after) / 2, found.labels)
+    return rule.select(after, moved=True)
 
 
 def test_detector_finds_the_same_boxes(exported: Path) -> None:
@@ -111,7 +117,10 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
         "image": [1, 3, "height", "width"],
         "boxes": ["boxes", 4],
     }
-    assert free_sizes(session.get_outputs()) == {"scores": ["boxes", 2], "refined": ["boxes", 2, 4]}
+    assert free_sizes(session.get_outputs()) == {
+        "scores": ["boxes", 2],
+        "moved": ["boxes", 2, 2, 4],
+    }
     for number, (height, width) in enumerate([(60, 80), (97, 200), (150, 31)]):
         image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(number))
         boxes = detector.windows(image, detector.encode(image))
@@ -127,7 +136,7 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
     assert facts["cells"]["stride"] == 8
 
 
-def test_detector_without_regressor_gives_scores_alone(models: Path, tmp_path: Path) -> None:
+def test_detector_without_box_regression_gives_scores_alone(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "plain.onnx"
     assert main(["export", str(models / "plain_detector"), str(out), "--opset", "18"]) == 0
     session = open_session(out.read_bytes())

@@ -10,7 +10,14 @@ from PIL import Image
 
 from oracles.box_loops import iou, suppress
 from sppnet.app.main import main
-from sppnet.detection import BoxRegressor, DetectionRule, Detector, WindowClassifier
+from sppnet.detection import (
+    BoxCascade,
+    BoxRegressor,
+    DetectionRule,
+    Detector,
+    EncodedImage,
+    LinearScorer,
+)
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import Detections
 from sppnet.images import load_image
@@ -27,18 +34,26 @@ def make_detector(make_encoder):
         encoder = make_encoder((96,))
         draw = torch.Generator().manual_seed(1)
         weights = torch.randn(encoder.length, 3, generator=draw) / encoder.length**0.5
-        regressor = BoxRegressor()
-        regressor.weights_ = torch.randn(3, encoder.length, 4, generator=draw) * 1e-3
-        regressor.bias_ = torch.zeros(3, 4)
+        mover = BoxCascade(3)
+        mover.stages_ = [BoxRegressor(), BoxRegressor()]
+        for stage in mover.stages_:
+            stage.weights_ = torch.randn(3, encoder.length, 4, generator=draw) * 1e-3
+            stage.bias_ = torch.zeros(3, 4)
         return Detector(
             encoder,
-            WindowClassifier(weights, torch.full((3,), bias)),
-            regressor if boxes else None,
+            LinearScorer(weights, torch.full((3,), bias)),
+            mover if boxes else None,
             NAMES,
             DetectionRule(**{"proposals": "grid", "max_proposals": 150, **rule}),
         )
 
     return build
+
+
+def margins_of(detector: Detector, encoded: EncodedImage, windows: torch.Tensor) -> torch.Tensor:
+    """Distances to the planes by way of the whole vectors."""
+    described = detector.encoder.describe(encoded, windows)
+    return described @ detector.scorer.weights + detector.scorer.bias
 
 
 def _same(first: Detections, second: Detections) -> bool:
@@ -86,7 +101,7 @@ def test_saved_and_loaded_gives_the_same_bits(
     assert loaded.names == NAMES
     assert loaded.rule == detector.rule
     assert loaded.configuration() == detector.configuration()
-    assert (loaded.regressor is None) == (not boxes)
+    assert (loaded.mover is None) == (not boxes)
     for seed in range(3):
         picture = make_picture(70 + 20 * seed, 90, seed)
         assert _same(loaded.predict(picture), detector.predict(picture))
@@ -136,7 +151,7 @@ def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
     windows = make_boxes(60, 80, 110).round()
     windows[:, 2:] = torch.maximum(windows[:, 2:], windows[:, :2] + 1)
     found = detector.detect(encoded, windows)
-    scores = detector.classifier.score(detector.encoder.describe(encoded, windows))
+    scores = margins_of(detector, encoded, windows)
     for label in range(3):
         rows = [row for row in range(60) if scores[row, label] > -0.5]
         boxes = [windows[row].tolist() for row in rows]
@@ -149,8 +164,8 @@ def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
 
 def test_other_classes_do_not_suppress(make_detector, make_picture) -> None:
     detector = make_detector(boxes=False)
-    weights = detector.classifier.weights[:, :1].repeat(1, 3)
-    detector.classifier = WindowClassifier(weights, torch.zeros(3))
+    weights = detector.scorer.weights[:, :1].repeat(1, 3)
+    detector.scorer = LinearScorer(weights, torch.zeros(3))
     found = detector.predict(make_picture(80, 100))
     per_class = [found.boxes[found.labels == label].tolist() for label in range(3)]
     assert per_class[0] == per_class[1] == per_class[2]
@@ -170,7 +185,7 @@ def test_threshold_is_exclusive_and_scores_are_margins(
     detector = make_detector(boxes=False, nms_threshold=1.0)
     encoded, windows = detector.encode(make_picture(70, 70)), make_boxes(12, 70, 70)
     everything = detector.detect(encoded, windows)
-    scores = detector.classifier.score(detector.encoder.describe(encoded, windows))
+    scores = margins_of(detector, encoded, windows)
     kept = scores[scores > -1.5].sort(descending=True).values
     assert torch.allclose(everything.scores, kept, atol=1e-4)
     strict = make_detector(boxes=False, nms_threshold=1.0)
@@ -182,7 +197,8 @@ def test_moved_boxes_are_clipped_and_suppressed_again(
     make_detector, make_picture, make_boxes
 ) -> None:
     detector = make_detector(nms_threshold=0.3)
-    detector.regressor.weights_ *= 60
+    for stage in detector.mover.stages_:
+        stage.weights_ *= 60
     encoded, windows = detector.encode(make_picture(80, 100)), make_boxes(150, 80, 100)
     found = detector.detect(encoded, windows)
     boxes = found.boxes
@@ -194,11 +210,14 @@ def test_moved_boxes_are_clipped_and_suppressed_again(
     assert found.count > 1
 
 
-def test_box_moved_out_of_the_image_is_dropped(make_detector, make_picture) -> None:
-    detector = make_detector()
-    detector.regressor.weights_ *= 0
-    detector.regressor.bias_ += torch.tensor([50.0, 0, 0, 0])  # fifty widths to the right
-    assert detector.predict(make_picture(60, 60)).count == 0
+def test_box_that_would_leave_the_image_stays_where_it_was(make_detector, make_picture) -> None:
+    detector, still = make_detector(vote_overlap=1.0), make_detector(boxes=False)
+    for stage in detector.mover.stages_:
+        stage.weights_ *= 0
+        stage.bias_ += torch.tensor([50.0, 0, 0, 0])  # fifty widths to the right
+    found, expected = (each.predict(make_picture(60, 60)) for each in (detector, still))
+    assert found.count
+    assert {tuple(b) for b in found.boxes.tolist()} <= {tuple(b) for b in expected.boxes.tolist()}
 
 
 def test_moving_to_a_device_keeps_the_answers(make_detector, make_picture) -> None:
@@ -255,9 +274,9 @@ def _without(config: dict, key: str) -> dict:
         lambda config, tensors: ({**config, "rule": {"colour": 1}}, tensors),
         lambda config, tensors: ({**config, "names": ["one"]}, tensors),
         lambda config, tensors: ({**config, "encoder": {"levels": [1]}}, tensors),
-        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "svm.bias"}),
-        lambda config, tensors: (config, {**tensors, "svm.weights": torch.zeros(7, 3)}),
-        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "box.bias"}),
+        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "scorer.bias"}),
+        lambda config, tensors: (config, {**tensors, "scorer.weights": torch.zeros(7, 3)}),
+        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "mover.bias"}),
     ],
     ids=["no rule", "other rule", "names", "encoder", "no bias", "other length", "half regressor"],
 )
@@ -283,7 +302,52 @@ def test_config_says_how_the_model_came_to_be(make_detector, tmp_path: Path) -> 
     assert json.dumps(config).count('"seed": 3') == 1
 
 
-def test_classifier_of_another_shape_is_refused(make_detector) -> None:
+def test_scorer_of_another_shape_is_refused(make_detector) -> None:
     detector = make_detector()
-    with pytest.raises(ValueError, match="classifier must have weights of shape"):
-        Detector(detector.encoder, detector.classifier, None, ("only",))
+    with pytest.raises(ValueError, match="scorer must have one column per name"):
+        Detector(detector.encoder, detector.scorer, None, ("only",))
+    lengths = LinearScorer(torch.zeros(7, 3), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"windows must have .* numbers each, got"):
+        Detector(detector.encoder, lengths, None, NAMES)
+
+
+def test_mirror_images_average_the_scores(make_detector, make_picture) -> None:
+    image = make_picture(90, 120)
+    detector, both = make_detector(boxes=False), make_detector(boxes=False, flip=True)
+    windows = torch.tensor([[10.0, 5, 60, 80], [0.0, 0, 120, 90], [70.0, 30, 119, 60]])
+    mirrored = torch.stack([120 - windows[:, 2], windows[:, 1], 120 - windows[:, 0], windows[:, 3]])
+    seen = detector.score(detector.encode(image), windows)
+    flipped = detector.score(detector.encode(image.flip(-1)), mirrored.T)
+    assert torch.equal(both.score(both.encode(image), windows), (seen + flipped) / 2)
+    assert not torch.equal(seen, flipped)
+
+
+def test_detections_do_not_depend_on_which_side_is_left_when_both_are_looked_at(
+    make_detector, make_picture
+) -> None:
+    image = make_picture(64, 96)
+    detector = make_detector(boxes=False, flip=True)
+    windows = detector.windows(image, detector.encode(image))
+    turned = torch.stack([96 - windows[:, 2], windows[:, 1], 96 - windows[:, 0], windows[:, 3]], 1)
+    found = detector.detect(detector.encode(image), windows)
+    again = detector.detect(detector.encode(image.flip(-1)), turned)
+    assert found.count
+    assert torch.allclose(found.scores, again.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_soft_suppression_keeps_more_and_never_raises_a_score(
+    make_detector, make_picture, boxes: bool
+) -> None:
+    image = make_picture(90, 120)
+    hard, soft = make_detector(boxes=boxes), make_detector(boxes=boxes, nms="soft")
+    found, more = hard.predict(image), soft.predict(image)
+    assert more.count > found.count
+    assert more.count <= soft.rule.max_detections
+    assert bool((more.scores[1:] <= more.scores[:-1]).all())
+    assert float(more.scores[0]) == pytest.approx(float(found.scores[0]), abs=1e-4)
+
+
+def test_rule_with_another_suppression_is_refused() -> None:
+    with pytest.raises(ValueError, match="nms must be hard or soft, got 'none'"):
+        DetectionRule(nms="none")

@@ -13,12 +13,14 @@ from sppnet.app.settings import load_settings
 from sppnet.detection import (
     DetectionSettings,
     Detector,
-    HardNegativeMiner,
+    LinearScorer,
     PreparedImages,
     build_encoder,
+    choose_short_sides,
     train_detector,
 )
-from sppnet.detection.training import DetectorTrainer
+from sppnet.detection.window_features import WindowFeatures
+from sppnet.detection.window_training import WindowTrainer, mean_length
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.geometry import box_iou
@@ -32,6 +34,7 @@ SETTINGS = DetectionSettings(
     imgsz=(160,),
     proposals="grid",
     max_proposals=150,
+    extra_positives=0,
 )
 
 
@@ -95,41 +98,84 @@ def test_same_seed_same_bytes_other_seed_other_bytes(prepare, scenes, tmp_path: 
 def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
     stages, few = Stages(), replace(SETTINGS, max_proposals=30)
     train_detector(prepare(settings=few), scenes.names, few, stage=stages.stage)
-    assert list(stages.seconds()) == ["proposals", "features", "objects", "svm", "boxes"]
+    assert list(stages.seconds()) == [
+        "proposals",
+        "features",
+        "anchors",
+        "objects",
+        "svm",
+        "boxes",
+    ]
+
+
+def make_trainer(prepared: PreparedImages, names, settings=SETTINGS) -> WindowTrainer:
+    return WindowTrainer(prepared, len(names), settings, WindowFeatures())
 
 
 def test_features_have_the_mean_length_that_was_asked_for(prepare, scenes) -> None:
-    trainer = DetectorTrainer(prepare(), scenes.names, SETTINGS)
-    trainer.measure_scale()
+    trainer = make_trainer(prepare(), scenes.names)
+    trainer.gather_objects()
     lengths = [
         trainer.encoder.describe(encoded, windows).norm(dim=1)
         for _, encoded, windows in trainer.prepared
     ]
-    assert float(torch.cat(lengths).mean() * trainer.feature_scale) == pytest.approx(20, rel=1e-3)
+    assert float(torch.cat(lengths).mean() * trainer.scale) == pytest.approx(20, rel=1e-3)
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
-    assert [len(rows) for rows in trainer.positives] == counted.tolist()
+    assert [len(rows) for rows in trainer.positives] == trainer.counts == counted.tolist()
 
 
-def test_saved_weights_take_plain_features(prepare, scenes) -> None:
+def test_windows_close_to_an_object_are_positives_too(prepare, scenes) -> None:
+    more = replace(SETTINGS, extra_positives=2, positive_from=0.6, anchors=False)
+    trainer = make_trainer(prepare(settings=more), scenes.names, more)
+    trainer._extra_of = torch.full((len(scenes.names),), 2)
+    close = 0
+    for image in scenes.images:
+        boxes, labels = trainer._positives_of(image)
+        count = len(image.boxes)
+        assert torch.equal(boxes[:count], image.boxes)
+        assert torch.equal(labels[:count], image.labels)
+        overlap, nearest = box_iou(boxes[count:], image.boxes).max(1)
+        assert bool((overlap >= 0.6).all())
+        assert torch.equal(labels[count:], image.labels[nearest])
+        assert nearest.bincount(minlength=1).max() <= 2
+        close += len(nearest)
+    assert close > 0
+
+
+def test_classes_with_many_objects_need_no_further_positives(prepare, scenes) -> None:
+    trainer = make_trainer(prepare(), scenes.names, replace(SETTINGS, extra_positives=6))
+    few = trainer._count_extras()
+    assert few.tolist() == [6] * len(scenes.names)
+    trainer.prepared = prepare(scenes.images * 100)
+    counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
+    assert trainer._count_extras().tolist() == [min(6, 1200 // (100 * n)) for n in counted.tolist()]
+
+
+def test_length_of_no_windows_is_one(prepare) -> None:
+    assert mean_length(prepare([]), WindowFeatures()) == 1.0
+
+
+def test_saved_weights_take_plain_features(prepare, scenes, monkeypatch) -> None:
     few = replace(SETTINGS, max_proposals=60)
-    trainer = DetectorTrainer(prepare(settings=few), scenes.names, few)
-    trainer.measure_scale()
-    miner = trainer.mine()
-    regressor = trainer.fit_boxes()
+    trainer = make_trainer(prepare(settings=few), scenes.names, few)
+    trainer.gather_objects()
+    scorer = trainer.mine()
+    again = make_trainer(prepare(settings=few), scenes.names, few)
+    monkeypatch.setattr("sppnet.detection.window_training.mean_length", lambda *_: 20.0)
+    again.gather_objects()
+    plain = again.mine()  # fitted on features that are not scaled
+    assert again.scale == 1
+    assert not torch.allclose(plain.weights, scorer.weights, rtol=0.1)
     _, encoded, windows = next(iter(trainer.prepared))
-    plain = trainer.encoder.describe(encoded, windows)
-    labels = torch.arange(len(windows)) % len(scenes.names)
-    moved = regressor.apply(plain * trainer.feature_scale, labels, windows)
-    detector = trainer.build_detector(miner, regressor)
-    assert torch.allclose(detector.regressor.apply(plain, labels, windows), moved, atol=0.01)
-    assert not torch.allclose(moved, windows, atol=1)
-    expected = (plain * trainer.feature_scale) @ miner.weights_ + miner.bias_
-    assert torch.allclose(detector.classifier.score(plain), expected, atol=1e-3)
+    cells = trainer.encoder.locate(encoded, windows)
+    vectors = trainer.encoder.describe(encoded, windows)
+    scores = scorer.score(trainer.encoder, encoded, cells)
+    torch.testing.assert_close(scores, vectors @ scorer.weights + scorer.bias, rtol=0, atol=1e-3)
 
 
 def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) -> None:
     image = max(scenes.images, key=lambda each: len(each.labels.unique()))
-    trainer = DetectorTrainer(prepare([image]), scenes.names, SETTINGS)
+    trainer = make_trainer(prepare([image]), scenes.names)
     windows = torch.cat([image.boxes, trainer.prepared.windows(image)])
     negative = trainer._negative_of(image, windows)
     overlaps = box_iou(windows, image.boxes)
@@ -142,7 +188,7 @@ def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) 
 
 
 def test_windows_on_equal_cells_are_looked_at_once(prepare, scenes) -> None:
-    trainer = DetectorTrainer(prepare(), scenes.names, SETTINGS)
+    trainer = make_trainer(prepare(), scenes.names)
     image, encoded, windows = next(iter(trainer.prepared))
     boxes = torch.cat([image.boxes, windows, windows.flip(0)])
     kept, cells = trainer._distinct(encoded, boxes)
@@ -153,8 +199,8 @@ def test_windows_on_equal_cells_are_looked_at_once(prepare, scenes) -> None:
 
 
 def test_object_stands_for_the_windows_on_its_cells(prepare, scenes, monkeypatch) -> None:
-    trainer = DetectorTrainer(prepare(scenes.images[:3]), scenes.names, SETTINGS)
-    trainer.measure_scale()
+    trainer = make_trainer(prepare(scenes.images[:3]), scenes.names)
+    trainer.gather_objects()
     distinct, asked = trainer._distinct, []
 
     def watch(encoded, boxes):
@@ -173,35 +219,45 @@ def test_difficult_and_crowd_are_no_positives_and_no_negatives(prepare, scenes) 
     marks = torch.zeros(len(image.labels), dtype=torch.bool)
     marks[0] = True
     for marked in (replace(image, difficult=marks), replace(image, crowd=marks)):
-        trainer = DetectorTrainer(prepare([marked]), scenes.names, SETTINGS)
-        trainer.measure_scale()
+        trainer = make_trainer(prepare([marked]), scenes.names)
+        trainer.gather_objects()
         assert sum(map(len, trainer.positives)) == len(image.labels) - 1
         own = trainer._negative_of(marked, image.boxes)[:, image.labels[0]]
         assert not own[0]
-        assert (trainer._target_of(marked, image.boxes) != 0).all()
     lenient = replace(SETTINGS, use_difficult=True)
-    trainer = DetectorTrainer(prepare([replace(image, difficult=marks)]), scenes.names, lenient)
-    trainer.measure_scale()
+    trainer = make_trainer(prepare([replace(image, difficult=marks)]), scenes.names, lenient)
+    trainer.gather_objects()
     assert sum(map(len, trainer.positives)) == len(image.labels)
 
 
-def test_box_samples_overlap_their_object_by_more_than_half(prepare, scenes) -> None:
-    trainer = DetectorTrainer(prepare(), scenes.names, SETTINGS)
-    trainer.measure_scale()
-    trainer.mine()
-    total = 0
-    for label, samples in enumerate(trainer.samples):
-        _, windows, targets = samples.take()
-        assert bool((box_iou(windows, targets).diagonal() > 0.5).all())
-        objects = torch.cat([image.boxes[image.labels == label] for image in scenes])
-        assert {tuple(row) for row in targets.tolist()} <= {tuple(r) for r in objects.tolist()}
-        total += len(windows)
-    assert total > sum(len(image.labels) for image in scenes)  # more than the objects themselves
+def test_window_inside_a_crowd_is_no_negative(prepare, scenes) -> None:
+    image = max(scenes.images, key=lambda each: len(each.labels))
+    crowd = torch.zeros(len(image.labels), dtype=torch.bool)
+    crowd[0] = True
+    trainer = make_trainer(prepare([image]), scenes.names)
+    x0, y0, x1, y1 = image.boxes[0].tolist()
+    inside = torch.tensor([[x0, y0, x0 + (x1 - x0) / 4, y0 + (y1 - y0) / 4]])
+    assert trainer._negative_of(image, inside).any()
+    assert not trainer._negative_of(replace(image, crowd=crowd), inside).any()
+
+
+def test_budget_of_the_mining_bounds_the_objects_and_they_stand_for_all(
+    prepare, scenes, monkeypatch
+) -> None:
+    few = replace(SETTINGS, max_proposals=30)
+    trainer = make_trainer(prepare(settings=few), scenes.names, few)
+    trainer.rule = replace(
+        trainer.rule, budget_bytes=2 * trainer.encoder.length * 4 * len(scenes.names)
+    )
+    trainer.gather_objects()
+    assert max(len(rows) for rows in trainer.positives) == 2
+    counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
+    assert trainer.counts == counted.tolist()
 
 
 def test_without_box_regression_there_is_none(prepare, scenes) -> None:
     plain = replace(SETTINGS, box_regression=False, max_proposals=30)
-    assert train_detector(prepare(settings=plain), scenes.names, plain).regressor is None
+    assert train_detector(prepare(settings=plain), scenes.names, plain).mover is None
 
 
 def test_class_without_an_object_is_never_found(prepare, scenes) -> None:
@@ -218,8 +274,8 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
     # every window of the first image overlaps an object of the class, so it gives no negatives
     few = replace(SETTINGS, max_proposals=60)
     prepared = prepare(settings=few)
-    trainer = DetectorTrainer(prepared, scenes.names, few)
-    trainer.measure_scale()
+    trainer = make_trainer(prepared, scenes.names, few)
+    trainer.gather_objects()
     label = int(scenes[0].labels[0])
     negative_of = trainer._negative_of
 
@@ -230,8 +286,7 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
         return found
 
     trainer._negative_of = no_negatives_at_first
-    miner: HardNegativeMiner = trainer.mine()
-    assert miner.weights_[:, label].any()
+    assert trainer.mine().weights[:, label].any()
 
 
 def test_images_without_objects_are_used_but_not_alone(prepare, scenes) -> None:
@@ -260,13 +315,18 @@ def test_nothing_usable_is_said(prepare, scenes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"imgsz": ()},
         {"imgsz": (600, 3)},
         {"levels": ()},
         {"levels": (1, 0)},
-        {"proposals": "edges"},
         {"max_proposals": 0},
-        {"max_long_side": 0},
+        {"max_long_side": -1},
+        {"max_anchors": 0},
+        {"tune": "all"},
+        {"tune_updates": 0},
+        {"features": "fc8"},
+        {"classifier": "forest"},
+        {"prefilter": -1},
+        {"box_stages": 0},
         {"max_box_samples": 0},
         {"feature_norm": 0.0},
         {"svm_cost": float("nan")},
@@ -284,6 +344,73 @@ def test_impossible_settings_are_refused_by_name(wrong: dict) -> None:
         DetectionSettings(**wrong)
     with pytest.raises(UsageError, match=name):
         load_settings(DetectionSettings, None, wrong)
+
+
+def test_methods_of_proposals_are_checked_and_files_are_not_methods() -> None:
+    with pytest.raises(ValueError, match="method must be one of"):
+        DetectionSettings(proposals="edges")
+    assert DetectionSettings(proposals="graph+grid").windows_file is None
+    assert DetectionSettings(proposals="runs/boxes.npz").windows_file == Path("runs/boxes.npz")
+
+
+@pytest.mark.parametrize("wish", [{"features": "fc7"}, {"classifier": "softmax"}])
+def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
+    with pytest.raises(ValueError, match="need tune to be head or network"):
+        DetectionSettings(**wish)
+
+
+TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_anchors": 40}
+
+
+@pytest.mark.parametrize(
+    ("wish", "kind", "mover"),
+    [
+        ({"tune": "head"}, "linear", "cascade"),
+        ({"tune": "head", "features": "fc6"}, "linear", "cascade"),
+        ({"tune": "head", "classifier": "softmax"}, "head", "cascade"),
+        ({"tune": "head", "classifier": "softmax", "prefilter": 30}, "prefiltered", "cascade"),
+        ({"tune": "network", "features": "pooled"}, "linear", "cascade"),
+        ({"tune": "network", "classifier": "softmax"}, "head", "head"),
+        ({"classifier": "kernel"}, "kernel", "cascade"),
+        ({"classifier": "kernel", "prefilter": 30}, "prefiltered", "cascade"),
+    ],
+    ids=str,
+)
+def test_every_kind_of_detector_is_learnt_saved_and_used(
+    prepare, scenes, tmp_path: Path, wish: dict, kind: str, mover: str
+) -> None:
+    settings = replace(SETTINGS, **TUNED, **wish)
+    detector = train_detector(prepare(settings=settings), scenes.names, settings)
+    configuration = detector.configuration()
+    assert (configuration["scorer"]["kind"], configuration["mover"]["kind"]) == (kind, mover)
+    detector.rule = replace(detector.rule, score_threshold=-30.0)  # little was learnt
+    if isinstance(detector.scorer, LinearScorer):
+        assert detector.scorer.features.layer == settings.layer_of_features
+    detector.save(tmp_path / "model")
+    again = Detector.load(tmp_path / "model")
+    found, same = (each.predict(scenes[0].path) for each in (detector, again))
+    assert found.count > 0
+    assert torch.equal(found.boxes, same.boxes)
+    assert torch.equal(found.scores, same.scores)
+
+
+def test_tuned_trunk_is_another_trunk_and_the_given_one_stays(prepare, scenes) -> None:
+    settings = replace(SETTINGS, **TUNED, tune="network", features="pooled", tune_from="conv3")
+    prepared = prepare(settings=settings)
+    before = {k: v.clone() for k, v in prepared.encoder.backbone.state_dict().items()}
+    tuned = train_detector(prepared, scenes.names, settings).encoder.backbone.state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in prepared.encoder.backbone.state_dict().items())
+    changed = {
+        name.split(".")[1] for name, value in tuned.items() if not torch.equal(value, before[name])
+    }
+    assert "conv5" in changed
+    assert "conv1" not in changed
+
+
+def test_scales_are_chosen_by_the_objects_where_none_are_given(scenes) -> None:
+    left_open = replace(SETTINGS, imgsz=())
+    encoder = build_encoder(left_open, scenes.images)
+    assert encoder.short_sides == choose_short_sides(scenes.images)
 
 
 def test_killed_training_ends_with_the_same_bits(scenes, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from sppnet.detection import HardNegativeMiner, MiningRule
-from sppnet.detection.hard_negatives import NEVER, fit_linear_svm, svm_objective
+from sppnet.detection.hard_negatives import NEVER
 
-RULE = MiningRule(cost=0.05, refit_after=120)
+RULE = MiningRule(cost=0.003, refit_after=120)
 
 
 def _problem(images: int = 8, windows: int = 150, classes: int = 3, length: int = 24):
@@ -27,8 +27,8 @@ def _problem(images: int = 8, windows: int = 150, classes: int = 3, length: int 
         features[near] += centres[of[near]]
         is_negative = torch.ones(windows, classes, dtype=torch.bool)
         is_negative[near, of[near]] = False
-        data.append((features, is_negative))
-    return positives, data
+        data.append((4 * features, is_negative))
+    return [4 * rows for rows in positives], data  # of mean length 20, as the trainer scales them
 
 
 def _mine(positives: list[Tensor], data, rule: MiningRule = RULE) -> HardNegativeMiner:
@@ -58,28 +58,37 @@ def _full_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tuple[T
 
 
 def _objective(positives: Tensor, negatives: Tensor, weights: Tensor, bias: float, rule) -> float:
-    scores = torch.cat([positives, negatives]) @ weights + bias
-    return svm_objective(scores, len(positives), weights, rule)
+    """Half the squares of weights and bias / 10, plus the weighted hinge losses."""
+    scores = torch.cat([positives, negatives]).double() @ weights.double() + bias
+    losses = rule.positive_weight * (1 - scores[: len(positives)]).clamp(min=0).sum()
+    losses += (1 + scores[len(positives) :]).clamp(min=0).sum()
+    squares = weights.double().square().sum() + (bias / 10) ** 2
+    return float(0.5 * squares + rule.cost * losses)
 
 
-@pytest.mark.parametrize("cost", [0.001, 0.05, 1.0])
-def test_one_fit_is_the_svm_of_sklearns_other_solver(cost: float) -> None:
-    rule = MiningRule(cost=cost)
+@pytest.mark.parametrize("cost", [0.0003, 0.001, 0.003])
+def test_one_fit_is_the_svm_of_sklearn(cost: float) -> None:
+    rule = MiningRule(cost=cost, tolerance=1e-5, refit_after=10**6)
     positives, data = _problem(images=2)
+    features = torch.cat([rows for rows, _ in data])
+    negative = torch.cat([flags for _, flags in data])
+    miner = HardNegativeMiner(positives, rule)
+    miner.add(features, negative)
+    miner.finish()
     for label in range(3):
         negatives = _all_negatives(data, label)
-        rows = torch.cat([positives[label], negatives])
-        ours = fit_linear_svm(rows, len(positives[label]), rule)
         theirs = _full_svm(positives[label], negatives, rule)
+        ours = miner.weights_[:, label], float(miner.bias_[label])
         value = _objective(positives[label], negatives, *ours, rule)
         best = _objective(positives[label], negatives, *theirs, rule)
-        assert 0.99 * best <= value <= 1.01 * best
+        assert 0.999 * best <= value <= 1.005 * best
+        assert float((ours[0] - theirs[0]).norm() / theirs[0].norm()) < 0.05
 
 
 def test_mining_comes_close_to_the_svm_of_all_negatives() -> None:
     positives, data = _problem()
     miner = _mine(positives, data)
-    kept = [len(rows) for rows in miner.rows_of]
+    kept = miner.held
     for label, rows in enumerate(positives):
         negatives = _all_negatives(data, label)
         weights, bias = _full_svm(rows, negatives, RULE)
@@ -87,20 +96,11 @@ def test_mining_comes_close_to_the_svm_of_all_negatives() -> None:
         found = _objective(
             rows, negatives, miner.weights_[:, label], float(miner.bias_[label]), RULE
         )
-        assert 0.99 * best <= found <= 1.01 * best
+        assert 0.99 * best <= found <= 1.03 * best
         ours = negatives @ miner.weights_[:, label] + miner.bias_[label]
         agree = (ours > 0) == (negatives @ weights + bias > 0)
         assert float(agree.float().mean()) > 0.99
         assert kept[label] < 0.8 * len(negatives)  # it really left negatives out
-
-
-def test_objective_is_the_sum_written_out() -> None:
-    rule = MiningRule(cost=0.3, positive_weight=2.0)
-    weights, bias = torch.tensor([0.5, -1.0]), 0.25
-    positives, negatives = torch.tensor([[1.0, 0.0], [3.0, 1.0]]), torch.tensor([[0.0, 1.0]])
-    losses = [2 * (1 - (0.5 + 0.25)), 2 * (1 - (1.5 - 1 + 0.25)), 1 + (-1 + 0.25)]
-    expected = 0.3 * sum(losses) + (0.25 + 1) / 2
-    assert _objective(positives, negatives, weights, bias, rule) == pytest.approx(expected)
 
 
 def test_learned_objective_is_recorded_after_each_fit() -> None:
@@ -110,7 +110,7 @@ def test_learned_objective_is_recorded_after_each_fit() -> None:
         assert len(values) >= 2
         assert all(np.isfinite(values))
         # more negatives never make the problem easier, up to what was forgotten as easy
-        assert all(b >= 0.98 * a for a, b in itertools.pairwise(values)), label
+        assert all(b >= 0.95 * a for a, b in itertools.pairwise(values)), label
 
 
 def test_class_without_positives_never_fires_and_costs_nothing() -> None:
@@ -123,8 +123,9 @@ def test_class_without_positives_never_fires_and_costs_nothing() -> None:
     miner = _mine(with_empty, wider)
     assert float(miner.bias_[1]) == NEVER
     assert not miner.weights_[:, 1].any()
-    assert len(miner.rows_of[1]) == 0
-    assert torch.equal(miner.weights_[:, [0, 2, 3]], alone.weights_)
+    assert miner.held[1] == 0
+    others = miner.weights_[:, [0, 2, 3]]
+    assert float((others - alone.weights_).norm() / alone.weights_.norm()) < 0.1
 
 
 def test_class_that_meets_no_negative_in_the_first_image_starts_later() -> None:
@@ -151,29 +152,66 @@ def test_first_image_gives_all_negatives_later_ones_those_near_the_margin() -> N
         assert bool(chosen[row, label]) == expected
 
 
-def test_easy_negatives_are_forgotten_and_their_rows_freed() -> None:
+def test_easy_negatives_are_forgotten() -> None:
     positives, data = _problem()
     miner = _mine(positives, data)
-    negatives = torch.cat(miner.blocks)
-    for label, rows in enumerate(miner.rows_of):
-        scores = negatives[rows] @ miner.weights_[:, label] + miner.bias_[label]
-        assert float(scores.min()) >= RULE.easy_below - 1e-4
-        assert len(rows.unique()) == len(rows)
-    assert len(negatives) < sum(len(features) for features, _ in data)
-    hard_to_please = _mine(positives, data, MiningRule(cost=0.05, refit_after=120, easy_below=0.5))
-    assert len(torch.cat(hard_to_please.blocks)) < len(negatives)
+    for label in range(3):
+        scores = _all_negatives(data, label) @ miner.weights_[:, label] + miner.bias_[label]
+        inside = int((scores > -1 + 0.02).sum())
+        assert inside <= miner.held[label] <= int((scores > RULE.easy_below - 0.1).sum())
+    choosy = _mine(positives, data, MiningRule(cost=0.003, refit_after=120, easy_below=-1.0))
+    assert sum(choosy.held) < sum(miner.held)
 
 
 def test_classes_share_rows_as_if_each_were_alone() -> None:
     positives, data = _problem()
-    together = _mine(positives, data)
+    rule = MiningRule(cost=0.003, refit_after=120, tolerance=1e-6)
+    together = _mine(positives, data, rule)
     for label in range(3):
         one = [(features, negative[:, label : label + 1]) for features, negative in data]
-        alone = _mine([positives[label]], one)
-        assert torch.equal(alone.weights_[:, 0], together.weights_[:, label])
-        assert torch.equal(alone.bias_[0], together.bias_[label])
-        expected = torch.cat(alone.blocks)[alone.rows_of[0]]
-        assert torch.equal(torch.cat(together.blocks)[together.rows_of[label]], expected)
+        alone = _mine([positives[label]], one, rule)
+        apart = alone.weights_[:, 0] - together.weights_[:, label]
+        assert float(apart.norm() / alone.weights_.norm()) < 0.05
+        assert alone.held[0] == pytest.approx(together.held[label], rel=0.1)
+
+
+def test_sample_of_the_positives_weighs_as_much_as_all() -> None:
+    positives, data = _problem(classes=1)
+    twice = _mine([positives[0].repeat(2, 1)], data)
+    sample = HardNegativeMiner(positives, RULE, counts=[30])
+    for features, negative in data:
+        chosen = sample.choose(features @ sample.weights_ + sample.bias_, negative)
+        sample.add(features, chosen)
+    sample.finish()
+    assert sample.objectives_[0][-1] == pytest.approx(twice.objectives_[0][-1], rel=0.02)
+
+
+def test_budget_holds_whatever_the_number_of_images() -> None:
+    positives, data = _problem(images=30)
+    rule = MiningRule(cost=0.003, refit_after=120, budget_bytes=400 * 2 * 24)
+    free, bound = _mine(positives, data), HardNegativeMiner(positives, rule)
+    for features, negative in data:
+        chosen = bound.choose(features @ bound.weights_ + bound.bias_, negative)
+        bound.add(features, chosen)
+        assert sum(bound.held) <= 3 * 400
+        assert bound._svms.num_rows <= 400
+    bound.finish()
+    for label in range(3):
+        negatives = _all_negatives(data, label)
+        best, found = (
+            _objective(
+                positives[label], negatives, m.weights_[:, label], m.bias_[label].item(), rule
+            )
+            for m in (free, bound)
+        )
+        assert found < 1.2 * best
+
+
+def test_nothing_fits_into_a_tiny_budget_and_nothing_breaks() -> None:
+    positives, data = _problem(classes=1)
+    miner = _mine(positives, data, MiningRule(cost=0.003, budget_bytes=2))
+    assert miner.held == [0]
+    assert miner.bias_.tolist() == [NEVER]
 
 
 def test_mining_twice_gives_the_same_bits() -> None:
@@ -184,9 +222,9 @@ def test_mining_twice_gives_the_same_bits() -> None:
 
 def test_refit_waits_for_enough_new_negatives() -> None:
     positives, data = _problem()
-    patient = _mine(positives, data, MiningRule(cost=0.05, refit_after=10**6))
+    patient = _mine(positives, data, MiningRule(cost=0.003, refit_after=10**6))
     assert [len(values) for values in patient.objectives_] == [2, 2, 2]  # first image and the end
-    eager = _mine(positives, data, MiningRule(cost=0.05, refit_after=20))
+    eager = _mine(positives, data, MiningRule(cost=0.003, refit_after=20))
     assert all(len(values) > 3 for values in eager.objectives_)
 
 

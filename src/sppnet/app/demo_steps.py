@@ -206,7 +206,7 @@ class DemoSteps:
     def detect(self, model: Path, dataset: DetectionDataset) -> dict[str | int, ImageOutcome]:
         """Run a detector on held-out scenes; each finished scene is kept."""
         detector = Detector.load(model, choose_device(self.device))
-        store = OutcomeStore(self.folder.work / "outcomes", model)
+        store = OutcomeStore(self.folder.work / "outcomes", [model])
         images = track(dataset.images, "detecting", total=len(dataset))
         return {image.image_id: store.detect(detector, image.path) for image in images}
 

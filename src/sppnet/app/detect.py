@@ -44,8 +44,27 @@ Layer = Annotated[
 Proposals = Annotated[
     str | None,
     typer.Option(
-        "--proposals", metavar="selective_search|grid|both", help="Where windows come from."
+        "--proposals",
+        metavar="METHOD[+METHOD]|FILE",
+        help="Where windows come from: graph, selective_search, selective_search_quality, "
+        "edge_boxes, grid, or a file (npz, mat, COCO json).",
     ),
+]
+Anchors = Annotated[
+    bool | None,
+    typer.Option("--anchors/--no-anchors", help="Learn to propose windows from the maps, too."),
+]
+Tune = Annotated[
+    str | None,
+    typer.Option("--tune", metavar="none|head|network", help="What is fine-tuned before the SVMs."),
+]
+WindowLayer = Annotated[
+    str | None,
+    typer.Option("--features", metavar="pooled|fc6|fc7", help="What the SVMs see of a window."),
+]
+Scorer = Annotated[
+    str | None,
+    typer.Option("--classifier", metavar="svm|softmax|kernel", help="What judges windows."),
 ]
 MaxProposals = Annotated[
     int | None, typer.Option("--max-proposals", min=1, max=100_000, help="Most windows per image.")
@@ -53,6 +72,19 @@ MaxProposals = Annotated[
 CacheFolder = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Where maps and windows are kept; OUT/cache."),
+]
+Combine = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--combine", metavar="MODEL", help="Another detector to combine with; repeatable."
+    ),
+]
+Flip = Annotated[
+    bool, typer.Option("--flip", help="Look at mirror images, too; scores are averaged.")
+]
+Nms = Annotated[
+    str | None,
+    typer.Option("--nms", metavar="hard|soft", help="What becomes of boxes that overlap a better."),
 ]
 
 
@@ -68,6 +100,10 @@ def train(
     layer: Layer = None,
     proposals: Proposals = None,
     max_proposals: MaxProposals = None,
+    anchors: Anchors = None,
+    tune: Tune = None,
+    features: WindowLayer = None,
+    classifier: Scorer = None,
     config: Config = None,
     cache: CacheFolder = None,
     seed: Seed = 0,
@@ -92,6 +128,10 @@ def train(
         "levels": parse_numbers("--levels", levels),
         "proposals": proposals,
         "max_proposals": max_proposals,
+        "anchors": anchors,
+        "tune": tune,
+        "features": features,
+        "classifier": classifier,
     }
     settings = load_settings(DetectionSettings, config, flags)
     part = choose_split(data, split, ("train", "trainval"))
@@ -109,6 +149,11 @@ def val(
     data: DataFolder,
     out: Out,
     split: Split = None,
+    combine: Combine = None,
+    flip: Flip = False,
+    nms: Nms = None,
+    proposals: Proposals = None,
+    max_proposals: MaxProposals = None,
     device: Device = "auto",
     threads: Threads = None,
     fresh: Fresh = False,
@@ -119,7 +164,8 @@ def val(
     from sppnet.app.detect_scoring import ScoringJob
 
     part = choose_split(data, split, ("test", "val"))
-    job = ScoringJob(model, data, part, out, device)
+    rule, windows_file = read_rule(flip, nms, proposals, max_proposals)
+    job = ScoringJob([model, *(combine or [])], data, part, out, device, rule, windows_file)
     if dry_run:
         job.explain()
         return
@@ -137,6 +183,11 @@ def predict(
     show_above: Annotated[
         float, number_option("--show-above", low=-10, high=10, text="Least score to draw.")
     ] = 0.0,
+    combine: Combine = None,
+    flip: Flip = False,
+    nms: Nms = None,
+    proposals: Proposals = None,
+    max_proposals: MaxProposals = None,
     device: Device = "auto",
     threads: Threads = None,
     fresh: Fresh = False,
@@ -146,8 +197,24 @@ def predict(
     """Find things in images, folders and globs; leaves detections.json, .csv and overlays."""
     from sppnet.app.detect_prediction import PredictionJob
 
-    job = PredictionJob(model, images, out, device, score_threshold, show_above)
+    rule, windows_file = read_rule(flip, nms, proposals, max_proposals)
+    models = [model, *(combine or [])]
+    job = PredictionJob(
+        models, images, out, device, rule, windows_file, score_threshold, show_above
+    )
     if dry_run:
         job.explain()
         return
     job.run(fresh=fresh)
+
+
+def read_rule(
+    flip: bool, nms: str | None, proposals: str | None, max_proposals: int | None
+) -> tuple[dict[str, object], Path | None]:
+    """Fields of a detector's rule that options change, and the file of windows, if one is named."""
+    from sppnet.detection.external_proposals import windows_file
+
+    path = None if proposals is None else windows_file(proposals)
+    method = proposals if path is None else None
+    wanted = {"flip": flip or None, "nms": nms, "proposals": method, "max_proposals": max_proposals}
+    return {name: value for name, value in wanted.items() if value is not None}, path

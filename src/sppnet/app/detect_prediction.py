@@ -1,14 +1,13 @@
 """``sppnet detect predict``: detections of any images as JSON, CSV and pictures."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sppnet.app.console import Tally, human_seconds, say
-from sppnet.app.detect_images import ImageOutcome, OutcomeStore, detect_file
-from sppnet.app.device import choose_device
+from sppnet.app.detect_images import ImageOutcome, OutcomeStore, detect_file, open_detectors
 from sppnet.app.progress import track
-from sppnet.detection import Detector
 from sppnet.errors import InputError
 from sppnet.evaluation import write_coco_results, write_csv
 from sppnet.evaluation.overlays import draw_detections, to_jpeg_bytes
@@ -24,24 +23,28 @@ class PredictionJob:
     """What ``detect predict`` was asked to do.
 
     Args:
-        model: Folder of the detector.
+        models: Folders of the detectors; several are combined.
         sources: Files, folders and globs.
         out: Folder for the results.
         device: Where to compute, as the option says it.
+        rule: Fields of the detectors' :class:`DetectionRule` that are to be others.
+        windows_file: Where windows come from; None if the detectors find them.
         score_threshold: Detections that score less are not reported.
         show_above: Detections that score less are not drawn.
     """
 
-    model: Path
+    models: Sequence[Path]
     sources: list[str]
     out: Path
     device: str = "auto"
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    windows_file: Path | None = None
     score_threshold: float = -1.0
     show_above: float = 0.0
 
     def explain(self) -> None:
         """Say what would be done; write nothing."""
-        detector = Detector.load(self.model, choose_device(self.device))
+        detector = open_detectors(self.models, self.device, self.rule)
         listing = list_images(self.sources)
         seconds = 0.0
         for path in listing.paths[:2]:
@@ -60,9 +63,9 @@ class PredictionJob:
             tally.add_failed(problem)
         if not listing.paths:
             tally.finish()
-        detector = Detector.load(self.model, choose_device(self.device))
+        detector = open_detectors(self.models, self.device, self.rule)
         ensure_output_folder(self.out / "overlays")
-        store = OutcomeStore(self.out / "cache", self.model, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
         found: dict[str, Detections] = {}
         names = overlay_names(list(listing.paths))
         for path in track(listing.paths, "detecting", total=len(listing.paths)):

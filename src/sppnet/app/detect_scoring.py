@@ -1,6 +1,7 @@
 """``sppnet detect val``: detections of a labelled split, their score, and the report."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -8,10 +9,9 @@ from typing import Any
 import torch
 
 from sppnet.app.console import human_seconds, report_problems, say, say_table
-from sppnet.app.detect_images import STAGES, ImageOutcome, OutcomeStore, detect_file
-from sppnet.app.device import choose_device
+from sppnet.app.detect_images import STAGES, ImageOutcome, OutcomeStore, detect_file, open_detectors
 from sppnet.app.progress import track
-from sppnet.detection import Detector
+from sppnet.detection.combination import AnyDetector
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.evaluation import proposal_recall_curve
 from sppnet.evaluation.chart_axes import score_text
@@ -27,18 +27,22 @@ class ScoringJob:
     """What ``detect val`` was asked to do.
 
     Args:
-        model: Folder of the detector.
+        models: Folders of the detectors; several are combined.
         data: Folder of the data set.
         split: Part of it to score on.
         out: Folder for the figures and the report.
         device: Where to compute, as the option says it.
+        rule: Fields of the detectors' :class:`DetectionRule` that are to be others.
+        windows_file: Where windows come from; None if the detectors find them.
     """
 
-    model: Path
+    models: Sequence[Path]
     data: Path
     split: str | None
     out: Path
     device: str = "auto"
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    windows_file: Path | None = None
 
     def explain(self) -> None:
         """Say what scoring would do; write nothing."""
@@ -56,7 +60,7 @@ class ScoringJob:
         """Detect, score, write; returns the exit code."""
         detector, dataset = self._open()
         ensure_output_folder(self.out)
-        store = OutcomeStore(self.out / "cache", self.model, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
         problems = list(dataset.problems)
         outcomes: dict[LabelledImage, ImageOutcome] = {}
         for image in track(dataset.images, "detecting", total=len(dataset)):
@@ -69,15 +73,15 @@ class ScoringJob:
             raise NothingUsableError("no image of the split could be scored", path=self.data)
         return self._write(detector, outcomes, problems)
 
-    def _open(self) -> tuple[Detector, DetectionDataset]:
+    def _open(self) -> tuple[AnyDetector, DetectionDataset]:
         """Read the model, and the annotations with the classes of the model."""
-        detector = Detector.load(self.model, choose_device(self.device))
+        detector = open_detectors(self.models, self.device, self.rule)
         dataset = open_detection_dataset(self.data, self.split, names=detector.names)
         return detector, dataset
 
     def _write(
         self,
-        detector: Detector,
+        detector: AnyDetector,
         outcomes: dict[LabelledImage, ImageOutcome],
         problems: list[Problem],
     ) -> int:
@@ -120,6 +124,7 @@ class ScoringJob:
             "seconds_per_stage": dict(figures.seconds),
             "threads": torch.get_num_threads(),
             "problems": [str(problem) for problem in figures.problems],
+            **(figures.analysis.numbers() if figures.analysis else {}),
         }
         write_json(self.out / "metrics.json", metrics)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sppnet.app.console import (
     SOME_FAILED,
@@ -21,17 +22,26 @@ from sppnet.app.console import (
 )
 from sppnet.app.device import choose_device
 from sppnet.app.progress import Stage, announce, track
+from sppnet.classification.checkpoints import Checkpoints
 from sppnet.detection import (
     DetectionSettings,
     Encoder,
+    ExternalProposals,
     PreparedImages,
     build_encoder,
     propose,
     train_detector,
 )
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.images import DetectionDataset, load_image, open_detection_dataset
-from sppnet.storage import FeatureCache, RunFolder, ensure_output_folder, read_json, write_json
+from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
+from sppnet.storage import (
+    FeatureCache,
+    RunFolder,
+    ensure_output_folder,
+    is_model,
+    read_json,
+    write_json,
+)
 
 PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
 
@@ -71,7 +81,8 @@ class TrainingJob:
         """Say what training would do: counts, disk, and the time of a few images; write nothing."""
         dataset = self._open()
         objects = sum(len(image.boxes) for image in dataset)
-        stages, map_bytes = measure_stages(dataset, self._build_encoder(), self.settings)
+        encoder = self._build_encoder(dataset)
+        stages, map_bytes = measure_stages(dataset, encoder, self._proposals(), self.settings)
         say(
             f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
         )
@@ -87,12 +98,12 @@ class TrainingJob:
         with RunFolder.open(self.out, "detect train", wanted, self.seed, fresh=fresh) as run:
             for change in run.changes:
                 warn(change)
-            if run.is_done("model") and (self.out / "model" / "manifest.json").is_file():
+            if run.is_done("model") and is_model(self.out / "model"):
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
-            encoder = self._build_encoder()
-            announce(measure_stages(dataset, encoder, self.settings)[0])
-            prepared = self._prepare(dataset, encoder)
+            encoder, external = self._build_encoder(dataset), self._proposals()
+            announce(measure_stages(dataset, encoder, external, self.settings)[0])
+            prepared = self._prepare(dataset, encoder, external)
             detector = train_detector(
                 prepared,
                 dataset.names,
@@ -101,12 +112,14 @@ class TrainingJob:
                 workers=self.workers,
                 track=track,
                 stage=run.stage,
+                checkpoints=Checkpoints(self.out / "tuning"),
             )
             with run.stage("save"):
                 about = {**wanted, "data": self.data.name, "seed": self.seed}
                 detector.save(self.out / "model", extra=about)
             problems = [*dataset.problems, *prepared.problems]
-            self._write_metrics(run.seconds(), dataset, len(prepared.usable), problems)
+            usable = len(prepared.usable)
+            self._write_metrics(run.seconds(), dataset, encoder.short_sides, usable, problems)
             run.mark_done("model")
         self._summarise(run.seconds())
         return report_problems(problems)
@@ -122,16 +135,23 @@ class TrainingJob:
             )
         return dataset
 
-    def _build_encoder(self) -> Encoder:
+    def _proposals(self) -> ExternalProposals | None:
+        """Read the file of windows, if the settings name one."""
+        path = self.settings.windows_file
+        return None if path is None else ExternalProposals.open(path)
+
+    def _build_encoder(self, dataset: DetectionDataset) -> Encoder:
         """Build the trunk; random weights follow the seed."""
         device = choose_device(self.device)
         torch.manual_seed(self.seed)
         with options_to_blame():
-            encoder = build_encoder(self.settings, download=self.download)
+            encoder = build_encoder(self.settings, dataset.images, download=self.download)
         encoder.backbone.to(device)
         return encoder
 
-    def _prepare(self, dataset: DetectionDataset, encoder: Encoder) -> PreparedImages:
+    def _prepare(
+        self, dataset: DetectionDataset, encoder: Encoder, external: ExternalProposals | None
+    ) -> PreparedImages:
         """Put the images, the encoder and the cache together."""
         return PreparedImages(
             dataset.images,
@@ -140,12 +160,15 @@ class TrainingJob:
             self.settings.proposals,
             self.settings.max_proposals,
             self.seed,
+            max_anchors=self.settings.max_anchors,
+            external=external,
         )
 
     def _write_metrics(
         self,
         seconds: dict[str, float],
         dataset: DetectionDataset,
+        imgsz: Sequence[int],
         usable: int,
         problems: Sequence[Problem],
     ) -> None:
@@ -153,6 +176,7 @@ class TrainingJob:
         metrics: dict[str, Any] = {
             "images": usable,
             "objects": sum(len(image.boxes) for image in dataset),
+            "imgsz": list(imgsz),
             "names": list(dataset.names),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
@@ -180,13 +204,17 @@ class TrainingJob:
 
 
 def measure_stages(
-    dataset: DetectionDataset, encoder: Encoder, settings: DetectionSettings
+    dataset: DetectionDataset,
+    encoder: Encoder,
+    external: ExternalProposals | None,
+    settings: DetectionSettings,
 ) -> tuple[list[Stage], float]:
     """Time the work on a few images spread over the data set.
 
     Args:
         dataset: The images.
         encoder: Makes the maps.
+        external: Windows from a file; None if they are found.
         settings: Say how windows are found.
 
     Returns:
@@ -201,7 +229,7 @@ def measure_stages(
         except InputError:
             continue  # reported where the image is used
         times = [time.perf_counter()]
-        windows = propose(pixels, settings.proposals, settings.max_proposals)
+        windows = _windows(image, pixels, external, settings)
         times.append(time.perf_counter())
         encoded = encoder.encode(pixels)
         times.append(time.perf_counter())
@@ -214,3 +242,15 @@ def measure_stages(
     share = len(dataset) / max(measured, 1)
     stages = [Stage(name, value * share) for name, value in seconds.items()]
     return stages, map_bytes * share
+
+
+def _windows(
+    image: LabelledImage,
+    pixels: Tensor,
+    external: ExternalProposals | None,
+    settings: DetectionSettings,
+) -> Tensor:
+    """Windows of one image, as training will have them."""
+    if external is not None:
+        return external.windows(image.path, image.size_hw)
+    return propose(pixels, settings.proposals, settings.max_proposals)

@@ -1,6 +1,6 @@
 """The fitted detector: one folder on disk, one call per image."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,53 +8,19 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import restore_backbone
-from sppnet.detection.box_regression import BoxRegressor
+from sppnet.detection.anchors import AnchorProposer
+from sppnet.detection.box_movers import BoxMover, restore_mover
+from sppnet.detection.detection_rule import DetectionRule
 from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.detection.external_proposals import windows_file
 from sppnet.detection.proposals import propose
-from sppnet.errors import UnusableFileError
-from sppnet.geometry import Detections, clip_boxes, nms_per_class
-from sppnet.images import ImageSource, to_image
-from sppnet.storage import load_model, save_model
+from sppnet.detection.scorers import WindowScorer, restore_scorer
+from sppnet.errors import UsageError
+from sppnet.geometry import Detections, flip_boxes
+from sppnet.images import ImageSource, flip_left_right, to_image
+from sppnet.storage import restore_model, save_model, tensors_under
 
 MODEL_KIND = "detector"
-
-
-@dataclass(frozen=True)
-class WindowClassifier:
-    """Linear scores of windows, one column per class.
-
-    Args:
-        weights: (D, K).
-        bias: (K,).
-    """
-
-    weights: Tensor
-    bias: Tensor
-
-    def score(self, features: Tensor) -> Tensor:
-        """(W, D) features -> (W, K) scores; the margin of the SVM, not a probability."""
-        return features @ self.weights + self.bias
-
-
-@dataclass(frozen=True)
-class DetectionRule:
-    """Which windows are proposed, and which scored windows become detections.
-
-    Args:
-        proposals: Name of the proposal method.
-        max_proposals: The most windows per image.
-        seed: Of the order of proposals.
-        score_threshold: Windows that score lower are dropped.
-        nms_threshold: Of two detections of a class that overlap by more, the worse is dropped.
-        max_detections: The most detections per image.
-    """
-
-    proposals: str = "selective_search"
-    max_proposals: int = 2000
-    seed: int = 0
-    score_threshold: float = -1.5
-    nms_threshold: float = 0.3
-    max_detections: int = 100
 
 
 class Detector:
@@ -62,19 +28,21 @@ class Detector:
 
     Args:
         encoder: Convolves an image once and describes windows of it.
-        classifier: Scores the descriptions.
-        regressor: Moves the boxes of what was found; None leaves them.
+        scorer: Judges windows.
+        mover: Moves the boxes of what was found; None leaves them.
         names: Class names in the order of the labels.
         rule: How windows are proposed and detections chosen.
+        anchors: Proposes further windows from the feature maps; learnt from labelled boxes.
 
     Raises:
-        ValueError: If the classifier does not have one column per name, or one row per number of
-            the encoder's vectors.
+        ValueError: If the scorer does not have one column per name, or is not for windows of this
+            encoder.
 
     Example:
         >>> from sppnet.backbones import build_backbone
+        >>> from sppnet.detection.scorers import LinearScorer
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        >>> nothing = WindowClassifier(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
+        >>> nothing = LinearScorer(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
         >>> detector = Detector(encoder, nothing, None, ("thing",), DetectionRule(proposals="grid"))
         >>> detector.predict(torch.rand(3, 60, 80)).boxes.shape
         torch.Size([0, 4])
@@ -86,22 +54,23 @@ class Detector:
     def __init__(
         self,
         encoder: Encoder,
-        classifier: WindowClassifier,
-        regressor: BoxRegressor | None,
+        scorer: WindowScorer,
+        mover: BoxMover | None,
         names: tuple[str, ...],
         rule: DetectionRule | None = None,
+        anchors: AnchorProposer | None = None,
     ) -> None:
-        shape = (encoder.length, len(names))
-        if classifier.weights.shape != shape or classifier.bias.shape != shape[1:]:
+        if scorer.num_classes != len(names):
             raise ValueError(
-                f"classifier must have weights of shape {shape} and {shape[1]} biases, got "
-                f"{tuple(classifier.weights.shape)} and {tuple(classifier.bias.shape)}"
+                f"scorer must have one column per name ({len(names)}), got {scorer.num_classes}"
             )
+        scorer.check(encoder)
         self.encoder = encoder
-        self.classifier = classifier
-        self.regressor = regressor
+        self.scorer = scorer
+        self.mover = mover
         self.names = tuple(names)
         self.rule = rule or DetectionRule()
+        self.anchors = anchors
 
     def predict(self, image: ImageSource) -> Detections:
         """Find things in one image.
@@ -112,23 +81,53 @@ class Detector:
 
         Returns:
             A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score
-            is the margin of a linear SVM: above 0 the window is more likely the class than not.
+            is the margin of an SVM or the log-odds of a softmax: above 0 the window is more likely
+            the class than not.
 
         Raises:
             InputError: If a file cannot be decoded.
             TypeError: If the value is none of these kinds.
         """
         pixels = to_image(image)
-        return self.detect(self.encode(pixels), self.propose(pixels))
+        encoded = self.encode(pixels)
+        return self.detect(encoded, self.windows(pixels, encoded))
 
-    def propose(self, image: Tensor) -> Tensor:
-        """Find windows of an image that may hold a thing: (K, 4) xyxy in pixels."""
+    def windows(
+        self, image: Tensor, encoded: EncodedImage, external: Tensor | None = None
+    ) -> Tensor:
+        """Find windows that may hold a thing.
+
+        Args:
+            image: (3, H, W) float RGB 0..1.
+            encoded: The same image, from :meth:`encode`.
+            external: (E, 4) windows that another program proposed, in place of those that would be
+                searched in the pixels.
+
+        Returns:
+            (W, 4) xyxy in pixels: those of the pixels first, then those of the feature maps.
+
+        Raises:
+            UsageError: If the detector was trained on windows of a file and none are given.
+        """
         rule = self.rule
-        return propose(image, rule.proposals, rule.max_proposals, rule.seed)
+        if external is None and windows_file(rule.proposals) is not None:
+            raise UsageError(
+                f"this detector was trained on the windows of {rule.proposals}: give --proposals, "
+                "a file with windows of these images or a method"
+            )
+        if external is None:
+            external = propose(image, rule.proposals, rule.max_proposals, rule.seed)
+        windows = external[: rule.max_proposals]
+        if self.anchors is None:
+            return windows
+        return torch.cat([windows, self.anchors.propose(encoded, rule.max_anchors)[0]])
 
     def encode(self, image: Tensor) -> EncodedImage:
-        """Convolve an image, (3, H, W) RGB 0..1, once per scale."""
-        return self.encoder.encode(image)
+        """Convolve an image, (3, H, W) RGB 0..1, once per scale; and its mirror image, if asked."""
+        encoded = self.encoder.encode(image)
+        if not self.rule.flip:
+            return encoded
+        return replace(encoded, mirrored=self.encoder.encode(flip_left_right(image)))
 
     @torch.no_grad()
     def detect(self, encoded: EncodedImage, boxes: Tensor) -> Detections:
@@ -141,38 +140,46 @@ class Detector:
         Returns:
             Detections, best first, at most ``rule.max_detections``.
         """
-        cells = self.encoder.locate(encoded, boxes)
-        distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
-        margins = self.encoder.score_cells(encoded, distinct, self.classifier.weights)
-        scores = (margins + self.classifier.bias).cpu()[cell_of]
+        scores = self.score(encoded, boxes)
         window, label = (scores > self.rule.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[window], scores[window, label], label)
-        kept = nms_per_class(found.boxes, found.scores, found.labels, self.rule.nms_threshold)
-        kept = kept[: self.rule.max_detections]
-        found = found.select(kept)
-        if self.regressor is None:
-            return found
-        features = self.encoder.describe_cells(encoded, cells[window[kept]]).cpu()
-        return self._refine(found, features, encoded.image_size_hw)
+        if self.mover is None:
+            return self.rule.select(found)
+        moved = self._refine(encoded, found.select(self.rule.preselect(found)))
+        return self.rule.select(moved, moved=True)
 
-    def _refine(
-        self, found: Detections, features: Tensor, image_size_hw: tuple[int, int]
-    ) -> Detections:
-        """Move the boxes and suppress those that have become copies."""
-        if self.regressor is None or not found.count:
+    def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Judge windows; windows that fall on the same cells are judged once.
+
+        Args:
+            encoded: From :meth:`encode`.
+            boxes: (W, 4) windows, xyxy in pixels of the original image.
+
+        Returns:
+            (W, K) scores on the CPU; the mean over the image and its mirror image, if there is one.
+        """
+        cells = self.encoder.locate(encoded, boxes)
+        distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
+        scores = self.scorer.score(self.encoder, encoded, distinct)[cell_of]
+        if encoded.mirrored is None:
+            return scores
+        flipped = flip_boxes(boxes, encoded.image_size_hw[1])
+        return (scores + self.score(encoded.mirrored, flipped)) / 2
+
+    def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
+        """Move boxes, judge them where they are now, and drop those that nothing is left of."""
+        if self.mover is None or not found.count:
             return found
-        moved = self.regressor.apply(features, found.labels, found.boxes)
-        boxes = clip_boxes(moved, image_size_hw)
+        boxes = self.mover.apply(self.encoder, encoded, found.labels, found.boxes)
         seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-        found = Detections(boxes, found.scores, found.labels).select(seen)
-        kept = nms_per_class(found.boxes, found.scores, found.labels, self.rule.nms_threshold)
-        return found.select(kept)
+        boxes, labels, before = boxes[seen], found.labels[seen], found.scores[seen]
+        after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
+        return Detections(boxes, (before + after) / 2, labels)
 
     def to(self, device: torch.device | str) -> "Detector":
-        """Move the trunk and the classifier to a device; returns itself."""
+        """Move the trunk and the scorer to a device; returns itself."""
         self.encoder.backbone.to(device)
-        weights, bias = self.classifier.weights.to(device), self.classifier.bias.to(device)
-        self.classifier = WindowClassifier(weights, bias)
+        self.scorer = self.scorer.to(device)
         return self
 
     def configuration(self) -> dict[str, Any]:
@@ -180,8 +187,21 @@ class Detector:
         return {
             "names": list(self.names),
             "encoder": self.encoder.configuration(),
+            "scorer": self.scorer.configuration(),
+            "mover": None if self.mover is None else self.mover.configuration(),
             "rule": asdict(self.rule),
+            "anchors": None if self.anchors is None else self.anchors.configuration(),
         }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        parts = {
+            "backbone.": self.encoder.backbone.state_dict(),
+            "scorer.": self.scorer.tensors(),
+            "anchors.": {} if self.anchors is None else self.anchors.tensors(),
+            "mover.": {} if self.mover is None else self.mover.tensors(),
+        }
+        return {under + k: v for under, named in parts.items() for k, v in named.items()}
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the detector as one folder: safetensors, JSON and checksums.
@@ -194,11 +214,7 @@ class Detector:
             OutputError: If it cannot be written.
         """
         config = {**self.configuration(), "training": extra or {}}
-        tensors = {f"backbone.{k}": v for k, v in self.encoder.backbone.state_dict().items()}
-        tensors |= {"svm.weights": self.classifier.weights, "svm.bias": self.classifier.bias}
-        if self.regressor is not None:
-            tensors |= {"box.weights": self.regressor.weights_, "box.bias": self.regressor.bias_}
-        save_model(Path(path), MODEL_KIND, config, tensors)
+        save_model(Path(path), MODEL_KIND, config, self.tensors())
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Detector":
@@ -215,33 +231,21 @@ class Detector:
             UnusableFileError: If a file is missing, damaged, of another kind of model, or does not
                 fit the others.
         """
-        config, tensors = load_model(Path(path), MODEL_KIND)
-        try:
-            return cls._restore(config, tensors).to(device)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UnusableFileError(
-                f"the saved detector does not fit together: {reason}",
-                path=path,
-                code="E_WEIGHTS_ARCH",
-            ) from error
+        return restore_model(Path(path), MODEL_KIND, cls._restore).to(device)
 
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
         """Put the parts of a saved detector together."""
         encoder_config = dict(config["encoder"])
-        trunk = {
-            k.removeprefix("backbone."): v for k, v in tensors.items() if k.startswith("backbone.")
-        }
-        backbone = restore_backbone(encoder_config.pop("backbone"), trunk)
-        regressor = None
-        if "box.weights" in tensors:
-            regressor = BoxRegressor()
-            regressor.weights_, regressor.bias_ = tensors["box.weights"], tensors["box.bias"]
+        trunk = restore_backbone(
+            encoder_config.pop("backbone"), tensors_under("backbone.", tensors)
+        )
+        mover, anchors = config["mover"], config["anchors"]
         return cls(
-            Encoder(backbone, **encoder_config),
-            WindowClassifier(tensors["svm.weights"], tensors["svm.bias"]),
-            regressor,
+            Encoder(trunk, **encoder_config),
+            restore_scorer(config["scorer"], tensors_under("scorer.", tensors)),
+            mover and restore_mover(mover, tensors_under("mover.", tensors)),
             tuple(config["names"]),
             DetectionRule(**config["rule"]),
+            anchors and AnchorProposer.restore(anchors, tensors_under("anchors.", tensors)),
         )

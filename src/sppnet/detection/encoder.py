@@ -23,11 +23,19 @@ class EncodedImage:
         maps: One (1, C, h, w) feature map per scale.
         zooms_xy: Per scale, pixels of the resized image per pixel of the original, along x and y.
         image_size_hw: Size of the original image.
+        mirrored: The mirror image, where windows are to be judged in both.
     """
 
     maps: tuple[Tensor, ...]
     zooms_xy: tuple[tuple[float, float], ...]
     image_size_hw: tuple[int, int]
+    mirrored: "EncodedImage | None" = None
+
+    @property
+    def short_sides(self) -> tuple[int, ...]:
+        """Length of the resized image's short side at each scale; a cap makes it smaller."""
+        height, width = self.image_size_hw
+        return tuple(min(round(width * x), round(height * y)) for x, y in self.zooms_xy)
 
 
 class Encoder:
@@ -38,8 +46,8 @@ class Encoder:
         short_sides: Length of the image's short side at each scale, in pixels.
         levels: Bins along each side, one number per pyramid level.
         projection: ``released`` or ``paper_v4``: how pixel boxes become cells.
-        max_long_side: Cap on the long side, in pixels; very long images are convolved at a smaller
-            scale.
+        max_long_side: Cap on the long side, in pixels: very long images are convolved at a smaller
+            scale; None for no cap, as in the paper.
         target_side: Size that a window should have at its scale, in pixels.
 
     Raises:
@@ -62,7 +70,7 @@ class Encoder:
         short_sides: Sequence[int] = (688,),
         levels: Sequence[int] = (1, 2, 3, 6),
         projection: str = "released",
-        max_long_side: int = 2000,
+        max_long_side: int | None = 2000,
         target_side: float = TARGET_SIDE,
     ) -> None:
         if not short_sides or min(short_sides) < 1:
@@ -111,19 +119,26 @@ class Encoder:
     def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:
         """Convolve an image at one scale: its (1, C, h, w) map and the zoom along x and y."""
         resized, (zoom_y, zoom_x) = resize_short_side(image, short_side, self.max_long_side)
-        return self.backbone(resized[None].to(self.device)), (zoom_x, zoom_y)
+        # channels last: a cell is one stretch of memory, for the convolutions and for the pooling
+        batch = resized[None].to(self.device, memory_format=torch.channels_last)
+        return self.backbone(batch), (zoom_x, zoom_y)
 
-    def locate(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
-        """Choose the scale of each window and find its cells there.
+    def locate(
+        self, encoded: EncodedImage, boxes: Tensor, scale_of: Tensor | None = None
+    ) -> Tensor:
+        """Find the cells of each window at the scale that suits it.
 
         Args:
             encoded: The image.
             boxes: (K, 4) xyxy in pixels of the original image.
+            scale_of: (K,) int64 index of the scale of each window; the best one if not given.
 
         Returns:
             (K, 5) int64 [scale, x0, y0, x1, y1], half-open cells.
         """
-        scale_of = choose_scales(boxes, encoded.image_size_hw, self.short_sides, self.target_side)
+        if scale_of is None:
+            sides = encoded.short_sides
+            scale_of = choose_scales(boxes, encoded.image_size_hw, sides, self.target_side)
         cells = torch.zeros(len(boxes), 5, dtype=torch.int64)
         for scale, (features, zoom) in enumerate(zip(encoded.maps, encoded.zooms_xy, strict=True)):
             rows = (scale_of == scale).nonzero().flatten()

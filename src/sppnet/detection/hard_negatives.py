@@ -1,14 +1,22 @@
 """Linear SVMs for windows, trained on positives and on the negatives that they find hard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
-from sklearn.svm import SVC
 from torch import Tensor
+
+from sppnet.detection.dual_ascent import DualSvms
 
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
+# Memory for windows, positives and hard negatives of all classes.
+BUDGET_BYTES = 1_500_000_000
+BYTES_PER_NUMBER = 2
+# SVMs that are fitted on later may be so much less exact.
+EARLY_TOLERANCE = 20
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,10 @@ class MiningRule:
             margin.
         easy_below: A kept negative whose score falls below this is dropped again.
         refit_after: New negatives of a class after which its SVM is fitted anew.
+        bias_factor: Value of the constant feature that stands for the bias.
+        tolerance: Share of the dual objective that one pass over the windows must gain to be
+            followed by another.
+        budget_bytes: Memory for windows, whatever the number of images.
     """
 
     cost: float = 1e-3
@@ -29,23 +41,39 @@ class MiningRule:
     hard_above: float = -1.0001
     easy_below: float = -1.2
     refit_after: int = 2000
+    bias_factor: float = 10.0
+    tolerance: float = 1e-3
+    budget_bytes: int = BUDGET_BYTES
+
+    def most_rows(self, length: int) -> int:
+        """Windows of ``length`` numbers that fit into the budget; half of them for positives."""
+        return max(2, self.budget_bytes // (BYTES_PER_NUMBER * length))
 
 
 class HardNegativeMiner:
     """One pass over the images: each class keeps the negatives that its SVM scores too high.
 
     All negatives of the first image start the SVMs. From then on a window joins the negatives of a
-    class when its score is above the margin; a class is fitted anew after ``refit_after`` new
-    negatives and at the end, and then forgets the negatives that have become easy.
+    class when its score is above the margin; a class is fitted on after ``refit_after`` new
+    negatives and at the end, from where its last fit stopped, and then forgets the negatives that
+    have become easy. Classes share the windows that they hold.
+
+    When the budget is used up, every negative that is outside the margin goes; if that does not
+    help, further negatives are not taken in.
 
     Args:
-        positives: One (P, D) tensor of features per class.
+        positives: One (P, D) tensor of features per class; at most half of
+            ``rule.most_rows(D)`` in all, or the budget is exceeded.
         rule: The constants.
+        counts: How many objects the positives of each class stand for, where they are a sample.
 
     Attributes:
         weights_: (D, K) weights, after the first :meth:`add`.
         bias_: (K,) biases.
         objectives_: Per class, the value of the SVM objective after each fit.
+
+    Raises:
+        ValueError: If there is no class.
 
     Example:
         >>> noise = torch.randn(40, 3, generator=torch.manual_seed(0))
@@ -61,25 +89,38 @@ class HardNegativeMiner:
         SPP-net, section 4.1; Felzenszwalb et al. 2010; spp_train.m of the authors' code.
     """
 
-    def __init__(self, positives: list[Tensor], rule: MiningRule | None = None) -> None:
+    def __init__(
+        self,
+        positives: list[Tensor],
+        rule: MiningRule | None = None,
+        counts: Sequence[int] | None = None,
+    ) -> None:
         if not positives:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
         self.rule = rule or MiningRule()
-        self.positives = positives
-        self.blocks = [torch.zeros(0, length)]  # negatives of all classes, joined when needed
-        self.rows_of = [torch.zeros(0, dtype=torch.int64) for _ in positives]
-        self.new_of = [0 for _ in positives]
-        self.products_of = [torch.zeros(0, 0) for _ in positives]  # of the last fit's rows
-        self.weights_ = torch.zeros(length, len(positives))
+        self._svms = DualSvms(length, len(positives), self.rule.bias_factor)
+        self._most_rows = self.rule.most_rows(length)
+        self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
+        self._new_of = [0 for _ in positives]
+        self.weights_ = self._svms.weights.T
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
+        for label, rows in enumerate(positives):
+            share = counts[label] / max(1, len(rows)) if counts else 1.0
+            high = np.zeros((len(rows), len(positives)))
+            high[:, label] = self.rule.cost * self.rule.positive_weight * share
+            self._svms.add(rows, np.zeros_like(high), high)
 
     @property
     def waiting(self) -> Tensor:
         """(K,) bool: classes that have positives and have not met a negative yet."""
-        pairs = zip(self.positives, self.objectives_, strict=True)
-        return torch.tensor([len(rows) > 0 and not fits for rows, fits in pairs])
+        return self._has_positives & torch.tensor([not fits for fits in self.objectives_])
+
+    @property
+    def held(self) -> list[int]:
+        """Per class, how many negatives it holds."""
+        return self._svms.count_negatives()
 
     def choose(self, scores: Tensor, is_negative: Tensor) -> Tensor:
         """Say which windows of an image are hard negatives of which class.
@@ -104,139 +145,40 @@ class HardNegativeMiner:
         Raises:
             ValueError: If the shapes do not fit together.
         """
-        if is_hard.shape != (len(features), len(self.positives)):
+        if is_hard.shape != (len(features), len(self.objectives_)):
             raise ValueError(
-                f"is_hard must have shape {(len(features), len(self.positives))}, "
+                f"is_hard must have shape {(len(features), len(self.objectives_))}, "
                 f"got {tuple(is_hard.shape)}"
             )
-        waiting = self.waiting
-        self._remember(features, is_hard)
-        for label, new in enumerate(self.new_of):
-            if new > self.rule.refit_after or (new and waiting[label]):
-                self._fit(label)
+        wanted = (is_hard & self._has_positives).any(1).nonzero().flatten()
+        wanted = wanted[: self._make_room(len(wanted))]
+        chosen = is_hard[wanted] & self._has_positives
+        low = -self.rule.cost * chosen.double().numpy()
+        self._svms.add(features[wanted], low, np.zeros_like(low))
+        self._new_of = [n + int(new) for n, new in zip(self._new_of, chosen.sum(0), strict=True)]
+        limits = [0 if first else self.rule.refit_after for first in self.waiting.tolist()]
+        self._fit([k for k, new in enumerate(self._new_of) if new > limits[k]])
 
     def finish(self) -> None:
         """Fit every class once more on the negatives that it holds."""
-        for label in range(len(self.positives)):
-            self._fit(label)
+        held = self.held
+        self._fit([label for label, count in enumerate(held) if count], is_last=True)
 
-    def _remember(self, features: Tensor, chosen: Tensor) -> None:
-        """Append the rows that any class wants; classes share them."""
-        wanted = chosen.any(1).nonzero().flatten()
-        position = torch.full((len(features),), -1)
-        position[wanted] = torch.arange(len(wanted)) + sum(map(len, self.blocks))
-        self.blocks.append(features[wanted])
-        for label in range(len(self.positives)):
-            rows = position[chosen[:, label]]
-            self.rows_of[label] = torch.cat([self.rows_of[label], rows])
-            self.new_of[label] += len(rows)
+    def _make_room(self, count: int) -> int:
+        """Forget easy negatives where the budget asks for it; say how many new ones fit."""
+        if self._svms.num_rows + count > self._most_rows:
+            self._fit([label for label, new in enumerate(self._new_of) if new])
+            for label, fits in enumerate(self.objectives_):
+                if fits:
+                    self._svms.forget(label, below=inf)
+            self._svms.compact()
+        return max(0, self._most_rows - self._svms.num_rows)
 
-    def _fit(self, label: int) -> None:
-        """Fit the SVM of one class, then drop the negatives that have become easy."""
-        self.new_of[label] = 0
-        positives, rows = self.positives[label], self.rows_of[label]
-        if not len(positives) or not len(rows):
-            return
-        self.blocks = [torch.cat(self.blocks)]
-        examples = torch.cat([positives, self.blocks[0][rows]])
-        products = extend_products(self.products_of[label], examples)
-        weights, bias = fit_linear_svm(examples, len(positives), self.rule, products)
-        self.weights_[:, label], self.bias_[label] = weights, bias
-        scores = examples @ weights + bias
-        self.objectives_[label].append(svm_objective(scores, len(positives), weights, self.rule))
-        kept = scores >= self.rule.easy_below
-        kept[: len(positives)] = True
-        self.products_of[label] = products[kept][:, kept]
-        self.rows_of[label] = rows[kept[len(positives) :]]
-        self._forget_unused()
-
-    def _forget_unused(self) -> None:
-        """Free the rows that no class holds any more, once they are half of all."""
-        (negatives,) = self.blocks
-        used = torch.cat(self.rows_of).unique()
-        if len(used) > len(negatives) // 2:
-            return
-        position = torch.full((len(negatives),), -1)
-        position[used] = torch.arange(len(used))
-        self.blocks = [negatives[used]]
-        self.rows_of = [position[rows] for rows in self.rows_of]
-
-
-def extend_products(products: Tensor, rows: Tensor) -> Tensor:
-    """Grow the matrix of products of rows by the rows that it does not hold yet.
-
-    Args:
-        products: (M, M) products of the first M rows.
-        rows: (N, D) with N at least M.
-
-    Returns:
-        (N, N) products of all rows.
-
-    Example:
-        >>> rows = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-        >>> extend_products(extend_products(torch.zeros(0, 0), rows[:1]), rows).tolist()
-        [[5.0, 11.0], [11.0, 25.0]]
-    """
-    known, new = rows[: len(products)], rows[len(products) :]
-    across = new @ known.T
-    return torch.cat(
-        [torch.cat([products, across.T], 1), torch.cat([across, new @ new.T], 1)], dim=0
-    )
-
-
-def fit_linear_svm(
-    rows: Tensor, num_positives: int, rule: MiningRule, products: Tensor | None = None
-) -> tuple[Tensor, float]:
-    """Fit a linear SVM through the products of the rows: windows are far fewer than their features.
-
-    LIBSVM solves the same problem as the liblinear call of the 2014 code, except that its bias is
-    not regularised (there it was, by a hundredth).
-
-    Args:
-        rows: (N, D) positives, then negatives; at least one of each.
-        num_positives: How many positives there are.
-        rule: Gives the cost and the weight of positives.
-        products: (N, N) ``rows @ rows.T``, if it is at hand.
-
-    Returns:
-        (D,) weights and the bias.
-
-    Example:
-        >>> weights, bias = fit_linear_svm(torch.tensor([[1.0], [-1.0]]), 1, MiningRule(cost=1.0))
-        >>> weights.tolist(), abs(round(bias, 6))
-        ([1.0], 0.0)
-
-    Source:
-        Hinge loss, L2 regularisation: spp_train.m (liblinear -s 3 -c 0.001 -w1 2 -B 10).
-    """
-    signs = np.where(np.arange(len(rows)) < num_positives, 1, -1)
-    products = rows @ rows.T if products is None else products
-    svm = SVC(
-        C=rule.cost,
-        kernel="precomputed",
-        class_weight={1: rule.positive_weight, -1: 1.0},
-        tol=1e-3,
-        cache_size=500,
-    )
-    svm.fit(products.double().numpy(), signs)
-    support = torch.from_numpy(svm.support_.astype(np.int64))
-    duals = torch.from_numpy(svm.dual_coef_[0]).to(rows.dtype)
-    return rows[support].T @ duals, float(svm.intercept_[0])
-
-
-def svm_objective(scores: Tensor, num_positives: int, weights: Tensor, rule: MiningRule) -> float:
-    """Value that the SVM minimises: weighted hinge losses plus half the squared norm.
-
-    Args:
-        scores: (N,) of positives, then negatives.
-        num_positives: How many positives there are.
-        weights: (D,).
-        rule: Gives the cost and the weight of positives.
-
-    Example:
-        >>> svm_objective(torch.zeros(2), 1, torch.zeros(1), MiningRule(cost=1.0))
-        3.0
-    """
-    losses = rule.positive_weight * (1 - scores[:num_positives]).clamp(min=0).sum()
-    losses += (1 + scores[num_positives:]).clamp(min=0).sum()
-    return float(rule.cost * losses + 0.5 * weights.square().sum())
+    def _fit(self, labels: Sequence[int], *, is_last: bool = False) -> None:
+        """Fit the SVMs of some classes, then drop the negatives that have become easy."""
+        tolerance = self.rule.tolerance * (1 if is_last else EARLY_TOLERANCE)
+        for label in labels:
+            self._new_of[label] = 0
+            self.objectives_[label].append(self._svms.fit(label, tolerance))
+            self._svms.forget(label, self.rule.easy_below)
+            self.bias_[label] = self._svms.bias[label]

@@ -4,8 +4,12 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones.tracing import check_exportable, convolve_any_size
+from sppnet.detection.box_cascade import BoxCascade
+from sppnet.detection.box_regression import BoxRegressor
 from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.scorers import LinearScorer
+from sppnet.errors import OutputError
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
 from sppnet.pooling.onnx_export import ROUNDING, ExportRecipe
@@ -18,7 +22,7 @@ class DetectorGraph(nn.Module):
     """Trunk, projection, pooling, classifier and regression for an exporter.
 
     Args:
-        detector: On the CPU.
+        detector: On the CPU, with linear scores of pooled windows.
     """
 
     weights: Tensor
@@ -31,30 +35,36 @@ class DetectorGraph(nn.Module):
         self.backbone = detector.encoder.backbone
         self.levels = detector.encoder.levels
         self.projection = detector.encoder.projection
-        self.register_buffer("weights", detector.classifier.weights.contiguous())
-        self.register_buffer("bias", detector.classifier.bias)
+        scorer = linear_scorer_of(detector)
+        self.register_buffer("weights", scorer.weights.contiguous())
+        self.register_buffer("bias", scorer.bias)
         self.classes = len(detector.names)
-        self.refines = detector.regressor is not None
-        if detector.regressor is not None:
-            columns = detector.regressor.weights_.permute(1, 0, 2).flatten(1)  # (D, classes * 4)
-            self.register_buffer("box_weights", columns.contiguous())
-            self.register_buffer("box_bias", detector.regressor.bias_.flatten())
+        cascade = cascade_of(detector)
+        stages = [] if cascade is None else cascade.stages_
+        # (D, S * G * 4): every stage and class beside each other
+        columns = [each.weights_.permute(1, 0, 2).flatten(1) for each in stages]
+        self.grid = (len(stages), len(stages[0].bias_) if stages else 0)
+        self.register_buffer("box_weights", torch.cat([*columns, self.weights[:, :0]], 1))
+        self.register_buffer(
+            "box_bias", torch.cat([*(s.bias_.flatten() for s in stages), self.bias[:0]])
+        )
 
     def forward(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) and (B, 4) -> scores (B, K), refined boxes, and what the check looks at."""
+        """(1, 3, H, W) and (B, 4) -> scores (B, K), moved boxes, and what the check looks at."""
         features = convolve_any_size(self.backbone, image)
         cells = project_to_free_grid(boxes, self.projection, features)
         pooled = pool_regions(features, cells, self.levels)
         scores = pooled @ self.weights + self.bias
-        if not self.refines:
+        if not self.grid[0]:
             return scores, features, cells, pooled
-        return scores, self._refine(pooled, boxes), features, cells, pooled
+        return scores, self._move(pooled, boxes), features, cells, pooled
 
-    def _refine(self, pooled: Tensor, boxes: Tensor) -> Tensor:
-        """Move each box as each class would have it: (B, K, 4)."""
+    def _move(self, pooled: Tensor, boxes: Tensor) -> Tensor:
+        """Move each box as each stage and class would have it: (B, S, G, 4)."""
+        stages, groups = self.grid
         deltas = (pooled @ self.box_weights + self.box_bias).reshape(-1, 4)
-        copies = boxes.to(pooled.dtype)[:, None].expand(-1, self.classes, 4).reshape(-1, 4)
-        return deltas_to_boxes(copies, deltas).reshape(-1, self.classes, 4)
+        copies = boxes.to(pooled.dtype)[:, None].expand(-1, stages * groups, 4).reshape(-1, 4)
+        return deltas_to_boxes(copies, deltas).reshape(-1, stages, groups, 4)
 
 
 def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor) -> Tensor:
@@ -87,6 +97,32 @@ def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor
     return torch.stack(columns, 1).to(torch.int64)
 
 
+def linear_scorer_of(detector: Detector) -> LinearScorer:
+    """Give the SVMs on pooled windows.
+
+    Raises:
+        OutputError: If the detector judges windows in another way.
+    """
+    scorer = detector.scorer
+    if not isinstance(scorer, LinearScorer) or scorer.features.layer != "pooled":
+        raise OutputError(
+            "only detectors with linear SVMs on pooled windows can be exported; "
+            f"this one has {scorer.configuration()['kind']} scores of another layer or kind"
+        )
+    return scorer
+
+
+def cascade_of(detector: Detector) -> BoxCascade | None:
+    """Give the box regressions on pooled windows; None if the detector has none.
+
+    Raises:
+        OutputError: If the detector moves boxes in another way.
+    """
+    if detector.mover is None or isinstance(detector.mover, BoxCascade):
+        return detector.mover
+    raise OutputError("only box regressions on pooled windows can be exported")
+
+
 def detector_recipe(detector: Detector) -> ExportRecipe:
     """Describe the export of a detector.
 
@@ -96,10 +132,12 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
     Returns:
         A recipe for :func:`sppnet.pooling.onnx_export.export_onnx`: ``image`` (1, 3, H, W), resized
         to one of the encoder's scales, and ``boxes`` (B, 4) float64 in its pixels in; ``scores``
-        (B, K), and ``refined`` (B, K, 4) if the detector has a regressor, out; H, W and B free.
+        (B, K), and ``moved`` (B, S, G, 4) if the detector has box regression, out: the box as each
+        of S stages would move it, for each of G classes (one for all if it is class-agnostic); a
+        later stage is for boxes that the one before has moved. H, W and B are free.
 
     Raises:
-        OutputError: If no graph for all sizes can describe the trunk.
+        OutputError: If no graph for all sizes can describe the trunk, or the scores are not linear.
     """
     encoder = detector.encoder
     check_exportable(encoder.backbone)
@@ -107,12 +145,12 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
     sizes = [(1, 1, 1), (side, side, 7), (side + 5, side + 18, 0), (usual, usual * 3 // 2, 200)]
     narrow = max(side, NARROW_SIDE)
     sizes += [(narrow, 20 * narrow, 30), (20 * narrow, narrow, 31)]
-    refined = {} if detector.regressor is None else {"refined": {0: "boxes"}}
+    moved = {} if detector.mover is None else {"moved": {0: "boxes"}}
     return ExportRecipe(
         module=DetectorGraph(detector),
         example=_draw_windows(side + 30, side + 41, 5),
         inputs={"image": {2: "height", 3: "width"}, "boxes": {0: "boxes"}},
-        outputs={"scores": {0: "boxes"}, **refined},
+        outputs={"scores": {0: "boxes"}, **moved},
         expect=lambda image, boxes: _score(detector, image, boxes),
         cases=[_draw_windows(*size) for size in sizes],
         tolerance=ROUNDING,
@@ -137,16 +175,20 @@ def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ..
     grid_hw = (features.shape[2], features.shape[3])
     cells = project_boxes(boxes, encoder.projection, grid_hw)
     cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
-    margins = encoder.score_cells(encoded, cells, detector.classifier.weights)
-    scores = margins + detector.classifier.bias
-    if detector.regressor is None:
+    scores = detector.scorer.score(encoder, encoded, cells)
+    cascade = cascade_of(detector)
+    if cascade is None:
         return (scores,)
     vectors = encoder.describe_cells(encoded, cells)
-    labels = torch.arange(len(detector.names)).repeat(len(boxes), 1)
-    refined = [
-        detector.regressor.apply(vectors, label, boxes.float()) for label in labels.unbind(1)
-    ]
-    return scores, torch.stack(refined, 1)
+    return scores, torch.stack([_moved(stage, vectors, boxes) for stage in cascade.stages_], 1)
+
+
+def _moved(stage: BoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes as one stage moves them for each class: (B, G, 4)."""
+    labels = torch.arange(len(stage.bias_)).repeat(len(boxes), 1)
+    return torch.stack(
+        [stage.apply(vectors, label, boxes.float()) for label in labels.unbind(1)], 1
+    )
 
 
 def _draw_windows(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:

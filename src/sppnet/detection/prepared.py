@@ -1,7 +1,7 @@
 """What training asks of each image again and again: its windows and its maps, from the cache."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +10,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sppnet.detection.anchors import AnchorProposer
 from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.detection.external_proposals import ExternalProposals
 from sppnet.detection.proposals import PROPOSALS_VERSION, propose
 from sppnet.errors import InputError, Problem, Track, no_tracking
-from sppnet.images import LabelledImage, load_image
-from sppnet.storage import FeatureCache
+from sppnet.images import LabelledImage, flip_left_right, load_image
+from sppnet.storage import FeatureCache, WriteBehind
 
-MAPS_VERSION = 1  # raise it whenever resizing or the trunks compute other maps from the same input
+MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
 T = TypeVar("T")
+Put = Callable[[str, dict[str, Tensor]], None]
 
 
 @dataclass
@@ -34,32 +37,45 @@ class PreparedImages:
         max_proposals: The most windows per image.
         seed: Of the order of proposals.
         problems: Findings about images, filled as they are met.
+        anchors: Proposes further windows, from the maps; None as long as nothing is learnt.
+        max_anchors: The most such windows per image.
+        external: Windows from a file, in place of those of a method.
     """
 
     images: Sequence[LabelledImage]
     encoder: Encoder
     cache: FeatureCache
-    proposals: str = "selective_search"
+    proposals: str = "graph"
     max_proposals: int = 2000
     seed: int = 0
     problems: list[Problem] = field(default_factory=list)
+    anchors: AnchorProposer | None = None
+    max_anchors: int = 1000
+    external: ExternalProposals | None = None
 
     def __post_init__(self) -> None:
         self._digests: dict[Path, str] = {}
         self._bad: set[Path] = set()
         self._weights = digest_weights(self.encoder.backbone.state_dict())
+        if self.anchors is not None:
+            self.use_anchors(self.anchors)
 
     @property
     def usable(self) -> list[LabelledImage]:
         """The images that could be decoded so far."""
         return [image for image in self.images if image.path not in self._bad]
 
+    def use_anchors(self, anchors: AnchorProposer) -> None:
+        """Have further windows proposed from the maps from now on."""
+        self.anchors = anchors
+        self._anchors_digest = digest_weights(anchors.tensors())
+
     def propose_all(self, workers: int = 2, track: Track = no_tracking) -> None:
         """Compute the windows of every image, several images at a time."""
         images = self.usable  # counted before the threads begin to find bad ones
         pool = ThreadPoolExecutor(workers)
         try:
-            jobs = pool.map(self._attempt(self.windows), images)
+            jobs = pool.map(self.attempt(self.windows), images)
             for _ in track(jobs, "proposing windows", total=len(images)):
                 pass
         finally:  # Ctrl-C waits for the images in work, not for all those that wait in line
@@ -67,12 +83,15 @@ class PreparedImages:
 
     def encode_all(self, track: Track = no_tracking) -> None:
         """Convolve every image at every scale."""
-        attempt = self._attempt(self.encoded)
-        for image in track(self.usable, "convolving images", total=len(self.usable)):
-            attempt(image)
+        with WriteBehind(self.cache) as later:
+            attempt = self.attempt(lambda image: self.encoded(image, put=later.put))
+            for image in track(self.usable, "convolving images", total=len(self.usable)):
+                attempt(image)
 
     def windows(self, image: LabelledImage) -> Tensor:
-        """(K, 4) proposals of an image, xyxy in pixels."""
+        """(K, 4) proposals from the pixels of an image or from a file, xyxy in pixels."""
+        if self.external is not None:
+            return self.external.windows(image.path, image.size_hw)[: self.max_proposals]
         key = self.cache.make_key(
             kind="proposals",
             version=PROPOSALS_VERSION,
@@ -88,43 +107,84 @@ class PreparedImages:
             self.cache.put(key, record)
         return record["boxes"]
 
-    def encoded(self, image: LabelledImage) -> EncodedImage:
-        """Feature maps of an image."""
+    def all_windows(self, image: LabelledImage) -> Tensor:
+        """(K, 4) proposals from the pixels, and behind them those from the maps."""
+        if self.anchors is None:
+            return self.windows(image)
+        return torch.cat([self.windows(image), self._learnt_windows(image, self.anchors)])
+
+    def _learnt_windows(self, image: LabelledImage, anchors: AnchorProposer) -> Tensor:
+        """(A, 4) proposals from the maps of an image."""
+        key = self.cache.make_key(
+            kind="anchors",
+            anchors=self._anchors_digest,
+            image=self._digest(image),
+            limit=self.max_anchors,
+        )
+        record = self.cache.get(key)
+        if record is None:
+            record = {"boxes": anchors.propose(self.encoded(image), self.max_anchors)[0]}
+            self.cache.put(key, record)
+        return record["boxes"]
+
+    def encoded(
+        self, image: LabelledImage, *, flipped: bool = False, put: Put | None = None
+    ) -> EncodedImage:
+        """Feature maps of an image.
+
+        Args:
+            image: Which one.
+            flipped: Whether of its mirror image.
+            put: Keeps a new map; into the cache at once if not given.
+
+        Returns:
+            The maps at every scale.
+        """
         pixels: Tensor | None = None
         maps, zooms = [], []
         for short_side in self.encoder.short_sides:
-            key = self.cache.make_key(
-                kind="map",
-                version=MAPS_VERSION,
-                image=self._digest(image),
-                weights=self._weights,
-                backbone=repr(sorted(self.encoder.backbone.description().items())),
-                short_side=short_side,
-                max_long_side=self.encoder.max_long_side,
-            )
+            key = self._map_key(image, short_side, flipped)
             record = self.cache.get(key)
             if record is None:
                 pixels = load_image(image.path) if pixels is None else pixels
-                features, zoom = self.encoder.encode_scale(pixels, short_side)
-                record = {"map": features.cpu(), "zoom": torch.tensor(zoom, dtype=torch.float64)}
-                self.cache.put(key, record)
-            maps.append(record["map"].to(self.encoder.device))
+                seen = flip_left_right(pixels) if flipped else pixels
+                record = self._convolve(seen, short_side)
+                (put or self.cache.put)(key, record)
+            maps.append(record["map"].permute(0, 3, 1, 2).to(self.encoder.device))
             zoom_x, zoom_y = record["zoom"].tolist()
             zooms.append((zoom_x, zoom_y))
         return EncodedImage(tuple(maps), tuple(zooms), image.size_hw)
 
+    def _map_key(self, image: LabelledImage, short_side: int, flipped: bool) -> str:
+        """Everything that a map depends on."""
+        return self.cache.make_key(
+            kind="map",
+            version=MAPS_VERSION,
+            image=self._digest(image),
+            flipped=flipped,
+            weights=self._weights,
+            backbone=repr(sorted(self.encoder.backbone.description().items())),
+            short_side=short_side,
+            max_long_side=self.encoder.max_long_side or 0,
+        )
+
+    def _convolve(self, pixels: Tensor, short_side: int) -> dict[str, Tensor]:
+        """One map as the cache keeps it: (1, h, w, C), a cell in one stretch."""
+        features, zoom = self.encoder.encode_scale(pixels, short_side)
+        cells = features.cpu().permute(0, 2, 3, 1)
+        return {"map": cells, "zoom": torch.tensor(zoom, dtype=torch.float64)}
+
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
         """Go through the usable images with their maps and windows."""
-        for image in self.usable:
-            pair = self._attempt(lambda i: (self.encoded(i), self.windows(i)))(image)
-            if pair is not None:
-                yield image, *pair
+        return iter(PreparedWindows(PreparedMaps(self)))
 
-    def tracked(
-        self, description: str, track: Track = no_tracking
-    ) -> Iterable[tuple[LabelledImage, EncodedImage, Tensor]]:
-        """Iterate with progress."""
-        return track(self, description, total=len(self.usable))
+    def maps(self, description: str, track: Track = no_tracking) -> "PreparedMaps":
+        """The usable images with their maps, to be gone through as often as wanted."""
+        return PreparedMaps(self, description, track)
+
+    def tracked(self, description: str, track: Track = no_tracking) -> "PreparedWindows":
+        """The usable images with their maps and windows, as often as wanted."""
+        return PreparedWindows(PreparedMaps(self, description, track))
 
     def _digest(self, image: LabelledImage) -> str:
         """SHA-256 of the bytes of the file, read once per run."""
@@ -136,7 +196,7 @@ class PreparedImages:
                 raise InputError(rule, path=image.path, code="E_UNREADABLE") from error
         return self._digests[image.path]
 
-    def _attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
+    def attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
         """Wrap work on one image so that a bad image is recorded instead of stopping the run."""
 
         def attempt(image: LabelledImage) -> T | None:
@@ -151,6 +211,46 @@ class PreparedImages:
                 return None
 
         return attempt
+
+
+@dataclass(frozen=True)
+class PreparedMaps:
+    """Images with their maps, without windows.
+
+    Args:
+        prepared: Where they come from.
+        description: What a pass is for.
+        track: Shows the progress of each pass.
+    """
+
+    prepared: PreparedImages
+    description: str = ""
+    track: Track = no_tracking
+
+    def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage]]:
+        images = self.prepared.usable
+        for image in self.track(images, self.description, total=len(images)):
+            encoded = self.prepared.attempt(self.prepared.encoded)(image)
+            if encoded is not None:
+                yield image, encoded
+
+
+@dataclass(frozen=True)
+class PreparedWindows:
+    """Images with their maps and windows.
+
+    Args:
+        maps: The images.
+    """
+
+    maps: PreparedMaps
+
+    def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
+        prepared = self.maps.prepared
+        for image, encoded in self.maps:
+            windows = prepared.attempt(prepared.all_windows)(image)
+            if windows is not None:
+                yield image, encoded, windows
 
 
 def digest_weights(tensors: dict[str, Tensor]) -> str:

@@ -1,33 +1,41 @@
-"""How a detector is learnt: maps once per image, then small linear models on pooled windows."""
+"""How a detector is learnt: maps once per image, then small models on pooled windows."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, replace
 
 from sppnet.backbones import build_backbone
-from sppnet.detection.box_regression import BoxRegressor, BoxSamples
-from sppnet.detection.detector import DetectionRule, Detector, WindowClassifier
-from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.hard_negatives import HardNegativeMiner, MiningRule
+from sppnet.classification.checkpoints import Checkpoints
+from sppnet.detection.anchors import AnchorProposer
+from sppnet.detection.automatic_scales import choose_short_sides
+from sppnet.detection.box_cascade import BoxCascade, CascadeRule
+from sppnet.detection.box_movers import BoxMover
+from sppnet.detection.detection_rule import DetectionRule
+from sppnet.detection.detector import Detector
+from sppnet.detection.encoder import Encoder
 from sppnet.detection.prepared import PreparedImages
+from sppnet.detection.scorers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.detection.settings import DetectionSettings
+from sppnet.detection.tuned_parts import TunedParts, tune
+from sppnet.detection.window_features import WindowFeatures
+from sppnet.detection.window_training import WindowTrainer, mean_length
 from sppnet.errors import NothingUsableError, Track, no_tracking
-from sppnet.geometry import box_iou
 from sppnet.images import LabelledImage
 
-# Images and windows per image from which the mean length of features is estimated (spp_train.m).
-NORM_IMAGES, NORM_WINDOWS = 200, 200
-# Samples of the box regression over all classes: 2 GB at 25,600 numbers each.
-MOST_BOX_SAMPLES = 20_000
+Stage = Callable[[str], AbstractContextManager[object]]
 
 
-def build_encoder(settings: DetectionSettings, *, download: bool = False) -> Encoder:
+def build_encoder(
+    settings: DetectionSettings,
+    images: Sequence[LabelledImage] = (),
+    *,
+    download: bool = False,
+) -> Encoder:
     """Build the trunk and the encoder that the settings describe.
 
     Args:
         settings: Names the trunk, its weights, the scales and the levels.
+        images: Their objects choose the scales, where the settings leave them open.
         download: Whether missing weights may be downloaded.
 
     Returns:
@@ -38,139 +46,12 @@ def build_encoder(settings: DetectionSettings, *, download: bool = False) -> Enc
     )
     return Encoder(
         backbone,
-        settings.imgsz,
+        settings.imgsz or choose_short_sides(images, settings.target_side),
         settings.levels,
         settings.projection,
-        settings.max_long_side,
+        settings.max_long_side or None,
         settings.target_side,
     )
-
-
-class DetectorTrainer:
-    """Learns SVMs and box regressions from prepared images.
-
-    Args:
-        prepared: Images with their windows and maps.
-        names: Class names.
-        settings: The constants.
-        seed: Of everything that is random.
-
-    Source:
-        SPP-net, section 4.1; spp_train.m and spp_train_bbox_regressor.m of the authors' code.
-    """
-
-    def __init__(
-        self,
-        prepared: PreparedImages,
-        names: Sequence[str],
-        settings: DetectionSettings,
-        seed: int = 0,
-    ) -> None:
-        self.prepared = prepared
-        self.encoder = prepared.encoder
-        self.names = tuple(names)
-        self.settings = settings
-        self.seed = seed
-        self.draw = torch.Generator().manual_seed(seed)
-        limit = min(settings.max_box_samples, max(1, MOST_BOX_SAMPLES // len(self.names)))
-        self.samples = [BoxSamples(limit, self.encoder.length) for _ in self.names]
-
-    def measure_scale(self, track: Track = no_tracking) -> None:
-        """Pool the objects, and find the factor that gives features their mean length."""
-        positives: list[list[Tensor]] = [[] for _ in self.names]
-        lengths: list[Tensor] = []
-        for image, encoded, windows in self.prepared.tracked("describing objects", track):
-            wanted = self._wanted(image)
-            features = self.encoder.describe(encoded, image.boxes[wanted]).cpu()
-            for row, label in zip(features, image.labels[wanted].tolist(), strict=True):
-                positives[label].append(row)
-            if len(lengths) < NORM_IMAGES:
-                some = torch.randperm(len(windows), generator=self.draw)[:NORM_WINDOWS]
-                lengths.append(self.encoder.describe(encoded, windows[some]).norm(dim=1).cpu())
-        if not any(positives):
-            raise NothingUsableError("no image has an object to learn from")
-        mean_length = float(torch.cat(lengths).mean()) if lengths else 0.0
-        self.feature_scale = self.settings.feature_norm / max(mean_length, 1e-12)
-        nothing = torch.zeros(0, self.encoder.length)
-        self.positives = [
-            torch.stack(rows) * self.feature_scale if rows else nothing for rows in positives
-        ]
-
-    def mine(self, track: Track = no_tracking) -> HardNegativeMiner:
-        """Go once through all windows: hard negatives, and samples for the box regression.
-
-        All windows are scored, but only those that are kept become vectors.
-        """
-        rule = MiningRule(self.settings.svm_cost, self.settings.positive_weight)
-        miner = HardNegativeMiner(self.positives, rule)
-        for image, encoded, windows in self.prepared.tracked("mining hard negatives", track):
-            boxes, cells = self._distinct(encoded, torch.cat([image.boxes, windows]))
-            weights = (miner.weights_ * self.feature_scale).to(self.encoder.device)
-            scores = self.encoder.score_cells(encoded, cells, weights).cpu() + miner.bias_
-            is_hard = miner.choose(scores, self._negative_of(image, boxes))
-            target_of = self._target_of(image, boxes)
-            kept = (is_hard.any(1) | (target_of >= 0)).nonzero().flatten()
-            features = self.encoder.describe_cells(encoded, cells[kept]).cpu()
-            features.mul_(self.feature_scale)
-            miner.add(features, is_hard[kept])
-            self._sample_boxes(image, boxes[kept], features, target_of[kept])
-        miner.finish()
-        return miner
-
-    def fit_boxes(self) -> BoxRegressor | None:
-        """Fit the box regression on the samples that mining met."""
-        if not self.settings.box_regression:
-            return None
-        features, proposals, targets = zip(*(each.take() for each in self.samples), strict=True)
-        regressor = BoxRegressor(self.settings.box_strength)
-        return regressor.fit(list(features), list(proposals), list(targets))
-
-    def build_detector(self, miner: HardNegativeMiner, regressor: BoxRegressor | None) -> Detector:
-        """Put the fitted parts together; the scale of features goes into the weights."""
-        classifier = WindowClassifier(miner.weights_ * self.feature_scale, miner.bias_)
-        if regressor is not None:
-            regressor.weights_ = regressor.weights_ * self.feature_scale
-        rule = DetectionRule(self.settings.proposals, self.settings.max_proposals, self.seed)
-        return Detector(self.encoder, classifier, regressor, self.names, rule)
-
-    def _wanted(self, image: LabelledImage) -> Tensor:
-        """(K,) which objects of an image count as positives."""
-        return ~image.crowd & (~image.difficult | self.settings.use_difficult)
-
-    def _distinct(self, encoded: EncodedImage, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows that fall on distinct cells, the first of each, and their cells."""
-        cells = self.encoder.locate(encoded, boxes)
-        distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
-        first = torch.full((len(distinct),), len(boxes))
-        first.scatter_reduce_(0, cell_of, torch.arange(len(boxes)), "amin")
-        rows = first.sort().values
-        return boxes[rows], cells[rows]
-
-    def _negative_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
-        """(W, K) whether each window is a negative of each class."""
-        negative = torch.ones(len(boxes), len(self.names), dtype=torch.bool)
-        overlaps = box_iou(boxes, image.boxes)
-        for overlap, label in zip(overlaps.T, image.labels.tolist(), strict=True):
-            negative[:, label] &= overlap < self.settings.negative_below
-        return negative
-
-    def _target_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
-        """(W,) the object that each window overlaps enough to learn its sides from, or -1."""
-        wanted = self._wanted(image)
-        if not self.settings.box_regression or not bool(wanted.any()):
-            return torch.full((len(boxes),), -1)
-        overlap, nearest = box_iou(boxes, image.boxes[wanted]).max(1)
-        objects = wanted.nonzero().flatten()
-        return torch.where(overlap > self.settings.box_overlap, objects[nearest], -1)
-
-    def _sample_boxes(
-        self, image: LabelledImage, boxes: Tensor, features: Tensor, target_of: Tensor
-    ) -> None:
-        """Keep the windows that have a target for the box regression."""
-        for label in image.labels.unique().tolist():
-            rows = ((target_of >= 0) & (image.labels[target_of] == label)).nonzero().flatten()
-            targets = image.boxes[target_of[rows]]
-            self.samples[label].add(features[rows], boxes[rows], targets, self.draw)
 
 
 def train_detector(
@@ -181,9 +62,10 @@ def train_detector(
     seed: int = 0,
     workers: int = 2,
     track: Track = no_tracking,
-    stage: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    stage: Stage = nullcontext,
+    checkpoints: Checkpoints | None = None,
 ) -> Detector:
-    """Learn a detector: windows, maps, SVMs with hard negatives, box regression.
+    """Learn a detector: windows, maps, fine-tuning if asked for, SVMs, box regression.
 
     Windows and maps are kept in the cache, so that a second call after a kill goes on where the
     first one stopped.
@@ -196,24 +78,110 @@ def train_detector(
         workers: Threads that look for windows.
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
+        checkpoints: Where the state of a fine-tuning is kept; None keeps none.
 
     Returns:
         The fitted detector.
 
     Raises:
         NothingUsableError: If no image can be used, or none has an object.
+
+    Source:
+        SPP-net, sections 4.1 and 4.2; spp_train.m and spp_train_bbox_regressor.m of the authors'
+        code. The parts name their own sources.
     """
     with stage("proposals"):
         prepared.propose_all(workers, track)
-    with stage("features"):
-        prepared.encode_all(track)
-    if not prepared.usable:
-        raise NothingUsableError("no image of the data set can be used")
-    trainer = DetectorTrainer(prepared, names, settings, seed)
-    with stage("objects"):
-        trainer.measure_scale(track)
-    with stage("svm"):
-        miner = trainer.mine(track)
-    with stage("boxes"):
-        regressor = trainer.fit_boxes()
-    return trainer.build_detector(miner, regressor)
+    return _Training(prepared, tuple(names), settings, seed, track, stage).run(checkpoints)
+
+
+@dataclass
+class _Training:
+    """A training under way: what every step asks for."""
+
+    prepared: PreparedImages
+    names: tuple[str, ...]
+    settings: DetectionSettings
+    seed: int
+    track: Track
+    stage: Stage
+
+    def run(self, checkpoints: Checkpoints | None) -> Detector:
+        """Take one step after the other."""
+        self._look()
+        tuned = TunedParts()
+        if self.settings.tune != "none":
+            with self.stage("tuning"):
+                tuned = self._tune(checkpoints)
+        if tuned.encoder is not None:  # other maps, and so other windows
+            self.prepared = replace(self.prepared, encoder=tuned.encoder, anchors=None)
+            self._look()
+        scorer, mover = self._learn_scores(tuned), self._learn_boxes(tuned)
+        return Detector(
+            self.prepared.encoder, scorer, mover, self.names, self._rule(), self.prepared.anchors
+        )
+
+    def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
+        """Fine-tune the head or the network."""
+        num_classes = len(self.names)
+        return tune(self.prepared, num_classes, self.settings, self.seed, checkpoints, self.track)
+
+    def _rule(self) -> DetectionRule:
+        """How windows are found in new images: as in those of the training."""
+        settings = self.settings
+        return DetectionRule(
+            settings.proposals, settings.max_proposals, self.seed, max_anchors=settings.max_anchors
+        )
+
+    def _look(self) -> None:
+        """Convolve the images, and learn to propose windows from their maps."""
+        with self.stage("features"):
+            self.prepared.encode_all(self.track)
+        if not self.prepared.usable:
+            raise NothingUsableError("no image of the data set can be used")
+        if self.settings.anchors:
+            with self.stage("anchors"):
+                proposer = AnchorProposer.of(self.prepared.encoder, seed=self.seed)
+                maps = self.prepared.maps("learning to propose", self.track)
+                self.prepared.use_anchors(proposer.fit(maps))
+
+    def _learn_scores(self, tuned: TunedParts) -> WindowScorer:
+        """Learn to judge windows; a tuned softmax knows already."""
+        kind, keep = self.settings.classifier, self.settings.prefilter
+        softmax = HeadScorer(tuned.head) if kind == "softmax" and tuned.head is not None else None
+        if softmax is not None and not keep:
+            return softmax
+        features = tuned.features(self.settings)
+        trainer = WindowTrainer(self.prepared, len(self.names), self.settings, features, self.seed)
+        with self.stage("objects"):
+            trainer.gather_objects(self.track)
+        with self.stage("svm"):
+            linear = trainer.mine(self.track)
+        if kind == "svm":
+            return linear
+        if softmax is not None:
+            return PrefilteredScorer(linear, softmax, keep)
+        with self.stage("kernel"):
+            kernel = trainer.mine_kernel(self.track)
+        return PrefilteredScorer(linear, kernel, keep) if keep else kernel
+
+    def _learn_boxes(self, tuned: TunedParts) -> BoxMover | None:
+        """Learn to move boxes; a box regression that was tuned with the softmax goes with it."""
+        settings = self.settings
+        if not settings.box_regression:
+            return None
+        if settings.classifier == "softmax" and tuned.boxes is not None:
+            return tuned.boxes
+        rule = CascadeRule(
+            stages=settings.box_stages,
+            strength=settings.box_strength,
+            overlap=settings.box_overlap,
+            class_agnostic=settings.box_agnostic,
+            most_samples=settings.max_box_samples,
+            use_difficult=settings.use_difficult,
+        )
+        with self.stage("boxes"):
+            length = mean_length(self.prepared, WindowFeatures(), self.seed, self.track)
+            cascade = BoxCascade(len(self.names), rule, self.seed)
+            samples = self.prepared.tracked("fitting boxes", self.track)
+            return cascade.fit(samples, self.prepared.encoder, settings.feature_norm / length)

@@ -8,7 +8,6 @@ threads may call at once.
 
 import ctypes
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sppnet.pooling.checks import MODES
+from sppnet.pooling.native_library import NativeLibrary
 
-NATIVE = Path(__file__).parent / "native"
-SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+LIBRARY = NativeLibrary(Path(__file__).parent / "native", "pyramid_pool")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 # Starting a thread costs about as much as reading this many bytes.
@@ -41,21 +40,12 @@ def kernel_name() -> str | None:
         >>> kernel_name() in ("avx512", "avx2", "baseline", None)
         True
     """
-    able = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
-    names = [*able.get(torch.backends.cpu.get_cpu_capability(), []), "baseline"]
-    return next((name for name in names if _path(name).exists()), None)
-
-
-def _path(name: str) -> Path:
-    return NATIVE / f"pyramid_pool_{name}{SUFFIX}"
+    return LIBRARY.generation()
 
 
 @functools.cache
 def _function(name: str) -> Any:
     """Load a function of the library; one library serves all."""
-    kernel = kernel_name()
-    if kernel is None:
-        raise RuntimeError("no kernel was compiled for this processor")
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     maps, pyramid = [number, pointer, pointer, number], [pointer, number, number]
     signatures = {
@@ -63,9 +53,7 @@ def _function(name: str) -> Any:
         "sppnet_pool_maps": [*maps, *pyramid, pointer, pointer, number],
         "sppnet_pool_regions": [*maps, pointer, number, *pyramid, pointer, number],
     }
-    function = getattr(ctypes.CDLL(str(_path(kernel))), name)
-    function.argtypes = signatures[name]
-    return function
+    return LIBRARY.functions(signatures)[name]
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,4 +1,5 @@
 // Spatial pyramid pooling for processors. See cpu_kernel.py for what each function takes.
+#include "exported.h"
 #include "maps.h"
 #include "regions.h"
 
@@ -81,12 +82,6 @@ struct FreshMemory {
 };
 
 }  // namespace
-
-#ifdef _WIN32
-#define EXPORTED extern "C" __declspec(dllexport)
-#else
-#define EXPORTED extern "C" __attribute__((visibility("default")))
-#endif
 
 // `gradients` null: write `pooled`. Otherwise `pooled` is a gradient, to be added to those of the maps. `winners` are the
 // cells of whole maps that hold the maxima, written with them and read with their gradient; or null.

@@ -1,0 +1,267 @@
+"""Linear SVMs of several classes over shared rows: block coordinate ascent on the dual problem."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Rows whose products with each other are kept.
+BLOCK = 64
+# Passes over the rows of a block while it is at hand.
+INNER_PASSES = 2
+MOST_ROUNDS = 50
+# A round is one sweep over all rows of a class and so many over those that still moved.
+SHORT_SWEEPS = 2
+NO_PRODUCTS = np.zeros((0, 0))
+# Blocks with a smaller part of used rows are built anew.
+LEAST_USE = 0.5
+
+
+@dataclass
+class RowBlock:
+    """Some rows, their products with each other, and each class's dual variables for them.
+
+    The dual variable of a row is signed: from 0 to its cost for a positive, from minus its cost to
+    0 for a negative, and 0 for a row that is none of the class's business.
+
+    Args:
+        rows: (B, D) float16 features.
+        low: (B, K) least value of each dual variable, below 0 for negatives.
+        high: (B, K) largest value, above 0 for positives.
+        duals: (B, K) present values.
+        products: (B, B) of the rows and of the constant feature that stands for the bias.
+
+    Attributes:
+        moving: (B, K) whether the last visit changed a dual variable.
+        scores: (B, K) by the weights of each class's last fit.
+    """
+
+    rows: Tensor
+    low: np.ndarray
+    high: np.ndarray
+    duals: np.ndarray
+    products: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.moving = np.zeros(self.low.shape, dtype=bool)
+        self.scores = np.zeros_like(self.low)
+
+    @property
+    def is_used(self) -> np.ndarray:
+        """(B,) whether any class has a use for a row."""
+        return (self.high != self.low).any(1)
+
+    def find_rows(self, label: int, *, only_moving: bool = False) -> np.ndarray:
+        """Positions of the rows of a class, or of those whose dual variable has just changed."""
+        is_member = self.high[:, label] != self.low[:, label]
+        return np.flatnonzero(is_member & self.moving[:, label] if only_moving else is_member)
+
+    def ascend(self, label: int, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
+        """Improve one dual variable of a class after the other, each to its best value.
+
+        Args:
+            label: The class.
+            rows: (R,) positions of the rows to look at.
+            scores: (R,) by the present weights.
+
+        Returns:
+            (R,) what was added to the dual variables, and what the dual objective gained.
+        """
+        low, high, duals = (part[rows, label] for part in (self.low, self.high, self.duals))
+        missing = np.sign(high + low) - scores
+        products = self.products[np.ix_(rows, rows)]
+        curvature = np.maximum(products.diagonal(), 1e-12)
+        gain = 0.0
+        for _ in range(INNER_PASSES):
+            wanted = np.clip(duals + missing / curvature, low, high)
+            for row in np.flatnonzero(wanted != duals):
+                best = duals[row] + missing[row] / curvature[row]
+                move = min(max(best, low[row]), high[row]) - duals[row]
+                gain += move * (missing[row] - 0.5 * curvature[row] * move)
+                duals[row] += move
+                missing -= products[row] * move
+        added = duals - self.duals[rows, label]
+        self.duals[rows, label] = duals
+        self.moving[rows, label] = added != 0
+        return added, float(gain)
+
+
+class DualSvms:
+    """Hinge-loss SVMs that stay fitted while rows come and go.
+
+    Minimises per class half the squared norm of weights and bias / ``bias_factor``, plus the cost
+    of each row times its hinge loss. A sweep visits the rows of a class block by block; inside a
+    block the dual variables are improved one by one, through the block's own products, which all
+    classes share. Memory is that of the rows in float16; there is no matrix of all products.
+
+    Args:
+        length: D.
+        num_classes: K.
+        bias_factor: Value of the constant feature that stands for the bias; 10 in the 2014 code.
+        seed: Of the order of the rows, which must be mixed for fast progress.
+
+    Attributes:
+        weights: (K, D), the sum of the rows times their dual variables.
+        bias: (K,).
+
+    Example:
+        >>> svms = DualSvms(length=1, num_classes=1, bias_factor=0.0)
+        >>> bounds = np.array([[1.0], [1.0]])
+        >>> svms.add(torch.tensor([[1.0], [-1.0]]), -bounds * [[0], [1]], bounds * [[1], [0]])
+        >>> svms.fit(0, tolerance=1e-6), svms.weights.tolist()
+        (0.5, [[1.0]])
+
+    Source:
+        Hsieh et al. 2008, "A dual coordinate descent method for large-scale linear SVM"
+        (liblinear -s 3, which the 2014 code calls); Yu et al. 2010 for the blocks.
+    """
+
+    def __init__(
+        self, length: int, num_classes: int, bias_factor: float = 10.0, seed: int = 0
+    ) -> None:
+        self.weights = torch.zeros(num_classes, length)
+        self.bias = torch.zeros(num_classes)
+        self.bias_factor = bias_factor
+        self.blocks: list[RowBlock] = []
+        self._new: list[RowBlock] = []
+        self._values = torch.zeros(BLOCK, length)
+        self._random = np.random.default_rng(seed)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are held."""
+        return sum(len(block.rows) for block in self.blocks + self._new)
+
+    def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray) -> None:
+        """Take rows in, to be used from the next fit on.
+
+        Args:
+            rows: (B, D).
+            low: (B, K) minus the cost of the row for each class that it is a negative of, else 0.
+            high: (B, K) its cost for each class that it is a positive of, else 0.
+        """
+        if len(rows):
+            self._new.append(RowBlock(rows.half(), low, high, np.zeros_like(low), NO_PRODUCTS))
+
+    def fit(self, label: int, tolerance: float) -> float:
+        """Go on from the last fit of a class until a round gains little.
+
+        Args:
+            label: The class.
+            tolerance: Share of the dual objective that a round must gain to be followed by another.
+
+        Returns:
+            The objective.
+        """
+        self._mix()
+        for _ in range(MOST_ROUNDS):
+            gain = self._sweep(label)
+            gain += sum(self._sweep(label, only_moving=True) for _ in range(SHORT_SWEEPS))
+            if gain <= tolerance * self.dual_objective(label):
+                break
+        return self._score_all(label)
+
+    def dual_objective(self, label: int) -> float:
+        """What the ascent raises: never above the objective."""
+        total = sum(float(np.abs(block.duals[:, label]).sum()) for block in self.blocks)
+        return total - self._half_square(label)
+
+    def forget(self, label: int, below: float) -> None:
+        """Drop a class's negatives whose score is low and whose dual variable is 0.
+
+        Dropping them leaves the solution as it is.
+
+        Args:
+            label: The class, which must have been fitted.
+            below: Scores under this are low.
+        """
+        for block in self.blocks:
+            is_idle = (block.scores[:, label] < below) & (block.duals[:, label] == 0)
+            block.low[is_idle, label] = 0
+
+    def compact(self) -> None:
+        """Free all rows that no class uses any more."""
+        idle = [not block.is_used.all() for block in self.blocks]
+        self._rebuild(set(np.flatnonzero(idle).tolist()))
+
+    def count_negatives(self) -> list[int]:
+        """Negatives of each class."""
+        counts = np.zeros(len(self.bias), dtype=np.int64)
+        for block in self.blocks + self._new:
+            counts += (block.low < 0).sum(0)
+        return [int(count) for count in counts]
+
+    def _mix(self) -> None:
+        """Put new rows into blocks together with as many old ones, and free what is not used."""
+        count = -(-sum(len(block.rows) for block in self._new) // BLOCK)
+        mixed = set(self._random.permutation(len(self.blocks))[:count].tolist())
+        idle = [block.is_used.mean() < LEAST_USE for block in self.blocks]
+        self._rebuild(mixed | set(np.flatnonzero(idle).tolist()))
+
+    def _rebuild(self, places: set[int]) -> None:
+        """Build blocks of the new rows and of the used rows of some blocks."""
+        taken = [block for place, block in enumerate(self.blocks) if place in places]
+        kept = [block for place, block in enumerate(self.blocks) if place not in places]
+        self.blocks, self._new = kept + self._build([*self._new, *taken]), []
+
+    def _build(self, chosen: Sequence[RowBlock]) -> list[RowBlock]:
+        """Make full blocks of the used rows of others, in random order."""
+        used = [np.flatnonzero(block.is_used) for block in chosen]
+        places = [(b, row) for b, rows in zip(chosen, used, strict=True) for row in rows.tolist()]
+        order = self._random.permutation(len(places))
+        groups = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
+        return [self._join([places[place] for place in group]) for group in groups]
+
+    def _join(self, places: Sequence[tuple[RowBlock, int]]) -> RowBlock:
+        """Make one block of rows of others."""
+        rows = torch.stack([block.rows[row] for block, row in places])
+        low, high, duals = (
+            np.stack([getattr(block, name)[row] for block, row in places])
+            for name in ("low", "high", "duals")
+        )
+        values = rows.float()
+        products = (values @ values.T).double().numpy() + self.bias_factor**2
+        return RowBlock(rows, low, high, duals, products)
+
+    def _sweep(self, label: int, *, only_moving: bool = False) -> float:
+        """Visit the blocks of a class once, in random order: what the dual objective gained."""
+        gain = 0.0
+        for place in self._random.permutation(len(self.blocks)):
+            block = self.blocks[place]
+            rows = block.find_rows(label, only_moving=only_moving)
+            if len(rows):
+                values = self._read(block, rows)
+                scores = torch.mv(values, self.weights[label]) + self.bias[label]
+                added, gained = block.ascend(label, rows, scores.double().numpy())
+                self.weights[label].addmv_(values.T, torch.from_numpy(added).float())
+                self.bias[label] += self.bias_factor**2 * float(added.sum())
+                gain += gained
+        return gain
+
+    def _read(self, block: RowBlock, rows: np.ndarray) -> Tensor:
+        """Some rows of a block in float32: (R, D), in memory that is used again."""
+        for place, row in enumerate(rows.tolist()):
+            self._values[place].copy_(block.rows[row])
+        return self._values[: len(rows)]
+
+    def _half_square(self, label: int) -> float:
+        """Half the squared norm of the weights, the bias among them."""
+        square = float(self.weights[label].square().sum())
+        if self.bias_factor:
+            square += (float(self.bias[label]) / self.bias_factor) ** 2
+        return 0.5 * square
+
+    def _score_all(self, label: int) -> float:
+        """Score all rows of a class, and add up what its SVM minimises."""
+        total = self._half_square(label)
+        for block in self.blocks:
+            rows = block.find_rows(label)
+            values = self._read(block, rows)
+            scores = (torch.mv(values, self.weights[label]) + self.bias[label]).double().numpy()
+            block.scores[rows, label] = scores
+            low, high = block.low[rows, label], block.high[rows, label]
+            losses = np.maximum(1 - np.sign(high + low) * scores, 0)
+            total += float(((high - low) * losses).sum())
+        return total

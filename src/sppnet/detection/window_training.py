@@ -1,0 +1,184 @@
+"""How windows come to be judged: objects as positives, hard negatives from all other windows."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.hard_negatives import HardNegativeMiner, MiningRule
+from sppnet.detection.kernel_fitting import mine_kernel
+from sppnet.detection.kernel_svm import KernelScorer
+from sppnet.detection.prepared import PreparedImages
+from sppnet.detection.row_sample import RowSample
+from sppnet.detection.scorers import LinearScorer
+from sppnet.detection.settings import DetectionSettings
+from sppnet.detection.window_features import WindowFeatures
+from sppnet.detection.window_sampling import inside_crowd
+from sppnet.errors import NothingUsableError, Track, no_tracking
+from sppnet.geometry import box_iou
+from sppnet.images import LabelledImage
+
+# Images and windows per image from which the mean length of features is estimated (spp_train.m).
+NORM_IMAGES, NORM_WINDOWS = 200, 200
+# Classes with more objects than this need no windows close to them as further positives.
+ENOUGH_POSITIVES = 1200
+# Windows per image that the kernel's batches of negatives are drawn from.
+KERNEL_WINDOWS = 100
+
+
+def mean_length(
+    prepared: PreparedImages,
+    features: WindowFeatures,
+    seed: int = 0,
+    track: Track = no_tracking,
+) -> float:
+    """Estimate the mean length of the vectors of windows.
+
+    Args:
+        prepared: Images with their windows and maps.
+        features: What of a window is measured.
+        seed: Of the windows that are drawn.
+        track: Shows progress.
+
+    Returns:
+        The mean over at most 200 windows of each of at most 200 images; above 0.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    images = prepared.usable
+    some = torch.randperm(len(images), generator=draw)[:NORM_IMAGES].tolist()
+    lengths = [torch.zeros(0)]
+    for image in track([images[i] for i in some], "measuring windows", total=len(some)):
+        encoded, windows = prepared.encoded(image), prepared.all_windows(image)
+        drawn = windows[torch.randperm(len(windows), generator=draw)[:NORM_WINDOWS]]
+        cells = prepared.encoder.locate(encoded, drawn)
+        lengths.append(features.describe(prepared.encoder, encoded, cells).norm(dim=1).cpu())
+    joined = torch.cat(lengths)
+    return max(float(joined.mean()), 1e-12) if len(joined) else 1.0
+
+
+class WindowTrainer:
+    """Learns to judge windows of prepared images.
+
+    Args:
+        prepared: Images with their windows and maps.
+        num_classes: K.
+        settings: The constants.
+        features: What of a window is judged.
+        seed: Of everything that is random.
+
+    Source:
+        SPP-net, section 4.1; spp_train.m of the authors' code.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedImages,
+        num_classes: int,
+        settings: DetectionSettings,
+        features: WindowFeatures,
+        seed: int = 0,
+    ) -> None:
+        self.prepared = prepared
+        self.encoder = prepared.encoder
+        self.num_classes = num_classes
+        self.settings = settings
+        self.features = features
+        self.rule = MiningRule(settings.svm_cost, settings.positive_weight)
+        self.draw = torch.Generator().manual_seed(seed)
+        self.seed = seed
+
+    def gather_objects(self, track: Track = no_tracking) -> None:
+        """Describe the objects, scaled to the mean length that the SVMs want.
+
+        As many are kept as fit into the budget of the mining; they stand for all.
+        """
+        length = mean_length(self.prepared, self.features, self.seed, track)
+        self.scale = self.settings.feature_norm / length
+        length_of_rows = self.features.length(self.encoder)
+        limit = max(1, self.rule.most_rows(length_of_rows) // (2 * self.num_classes))
+        self._extra_of = self._count_extras()
+        kept = [RowSample(limit, length_of_rows) for _ in range(self.num_classes)]
+        for image, encoded in self.prepared.maps("describing objects", track):
+            boxes, labels = self._positives_of(image)
+            rows = self._describe(encoded, self.encoder.locate(encoded, boxes))
+            for label in labels.unique().tolist():
+                kept[label].add(rows[labels == label], self.draw)
+        self.counts = [each.seen for each in kept]
+        if not any(self.counts):
+            raise NothingUsableError("no image has an object to learn from")
+        self.positives = [each.take() for each in kept]
+
+    def mine(self, track: Track = no_tracking) -> LinearScorer:
+        """Go once through all windows: each class keeps the negatives that it finds hard.
+
+        All windows are scored, but only those that are kept become vectors. The scale of the
+        features goes into the weights.
+        """
+        miner = HardNegativeMiner(self.positives, self.rule, self.counts)
+        for image, encoded, windows in self.prepared.tracked("mining hard negatives", track):
+            boxes, cells = self._distinct(encoded, torch.cat([image.boxes, windows]))
+            weights = (miner.weights_ * self.scale).to(self.encoder.device)
+            products = self.features.multiply(self.encoder, encoded, cells, weights)
+            is_hard = miner.choose(products.cpu() + miner.bias_, self._negative_of(image, boxes))
+            rows = is_hard.any(1).nonzero().flatten()
+            miner.add(self._describe(encoded, cells[rows]), is_hard[rows])
+        miner.finish()
+        return LinearScorer(miner.weights_ * self.scale, miner.bias_, self.features)
+
+    def mine_kernel(self, track: Track = no_tracking) -> KernelScorer:
+        """Fit a kernel scorer on the objects, and on negatives in batches."""
+        plain = [rows.float() / self.scale for rows in self.positives]
+        return mine_kernel(plain, self._negatives(track), features=self.features)
+
+    def _count_extras(self) -> Tensor:
+        """(K,) how many windows close to an object stand beside it as positives."""
+        labels = torch.cat([image.labels for image in self.prepared.usable])
+        objects = labels.bincount(minlength=self.num_classes).clamp(min=1)
+        return (ENOUGH_POSITIVES // objects).clamp(max=self.settings.extra_positives)
+
+    def _positives_of(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
+        """Boxes (P, 4) and labels (P,) of the objects of an image, and of windows close to them."""
+        wanted = ~image.crowd & (~image.difficult | self.settings.use_difficult)
+        objects, labels = image.boxes[wanted], image.labels[wanted]
+        extra = self._extra_of[labels]
+        if not int(extra.sum()):
+            return objects, labels
+        windows = self.prepared.all_windows(image)
+        overlap, nearest = box_iou(windows, objects).max(1)
+        close = (overlap >= self.settings.positive_from).nonzero().flatten()
+        close = close[torch.randperm(len(close), generator=self.draw)]
+        of_object = nearest[close, None] == torch.arange(len(objects))  # (C, G)
+        place = of_object.cumsum(0)[of_object]  # 1 for the first window of each object
+        close = close[place <= extra[nearest[close]]]
+        shown = torch.cat([torch.arange(len(objects)), nearest[close]])
+        return torch.cat([objects, windows[close]]), labels[shown]
+
+    def _negatives(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
+        """Per image, (W, D) features of some windows, and (W, K) of which classes they are none."""
+        for image, encoded, windows in self.prepared.tracked("mining for the kernel", track):
+            boxes, cells = self._distinct(encoded, windows)
+            some = torch.randperm(len(boxes), generator=self.draw)[:KERNEL_WINDOWS]
+            rows = self.features.describe(self.encoder, encoded, cells[some]).cpu()
+            yield rows, self._negative_of(image, boxes[some])
+
+    def _describe(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
+        """(W, D) scaled features."""
+        return self.features.describe(self.encoder, encoded, cells).cpu() * self.scale
+
+    def _distinct(self, encoded: EncodedImage, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows that fall on distinct cells, the first of each, and their cells."""
+        cells = self.encoder.locate(encoded, boxes)
+        distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
+        first = torch.full((len(distinct),), len(boxes))
+        first.scatter_reduce_(0, cell_of, torch.arange(len(boxes)), "amin")
+        rows = first.sort().values
+        return boxes[rows], cells[rows]
+
+    def _negative_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
+        """(W, K) whether each window is a negative of each class."""
+        negative = ~inside_crowd(boxes, image)[:, None].repeat(1, self.num_classes)
+        overlaps = box_iou(boxes, image.boxes)
+        for overlap, label in zip(overlaps.T, image.labels.tolist(), strict=True):
+            negative[:, label] &= overlap < self.settings.negative_below
+        return negative
