@@ -4,7 +4,24 @@ import pytest
 
 from sppnet.app.reproduce import TABLE_NUMBERS
 from sppnet.paper import TABLES, find_table
-from sppnet.paper.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8
+from sppnet.paper.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, Printed
+from sppnet.paper.printed_detection import (
+    BOTH,
+    CONV,
+    FC,
+    FIRST,
+    RCNN_ALEX,
+    RCNN_ZF,
+    SECOND,
+    SPEED_UP,
+    SPP_1,
+    SPP_5,
+    TABLE_9,
+    TABLE_10,
+    TABLE_11,
+    TABLE_12,
+    TOTAL,
+)
 
 
 @pytest.mark.parametrize("number", TABLE_NUMBERS)
@@ -19,7 +36,7 @@ def test_the_command_line_names_the_tables_that_can_be_run() -> None:
 
 
 def test_a_table_that_cannot_be_run_is_refused_with_the_legal_numbers() -> None:
-    with pytest.raises(ValueError, match=r"table must be one of 1, 2, 3, 4, 6, 7, 8, got 5"):
+    with pytest.raises(ValueError, match=r"table must be one of 1, 2, .* 11, 12, got 5"):
         find_table(5)
 
 
@@ -54,3 +71,41 @@ def test_tables_share_the_numbers_that_they_both_print() -> None:
     ten_views = TABLE_4.rows["SPP-net O-7, 1 scale, 10 views"]
     assert ten_views[0] == TABLE_2.value("(c) SPP multi-size trained, top-1", "Overfeat-7")
     assert ten_views[1] == TABLE_2.value("(c) SPP multi-size trained, top-5", "Overfeat-7")
+
+
+@pytest.mark.parametrize("table", [TABLE_11, TABLE_12], ids=lambda table: f"table {table.number}")
+def test_the_mean_of_the_classes_is_the_printed_mean(table: Printed) -> None:
+    for row, (mean, *classes) in table.rows.items():
+        assert len(classes) == 20
+        worst = 0.1 if row == "SS" else 0.05  # its mean is printed as 33.8, of its classes as 33.7
+        assert sum(classes) / 20 == pytest.approx(mean, abs=worst), row  # type: ignore[arg-type]
+
+
+def test_the_two_networks_together_are_best_in_17_of_20_classes() -> None:
+    first, second, both = (TABLE_12.rows[row][1:] for row in (FIRST, SECOND, BOTH))
+    better = [c > max(a, b) for a, b, c in zip(first, second, both, strict=True)]  # type: ignore[type-var]
+    assert sum(better) == 17
+
+
+def test_detection_tables_share_the_numbers_that_they_both_print() -> None:
+    for row in TABLE_10.rows.keys() - {SPEED_UP}:
+        for column in (SPP_1, SPP_5):
+            assert TABLE_9.value(row, column) == TABLE_10.value(row, column)
+    means = {
+        "SPP ft fc7 (ZF-5)": TABLE_9.value("ft fc7", SPP_5),
+        "SPP bb (ZF-5)": TABLE_9.value("ft fc7 bb", SPP_5),
+        "R-CNN ft fc7 (Alex-5)": TABLE_9.value("ft fc7", RCNN_ALEX),
+        "R-CNN bb (Alex-5)": TABLE_9.value("ft fc7 bb", RCNN_ALEX),
+        "R-CNN ft fc7 (ZF-5)": TABLE_10.value("ft fc7", RCNN_ZF),
+        "R-CNN bb (ZF-5)": TABLE_10.value("ft fc7 bb", RCNN_ZF),
+    }
+    assert means == {row: TABLE_11.rows[row][0] for row in means}
+
+
+@pytest.mark.parametrize("table", [TABLE_9, TABLE_10], ids=lambda table: f"table {table.number}")
+def test_seconds_add_up_and_give_the_printed_speed_up(table: Printed) -> None:
+    conv, fc, total, speed_up = (table.rows[row] for row in (CONV, FC, TOTAL, SPEED_UP))
+    for parts in zip(conv, fc, total, strict=True):
+        assert parts[0] + parts[1] == pytest.approx(parts[2], abs=0.0051)  # type: ignore[operator]
+    for seconds, times in zip(total[:-1], speed_up[:-1], strict=True):
+        assert round(total[-1] / seconds) == times  # type: ignore[operator]

@@ -62,10 +62,12 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
 
 def _kernels(torch: Any) -> dict[str, Any]:
+    from sppnet.detection.graph_kernel import kernel_name
     from sppnet.pooling.dispatch import describe_kernels
 
     return {
         **{f"pooling: {case}": kernel for case, kernel in describe_kernels().items()},
+        "proposals: graph": kernel_name(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "onednn": torch.backends.mkldnn.is_available(),
         "cuda": torch.version.cuda,

@@ -15,15 +15,16 @@ from sppnet.app.options import (
     Threads,
     WeightsChoice,
     command_app,
+    number_option,
     parse_numbers,
 )
 from sppnet.errors import UsageError
 
 app = command_app("Measure a table of the paper again and show both numbers side by side.")
-TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8)  # a test compares it with sppnet.paper.TABLES
+TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)  # a test compares it with sppnet.paper.TABLES
 
 Table = Annotated[
-    int, typer.Argument(metavar="TABLE", help="Number in the paper: 1, 2, 3, 4, 6, 7 or 8.")
+    int, typer.Argument(metavar="TABLE", help="Number in the paper: 1 to 12, but not 5.")
 ]
 Data = Annotated[
     Path | None,
@@ -58,7 +59,11 @@ def reproduce(
         str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")
     ] = "180,224",
     hidden: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Fully connected layers for --train.")
+        str,
+        typer.Option(
+            metavar="N,N,...",
+            help="Fully connected layers for --train, and new ones of tables 9-12.",
+        ),
     ] = "4096,4096",
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per update.")] = 128,
     networks: Annotated[
@@ -68,9 +73,38 @@ def reproduce(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Most images to score on, drawn with the seed.")
+        int | None,
+        typer.Option(
+            min=1, help="Most images to score on, drawn with the seed; 9-12: also to learn from."
+        ),
     ] = None,
     splits: Annotated[int, typer.Option(min=1, max=1000, help="Random splits of table 7.")] = 10,
+    second: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stand-in for table 12's second network.")
+    ] = None,
+    second_weights: Annotated[
+        str, typer.Option(metavar="DEFAULT|none|FILE", help="Weights of the second stand-in.")
+    ] = "DEFAULT",
+    proposals: Annotated[
+        str, typer.Option(metavar="METHOD", help="Windows of tables 9-12: graph, grid, ...")
+    ] = "selective_search",
+    windows: Annotated[
+        int, typer.Option(min=1, help="Most windows per image, tables 9-12.")
+    ] = 2000,
+    updates: Annotated[
+        int, typer.Option(min=1, help="Steps of the fine-tuning, tables 9-12.")
+    ] = 200_000,
+    timed: Annotated[int, typer.Option(min=1, help="Images to time, tables 9 and 10.")] = 100,
+    share: Annotated[
+        float,
+        number_option(
+            "--share", low=0, above=True, high=1, text="Part of the windows to time R-CNN's way on."
+        ),
+    ] = 1.0,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="precision|speed", help="Part of tables 9 and 10; both if not given."),
+    ] = None,
     out: OutOrUsual = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -88,27 +122,27 @@ def reproduce(
         legal = ", ".join(map(str, TABLE_NUMBERS))
         raise UsageError(f"TABLE must be one of {legal}, got {table}")
     from sppnet.app.device import choose_device  # imported here so that --help stays quick
-    from sppnet.app.reproduce_job import read_networks, run_table
+    from sppnet.app.reproduce_job import read_effort, read_networks, run_table
     from sppnet.paper import Supplies
     from sppnet.paper.supplies import Training
 
-    training = Training(
-        epochs,
-        parse_numbers("--imgsz", imgsz) or (),
-        parse_numbers("--hidden", hidden) or (),
-        batch,
-    )
+    widths = parse_numbers("--hidden", hidden) or ()
+    training = Training(epochs, parse_numbers("--imgsz", imgsz) or (), widths, batch)
+    effort = read_effort(proposals, windows, updates, widths, timed, share, only)
     supplies = Supplies(
         out=out or Path(f"runs/table-{table}"),
         data=data,
         models=models,
         backbone=backbone or "",
         weights=weights or "DEFAULT",
+        second=second or "",
+        second_weights=second_weights,
         training=training if train else None,
         networks=read_networks(networks),
         limit=limit,
         splits=splits,
         seed=seed,
         device=choose_device(device),
+        effort=effort,
     )
     run_table(table, supplies, fresh=fresh, dry_run=dry_run)

@@ -1,17 +1,29 @@
 """The work of ``sppnet reproduce``: run a table, print it, write JSON and page."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from string import ascii_lowercase
 from typing import Any
 
 import typer
 
-from sppnet.app.console import NOTHING_USABLE, SOME_FAILED, note, report_problems, say, say_table
+from sppnet.app.console import (
+    NOTHING_USABLE,
+    SOME_FAILED,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+)
 from sppnet.app.progress import track
+from sppnet.detection.proposals import split_methods
 from sppnet.errors import UsageError
 from sppnet.evaluation.page import Page, Tile, details, paragraph, table, tiles
 from sppnet.evaluation.report_blocks import add_origin_section, add_problem_section
 from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
+from sppnet.paper.supplies import Effort
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.surroundings import surroundings
 
@@ -35,6 +47,34 @@ def read_networks(text: str | None) -> tuple[str, ...]:
         if word not in known:
             raise UsageError(f"--networks must be among {', '.join(NETWORKS)}, got {word!r}")
     return tuple(known[word] for word in words)
+
+
+def read_effort(
+    proposals: str,
+    windows: int,
+    updates: int,
+    widths: Sequence[int],
+    timed: int,
+    share: float,
+    only: str | None,
+) -> Effort:
+    """Read how much of the detection protocol is done.
+
+    Raises:
+        UsageError: If a word is none of the legal ones.
+
+    Example:
+        >>> read_effort("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
+        ('speed',)
+    """
+    with options_to_blame():
+        split_methods(proposals)
+    if only not in (None, *Effort.parts):
+        raise UsageError(f"--only must be precision or speed, got {only!r}")
+    # networks of tables 2 to 4 may have other numbers of layers
+    layers = (widths[0], widths[-1]) if widths else Effort.widths
+    parts = Effort.parts if only is None else (only,)
+    return Effort(proposals, windows, updates, layers, timed, share, parts)
 
 
 def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) -> None:
@@ -67,15 +107,34 @@ def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) ->
 
 
 def _say_measured(result: TableResult) -> None:
-    """Print the numbers; what differs alike for all of them is said once."""
-    rows = [row for row in table_rows(result) if row[3] != "-"]
-    differences = result.differences()
-    if len(differences) > 1:
+    """Print the numbers; what differs is said once, with a letter where it is not the same."""
+    letters = difference_letters(result)
+    rows = [(*row[:-1], letters.get(row[-1], "")) for row in table_rows(result) if row[3] != "-"]
+    if any(letters.values()):
         say_table(HEADER, rows)
-        return
-    say_table(HEADER[:-1], [row[:-1] for row in rows])
-    for words in differences:
-        say(f"what differs: {words}")
+    else:
+        say_table(HEADER[:-1], [row[:-1] for row in rows])
+    for words, letter in letters.items():
+        say(f"{letter or 'what differs'}: {words}")
+
+
+def difference_letters(result: TableResult) -> dict[str, str]:
+    """Give a letter to each set of differences; none where there is only one."""
+    differences = result.differences()
+    if len(differences) < 2:
+        return dict.fromkeys(differences, "")
+    return {words: _letter(place) for place, words in enumerate(differences)}
+
+
+def _letter(place: int) -> str:
+    """Name places in the manner of footnotes.
+
+    Example:
+        >>> [_letter(place) for place in (0, 25, 26)]
+        ['a', 'z', 'aa']
+    """
+    more, letter = divmod(place, 26)
+    return ascii_lowercase[letter] * (more + 1)
 
 
 def table_rows(result: TableResult) -> list[tuple[str, ...]]:
@@ -97,24 +156,27 @@ def table_rows(result: TableResult) -> list[tuple[str, ...]]:
 
 def grid_rows(result: TableResult) -> list[list[str]]:
     """Write the table as it is printed, measured numbers in brackets."""
+    letters = difference_letters(result)
     cells = {(cell["row"], cell["column"]): cell for cell in result.records()}
     return [
-        [row, *(_grid_cell(cells.get((row, column))) for column in result.printed.columns)]
-        for row in result.printed.rows
+        [row, *(_grid_cell(cells.get((row, column)), letters) for column in result.columns)]
+        for row in result.rows
     ]
 
 
-def _grid_cell(cell: dict[str, Any] | None) -> str:
-    """Both numbers of one cell; a dash where nothing is printed."""
+def _grid_cell(cell: dict[str, Any] | None, letters: dict[str, str]) -> str:
+    """Both numbers of one cell and the letter of its difference; a dash where nothing is."""
     if cell is None:
         return "-"
-    measured = cell["measured"]
-    return _number(cell["paper"]) + ("" if measured is None else f" [{_number(measured)}]")
+    if cell["measured"] is None:
+        return _number(cell["paper"])
+    found = f"{_number(cell['measured'])} {letters.get(cell['differs'], '')}".rstrip()
+    return f"[{found}]" if cell["paper"] is None else f"{_number(cell['paper'])} [{found}]"
 
 
 def render_page(entry: PaperTable, result: TableResult, configuration: dict[str, Any]) -> str:
     """Write the page."""
-    printed = entry.printed
+    printed, notes = entry.printed, difference_letters(result)
     page = Page(f"Table {printed.number}: {printed.title}", printed.measure, SOURCE)
     counts = [
         Tile("measured", str(len(result.measured))),
@@ -123,9 +185,11 @@ def render_page(entry: PaperTable, result: TableResult, configuration: dict[str,
     page.add_section("", tiles(counts))
     page.add_section(
         "Printed and measured",
-        paragraph("The paper's number, then in brackets the one measured here."),
-        table(("", *printed.columns), grid_rows(result)),
-        *(paragraph(f"What differs: {words}.") for words in result.differences()),
+        paragraph(
+            "The paper's number, then in brackets the one measured here; letters: what differs."
+        ),
+        table(("", *result.columns), grid_rows(result)),
+        *(paragraph(f"{letter or 'What differs'}: {words}.") for words, letter in notes.items()),
         details("Every number", table(HEADER, table_rows(result))),
     )
     reasons = [paragraph(f"{count}: {reason}") for reason, count in result.reasons().items()]
@@ -171,7 +235,14 @@ def _settings(supplies: Supplies) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> str:
-    """Two decimals, fewer for whole numbers; a dash for what is not there."""
+    """Two decimals, fewer for whole numbers, three digits below 1; a dash for what is not there.
+
+    Example:
+        >>> [_number(value) for value in (None, 64.0, 54.5, 0.0531)]
+        ['-', '64', '54.50', '0.0531']
+    """
     if value is None:
         return "-"
-    return f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"

@@ -12,7 +12,7 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.geometry import box_iou, clip_boxes
 from sppnet.images import LabelledImage
 
-# Windows over all regressions: 2 GB at 25,600 numbers each.
+# Windows over all regressions: 1 GB at 25,600 numbers each, in float16.
 MOST_SAMPLES = 20_000
 
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]

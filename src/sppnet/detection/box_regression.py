@@ -57,7 +57,8 @@ class BoxRegressor:
     def _fit_class(self, rows: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """(D, 4) weights and (4,) bias of one class."""
         if not len(rows):
-            return rows.new_zeros(rows.shape[1], 4), rows.new_zeros(4)
+            return torch.zeros(rows.shape[1], 4), torch.zeros(4)
+        rows = rows.float()
         mean, whiten, colour = _whitening(deltas)
         # the constant 1 behind the features is regularised with them, as in the released code
         products = (rows @ rows.T).double() + 1
@@ -113,20 +114,21 @@ class BoxSamples:
         self.limit = limit
         self._count = 0
         nothing = torch.zeros(0, 4)
-        self._blocks = [(torch.zeros(0), torch.zeros(0, length), nothing, nothing)]
+        rows = torch.zeros(0, length, dtype=torch.float16)
+        self._blocks = [(torch.zeros(0), rows, nothing, nothing)]
 
     def add(
         self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
     ) -> None:
         """Take samples in: (S, D) features, (S, 4) windows, (S, 4) objects."""
         priority = torch.rand(len(features), generator=draw)
-        self._blocks.append((priority, features, proposals, targets))
+        self._blocks.append((priority, features.half(), proposals, targets))
         self._count += len(features)
         if self._count > 1.25 * self.limit:
             self._trim()
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give features, windows and objects of at most ``limit`` samples."""
+        """Give features (float16), windows and objects of at most ``limit`` samples."""
         self._trim()
         _, features, proposals, targets = self._blocks[0]
         return features, proposals, targets

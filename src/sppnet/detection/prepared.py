@@ -158,7 +158,7 @@ class PreparedImages:
     def _map_key(self, image: LabelledImage, short_side: int, flipped: bool) -> str:
         """Everything that a map depends on."""
         return self.cache.make_key(
-            kind="map",
+            kind=f"map of {type(self.encoder).__name__}",
             version=MAPS_VERSION,
             image=self._digest(image),
             flipped=flipped,

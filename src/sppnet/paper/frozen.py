@@ -45,6 +45,11 @@ class Column:
     view: str
     short_side: int
 
+    @property
+    def slot(self) -> Slot:
+        """The trained network."""
+        return Slot(self.network, self.kind)
+
 
 @dataclass(frozen=True)
 class FrozenNetwork:
@@ -72,22 +77,25 @@ class FrozenNetwork:
         return FeatureEncoder(self.backbone, FeatureRecipe(blocks), self.pool, self.head)
 
 
-def find_network(column: Column, supplies: Supplies) -> FrozenNetwork | str:
-    """Find the network of a column, or what stands in for it, or say what is missing."""
-    slot = Slot(column.network, column.kind)
+def find_network(slot: Slot, supplies: Supplies) -> FrozenNetwork | str:
+    """Find a trained network, or what stands in for it, or say what is missing."""
     found = slot.load(supplies)
     if found is not None:
         return _of_classifier(found, "")
     if not supplies.backbone:
         return f"{slot.missing(supplies)}; or let --backbone NAME stand in"
-    if column.kind == "no-spp":
+    if slot.kind == "no-spp":
         return NEEDS_NO_SPP
-    if is_model(supplies.backbone):
-        classifier = Classifier.load(supplies.backbone, supplies.device)
-        return _of_classifier(classifier, f"network of {supplies.backbone}")
+    return load_stand_in(supplies.backbone, supplies.weights, supplies)
+
+
+def load_stand_in(name: str, weights: str, supplies: Supplies) -> FrozenNetwork:
+    """Build a trunk by name, or read the folder of a trained network."""
+    if is_model(name):
+        return _of_classifier(Classifier.load(name, supplies.device), f"network of {name}")
     torch.manual_seed(supplies.seed)
-    backbone = build_backbone(supplies.backbone, supplies.weights)
-    words = f"{supplies.backbone}, weights {supplies.weights}"
+    backbone = build_backbone(name, weights)
+    words = f"{name}, weights {weights}"
     return FrozenNetwork(backbone.to(supplies.device).eval(), differs=words)
 
 

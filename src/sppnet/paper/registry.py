@@ -1,8 +1,15 @@
 """The tables that can be run, by number."""
 
 from sppnet.paper.architectures import measure_table_1
+from sppnet.paper.detection import (
+    measure_table_9,
+    measure_table_10,
+    measure_table_11,
+    measure_table_12,
+)
 from sppnet.paper.imagenet import measure_table_2, measure_table_3, measure_table_4
 from sppnet.paper.printed import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8
+from sppnet.paper.printed_detection import TABLE_9, TABLE_10, TABLE_11, TABLE_12
 from sppnet.paper.tables import PaperTable
 from sppnet.paper.transfer import measure_table_6, measure_table_7, measure_table_8
 
@@ -13,6 +20,10 @@ _IMAGENET = (
 _VOC = "VOC 2007 in DATA/VOCdevkit/VOC2007"
 _CALTECH = "class folders of Caltech-101 in DATA/caltech101"
 _FROZEN = "networks in MODELS (zf5-no-spp, zf5-multi, overfeat7-multi), or --backbone and --weights"
+_BOXES = "VOC 2007 in DATA/VOCdevkit/VOC2007, or any images with boxes; for seconds any images"
+_ZF5 = "a network in MODELS/zf5-multi, or --backbone and --weights"
+_ALEX = "torchvision's weights of alexnet in TORCH_HOME, or --backbone and --weights"
+_TWO = "two networks in MODELS/zf5-multi and MODELS/zf5-multi-2, or --backbone and --second"
 
 TABLES = {
     table.printed.number: table
@@ -24,6 +35,10 @@ TABLES = {
         PaperTable(TABLE_6, measure_table_6, (_VOC, _FROZEN)),
         PaperTable(TABLE_7, measure_table_7, (_CALTECH, _FROZEN)),
         PaperTable(TABLE_8, measure_table_8, (_VOC, _CALTECH, _FROZEN)),
+        PaperTable(TABLE_9, measure_table_9, (_BOXES, _ZF5, _ALEX)),
+        PaperTable(TABLE_10, measure_table_10, (_BOXES, _ZF5)),
+        PaperTable(TABLE_11, measure_table_11, (_BOXES, _ZF5, _ALEX)),
+        PaperTable(TABLE_12, measure_table_12, (_BOXES, _TWO)),
     )
 }
 

@@ -91,26 +91,38 @@ class TableResult:
         """What is not as in the paper, each once."""
         return list(dict.fromkeys(cell.differs for cell in self.measured if cell.differs))
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the printed table, then those that only our numbers have."""
+        return tuple(dict.fromkeys((*self.printed.columns, *(c.column for c in self.measured))))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Rows of the printed table, then those that only our numbers have."""
+        return tuple(dict.fromkeys((*self.printed.rows, *(c.row for c in self.measured))))
+
     def records(self) -> list[dict[str, Any]]:
         """Every cell that was printed or measured: what JSON and page show."""
         measured = {(cell.row, cell.column): cell for cell in self.measured}
         reasons = {(cell.row, cell.column): cell.reason for cell in self.not_run}
-        cells = [
-            (row, column, paper)
+        papers = {
+            (row, column): value
             for row, values in self.printed.rows.items()
-            for column, paper in zip(self.printed.columns, values, strict=True)
-        ]
+            for column, value in zip(self.printed.columns, values, strict=True)
+        }
+        places = [(row, column) for row in self.rows for column in self.columns]
         return [
-            _record(row, column, paper, measured.get((row, column)), reasons.get((row, column), ""))
-            for row, column, paper in cells
-            if paper is not None or (row, column) in measured
+            _record(place, papers.get(place), measured.get(place), reasons.get(place, ""))
+            for place in places
+            if papers.get(place) is not None or place in measured
         ]
 
 
 def _record(
-    row: str, column: str, paper: float | None, cell: Measured | None, reason: str
+    place: tuple[str, str], paper: float | None, cell: Measured | None, reason: str
 ) -> dict[str, Any]:
     """One cell as plain values."""
+    row, column = place
     record: dict[str, Any] = {"row": row, "column": column, "paper": paper, "measured": None}
     if cell is None:
         return {**record, "not_run": reason} if reason else record

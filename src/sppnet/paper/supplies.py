@@ -29,6 +29,29 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Effort:
+    """How much of the detection protocol is done, for tables 9 to 12; as in the paper by default.
+
+    Args:
+        proposals: Where windows come from.
+        windows: The most windows per image.
+        updates: Steps of the fine-tuning of the fully connected layers.
+        widths: Outputs of fc6 and fc7 where the network has none that were trained.
+        timed: Images that are timed.
+        share: Part of the windows that R-CNN's way is timed on; its seconds are scaled up.
+        parts: ``precision``, ``speed``, or both.
+    """
+
+    proposals: str = "selective_search"
+    windows: int = 2000
+    updates: int = 200_000
+    widths: tuple[int, int] = (4096, 4096)
+    timed: int = 100
+    share: float = 1.0
+    parts: tuple[str, ...] = ("precision", "speed")
+
+
+@dataclass(frozen=True)
 class Supplies:
     """Where everything is.
 
@@ -39,12 +62,16 @@ class Supplies:
         models: Folder of trained networks, one folder each; None is ``out / "models"``.
         backbone: A trunk that stands in where the paper's networks are not there.
         weights: Its weights.
+        second: A trunk that stands in for the second network of table 12.
+        second_weights: Its weights.
         training: How to train what is not there; None does not.
         networks: Names of the networks to take; empty takes all of a table.
-        limit: Most images to score on, drawn with the seed; None takes all.
+        limit: Most images to score on, drawn with the seed, for detection also to learn from; None
+            takes all.
         splits: Random splits of the Caltech-101 protocol.
         seed: Of draws and training.
         device: Where to compute.
+        effort: How much of the detection protocol is done.
     """
 
     out: Path
@@ -52,12 +79,15 @@ class Supplies:
     models: Path | None = None
     backbone: str = ""
     weights: str = "DEFAULT"
+    second: str = ""
+    second_weights: str = "DEFAULT"
     training: Training | None = None
     networks: tuple[str, ...] = ()
     limit: int | None = None
     splits: int = 10
     seed: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device never changes
+    effort: Effort = Effort()
 
     def find_data(self, place: str) -> Path | None:
         """Find a data set: in its place below ``data``, or ``data`` itself if it looks like one.

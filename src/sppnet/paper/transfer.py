@@ -59,7 +59,7 @@ def measure_table_8(supplies: Supplies, track: Track) -> Findings:
     )
     for column, place, name, values, row in best:
         source = Column(name, *values)
-        data, network = open_data(place, supplies), find_network(source, supplies)
+        data, network = open_data(place, supplies), find_network(source.slot, supplies)
         if isinstance(data, str) or isinstance(network, str):
             yield NotRun("SPP-net", column, missing_words(data, network))
             continue
@@ -108,7 +108,7 @@ def _measure(
         rows = [row for row in printed.rows if printed.value(row, column.name) is not None]
         if not wanted((column.network,), supplies):
             continue
-        network = find_network(column, supplies)
+        network = find_network(column.slot, supplies)
         if isinstance(data, str) or isinstance(network, str):
             reason = missing_words(data, network)
             yield from (NotRun(row, column.name, reason) for row in rows)

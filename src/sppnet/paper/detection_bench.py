@@ -1,0 +1,213 @@
+"""One way to detect, trained once for all rows of tables 9 to 12 that ask for it."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sppnet.detection import (
+    DetectionRule,
+    DetectionSettings,
+    Detector,
+    LinearScorer,
+    PreparedImages,
+)
+from sppnet.detection.box_cascade import BoxCascade, CascadeRule
+from sppnet.detection.combination import CombinedDetector
+from sppnet.detection.heads import RegionHead
+from sppnet.detection.prepared import digest_weights
+from sppnet.detection.window_features import WindowFeatures
+from sppnet.detection.window_training import WindowTrainer, mean_length
+from sppnet.errors import Problem, Track
+from sppnet.evaluation import evaluate_detections
+from sppnet.images import LabelledImage
+from sppnet.paper.detection_data import DetectionImages
+from sppnet.paper.detection_networks import DetectionNetwork
+from sppnet.paper.detection_tuning import build_plan, tune_layers
+from sppnet.paper.detection_ways import Row, Way, build_way_encoder
+from sppnet.paper.frozen import NEEDS_HIDDEN
+from sppnet.paper.supplies import Effort, Supplies
+from sppnet.storage import FeatureCache
+
+BENCH_VERSION = 1
+
+
+class DetectionBench:
+    """Windows, maps, heads and SVMs of one way; each is made when a row first asks for it.
+
+    Maps, windows, tuned heads and scores are kept below ``supplies.out``: a run that was killed
+    goes on, and another table finds what this one made.
+
+    Args:
+        way: What to measure.
+        network: Its trunk and fully connected layers.
+        images: What to learn from and to score.
+        supplies: Where everything is.
+        track: Shows the progress.
+    """
+
+    def __init__(
+        self,
+        way: Way,
+        network: DetectionNetwork,
+        images: DetectionImages,
+        supplies: Supplies,
+        track: Track,
+    ) -> None:
+        self.way, self.network, self.images = way, network, images
+        self.supplies, self.track = supplies, way.label(track)
+        self.settings = DetectionSettings()  # the constants of the SVMs are the paper's
+        self.cache = FeatureCache(supplies.out / "cache" / ("rcnn" if way.is_rcnn else "spp"))
+        self.encoder = build_way_encoder(way, network, self.cache)
+        self.train = self._prepare(images.train)
+        self.test = self._prepare(images.test)
+        self.key = self._make_key()
+        self._is_prepared = False
+        self._scorers: dict[tuple[str, bool], LinearScorer] = {}
+
+    def why_not(self, row: Row) -> str:
+        """Say why a row cannot be measured; empty if it can."""
+        needs_trained = row.layer != "pooled" and not row.is_tuned
+        return NEEDS_HIDDEN if needs_trained and self.network.hidden is None else ""
+
+    def differs(self, row: Row) -> str:
+        """Say in words what is not as in the paper."""
+        effort, usual = self.supplies.effort, Effort()
+        parts = [self.network.differs, self.images.differs]
+        if (effort.windows, effort.proposals) != (usual.windows, usual.proposals):
+            parts.append(f"{effort.windows} windows of {effort.proposals}")
+        if row.is_tuned:
+            widths = "-".join(map(str, effort.widths))
+            parts.append("" if self.network.hidden else f"new fc layers {widths}")
+            parts.append("" if effort.updates == usual.updates else f"{effort.updates:,} updates")
+            parts.append("only fc layers tuned" if self.way.is_rcnn else "")
+        return "; ".join(filter(None, parts))
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What was wrong with images."""
+        return [*self.train.problems, *self.test.problems]
+
+    def score(self, row: Row) -> Tensor:
+        """Average precision of each class by VOC 2007's rule: (K,), 0..1, NaN without objects."""
+        key = self.cache.make_key(kind="average precision", bench=self.key, row=repr(row))
+        record = self.cache.get(key)
+        if record is None:
+            found = score_detector(self.detector(row), [self], self.track)
+            record = {"average_precision": found}
+            self.cache.put(key, record)
+        return record["average_precision"]
+
+    def detector(self, row: Row) -> Detector:
+        """Learn what a row needs, and put it together."""
+        if not self._is_prepared:
+            self._prepare_all()
+        effort, seed = self.supplies.effort, self.supplies.seed
+        rule = DetectionRule(effort.proposals, effort.windows, seed)
+        mover = self._boxes if row.moves_boxes else None
+        scorer = self._scorer(row.layer, row.is_tuned)
+        return Detector(self.encoder, scorer, mover, self.images.names, rule).to(
+            self.supplies.device
+        )
+
+    def _prepare_all(self) -> None:
+        """Find windows and make maps of all images."""
+        for prepared in (self.train, self.test):
+            prepared.propose_all(track=self.track)
+            prepared.encode_all(self.track)
+        self._is_prepared = True
+
+    @cached_property
+    def head(self) -> RegionHead:
+        """The head with fc6 and fc7 fine-tuned."""
+        head, is_trained = self._new_head(), self.network.hidden is not None
+        effort, seed = self.supplies.effort, self.supplies.seed
+        plan = build_plan(effort.updates, head, seed, is_trained=is_trained)
+        folder = self.supplies.out / "tuning" / self.key[:16]
+        tuned = tune_layers(self.train, head, plan, folder, self.track, is_trained=is_trained)
+        return tuned.to(self.supplies.device)
+
+    @cached_property
+    def _boxes(self) -> BoxCascade:
+        """Box regression on the pooled vectors: one stage, as in the paper."""
+        length = mean_length(self.train, WindowFeatures(), self.supplies.seed, self.track)
+        rule = CascadeRule(stages=1, per_image=self.supplies.effort.windows)
+        cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
+        samples = self.train.tracked("fitting boxes", self.track)
+        return cascade.fit(samples, self.encoder, self.settings.feature_norm / length)
+
+    def _scorer(self, layer: str, is_tuned: bool) -> LinearScorer:
+        """SVMs on a layer."""
+        if (layer, is_tuned) not in self._scorers:
+            head = self.head if is_tuned else None if layer == "pooled" else self._new_head()
+            features = WindowFeatures(layer, head)
+            num_classes, seed = len(self.images.names), self.supplies.seed
+            trainer = WindowTrainer(self.train, num_classes, self.settings, features, seed)
+            trainer.gather_objects(self.track)
+            self._scorers[layer, is_tuned] = trainer.mine(self.track)
+        return self._scorers[layer, is_tuned]
+
+    def _make_key(self) -> str:
+        """Everything that scores depend on."""
+        effort, network = self.supplies.effort, self.network
+        return self.cache.make_key(
+            version=BENCH_VERSION,
+            settings=repr(self.settings),
+            encoder=repr(sorted(self.encoder.configuration().items())),
+            weights=digest_weights(network.backbone.state_dict()),
+            hidden=tuple(digest_weights(each.state_dict()) for each in network.hidden or ()),
+            images=(digest_images(self.images.train), digest_images(self.images.test)),
+            effort=(effort.proposals, effort.windows, effort.updates, effort.widths),
+            seed=self.supplies.seed,
+        )
+
+    def _new_head(self) -> RegionHead:
+        """fc6 and fc7 before fine-tuning."""
+        widths = self.supplies.effort.widths
+        return self.network.build_head(self.encoder.length, len(self.images.names), widths)
+
+    def _prepare(self, images: Sequence[LabelledImage]) -> PreparedImages:
+        """Put images, encoder and cache together."""
+        effort, seed = self.supplies.effort, self.supplies.seed
+        return PreparedImages(
+            images, self.encoder, self.cache, effort.proposals, effort.windows, seed
+        )
+
+
+def score_detector(
+    detector: Detector | CombinedDetector, benches: Sequence[DetectionBench], track: Track
+) -> Tensor:
+    """Detect on the images to score, from the maps that are kept, and score.
+
+    Args:
+        detector: One, or several combined.
+        benches: Where the maps of each come from.
+        track: Shows the progress.
+
+    Returns:
+        (K,) average precision of each class, NaN for one without objects.
+    """
+    first, *others = (bench.test for bench in benches)
+    found = {}
+    for image, encoded, windows in first.tracked("detecting", track):
+        if isinstance(detector, CombinedDetector):
+            maps = (encoded, *(other.encoded(image) for other in others))
+            found[image.image_id] = detector.detect(maps, windows)
+        else:
+            found[image.image_id] = detector.detect(encoded, windows)
+    result = evaluate_detections(first.usable, found, detector.names, "voc07")
+    values = [result.per_class[name] for name in detector.names]
+    return torch.tensor([float("nan") if value is None else value for value in values])
+
+
+def digest_images(images: Sequence[LabelledImage]) -> str:
+    """SHA-256 over names, sizes and dates of image files and over their boxes."""
+    digest = hashlib.sha256()
+    for image in images:
+        status = image.path.stat()
+        digest.update(f"{image.image_id} {status.st_size} {status.st_mtime_ns}".encode())
+        marks = (image.labels, image.difficult, image.crowd)
+        digest.update(repr([image.boxes.tolist(), *(each.tolist() for each in marks)]).encode())
+    return digest.hexdigest()

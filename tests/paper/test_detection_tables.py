@@ -1,0 +1,190 @@
+"""Tables 9 to 12 run on a small drawn set with a small trunk: the same code as on VOC 2007."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sppnet.app.main import main
+from sppnet.classification import Classifier, View
+from sppnet.classification.network import build_classifier
+from sppnet.images import draw_detection_set
+from sppnet.paper import Supplies
+from sppnet.paper.detection import WAYS
+from sppnet.paper.detection_data import DetectionImages, open_detection_images
+from sppnet.paper.detection_networks import ZF
+from sppnet.paper.detection_ways import Way
+from sppnet.paper.printed_detection import (
+    BOTH,
+    CONV,
+    CONV_SPEED_UP,
+    FC,
+    FIRST,
+    POOLING,
+    RCNN_ALEX,
+    RCNN_ZF,
+    SECOND,
+    SPEED_UP,
+    SPP_1,
+    SPP_5,
+    TOTAL,
+)
+
+STAND_IN = ("--backbone", "small5", "--weights", "none")
+LITTLE = ("--hidden", "8,8", "--updates", 4, "--windows", 6, "--proposals", "grid", "--limit", 3)
+SMALL = (*STAND_IN, *LITTLE)
+QUICK = ("--timed", 1, "--share", 0.5)
+
+Cells = dict[tuple[str, str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_detection_set(tmp_path_factory.mktemp("drawn"), count=12, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's five scales would take seconds for every image."""
+    monkeypatch.setitem(WAYS, SPP_1, Way(ZF, (96,)))
+    monkeypatch.setitem(WAYS, SPP_5, Way(ZF, (64, 96, 128)))
+
+
+def run(*words: object) -> tuple[int, Cells, dict[str, Any]]:
+    """Run the command: exit code, cells that were measured, and all that was written."""
+    out = Path(str(words[words.index("--out") + 1]))
+    code = main(["reproduce", *map(str, words)])
+    record = json.loads((out / f"table-{words[0]}.json").read_text())
+    cells = {(cell["row"], cell["column"]): cell for cell in record["cells"]}
+    return code, {k: cell for k, cell in cells.items() if cell["measured"] is not None}, record
+
+
+def test_table_10_measures_precision_and_seconds_of_both_ways(drawn: Path, tmp_path: Path) -> None:
+    code, cells, _ = run(10, "--data", drawn, *SMALL, *QUICK, "--out", tmp_path)
+    assert code == 0
+    for column in (SPP_1, SPP_5, RCNN_ZF):
+        for row in ("ft fc7", "ft fc7 bb"):
+            assert 0 <= cells[row, column]["measured"] <= 100
+            assert "small5, weights none" in cells[row, column]["differs"]
+            assert "6 classes" in cells[row, column]["differs"]
+            assert "4 updates" in cells[row, column]["differs"]
+        stages = [cells[row, column]["measured"] for row in (CONV, FC)]
+        pooling = cells[POOLING, column]["measured"] if column != RCNN_ZF else 0.0
+        assert cells[TOTAL, column]["measured"] == pytest.approx(sum(stages) + pooling)
+    ratio = cells[TOTAL, RCNN_ZF]["measured"] / cells[TOTAL, SPP_1]["measured"]
+    assert cells[SPEED_UP, SPP_1]["measured"] == pytest.approx(ratio)
+    assert cells["ft fc7", RCNN_ZF]["paper"] == 55.1
+    assert "50% of the windows" in cells[TOTAL, RCNN_ZF]["differs"]
+    page = (tmp_path / "table-10.html").read_text()
+    assert POOLING in page
+    assert "55.10 [" in page
+    assert " a]" in page  # not the same differs everywhere
+    assert " c]" in page
+
+
+def test_a_second_run_takes_the_scores_that_are_kept(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--data", drawn, *SMALL, "--networks", "ZF-5", "--only", "precision")
+    code, first, record = run(9, *words, "--out", tmp_path)
+    assert code == 3  # fc6 asks for layers that were trained
+    assert {row for row, _ in first} == {"pool5", "ft fc6", "ft fc7", "ft fc7 bb"}
+    assert any("no fully connected layers" in reason for reason in record["not_measured"])
+    monkeypatch.setattr("sppnet.paper.detection_bench.WindowTrainer", None)
+    again = run(9, *words, "--fresh", "--out", tmp_path)[1]
+    assert {k: c["measured"] for k, c in first.items()} == {
+        k: c["measured"] for k, c in again.items()
+    }
+
+
+def test_layers_that_were_trained_are_taken_up(drawn: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_classifier("small5", 4, hidden=(8, 6))
+    Classifier(network, View("full", 64), ("a", "b", "c", "d")).save(tmp_path / "net")
+    words = ("--data", drawn, *LITTLE, "--backbone", tmp_path / "net", "--only", "precision")
+    code, cells, _ = run(9, *words, "--out", tmp_path / "out")
+    assert code == 0
+    rows = {"pool5", "fc6", "ft fc6", "ft fc7", "ft fc7 bb"}
+    assert set(cells) == {(row, column) for row in rows for column in (SPP_1, SPP_5, RCNN_ALEX)}
+    assert "new fc layers" not in cells["ft fc7", SPP_1]["differs"]
+
+
+def test_table_11_has_columns_of_its_own_for_other_classes(drawn: Path, tmp_path: Path) -> None:
+    code, cells, record = run(11, "--data", drawn, *SMALL, "--networks", "ZF-5", "--out", tmp_path)
+    assert code == 0
+    names = {column for row, column in cells if row == "SPP bb (ZF-5)"} - {"mAP"}
+    assert names
+    assert all(cells["SPP bb (ZF-5)", name]["paper"] is None for name in names)
+    values = [cells["SPP bb (ZF-5)", name]["measured"] for name in names]
+    mean = cells["SPP bb (ZF-5)", "mAP"]["measured"]
+    assert mean == pytest.approx(sum(values) / len(values), abs=1e-3)
+    dpm = [cell for cell in record["cells"] if cell["row"] == "DPM"]
+    assert len(dpm) == 21
+    assert all(cell["measured"] is None for cell in dpm)
+
+
+def test_table_12_joins_two_networks(drawn: Path, tmp_path: Path) -> None:
+    words = ("--second", "small5", "--second-weights", "none", "--out", tmp_path)
+    code, cells, _ = run(12, "--data", drawn, *SMALL, *words)
+    assert code == 0
+    assert {row for row, _ in cells} == {FIRST, SECOND, BOTH}
+    code, cells, record = run(12, "--data", drawn, *SMALL, "--fresh", "--out", tmp_path)
+    assert code == 3
+    assert {row for row, _ in cells} == {FIRST}
+    assert any("--second NAME" in reason for reason in record["not_measured"])
+
+
+def test_seconds_need_no_boxes(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in sorted(drawn.rglob("*.jpg"))[:2]:
+        shutil.copy(path, photos)
+    (photos / "broken.jpg").write_bytes(b"no image")
+    words = ("--data", photos, *SMALL, "--timed", 5, "--out", tmp_path / "out")
+    code, cells, record = run(10, *words, "--only", "speed")
+    assert code == 3  # for the broken one
+    assert {row for row, _ in cells} == {CONV, POOLING, FC, TOTAL, SPEED_UP, CONV_SPEED_UP}
+    assert cells[TOTAL, SPP_5]["images"] == 2
+    assert [Path(problem["path"]).name for problem in record["problems"]] == ["broken.jpg"]
+    code, cells, _ = run(10, *words, "--fresh")
+    assert code == 3
+    assert "VOC 2007 is not there" in capsys.readouterr().err
+    assert ("ft fc7", SPP_1) not in cells
+
+
+def test_what_is_missing_is_named_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    code, _, record = run(9, "--data", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert code == 4
+    reasons = " ".join(record["not_measured"])
+    assert str(tmp_path / "nowhere" / "VOCdevkit" / "VOC2007") in reasons
+    assert str(tmp_path / "out" / "models" / "zf5-multi") in reasons
+    assert str(tmp_path / "torch") in reasons  # AlexNet's weights
+
+
+def test_wrong_words_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "9", "--only", "ap", "--out", str(tmp_path)]) == 2
+    assert "precision or speed" in capsys.readouterr().err
+    assert main(["reproduce", "9", "--proposals", "magic", "--out", str(tmp_path)]) == 2
+
+
+def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(drawn, whole)
+    shutil.rmtree(whole / "ImageSets")
+    images = open_detection_images(Supplies(tmp_path, data=whole))
+    assert isinstance(images, DetectionImages)
+    learnt, scored = ({image.image_id for image in part} for part in (images.train, images.test))
+    assert len(scored) == 2  # a fifth
+    assert not learnt & scored
+    assert len(learnt | scored) == 12
+    few = open_detection_images(Supplies(tmp_path, data=whole, limit=1))
+    assert isinstance(few, DetectionImages)
+    assert (len(few.train), len(few.test)) == (1, 1)
