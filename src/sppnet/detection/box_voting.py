@@ -31,7 +31,8 @@ def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> D
     """
     near = box_iou(kept.boxes, voters.boxes) >= overlap
     near &= kept.labels[:, None] == voters.labels[None, :]
-    weights = near * (1 + voters.scores).clamp(min=0)
+    # double: a mean in float32 may lie beyond all of its voters, and so beyond the image
+    weights = near * (1 + voters.scores.double()).clamp(min=0)
     total = weights.sum(1, keepdim=True)
-    means = weights @ voters.boxes / total.clamp(min=1e-12)
+    means = (weights @ voters.boxes.double() / total.clamp(min=1e-12)).float()
     return Detections(torch.where(total > 0, means, kept.boxes), kept.scores, kept.labels)

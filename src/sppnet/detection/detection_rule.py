@@ -51,7 +51,7 @@ class DetectionRule:
     soft_sigma: float = 0.5
     max_detections: int = 100
     moved_per_class: int = 150
-    vote_overlap: float = 0.65
+    vote_overlap: float = 0.7
     flip: bool = False
 
     def __post_init__(self) -> None:

@@ -95,7 +95,7 @@ class DetectionSettings:
     """Ridge penalty of the box regression."""
     box_overlap: float = 0.5
     """Windows that overlap an object by more than this teach the box regression."""
-    max_box_samples: int = 5000
+    max_box_samples: int = 2500
     """The most windows per class that teach the box regression; 20,000 over all classes."""
     box_stages: int = 2
     """How often boxes are moved, each time by a regression of its own; 1 in the released code."""
