@@ -26,24 +26,24 @@ def test_objects_of_one_size_get_the_scale_at_which_they_have_the_target_size() 
 def test_limits_hold() -> None:
     tiny, huge = _image([10.0] * 3, [0] * 3), _image([470.0] * 3, [0] * 3)
     assert choose_short_sides([tiny]) == (800,)
-    assert choose_short_sides([huge]) == (320,)
-    assert choose_short_sides([tiny, huge]) == (320, 800)
+    assert choose_short_sides([huge]) == (400,)
+    assert choose_short_sides([tiny, huge]) == (400, 800)
 
 
 def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
     image = _image([100.0] * 98 + [300.0], [0] * 98 + [1])
-    assert choose_short_sides([image]) == (352, 800)
+    assert choose_short_sides([image]) == (400, 800)
     one_class = _image([100.0] * 98 + [300.0], [0] * 99)
     assert choose_short_sides([one_class]) == (800,)
 
 
 def test_crowds_do_not_count() -> None:
     image = _image([470.0, 10.0, 10.0], [0, 0, 0], [False, True, True])
-    assert choose_short_sides([image]) == (320,)
+    assert choose_short_sides([image]) == (400,)
 
 
 def test_without_objects_the_middle() -> None:
-    assert choose_short_sides([]) == choose_short_sides([_image([], [])]) == (512,)
+    assert choose_short_sides([]) == choose_short_sides([_image([], [])]) == (560,)
 
 
 @pytest.mark.parametrize("limits", [(8, 800), (800, 400)])

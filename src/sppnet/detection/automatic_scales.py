@@ -9,8 +9,8 @@ from sppnet.detection.scales import TARGET_SIDE
 from sppnet.geometry import box_area
 from sppnet.images import LabelledImage
 
-# The time of a trunk grows with the square of the short side: between these, by a factor of six.
-SMALLEST_SIDE, LARGEST_SIDE = 320, 800
+# The time of a trunk grows with the square of the short side: between these, by a factor of four.
+SMALLEST_SIDE, LARGEST_SIDE = 400, 800
 # Two scales where the one that small things want is larger by this than what large things want.
 TWO_SCALES_FROM = 1.5
 SMALL_SHARE, LARGE_SHARE = 0.8, 0.2

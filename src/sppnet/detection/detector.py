@@ -13,7 +13,7 @@ from sppnet.detection.box_movers import BoxMover, restore_mover
 from sppnet.detection.detection_rule import DetectionRule
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.external_proposals import windows_file
-from sppnet.detection.proposals import propose
+from sppnet.detection.proposals import propose, take_turns
 from sppnet.detection.scorers import WindowScorer, restore_scorer
 from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
@@ -104,7 +104,7 @@ class Detector:
                 searched in the pixels.
 
         Returns:
-            (W, 4) xyxy in pixels: those of the pixels first, then those of the feature maps.
+            (W, 4) xyxy in pixels; windows of the pixels and of the maps take turns.
 
         Raises:
             UsageError: If the detector was trained on windows of a file and none are given.
@@ -120,7 +120,7 @@ class Detector:
         windows = external[: rule.max_proposals]
         if self.anchors is None:
             return windows
-        return torch.cat([windows, self.anchors.propose(encoded, rule.max_anchors)[0]])
+        return take_turns([windows, self.anchors.propose(encoded, rule.max_anchors)[0]])
 
     def encode(self, image: Tensor) -> EncodedImage:
         """Convolve an image, (3, H, W) RGB 0..1, once per scale; and its mirror image, if asked."""

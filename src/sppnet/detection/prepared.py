@@ -13,7 +13,7 @@ from torch import Tensor
 from sppnet.detection.anchors import AnchorProposer
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.external_proposals import ExternalProposals
-from sppnet.detection.proposals import PROPOSALS_VERSION, propose
+from sppnet.detection.proposals import PROPOSALS_VERSION, propose, take_turns
 from sppnet.errors import InputError, Problem, Track, no_tracking
 from sppnet.images import LabelledImage, flip_left_right, load_image
 from sppnet.storage import FeatureCache, WriteBehind
@@ -108,10 +108,10 @@ class PreparedImages:
         return record["boxes"]
 
     def all_windows(self, image: LabelledImage) -> Tensor:
-        """(K, 4) proposals from the pixels, and behind them those from the maps."""
+        """(K, 4) proposals from the pixels and from the maps, which take turns."""
         if self.anchors is None:
             return self.windows(image)
-        return torch.cat([self.windows(image), self._learnt_windows(image, self.anchors)])
+        return take_turns([self.windows(image), self._learnt_windows(image, self.anchors)])
 
     def _learnt_windows(self, image: LabelledImage, anchors: AnchorProposer) -> Tensor:
         """(A, 4) proposals from the maps of an image."""

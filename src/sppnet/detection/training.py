@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sppnet.backbones import build_backbone
 from sppnet.classification.checkpoints import Checkpoints
@@ -105,6 +105,7 @@ class _Training:
     seed: int
     track: Track
     stage: Stage
+    _scales: dict[str, float] = field(default_factory=dict)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Take one step after the other."""
@@ -152,8 +153,11 @@ class _Training:
         if softmax is not None and not keep:
             return softmax
         features = tuned.features(self.settings)
-        trainer = WindowTrainer(self.prepared, len(self.names), self.settings, features, self.seed)
         with self.stage("objects"):
+            scale = self._scale_of(features)
+            trainer = WindowTrainer(
+                self.prepared, len(self.names), self.settings, features, scale, self.seed
+            )
             trainer.gather_objects(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track)
@@ -181,7 +185,14 @@ class _Training:
             use_difficult=settings.use_difficult,
         )
         with self.stage("boxes"):
-            length = mean_length(self.prepared, WindowFeatures(), self.seed, self.track)
+            scale = self._scale_of(WindowFeatures())
             cascade = BoxCascade(len(self.names), rule, self.seed)
             samples = self.prepared.tracked("fitting boxes", self.track)
-            return cascade.fit(samples, self.prepared.encoder, settings.feature_norm / length)
+            return cascade.fit(samples, self.prepared.encoder, scale)
+
+    def _scale_of(self, features: WindowFeatures) -> float:
+        """Factor that gives features the mean length that the settings want."""
+        if features.layer not in self._scales:
+            length = mean_length(self.prepared, features, self.seed, self.track)
+            self._scales[features.layer] = self.settings.feature_norm / length
+        return self._scales[features.layer]

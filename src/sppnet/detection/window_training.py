@@ -65,6 +65,7 @@ class WindowTrainer:
         num_classes: K.
         settings: The constants.
         features: What of a window is judged.
+        scale: Factor that gives the features the mean length that the SVMs want.
         seed: Of everything that is random.
 
     Source:
@@ -77,6 +78,7 @@ class WindowTrainer:
         num_classes: int,
         settings: DetectionSettings,
         features: WindowFeatures,
+        scale: float,
         seed: int = 0,
     ) -> None:
         self.prepared = prepared
@@ -84,17 +86,12 @@ class WindowTrainer:
         self.num_classes = num_classes
         self.settings = settings
         self.features = features
+        self.scale = scale
         self.rule = MiningRule(settings.svm_cost, settings.positive_weight)
         self.draw = torch.Generator().manual_seed(seed)
-        self.seed = seed
 
     def gather_objects(self, track: Track = no_tracking) -> None:
-        """Describe the objects, scaled to the mean length that the SVMs want.
-
-        As many are kept as fit into the budget of the mining; they stand for all.
-        """
-        length = mean_length(self.prepared, self.features, self.seed, track)
-        self.scale = self.settings.feature_norm / length
+        """Describe the objects; as many are kept as fit into the budget, and stand for all."""
         length_of_rows = self.features.length(self.encoder)
         limit = max(1, self.rule.most_rows(length_of_rows) // (2 * self.num_classes))
         self._extra_of = self._count_extras()
