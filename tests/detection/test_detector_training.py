@@ -111,7 +111,7 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
 def make_trainer(prepared: PreparedImages, names, settings=SETTINGS, scale=None) -> WindowTrainer:
     features = WindowFeatures()
     scale = scale or settings.feature_norm / mean_length(prepared, features)
-    return WindowTrainer(prepared, len(names), settings, features, scale)
+    return WindowTrainer(prepared, len(names), settings, features, scale=scale)
 
 
 def test_features_have_the_mean_length_that_was_asked_for(prepare, scenes) -> None:

@@ -1,5 +1,7 @@
 """Scores of regions equal the product of their pooled vectors with the matrix."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -48,3 +50,25 @@ def test_weights_of_another_length_are_refused(rows: int) -> None:
     whole = torch.tensor([[0, 0, 0, 3, 3]])
     with pytest.raises(ValueError, match=rf"weights must have shape \(50, K\), got \({rows}, 1\)"):
         score_regions(torch.rand(1, 1, 3, 3), whole, torch.rand(rows, 1))
+
+
+def test_memory_is_kept_and_still_right_for_other_sizes_dtypes_and_modes(monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.pooling.region_scores.CHUNK_BYTES", 3000)
+    torch.manual_seed(0)
+    for number, dtype in enumerate((torch.float32, torch.float64, torch.float32) * 2):
+        features = torch.randn(1, 3 + number, 9, 7, dtype=dtype)
+        regions = random_regions(20 + 7 * number, 9, 7, 1)
+        weights = torch.randn((3 + number) * 5, 2, dtype=dtype)
+        with torch.inference_mode(number % 2 == 0):
+            found = score_regions(features, regions, weights, (2, 1))
+        torch.testing.assert_close(found, pool_regions(features, regions, (2, 1)) @ weights)
+
+
+def test_threads_do_not_share_the_memory() -> None:
+    torch.manual_seed(0)
+    features, weights = torch.randn(1, 16, 30, 30), torch.randn(16 * 50, 3)
+    regions = [random_regions(400, 30, 30, 1) for _ in range(8)]
+    expected = [score_regions(features, each, weights) for each in regions]
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda each: score_regions(features, each, weights), regions))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

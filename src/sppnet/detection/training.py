@@ -154,9 +154,13 @@ class _Training:
             return softmax
         features = tuned.features(self.settings)
         with self.stage("objects"):
-            scale = self._scale_of(features)
             trainer = WindowTrainer(
-                self.prepared, len(self.names), self.settings, features, scale, self.seed
+                self.prepared,
+                len(self.names),
+                self.settings,
+                features,
+                scale=self._scale_of(features),
+                seed=self.seed,
             )
             trainer.gather_objects(self.track)
         with self.stage("svm"):

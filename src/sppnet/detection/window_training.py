@@ -78,6 +78,7 @@ class WindowTrainer:
         num_classes: int,
         settings: DetectionSettings,
         features: WindowFeatures,
+        *,
         scale: float,
         seed: int = 0,
     ) -> None:

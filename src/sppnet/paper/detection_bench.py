@@ -132,19 +132,29 @@ class DetectionBench:
     @cached_property
     def _boxes(self) -> BoxCascade:
         """Box regression on the pooled vectors: one stage, as in the paper."""
-        length = mean_length(self.train, WindowFeatures(), self.supplies.seed, self.track)
         rule = CascadeRule(stages=1, per_image=self.supplies.effort.windows)
         cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
         samples = self.train.tracked("fitting boxes", self.track)
-        return cascade.fit(samples, self.encoder, self.settings.feature_norm / length)
+        return cascade.fit(samples, self.encoder, self._scale_of(WindowFeatures()))
+
+    def _scale_of(self, features: WindowFeatures) -> float:
+        """Factor that gives features the mean length that the SVMs want."""
+        length = mean_length(self.train, features, self.supplies.seed, self.track)
+        return self.settings.feature_norm / length
 
     def _scorer(self, layer: str, is_tuned: bool) -> LinearScorer:
         """SVMs on a layer."""
         if (layer, is_tuned) not in self._scorers:
             head = self.head if is_tuned else None if layer == "pooled" else self._new_head()
             features = WindowFeatures(layer, head)
-            num_classes, seed = len(self.images.names), self.supplies.seed
-            trainer = WindowTrainer(self.train, num_classes, self.settings, features, seed)
+            trainer = WindowTrainer(
+                self.train,
+                len(self.images.names),
+                self.settings,
+                features,
+                scale=self._scale_of(features),
+                seed=self.supplies.seed,
+            )
             trainer.gather_objects(self.track)
             self._scorers[layer, is_tuned] = trainer.mine(self.track)
         return self._scorers[layer, is_tuned]

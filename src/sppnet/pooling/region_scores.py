@@ -1,5 +1,6 @@
 """Linear scores of regions without their vectors."""
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -9,8 +10,9 @@ from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
 from sppnet.pooling.checks import as_maps, as_rows
 from sppnet.pooling.regions import pool_regions
 
-# Regions pooled at a time, into memory that is used again.
-CHUNK = 512
+# Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
+CHUNK_BYTES = 2**27
+_kept = threading.local()
 
 
 def score_regions(
@@ -48,9 +50,25 @@ def score_regions(
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
     scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
-        vectors = maps[0].new_empty(min(len(rows), CHUNK), length)
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
+        vectors = _take_memory(len(rows), length, maps[0])
+        for start in range(0, len(rows), len(vectors)):
+            chunk = rows[start : start + len(vectors)]
             pooled = pool_regions(maps, chunk, levels, out=vectors[: len(chunk)])
-            torch.mm(pooled, weights, out=scores[start : start + CHUNK])
+            torch.mm(pooled, weights, out=scores[start : start + len(vectors)])
     return scores
+
+
+def _take_memory(count: int, length: int, like: Tensor) -> Tensor:
+    """(M, length) for at most ``count`` vectors; on a processor the same from call to call.
+
+    Fresh pages cost as much as the pooling itself; on other devices torch keeps memory anyway.
+    """
+    count = max(1, min(count, CHUNK_BYTES // (length * like.itemsize)))
+    if like.device.type != "cpu":
+        return like.new_empty(count, length)
+    held: Tensor | None = getattr(_kept, "vectors", None)
+    if held is None or held.dtype != like.dtype or held.numel() < count * length:
+        with torch.inference_mode(False):  # whoever comes next may not be in that mode
+            held = torch.empty(count * length, dtype=like.dtype)
+        _kept.vectors = held
+    return held[: count * length].view(count, length)
