@@ -57,7 +57,7 @@ def test_train_leaves_a_model_and_its_figures(run: Path) -> None:
         "manifest.json",
     }
     metrics = _json(run / "metrics.json")
-    stages = ["proposals", "features", "objects", "svm", "boxes", "save", "total"]
+    stages = ["proposals", "features", "anchors", "objects", "svm", "boxes", "save", "total"]
     assert list(metrics["seconds"]) == stages
     assert all(value >= 0 for value in metrics["seconds"].values())
     parts = sum(metrics["seconds"][name] for name in stages[:-1])

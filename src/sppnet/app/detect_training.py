@@ -86,6 +86,7 @@ class TrainingJob:
         say(
             f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
         )
+        say(f"would convolve {describe_scales(encoder)}")
         say(f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}")
         announce(stages)
         report_problems(dataset.problems)
@@ -102,6 +103,7 @@ class TrainingJob:
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
             encoder, external = self._build_encoder(dataset), self._proposals()
+            note(f"convolving {describe_scales(encoder)}")
             announce(measure_stages(dataset, encoder, external, self.settings)[0])
             prepared = self._prepare(dataset, encoder, external)
             detector = train_detector(
@@ -201,6 +203,12 @@ class TrainingJob:
         rows = [(name, human_seconds(value)) for name, value in seconds.items()]
         say_table(("stage", "time"), [*rows, ("total", human_seconds(sum(seconds.values())))])
         say(f"model: {self.out / 'model'}")
+
+
+def describe_scales(encoder: Encoder) -> str:
+    """Say at which sizes images are convolved; objects may have chosen them."""
+    sides = " and ".join(map(str, encoder.short_sides))
+    return f"images at a short side of {sides} pixels"
 
 
 def measure_stages(
