@@ -10,8 +10,10 @@ def _sampled(limit: int, count: int, seed: int, step: int = 7) -> torch.Tensor:
     sample = RowSample(limit, 1)
     draw = torch.Generator().manual_seed(seed)
     for rows in torch.arange(float(count))[:, None].split(step):
-        sample.add(rows, draw)
-        assert sum(len(rows) for _, rows in sample._blocks) <= 1.25 * limit + step
+        taken, slots = sample.add(rows, draw)
+        assert torch.equal(sample._rows[slots, 0], rows[taken, 0].half())
+        assert len(slots.unique()) == len(slots)
+        assert len(sample.take()) == min(limit, sample.seen)
     assert sample.seen == count
     return sample.take()[:, 0].long()
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from sppnet.detection.row_sample import RowSample
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes
 
 
@@ -96,10 +97,8 @@ def _whitening(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class BoxSamples:
     """A random part of the windows that overlap an object, to teach the regression of one class.
 
-    Each sample draws a priority when it comes; those of the highest priority stay.
-
     Args:
-        limit: Samples to keep.
+        limit: Samples to keep, each with the same chance.
         length: D, numbers per feature vector.
 
     Example:
@@ -111,32 +110,17 @@ class BoxSamples:
     """
 
     def __init__(self, limit: int, length: int) -> None:
-        self.limit = limit
-        self._count = 0
-        nothing = torch.zeros(0, 4)
-        rows = torch.zeros(0, length, dtype=torch.float16)
-        self._blocks = [(torch.zeros(0), rows, nothing, nothing)]
+        self._features = RowSample(limit, length)
+        self._boxes = torch.zeros(limit, 8)  # windows, objects
 
     def add(
         self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
     ) -> None:
         """Take samples in: (S, D) features, (S, 4) windows, (S, 4) objects."""
-        priority = torch.rand(len(features), generator=draw)
-        self._blocks.append((priority, features.half(), proposals, targets))
-        self._count += len(features)
-        if self._count > 1.25 * self.limit:
-            self._trim()
+        taken, slots = self._features.add(features, draw)
+        self._boxes[slots] = torch.cat([proposals[taken], targets[taken]], 1)
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
         """Give features (float16), windows and objects of at most ``limit`` samples."""
-        self._trim()
-        _, features, proposals, targets = self._blocks[0]
-        return features, proposals, targets
-
-    def _trim(self) -> None:
-        """Join the blocks and drop the lowest priorities beyond the limit."""
-        joined = [torch.cat(part) for part in zip(*self._blocks, strict=True)]
-        best = joined[0].argsort(descending=True, stable=True)[: self.limit].sort().values
-        priority, features, proposals, targets = (part[best] for part in joined)
-        self._blocks = [(priority, features, proposals, targets)]
-        self._count = len(best)
+        proposals, targets = self._boxes[self._features.order].split(4, 1)
+        return self._features.take(), proposals, targets

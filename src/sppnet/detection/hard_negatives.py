@@ -13,7 +13,7 @@ from sppnet.detection.dual_ascent import DualSvms
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
 # Memory for windows, positives and hard negatives of all classes.
-BUDGET_BYTES = 1_500_000_000
+BUDGET_BYTES = 800_000_000
 BYTES_PER_NUMBER = 2
 # SVMs that are fitted on later may be so much less exact.
 EARLY_TOLERANCE = 20
