@@ -47,14 +47,16 @@ def mean_length(
     draw = torch.Generator().manual_seed(seed)
     images = prepared.usable
     some = torch.randperm(len(images), generator=draw)[:NORM_IMAGES].tolist()
-    lengths = [torch.zeros(0)]
+    # one stretch of memory: small tensors kept from image to image would tear the heap to pieces
+    lengths, count = torch.zeros(len(some) * NORM_WINDOWS), 0
     for image in track([images[i] for i in some], "measuring windows", total=len(some)):
         encoded, windows = prepared.encoded(image), prepared.all_windows(image)
         drawn = windows[torch.randperm(len(windows), generator=draw)[:NORM_WINDOWS]]
         cells = prepared.encoder.locate(encoded, drawn)
-        lengths.append(features.describe(prepared.encoder, encoded, cells).norm(dim=1).cpu())
-    joined = torch.cat(lengths)
-    return max(float(joined.mean()), 1e-12) if len(joined) else 1.0
+        rows = features.describe(prepared.encoder, encoded, cells)
+        lengths[count : count + len(rows)] = rows.norm(dim=1)
+        count += len(rows)
+    return max(float(lengths[:count].mean()), 1e-12) if count else 1.0
 
 
 class WindowTrainer:
