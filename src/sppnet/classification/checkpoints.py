@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from sppnet.classification.averaging import WeightAverage
 from sppnet.errors import UnusableFileError
-from sppnet.storage import load_model, save_model, tensors_under
+from sppnet.storage import load_model, put_under, save_model, tensors_under
 from sppnet.storage.tensor_bytes import bytes_to_tensors, tensors_to_bytes
 
 KIND = "training state"
@@ -121,13 +121,12 @@ def pack_tensors(
     network: nn.Module, optimizer: Optimizer, average: WeightAverage | None
 ) -> dict[str, Tensor]:
     """Copy weights, buffers, the optimizer's memory and the average to the CPU, one name each."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = put_under("network.", network.state_dict())
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{key}.{name}"] = value
-    for name, tensor in (average.tensors if average else {}).items():
-        tensors[f"average.{name}"] = tensor
+    tensors |= put_under("average.", average.tensors if average else {})
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 

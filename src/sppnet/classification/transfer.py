@@ -18,7 +18,7 @@ from sppnet.classification.feature_recipe import FeatureRecipe
 from sppnet.classification.features import device_of
 from sppnet.classification.image_classifier import AnyView, ImageClassifier
 from sppnet.classification.network import apply_in_blocks
-from sppnet.storage import tensors_under
+from sppnet.storage import put_under, tensors_under
 
 
 class TransferClassifier(ImageClassifier):
@@ -104,12 +104,9 @@ class TransferClassifier(ImageClassifier):
 
     def tensors(self) -> dict[str, Tensor]:
         """Every number, by name, on the CPU."""
-        parts = {"encoder": self.encoder, "head": self.head}
-        return {
-            f"{part}.{name}": tensor.cpu()
-            for part, module in parts.items()
-            for name, tensor in module.state_dict().items()
-        }
+        encoder = put_under("encoder.", self.encoder.state_dict())
+        tensors = encoder | put_under("head.", self.head.state_dict())
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     @classmethod
     def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:

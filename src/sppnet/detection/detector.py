@@ -18,7 +18,7 @@ from sppnet.detection.scorers import WindowScorer, restore_scorer
 from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
 from sppnet.images import ImageSource, flip_left_right, to_image
-from sppnet.storage import restore_model, save_model, tensors_under
+from sppnet.storage import put_under, restore_model, save_model, tensors_under
 
 MODEL_KIND = "detector"
 
@@ -195,13 +195,12 @@ class Detector:
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""
-        parts = {
-            "backbone.": self.encoder.backbone.state_dict(),
-            "scorer.": self.scorer.tensors(),
-            "anchors.": {} if self.anchors is None else self.anchors.tensors(),
-            "mover.": {} if self.mover is None else self.mover.tensors(),
-        }
-        return {under + k: v for under, named in parts.items() for k, v in named.items()}
+        return (
+            put_under("backbone.", self.encoder.backbone.state_dict())
+            | put_under("scorer.", self.scorer.tensors())
+            | put_under("anchors.", {} if self.anchors is None else self.anchors.tensors())
+            | put_under("mover.", {} if self.mover is None else self.mover.tensors())
+        )
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
         """Write the detector as one folder: safetensors, JSON and checksums.

@@ -28,7 +28,7 @@ from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.tuning_batches import split_images
 from sppnet.detection.window_sampling import draw_windows
 from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
-from sppnet.storage import tensors_under
+from sppnet.storage import put_under, tensors_under
 
 CLIP_NORM = 10.0
 
@@ -180,7 +180,7 @@ class _Tuning:
             self.best = {k: v.detach().clone() for k, v in self.head.state_dict().items()}
         if self.checkpoints is not None:
             tensors = pack_tensors(self.head, self.optimizer, None)
-            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+            tensors |= put_under("best.", self.best)
             self.checkpoints.save(replace(self.state, tensors=tensors))
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.window_features import WindowFeatures, check_length, put_under, take_from
+from sppnet.detection.window_features import WindowFeatures, check_length
+from sppnet.storage import put_under, tensors_under
 
 # Windows whose vectors are held at a time.
 CHUNK = 512
@@ -101,12 +102,14 @@ class KernelScorer:
     def tensors(self) -> dict[str, Tensor]:
         """Centres, weights, biases, and the head's weights."""
         own = {"centres": self.centres, "weights": self.weights, "bias": self.bias}
-        return own | put_under("features", self.features.tensors())
+        return own | put_under("features.", self.features.tensors())
 
     @classmethod
     def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "KernelScorer":
         """Put it together again."""
-        features = WindowFeatures.restore(configuration["features"], take_from("features", tensors))
+        features = WindowFeatures.restore(
+            configuration["features"], tensors_under("features.", tensors)
+        )
         own = (tensors[name] for name in ("centres", "weights", "bias"))
         centres, weights, bias = own
         return cls(centres, configuration["width"], weights, bias, features)

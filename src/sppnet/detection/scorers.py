@@ -10,8 +10,9 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.hard_negatives import NEVER
 from sppnet.detection.heads import RegionHead, restore_head
 from sppnet.detection.kernel_svm import KernelScorer
-from sppnet.detection.window_features import WindowFeatures, check_length, put_under, take_from
+from sppnet.detection.window_features import WindowFeatures, check_length
 from sppnet.errors import UnusableFileError
+from sppnet.storage import put_under, tensors_under
 
 
 class WindowScorer(Protocol):
@@ -100,12 +101,14 @@ class LinearScorer:
     def tensors(self) -> dict[str, Tensor]:
         """Weights, biases, and the head's weights."""
         own = {"weights": self.weights, "bias": self.bias}
-        return own | put_under("features", self.features.tensors())
+        return own | put_under("features.", self.features.tensors())
 
     @classmethod
     def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "LinearScorer":
         """Put it together again."""
-        features = WindowFeatures.restore(configuration["features"], take_from("features", tensors))
+        features = WindowFeatures.restore(
+            configuration["features"], tensors_under("features.", tensors)
+        )
         return cls(tensors["weights"], tensors["bias"], features)
 
 
@@ -205,8 +208,8 @@ class PrefilteredScorer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of both."""
-        second = put_under("second", self.second.tensors())
-        return put_under("first", self.first.tensors()) | second
+        second = put_under("second.", self.second.tensors())
+        return put_under("first.", self.first.tensors()) | second
 
     @classmethod
     def restore(
@@ -214,7 +217,7 @@ class PrefilteredScorer:
     ) -> "PrefilteredScorer":
         """Put it together again."""
         first, second = (
-            restore_scorer(configuration[name], take_from(name, tensors))
+            restore_scorer(configuration[name], tensors_under(f"{name}.", tensors))
             for name in ("first", "second")
         )
         return cls(first, second, configuration["keep"])

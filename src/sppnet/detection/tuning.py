@@ -31,7 +31,7 @@ from sppnet.detection.tuning_network import HeadBoxes, build_optimizer, build_re
 from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
 from sppnet.images import LabelledImage
-from sppnet.storage import tensors_under
+from sppnet.storage import put_under, tensors_under
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
@@ -214,7 +214,7 @@ class _Tuning:
             self.log.add_epoch(history, update)
         if self.checkpoints is not None:
             tensors = pack_tensors(self.network, self.optimizer, None)
-            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+            tensors |= put_under("best.", self.best)
             self.checkpoints.save(replace(self.state, tensors=tensors))
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.geometry import clip_boxes, deltas_to_boxes
 from sppnet.images import resize_short_side
 from sppnet.pooling import pool_regions
-from sppnet.storage import tensors_under
+from sppnet.storage import put_under, tensors_under
 
 # Standard deviation of new weights of the box regression.
 BOX_SPREAD = 0.001
@@ -121,8 +121,8 @@ class HeadBoxes:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the head and of the layer behind it."""
-        parts = {"head.": self.head.state_dict(), "layer.": self.layer.state_dict()}
-        return {under + name: w for under, named in parts.items() for name, w in named.items()}
+        layer = put_under("layer.", self.layer.state_dict())
+        return put_under("head.", self.head.state_dict()) | layer
 
     @classmethod
     def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadBoxes":

@@ -93,22 +93,6 @@ class WindowFeatures:
         return cls(configuration["layer"], head)
 
 
-def put_under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put a name and a dot before the names of tensors.
-
-    Example:
-        >>> list(put_under("head", {"weight": torch.ones(1)}))
-        ['head.weight']
-    """
-    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
-
-
-def take_from(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors that :func:`put_under` put under a name, by their own names."""
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
 def check_length(offered: int, expected: int) -> None:
     """Refuse windows of another length than a model was made for.
 

@@ -19,7 +19,7 @@ from sppnet.storage.run_folder import RunFolder, Stages
 if TYPE_CHECKING:
     from sppnet.storage.feature_cache import FeatureCache
     from sppnet.storage.model_folder import load_model, read_kind, restore_model, save_model
-    from sppnet.storage.tensor_bytes import tensors_under
+    from sppnet.storage.tensor_bytes import put_under, tensors_under
     from sppnet.storage.write_behind import WriteBehind
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ensure_output_folder",
     "is_model",
     "load_model",
+    "put_under",
     "read_bytes",
     "read_json",
     "read_kind",
@@ -48,6 +49,7 @@ _MODULE_OF = {
     "FeatureCache": "feature_cache",
     "WriteBehind": "write_behind",
     "load_model": "model_folder",
+    "put_under": "tensor_bytes",
     "read_kind": "model_folder",
     "restore_model": "model_folder",
     "save_model": "model_folder",

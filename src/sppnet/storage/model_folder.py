@@ -109,6 +109,10 @@ def restore_model(
     config, tensors = load_model(folder, kind)
     try:
         return restore(config, tensors)
+    except UnusableFileError as error:  # of a part, which does not know its file
+        raise UnusableFileError(
+            error.message, path=error.path or folder, code=error.code
+        ) from error
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         rule = f"the saved {kind} does not fit together: {reason}"

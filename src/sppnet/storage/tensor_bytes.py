@@ -60,6 +60,16 @@ def tensors_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def put_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put a beginning before the names of tensors; :func:`tensors_under` takes it off again.
+
+    Example:
+        >>> put_under("head.", {"bias": torch.zeros(1)})
+        {'head.bias': tensor([0.])}
+    """
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """Name the first tensor that holds NaN or an infinity.
 
