@@ -38,14 +38,8 @@ def train(folder: Path, count: int, results: "multiprocessing.Queue[dict[str, fl
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         began = time.perf_counter()
-        prepared = PreparedImages(
-            images,
-            build_encoder(SETTINGS),
-            FeatureCache(cache),
-            SETTINGS.proposals,
-            SETTINGS.max_proposals,
-            max_anchors=SETTINGS.max_anchors,
-        )
+        encoder = build_encoder(SETTINGS)
+        prepared = PreparedImages.of(SETTINGS, images, encoder, FeatureCache(cache))
         train_detector(prepared, dataset.names, SETTINGS, track=track)
         seconds = time.perf_counter() - began
     objects = sum(len(image.boxes) for image in images)

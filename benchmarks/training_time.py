@@ -31,14 +31,8 @@ def time_ours(dataset: DetectionDataset, threads: int) -> dict[str, float]:
     settings, stages = DetectionSettings(), Stages()
     with tempfile.TemporaryDirectory() as name, stages.stage("total"):
         encoder = build_encoder(settings, dataset.images)
-        prepared = PreparedImages(
-            dataset.images,
-            encoder,
-            FeatureCache(Path(name) / "cache"),
-            settings.proposals,
-            settings.max_proposals,
-            max_anchors=settings.max_anchors,
-        )
+        cache = FeatureCache(Path(name) / "cache")
+        prepared = PreparedImages.of(settings, dataset.images, encoder, cache)
         detector = train_detector(
             prepared, dataset.names, settings, workers=threads, track=track, stage=stages.stage
         )

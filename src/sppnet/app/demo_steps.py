@@ -219,9 +219,7 @@ class DemoSteps:
         encoder.backbone.to(choose_device(self.device))
         cache_folder = self.folder.work / "cache"
         cache = FeatureCache(cache_folder)
-        prepared = PreparedImages(
-            dataset.images, encoder, cache, settings.proposals, settings.max_proposals, self.seed
-        )
+        prepared = PreparedImages.of(settings, dataset.images, encoder, cache, seed=self.seed)
         detector = train_detector(prepared, dataset.names, settings, seed=self.seed, track=track)
         detector.save(model, extra={**asdict(settings), "seed": self.seed})
         shutil.rmtree(cache_folder, ignore_errors=True)  # hundreds of megabytes, not needed again

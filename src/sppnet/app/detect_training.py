@@ -105,7 +105,10 @@ class TrainingJob:
             encoder, external = self._build_encoder(dataset), self._proposals()
             note(f"convolving {describe_scales(encoder)}")
             announce(measure_stages(dataset, encoder, external, self.settings)[0])
-            prepared = self._prepare(dataset, encoder, external)
+            cache = FeatureCache(self.cache_folder)
+            prepared = PreparedImages.of(
+                self.settings, dataset.images, encoder, cache, seed=self.seed, external=external
+            )
             detector = train_detector(
                 prepared,
                 dataset.names,
@@ -150,21 +153,6 @@ class TrainingJob:
             encoder = build_encoder(self.settings, dataset.images, download=self.download)
         encoder.backbone.to(device)
         return encoder
-
-    def _prepare(
-        self, dataset: DetectionDataset, encoder: Encoder, external: ExternalProposals | None
-    ) -> PreparedImages:
-        """Put the images, the encoder and the cache together."""
-        return PreparedImages(
-            dataset.images,
-            encoder,
-            FeatureCache(self.cache_folder),
-            self.settings.proposals,
-            self.settings.max_proposals,
-            self.seed,
-            max_anchors=self.settings.max_anchors,
-            external=external,
-        )
 
     def _write_metrics(
         self,

@@ -14,6 +14,7 @@ from sppnet.detection.anchors import AnchorProposer
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.external_proposals import ExternalProposals
 from sppnet.detection.proposals import PROPOSALS_VERSION, propose, take_turns
+from sppnet.detection.settings import DetectionSettings
 from sppnet.errors import InputError, Problem, Track, no_tracking
 from sppnet.images import LabelledImage, flip_left_right, load_image
 from sppnet.storage import FeatureCache, WriteBehind
@@ -46,11 +47,11 @@ class PreparedImages:
     encoder: Encoder
     cache: FeatureCache
     proposals: str = "graph"
-    max_proposals: int = 2000
+    max_proposals: int = 1000
     seed: int = 0
     problems: list[Problem] = field(default_factory=list)
     anchors: AnchorProposer | None = None
-    max_anchors: int = 1000
+    max_anchors: int = 400
     external: ExternalProposals | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +60,31 @@ class PreparedImages:
         self._weights = digest_weights(self.encoder.backbone.state_dict())
         if self.anchors is not None:
             self.use_anchors(self.anchors)
+
+    @classmethod
+    def of(
+        cls,
+        settings: DetectionSettings,
+        images: Sequence[LabelledImage],
+        encoder: Encoder,
+        cache: FeatureCache,
+        *,
+        seed: int = 0,
+        anchors: AnchorProposer | None = None,
+        external: ExternalProposals | None = None,
+    ) -> "PreparedImages":
+        """Prepare images with the windows that settings ask for."""
+        return cls(
+            images,
+            encoder,
+            cache,
+            settings.proposals,
+            settings.max_proposals,
+            seed,
+            anchors=anchors,
+            max_anchors=settings.max_anchors,
+            external=external,
+        )
 
     @property
     def usable(self) -> list[LabelledImage]:
@@ -88,6 +114,14 @@ class PreparedImages:
             for image in track(self.usable, "convolving images", total=len(self.usable)):
                 attempt(image)
 
+    def propose_learnt(self, track: Track = no_tracking) -> None:
+        """Compute the windows that the maps propose, of every image."""
+        if self.anchors is None:
+            return
+        with WriteBehind(self.cache) as later:
+            for image, encoded in self.maps("proposing learnt windows", track):
+                self._learnt_windows(image, self.anchors, encoded, later.put)
+
     def windows(self, image: LabelledImage) -> Tensor:
         """(K, 4) proposals from the pixels of an image or from a file, xyxy in pixels."""
         if self.external is not None:
@@ -113,7 +147,13 @@ class PreparedImages:
             return self.windows(image)
         return take_turns([self.windows(image), self._learnt_windows(image, self.anchors)])
 
-    def _learnt_windows(self, image: LabelledImage, anchors: AnchorProposer) -> Tensor:
+    def _learnt_windows(
+        self,
+        image: LabelledImage,
+        anchors: AnchorProposer,
+        encoded: EncodedImage | None = None,
+        put: Put | None = None,
+    ) -> Tensor:
         """(A, 4) proposals from the maps of an image."""
         key = self.cache.make_key(
             kind="anchors",
@@ -123,8 +163,9 @@ class PreparedImages:
         )
         record = self.cache.get(key)
         if record is None:
-            record = {"boxes": anchors.propose(self.encoded(image), self.max_anchors)[0]}
-            self.cache.put(key, record)
+            encoded = encoded or self.encoded(image)
+            record = {"boxes": anchors.propose(encoded, self.max_anchors)[0]}
+            (put or self.cache.put)(key, record)
         return record["boxes"]
 
     def encoded(

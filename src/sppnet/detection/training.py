@@ -105,7 +105,7 @@ class _Training:
     seed: int
     track: Track
     stage: Stage
-    _scales: dict[str, float] = field(default_factory=dict)
+    _scales: dict[WindowFeatures, float] = field(default_factory=dict)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Take one step after the other."""
@@ -115,7 +115,10 @@ class _Training:
             with self.stage("tuning"):
                 tuned = self._tune(checkpoints)
         if tuned.encoder is not None:  # other maps, and so other windows
-            self.prepared = replace(self.prepared, encoder=tuned.encoder, anchors=None)
+            images = self.prepared.usable
+            self.prepared = replace(
+                self.prepared, images=images, encoder=tuned.encoder, anchors=None
+            )
             self._look()
         scorer, mover = self._learn_scores(tuned), self._learn_boxes(tuned)
         return Detector(
@@ -145,6 +148,7 @@ class _Training:
                 proposer = AnchorProposer.of(self.prepared.encoder, seed=self.seed)
                 maps = self.prepared.maps("learning to propose", self.track)
                 self.prepared.use_anchors(proposer.fit(maps))
+                self.prepared.propose_learnt(self.track)
 
     def _learn_scores(self, tuned: TunedParts) -> WindowScorer:
         """Learn to judge windows; a tuned softmax knows already."""
@@ -196,7 +200,7 @@ class _Training:
 
     def _scale_of(self, features: WindowFeatures) -> float:
         """Factor that gives features the mean length that the settings want."""
-        if features.layer not in self._scales:
+        if features not in self._scales:
             length = mean_length(self.prepared, features, self.seed, self.track)
-            self._scales[features.layer] = self.settings.feature_norm / length
-        return self._scales[features.layer]
+            self._scales[features] = self.settings.feature_norm / length
+        return self._scales[features]

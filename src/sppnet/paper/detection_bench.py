@@ -66,6 +66,7 @@ class DetectionBench:
         self.key = self._make_key()
         self._is_prepared = False
         self._scorers: dict[tuple[str, bool], LinearScorer] = {}
+        self._scales: dict[WindowFeatures, float] = {}
 
     def why_not(self, row: Row) -> str:
         """Say why a row cannot be measured; empty if it can."""
@@ -139,8 +140,10 @@ class DetectionBench:
 
     def _scale_of(self, features: WindowFeatures) -> float:
         """Factor that gives features the mean length that the SVMs want."""
-        length = mean_length(self.train, features, self.supplies.seed, self.track)
-        return self.settings.feature_norm / length
+        if features not in self._scales:
+            length = mean_length(self.train, features, self.supplies.seed, self.track)
+            self._scales[features] = self.settings.feature_norm / length
+        return self._scales[features]
 
     def _scorer(self, layer: str, is_tuned: bool) -> LinearScorer:
         """SVMs on a layer."""
