@@ -16,7 +16,7 @@ check: setup ## format, lint, types
 	$(BIN)/mypy
 
 test: setup ## all tests, doctests too
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 bench: setup ## measure on real photos in SPPNET_DATA; writes JSON and tables to runs/
 	$(BIN)/python benchmarks/plain_trunk.py --data $(SPPNET_DATA)/photos

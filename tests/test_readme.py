@@ -41,7 +41,7 @@ RUN_BY = {
     r"sppnet classify predict .*": ("tests/classification/test_classify_command.py", '"predict"'),
     r"python3? -m venv \.venv": (".ci/run", "-m venv"),
     r"(\.venv/bin/)?(python -m )?pip install (-e )?('\.\[dev\]'|\.)": (".ci/run", "pip install"),
-    r"(\.venv/bin/)?(python -m )?pytest": (".ci/run", "pytest -q"),
+    r"(\.venv/bin/)?pytest -n 2 --dist loadfile": (".ci/run", "pytest -q -n 2 --dist loadfile"),
     r"\.ci/run": (".ci/run", "set -euo pipefail"),
     r"make (setup|check|test|bench|demo)": ("tests/test_readme.py", "test_makefile"),
 }
