@@ -79,7 +79,11 @@ class Contest:
         """Fit SVMs and boxes on the first photos."""
         images, limit = self.train.images[: self.words.train_images], self.words.train_windows
         settings = DetectionSettings(
-            proposals=self.words.proposals, max_proposals=limit, anchors=False, box_stages=1
+            proposals=self.words.proposals,
+            max_proposals=limit,
+            anchors=False,
+            mirror="off",
+            box_stages=1,
         )
         prepared = self._prepare(images, encoder, way, limit)
         return train_detector(prepared, self.names, settings, track=track).to(self.words.device)

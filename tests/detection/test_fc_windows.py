@@ -39,7 +39,7 @@ def _known(prepared: PreparedImages, flips: tuple[bool, ...], num_classes: int, 
         labels = label_windows(boxes, image, num_classes)
         for flipped in flips:
             seen = flip_boxes(boxes, image.size_hw[1]) if flipped else boxes
-            encoded = prepared.encoded(image, flipped=flipped)
+            encoded = prepared.encoded(image.mirror() if flipped else image)
             for scale in (None,) if best else (0, 1):
                 of = None if scale is None else torch.full((len(seen),), scale)
                 rows = encoder.describe_cells(encoded, encoder.locate(encoded, seen, of)).half()

@@ -59,7 +59,7 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     prepared = prepare()
     monkeypatch.setattr(prepared.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.prepared.propose", refuse)
-    monkeypatch.setattr("sppnet.detection.prepared.load_image", refuse)
+    monkeypatch.setattr("sppnet.images.datasets.load_image", refuse)
     second = [(e.maps, w) for _, e, w in prepared]
     assert len(second) == len(first) == len(scenes)
     for (maps, windows), (maps_again, windows_again) in zip(first, second, strict=True):
@@ -224,3 +224,23 @@ def test_digest_sees_names_types_shapes_and_values() -> None:
     ]
     assert len({digest_weights(each) for each in [one, *others]}) == 6
     assert digest_weights({"a": torch.zeros(3, 2).T}) == digest_weights(one)
+
+
+def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_windows(
+    prepare, scenes
+) -> None:
+    prepared = prepare()
+    prepared.encode_all(mirror=True)
+    seen = list(prepared.tracked("", mirror=True))
+    assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(2)]
+    for (image, _, windows), (mirror, encoded, mirrored) in zip(seen[::2], seen[1::2], strict=True):
+        width = image.size_hw[1]
+        assert (image.is_mirrored, mirror.is_mirrored) == (False, True)
+        assert torch.equal(mirror.load(), image.load().flip(-1))
+        fresh = prepared.encoder.encode(load_image(image.path).flip(-1))
+        assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
+        for there, here in ((mirrored, windows), (mirror.boxes, image.boxes)):
+            assert torch.equal(there[:, [1, 3]], here[:, [1, 3]])
+            assert torch.equal(there[:, [2, 0]], width - here[:, [0, 2]])
+    prepared.encode_all(mirror=True)
+    assert prepared.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the windows

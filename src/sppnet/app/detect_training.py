@@ -32,6 +32,7 @@ from sppnet.detection import (
     propose,
     train_detector,
 )
+from sppnet.detection.training import wants_mirror
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
 from sppnet.storage import (
@@ -236,8 +237,10 @@ def measure_stages(
         map_bytes += sum(each.nbytes for each in encoded.maps)
         measured += 1
     share = len(dataset) / max(measured, 1)
+    views = 2 if wants_mirror(dataset.images, len(dataset.names), settings) else 1
+    seconds |= {name: views * seconds[name] for name in ("features", "svm")}
     stages = [Stage(name, value * share) for name, value in seconds.items()]
-    return stages, map_bytes * share
+    return stages, map_bytes * share * views
 
 
 def _windows(

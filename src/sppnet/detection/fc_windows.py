@@ -12,7 +12,6 @@ from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.window_sampling import draw_windows, label_windows
 from sppnet.errors import Track, no_tracking
-from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage
 
 
@@ -61,17 +60,16 @@ def gather_windows(
         SPP-net, section 4.1; spp_finetune_voc.m of the authors' code.
     """
     encoder = prepared.encoder
-    views = [(image, flipped) for image in images for flipped in {False, plan.flip}]
+    views = [view for image in images for view in (image, image.mirror())[: 1 + plan.flip]]
     count, per_image = plan.share_out(len(views), encoder.length)
     draw = torch.Generator().manual_seed(seed_of(plan.seed, "images"))
     order = torch.randperm(len(views), generator=draw)[:count].tolist()
     rows = [torch.zeros(0, encoder.length, dtype=torch.float16)]
     labels = [torch.zeros(0, dtype=torch.int64)]
     for place in track(order, "gathering windows", total=count):
-        image, flipped = views[place]
-        encoded = prepared.encoded(image, flipped=flipped)
+        image = views[place]
+        encoded = prepared.encoded(image)
         boxes, drawn = _draw_boxes(prepared, image, (num_classes, per_image), plan)
-        boxes = flip_boxes(boxes, image.size_hw[1]) if flipped else boxes
         scale_of = _draw_scales(boxes, encoder, image, plan) if random_scale else None
         cells = encoder.locate(encoded, boxes, scale_of)
         rows.append(encoder.describe_cells(encoded, cells).half().cpu())

@@ -16,7 +16,8 @@ from sppnet.detection.external_proposals import ExternalProposals
 from sppnet.detection.proposals import PROPOSALS_VERSION, propose, take_turns
 from sppnet.detection.settings import DetectionSettings
 from sppnet.errors import InputError, Problem, Track, no_tracking
-from sppnet.images import LabelledImage, flip_left_right, load_image
+from sppnet.geometry import flip_boxes
+from sppnet.images import LabelledImage
 from sppnet.storage import FeatureCache, WriteBehind
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
@@ -91,6 +92,12 @@ class PreparedImages:
         """The images that could be decoded so far."""
         return [image for image in self.images if image.path not in self._bad]
 
+    def views(self, *, mirror: bool = False) -> list[LabelledImage]:
+        """The usable images, each followed by its mirror image, if asked."""
+        if not mirror:
+            return self.usable
+        return [view for image in self.usable for view in (image, image.mirror())]
+
     def use_anchors(self, anchors: AnchorProposer) -> None:
         """Have further windows proposed from the maps from now on."""
         self.anchors = anchors
@@ -107,11 +114,12 @@ class PreparedImages:
         finally:  # Ctrl-C waits for the images in work, not for all those that wait in line
             pool.shutdown(cancel_futures=True)
 
-    def encode_all(self, track: Track = no_tracking) -> None:
-        """Convolve every image at every scale."""
+    def encode_all(self, track: Track = no_tracking, *, mirror: bool = False) -> None:
+        """Convolve every image at every scale; its mirror image, too, if asked."""
+        images = self.views(mirror=mirror)
         with WriteBehind(self.cache) as later:
             attempt = self.attempt(lambda image: self.encoded(image, put=later.put))
-            for image in track(self.usable, "convolving images", total=len(self.usable)):
+            for image in track(images, "convolving images", total=len(images)):
                 attempt(image)
 
     def propose_learnt(self, track: Track = no_tracking) -> None:
@@ -124,6 +132,8 @@ class PreparedImages:
 
     def windows(self, image: LabelledImage) -> Tensor:
         """(K, 4) proposals from the pixels of an image or from a file, xyxy in pixels."""
+        if image.is_mirrored:
+            return flip_boxes(self.windows(image.mirror()), image.size_hw[1])
         if self.external is not None:
             return self.external.windows(image.path, image.size_hw)[: self.max_proposals]
         key = self.cache.make_key(
@@ -136,13 +146,15 @@ class PreparedImages:
         )
         record = self.cache.get(key)
         if record is None:
-            pixels = load_image(image.path)
+            pixels = image.load()
             record = {"boxes": propose(pixels, self.proposals, self.max_proposals, self.seed)}
             self.cache.put(key, record)
         return record["boxes"]
 
     def all_windows(self, image: LabelledImage) -> Tensor:
         """(K, 4) proposals from the pixels and from the maps, which take turns."""
+        if image.is_mirrored:
+            return flip_boxes(self.all_windows(image.mirror()), image.size_hw[1])
         if self.anchors is None:
             return self.windows(image)
         return take_turns([self.windows(image), self._learnt_windows(image, self.anchors)])
@@ -168,14 +180,11 @@ class PreparedImages:
             (put or self.cache.put)(key, record)
         return record["boxes"]
 
-    def encoded(
-        self, image: LabelledImage, *, flipped: bool = False, put: Put | None = None
-    ) -> EncodedImage:
+    def encoded(self, image: LabelledImage, put: Put | None = None) -> EncodedImage:
         """Feature maps of an image.
 
         Args:
             image: Which one.
-            flipped: Whether of its mirror image.
             put: Keeps a new map; into the cache at once if not given.
 
         Returns:
@@ -184,25 +193,24 @@ class PreparedImages:
         pixels: Tensor | None = None
         maps, zooms = [], []
         for short_side in self.encoder.short_sides:
-            key = self._map_key(image, short_side, flipped)
+            key = self._map_key(image, short_side)
             record = self.cache.get(key)
             if record is None:
-                pixels = load_image(image.path) if pixels is None else pixels
-                seen = flip_left_right(pixels) if flipped else pixels
-                record = self._convolve(seen, short_side)
+                pixels = image.load() if pixels is None else pixels
+                record = self._convolve(pixels, short_side)
                 (put or self.cache.put)(key, record)
             maps.append(record["map"].permute(0, 3, 1, 2).to(self.encoder.device))
             zoom_x, zoom_y = record["zoom"].tolist()
             zooms.append((zoom_x, zoom_y))
         return EncodedImage(tuple(maps), tuple(zooms), image.size_hw)
 
-    def _map_key(self, image: LabelledImage, short_side: int, flipped: bool) -> str:
+    def _map_key(self, image: LabelledImage, short_side: int) -> str:
         """Everything that a map depends on."""
         return self.cache.make_key(
             kind=f"map of {type(self.encoder).__name__}",
             version=MAPS_VERSION,
             image=self._digest(image),
-            flipped=flipped,
+            flipped=image.is_mirrored,
             weights=self._weights,
             backbone=repr(sorted(self.encoder.backbone.description().items())),
             short_side=short_side,
@@ -219,13 +227,17 @@ class PreparedImages:
         """Go through the usable images with their maps and windows."""
         return iter(PreparedWindows(PreparedMaps(self)))
 
-    def maps(self, description: str, track: Track = no_tracking) -> "PreparedMaps":
+    def maps(
+        self, description: str, track: Track = no_tracking, *, mirror: bool = False
+    ) -> "PreparedMaps":
         """The usable images with their maps, to be gone through as often as wanted."""
-        return PreparedMaps(self, description, track)
+        return PreparedMaps(self, description, track, mirror)
 
-    def tracked(self, description: str, track: Track = no_tracking) -> "PreparedWindows":
+    def tracked(
+        self, description: str, track: Track = no_tracking, *, mirror: bool = False
+    ) -> "PreparedWindows":
         """The usable images with their maps and windows, as often as wanted."""
-        return PreparedWindows(PreparedMaps(self, description, track))
+        return PreparedWindows(self.maps(description, track, mirror=mirror))
 
     def _digest(self, image: LabelledImage) -> str:
         """SHA-256 of the bytes of the file, read once per run."""
@@ -262,14 +274,16 @@ class PreparedMaps:
         prepared: Where they come from.
         description: What a pass is for.
         track: Shows the progress of each pass.
+        mirror: Whether each image is followed by its mirror image.
     """
 
     prepared: PreparedImages
     description: str = ""
     track: Track = no_tracking
+    mirror: bool = False
 
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage]]:
-        images = self.prepared.usable
+        images = self.prepared.views(mirror=self.mirror)
         for image in self.track(images, self.description, total=len(images)):
             encoded = self.prepared.attempt(self.prepared.encoded)(image)
             if encoded is not None:

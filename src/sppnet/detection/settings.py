@@ -13,6 +13,7 @@ CHOICES = {
     "tune": ("none", "head", "network"),
     "classifier": ("svm", "softmax", "kernel"),
     "features": ("auto", *LAYERS),
+    "mirror": ("auto", "on", "off"),
 }
 POSITIVE = (
     "target_side",
@@ -74,6 +75,9 @@ class DetectionSettings:
     """What judges windows: svm (one per class), softmax (of the tuned head), or kernel."""
     prefilter: int = 0
     """With softmax or kernel: so many windows are picked by the linear SVMs first; 0 for all."""
+    mirror: str = "auto"
+    """Whether mirror images teach the SVMs and the box regression, too: on, off, or auto: where
+    labels are few."""
     use_difficult: bool = False
     """Whether objects marked difficult are positives."""
     extra_positives: int = 6

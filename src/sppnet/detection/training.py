@@ -22,6 +22,8 @@ from sppnet.detection.window_training import WindowTrainer, mean_length
 from sppnet.errors import NothingUsableError, Track, no_tracking
 from sppnet.images import LabelledImage
 
+# With fewer objects per class than this, mirror images are worth the time.
+FEW_OBJECTS = 400
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -95,6 +97,28 @@ def train_detector(
     return _Training(prepared, tuple(names), settings, seed, track, stage).run(checkpoints)
 
 
+def wants_mirror(
+    images: Sequence[LabelledImage], num_classes: int, settings: DetectionSettings
+) -> bool:
+    """Say whether mirror images teach, too; if it is left open, where labels are few.
+
+    Args:
+        images: What is learnt from; crowds do not count.
+        num_classes: K.
+        settings: The constants.
+
+    Returns:
+        Whether they do.
+
+    Example:
+        >>> wants_mirror([], 3, DetectionSettings(mirror="auto"))
+        True
+    """
+    if settings.mirror != "auto":
+        return settings.mirror == "on"
+    return sum(int((~image.crowd).sum()) for image in images) < FEW_OBJECTS * num_classes
+
+
 @dataclass
 class _Training:
     """A training under way: what every step asks for."""
@@ -106,6 +130,11 @@ class _Training:
     track: Track
     stage: Stage
     _scales: dict[WindowFeatures, float] = field(default_factory=dict)
+
+    @property
+    def mirror(self) -> bool:
+        """Whether mirror images teach, too."""
+        return wants_mirror(self.prepared.images, len(self.names), self.settings)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Take one step after the other."""
@@ -140,7 +169,7 @@ class _Training:
     def _look(self) -> None:
         """Convolve the images, and learn to propose windows from their maps."""
         with self.stage("features"):
-            self.prepared.encode_all(self.track)
+            self.prepared.encode_all(self.track, mirror=self.mirror)
         if not self.prepared.usable:
             raise NothingUsableError("no image of the data set can be used")
         if self.settings.anchors:
@@ -165,6 +194,7 @@ class _Training:
                 features,
                 scale=self._scale_of(features),
                 seed=self.seed,
+                mirror=self.mirror,
             )
             trainer.gather_objects(self.track)
         with self.stage("svm"):
@@ -195,7 +225,7 @@ class _Training:
         with self.stage("boxes"):
             scale = self._scale_of(WindowFeatures())
             cascade = BoxCascade(len(self.names), rule, self.seed)
-            samples = self.prepared.tracked("fitting boxes", self.track)
+            samples = self.prepared.tracked("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.prepared.encoder, scale)
 
     def _scale_of(self, features: WindowFeatures) -> float:

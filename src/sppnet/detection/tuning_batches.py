@@ -13,8 +13,8 @@ from sppnet.detection.window_sampling import (
     label_windows,
     target_boxes,
 )
-from sppnet.geometry import boxes_to_deltas, flip_boxes
-from sppnet.images import LabelledImage, flip_left_right
+from sppnet.geometry import boxes_to_deltas
+from sppnet.images import LabelledImage
 
 Windows = Callable[[LabelledImage], Tensor]
 
@@ -83,7 +83,7 @@ class WindowSampler:
     def look(self, image: LabelledImage) -> ImageSample:
         """Draw the same windows of an image each time, not mirrored, at the first size."""
         draw = torch.Generator().manual_seed(seed_of(self.seed, "look", str(image.image_id)))
-        return self._sample(image, draw, self.short_sides[0], is_mirrored=False)
+        return self._sample(image, draw, self.short_sides[0])
 
     def _draw_image(self, place: int) -> ImageSample:
         """Draw an image's windows; ``place`` counts the images shown so far."""
@@ -94,16 +94,10 @@ class WindowSampler:
         side = int(torch.randint(len(self.short_sides), (), generator=draw))
         is_mirrored = self.flip and bool(torch.rand((), generator=draw) < 0.5)
         chosen = self.images[int(order[index])]
-        return self._sample(chosen, draw, self.short_sides[side], is_mirrored=is_mirrored)
+        seen = chosen.mirror() if is_mirrored else chosen
+        return self._sample(seen, draw, self.short_sides[side])
 
-    def _sample(
-        self,
-        image: LabelledImage,
-        draw: torch.Generator,
-        short_side: int,
-        *,
-        is_mirrored: bool,
-    ) -> ImageSample:
+    def _sample(self, image: LabelledImage, draw: torch.Generator, short_side: int) -> ImageSample:
         """Choose windows of an image and say what each of them shows."""
         boxes = torch.cat([image.boxes, self.windows(image)])
         labels = label_windows(boxes, image, self.num_classes, self.rule, self.use_difficult)
@@ -111,12 +105,8 @@ class WindowSampler:
         rows = draw_windows(labels, self.num_classes, count, self.rule, draw)
         boxes, labels = boxes[rows], labels[rows]
         targets = target_boxes(boxes, image, labels)
-        pixels = image.load()
-        if is_mirrored:
-            width = pixels.shape[2]
-            pixels = flip_left_right(pixels)
-            boxes, targets = flip_boxes(boxes, width), flip_boxes(targets, width)
-        return ImageSample(pixels, short_side, boxes, labels, boxes_to_deltas(boxes, targets))
+        deltas = boxes_to_deltas(boxes, targets)
+        return ImageSample(image.load(), short_side, boxes, labels, deltas)
 
 
 def split_images(

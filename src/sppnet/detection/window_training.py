@@ -69,6 +69,7 @@ class WindowTrainer:
         features: What of a window is judged.
         scale: Factor that gives the features the mean length that the SVMs want.
         seed: Of everything that is random.
+        mirror: Whether mirror images teach, too.
 
     Source:
         SPP-net, section 4.1; spp_train.m of the authors' code.
@@ -83,6 +84,7 @@ class WindowTrainer:
         *,
         scale: float,
         seed: int = 0,
+        mirror: bool = False,
     ) -> None:
         self.prepared = prepared
         self.encoder = prepared.encoder
@@ -91,6 +93,7 @@ class WindowTrainer:
         self.features = features
         self.scale = scale
         self.rule = MiningRule(settings.svm_cost, settings.positive_weight)
+        self.mirror = mirror
         self.draw = torch.Generator().manual_seed(seed)
 
     def gather_objects(self, track: Track = no_tracking) -> None:
@@ -99,7 +102,7 @@ class WindowTrainer:
         limit = max(1, self.rule.most_rows(length_of_rows) // (2 * self.num_classes))
         self._extra_of = self._count_extras()
         kept = [RowSample(limit, length_of_rows) for _ in range(self.num_classes)]
-        for image, encoded in self.prepared.maps("describing objects", track):
+        for image, encoded in self.prepared.maps("describing objects", track, mirror=self.mirror):
             boxes, labels = self._positives_of(image)
             rows = self._describe(encoded, self.encoder.locate(encoded, boxes))
             for label in labels.unique().tolist():
@@ -116,7 +119,8 @@ class WindowTrainer:
         features goes into the weights.
         """
         miner = HardNegativeMiner(self.positives, self.rule, self.counts)
-        for image, encoded, windows in self.prepared.tracked("mining hard negatives", track):
+        passes = self.prepared.tracked("mining hard negatives", track, mirror=self.mirror)
+        for image, encoded, windows in passes:
             boxes, cells = self._distinct(encoded, torch.cat([image.boxes, windows]))
             weights = (miner.weights_ * self.scale).to(self.encoder.device)
             products = self.features.multiply(self.encoder, encoded, cells, weights)
@@ -156,7 +160,8 @@ class WindowTrainer:
 
     def _negatives(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
         """Per image, (W, D) features of some windows, and (W, K) of which classes they are none."""
-        for image, encoded, windows in self.prepared.tracked("mining for the kernel", track):
+        passes = self.prepared.tracked("mining for the kernel", track, mirror=self.mirror)
+        for image, encoded, windows in passes:
             boxes, cells = self._distinct(encoded, windows)
             some = torch.randperm(len(boxes), generator=self.draw)[:KERNEL_WINDOWS]
             rows = self.features.describe(self.encoder, encoded, cells[some]).cpu()

@@ -1,14 +1,16 @@
 """What every layout of annotated images is read into."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sppnet.errors import Problem
+from sppnet.geometry import flip_boxes
 from sppnet.images.decode import load_image
+from sppnet.images.resizing import flip_left_right
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class LabelledImage:
         truncated: (K,) bool; VOC's mark that the thing reaches beyond the image.
         areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
             where it says nothing and the boxes' areas are meant.
+        is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.
     """
 
     path: Path
@@ -37,10 +40,17 @@ class LabelledImage:
     crowd: Tensor
     truncated: Tensor
     areas: Tensor | None = None
+    is_mirrored: bool = False
 
     def load(self) -> Tensor:
         """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``."""
-        return load_image(self.path)
+        pixels = load_image(self.path)
+        return flip_left_right(pixels) if self.is_mirrored else pixels
+
+    def mirror(self) -> "LabelledImage":
+        """Give the same image with left and right exchanged; the boxes go along."""
+        boxes = flip_boxes(self.boxes, self.size_hw[1])
+        return replace(self, boxes=boxes, is_mirrored=not self.is_mirrored)
 
 
 @dataclass(frozen=True, eq=False)

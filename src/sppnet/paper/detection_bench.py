@@ -58,7 +58,7 @@ class DetectionBench:
     ) -> None:
         self.way, self.network, self.images = way, network, images
         self.supplies, self.track = supplies, way.label(track)
-        self.settings = DetectionSettings()  # the constants of the SVMs are the paper's
+        self.settings = DetectionSettings(mirror="off")  # the constants are the paper's
         self.cache = FeatureCache(supplies.out / "cache" / ("rcnn" if way.is_rcnn else "spp"))
         self.encoder = build_way_encoder(way, network, self.cache)
         self.train = self._prepare(images.train)
