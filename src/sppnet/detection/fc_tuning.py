@@ -9,26 +9,20 @@ from math import isfinite
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from sppnet.classification.checkpoints import (
-    Checkpoints,
-    TrainingState,
-    pack_tensors,
-    unpack_tensors,
-)
+from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.schedule import seed_of
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.fc_windows import WindowPool, gather_windows
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.tuning_batches import split_images
+from sppnet.detection.tuning_states import TuningStates
 from sppnet.detection.window_sampling import draw_windows
 from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
-from sppnet.storage import put_under, tensors_under
 
 CLIP_NORM = 10.0
 
@@ -108,8 +102,8 @@ def tune_on_windows(
     tuning = _Tuning(pool, judged, num_classes, plan, checkpoints)
     with torch.random.fork_rng(devices=[]):
         tuning.run(track)
-    tuning.head.load_state_dict(tuning.best)
-    return TunedHead(tuning.head.eval().requires_grad_(False), tuning.state.history)
+    tuning.states.put_best_back()
+    return TunedHead(tuning.head, tuning.states.history)
 
 
 class _Tuning:
@@ -123,21 +117,15 @@ class _Tuning:
         plan: FcPlan,
         checkpoints: Checkpoints | None,
     ) -> None:
-        self.pool, self.judged, self.plan, self.checkpoints = pool, judged, plan, checkpoints
+        self.pool, self.judged, self.plan = pool, judged, plan
         self.num_classes = num_classes
         self.head = build_head(pool, num_classes, plan)
         self.optimizer = build_optimizer(self.head, plan)
-        self.state = TrainingState(threads=torch.get_num_threads())
-        self.best: dict[str, Tensor] = {}
-        found = checkpoints.newest() if checkpoints is not None else None
-        if found is not None:
-            unpack_tensors(found, self.head, self.optimizer, None)
-            self.best = tensors_under("best.", found.tensors)
-            self.state = replace(found, tensors={})
+        self.states = TuningStates(self.head, self.optimizer, checkpoints)
 
     def run(self, track: Track) -> None:
         """Do the updates that are left."""
-        done = self.state.epochs_done * self.plan.check_every
+        done = self.states.checks * self.plan.check_every
         losses: list[float] = []
         self.head.train()
         for update in track(range(done, self.plan.updates), "tuning the head"):
@@ -167,21 +155,12 @@ class _Tuning:
 
     def _check(self, losses: Sequence[float]) -> None:
         """Look at the validation windows, keep the best weights, and save."""
-        judged = validation_loss(self.head, self.judged)
         row = {
-            "epoch": self.state.epochs_done,
+            "epoch": self.states.checks,
             "loss": sum(losses) / len(losses),
-            "validation_loss": judged,
+            "validation_loss": validation_loss(self.head, self.judged),
         }
-        before = [each["validation_loss"] for each in self.state.history]
-        history = [*self.state.history, row]
-        self.state = replace(self.state, epochs_done=self.state.epochs_done + 1, history=history)
-        if judged <= min(before, default=judged):
-            self.best = {k: v.detach().clone() for k, v in self.head.state_dict().items()}
-        if self.checkpoints is not None:
-            tensors = pack_tensors(self.head, self.optimizer, None)
-            tensors |= put_under("best.", self.best)
-            self.checkpoints.save(replace(self.state, tensors=tensors))
+        self.states.add(row)
 
 
 def build_head(pool: WindowPool, num_classes: int, plan: FcPlan) -> RegionHead:

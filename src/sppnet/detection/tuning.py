@@ -7,7 +7,7 @@ goes through the pooling to as many layers as wanted.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from statistics import mean
 from typing import Any
@@ -16,12 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from sppnet.classification.checkpoints import (
-    Checkpoints,
-    TrainingState,
-    pack_tensors,
-    unpack_tensors,
-)
+from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.schedule import seed_of
 from sppnet.classification.training_log import TrainingLog
 from sppnet.detection.encoder import Encoder
@@ -29,9 +24,9 @@ from sppnet.detection.heads import RegionHead
 from sppnet.detection.tuning_batches import ImageSample, Windows, WindowSampler, split_images
 from sppnet.detection.tuning_network import HeadBoxes, build_optimizer, build_region_network
 from sppnet.detection.tuning_plan import TuningPlan
+from sppnet.detection.tuning_states import TuningStates
 from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
 from sppnet.images import LabelledImage
-from sppnet.storage import put_under, tensors_under
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
@@ -117,7 +112,7 @@ class _Tuning:
         checkpoints: Checkpoints | None,
         log: TrainingLog | None,
     ) -> None:
-        self.plan, self.checkpoints, self.log = plan, checkpoints, log
+        self.plan, self.log = plan, log
         learnt, self.judges = split_images(images, plan.validation_share, plan.seed)
         self.sampler = WindowSampler(
             learnt,
@@ -132,13 +127,12 @@ class _Tuning:
         )
         self.network = build_region_network(encoder, num_classes, plan)
         self.optimizer = build_optimizer(self.network, plan)
-        self.state = TrainingState(threads=torch.get_num_threads())
-        self.best: dict[str, Tensor] = {}
+        self.states = TuningStates(self.network, self.optimizer, checkpoints)
 
     def run(self, track: Track) -> None:
-        """Take up the newest state and do the updates that are left."""
+        """Do the updates that are left."""
         self._begin()
-        done = self.state.epochs_done * self.plan.check_every
+        done = self.states.checks * self.plan.check_every
         self.network.head.train()
         began = time.perf_counter()
         losses: list[tuple[float, float]] = []
@@ -151,16 +145,11 @@ class _Tuning:
                 began, losses = time.perf_counter(), []
 
     def _begin(self) -> None:
-        """Go on where an earlier run stopped, or measure what the new head must know."""
-        found = self.checkpoints.newest() if self.checkpoints is not None else None
-        if found is None:
+        """Measure what a new head must know, and begin the log."""
+        if not self.states.is_resumed:
             self._measure()
-        else:
-            unpack_tensors(found, self.network, self.optimizer, None)
-            self.best = tensors_under("best.", found.tensors)
-            self.state = replace(found, tensors={})
         if self.log is not None:
-            self.log.begin(self.state.history, 0, self.plan.check_every)
+            self.log.begin(self.states.history, 0, self.plan.check_every)
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -196,26 +185,17 @@ class _Tuning:
 
     def _check(self, update: int, losses: Sequence[tuple[float, float]], seconds: float) -> None:
         """Look at the validation images, keep the best weights, and save."""
-        judged = self._validation_loss()
         row = {
-            "epoch": self.state.epochs_done,
+            "epoch": self.states.checks,
             "rate": self.plan.rate_at(update),
             "loss": mean([loss for loss, _ in losses] or [0.0]),
             "accuracy": mean([right for _, right in losses] or [0.0]),
-            "validation_loss": judged,
+            "validation_loss": self._validation_loss(),
             "seconds": seconds,
         }
-        before = [each["validation_loss"] for each in self.state.history]
-        history = [*self.state.history, row]
-        self.state = replace(self.state, epochs_done=self.state.epochs_done + 1, history=history)
-        if judged <= min(before, default=judged):
-            self.best = {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
         if self.log is not None:
-            self.log.add_epoch(history, update)
-        if self.checkpoints is not None:
-            tensors = pack_tensors(self.network, self.optimizer, None)
-            tensors |= put_under("best.", self.best)
-            self.checkpoints.save(replace(self.state, tensors=tensors))
+            self.log.add_epoch([*self.states.history, row], update)
+        self.states.add(row)
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
@@ -231,9 +211,8 @@ class _Tuning:
 
     def finish(self) -> TunedNetwork:
         """Put the best weights back and take the network apart."""
-        self.network.load_state_dict(self.best)
-        self.network.eval().requires_grad_(False)
+        self.states.put_best_back()
         boxes = HeadBoxes(self.network.head, self.network.boxes)
         if self.log is not None:
             self.log.close()
-        return TunedNetwork(self.network.encoder, self.network.head, boxes, self.state.history)
+        return TunedNetwork(self.network.encoder, self.network.head, boxes, self.states.history)
