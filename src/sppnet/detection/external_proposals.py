@@ -137,6 +137,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 raise UnusableFileError(f"holds more than {MAX_BYTES} bytes", path=path)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise UnusableFileError("the file does not exist", path=path, code="E_MISSING") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise UnusableFileError(f"is no npz of plain arrays: {error}", path=path) from error
 
