@@ -52,6 +52,12 @@ def _function(name: str) -> Any:
         "sppnet_touch": [pointer, number, number],
         "sppnet_pool_maps": [*maps, *pyramid, pointer, pointer, number],
         "sppnet_pool_regions": [*maps, pointer, number, *pyramid, pointer, number],
+        "sppnet_score_regions": [
+            *(number, pointer, number),
+            *(pointer, number),
+            *(pointer, number),
+            *(pointer, number, pointer, number),
+        ],
     }
     return LIBRARY.functions(signatures)[name]
 
@@ -103,6 +109,44 @@ def pool(
     if rows is None and len(maps) == 1 and len(maps[0]) > 1 and maps[0].shape[1] < FEW_CHANNELS:
         maps = [maps[0].contiguous()]
     _call(maps, None, rows, levels, mode, out, winners)
+
+
+def score(maps: Sequence[Tensor], rows: Tensor, weights: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Multiply the maxima of checked regions by a few columns; no vector is ever written.
+
+    Args:
+        maps: (N_i, C, H_i, W_i) each.
+        rows: (R, 5) int64.
+        weights: (C * bins, K) of the same dtype.
+        levels: The pyramid.
+
+    Returns:
+        (R, K). Half precision is added up in float32.
+
+    Raises:
+        MemoryError: If there is no memory for a copy of the map.
+    """
+    dtype = maps[0].dtype
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    weights, rows = weights.detach().to(exact).contiguous(), rows.contiguous()
+    scores = torch.empty(len(rows), weights.shape[1], dtype=exact)
+    work = max(len(rows) * len(weights), sum(each.numel() for each in maps)) * dtype.itemsize
+    failed = _function("sppnet_score_regions")(
+        KINDS[dtype],
+        _describe(maps),
+        len(maps),
+        rows.data_ptr(),
+        len(rows),
+        _numbers(tuple(levels)),
+        len(levels),
+        weights.data_ptr(),
+        weights.shape[1],
+        scores.data_ptr(),
+        max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
+    )
+    if failed:
+        raise MemoryError(_no_memory(maps))
+    return scores.to(dtype)
 
 
 def empty_winners(maps: Sequence[Tensor], out: Tensor) -> Tensor | None:
@@ -181,8 +225,12 @@ def _call(
         max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
     )
     if failed:
-        shapes = [tuple(each.shape) for each in maps[:4]]
-        raise MemoryError(f"not enough memory to pool maps of shape {shapes}")
+        raise MemoryError(_no_memory(maps))
+
+
+def _no_memory(maps: Sequence[Tensor]) -> str:
+    """What could not be done."""
+    return f"not enough memory to pool maps of shape {[tuple(each.shape) for each in maps[:4]]}"
 
 
 def _describe(maps: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sppnet.pooling import cpu_kernel
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
-from sppnet.pooling.checks import as_maps, as_rows
+from sppnet.pooling.checks import as_maps, as_rows, check_rows
 from sppnet.pooling.regions import pool_regions
 
 # Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
 CHUNK_BYTES = 2**27
+# With more columns, the product of matrices is faster than the kernel's.
+FEW_COLUMNS = 20
 _kept = threading.local()
 
 
@@ -23,7 +26,9 @@ def score_regions(
 ) -> Tensor:
     """Multiply pooled regions by a matrix without ever holding all of their vectors.
 
-    Some hundreds are pooled at a time, into the same memory: no page faults, and little of it.
+    On a processor and for a few columns, such as the SVMs of some classes, the kernel multiplies
+    the bins as it finds them. Otherwise some hundreds of regions are pooled at a time, into the
+    same memory: no page faults, and little of it.
 
     Args:
         features: (N, C, H, W) floating point, H and W at least 1.
@@ -48,6 +53,9 @@ def score_regions(
     length = maps[0].shape[1] * num_bins(levels)
     if weights.ndim != 2 or len(weights) != length:
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
+    if 0 < weights.shape[1] <= FEW_COLUMNS and cpu_kernel.serves(maps):
+        check_rows(rows, maps)
+        return cpu_kernel.score(maps, rows, weights, levels)
     scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
         vectors = _take_memory(len(rows), length, maps[0])

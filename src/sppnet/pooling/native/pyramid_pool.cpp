@@ -65,6 +65,32 @@ int pool_regions(
     });
 }
 
+int score_regions(
+    int64_t kind, const Tensor* maps, int64_t count, const Region* regions, int64_t region_count,
+    const int64_t* levels, int64_t level_count, const void* weights, int64_t columns, void* scores, int64_t threads
+) {
+    OwnPyramid own(levels, level_count, true);
+    RegionLists lists(maps, count, regions, region_count);
+    if (own.arena.failed || lists.arena.failed) return 1;
+    return for_kind(kind, MAXIMUM, [&](auto sample, auto mean) {
+        using Work = RegionsWork<decltype(sample), decltype(mean)::value>;
+        using F = typename Work::F;
+        int64_t size = region_count * columns, blocks = (maps[0].channels + Work::N - 1) / Work::N;
+        Arena arena;
+        F* sums = arena.take<F>(blocks * size);
+        if (arena.failed) return 1;
+        Work work(own.pyramid, lists, maps, nullptr, nullptr, threads, {(const F*)weights, columns, sums});
+        if (work.arena.failed) return 1;
+        int failed = run_parallel(work, work.tasks(), threads);
+        for (int64_t i = 0; i < size && !failed; i++) {
+            F sum = 0;
+            for (int64_t block = 0; block < blocks; block++) sum += sums[block * size + i];
+            ((F*)scores)[i] = sum;
+        }
+        return failed;
+    });
+}
+
 // Fault fresh memory in, in order: windows written here and there would do it far slower.
 struct FreshMemory {
     static constexpr int64_t PIECE = int64_t(4) << 20, PAGE = 4096;
@@ -98,6 +124,16 @@ EXPORTED int sppnet_pool_regions(
 ) {
     return pool_regions(
         kind, maps, gradients, count, regions, region_count, levels, level_count, mode, pooled, threads
+    );
+}
+
+// (regions, columns) products of the maxima with `weights`; both in float for the halves.
+EXPORTED int sppnet_score_regions(
+    int64_t kind, const Tensor* maps, int64_t count, const Region* regions, int64_t region_count,
+    const int64_t* levels, int64_t level_count, const void* weights, int64_t columns, void* scores, int64_t threads
+) {
+    return score_regions(
+        kind, maps, count, regions, region_count, levels, level_count, weights, columns, scores, threads
     );
 }
 

@@ -109,6 +109,38 @@ inline void choose_way(ImagePlan& plan, int cap, int64_t bytes_per_cell, bool me
         plan.way = no_tables ? ImagePlan::FROM_PACKED : ImagePlan::FROM_TABLES;
 }
 
+// Products of the pooled vectors with a few columns, in place of the vectors: nothing large is written. Every block of
+// channels has sums of its own, so that the order of additions does not depend on the threads.
+template <class F> struct Products {
+    const F* weights = nullptr;  // (channels * bins, columns), ordered as the vectors; null: the vectors are wanted
+    int64_t columns = 0;
+    F* sums = nullptr;           // (blocks of channels, regions, columns)
+};
+
+// Sums of (bins) values times (COLUMNS, bins) weights, lane by lane, each in PARTS: an addition waits for the one before.
+template <int COLUMNS, int PARTS, class V> inline void multiply_bins(const V* values, const V* weights, int64_t bins, V* sums) {
+    V parts[COLUMNS][PARTS] = {};
+    int64_t b = 0;
+    for (; b + PARTS <= bins; b += PARTS)
+        for (int k = 0; k < COLUMNS; k++)
+            for (int i = 0; i < PARTS; i++) parts[k][i] += values[b + i] * weights[k * bins + b + i];
+    for (; b < bins; b++)
+        for (int k = 0; k < COLUMNS; k++) parts[k][0] += values[b] * weights[k * bins + b];
+    for (int k = 0; k < COLUMNS; k++) {
+        sums[k] = parts[k][0];
+        for (int i = 1; i < PARTS; i++) sums[k] += parts[k][i];
+    }
+}
+
+// The sum of the first lanes; the others may hold anything.
+template <class F> inline F add_lanes(const Vec<F>& lanes, int used) {
+    F parts[LANES<F>];
+    for (int i = 0; i < LANES<F>; i++) parts[i] = i < used ? lanes[i] : 0;
+    for (int half = LANES<F> / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) parts[i] += parts[i + half];
+    return parts[0];
+}
+
 template <class T, bool MEAN> struct RegionsWork {
     using F = typename ComputeOf<T>::F;
     static constexpr int N = LANES<F>;
@@ -117,6 +149,7 @@ template <class T, bool MEAN> struct RegionsWork {
     const Tensor* maps;
     const Tensor* gradients;  // zeros to add to; null: forward
     T* pooled;                // (regions, channels * bins): written, or the gradient to send back
+    Products<F> products;
     int64_t channels, parts = 1;
     int64_t widest = 1, largest_map = 1, largest_tables = 1, longest_side = 0;
     Arena arena;
@@ -127,20 +160,22 @@ template <class T, bool MEAN> struct RegionsWork {
         Tables<F> tables;
         IntVec<F>* winners;
         F* gradient;
+        Vec<F>* weights;  // (columns, bins) of one block of channels
         State(const RegionsWork& work) : Bench<T>(work.pyramid, work.widest, 1, work.gradients) {
             Arena& own = this->arena;
             tables.first_values = own.template take<F>(work.largest_tables * N);
             tables.first_winners = work.gradients ? own.template take<IntVec<F>>(work.largest_tables) : nullptr;
             winners = work.gradients ? own.template take<IntVec<F>>(work.pyramid.bins) : nullptr;
             gradient = work.gradients ? own.template take<F>(work.largest_map * N) : nullptr;
+            weights = own.template take<Vec<F>>(work.products.columns * work.pyramid.bins);
         }
     };
 
     RegionsWork(
         const Pyramid& pyramid, const RegionLists& lists, const Tensor* maps, const Tensor* gradients, T* pooled,
-        int64_t threads
+        int64_t threads, Products<F> products = {}
     )
-        : pyramid(pyramid), lists(lists), maps(maps), gradients(gradients), pooled(pooled),
+        : pyramid(pyramid), lists(lists), maps(maps), gradients(gradients), pooled(pooled), products(products),
           channels(maps[0].channels) {
         plans = arena.take<ImagePlan>(lists.images);
         if (arena.failed) return;
@@ -182,6 +217,7 @@ template <class T, bool MEAN> struct RegionsWork {
         const int64_t* end = lists.distinct + first + count * (part + 1) / parts;
         if (rows == end) return true;
         int used = int(min(channels - c, int64_t(N)));
+        take_weights(c, used, state);
         const Tensor& map = *lists.map_of[image];
         View<T> whole = view_image<T>(map, lists.image_in_map[image]);
         const Tensor* to = gradients ? gradients + (&map - maps) : nullptr;
@@ -278,8 +314,45 @@ template <class T, bool MEAN> struct RegionsWork {
         });
     }
 
-    // The pooled bins into all rows of this window.
+    // The columns' weights for one block of channels.
+    void take_weights(int64_t c, int used, State& state) {
+        for (int64_t k = 0; k < products.columns; k++)
+            for (int i = 0; i < pyramid.count; i++) {
+                const Level& l = pyramid.levels[i];
+                int64_t bins = int64_t(l.n) * l.n;
+                for (int64_t b = 0; b < bins; b++) {
+                    Vec<F> lanes = {};
+                    for (int lane = 0; lane < used; lane++)
+                        lanes[lane] =
+                            products.weights[(channels * l.first_bin + (c + lane) * bins + b) * products.columns + k];
+                    state.weights[k * pyramid.bins + l.first_bin + b] = lanes;
+                }
+            }
+    }
+
+    // The products of the pooled bins, for all rows of this window.
+    void multiply(int64_t row, int64_t c, int used, State& state) {
+        constexpr int MANY = 8;
+        for (int64_t k = 0, some; k < products.columns; k += some) {
+            Vec<F> lanes[MANY] = {};
+            bool many = k + MANY <= products.columns;
+            some = many ? MANY : 1;
+            const Vec<F>* weights = state.weights + k * pyramid.bins;
+            if (many)
+                multiply_bins<MANY, 1>(state.pooled->values, weights, pyramid.bins, lanes);
+            else
+                multiply_bins<1, 4>(state.pooled->values, weights, pyramid.bins, lanes);
+            for (int64_t i = 0; i < some; i++) {
+                F sum = add_lanes<F>(lanes[i], used);
+                for (int64_t r = row; r >= 0; r = lists.next[r])
+                    products.sums[(c / N * lists.count + r) * products.columns + k + i] = sum;
+            }
+        }
+    }
+
+    // The pooled bins, or their products, into all rows of this window.
     void write(int64_t row, int64_t c, int used, State& state) {
+        if (products.weights) return multiply(row, c, used, state);
         for (int k = 0; k < pyramid.count; k++) {
             const Level& l = pyramid.levels[k];
             int64_t bins = int64_t(l.n) * l.n;
