@@ -138,9 +138,17 @@ class TimedRcnnEncoder(RcnnEncoder):
 
     clock: Clock
     share = 1.0
+    _row_of: dict[tuple[int, ...], int]
+
+    def encode(self, image: Tensor) -> EncodedImage:
+        """Forget the windows of the image before."""
+        self._row_of = {}
+        return super().encode(image)
 
     def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
         """Warp, convolve, pool and score windows, a batch at a time."""
+        if all(tuple(cell) in self._row_of for cell in cells.tolist()):
+            return self.describe_cells(encoded, cells) @ weights
         self._vectors = encoded.maps[0].new_zeros(len(cells), self.length)
         self._row_of = {tuple(cell): row for row, cell in enumerate(cells.tolist())}
         chosen = torch.arange(0, len(cells), max(1, round(1 / self.share)))

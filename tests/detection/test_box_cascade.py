@@ -15,11 +15,17 @@ SIZE_HW = (100, 120)
 class _Eye:
     """In place of an encoder: sees a blurred view of where the object is, from the window."""
 
-    length = 4
+    length, device = 4, torch.device("cpu")
 
     def describe(self, encoded, boxes):
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         return torch.tanh(3 * (encoded.boxes[0] - boxes) / sides)
+
+    def locate(self, encoded, boxes):
+        return boxes
+
+    def score_cells(self, encoded, cells, weights):
+        return self.describe(encoded, cells) @ weights
 
 
 def _image(seed: int):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sppnet.detection.box_regression import BoxRegressor, BoxSamples
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.geometry import box_iou, clip_boxes
+from sppnet.geometry import box_iou, clip_boxes, deltas_to_boxes
 from sppnet.images import LabelledImage
 
 # Windows over all regressions: 1 GB at 25,600 numbers each, in float16.
@@ -118,8 +118,13 @@ class BoxCascade:
         """
         groups = torch.zeros_like(labels) if self.rule.class_agnostic else labels
         for stage in self.stages_:
-            features = encoder.describe(encoded, boxes).cpu()
-            moved = clip_boxes(stage.apply(features, groups, boxes), encoded.image_size_hw)
+            cells, deltas = encoder.locate(encoded, boxes), torch.zeros(len(boxes), 4)
+            for group in groups.unique().tolist():
+                rows = groups == group
+                weights = stage.weights_[group].to(encoder.device)
+                products = encoder.score_cells(encoded, cells[rows], weights).cpu()
+                deltas[rows] = products + stage.bias_[group]
+            moved = clip_boxes(deltas_to_boxes(boxes, deltas), encoded.image_size_hw)
             seen = ((moved[:, 2:] - moved[:, :2]) > 0).all(1)
             boxes = torch.where(seen[:, None], moved, boxes)
         return boxes
