@@ -210,8 +210,8 @@ def _next_blocks(folder: Path, plan: DemoPlan) -> list[object]:
         (f"sppnet classify predict {folder}/classifier IMAGES --out named", "names for them"),
         (
             f"sppnet detect train {folder}/scenes --backbone small5 --weights "
-            f"{folder}/trunk.safetensors --proposals grid --imgsz {sides} --levels {levels} "
-            f"--out again",
+            f"{folder}/trunk.safetensors --no-anchors --mirror off --imgsz {sides} "
+            f"--levels {levels} --out again",
             "step 3 by hand",
         ),
         ("sppnet detect train DATA --out run", "the same on your own labelled photos"),

@@ -91,8 +91,9 @@ class DemoPlan:
             imgsz=self.short_sides,
             levels=self.window_levels,
             target_side=self.target_side,
-            proposals="grid",
             max_proposals=self.max_proposals,
+            anchors=False,  # the drawn things have contours that segmentation finds
+            mirror="off",
             svm_cost=self.svm_cost,
             box_strength=self.box_strength,
         )

@@ -66,6 +66,10 @@ Scorer = Annotated[
     str | None,
     typer.Option("--classifier", metavar="svm|softmax|kernel", help="What judges windows."),
 ]
+Mirror = Annotated[
+    str | None,
+    typer.Option("--mirror", metavar="auto|on|off", help="Whether mirror images teach, too."),
+]
 MaxProposals = Annotated[
     int | None, typer.Option("--max-proposals", min=1, max=100_000, help="Most windows per image.")
 ]
@@ -104,6 +108,7 @@ def train(
     tune: Tune = None,
     features: WindowLayer = None,
     classifier: Scorer = None,
+    mirror: Mirror = None,
     config: Config = None,
     cache: CacheFolder = None,
     seed: Seed = 0,
@@ -132,6 +137,7 @@ def train(
         "tune": tune,
         "features": features,
         "classifier": classifier,
+        "mirror": mirror,
     }
     settings = load_settings(DetectionSettings, config, flags)
     part = choose_split(data, split, ("train", "trainval"))
