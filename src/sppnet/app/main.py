@@ -95,8 +95,8 @@ def run() -> NoReturn:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal stops nothing
     # Threads that wait must not hold the cores: beside other programs that costs a factor of ten.
-    # Some microseconds they may: sleeping between small operations doubles their time. Both are read
-    # when torch is loaded, later.
+    # Some microseconds they may: sleeping between small operations doubles their time. Both are
+    # read when torch is loaded, later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     signals = StopSignals()
