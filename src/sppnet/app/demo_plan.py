@@ -1,4 +1,4 @@
-"""How much ``sppnet demo`` draws and learns: chosen to end in about a minute on two cores."""
+"""How much ``sppnet demo`` draws and learns: chosen to end in under two minutes on two cores."""
 
 from dataclasses import dataclass
 from pathlib import Path

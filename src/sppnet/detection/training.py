@@ -138,7 +138,7 @@ class _Training:
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Take one step after the other."""
-        self._look()
+        self._look(mirror=self.mirror and self.settings.tune != "network")
         tuned = TunedParts()
         if self.settings.tune != "none":
             with self.stage("tuning"):
@@ -148,7 +148,7 @@ class _Training:
             self.prepared = replace(
                 self.prepared, images=images, encoder=tuned.encoder, anchors=None
             )
-            self._look()
+            self._look(mirror=self.mirror)
         scorer, mover = self._learn_scores(tuned), self._learn_boxes(tuned)
         return Detector(
             self.prepared.encoder, scorer, mover, self.names, self._rule(), self.prepared.anchors
@@ -166,10 +166,10 @@ class _Training:
             settings.proposals, settings.max_proposals, self.seed, max_anchors=settings.max_anchors
         )
 
-    def _look(self) -> None:
+    def _look(self, *, mirror: bool) -> None:
         """Convolve the images, and learn to propose windows from their maps."""
         with self.stage("features"):
-            self.prepared.encode_all(self.track, mirror=self.mirror)
+            self.prepared.encode_all(self.track, mirror=mirror)
         if not self.prepared.usable:
             raise NothingUsableError("no image of the data set can be used")
         if self.settings.anchors:
