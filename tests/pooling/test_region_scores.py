@@ -120,6 +120,21 @@ def test_no_regions_give_no_scores() -> None:
     assert score_regions(torch.rand(1, 2, 3, 3), none, torch.rand(100, 4)).shape == (0, 4)
 
 
+def test_many_regions_come_in_several_calls(monkeypatch) -> None:
+    torch.manual_seed(0)
+    features, weights = torch.randn(1, 6, 9, 7), torch.randn(300, 2)
+    regions = random_regions(50, 9, 7, 1)
+    expected = score_regions(features, regions, weights)
+    monkeypatch.setattr("sppnet.pooling.region_scores.MOST_ROWS", 7)
+    assert torch.equal(score_regions(features, regions, weights), expected)
+
+
+def test_weights_on_another_device_are_refused() -> None:
+    whole = torch.tensor([[0, 0, 0, 3, 3]])
+    with pytest.raises(ValueError, match="weights must be on cpu, got meta"):
+        score_regions(torch.rand(1, 2, 3, 3), whole, torch.rand(100, 2, device="meta"))
+
+
 def test_no_classes_give_no_scores() -> None:
     whole = torch.tensor([[0, 0, 0, 3, 3]])
     assert score_regions(torch.rand(1, 2, 3, 3), whole, torch.rand(100, 0)).shape == (1, 0)

@@ -15,6 +15,8 @@ from sppnet.pooling.regions import pool_regions
 CHUNK_BYTES = 2**27
 # With more columns, the product of matrices is faster than the kernel's.
 FEW_COLUMNS = 20
+# Regions in one call of the kernel: each needs some kilobytes for the sums of its parts.
+MOST_ROWS = 1 << 15
 _kept = threading.local()
 
 
@@ -41,7 +43,8 @@ def score_regions(
 
     Raises:
         TypeError: As :func:`pool_regions`.
-        ValueError: As :func:`pool_regions`, or if the weights have another number of rows.
+        ValueError: As :func:`pool_regions`, or if the weights have another number of rows or are on
+            another device.
 
     Example:
         >>> features = torch.arange(12.0).reshape(1, 1, 3, 4)
@@ -53,9 +56,12 @@ def score_regions(
     length = maps[0].shape[1] * num_bins(levels)
     if weights.ndim != 2 or len(weights) != length:
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
+    if weights.device != maps[0].device:
+        raise ValueError(f"weights must be on {maps[0].device}, got {weights.device}")
     if 0 < weights.shape[1] <= FEW_COLUMNS and cpu_kernel.serves(maps):
         check_rows(rows, maps)
-        return cpu_kernel.score(maps, rows, weights, levels)
+        chunks = rows.split(MOST_ROWS)
+        return torch.cat([cpu_kernel.score(maps, chunk, weights, levels) for chunk in chunks])
     scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
         vectors = _take_memory(len(rows), length, maps[0])
