@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from sppnet.detection.box_regression import BoxRegressor, BoxSamples
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.geometry import box_iou, clip_boxes, deltas_to_boxes
+from sppnet.geometry import box_iou, clip_boxes
 from sppnet.images import LabelledImage
 
 # Windows over all regressions: 1 GB at 25,600 numbers each, in float16.
@@ -118,13 +119,9 @@ class BoxCascade:
         """
         groups = torch.zeros_like(labels) if self.rule.class_agnostic else labels
         for stage in self.stages_:
-            cells, deltas = encoder.locate(encoded, boxes), torch.zeros(len(boxes), 4)
-            for group in groups.unique().tolist():
-                rows = groups == group
-                weights = stage.weights_[group].to(encoder.device)
-                products = encoder.score_cells(encoded, cells[rows], weights).cpu()
-                deltas[rows] = products + stage.bias_[group]
-            moved = clip_boxes(deltas_to_boxes(boxes, deltas), encoded.image_size_hw)
+            cells = encoder.locate(encoded, boxes)
+            moved = stage.apply_products(partial(_multiply, encoder, encoded, cells), groups, boxes)
+            moved = clip_boxes(moved, encoded.image_size_hw)
             seen = ((moved[:, 2:] - moved[:, :2]) > 0).all(1)
             boxes = torch.where(seen[:, None], moved, boxes)
         return boxes
@@ -207,3 +204,10 @@ class BoxCascade:
         near = (overlap > self.rule.overlap).nonzero().flatten()
         near = near[torch.randperm(len(near), generator=draw)[: self.rule.per_image]]
         return boxes[near], objects[nearest[near]], labels[nearest[near]]
+
+
+def _multiply(
+    encoder: Encoder, encoded: EncodedImage, cells: Tensor, rows: Tensor, weights: Tensor
+) -> Tensor:
+    """Multiply the vectors of some windows by a matrix, without building them."""
+    return encoder.score_cells(encoded, cells[rows], weights.to(encoder.device)).cpu()

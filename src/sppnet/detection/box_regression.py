@@ -1,10 +1,14 @@
 """Ridge regression from a window's features to the box of the thing inside it."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from sppnet.detection.row_sample import RowSample
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes
+
+Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 class BoxRegressor:
@@ -78,10 +82,24 @@ class BoxRegressor:
         Returns:
             (W, 4) better boxes, not clipped to the image.
         """
+        return self.apply_products(lambda rows, weights: features[rows] @ weights, labels, boxes)
+
+    def apply_products(self, multiply: Multiply, labels: Tensor, boxes: Tensor) -> Tensor:
+        """Move boxes as :meth:`apply`, where the features need not be there.
+
+        Args:
+            multiply: Gives the (R, 4) products of the features of some windows, a (W,) mask, with
+                a (D, 4) matrix.
+            labels: (W,) class of each window.
+            boxes: (W, 4) the windows.
+
+        Returns:
+            (W, 4) better boxes, not clipped to the image.
+        """
         deltas = torch.zeros(len(boxes), 4)
         for label in labels.unique().tolist():
             rows = labels == label
-            deltas[rows] = features[rows] @ self.weights_[label] + self.bias_[label]
+            deltas[rows] = multiply(rows, self.weights_[label]) + self.bias_[label]
         return deltas_to_boxes(boxes, deltas)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sppnet.classification.schedule import seed_of
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.fc_plan import FcPlan
-from sppnet.detection.prepared import PreparedImages
+from sppnet.detection.prepared import PreparedImages, list_views
 from sppnet.detection.window_sampling import draw_windows, label_windows
 from sppnet.errors import Track, no_tracking
 from sppnet.images import LabelledImage
@@ -60,7 +60,7 @@ def gather_windows(
         SPP-net, section 4.1; spp_finetune_voc.m of the authors' code.
     """
     encoder = prepared.encoder
-    views = [view for image in images for view in (image, image.mirror())[: 1 + plan.flip]]
+    views = list_views(images, mirror=plan.flip)
     count, per_image = plan.share_out(len(views), encoder.length)
     draw = torch.Generator().manual_seed(seed_of(plan.seed, "images"))
     order = torch.randperm(len(views), generator=draw)[:count].tolist()

@@ -94,9 +94,7 @@ class PreparedImages:
 
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:
         """The usable images, each followed by its mirror image, if asked."""
-        if not mirror:
-            return self.usable
-        return [view for image in self.usable for view in (image, image.mirror())]
+        return list_views(self.usable, mirror=mirror)
 
     def use_anchors(self, anchors: AnchorProposer) -> None:
         """Have further windows proposed from the maps from now on."""
@@ -306,6 +304,18 @@ class PreparedWindows:
             windows = prepared.attempt(prepared.all_windows)(image)
             if windows is not None:
                 yield image, encoded, windows
+
+
+def list_views(images: Sequence[LabelledImage], *, mirror: bool) -> list[LabelledImage]:
+    """List images, each followed by its mirror image if asked.
+
+    Example:
+        >>> list_views([], mirror=True)
+        []
+    """
+    if not mirror:
+        return list(images)
+    return [view for image in images for view in (image, image.mirror())]
 
 
 def digest_weights(tensors: dict[str, Tensor]) -> str:

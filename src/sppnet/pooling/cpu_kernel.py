@@ -142,7 +142,7 @@ def score(maps: Sequence[Tensor], rows: Tensor, weights: Tensor, levels: tuple[i
         weights.data_ptr(),
         weights.shape[1],
         scores.data_ptr(),
-        max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
+        _count_threads(work),
     )
     if failed:
         raise MemoryError(_no_memory(maps))
@@ -222,10 +222,15 @@ def _call(
         MODES.index(mode),
         pooled.data_ptr(),
         *kept,
-        max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD)),
+        _count_threads(work),
     )
     if failed:
         raise MemoryError(_no_memory(maps))
+
+
+def _count_threads(work: int) -> int:
+    """Threads that are worth starting for so many bytes."""
+    return max(1, min(torch.get_num_threads(), work // BYTES_PER_THREAD))
 
 
 def _no_memory(maps: Sequence[Tensor]) -> str:
