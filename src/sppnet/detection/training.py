@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from sppnet.backbones import build_backbone
 from sppnet.classification.checkpoints import Checkpoints
@@ -18,7 +19,7 @@ from sppnet.detection.scorers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.detection.settings import DetectionSettings
 from sppnet.detection.tuned_parts import TunedParts, tune
 from sppnet.detection.window_features import WindowFeatures
-from sppnet.detection.window_training import WindowTrainer, mean_length
+from sppnet.detection.window_training import FeatureScales, WindowTrainer
 from sppnet.errors import NothingUsableError, Track, no_tracking
 from sppnet.images import LabelledImage
 
@@ -129,7 +130,6 @@ class _Training:
     seed: int
     track: Track
     stage: Stage
-    _scales: dict[WindowFeatures, float] = field(default_factory=dict)
 
     @property
     def mirror(self) -> bool:
@@ -192,7 +192,7 @@ class _Training:
                 len(self.names),
                 self.settings,
                 features,
-                scale=self._scale_of(features),
+                scale=self._scales.of(features),
                 seed=self.seed,
                 mirror=self.mirror,
             )
@@ -223,14 +223,12 @@ class _Training:
             use_difficult=settings.use_difficult,
         )
         with self.stage("boxes"):
-            scale = self._scale_of(WindowFeatures())
+            scale = self._scales.of(WindowFeatures())
             cascade = BoxCascade(len(self.names), rule, self.seed)
             samples = self.prepared.tracked("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.prepared.encoder, scale)
 
-    def _scale_of(self, features: WindowFeatures) -> float:
-        """Factor that gives features the mean length that the settings want."""
-        if features not in self._scales:
-            length = mean_length(self.prepared, features, self.seed, self.track)
-            self._scales[features] = self.settings.feature_norm / length
-        return self._scales[features]
+    @cached_property
+    def _scales(self) -> FeatureScales:
+        """Factors for the features; first asked for after the fine-tuning."""
+        return FeatureScales(self.prepared, self.settings.feature_norm, self.seed, self.track)

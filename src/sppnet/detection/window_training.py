@@ -59,6 +59,30 @@ def mean_length(
     return max(float(lengths[:count].mean()), 1e-12) if count else 1.0
 
 
+class FeatureScales:
+    """Factors that give features the mean length that the SVMs want, each measured once.
+
+    Args:
+        prepared: Images with their windows and maps.
+        wanted: The mean length.
+        seed: Of the windows that are drawn.
+        track: Shows progress.
+    """
+
+    def __init__(
+        self, prepared: PreparedImages, wanted: float, seed: int = 0, track: Track = no_tracking
+    ) -> None:
+        self.prepared, self.wanted, self.seed, self.track = prepared, wanted, seed, track
+        self._known: dict[WindowFeatures, float] = {}
+
+    def of(self, features: WindowFeatures) -> float:
+        """Give the factor of some features."""
+        if features not in self._known:
+            length = mean_length(self.prepared, features, self.seed, self.track)
+            self._known[features] = self.wanted / length
+        return self._known[features]
+
+
 class WindowTrainer:
     """Learns to judge windows of prepared images.
 

@@ -19,7 +19,7 @@ from sppnet.detection.combination import CombinedDetector
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import digest_weights
 from sppnet.detection.window_features import WindowFeatures
-from sppnet.detection.window_training import WindowTrainer, mean_length
+from sppnet.detection.window_training import FeatureScales, WindowTrainer
 from sppnet.errors import Problem, Track
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage
@@ -66,7 +66,9 @@ class DetectionBench:
         self.key = self._make_key()
         self._is_prepared = False
         self._scorers: dict[tuple[str, bool], LinearScorer] = {}
-        self._scales: dict[WindowFeatures, float] = {}
+        self._scales = FeatureScales(
+            self.train, self.settings.feature_norm, supplies.seed, self.track
+        )
 
     def why_not(self, row: Row) -> str:
         """Say why a row cannot be measured; empty if it can."""
@@ -136,14 +138,7 @@ class DetectionBench:
         rule = CascadeRule(stages=1, per_image=self.supplies.effort.windows)
         cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
         samples = self.train.tracked("fitting boxes", self.track)
-        return cascade.fit(samples, self.encoder, self._scale_of(WindowFeatures()))
-
-    def _scale_of(self, features: WindowFeatures) -> float:
-        """Factor that gives features the mean length that the SVMs want."""
-        if features not in self._scales:
-            length = mean_length(self.train, features, self.supplies.seed, self.track)
-            self._scales[features] = self.settings.feature_norm / length
-        return self._scales[features]
+        return cascade.fit(samples, self.encoder, self._scales.of(WindowFeatures()))
 
     def _scorer(self, layer: str, is_tuned: bool) -> LinearScorer:
         """SVMs on a layer."""
@@ -155,7 +150,7 @@ class DetectionBench:
                 len(self.images.names),
                 self.settings,
                 features,
-                scale=self._scale_of(features),
+                scale=self._scales.of(features),
                 seed=self.supplies.seed,
             )
             trainer.gather_objects(self.track)
