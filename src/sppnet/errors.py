@@ -5,12 +5,8 @@ what a user's files, options and disks do. Every one prints as one line that nam
 rule.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
-
-T = TypeVar("T")
 
 
 class SppnetError(Exception):
@@ -101,26 +97,6 @@ class Problem:
     def of(cls, error: SppnetError, action: str = "") -> "Problem":
         """Turn a caught error into a finding."""
         return cls(str(error.path or ""), error.message, error.code, action=action)
-
-
-class Track(Protocol):
-    """Wraps a loop to show its progress; the command line passes one that tells the time left."""
-
-    def __call__(
-        self, iterable: Iterable[T], description: str, total: int | None = None
-    ) -> Iterable[T]:
-        """Return an iterable of the same items."""
-        ...
-
-
-def no_tracking(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:  # noqa: ARG001
-    """Show nothing: the default of every long function.
-
-    Example:
-        >>> list(no_tracking([1, 2], "counting"))
-        [1, 2]
-    """
-    return iterable
 
 
 def quote_path(path: str | Path | None) -> str:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sppnet.app import progress
-from sppnet.errors import Track
+from sppnet.progress import Track
 
 
 class Clock:

@@ -16,7 +16,8 @@ from sppnet.detection.fc_tuning import (
 )
 from sppnet.detection.fc_windows import WindowPool
 from sppnet.detection.window_sampling import SamplingRule
-from sppnet.errors import NothingUsableError, UsageError, no_tracking
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.progress import no_tracking
 
 LENGTH, K = 60, 2
 PLAN = FcPlan(

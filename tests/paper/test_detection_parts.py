@@ -10,12 +10,12 @@ from sppnet.classification.network import build_classifier
 from sppnet.detection import Encoder, PreparedImages
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.errors import no_tracking
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.paper.detection_networks import DetectionNetwork
 from sppnet.paper.detection_speed import Photo, Seconds, time_features
 from sppnet.paper.detection_tuning import build_plan, tune_layers
 from sppnet.paper.detection_windows import KeptRcnnEncoder
+from sppnet.progress import no_tracking
 from sppnet.storage import FeatureCache
 
 WINDOWS = torch.tensor([[10.0, 10.0, 90.0, 60.0], [0.0, 0.0, 50.0, 80.0], [30.0, 20.0, 99.0, 79.0]])

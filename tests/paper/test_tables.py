@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sppnet.app.main import main
-from sppnet.errors import no_tracking
 from sppnet.images import draw_class_folders, draw_detection_set
 from sppnet.paper import Measured, Supplies, find_table
+from sppnet.progress import no_tracking
 
 
 @pytest.fixture(scope="module")

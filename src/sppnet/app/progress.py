@@ -1,7 +1,8 @@
 """Progress with the time left, on stderr: bars on a terminal, a line now and then elsewhere.
 
-`track` wraps a loop, as `sppnet.errors.Track` says; commands pass it down to the rooms. `announce`
-says before the long part begins which stages there are and how long each is likely to take.
+`track` wraps a loop, as `sppnet.progress.Track` says; commands pass it down to the rooms.
+`announce` says before the long part begins which stages there are and how long each is likely to
+take.
 """
 
 import sys

@@ -19,8 +19,8 @@ from sppnet.classification.features import (
 )
 from sppnet.classification.network import FixedNorm, SppNet, apply_in_blocks, build_pool
 from sppnet.classification.views import View
-from sppnet.errors import Track, no_tracking
 from sppnet.images import flip_left_right, group_equal_sizes
+from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 
 Place = tuple[View, bool]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
 from sppnet.classification.views import View
-from sppnet.errors import InputError, Problem, Track, no_tracking
+from sppnet.errors import InputError, Problem
 from sppnet.images import decode_image, group_equal_sizes
 from sppnet.images.regular_files import read_capped
+from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 
 FEATURE_VERSION = 1  # raise it when the same image, weights and settings would give other numbers

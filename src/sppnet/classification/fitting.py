@@ -16,7 +16,7 @@ from sppnet.classification.row_sources import NetworkWay, RowSource
 from sppnet.classification.scoring import Task, class_task
 from sppnet.classification.selection import Choice, fit_best
 from sppnet.classification.views import View
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 
 
 @dataclass(frozen=True)

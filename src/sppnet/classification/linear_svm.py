@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 
 GRAM_ROWS = 8000  # the Gram matrix of so many images takes 512 MB of float64
 GRAM_COLUMNS = 8192  # columns of the rows that are multiplied at a time

@@ -14,7 +14,7 @@ from sppnet.classification.features import FeatureSet, RowMaker, make_rows
 from sppnet.classification.image_classifier import AnyView, ImageClassifier
 from sppnet.classification.transfer import TransferClassifier
 from sppnet.classification.views import View
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, read_kind
 
 ACCELERATOR_IMAGES = 8  # decoded photos that wait for an accelerator at a time

@@ -15,7 +15,7 @@ from sppnet.classification.image_classifier import ImageClassifier
 from sppnet.classification.network import FixedNorm, SppNet
 from sppnet.classification.transfer import TransferClassifier
 from sppnet.classification.views import View
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sppnet.classification.linear_svm import GRAM_ROWS, LinearSvm, fit_dual, gram_matrix
 from sppnet.classification.protocol import Split, holdout_split
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 
 COSTS = (1.0, 3.0, 10.0, 30.0, 100.0)
 DRAWS = 3  # validation parts whose figures are averaged

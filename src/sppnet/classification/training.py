@@ -26,7 +26,7 @@ from sppnet.classification.training_images import TrainingImages
 from sppnet.classification.training_log import TrainingLog
 from sppnet.classification.training_plan import TrainingPlan
 from sppnet.classification.updates import Outcome, build_optimizer, set_rate, update
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 
 ALONE = Processes()
 

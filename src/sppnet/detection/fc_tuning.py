@@ -22,7 +22,8 @@ from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.tuning_batches import split_images
 from sppnet.detection.tuning_states import TuningStates
 from sppnet.detection.window_sampling import draw_windows
-from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.progress import Track, no_tracking
 
 CLIP_NORM = 10.0
 

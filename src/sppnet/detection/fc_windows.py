@@ -11,8 +11,8 @@ from sppnet.detection.encoder import Encoder
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.prepared import PreparedImages, list_views
 from sppnet.detection.window_sampling import draw_windows, label_windows
-from sppnet.errors import Track, no_tracking
 from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.external_proposals import ExternalProposals
 from sppnet.detection.proposals import PROPOSALS_VERSION, propose, take_turns
 from sppnet.detection.settings import DetectionSettings
-from sppnet.errors import InputError, Problem, Track, no_tracking
+from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, WriteBehind
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input

@@ -20,8 +20,9 @@ from sppnet.detection.settings import DetectionSettings
 from sppnet.detection.tuned_parts import TunedParts, tune
 from sppnet.detection.window_features import WindowFeatures
 from sppnet.detection.window_training import FeatureScales, WindowTrainer
-from sppnet.errors import NothingUsableError, Track, no_tracking
+from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
 
 # With fewer objects per class than this, mirror images are worth the time.
 FEW_OBJECTS = 400

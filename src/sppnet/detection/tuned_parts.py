@@ -14,7 +14,7 @@ from sppnet.detection.tuning import tune_network
 from sppnet.detection.tuning_network import HeadBoxes
 from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.detection.window_features import WindowFeatures
-from sppnet.errors import Track, no_tracking
+from sppnet.progress import Track, no_tracking
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from sppnet.detection.tuning_batches import ImageSample, Windows, WindowSampler,
 from sppnet.detection.tuning_network import HeadBoxes, build_optimizer, build_region_network
 from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.detection.tuning_states import TuningStates
-from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
+from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.

@@ -15,9 +15,10 @@ from sppnet.detection.scorers import LinearScorer
 from sppnet.detection.settings import DetectionSettings
 from sppnet.detection.window_features import WindowFeatures
 from sppnet.detection.window_sampling import inside_crowd
-from sppnet.errors import NothingUsableError, Track, no_tracking
+from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
 from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
 
 # Images and windows per image from which the mean length of features is estimated (spp_train.m).
 NORM_IMAGES, NORM_WINDOWS = 200, 200

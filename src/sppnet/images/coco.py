@@ -4,11 +4,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppnet.errors import Track, no_tracking
 from sppnet.images.annotations import make_dataset, read_names, require_folder
 from sppnet.images.coco_index import CocoIndex, read_coco_index, shortened
 from sppnet.images.datasets import DetectionDataset, LabelledImage
 from sppnet.images.raw_boxes import compare_sizes, make_labelled_image, note_if_emptied
+from sppnet.progress import Track, no_tracking
 
 
 def read_coco(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import InputError, NothingUsableError, Problem, Track, no_tracking, printable
+from sppnet.errors import InputError, NothingUsableError, Problem, printable
 from sppnet.images.class_folders import ClassificationDataset, read_class_folders
 from sppnet.images.dataset_facts import give_hints, summarise_boxes
 from sppnet.images.datasets import DetectionDataset, LabelledImage
@@ -13,6 +13,7 @@ from sppnet.images.decode import load_image, read_image_size
 from sppnet.images.layouts import find_layout, list_splits, open_detection_dataset
 from sppnet.images.listing import has_image_suffix
 from sppnet.images.repeated_images import report_repeated
+from sppnet.progress import Track, no_tracking
 
 
 @dataclass(frozen=True)

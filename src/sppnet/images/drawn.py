@@ -12,9 +12,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image, ImageFilter
 
-from sppnet.errors import OutputError, Track, no_tracking
+from sppnet.errors import OutputError
 from sppnet.images.drawn_backgrounds import draw_background, draw_clutter
 from sppnet.images.drawn_things import THING_NAMES, draw_thing
+from sppnet.progress import Track, no_tracking
 
 _DEFAULT_SPLITS = {"train": 0.7, "test": 0.3}
 # Largest share of a thing that others may cover.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppnet.errors import NothingUsableError, Track, UsageError, no_tracking
+from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images.annotations import require_folder, unknown_split
 from sppnet.images.class_folders import list_class_splits
 from sppnet.images.coco import read_coco
@@ -13,6 +13,7 @@ from sppnet.images.datasets import DetectionDataset
 from sppnet.images.voc import read_voc
 from sppnet.images.voc_folders import find_voc_folders, find_voc_parts, list_voc_splits
 from sppnet.images.yolo import is_yolo_root, list_yolo_splits, read_yolo
+from sppnet.progress import Track, no_tracking
 
 _LOOKED_FOR = (
     "VOC (Annotations/*.xml, or *.xml beside the images), YOLO (images/ and labels/, or *.txt "

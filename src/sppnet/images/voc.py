@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sppnet.errors import InputError, NothingUsableError, Track, no_tracking
+from sppnet.errors import InputError, NothingUsableError
 from sppnet.images.annotations import (
     Findings,
     make_dataset,
@@ -24,6 +24,7 @@ from sppnet.images.voc_folders import (
     read_split,
 )
 from sppnet.images.voc_xml import VocAnnotation, XmlError, read_voc_annotation
+from sppnet.progress import Track, no_tracking
 
 
 @dataclass

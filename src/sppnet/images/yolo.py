@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppnet.errors import InputError, NothingUsableError, Track, UnusableFileError, no_tracking
+from sppnet.errors import InputError, NothingUsableError, UnusableFileError
 from sppnet.images.annotations import (
     Findings,
     make_dataset,
@@ -18,6 +18,7 @@ from sppnet.images.raw_boxes import RawBox, make_labelled_image, note_if_emptied
 from sppnet.images.regular_files import read_lines
 from sppnet.images.yolo_names import read_yolo_names
 from sppnet.images.yolo_places import choose_places, find_yolo_places
+from sppnet.progress import Track, no_tracking
 
 _BOX_LEFT_OUT = "box left out"
 _MAX_LABEL_BYTES = 10_000_000

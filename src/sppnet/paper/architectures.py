@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from sppnet.classification.paper_networks import layer_table
-from sppnet.errors import Track
 from sppnet.paper.printed import NETWORKS, TABLE_1
 from sppnet.paper.results import Finding, Measured
 from sppnet.paper.slots import BACKBONES
 from sppnet.paper.supplies import Supplies
+from sppnet.progress import Track
 
 SIDE = 224
 BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before its pooling only

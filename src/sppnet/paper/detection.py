@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sppnet.detection.combination import CombinedDetector
-from sppnet.errors import Track
 from sppnet.paper.detection_bench import DetectionBench, score_detector
 from sppnet.paper.detection_data import DetectionImages, open_detection_images
 from sppnet.paper.detection_networks import ALEX, ZF, ZF_SECOND, find_detection_network
@@ -32,6 +31,7 @@ from sppnet.paper.printed_detection import (
 from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.supplies import Supplies
 from sppnet.paper.transfer import missing_words
+from sppnet.progress import Track
 
 Findings = Iterator[Finding]
 

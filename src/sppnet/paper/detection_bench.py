@@ -20,7 +20,7 @@ from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import digest_weights
 from sppnet.detection.window_features import WindowFeatures
 from sppnet.detection.window_training import FeatureScales, WindowTrainer
-from sppnet.errors import Problem, Track
+from sppnet.errors import Problem
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage
 from sppnet.paper.detection_data import DetectionImages
@@ -29,6 +29,7 @@ from sppnet.paper.detection_tuning import build_plan, tune_layers
 from sppnet.paper.detection_ways import Row, Way, build_way_encoder
 from sppnet.paper.frozen import NEEDS_HIDDEN
 from sppnet.paper.supplies import Effort, Supplies
+from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 
 BENCH_VERSION = 1

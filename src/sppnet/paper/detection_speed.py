@@ -14,7 +14,7 @@ from sppnet.detection.encoder import Encoder
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.proposals import propose
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.errors import InputError, Problem, Track
+from sppnet.errors import InputError, Problem
 from sppnet.images import load_image
 from sppnet.paper.detection_data import find_photos
 from sppnet.paper.detection_networks import find_detection_network
@@ -23,6 +23,7 @@ from sppnet.paper.printed_detection import CONV, CONV_SPEED_UP, FC, POOLING, SPE
 from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.supplies import Effort, Supplies
 from sppnet.paper.transfer import missing_words
+from sppnet.progress import Track
 
 NO_PHOTOS = "no image to time; any folder of images will do (--data DIR)"
 PARTS = "conv with resizing, for R-CNN with warping and pooling; total with pooling"

@@ -9,7 +9,7 @@ from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.fc_tuning import build_optimizer, tune_head
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import PreparedImages
-from sppnet.errors import Track
+from sppnet.progress import Track
 
 # Trained layers learn on at the rate of the 2014 code; new ones need a higher one.
 TRAINED_RATE, NEW_RATE = 1e-3, 1e-2

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from sppnet.detection import Encoder
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.errors import Track
 from sppnet.paper.detection_networks import DetectionNetwork
 from sppnet.paper.detection_windows import KeptRcnnEncoder
+from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 
 T = TypeVar("T")

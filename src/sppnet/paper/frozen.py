@@ -15,9 +15,9 @@ from sppnet.classification.fitting import FitResult, fit_splits
 from sppnet.classification.row_sources import RecipeWay, RowSource
 from sppnet.classification.selection import COSTS
 from sppnet.classification.voc_data import VocData
-from sppnet.errors import Track
 from sppnet.paper.slots import Slot
 from sppnet.paper.supplies import Supplies
+from sppnet.progress import Track
 from sppnet.storage import FeatureCache, is_model
 
 TransferData = ClassData | VocData

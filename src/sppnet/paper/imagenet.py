@@ -7,7 +7,7 @@ from pathlib import Path
 from sppnet.classification import Classifier, predict_files, score_predictions
 from sppnet.classification.class_data import match_classes
 from sppnet.classification.view_plans import PLANS
-from sppnet.errors import Problem, Track
+from sppnet.errors import Problem
 from sppnet.paper.labelled import draw_images, images_to_score
 from sppnet.paper.printed import (
     NETWORKS,
@@ -20,6 +20,7 @@ from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.slots import KINDS, Slot
 from sppnet.paper.supplies import IMAGENET, Supplies
 from sppnet.paper.trained import train_slot
+from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 
 IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sppnet.errors import Track
 from sppnet.paper.printed import Printed
 from sppnet.paper.results import Finding, TableResult
 from sppnet.paper.supplies import Supplies
+from sppnet.progress import Track
 
 Work = Callable[[Supplies, Track], Iterator[Finding]]
 

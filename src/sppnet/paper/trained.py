@@ -16,10 +16,11 @@ from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.paper_networks import build_paper_network
 from sppnet.classification.schedule import InputSizes
 from sppnet.classification.view_plans import BASE_SIDE
-from sppnet.errors import Problem, Track
+from sppnet.errors import Problem
 from sppnet.paper.labelled import images_to_train
 from sppnet.paper.slots import BACKBONES, Slot
 from sppnet.paper.supplies import Supplies, Training
+from sppnet.progress import Track
 
 RATE = 0.01
 

@@ -9,7 +9,6 @@ from sppnet.classification import SplitRule, open_class_data
 from sppnet.classification.feature_recipe import RECIPES, Block
 from sppnet.classification.fitting import FitResult
 from sppnet.classification.voc_data import open_voc_data
-from sppnet.errors import Track
 from sppnet.images import read_class_folders
 from sppnet.paper.frozen import (
     Column,
@@ -24,6 +23,7 @@ from sppnet.paper.imagenet import wanted
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
 from sppnet.paper.results import Finding, Measured, NotRun
 from sppnet.paper.supplies import CALTECH, VOC07, Supplies
+from sppnet.progress import Track
 
 TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
 FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are worked out one at a time
