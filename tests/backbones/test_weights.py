@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sppnet.backbones import build_backbone, build_plain_classifier
-from sppnet.backbones.weights import find_torchvision_weights, locate_checkpoint
+from sppnet.backbones.weights import fill_module, find_torchvision_weights, locate_checkpoint
 from sppnet.errors import UnusableFileError, UsageError
 
 
@@ -155,6 +155,15 @@ def test_files_for_other_classes_and_for_an_earlier_layer(save, tensors):
     other = {**tensors, "classifier.1.weight": torch.zeros(7, 512, 1, 1)}
     backbone = build_backbone("squeezenet1_1", str(save(other)), layer="features.5")
     assert backbone.channels == 128
+
+
+def test_weights_lie_in_plain_order_whatever_the_order_of_those_given():
+    layer = torch.nn.Conv2d(3, 4, 3)
+    given = {name: each.detach() for name, each in layer.state_dict().items()}
+    given["weight"] = given["weight"].contiguous(memory_format=torch.channels_last)
+    fill_module(layer, given)
+    assert layer.weight.is_contiguous()
+    assert torch.equal(layer.weight, given["weight"])
 
 
 def test_files_with_our_own_names_bring_their_normalisation(save):

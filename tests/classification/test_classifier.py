@@ -87,6 +87,7 @@ def test_every_kind_of_image_gives_the_same(classifier: Classifier, tmp_path: Pa
 def test_saved_classifier_predicts_the_same_bits(
     classifier: Classifier, images: list[torch.Tensor], tmp_path: Path
 ) -> None:
+    assert all(each.is_contiguous() for each in classifier.tensors().values())
     classifier.save(tmp_path / "model")
     loaded = Classifier.load(tmp_path / "model")
     assert loaded.names == classifier.names

@@ -133,6 +133,7 @@ def test_converted_classifiers_come_back_from_disk(tmp_path: Path, name: str) ->
     names = [str(number) for number in range(1000)]
     classifier = Classifier(network, View("full", 64), names)
     nn.init.normal_(list(network.head.parameters())[-1], std=NOT_AT_ZERO)
+    assert all(each.is_contiguous() for each in classifier.tensors().values())
     classifier.save(tmp_path / "m")
     loaded = Classifier.load(tmp_path / "m")
     images = [torch.rand(3, 70, 100), torch.rand(3, 64, 64)]

@@ -145,6 +145,7 @@ def test_views_of_the_prediction(fitted: SppClassifier, paths: np.ndarray) -> No
 
 
 def test_saved_and_loaded(fitted: SppClassifier, paths: np.ndarray, tmp_path: Path) -> None:
+    assert all(each.is_contiguous() for each in fitted.classifier_.tensors().values())
     fitted.save(tmp_path / "model")
     loaded = SppClassifier.load(tmp_path / "model")
     assert loaded.get_params() == fitted.get_params()

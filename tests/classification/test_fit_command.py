@@ -11,6 +11,7 @@ from sppnet.app.main import main
 from sppnet.app.settings import load_settings
 from sppnet.classification import Classifier, FitSettings
 from sppnet.classification.feature_recipe import RECIPES, Block
+from sppnet.classification.image_classifier import ImageClassifier
 from sppnet.classification.prediction import load_classifier
 from sppnet.classification.selection import COSTS
 from sppnet.classification.transfer import TransferClassifier
@@ -78,6 +79,36 @@ def test_flags_make_blocks(
     assert metrics["feature_length"] == length
     if "--c" in words:
         assert metrics["chosen"] == [{"c": 3.0, "short_side": 32, "validation": []}]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", "--imgsz", "32"],
+        ["fit", "--imgsz", "32", "--loss", "squares", "--c", "1", "--flip"],
+        ["fit", "--imgsz", "32", "--layer", "relu3,last", "--norm", "power"],
+        ["train", "--imgsz", "32", "--epochs", "2"],
+        ["train", "--imgsz", "32,48", "--epochs", "2", "--hidden", "16", "--ema", "0.5"],
+    ],
+    ids=" ".join,
+)
+def test_classifiers_on_disk_are_those_in_memory_bit_by_bit(
+    data: Path, tmp_path: Path, words: list[str], monkeypatch
+) -> None:
+    saved, save = [], ImageClassifier.save
+
+    def watch(self: ImageClassifier, path: Path) -> None:
+        saved.append(self)
+        save(self, path)
+
+    monkeypatch.setattr(ImageClassifier, "save", watch)
+    command = ["classify", words[0], str(data), *SMALL, *words[1:]]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    (classifier,) = saved
+    assert [name for name, each in classifier.tensors().items() if not each.is_contiguous()] == []
+    images = [torch.rand(3, 40 + 7 * n, 60, generator=torch.manual_seed(n)) for n in range(8)]
+    loaded = load_classifier(tmp_path / "run" / "model")
+    assert torch.equal(loaded.scores(images), classifier.scores(images))
 
 
 def test_short_side_is_chosen_for_each_split(data: Path, tmp_path: Path, capsys) -> None:

@@ -53,6 +53,7 @@ def images() -> list[torch.Tensor]:
 
 
 def test_loaded_classifier_is_the_saved_one(classifier, images, tmp_path: Path) -> None:
+    assert all(each.is_contiguous() for each in classifier.tensors().values())
     classifier.save(tmp_path / "m")
     loaded = load_classifier(tmp_path / "m")
     assert isinstance(loaded, TransferClassifier)

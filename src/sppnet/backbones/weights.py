@@ -176,8 +176,11 @@ def fill_module(
     _check_keys(wanted, tensors, known, path)
     for key, value in wanted.items():
         check_tensor(key, value, tensors[key], path)
-    # A copy, so that later training does not write into the caller's tensors.
-    module.load_state_dict({key: tensors[key].clone() for key in wanted}, assign=True)
+    # A copy, so that later training does not write into the caller's tensors; in plain order, as
+    # it comes back from a saved model, whatever the order of the caller's.
+    plain = torch.contiguous_format
+    copies = {key: tensors[key].clone(memory_format=plain) for key in wanted}
+    module.load_state_dict(copies, assign=True)
 
 
 def _uncounted_batches(wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ class ChannelAxes:
         signs = axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()
         spread = variances[-count:].mean().clamp(min=1e-12).sqrt()
         rotation = (axes * signs)[:, -count:].T / spread
-        return rotation.float(), -(rotation @ mean).float()
+        return rotation.float().contiguous(), -(rotation @ mean).float()
 
 
 class AnchorEquations:

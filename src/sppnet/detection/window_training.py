@@ -153,7 +153,9 @@ class WindowTrainer:
             rows = is_hard.any(1).nonzero().flatten()
             miner.add(self._describe(encoded, cells[rows]), is_hard[rows])
         miner.finish()
-        return LinearScorer(miner.weights_ * self.scale, miner.bias_, self.features)
+        # products of columns with gaps differ in their last bits from those of a loaded detector
+        weights = (miner.weights_ * self.scale).contiguous()
+        return LinearScorer(weights, miner.bias_, self.features)
 
     def mine_kernel(self, track: Track = no_tracking) -> KernelScorer:
         """Fit a kernel scorer on the objects, and on negatives in batches."""
