@@ -43,7 +43,7 @@ def score_folds(
     words: argparse.Namespace,
 ) -> dict[str, Any]:
     """Train and score fold by fold; average precision over all images together."""
-    shuffle = torch.Generator().manual_seed(words.seed)
+    shuffle = torch.Generator().manual_seed(settings.seed)
     order = torch.randperm(len(images), generator=shuffle).tolist()
     found = {}
     for fold in range(words.folds):
@@ -52,10 +52,10 @@ def score_folds(
             parts[place % words.folds == fold].append(images[number])
         learnt, scored = parts
         encoder = build_encoder(settings, learnt)
-        prepared = PreparedImages.of(settings, learnt, encoder, cache, seed=words.seed)
-        detector = train_detector(prepared, names, settings, seed=words.seed, track=track)
+        prepared = PreparedImages.of(settings, learnt, encoder, cache)
+        detector = train_detector(prepared, names, settings, track=track)
         test = PreparedImages.of(
-            settings, scored, detector.encoder, cache, seed=words.seed, anchors=detector.anchors
+            settings, scored, detector.encoder, cache, anchors=detector.anchors
         )
         test.propose_all(track=track)
         for image, encoded, windows in test.tracked("judging", track):
@@ -71,12 +71,12 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--config", type=Path, help="TOML file of settings")
     parser.add_argument("--name", default="folds", help="of the file that is written")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/detection-folds"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    settings = load_settings(DetectionSettings, words.config, {})
+    settings = load_settings(DetectionSettings, words.config, {"seed": words.seed})
     images, names = read_all(words.data, words.splits)
     result = score_folds(images, names, settings, FeatureCache(words.out / "cache"), words)
     write_json(

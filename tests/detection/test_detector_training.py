@@ -89,7 +89,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(prepare, scenes, tmp_path: 
     few = replace(SETTINGS, max_proposals=60, max_box_samples=5)
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        detector = train_detector(prepare(settings=few), scenes.names, few, seed=seed)
+        detector = train_detector(prepare(settings=few), scenes.names, replace(few, seed=seed))
         detector.save(tmp_path / name)
         digests.append(sha256_file(tmp_path / name / "model.safetensors"))
     assert digests[0] == digests[1] != digests[2]

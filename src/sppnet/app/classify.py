@@ -19,6 +19,7 @@ from sppnet.app.options import (
     ModelFolder,
     Out,
     Seed,
+    SettingsSeed,
     Split,
     Threads,
     WeightsChoice,
@@ -107,7 +108,7 @@ def fit(
         typer.Option(metavar="DIR", help="Where features are kept; OUT/cache if not given."),
     ] = None,
     config: Config = None,
-    seed: Seed = 0,
+    seed: SettingsSeed = None,
     device: Device = "auto",
     download: Download = False,
     fresh: Fresh = False,
@@ -140,10 +141,11 @@ def fit(
         "flip": flip,
         "loss": loss,
         "c": number_or_word(c, float),
+        "seed": seed,
     }
     settings = load_settings(FitSettings, config, flags)
-    rule = read_rule(train_per_class, test_per_class, splits, seed)
-    options = RunOptions(data, out, seed, device, download, fresh, dry_run)
+    rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
+    options = RunOptions(data, out, device, download, fresh, dry_run)
     run_fit(settings, rule, options, cache, protocol)
 
 
@@ -231,7 +233,7 @@ def train(
     ] = False,
     workers: Workers = 1,
     config: Config = None,
-    seed: Seed = 0,
+    seed: SettingsSeed = None,
     device: Device = "auto",
     download: Download = False,
     fresh: Fresh = False,
@@ -273,10 +275,11 @@ def train(
         "crops": crops,
         "flip": flip,
         "colour_noise": colour_noise,
+        "seed": seed,
     }
     settings = load_settings(TrainSettings, config, flags)
-    rule = read_rule(train_per_class, test_per_class, splits, seed)
-    options = RunOptions(data, out, seed, device, download, fresh, dry_run)
+    rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
+    options = RunOptions(data, out, device, download, fresh, dry_run)
     run_train(settings, rule, options, Conduct(save_seconds, tensorboard, workers))
 
 

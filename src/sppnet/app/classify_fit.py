@@ -42,7 +42,7 @@ class FitJob:
         settings: Values of the file and the flags.
         recipes: The recipes to choose from; they differ in their sizes alone.
         rule: How images in one pile are divided.
-        options: Folders, device and seed.
+        options: Folders and device.
         data: The images.
     """
 
@@ -96,7 +96,7 @@ def run_fit(
         _say_plan(data, estimate)
         return
     with RunFolder.open(
-        options.out, "classify fit", job.configuration(), options.seed, fresh=options.fresh
+        options.out, "classify fit", job.configuration(), settings.seed, fresh=options.fresh
     ) as run:
         steps.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
@@ -123,7 +123,7 @@ def make_ways(job: FitJob) -> list[RowWay]:
             return [RecipeWay(FeatureEncoder.of_network(network, each)) for each in job.recipes]
     first = job.recipes[0]
     layer = (first.blocks[0].layer or "") if first.is_plain else ""
-    trunk, device = steps.make_trunk(settings.backbone, settings.weights, layer, options)
+    trunk, device = steps.make_trunk(settings, layer, options)
     if first.is_plain:
         return [_plain_way(trunk, recipe.blocks[0]) for recipe in job.recipes]
     with options_to_blame():

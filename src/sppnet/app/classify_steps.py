@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from sppnet.backbones import Backbone
-    from sppnet.classification import ClassData, SplitRule
+    from sppnet.classification import ClassData, FitSettings, SplitRule, TrainSettings
     from sppnet.classification.voc_data import VocData
     from sppnet.storage import RunFolder
 
@@ -31,7 +31,6 @@ class RunOptions:
     Args:
         data: Folder of the images.
         out: Folder for the results.
-        seed: Seed of everything that is random.
         device: Word of ``--device``.
         download: Whether weights may be fetched.
         fresh: Whether to forget an earlier run.
@@ -40,7 +39,6 @@ class RunOptions:
 
     data: Path
     out: Path
-    seed: int
     device: str
     download: bool
     fresh: bool
@@ -104,7 +102,7 @@ def find_protocol(data: Path) -> str:
 
 
 def make_trunk(
-    backbone: str, weights: str, layer: str, options: RunOptions
+    settings: "FitSettings | TrainSettings", layer: str, options: RunOptions
 ) -> tuple["Backbone", "torch.device"]:
     """Build the trunk on its device; new weights depend on the seed alone."""
     import torch
@@ -112,9 +110,11 @@ def make_trunk(
     from sppnet.backbones import build_backbone
 
     device = choose_device(options.device)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(settings.seed)
     with options_to_blame():
-        trunk = build_backbone(backbone, weights, layer=layer or None, download=options.download)
+        trunk = build_backbone(
+            settings.backbone, settings.weights, layer=layer or None, download=options.download
+        )
     return trunk.to(device).eval(), device
 
 

@@ -91,7 +91,7 @@ def run_train(
     options = replace(options, device=str(device))
     with join_processes(device) as processes, _silence(not processes.is_first):
         data = steps.open_data(options, rule)
-        plan = settings.plan(options.seed)
+        plan = settings.plan()
         work = _lead if processes.is_first else _follow
         work(TrainJob(settings, plan, options, conduct, processes, data))
 
@@ -111,7 +111,7 @@ def _lead(job: TrainJob) -> None:
         "rule": asdict(data.rule),
     }
     with RunFolder.open(
-        options.out, "classify train", configuration, options.seed, fresh=options.fresh
+        options.out, "classify train", configuration, job.settings.seed, fresh=options.fresh
     ) as run:
         if options.fresh:
             shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
@@ -165,8 +165,8 @@ def _silence(wanted: bool) -> Iterator[None]:
 
 def make_network(settings: TrainSettings, num_classes: int, options: steps.RunOptions) -> SppNet:
     """Build trunk and head; new weights depend on the seed alone."""
-    trunk, device = steps.make_trunk(settings.backbone, settings.weights, "", options)
-    torch.manual_seed(options.seed + 1)
+    trunk, device = steps.make_trunk(settings, "", options)
+    torch.manual_seed(settings.seed + 1)
     with options_to_blame():
         network = build_classifier(
             trunk,

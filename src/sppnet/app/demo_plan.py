@@ -65,7 +65,7 @@ class DemoPlan:
         """How the class folders are divided: as by ``--train-per-class`` of the command line."""
         return SplitRule(self.train_things, self.test_things, 1, seed)
 
-    def classifier_settings(self) -> TrainSettings:
+    def classifier_settings(self, seed: int) -> TrainSettings:
         """What ``sppnet classify train`` would be given."""
         return TrainSettings(
             backbone=TRUNK,
@@ -77,13 +77,15 @@ class DemoPlan:
             lr=self.rate,
             schedule="cosine",
             colour_noise=0.0,
+            seed=seed,
         )
 
-    def detector_settings(self, weights: Path | str) -> DetectionSettings:
+    def detector_settings(self, weights: Path | str, seed: int) -> DetectionSettings:
         """What ``sppnet detect train`` would be given.
 
         Args:
             weights: File of the trunk's weights, or ``"none"`` for random ones.
+            seed: Of everything that is random.
         """
         return DetectionSettings(
             backbone=TRUNK,
@@ -96,4 +98,5 @@ class DemoPlan:
             mirror="off",
             svm_cost=self.svm_cost,
             box_strength=self.box_strength,
+            seed=seed,
         )

@@ -152,9 +152,9 @@ class DemoSteps:
 
     def train_classifier(self) -> None:
         """Train trunk and head from random weights, at several sizes."""
-        settings = self.plan.classifier_settings()
+        settings = self.plan.classifier_settings(self.seed)
         data, split = self.open_things()
-        training = settings.plan(self.seed)
+        training = settings.plan()
         network = make_network(settings, len(data.names), self._options())
         images = TrainingImages(
             [data.paths[index] for index in split.train.tolist()], training.short_side, track=track
@@ -184,7 +184,7 @@ class DemoSteps:
         """Do the same with a trunk of random weights: what the trained one is compared with."""
         self._learn_windows(UNTRAINED, self.folder.work / "untrained-detector")
         data, split = self.open_things()
-        view = View("full", self.plan.classifier_settings().test_short_side)
+        view = View("full", self.plan.classifier_settings(self.seed).test_short_side)
         pool = build_pool("spp", self.plan.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))
@@ -212,16 +212,16 @@ class DemoSteps:
 
     def _learn_windows(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""
-        settings = self.plan.detector_settings(weights)
+        settings = self.plan.detector_settings(weights, self.seed)
         dataset = self.folder.scenes_of("train")
-        torch.manual_seed(self.seed)
+        torch.manual_seed(settings.seed)
         encoder = build_encoder(settings)
         encoder.backbone.to(choose_device(self.device))
         cache_folder = self.folder.work / "cache"
         cache = FeatureCache(cache_folder)
-        prepared = PreparedImages.of(settings, dataset.images, encoder, cache, seed=self.seed)
-        detector = train_detector(prepared, dataset.names, settings, seed=self.seed, track=track)
-        detector.save(model, extra={**asdict(settings), "seed": self.seed})
+        prepared = PreparedImages.of(settings, dataset.images, encoder, cache)
+        detector = train_detector(prepared, dataset.names, settings, track=track)
+        detector.save(model, extra=asdict(settings))
         shutil.rmtree(cache_folder, ignore_errors=True)  # hundreds of megabytes, not needed again
 
     def _options(self) -> RunOptions:
@@ -229,7 +229,6 @@ class DemoSteps:
         return RunOptions(
             data=self.folder.things,
             out=self.folder.path,
-            seed=self.seed,
             device=self.device,
             download=False,
             fresh=False,

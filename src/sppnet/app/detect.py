@@ -18,7 +18,7 @@ from sppnet.app.options import (
     Levels,
     ModelFolder,
     Out,
-    Seed,
+    SettingsSeed,
     Threads,
     WeightsChoice,
     Workers,
@@ -111,7 +111,7 @@ def train(
     mirror: Mirror = None,
     config: Config = None,
     cache: CacheFolder = None,
-    seed: Seed = 0,
+    seed: SettingsSeed = None,
     device: Device = "auto",
     workers: Workers = 2,
     threads: Threads = None,
@@ -138,10 +138,11 @@ def train(
         "features": features,
         "classifier": classifier,
         "mirror": mirror,
+        "seed": seed,
     }
     settings = load_settings(DetectionSettings, config, flags)
     part = choose_split(data, split, ("train", "trainval"))
-    job = TrainingJob(data, part, out, settings, seed, device, workers, cache, download)
+    job = TrainingJob(data, part, out, settings, device, workers, cache, download)
     if dry_run:
         job.explain()
         return

@@ -56,7 +56,6 @@ class TrainingJob:
         split: Part of it to learn from.
         out: Folder of the run.
         settings: What the detector is to be.
-        seed: Of everything that is random.
         device: Where to compute, as the option says it.
         workers: Threads that look for windows.
         cache: Where maps and windows are kept; ``out``/cache if None.
@@ -67,7 +66,6 @@ class TrainingJob:
     split: str | None
     out: Path
     settings: DetectionSettings
-    seed: int = 0
     device: str = "auto"
     workers: int = 2
     cache: Path | None = None
@@ -97,7 +95,8 @@ class TrainingJob:
         dataset = self._open()
         ensure_output_folder(self.out)
         wanted = {**asdict(self.settings), "data": str(self.data.resolve()), "split": self.split}
-        with RunFolder.open(self.out, "detect train", wanted, self.seed, fresh=fresh) as run:
+        seed = wanted.pop("seed")  # a run names it beside the rest
+        with RunFolder.open(self.out, "detect train", wanted, seed, fresh=fresh) as run:
             for change in run.changes:
                 warn(change)
             if run.is_done("model") and is_model(self.out / "model"):
@@ -108,20 +107,19 @@ class TrainingJob:
             announce(measure_stages(dataset, encoder, external, self.settings)[0])
             cache = FeatureCache(self.cache_folder)
             prepared = PreparedImages.of(
-                self.settings, dataset.images, encoder, cache, seed=self.seed, external=external
+                self.settings, dataset.images, encoder, cache, external=external
             )
             detector = train_detector(
                 prepared,
                 dataset.names,
                 self.settings,
-                seed=self.seed,
                 workers=self.workers,
                 track=track,
                 stage=run.stage,
                 checkpoints=Checkpoints(self.out / "tuning"),
             )
             with run.stage("save"):
-                about = {**wanted, "data": self.data.name, "seed": self.seed}
+                about = {**wanted, "data": self.data.name, "seed": seed}
                 detector.save(self.out / "model", extra=about)
             problems = [*dataset.problems, *prepared.problems]
             usable = len(prepared.usable)
@@ -149,7 +147,7 @@ class TrainingJob:
     def _build_encoder(self, dataset: DetectionDataset) -> Encoder:
         """Build the trunk; random weights follow the seed."""
         device = choose_device(self.device)
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.settings.seed)
         with options_to_blame():
             encoder = build_encoder(self.settings, dataset.images, download=self.download)
         encoder.backbone.to(device)
@@ -172,7 +170,7 @@ class TrainingJob:
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
             "settings": asdict(self.settings),
-            "seed": self.seed,
+            "seed": self.settings.seed,
             "problems": [str(problem) for problem in problems],
         }
         write_json(self.out / "metrics.json", metrics)
@@ -252,4 +250,4 @@ def _windows(
     """Windows of one image, as training will have them."""
     if external is not None:
         return external.windows(image.path, image.size_hw)
-    return propose(pixels, settings.proposals, settings.max_proposals)
+    return propose(pixels, settings.proposals, settings.max_proposals, settings.seed)

@@ -120,6 +120,13 @@ def _flag(name: str, text: str, callback: Callable[[bool], bool] | None = None) 
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is random.")
 ]
+# of commands whose settings have a seed, which a file may give
+SettingsSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, max=2**32 - 1, help="Seed of everything that is random; 0 if not given."
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

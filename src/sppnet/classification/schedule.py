@@ -11,6 +11,7 @@ import torch
 
 SHARES = (1.0, 0.1, 0.01)  # "divided by 10 (twice)"
 LATEST = (0.6, 0.85)  # share of the epochs after which a drop comes even without a plateau
+MOST_SEED = 2**32 - 1
 LEAST_GAIN = 0.01  # a loss that falls by less than this share has not improved
 
 
@@ -78,6 +79,19 @@ class InputSizes:
             return int(torch.randint(low, high + 1, (), generator=draw))
         ordered = sorted(self.sides, reverse=True)
         return ordered[epoch % len(ordered)]
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a random generator would not take.
+
+    Raises:
+        ValueError: If it is not in 0..2**32 - 1.
+
+    Example:
+        >>> check_seed(5)
+    """
+    if not 0 <= seed <= MOST_SEED:
+        raise ValueError(f"seed must be at least 0 and at most {MOST_SEED}, got {seed}")
 
 
 def seed_of(*parts: int | str) -> int:

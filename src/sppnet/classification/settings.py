@@ -7,7 +7,7 @@ from sppnet.classification.augmentation import Augmentation
 from sppnet.classification.feature_recipe import Block, FeatureRecipe, load_recipe
 from sppnet.classification.linear_svm import LOSSES
 from sppnet.classification.network import POOLS
-from sppnet.classification.schedule import InputSizes
+from sppnet.classification.schedule import InputSizes, check_seed
 from sppnet.classification.selection import COSTS
 from sppnet.classification.training_plan import TrainingPlan
 
@@ -50,6 +50,7 @@ class FitSettings:
     """Seed of random weights, of the split and of validation parts."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.loss:
             _check_choice("loss", self.loss, LOSSES)
         _check_positive(c=min(self.costs))
@@ -158,14 +159,15 @@ class TrainSettings:
     """Seed of weights, split, order, crops and dropout."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         _check_choice("pool", self.pool, POOLS)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if not self.feature_norm >= 0:
             raise ValueError(f"feature_norm must be at least 0, got {self.feature_norm}")
-        self.plan(self.seed)
+        self.plan()
 
-    def plan(self, seed: int) -> TrainingPlan:
+    def plan(self) -> TrainingPlan:
         """The values of the training itself.
 
         Raises:
@@ -187,7 +189,7 @@ class TrainSettings:
             averaging=self.ema,
             mixed_precision=self.amp,
             augmentation=Augmentation(self.crops, self.flip, self.colour_noise),
-            seed=seed,
+            seed=self.seed,
         )
 
     @property
@@ -200,7 +202,7 @@ class TrainSettings:
     @property
     def test_short_side(self) -> int:
         """Short side of whole images at test."""
-        return self.test_imgsz or self.plan(self.seed).short_side
+        return self.test_imgsz or self.plan().short_side
 
 
 def _number(name: str, text: float | str, kind: type[N]) -> N:

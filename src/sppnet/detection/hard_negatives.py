@@ -34,6 +34,7 @@ class MiningRule:
         tolerance: Share of the dual objective that one pass over the windows must gain to be
             followed by another.
         budget_bytes: Memory for windows, whatever the number of images.
+        seed: Of the order in which the SVMs take their windows.
     """
 
     cost: float = 1e-3
@@ -44,6 +45,7 @@ class MiningRule:
     bias_factor: float = 10.0
     tolerance: float = 1e-3
     budget_bytes: int = BUDGET_BYTES
+    seed: int = 0
 
     def most_rows(self, length: int) -> int:
         """Windows of ``length`` numbers that fit into the budget; half of them for positives."""
@@ -99,7 +101,7 @@ class HardNegativeMiner:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
         self.rule = rule or MiningRule()
-        self._svms = DualSvms(length, len(positives), self.rule.bias_factor)
+        self._svms = DualSvms(length, len(positives), self.rule.bias_factor, self.rule.seed)
         self._most_rows = self.rule.most_rows(length)
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
         self._new_of = [0 for _ in positives]

@@ -71,7 +71,6 @@ class PreparedImages:
         encoder: Encoder,
         cache: FeatureCache,
         *,
-        seed: int = 0,
         anchors: AnchorProposer | None = None,
         external: ExternalProposals | None = None,
     ) -> "PreparedImages":
@@ -82,7 +81,7 @@ class PreparedImages:
             cache,
             settings.proposals,
             settings.max_proposals,
-            seed,
+            settings.seed,
             anchors=anchors,
             max_anchors=settings.max_anchors,
             external=external,

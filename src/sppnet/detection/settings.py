@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from sppnet.classification.schedule import check_seed
 from sppnet.detection.external_proposals import windows_file
 from sppnet.detection.heads import COMPACT_WIDTHS, LAYERS
 from sppnet.detection.proposals import split_methods
@@ -105,6 +106,8 @@ class DetectionSettings:
     """How often boxes are moved, each time by a regression of its own; 1 in the released code."""
     box_agnostic: bool = False
     """Whether one box regression serves all classes."""
+    seed: int = 0
+    """Seed of everything that is random."""
 
     @property
     def layer_of_features(self) -> str:
@@ -119,6 +122,7 @@ class DetectionSettings:
         return windows_file(self.proposals)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.imgsz and min(self.imgsz) < 16:
             raise ValueError(f"imgsz must be sizes of at least 16, got {self.imgsz}")
         if not self.levels or min(self.levels) < 1:

@@ -63,7 +63,6 @@ def train_detector(
     names: Sequence[str],
     settings: DetectionSettings,
     *,
-    seed: int = 0,
     workers: int = 2,
     track: Track = no_tracking,
     stage: Stage = nullcontext,
@@ -77,8 +76,7 @@ def train_detector(
     Args:
         prepared: The images, with the encoder and the cache.
         names: Class names in the order of the labels.
-        settings: The constants.
-        seed: Of everything that is random; the same seed gives the same detector.
+        settings: The constants; the same seed gives the same detector.
         workers: Threads that look for windows.
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
@@ -96,7 +94,7 @@ def train_detector(
     """
     with stage("proposals"):
         prepared.propose_all(workers, track)
-    return _Training(prepared, tuple(names), settings, seed, track, stage).run(checkpoints)
+    return _Training(prepared, tuple(names), settings, track, stage).run(checkpoints)
 
 
 def wants_mirror(
@@ -128,7 +126,6 @@ class _Training:
     prepared: PreparedImages
     names: tuple[str, ...]
     settings: DetectionSettings
-    seed: int
     track: Track
     stage: Stage
 
@@ -158,13 +155,16 @@ class _Training:
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
         """Fine-tune the head or the network."""
         num_classes = len(self.names)
-        return tune(self.prepared, num_classes, self.settings, self.seed, checkpoints, self.track)
+        return tune(self.prepared, num_classes, self.settings, checkpoints, self.track)
 
     def _rule(self) -> DetectionRule:
         """How windows are found in new images: as in those of the training."""
         settings = self.settings
         return DetectionRule(
-            settings.proposals, settings.max_proposals, self.seed, max_anchors=settings.max_anchors
+            settings.proposals,
+            settings.max_proposals,
+            settings.seed,
+            max_anchors=settings.max_anchors,
         )
 
     def _look(self, *, mirror: bool) -> None:
@@ -175,7 +175,7 @@ class _Training:
             raise NothingUsableError("no image of the data set can be used")
         if self.settings.anchors:
             with self.stage("anchors"):
-                proposer = AnchorProposer.of(self.prepared.encoder, seed=self.seed)
+                proposer = AnchorProposer.of(self.prepared.encoder, seed=self.settings.seed)
                 maps = self.prepared.maps("learning to propose", self.track)
                 self.prepared.use_anchors(proposer.fit(maps))
                 self.prepared.propose_learnt(self.track)
@@ -194,7 +194,6 @@ class _Training:
                 self.settings,
                 features,
                 scale=self._scales.of(features),
-                seed=self.seed,
                 mirror=self.mirror,
             )
             trainer.gather_objects(self.track)
@@ -225,11 +224,12 @@ class _Training:
         )
         with self.stage("boxes"):
             scale = self._scales.of(WindowFeatures())
-            cascade = BoxCascade(len(self.names), rule, self.seed)
+            cascade = BoxCascade(len(self.names), rule, settings.seed)
             samples = self.prepared.tracked("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.prepared.encoder, scale)
 
     @cached_property
     def _scales(self) -> FeatureScales:
         """Factors for the features; first asked for after the fine-tuning."""
-        return FeatureScales(self.prepared, self.settings.feature_norm, self.seed, self.track)
+        settings = self.settings
+        return FeatureScales(self.prepared, settings.feature_norm, settings.seed, self.track)

@@ -41,7 +41,6 @@ def tune(
     prepared: PreparedImages,
     num_classes: int,
     settings: DetectionSettings,
-    seed: int = 0,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
 ) -> TunedParts:
@@ -51,7 +50,6 @@ def tune(
         prepared: Images with windows and maps in the cache.
         num_classes: K.
         settings: The constants.
-        seed: Of everything that is random.
         checkpoints: Where the state is kept and taken up again; None keeps none.
         track: Shows progress.
 
@@ -64,7 +62,7 @@ def tune(
         "use_difficult": settings.use_difficult,
         "widths": settings.widths,
         "ranks": settings.ranks,
-        "seed": seed,
+        "seed": settings.seed,
     }
     if settings.tune == "head":
         head = tune_head(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.hard_negatives import HardNegativeMiner, MiningRule
-from sppnet.detection.kernel_fitting import mine_kernel
+from sppnet.detection.kernel_fitting import KernelRule, mine_kernel
 from sppnet.detection.kernel_svm import KernelScorer
 from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.row_sample import RowSample
@@ -93,7 +93,6 @@ class WindowTrainer:
         settings: The constants.
         features: What of a window is judged.
         scale: Factor that gives the features the mean length that the SVMs want.
-        seed: Of everything that is random.
         mirror: Whether mirror images teach, too.
 
     Source:
@@ -108,7 +107,6 @@ class WindowTrainer:
         features: WindowFeatures,
         *,
         scale: float,
-        seed: int = 0,
         mirror: bool = False,
     ) -> None:
         self.prepared = prepared
@@ -117,9 +115,9 @@ class WindowTrainer:
         self.settings = settings
         self.features = features
         self.scale = scale
-        self.rule = MiningRule(settings.svm_cost, settings.positive_weight)
+        self.rule = MiningRule(settings.svm_cost, settings.positive_weight, seed=settings.seed)
         self.mirror = mirror
-        self.draw = torch.Generator().manual_seed(seed)
+        self.draw = torch.Generator().manual_seed(settings.seed)
 
     def gather_objects(self, track: Track = no_tracking) -> None:
         """Describe the objects; as many are kept as fit into the budget, and stand for all."""
@@ -160,7 +158,8 @@ class WindowTrainer:
     def mine_kernel(self, track: Track = no_tracking) -> KernelScorer:
         """Fit a kernel scorer on the objects, and on negatives in batches."""
         plain = [rows.float() / self.scale for rows in self.positives]
-        return mine_kernel(plain, self._negatives(track), features=self.features)
+        rule = KernelRule(seed=self.settings.seed)
+        return mine_kernel(plain, self._negatives(track), rule, self.features)
 
     def _count_extras(self) -> Tensor:
         """(K,) how many windows close to an object stand beside it as positives."""

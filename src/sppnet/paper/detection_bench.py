@@ -59,7 +59,9 @@ class DetectionBench:
     ) -> None:
         self.way, self.network, self.images = way, network, images
         self.supplies, self.track = supplies, way.label(track)
-        self.settings = DetectionSettings(mirror="off")  # the constants are the paper's
+        self.settings = DetectionSettings(
+            mirror="off", seed=supplies.seed
+        )  # constants of the paper
         self.cache = FeatureCache(supplies.out / "cache" / ("rcnn" if way.is_rcnn else "spp"))
         self.encoder = build_way_encoder(way, network, self.cache)
         self.train = self._prepare(images.train)
@@ -152,7 +154,6 @@ class DetectionBench:
                 self.settings,
                 features,
                 scale=self._scales.of(features),
-                seed=self.supplies.seed,
             )
             trainer.gather_objects(self.track)
             self._scorers[layer, is_tuned] = trainer.mine(self.track)
@@ -174,8 +175,8 @@ class DetectionBench:
 
     def _new_head(self) -> RegionHead:
         """fc6 and fc7 before fine-tuning."""
-        widths = self.supplies.effort.widths
-        return self.network.build_head(self.encoder.length, len(self.images.names), widths)
+        widths, seed = self.supplies.effort.widths, self.supplies.seed
+        return self.network.build_head(self.encoder.length, len(self.images.names), widths, seed)
 
     def _prepare(self, images: Sequence[LabelledImage]) -> PreparedImages:
         """Put images, encoder and cache together."""

@@ -36,13 +36,16 @@ class DetectionNetwork:
     hidden: tuple[nn.Linear, nn.Linear] | None
     differs: str = ""
 
-    def build_head(self, length: int, num_classes: int, widths: tuple[int, int]) -> RegionHead:
+    def build_head(
+        self, length: int, num_classes: int, widths: tuple[int, int], seed: int = 0
+    ) -> RegionHead:
         """Make fc6 and fc7 as they were trained, or new ones, with new logits on top.
 
         Args:
             length: Numbers per pooled vector.
             num_classes: K.
             widths: Of new layers.
+            seed: Of new weights.
 
         Returns:
             The head, in evaluation mode, where the trunk is.
@@ -50,7 +53,7 @@ class DetectionNetwork:
         if self.hidden is not None:
             widths = (self.hidden[0].out_features, self.hidden[1].out_features)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             head = RegionHead(length, num_classes, widths)
         for name, layer in zip(("fc6", "fc7"), self.hidden or (), strict=False):
             getattr(head, name)[0].load_state_dict(layer.state_dict())

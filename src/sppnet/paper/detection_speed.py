@@ -97,7 +97,7 @@ def measure_speed(
             yield from (NotRun(row, column, reason) for row in (CONV, FC, TOTAL))
             continue
         encoder = build_way_encoder(way, network)
-        head = network.build_head(encoder.length, 1, effort.widths)
+        head = network.build_head(encoder.length, 1, effort.widths, supplies.seed)
         seconds = time_features(encoder, head, photos, effort.share, way.label(track))
         words = "; ".join(filter(None, [network.differs, timing_words(photos, supplies)]))
         yield from _cells(column, seconds, words)

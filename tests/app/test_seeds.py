@@ -1,0 +1,161 @@
+"""One seed in every command: the flag's, else the settings file's, else 0."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import torch
+
+from small_photos import draw_folders
+from sppnet.app import settings as app_settings
+from sppnet.app.main import COMMANDS, load_command, main
+from sppnet.classification import FitSettings, TrainSettings
+from sppnet.detection import DetectionSettings, window_training
+from sppnet.detection.hard_negatives import HardNegativeMiner
+from sppnet.detection.kernel_fitting import mine_kernel
+from sppnet.images import draw_detection_set
+
+MOST = 2**32 - 1
+WAYS = [([], None, 0), (["--seed", "5"], None, 5), ([], 7, 7), (["--seed", "5"], 7, 5)]
+DETECTOR = """
+weights = "none"
+imgsz = [96]
+max_proposals = 20
+max_anchors = 10
+max_box_samples = 5
+classifier = "kernel"
+"""
+SMALL = ["--backbone", "small5"]
+
+
+def _commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Words and object of every command."""
+    for name in COMMANDS:
+        command: Any = load_command(name)
+        yield (name,), command
+        yield from (((name, part), each) for part, each in getattr(command, "commands", {}).items())
+
+
+def _takes(command: click.Command, name: str) -> bool:
+    return name in {parameter.name for parameter in command.params}
+
+
+CONFIGURED = {words: each for words, each in _commands() if _takes(each, "config")}
+
+
+def _run_words(words: tuple[str, ...], folder: Path) -> tuple[list[str], str, type]:
+    """Quick words of a command, what its settings file holds beside the seed, and its settings."""
+    if words == ("detect", "train"):
+        scenes = draw_detection_set(folder / "scenes", 4, seed=0)
+        return [str(scenes), *SMALL, "--proposals", "grid"], DETECTOR, DetectionSettings
+    photos = str(draw_folders(folder / "photos", 5))
+    if words == ("classify", "fit"):
+        return [photos, *SMALL, "--imgsz", "32"], 'weights = "none"\n', FitSettings
+    assert words == ("classify", "train"), f"no quick words for {' '.join(words)}"
+    quick = ["--imgsz", "32", "--epochs", "1"]
+    return [photos, *SMALL, *quick], 'weights = "none"\n', TrainSettings
+
+
+def _seeds(value: Any, place: str) -> dict[str, int]:
+    """Every seed in a JSON value, by its place."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {}
+    found = {}
+    for key, item in value.items():
+        if key == "seed":
+            found[f"{place}.{key}"] = item
+        found |= _seeds(item, f"{place}.{key}")
+    return found
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("flag", "of_file", "wanted"), WAYS, ids=["default", "flag", "file", "both"]
+)
+@pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
+def test_one_seed_wherever_it_is_given_and_wherever_it_is_read(
+    words: tuple[str, ...],
+    flag: list[str],
+    of_file: int | None,
+    wanted: int,
+    tmp_path: Path,
+    monkeypatch,
+) -> None:
+    quick, text, kind = _run_words(words, tmp_path)
+    config, out = tmp_path / "settings.toml", tmp_path / "run"
+    config.write_text(text + ("" if of_file is None else f"seed = {of_file}\n"))
+    drawn: list[int] = []
+    rules: list[Any] = []
+    seed_torch, init = torch.manual_seed, HardNegativeMiner.__init__
+
+    def watch_torch(seed: int) -> torch.Generator:
+        drawn.append(seed)
+        return seed_torch(seed)
+
+    def watch_miner(self: HardNegativeMiner, positives: Any, rule: Any, counts: Any = None) -> None:
+        rules.append(rule)
+        init(self, positives, rule, counts)
+
+    def watch_kernel(positives: Any, images: Any, rule: Any = None, features: Any = None) -> Any:
+        rules.append(rule)
+        return mine_kernel(positives, images, rule, features)
+
+    monkeypatch.setattr(torch, "manual_seed", watch_torch)
+    monkeypatch.setattr(HardNegativeMiner, "__init__", watch_miner)
+    monkeypatch.setattr(window_training, "mine_kernel", watch_kernel)
+    command = [*words, *quick, "--config", str(config), *flag, "--out", str(out)]
+    assert main(command) == 0
+    files = [out / "run.json", out / "metrics.json", out / "model" / "config.json"]
+    found = {
+        place: seed
+        for path in files
+        for place, seed in _seeds(json.loads(path.read_text()), path.name).items()
+    }
+    assert found["run.json.seed"] == wanted
+    assert any(place.startswith("config.json") for place in found)
+    assert {place: seed for place, seed in found.items() if seed != wanted} == {}
+    assert drawn[0] == wanted
+    assert {rule.seed for rule in rules} == ({wanted} if kind is DetectionSettings else set())
+
+
+@pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
+def test_every_flag_that_is_a_setting_comes_before_the_file(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch
+) -> None:
+    quick, _, kind = _run_words(words, tmp_path)
+    asked: list[Any] = []
+
+    def watch(*arguments: Any) -> None:
+        asked.extend(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app_settings, "load_settings", watch)
+    main([*words, *quick, "--out", str(tmp_path / "run")])
+    assert asked[0] is kind
+    fields = {field.name for field in dataclasses.fields(kind)}
+    flags = {parameter.name: parameter for parameter in CONFIGURED[words].params}
+    assert "seed" in fields
+    assert set(asked[2]) == fields & set(flags)
+    assert [name for name in asked[2] if flags[name].default is not None] == []
+
+
+def test_help_of_every_command_tells_the_seed_that_is_taken_without_the_flag() -> None:
+    for words, command in _commands():
+        option: Any
+        for option in (each for each in command.params if each.name == "seed"):
+            by_settings = option.default is None and option.help.endswith("; 0 if not given.")
+            assert by_settings if words in CONFIGURED else option.default == 0, words
+
+
+@pytest.mark.parametrize("kind", [FitSettings, TrainSettings, DetectionSettings])
+def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
+    for seed in (-1, MOST + 1):
+        with pytest.raises(ValueError, match=f"seed must be .*got {seed}"):
+            kind(seed=seed)
+    assert kind(seed=MOST).seed == MOST
