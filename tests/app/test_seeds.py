@@ -12,12 +12,15 @@ import torch
 
 from small_photos import draw_folders
 from sppnet.app import settings as app_settings
+from sppnet.app.demo_plan import DemoPlan
 from sppnet.app.main import COMMANDS, load_command, main
+from sppnet.backbones import build_backbone
 from sppnet.classification import FitSettings, TrainSettings
 from sppnet.detection import DetectionSettings, window_training
 from sppnet.detection.hard_negatives import HardNegativeMiner
 from sppnet.detection.kernel_fitting import mine_kernel
 from sppnet.images import draw_detection_set
+from sppnet.paper.detection_networks import DetectionNetwork
 
 MOST = 2**32 - 1
 WAYS = [([], None, 0), (["--seed", "5"], None, 5), ([], 7, 7), (["--seed", "5"], 7, 5)]
@@ -159,3 +162,16 @@ def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
         with pytest.raises(ValueError, match=f"seed must be .*got {seed}"):
             kind(seed=seed)
     assert kind(seed=MOST).seed == MOST
+
+
+def test_settings_of_the_demo_hold_its_seed() -> None:
+    plan = DemoPlan()
+    assert plan.classifier_settings(3).plan().seed == 3
+    assert plan.detector_settings("none", 3).seed == plan.split_rule(3).seed == 3
+
+
+def test_new_heads_of_the_tables_follow_the_seed() -> None:
+    network = DetectionNetwork(build_backbone("small5"), (1,), None)
+    first, same, other = (network.build_head(8, 2, (4, 4), seed).first for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
