@@ -21,7 +21,7 @@ from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, t
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 
 def read_all(folder: Path, splits: list[str]) -> tuple[list[LabelledImage], tuple[str, ...]]:

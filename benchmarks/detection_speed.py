@@ -45,7 +45,7 @@ from sppnet.detection.scorers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 FIVE_SCALES = (480, 576, 688, 864, 1200)
 RCNN, OURS = "R-CNN's way", "SPP-net's way"

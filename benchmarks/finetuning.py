@@ -34,7 +34,7 @@ from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 FROZEN, TUNED, JOINT = "frozen, SVM and ridge", "tuned, SVM and ridge", "tuned, softmax and boxes"
 

@@ -23,7 +23,7 @@ from sppnet.app.progress import track
 from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, train_detector
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 GOAL_BYTES = 4 * 2**30
 SETTINGS = DetectionSettings(

@@ -20,7 +20,7 @@ from sppnet.app.progress import track
 from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, train_detector
 from sppnet.images import DetectionDataset, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, write_json
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 BATCH = 2
 WARM_UP = 2  # batches

@@ -59,7 +59,7 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     prepared = prepare()
     monkeypatch.setattr(prepared.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.prepared.propose", refuse)
-    monkeypatch.setattr("sppnet.images.datasets.load_image", refuse)
+    monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
     second = [(e.maps, w) for _, e, w in prepared]
     assert len(second) == len(first) == len(scenes)
     for (maps, windows), (maps_again, windows_again) in zip(first, second, strict=True):

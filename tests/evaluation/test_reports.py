@@ -24,7 +24,7 @@ from sppnet.evaluation.page import Tile
 from sppnet.evaluation.paper_numbers import PAPER_AP, VOC_NAMES
 from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
 from sppnet.geometry import Detections
-from sppnet.images.datasets import LabelledImage
+from sppnet.images.dataset import LabelledImage
 
 HOSTILE = "<script>alert(1)</script>"
 MEAN = {"ap50": 0.904, "ap75": 0.7, "ap": 0.6, "ap50_voc07": 0.89}

@@ -38,7 +38,7 @@ from sppnet.classification.processes import local_device
 from sppnet.classification.protocol import mean_figures
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.storage import FeatureCache, RunFolder, write_json
-from sppnet.storage.atomic import ensure_output_folder
+from sppnet.storage.files import ensure_output_folder
 
 
 @dataclass(frozen=True)

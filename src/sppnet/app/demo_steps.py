@@ -39,7 +39,7 @@ from sppnet.images import (
     open_detection_dataset,
 )
 from sppnet.storage import FeatureCache, RunFolder, read_json, write_bytes, write_json
-from sppnet.storage.tensor_bytes import tensors_to_bytes
+from sppnet.storage.tensors import tensors_to_bytes
 
 STEPS = ("draw", "classifier", "detector", "untrained", "score")
 WORK = "work"  # what the demo keeps for a run that goes on; everything else is for the user

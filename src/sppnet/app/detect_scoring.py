@@ -19,7 +19,7 @@ from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
 from sppnet.evaluation.detection_report import write_detection_report
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 
 @dataclass

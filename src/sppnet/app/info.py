@@ -9,7 +9,7 @@ import typer
 
 from sppnet.app.console import say
 from sppnet.app.options import Debug, Threads, command_app
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 app = command_app("Show versions, kernels, devices and limits.")
 
@@ -87,8 +87,8 @@ def _has_ximgproc() -> bool:
 def _limits() -> dict[str, Any]:
     from sppnet.app.settings import MAX_BYTES
     from sppnet.images import MAX_PIXELS
-    from sppnet.images.coco_index import MAX_JSON_BYTES
-    from sppnet.images.voc_xml import MAX_XML_BYTES
+    from sppnet.images.readers.coco import MAX_JSON_BYTES
+    from sppnet.images.readers.voc import MAX_XML_BYTES
 
     return {
         "largest image (pixels)": MAX_PIXELS,

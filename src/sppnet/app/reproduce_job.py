@@ -25,7 +25,7 @@ from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
 from sppnet.paper.supplies import Effort
 from sppnet.storage import RunFolder, write_json, write_text
-from sppnet.storage.surroundings import surroundings
+from sppnet.storage.runs import surroundings
 
 HEADER = ("what", "column", "paper", "measured", "deviation", "what differs")
 SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"

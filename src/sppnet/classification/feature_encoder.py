@@ -14,7 +14,6 @@ from sppnet.classification.features import (
     RowMaker,
     batch_rows,
     device_of,
-    digest_of,
     make_rows,
 )
 from sppnet.classification.network import FixedNorm, SppNet, apply_in_blocks, build_pool
@@ -22,6 +21,7 @@ from sppnet.classification.views import View
 from sppnet.images import flip_left_right, group_equal_sizes
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import digest_of
 
 Place = tuple[View, bool]
 Pooling = Callable[[Tensor], Tensor]

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from sppnet.backbones import Backbone
 from sppnet.classification.views import View
 from sppnet.errors import InputError, Problem
-from sppnet.images import decode_image, group_equal_sizes
-from sppnet.images.regular_files import read_capped
+from sppnet.images import group_equal_sizes
+from sppnet.images.content import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import digest_of
 
 FEATURE_VERSION = 1  # raise it when the same image, weights and settings would give other numbers
 ACCELERATOR_BATCH = 32
-MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -200,50 +200,9 @@ def batch_rows(module: nn.Module) -> int:
     return 1 if device_of(module).type == "cpu" else ACCELERATOR_BATCH
 
 
-def read_content(path: str | Path) -> bytes:
-    """Read an image file whole, without ever waiting on a pipe.
-
-    Raises:
-        InputError: If it is missing, empty, too large or no regular file.
-    """
-    return read_capped(path, MAX_FILE_BYTES)
-
-
-def decode_content(data: bytes, path: str | Path) -> Tensor:
-    """Decode an image file's content; errors name the file.
-
-    Raises:
-        InputError: If it is not an image, damaged or too large.
-    """
-    try:
-        return decode_image(data)
-    except InputError as error:
-        raise InputError(error.message, path=path, code=error.code) from None
-
-
-def content_number(data: bytes) -> int:
-    """The first 8 bytes of a file's SHA-256 as a signed number, to know the file again."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
-
-
 def backbone_digest(backbone: Backbone) -> str:
     """SHA-256 of a trunk's description and of every number in it."""
     return digest_of(backbone.description(), backbone.state_dict())
-
-
-def digest_of(description: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of plain values and named tensors.
-
-    Example:
-        >>> digest_of({"a": 1}, {}) == digest_of({"a": 2}, {})
-        False
-    """
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        values = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _gather(

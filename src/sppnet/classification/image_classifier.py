@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.classification.description import describe_head
-from sppnet.classification.features import digest_of
 from sppnet.classification.network import ROWS
 from sppnet.classification.view_plans import ViewPlan
 from sppnet.classification.views import View
 from sppnet.images import to_image
 from sppnet.storage import restore_model, save_model
+from sppnet.storage.tensors import digest_of
 
 # What of an image is scored: a plan's name such as "98", and None for the classifier's own view.
 AnyView = View | ViewPlan | str | None

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from sppnet.classification.class_data import SplitRule, open_class_data
-from sppnet.classification.features import content_number, read_content
 from sppnet.images import to_image
+from sppnet.images.content import content_number, read_content
 
 
 def read_labelled(folder: Any, part: str) -> tuple[list[Path], list[str]]:

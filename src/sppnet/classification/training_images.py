@@ -12,10 +12,10 @@ from sppnet.classification.augmentation import (
     natural_size,
     shift_colours,
 )
-from sppnet.classification.features import content_number, decode_content, read_content
 from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem
 from sppnet.images import resize_image, resize_short_side
+from sppnet.images.content import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept between epochs

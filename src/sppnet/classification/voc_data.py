@@ -12,7 +12,7 @@ from sppnet.classification.protocol import Split
 from sppnet.classification.scoring import Task, presence_task
 from sppnet.errors import NothingUsableError, Problem, UsageError
 from sppnet.images import list_voc_splits
-from sppnet.images.voc_classes import common_names, read_voc_classes
+from sppnet.images.readers.voc_classes import common_names, read_voc_classes
 
 FIT_SPLITS = ("trainval", "train")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import clip_boxes
-from sppnet.storage.reading import read_bytes, read_json
+from sppnet.storage.files import read_bytes, read_json
 
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
 # Windows may reach so far beyond the image: rounded, or corners counted in another way.

@@ -19,7 +19,7 @@ from sppnet.evaluation.matching import (
 )
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 # Spelled as in pycocotools: other spellings of the same numbers differ in the last bit.
 COCO_IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)

@@ -40,7 +40,7 @@ from sppnet.evaluation.report_blocks import (
 )
 from sppnet.evaluation.report_pictures import LoadImage, thumbnails
 from sppnet.images.decode import load_image
-from sppnet.storage.atomic import write_json, write_text
+from sppnet.storage.files import write_json, write_text
 
 NUM_THUMBNAILS = 12
 NUM_CONFUSIONS = 8

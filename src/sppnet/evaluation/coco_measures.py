@@ -17,7 +17,7 @@ from sppnet.evaluation.coco_matching import EVERY_AREA, CocoRows, match_coco_row
 from sppnet.evaluation.matching import Floats, Found, Truth, collect_detections, collect_truth
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 # Smallest and largest area that counts, square pixels; both ends belong to both neighbours.
 COCO_AREAS = {

@@ -11,7 +11,7 @@ from sppnet.evaluation.operating_point import OperatingPoint, best_operating_poi
 from sppnet.evaluation.reliability import Reliability, judge_scores, measure_reliability
 from sppnet.evaluation.score_calibration import ScoreCalibration
 from sppnet.geometry import Detections
-from sppnet.images.datasets import LabelledImage
+from sppnet.images.dataset import LabelledImage
 
 
 @dataclass(frozen=True)

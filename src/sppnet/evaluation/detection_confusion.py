@@ -20,7 +20,7 @@ from sppnet.evaluation.matching import (
 )
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 BACKGROUND = "background"
 

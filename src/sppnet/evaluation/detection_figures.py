@@ -15,7 +15,7 @@ from sppnet.evaluation.detection_analysis import DetectionAnalysis
 from sppnet.evaluation.proposal_recall import ProposalRecall
 from sppnet.evaluation.score_calibration import ScoreCalibration
 from sppnet.geometry import Detections
-from sppnet.images.datasets import LabelledImage
+from sppnet.images.dataset import LabelledImage
 
 MEASURES = {
     "ap50": ("AP50", "overlap 0.5, area under the curve"),

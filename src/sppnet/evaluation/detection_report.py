@@ -41,9 +41,9 @@ from sppnet.evaluation.report_blocks import (
 )
 from sppnet.evaluation.report_pictures import LoadImage, scene_legend, scene_pictures
 from sppnet.geometry import Detections
-from sppnet.images.datasets import LabelledImage
+from sppnet.images.dataset import LabelledImage
 from sppnet.images.decode import load_image
-from sppnet.storage.atomic import write_json, write_text
+from sppnet.storage.files import write_json, write_text
 
 MOST_COLOURED = 6
 # More rows are folded, and only the bars shown.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sppnet.errors import UnusableFileError, printable
-from sppnet.storage.reading import read_bytes, read_json, reason
+from sppnet.storage.files import read_bytes, read_json, reason
 
 MAX_JSON_BYTES = 4 * 2**30
 MAX_CSV_BYTES = 2**30

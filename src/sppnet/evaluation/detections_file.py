@@ -13,10 +13,10 @@ from sppnet.errors import Problem, UnusableFileError
 from sppnet.evaluation.detection_rows import DetectionRow, read_rows
 from sppnet.evaluation.image_names import ImageId, ImageNames
 from sppnet.geometry import Detections
-from sppnet.storage.atomic import write_text
+from sppnet.storage.files import write_text
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import DetectionDataset
+    from sppnet.images.dataset import DetectionDataset
 
 
 def read_detections(

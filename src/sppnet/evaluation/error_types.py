@@ -22,7 +22,7 @@ from sppnet.evaluation.matching import (
 )
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 # In the order in which they are tried; "both" is what none of the others is.
 FALSE_ALARMS = ("localisation", "classification", "duplicate", "background", "both")

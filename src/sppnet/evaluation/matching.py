@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sppnet.geometry import Detections
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -11,7 +11,7 @@ from torch import Tensor
 from sppnet.evaluation.hits_and_misses import judge_detections
 from sppnet.evaluation.reliability import judge_scores
 from sppnet.geometry import Detections
-from sppnet.images.datasets import LabelledImage
+from sppnet.images.dataset import LabelledImage
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sppnet.geometry import box_iou, check_boxes
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 _STEPS = (1, 2, 5)
 

@@ -19,7 +19,7 @@ from sppnet.evaluation.matching import (
 from sppnet.evaluation.score_calibration import ScoreCalibration, cross_calibrate
 
 if TYPE_CHECKING:
-    from sppnet.images.datasets import LabelledImage
+    from sppnet.images.dataset import LabelledImage
 
 
 class JudgedScores(NamedTuple):

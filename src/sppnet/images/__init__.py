@@ -1,14 +1,7 @@
 """Decoding, resizing, listing and annotated data sets; untrusted files in, checked tensors out."""
 
-from sppnet.images.class_folders import (
-    ClassificationDataset,
-    list_class_splits,
-    read_class_folders,
-    split_per_class,
-)
-from sppnet.images.coco import read_coco
-from sppnet.images.dataset_check import CheckReport, check_dataset
-from sppnet.images.datasets import DetectionDataset, LabelledImage
+from sppnet.images.check import CheckReport, check_dataset
+from sppnet.images.dataset import DetectionDataset, LabelledImage
 from sppnet.images.decode import (
     MAX_PIXELS,
     ImageSource,
@@ -17,10 +10,20 @@ from sppnet.images.decode import (
     read_image_size,
     to_image,
 )
-from sppnet.images.drawn import draw_class_folders, draw_detection_set
-from sppnet.images.layouts import find_layout, list_splits, open_detection_dataset
 from sppnet.images.listing import Listing, list_images
-from sppnet.images.resizing import (
+from sppnet.images.readers.class_folders import (
+    ClassificationDataset,
+    list_class_splits,
+    read_class_folders,
+    split_per_class,
+)
+from sppnet.images.readers.coco import read_coco
+from sppnet.images.readers.layouts import find_layout, list_splits, open_detection_dataset
+from sppnet.images.readers.voc import read_voc
+from sppnet.images.readers.voc_layout import list_voc_splits
+from sppnet.images.readers.yolo import read_yolo
+from sppnet.images.synthetic.scenes import draw_class_folders, draw_detection_set
+from sppnet.images.transforms import (
     centre_crop,
     flip_left_right,
     group_equal_sizes,
@@ -29,9 +32,6 @@ from sppnet.images.resizing import (
     short_side_size,
     stack_images,
 )
-from sppnet.images.voc import read_voc
-from sppnet.images.voc_folders import list_voc_splits
-from sppnet.images.yolo import read_yolo
 
 __all__ = [
     "MAX_PIXELS",

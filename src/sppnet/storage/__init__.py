@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sppnet.storage.atomic import (
+from sppnet.storage.files import (
     ensure_output_folder,
     read_bytes,
     read_json,
@@ -13,14 +13,12 @@ from sppnet.storage.atomic import (
     write_json,
     write_text,
 )
-from sppnet.storage.manifest import is_model
-from sppnet.storage.run_folder import RunFolder, Stages
+from sppnet.storage.runs import RunFolder, Stages
 
 if TYPE_CHECKING:
-    from sppnet.storage.feature_cache import FeatureCache
-    from sppnet.storage.model_folder import load_model, read_kind, restore_model, save_model
-    from sppnet.storage.tensor_bytes import put_under, tensors_under
-    from sppnet.storage.write_behind import WriteBehind
+    from sppnet.storage.cache import FeatureCache, WriteBehind
+    from sppnet.storage.models import is_model, load_model, read_kind, restore_model, save_model
+    from sppnet.storage.tensors import put_under, tensors_under
 
 __all__ = [
     "FeatureCache",
@@ -46,14 +44,15 @@ __all__ = [
 
 # These need torch, which files and runs do not.
 _MODULE_OF = {
-    "FeatureCache": "feature_cache",
-    "WriteBehind": "write_behind",
-    "load_model": "model_folder",
-    "put_under": "tensor_bytes",
-    "read_kind": "model_folder",
-    "restore_model": "model_folder",
-    "save_model": "model_folder",
-    "tensors_under": "tensor_bytes",
+    "FeatureCache": "cache",
+    "WriteBehind": "cache",
+    "is_model": "models",
+    "load_model": "models",
+    "put_under": "tensors",
+    "read_kind": "models",
+    "restore_model": "models",
+    "save_model": "models",
+    "tensors_under": "tensors",
 }
 
 

@@ -1,0 +1,272 @@
+"""Feature maps and vectors on disk, found again by a key; written in the background."""
+
+import hashlib
+import os
+import struct
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from torch import Tensor
+
+from sppnet.errors import OutputError, UnusableFileError
+from sppnet.storage.files import output_error, read_bytes, stale_temporaries, write_bytes
+from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
+
+# Part of every key and every header: a new layout of records can never meet an old one.
+FORMAT_VERSION = 1
+Part = str | int | float | bytes | None | tuple["Part", ...]
+_MAGIC = b"sppcache"
+_HEADER = struct.Struct("<8sIQ32s32s")  # magic, version, payload length, key, SHA-256
+_MAX_RECORD_BYTES = 2**34
+
+
+class FeatureCache:
+    """Keeps named tensors under a key that says everything they depend on.
+
+    One record is one file, ``KK/KEY.record``: a header (magic, version, length, key, SHA-256) and
+    safetensors. It is written to a temporary file, flushed and renamed, so it is whole or absent;
+    what is damaged later is noticed when read, counted, and treated as absent. Processes share a
+    cache without locks: equal keys mean equal content.
+
+    Args:
+        folder: Made with mode 0700 if missing. Leftovers of killed writers are removed.
+
+    Attributes:
+        hits: How often ``get`` found a record.
+        misses: How often it did not.
+        damaged: How many of the misses were records that exist but are torn, changed or unreadable.
+
+    Raises:
+        OutputError: If the folder cannot be made or used.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = FeatureCache(folder)
+        ...     key = cache.make_key(image=b"sha-256 of its bytes", trunk="zf5", short_side=688)
+        ...     cache.get(key)
+        ...     cache.put(key, {"map": torch.ones(2)})
+        ...     cache.get(key)
+        {'map': tensor([1., 1.])}
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.hits = 0
+        self.misses = 0
+        self.damaged = 0
+        self._temporary_folder = self.folder / "unfinished"
+        _make_private(self.folder)
+        _make_private(self._temporary_folder)
+        for path in stale_temporaries(self._temporary_folder):
+            with suppress(OSError):  # another process may sweep at the same time
+                path.unlink()
+
+    @staticmethod
+    def make_key(**parts: Part) -> str:
+        """Hash everything that the content depends on; any difference gives another key.
+
+        Args:
+            **parts: Text, integers, floats, bytes, None, or tuples of these.
+
+        Returns:
+            64 hexadecimal digits, the same on every machine.
+
+        Raises:
+            TypeError: If a part is of another type.
+
+        Example:
+            >>> FeatureCache.make_key(size=1) == FeatureCache.make_key(size="1")
+            False
+        """
+        parts = {"format": FORMAT_VERSION, **{f"part {name}": part for name, part in parts.items()}}
+        text = _encode(tuple((name, parts[name]) for name in sorted(parts)))
+        return hashlib.sha256(text).hexdigest()
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """Read a record, checked against its SHA-256.
+
+        Args:
+            key: From :meth:`make_key`.
+
+        Returns:
+            CPU tensors bit-equal to those that were put, or None.
+        """
+        try:
+            tensors = _parse_record(read_bytes(self._path(key), _MAX_RECORD_BYTES), key)
+        except (UnusableFileError, _DamagedRecordError) as error:
+            self.misses += 1
+            self.damaged += getattr(error, "code", "") != "E_MISSING"
+            return None
+        self.hits += 1
+        return tensors
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a record; once this returns it survives a kill of the process.
+
+        Args:
+            key: From :meth:`make_key`.
+            tensors: Dense tensors of any shape, dtype and device.
+
+        Raises:
+            OutputError: If the record cannot be written.
+            TypeError: If ``tensors`` holds something else.
+        """
+        path = self._path(key)
+        record = _build_record(tensors_to_bytes(tensors), key)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise output_error(path.parent, error) from error
+        write_bytes(path, record, temporary_folder=self._temporary_folder)
+
+    def __contains__(self, key: str) -> bool:
+        """Tell whether a record of the right length lies there; only ``get`` reads all of it."""
+        try:
+            with self._path(key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                _check_header(file.read(_HEADER.size), size, key)
+        except (OSError, _DamagedRecordError):
+            return False
+        return True
+
+    def keys(self) -> Iterator[str]:
+        """List the keys of the records in sorted order, without reading them."""
+        for path in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.record")):
+            yield path.stem
+
+    def bytes_used(self) -> int:
+        """Bytes that the records take on the disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("[0-9a-f][0-9a-f]/*.record"))
+
+    def _path(self, key: str) -> Path:
+        """Place of a record; a key is checked because it becomes a file name."""
+        if len(key) != 64 or set(key) - set("0123456789abcdef"):
+            raise ValueError(f"key must be 64 hexadecimal digits from make_key, got {key!r}")
+        return self.folder / key[:2] / f"{key}.record"
+
+
+class _DamagedRecordError(Exception):
+    """A record that is not what its header says."""
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its owner can use; warn about one that everybody can write to."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode
+    except FileExistsError as error:
+        raise OutputError("is a file; the cache needs a folder", path=folder) from error
+    except (OSError, ValueError) as error:
+        raise output_error(folder, error) from error
+    if mode & 0o002:
+        warnings.warn(f"{str(folder)!r}: everybody can write to this cache", stacklevel=3)
+
+
+def _build_record(payload: bytes, key: str) -> bytes:
+    """Put the header before the payload."""
+    digest = _digest(payload, key)
+    return _HEADER.pack(_MAGIC, FORMAT_VERSION, len(payload), bytes.fromhex(key), digest) + payload
+
+
+def _parse_record(record: bytes, key: str) -> dict[str, Tensor]:
+    """Check a record and return its tensors."""
+    expected = _check_header(record[: _HEADER.size], len(record), key)
+    payload = record[_HEADER.size :]
+    if _digest(payload, key) != expected:
+        raise _DamagedRecordError("SHA-256 differs")
+    try:
+        return bytes_to_tensors(payload)
+    except ValueError as error:
+        raise _DamagedRecordError(str(error)) from error
+
+
+def _check_header(header: bytes, size: int, key: str) -> bytes:
+    """Compare a header with the record's key and length; return the SHA-256 that it promises."""
+    if len(header) < _HEADER.size:
+        raise _DamagedRecordError("shorter than a header")
+    magic, version, length, stored_key, digest = _HEADER.unpack(header)
+    promised = (magic, version, length + _HEADER.size, stored_key)
+    if promised != (_MAGIC, FORMAT_VERSION, size, bytes.fromhex(key)):
+        raise _DamagedRecordError("the header does not belong to this record")
+    return digest
+
+
+def _digest(payload: bytes, key: str) -> bytes:
+    """SHA-256 of key and payload."""
+    digest = hashlib.sha256(bytes.fromhex(key))
+    digest.update(payload)
+    return digest.digest()
+
+
+def _encode(part: Part) -> bytes:
+    """Write a part so that two different ones can never look alike: type, length, content."""
+    if isinstance(part, tuple):
+        content = b"".join(_encode(item) for item in part)
+    elif isinstance(part, bytes):
+        content = part
+    elif isinstance(part, str):
+        content = part.encode("utf-8", errors="surrogatepass")
+    elif isinstance(part, float):
+        content = float(part).hex().encode()
+    elif part is None or isinstance(part, int):
+        content = str(part).encode()
+    else:
+        raise TypeError(f"parts must be str, int, float, bytes, None or tuple, got {type(part)}")
+    kind = next(k for k in (tuple, bytes, str, float, bool, int, object) if isinstance(part, k))
+    return f"{kind.__name__}:{len(content)}:".encode() + content
+
+
+class WriteBehind:
+    """Puts records into a cache in the background; leaving the context waits for all of them.
+
+    At most ``waiting`` records are held, so that memory stays bounded where the disk is slow.
+
+    Args:
+        cache: Where the records go.
+        waiting: Records that may wait to be written.
+
+    Raises:
+        OutputError: From ``put`` or at the end, if an earlier record could not be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = FeatureCache(folder)
+        ...     key = cache.make_key(number=1)
+        ...     with WriteBehind(cache) as later:
+        ...         later.put(key, {"map": torch.ones(2)})
+        ...     cache.get(key)
+        {'map': tensor([1., 1.])}
+    """
+
+    def __init__(self, cache: FeatureCache, waiting: int = 4) -> None:
+        self.cache = cache
+        self.waiting = waiting
+        self._executor = ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Have a record written soon; waits for the oldest if too many are waiting."""
+        while len(self._pending) >= self.waiting or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        self._pending.append(self._executor.submit(self.cache.put, key, tensors))
+
+    def __enter__(self) -> "WriteBehind":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for the records; a failure to write is raised unless another error is under way."""
+        self._executor.shutdown()
+        while self._pending and error is None:
+            self._pending.popleft().result()

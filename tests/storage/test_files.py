@@ -1,0 +1,272 @@
+"""Files are whole or absent; every failure is one OutputError; reading never waits."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sppnet.errors import OutputError, UnusableFileError
+from sppnet.storage import (
+    ensure_output_folder,
+    read_bytes,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from sppnet.storage.files import stale_temporaries, temporary_path
+from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
+
+
+def test_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
+    for data in (b"", b"old", b"new" * 100_000):
+        write_bytes(tmp_path / "a.bin", data)
+        assert (tmp_path / "a.bin").read_bytes() == data
+    assert names_in(tmp_path) == ["a.bin"]
+
+
+def test_follows_a_link_and_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_text(tmp_path / "link.txt", "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+
+
+def test_longest_name_and_odd_names(tmp_path: Path) -> None:
+    for name in ("é" * 127, "x" * 255, "a\nb", os.fsdecode(b"\xff.json"), "-rf"):
+        write_text(tmp_path / name, name)
+        assert (tmp_path / name).exists()
+    assert len(names_in(tmp_path)) == 5
+
+
+def test_respects_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({}, "{}"),
+        ({"ap": float("nan"), "x": [float("inf"), -0.5]}, '{"ap": null, "x": [null, -0.5]}'),
+        ((1, "é", Path("a/b"), None, True), '[1, "\\u00e9", "a/b", null, true]'),
+        ([np.float32(0.5), np.int64(3), np.float64("nan")], "[0.5, 3, null]"),
+        ({"name": "\udcff\x1b"}, '{"name": "\\udcff\\u001b"}'),
+    ],
+)
+def test_json_is_always_valid(tmp_path: Path, value: object, text: str) -> None:
+    write_json(tmp_path / "a.json", value)
+    written = (tmp_path / "a.json").read_bytes().decode("ascii")
+    assert json.dumps(json.loads(written)) == text
+    assert read_json(tmp_path / "a.json") == json.loads(text)
+
+
+@pytest.mark.parametrize("value", [{1: 2}, {"a": {1, 2}}, b"bytes", {"a": object()}])
+def test_json_refuses_other_types(tmp_path: Path, value: object) -> None:
+    with pytest.raises(TypeError, match="must"):
+        write_json(tmp_path / "a.json", value)
+    assert names_in(tmp_path) == []
+
+
+def test_text_that_utf8_lacks_is_escaped(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.csv", "\udcff,é")
+    assert (tmp_path / "a.csv").read_text("utf-8") == "\\udcff,é"
+
+
+# --- failures of the disk ---------------------------------------------------------------------
+
+
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.json", "old")
+    with file_size_limit(1000), pytest.raises(OutputError, match=r"File too large \(EFBIG\)"):
+        write_bytes(tmp_path / "a.json", bytes(5000))
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert names_in(tmp_path) == ["a.json"]
+    write_bytes(tmp_path / "a.json", bytes(5000))
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("missing/a.json", "No such file"),
+        ("file/a.json", "Not a directory"),
+        ("folder", "Is a directory"),
+        ("fifo", "not a regular file"),
+        ("/dev/null", "not a regular file"),
+        ("/proc/a.json", "ENOENT|EACCES|EPERM"),
+        ("nul\0.json", "null"),
+        ("x" * 256, "ENAMETOOLONG"),
+    ],
+)
+def test_unwritable_places_are_named(tmp_path: Path, path: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OutputError, match=reason) as caught:
+        write_text(tmp_path / path, "text")
+    assert caught.value.exit_code == 6
+    assert caught.value.path == tmp_path / path
+    assert names_in(tmp_path) == ["fifo", "file", "folder"]
+
+
+def test_folder_without_permission(tmp_path: Path) -> None:
+    with without_root(), pytest.raises(OutputError, match="Permission denied"):
+        ensure_output_folder("/root/sppnet" if Path("/root").exists() else "/sppnet")
+    (tmp_path / "closed").mkdir(mode=0o555)
+    tmp_path.chmod(0o755)
+    with without_root(), pytest.raises(OutputError, match="Permission denied"):
+        write_text(tmp_path / "closed" / "a", "text")
+
+
+def test_output_folder_is_made_and_checked(tmp_path: Path) -> None:
+    assert ensure_output_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert ensure_output_folder(tmp_path / "a" / "b").is_dir()
+    assert names_in(tmp_path / "a" / "b") == []
+    (tmp_path / "file").touch()
+    for bad in ("file", "file/below", "nul\0"):
+        with pytest.raises(OutputError):
+            ensure_output_folder(tmp_path / bad)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
+def test_every_step_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """Call number k of the system fails, for every k until none does."""
+    for k in range(1, 100):
+        (tmp_path / "a").write_bytes(b"old")
+        with monkeypatch.context() as patch:
+            fired = fail_call(patch, k, code)
+            error = failure_of(lambda: write_bytes(tmp_path / "a", b"new"))
+        assert errno.errorcode[code] in (error or errno.errorcode[code])
+        assert (tmp_path / "a").read_bytes() in ((b"old", b"new") if error else (b"new",))
+        assert names_in(tmp_path) == ["a"]
+        if not fired:
+            assert k > 5
+            return
+    pytest.fail("no end of faults")
+
+
+def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    write_bytes(tmp_path / "a", bytes(range(200)))
+    assert (tmp_path / "a").read_bytes() == bytes(range(200))
+
+
+def test_the_order_is_write_flush_rename_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("write", "fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, _n=name, _r=real, **k: (calls.append(_n), _r(*a, **k))[1]
+        )
+    write_bytes(tmp_path / "a", b"data")
+    assert calls == ["write", "fsync", "replace", "fsync"]
+
+
+# --- leftovers --------------------------------------------------------------------------------
+
+
+def test_leftovers_of_dead_processes_are_recognised(tmp_path: Path) -> None:
+    child = subprocess.run(["true"], check=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    stale = tmp_path / f".a.json.tmp-{dead.pid}-0123abcd"
+    old = temporary_path(tmp_path / "b")
+    for path in (stale, old, temporary_path(tmp_path / "mine"), tmp_path / ".a.tmp-1"):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert child.returncode == 0
+    assert stale_temporaries(tmp_path) == sorted([stale, old])
+    assert stale_temporaries(tmp_path / "missing") == []
+
+
+def test_a_locked_leftover_has_a_living_writer(tmp_path: Path) -> None:
+    path = temporary_path(tmp_path / "slow")
+    with path.open("w") as file:
+        os.utime(path, (0, 0))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert stale_temporaries(tmp_path) == []
+    assert stale_temporaries(tmp_path) == [path]
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def test_hashes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "a") == sha256_bytes(b"abc")
+    assert sha256_bytes(b"abc").startswith("ba7816bf8f01cfea")
+    with pytest.raises(UnusableFileError, match="cannot be read"):
+        sha256_file(tmp_path / "b")
+
+
+def test_reading_refuses_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(tmp_path)  # a socket's path is limited to 108 bytes
+        server.bind("socket")
+        for name in ("fifo", "socket", ".", "missing", "/dev/zero", "nul\0"):
+            with pytest.raises(UnusableFileError) as caught:
+                read_bytes(tmp_path / name)
+            assert caught.value.exit_code == 5
+
+
+def test_reading_has_a_limit(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(
+        UnusableFileError, match=r"1099511627776 bytes; the limit is 100 .*TOO_LARGE"
+    ):
+        read_bytes(tmp_path / "huge", 100)
+    (tmp_path / "just").write_bytes(bytes(100))
+    assert len(read_bytes(tmp_path / "just", 100)) == 100
+
+
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [
+        (b"", "line 1"),
+        (b'{"a": 1,\n"b": }', "line 2"),
+        (b'{"a": NaN}', "NaN"),
+        (b"[-Infinity]", "Infinity"),
+        (b"\xff\xfe", "utf-8"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"1" * 5000, "not valid JSON"),
+        (b"{}{}", "Extra data"),
+    ],
+)
+def test_bad_json_is_one_error(tmp_path: Path, data: bytes, rule: str) -> None:
+    (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(UnusableFileError, match=rule) as caught:
+        read_json(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
+    assert caught.value.code == "E_FORMAT"
+
+
+def test_json_may_have_a_byte_order_mark_and_nan_on_request(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    (tmp_path / "b.json").write_bytes(b"[NaN, Infinity]")
+    assert str(read_json(tmp_path / "b.json", allow_nan=True)) == "[nan, inf]"
+
+
+def test_torch_is_not_loaded() -> None:
+    code = "import sys, sppnet.storage; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
