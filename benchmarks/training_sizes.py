@@ -39,12 +39,12 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.schedule import InputSizes
 from sppnet.evaluation.charts import Series, line_chart
 from sppnet.evaluation.page import Page, figure, figures, table
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
+from sppnet.training.checkpoints import Checkpoints
 
 TEST_SIDES = (128, 160, 192, 224, 256, 320)
 WARPED_SIDE = 256

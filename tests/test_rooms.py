@@ -11,6 +11,7 @@ ROOMS = [
     "images",
     "pooling",
     "backbones",
+    "training",
     "evaluation",
     "classification",
     "detection",

@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sppnet.classification import Processes, SppNet, TrainingPlan, build_classifier
-from sppnet.classification.averaging import WeightAverage
 from sppnet.classification.batches import Part
 from sppnet.classification.updates import (
     CLIP_NORM,
@@ -19,6 +18,7 @@ from sppnet.classification.updates import (
     update,
 )
 from sppnet.errors import UsageError
+from sppnet.training.ema import WeightAverage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIZES = [(24, 24), (24, 32), (40, 24)]

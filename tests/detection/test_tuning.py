@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 from sppnet.backbones import build_backbone, restore_backbone
-from sppnet.classification.checkpoints import Checkpoints
-from sppnet.classification.training_log import TrainingLog
 from sppnet.detection import Encoder, propose
 from sppnet.detection.tuning import _Tuning, tune_network
 from sppnet.detection.tuning_batches import WindowSampler, split_images
@@ -27,6 +25,8 @@ from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.pooling import spatial_pyramid_pool
+from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.log import TrainingLog
 
 PLAN = TuningPlan(updates=6, check_every=3, rule=SamplingRule(batch=32), widths=(16, 16), rate=0.02)
 

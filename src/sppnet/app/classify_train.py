@@ -34,11 +34,11 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.classification.processes import local_device
 from sppnet.classification.protocol import mean_figures
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.storage import FeatureCache, RunFolder, write_json
 from sppnet.storage.files import ensure_output_folder
+from sppnet.training.distributed import local_device
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,6 @@ from sppnet.classification import (
     open_class_data,
     train_network,
 )
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.detection import Detector, PreparedImages, build_encoder, train_detector
 from sppnet.images import (
     DetectionDataset,
@@ -40,6 +39,7 @@ from sppnet.images import (
 )
 from sppnet.storage import FeatureCache, RunFolder, read_json, write_bytes, write_json
 from sppnet.storage.tensors import tensors_to_bytes
+from sppnet.training.checkpoints import Checkpoints
 
 STEPS = ("draw", "classifier", "detector", "untrained", "score")
 WORK = "work"  # what the demo keeps for a run that goes on; everything else is for the user

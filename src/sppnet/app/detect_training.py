@@ -22,7 +22,6 @@ from sppnet.app.console import (
 )
 from sppnet.app.device import choose_device
 from sppnet.app.progress import Stage, announce, track
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.detection import (
     DetectionSettings,
     Encoder,
@@ -43,6 +42,7 @@ from sppnet.storage import (
     read_json,
     write_json,
 )
+from sppnet.training.checkpoints import Checkpoints
 
 PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
 

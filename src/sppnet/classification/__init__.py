@@ -1,7 +1,6 @@
 """Names images of any size: the network, its training, frozen features with linear SVMs."""
 
 from sppnet.classification.augmentation import Augmentation
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.class_data import ClassData, SplitRule, open_class_data
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.conversion import convert_classifier
@@ -22,18 +21,19 @@ from sppnet.classification.network import (
 )
 from sppnet.classification.paper_networks import build_paper_network, layer_table
 from sppnet.classification.prediction import load_classifier, predict_files
-from sppnet.classification.processes import Processes, join_processes
 from sppnet.classification.protocol import Split, holdout_split, protocol_splits
 from sppnet.classification.schedule import InputSizes
 from sppnet.classification.scoring import score_predictions
 from sppnet.classification.settings import FitSettings, TrainSettings
 from sppnet.classification.training import train_network
 from sppnet.classification.training_images import TrainingImages
-from sppnet.classification.training_log import TrainingLog
 from sppnet.classification.training_plan import TrainingPlan
 from sppnet.classification.transfer import TransferClassifier
 from sppnet.classification.view_plans import ViewPlan, view_plan
 from sppnet.classification.views import View
+from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.distributed import Processes, join_processes
+from sppnet.training.log import TrainingLog
 
 __all__ = [
     "Augmentation",

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sppnet.classification.schedule import seed_of
 from sppnet.classification.training_images import TrainingImages
 from sppnet.classification.training_plan import TrainingPlan
 from sppnet.images import group_equal_sizes
+from sppnet.training.seeds import seed_of
 
 S = TypeVar("S")
 T = TypeVar("T")

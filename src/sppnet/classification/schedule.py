@@ -1,18 +1,11 @@
 """Which input size and which learning rate belong to which epoch."""
 
-import hashlib
-import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
 
 import torch
 
-SHARES = (1.0, 0.1, 0.01)  # "divided by 10 (twice)"
-LATEST = (0.6, 0.85)  # share of the epochs after which a drop comes even without a plateau
-MOST_SEED = 2**32 - 1
-LEAST_GAIN = 0.01  # a loss that falls by less than this share has not improved
+from sppnet.training.seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -79,77 +72,3 @@ class InputSizes:
             return int(torch.randint(low, high + 1, (), generator=draw))
         ordered = sorted(self.sides, reverse=True)
         return ordered[epoch % len(ordered)]
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that a random generator would not take.
-
-    Raises:
-        ValueError: If it is not in 0..2**32 - 1.
-
-    Example:
-        >>> check_seed(5)
-    """
-    if not 0 <= seed <= MOST_SEED:
-        raise ValueError(f"seed must be at least 0 and at most {MOST_SEED}, got {seed}")
-
-
-def seed_of(*parts: int | str) -> int:
-    """Make a seed out of what shall decide random numbers: the run's seed, a purpose, a place.
-
-    Nothing that was drawn before matters, so a run can begin anywhere and draw the same.
-
-    Example:
-        >>> seed_of(0, "order", 1) != seed_of(1, "order", 0)
-        True
-    """
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def cosine_share(step: int, total_steps: int) -> float:
-    """Fall along half a cosine from 1 to nearly 0.
-
-    Args:
-        step: 0 for the first update.
-        total_steps: Updates in all, at least 1.
-
-    Example:
-        >>> [round(cosine_share(step, 4), 2) for step in range(4)]
-        [1.0, 0.85, 0.5, 0.15]
-    """
-    return 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
-
-
-def plateau_share(losses: Sequence[float], epochs: int, patience: int, window: int = 1) -> float:
-    """Divide the rate by 10 when the loss has stopped improving, twice at most.
-
-    The mean loss of the last ``window`` epochs has to fall by 1 % within ``patience`` epochs. A run
-    of few epochs may never come to rest, so the two drops come at the latest after 60 % and 85 % of
-    them. After the second the training goes on to its last epoch. The share follows from the losses
-    alone, so a resumed run needs no other state.
-
-    Args:
-        losses: Training loss of each epoch so far.
-        epochs: Epochs in all.
-        patience: Epochs without improvement that count as a plateau.
-        window: Epochs to average: a whole turn where sizes take turns, as their losses differ.
-
-    Returns:
-        1, 0.1 or 0.01.
-
-    Example:
-        >>> [plateau_share([1.0] * count, 100, patience=3) for count in (3, 4, 8)]
-        [1.0, 0.1, 0.01]
-
-    Source:
-        SPP-net, section 3.1: "divided by 10 (twice) when the error plateaus".
-    """
-    drops, waited, best, since = 0, 0, math.inf, 0
-    for done in range(1, len(losses) + 1):
-        if done - since >= window:  # a shorter mean could be of the easier sizes only
-            loss = mean(losses[done - window : done])
-            waited, best = (0, loss) if loss < best * (1 - LEAST_GAIN) else (waited + 1, best)
-        if drops < len(LATEST) and (waited >= patience or done >= round(LATEST[drops] * epochs)):
-            drops, waited, best, since = drops + 1, 0, math.inf, done
-    return SHARES[drops]

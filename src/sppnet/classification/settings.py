@@ -7,9 +7,10 @@ from sppnet.classification.augmentation import Augmentation
 from sppnet.classification.feature_recipe import Block, FeatureRecipe, load_recipe
 from sppnet.classification.linear_svm import LOSSES
 from sppnet.classification.network import POOLS
-from sppnet.classification.schedule import InputSizes, check_seed
+from sppnet.classification.schedule import InputSizes
 from sppnet.classification.selection import COSTS
 from sppnet.classification.training_plan import TrainingPlan
+from sppnet.training.seeds import check_seed
 
 AUTO, LAST = "auto", "last"
 SHORT_SIDES = (160, 224, 320)  # what --imgsz auto chooses from

@@ -10,23 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppnet.classification.averaging import WeightAverage
 from sppnet.classification.batches import Epoch, prepare_ahead
-from sppnet.classification.checkpoints import (
-    Checkpoints,
-    TrainingState,
-    pack_tensors,
-    unpack_tensors,
-)
 from sppnet.classification.features import device_of
 from sppnet.classification.network import SppNet
-from sppnet.classification.processes import Processes
-from sppnet.classification.schedule import seed_of
 from sppnet.classification.training_images import TrainingImages
-from sppnet.classification.training_log import TrainingLog
 from sppnet.classification.training_plan import TrainingPlan
 from sppnet.classification.updates import Outcome, build_optimizer, set_rate, update
 from sppnet.progress import Track, no_tracking
+from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors, unpack_tensors
+from sppnet.training.distributed import Processes
+from sppnet.training.ema import WeightAverage
+from sppnet.training.log import TrainingLog
+from sppnet.training.seeds import seed_of
 
 ALONE = Processes()
 

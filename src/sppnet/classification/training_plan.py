@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from sppnet.classification.augmentation import Augmentation
-from sppnet.classification.schedule import InputSizes, cosine_share, plateau_share
+from sppnet.classification.schedule import InputSizes
 from sppnet.classification.view_plans import BASE_SIDE, BASE_WINDOW
+from sppnet.training.schedules import cosine_share, plateau_share
 
 SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("sgd", "adamw")

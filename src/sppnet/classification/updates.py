@@ -12,9 +12,9 @@ from torch.optim import SGD, AdamW, Optimizer
 from sppnet.classification.batches import Part
 from sppnet.classification.features import device_of
 from sppnet.classification.network import SppNet
-from sppnet.classification.processes import Processes
 from sppnet.classification.training_plan import TrainingPlan
 from sppnet.errors import UsageError
+from sppnet.training.distributed import Processes
 
 CLIP_NORM = 2.0
 

@@ -13,17 +13,17 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from sppnet.classification.checkpoints import Checkpoints
-from sppnet.classification.schedule import seed_of
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.fc_windows import WindowPool, gather_windows
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import PreparedImages
 from sppnet.detection.tuning_batches import split_images
-from sppnet.detection.tuning_states import TuningStates
 from sppnet.detection.window_sampling import draw_windows
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.progress import Track, no_tracking
+from sppnet.training.best_state import TuningStates
+from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.seeds import seed_of
 
 CLIP_NORM = 10.0
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sppnet.classification.schedule import seed_of
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.prepared import PreparedImages, list_views
 from sppnet.detection.window_sampling import draw_windows, label_windows
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
+from sppnet.training.seeds import seed_of
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from sppnet.classification.schedule import check_seed
 from sppnet.detection.external_proposals import windows_file
 from sppnet.detection.heads import COMPACT_WIDTHS, LAYERS
 from sppnet.detection.proposals import split_methods
 from sppnet.detection.scales import TARGET_SIDE
+from sppnet.training.seeds import check_seed
 
 CHOICES = {
     "tune": ("none", "head", "network"),

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from sppnet.backbones import build_backbone
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.detection.anchors import AnchorProposer
 from sppnet.detection.automatic_scales import choose_short_sides
 from sppnet.detection.box_cascade import BoxCascade, CascadeRule
@@ -23,6 +22,7 @@ from sppnet.detection.window_training import FeatureScales, WindowTrainer
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
+from sppnet.training.checkpoints import Checkpoints
 
 # With fewer objects per class than this, mirror images are worth the time.
 FEW_OBJECTS = 400

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.fc_tuning import tune_head
@@ -15,6 +14,7 @@ from sppnet.detection.tuning_network import HeadBoxes
 from sppnet.detection.tuning_plan import TuningPlan
 from sppnet.detection.window_features import WindowFeatures
 from sppnet.progress import Track, no_tracking
+from sppnet.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)

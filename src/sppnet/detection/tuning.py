@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from sppnet.classification.checkpoints import Checkpoints
-from sppnet.classification.schedule import seed_of
-from sppnet.classification.training_log import TrainingLog
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.tuning_batches import ImageSample, Windows, WindowSampler, split_images
 from sppnet.detection.tuning_network import HeadBoxes, build_optimizer, build_region_network
 from sppnet.detection.tuning_plan import TuningPlan
-from sppnet.detection.tuning_states import TuningStates
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
+from sppnet.training.best_state import TuningStates
+from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.log import TrainingLog
+from sppnet.training.seeds import seed_of
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sppnet.classification.schedule import seed_of
 from sppnet.detection.window_sampling import (
     SamplingRule,
     draw_windows,
@@ -15,6 +14,7 @@ from sppnet.detection.window_sampling import (
 )
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
+from sppnet.training.seeds import seed_of
 
 Windows = Callable[[LabelledImage], Tensor]
 

@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.optim import SGD
 
 from sppnet.backbones import Backbone
-from sppnet.classification.schedule import seed_of
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads import RegionHead, restore_head
 from sppnet.detection.tuning_batches import ImageSample
@@ -20,6 +19,7 @@ from sppnet.geometry import clip_boxes, deltas_to_boxes
 from sppnet.images import resize_short_side
 from sppnet.pooling import pool_regions
 from sppnet.storage import put_under, tensors_under
+from sppnet.training.seeds import seed_of
 
 # Standard deviation of new weights of the box regression.
 BOX_SPREAD = 0.001

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from sppnet.classification.checkpoints import Checkpoints, TrainingState, pack_tensors
 from sppnet.detection.fc_plan import FcPlan
 from sppnet.detection.fc_tuning import build_optimizer, tune_head
 from sppnet.detection.heads import RegionHead
 from sppnet.detection.prepared import PreparedImages
 from sppnet.progress import Track
+from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
 
 # Trained layers learn on at the rate of the 2014 code; new ones need a higher one.
 TRAINED_RATE, NEW_RATE = 1e-3, 1e-2

@@ -12,7 +12,6 @@ from sppnet.classification import (
     View,
     train_network,
 )
-from sppnet.classification.checkpoints import Checkpoints
 from sppnet.classification.paper_networks import build_paper_network
 from sppnet.classification.schedule import InputSizes
 from sppnet.classification.view_plans import BASE_SIDE
@@ -21,6 +20,7 @@ from sppnet.paper.labelled import images_to_train
 from sppnet.paper.slots import BACKBONES, Slot
 from sppnet.paper.supplies import Supplies, Training
 from sppnet.progress import Track
+from sppnet.training.checkpoints import Checkpoints
 
 RATE = 0.01
 

@@ -47,6 +47,7 @@ _MODULE_OF = {
     "FeatureCache": "cache",
     "WriteBehind": "cache",
     "is_model": "models",
+    "is_model": "models",
     "load_model": "models",
     "put_under": "tensors",
     "read_kind": "models",

@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sppnet.classification.averaging import WeightAverage
 from sppnet.errors import UnusableFileError
 from sppnet.storage import load_model, put_under, save_model, tensors_under
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
+from sppnet.training.ema import WeightAverage
 
 KIND = "training state"
 KEPT = 2  # the newest, and the one before in case the newest is damaged

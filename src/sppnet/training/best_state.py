@@ -7,13 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sppnet.classification.checkpoints import (
-    Checkpoints,
-    TrainingState,
-    pack_tensors,
-    unpack_tensors,
-)
 from sppnet.storage import put_under, tensors_under
+from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors, unpack_tensors
 
 
 class TuningStates:

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from classification.training_in_processes import Stop, gradients, plain_network, train
 from small_photos import draw_folders
 from sppnet.classification import Processes
-from sppnet.classification.checkpoints import TrainingState
-from sppnet.classification.processes import local_device
+from sppnet.training.checkpoints import TrainingState
+from sppnet.training.distributed import local_device
+from training.training_in_processes import Stop, gradients, plain_network, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("training_in_processes.py")

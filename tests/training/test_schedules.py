@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 
-from sppnet.classification.schedule import InputSizes, cosine_share, plateau_share, seed_of
+from sppnet.classification.schedule import InputSizes
 from sppnet.classification.training_plan import TrainingPlan
+from sppnet.training.schedules import cosine_share, plateau_share
+from sppnet.training.seeds import seed_of
 
 
 def _sizes(text: str, epochs: int, seed: int = 0) -> list[int]:

@@ -1,0 +1,1 @@
+"""What classification and detection share when they train."""

@@ -1,0 +1,57 @@
+"""How the learning rate falls."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+SHARES = (1.0, 0.1, 0.01)  # "divided by 10 (twice)"
+LATEST = (0.6, 0.85)  # share of the epochs after which a drop comes even without a plateau
+LEAST_GAIN = 0.01  # a loss that falls by less than this share has not improved
+
+
+def cosine_share(step: int, total_steps: int) -> float:
+    """Fall along half a cosine from 1 to nearly 0.
+
+    Args:
+        step: 0 for the first update.
+        total_steps: Updates in all, at least 1.
+
+    Example:
+        >>> [round(cosine_share(step, 4), 2) for step in range(4)]
+        [1.0, 0.85, 0.5, 0.15]
+    """
+    return 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
+
+
+def plateau_share(losses: Sequence[float], epochs: int, patience: int, window: int = 1) -> float:
+    """Divide the rate by 10 when the loss has stopped improving, twice at most.
+
+    The mean loss of the last ``window`` epochs has to fall by 1 % within ``patience`` epochs. A run
+    of few epochs may never come to rest, so the two drops come at the latest after 60 % and 85 % of
+    them. After the second the training goes on to its last epoch. The share follows from the losses
+    alone, so a resumed run needs no other state.
+
+    Args:
+        losses: Training loss of each epoch so far.
+        epochs: Epochs in all.
+        patience: Epochs without improvement that count as a plateau.
+        window: Epochs to average: a whole turn where sizes take turns, as their losses differ.
+
+    Returns:
+        1, 0.1 or 0.01.
+
+    Example:
+        >>> [plateau_share([1.0] * count, 100, patience=3) for count in (3, 4, 8)]
+        [1.0, 0.1, 0.01]
+
+    Source:
+        SPP-net, section 3.1: "divided by 10 (twice) when the error plateaus".
+    """
+    drops, waited, best, since = 0, 0, math.inf, 0
+    for done in range(1, len(losses) + 1):
+        if done - since >= window:  # a shorter mean could be of the easier sizes only
+            loss = mean(losses[done - window : done])
+            waited, best = (0, loss) if loss < best * (1 - LEAST_GAIN) else (waited + 1, best)
+        if drops < len(LATEST) and (waited >= patience or done >= round(LATEST[drops] * epochs)):
+            drops, waited, best, since = drops + 1, 0, math.inf, done
+    return SHARES[drops]
