@@ -20,8 +20,8 @@ from sppnet.classification.onnx_recipe import ClassifierGraph
 from sppnet.detection import BoxCascade, DetectionRule, Detector, Encoder, LinearScorer
 from sppnet.detection.box_regression import BoxRegressor
 from sppnet.geometry import Detections
-from sppnet.pooling import onnx_form
-from sppnet.pooling.onnx_export import open_session
+from sppnet.pooling.onnx import operators as onnx_form
+from sppnet.pooling.onnx.export import open_session
 from sppnet.storage import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,7 +19,7 @@ from sppnet.classification import (
 from sppnet.classification.carried_head import CarriedHead
 from sppnet.classification.onnx_recipe import classifier_recipe
 from sppnet.errors import UnusableFileError
-from sppnet.pooling.onnx_export import export_onnx
+from sppnet.pooling.onnx.export import export_onnx
 from sppnet.storage import save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

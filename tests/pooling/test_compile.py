@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim
 
 from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
-from sppnet.pooling.onnx_pooling import draw_regions
+from sppnet.pooling.onnx.export import draw_regions
 
 LEVELS = (7, 5, 2)
 SHAPES = [(2, 3, 7, 9), (3, 3, 2, 40), (2, 3, 40, 2), (5, 3, 13, 13)]

@@ -8,13 +8,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
 from oracles.pyramid_loops import pool_map
-from sppnet.pooling import (
-    RegionPool,
-    SpatialPyramidPool,
-    cpu_kernel,
-    pool_regions,
-    spatial_pyramid_pool,
-)
+from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
+from sppnet.pooling.kernels import cpu as cpu_kernel
 
 SIZES = [(1, 1), (13, 10), (7, 31), (2, 3), (40, 6), (13, 10)]
 

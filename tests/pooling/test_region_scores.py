@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sppnet.pooling import num_bins, pool_regions, score_regions
-from sppnet.pooling.region_scores import FEW_COLUMNS
+from sppnet.pooling.regions import FEW_COLUMNS
 
 
 def random_regions(count: int, height: int, width: int, images: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ def test_every_generation_of_processors_gives_the_same_bits(capability: str) -> 
         env={
             **os.environ,
             "ATEN_CPU_CAPABILITY": capability,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": str(Path(__file__).parent / "kernels"),
         },
         capture_output=True,
         text=True,
@@ -125,7 +125,7 @@ def test_many_regions_come_in_several_calls(monkeypatch) -> None:
     features, weights = torch.randn(1, 6, 9, 7), torch.randn(300, 2)
     regions = random_regions(50, 9, 7, 1)
     expected = score_regions(features, regions, weights)
-    monkeypatch.setattr("sppnet.pooling.region_scores.MOST_ROWS", 7)
+    monkeypatch.setattr("sppnet.pooling.regions.MOST_ROWS", 7)
     assert torch.equal(score_regions(features, regions, weights), expected)
 
 
@@ -156,8 +156,8 @@ def test_weights_of_another_length_are_refused(rows: int) -> None:
 
 
 def test_memory_is_kept_and_still_right_for_other_sizes_dtypes_and_modes(monkeypatch) -> None:
-    monkeypatch.setattr("sppnet.pooling.region_scores.CHUNK_BYTES", 3000)
-    monkeypatch.setattr("sppnet.pooling.region_scores.FEW_COLUMNS", 0)
+    monkeypatch.setattr("sppnet.pooling.regions.CHUNK_BYTES", 3000)
+    monkeypatch.setattr("sppnet.pooling.regions.FEW_COLUMNS", 0)
     torch.manual_seed(0)
     for number, dtype in enumerate((torch.float32, torch.float64, torch.float32) * 2):
         features = torch.randn(1, 3 + number, 9, 7, dtype=dtype)

@@ -28,7 +28,7 @@ from sppnet.app.benchmark_results import Results
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import UsageError
-from sppnet.pooling.cpu_kernel import kernel_name
+from sppnet.pooling.kernels.cpu import kernel_name
 from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
 
 COMMAND = "benchmark pooling"

@@ -9,7 +9,7 @@ from sppnet.app.benchmark_plan import LEVELS, BenchmarkPlan
 from sppnet.app.benchmark_results import Comparison, NotRun, Results
 from sppnet.app.benchmark_timing import time_together, using_threads
 from sppnet.errors import MissingPackageError
-from sppnet.pooling.onnx_export import (
+from sppnet.pooling.onnx.export import (
     ROUNDING,
     check_packages,
     export_onnx,

@@ -11,8 +11,7 @@ from sppnet.app.options import Debug, Levels, Threads, command_app, parse_number
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 
 if TYPE_CHECKING:
-    from sppnet.pooling.onnx_compare import Comparison
-    from sppnet.pooling.onnx_export import ExportRecipe
+    from sppnet.pooling.onnx.export import Comparison, ExportRecipe
 
 app = command_app("Write a classifier, a detector or the pooling as ONNX.")
 
@@ -61,7 +60,7 @@ def export(
     from the smallest to 20:1; where it differs from torch (the pooling in any bit, logits and
     scores by more than 1e-5 of the largest), nothing is written.
     """
-    from sppnet.pooling.onnx_export import check_packages, export_onnx
+    from sppnet.pooling.onnx.export import check_packages, export_onnx
     from sppnet.storage import ensure_output_folder
 
     if out.is_dir():
@@ -86,7 +85,7 @@ def _pooling(
 ) -> "ExportRecipe":
     """Describe the export of the pooling alone."""
     from sppnet.pooling.bins import DEFAULT_LEVELS
-    from sppnet.pooling.onnx_pooling import pooling_recipe
+    from sppnet.pooling.onnx.export import pooling_recipe
 
     numbers = parse_numbers("--levels", levels)
     with options_to_blame():

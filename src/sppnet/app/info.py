@@ -63,7 +63,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
 def _kernels(torch: Any) -> dict[str, Any]:
     from sppnet.detection.graph_kernel import kernel_name
-    from sppnet.pooling.dispatch import describe_kernels
+    from sppnet.pooling.kernels.dispatch import describe_kernels
 
     return {
         **{f"pooling: {case}": kernel for case, kernel in describe_kernels().items()},

@@ -8,7 +8,7 @@ from sppnet.backbones.tracing import check_exportable, convolve_any_size
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.network import AverageAndPyramid, SppNet
 from sppnet.pooling import SpatialPyramidPool
-from sppnet.pooling.onnx_export import ROUNDING, ExportRecipe
+from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
 
 LARGEST_SIDE = 256  # of the usual size to compare on; larger ones take longer and show no more
 NARROW_SIDE = 16
@@ -51,7 +51,7 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
         classifier: On the CPU.
 
     Returns:
-        A recipe for :func:`sppnet.pooling.onnx_export.export_onnx`: ``images`` (N, 3, H, W), which
+        A recipe for :func:`sppnet.pooling.onnx.export.export_onnx`: ``images`` (N, 3, H, W), which
         ``classifier.view`` has resized, in; ``logits`` (N, K) out; N, H and W free.
 
     Raises:

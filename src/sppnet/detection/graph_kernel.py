@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sppnet.errors import MissingPackageError
-from sppnet.pooling.native_library import NativeLibrary
+from sppnet.pooling.kernels.native_library import NativeLibrary
 
 LIBRARY = NativeLibrary(Path(__file__).parent / "native", "graph_windows")
 SPACES = {"hsv": 0, "lab": 1, "rgb": 2}

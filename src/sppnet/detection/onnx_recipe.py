@@ -12,7 +12,7 @@ from sppnet.detection.scorers import LinearScorer
 from sppnet.errors import OutputError
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
-from sppnet.pooling.onnx_export import ROUNDING, ExportRecipe
+from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
 
 LARGEST_SIDE = 256  # of the usual size to compare on; larger ones take longer and show no more
 NARROW_SIDE = 16
@@ -130,7 +130,7 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
         detector: On the CPU.
 
     Returns:
-        A recipe for :func:`sppnet.pooling.onnx_export.export_onnx`: ``image`` (1, 3, H, W), resized
+        A recipe for :func:`sppnet.pooling.onnx.export.export_onnx`: ``image`` (1, 3, H, W), resized
         to one of the encoder's scales, and ``boxes`` (B, 4) float64 in its pixels in; ``scores``
         (B, K), and ``moved`` (B, S, G, 4) if the detector has box regression, out: the box as each
         of S stages would move it, for each of G classes (one for all if it is class-agnostic); a

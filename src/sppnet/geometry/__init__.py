@@ -10,9 +10,8 @@ from sppnet.geometry.boxes import (
     flip_boxes,
 )
 from sppnet.geometry.detections import Detections
-from sppnet.geometry.nms import nms, nms_per_class
+from sppnet.geometry.nms import nms, nms_per_class, soft_nms, soft_nms_per_class
 from sppnet.geometry.projection import Projection, cell_centres, project_boxes
-from sppnet.geometry.soft_nms import soft_nms, soft_nms_per_class
 
 __all__ = [
     "Detections",

@@ -3,8 +3,7 @@
 from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
-from sppnet.pooling.region_scores import score_regions
-from sppnet.pooling.regions import RegionPool, pool_regions
+from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
 from sppnet.pooling.sliding_window import SlidingWindowPool, sliding_window_pool
 
 __all__ = [

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from sppnet.pooling import torch_form
-from sppnet.pooling.dispatch import empty_for, run, run_backward, run_for_training
+from sppnet.pooling.kernels import torch_reference as torch_form
+from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_for_training
 
 PLAIN = {Tensor, torch.nn.Parameter}
 

@@ -48,6 +48,7 @@ _MODULE_OF = {
     "WriteBehind": "cache",
     "is_model": "models",
     "is_model": "models",
+    "is_model": "models",
     "load_model": "models",
     "put_under": "tensors",
     "read_kind": "models",

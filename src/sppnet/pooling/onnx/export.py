@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from sppnet import __version__
 from sppnet.errors import MissingPackageError, OutputError
-from sppnet.pooling.onnx_compare import Comparison, largest_difference
+from sppnet.pooling.bins import check_levels
+from sppnet.pooling.checks import check_mode
+from sppnet.pooling.pyramid import SpatialPyramidPool
+from sppnet.pooling.regions import RegionPool
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +32,55 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 DEFAULT_OPSET = 20
 MAX_BYTES = 2**31 - 2**24  # a protobuf message ends at 2 GiB; some room for all but the weights
 EXACT, ROUNDING = 0.0, 1e-5
+SIZES = ((1, 1, 1), (2, 1, 9), (1, 11, 2), (3, 13, 13), (1, 60, 3), (1, 4, 80), (2, 23, 31))
+COUNTS = (0, 1, 7, 40)
+LAST_BIT = 2.0**-23  # float64 sums in another order may round to the float32 beside
+VALUES = (torch.nan, -torch.inf, torch.inf, -2.0, 0.0, 1.0)
+WEIGHTS = (1.0, 8.0, 1.0, 30.0, 30.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far onnxruntime and torch are apart on one set of inputs.
+
+    Args:
+        shapes: Of the inputs.
+        difference: Largest difference of the outputs, in shares of the largest value.
+        pooling: The same of the pooled vectors alone; None where nothing was probed.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    difference: float
+    pooling: float | None
+
+    def matches(self, tolerance: float) -> bool:
+        """Whether the outputs are as close as they must be, and the pooled vectors equal."""
+        return self.difference <= tolerance and not self.pooling
+
+
+def largest_difference(actual: Tensor, expected: Tensor) -> float:
+    """Largest difference in shares of the largest finite value expected; 0 only where all is equal.
+
+    Args:
+        actual: A result.
+        expected: What it should be; NaN equals NaN.
+
+    Returns:
+        The share; infinity where the shapes differ, or only one of two values is finite.
+
+    Example:
+        >>> largest_difference(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0]))
+        0.1
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return torch.inf
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    if bool(same.all()):
+        return 0.0
+    apart = (actual - expected).abs()[~same].max().double()
+    largest = expected[expected.isfinite()].abs().max().double() if expected.numel() else apart
+    share = float(apart / largest)
+    return share if share > 0 else torch.inf  # NaN is no share
 
 
 @dataclass(frozen=True)
@@ -117,7 +169,7 @@ def _trace(recipe: ExportRecipe, opset: int) -> "onnx.ModelProto":
     """Translate the module; the result says nothing about the machine it was made on."""
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    from sppnet.pooling.onnx_form import TRANSLATIONS
+    from sppnet.pooling.onnx.operators import TRANSLATIONS
 
     try:
         program = torch.onnx.export(
@@ -227,3 +279,89 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+def pooling_recipe(
+    levels: Sequence[int],
+    *,
+    mode: str = "max",
+    regions: bool = False,
+    channels: int | None = None,
+) -> ExportRecipe:
+    """Describe the export of the pooling alone, float32.
+
+    Args:
+        levels: Bins along each side, one number per level.
+        mode: "max" or "avg".
+        regions: Whether to pool regions (K, 5) of the maps in place of whole maps.
+        channels: Channels of the maps; None leaves them free.
+
+    Returns:
+        A recipe for :func:`sppnet.pooling.onnx.export.export_onnx`.
+
+    Raises:
+        TypeError: If a level is not an integer.
+        ValueError: If a level is below 1, or the mode is unknown.
+
+    Example:
+        >>> sorted(pooling_recipe((6, 3, 2, 1), regions=True).inputs)
+        ['features', 'regions']
+    """
+    levels, mode = check_levels(levels), check_mode(mode)
+    pool = RegionPool(levels, mode) if regions else SpatialPyramidPool(levels, mode)
+    free = {0: "batch", 1: "channels", 2: "height", 3: "width"}
+    if channels is not None:
+        del free[1]
+    inputs = {"features": free} | ({"regions": {0: "count"}} if regions else {})
+    return ExportRecipe(
+        module=pool,
+        example=_draw_case((2, 9, 11), 3 if regions else None, channels or 3),
+        inputs=inputs,
+        outputs={"vectors": {0: "count" if regions else "batch"}},
+        expect=lambda *case: (pool(*case),),
+        cases=_draw_cases(regions, channels),
+        tolerance=EXACT if mode == "max" else LAST_BIT,
+        about={"kind": "pooling", "levels": list(levels), "mode": mode, "regions": regions},
+    )
+
+
+def _draw_cases(regions: bool, channels: int | None) -> list[tuple[Tensor, ...]]:
+    """Maps of all sizes, of numbers and of ties with NaN and infinities, with regions."""
+    counts = COUNTS if regions else (None,)
+    cases = []
+    for number, size in enumerate(SIZES):
+        for special in (False, True):
+            count = counts[(2 * number + special) % len(counts)]
+            cases.append(_draw_case(size, count, channels or 1 + number % 3, special=special))
+    return cases
+
+
+def _draw_case(
+    size: tuple[int, int, int], count: int | None, channels: int, *, special: bool = False
+) -> tuple[Tensor, ...]:
+    """One batch of random maps, and so many random regions of it."""
+    images, height, width = size
+    draw = torch.Generator().manual_seed(height * width)
+    shape = (images, channels, height, width)
+    features = torch.randn(shape, generator=draw)
+    if special:
+        number = features.numel()
+        chosen = torch.multinomial(torch.tensor(WEIGHTS), number, True, generator=draw)
+        features = torch.tensor(VALUES)[chosen].reshape(shape)
+    if count is None:
+        return (features,)
+    return features, draw_regions(images, height, width, count, draw)
+
+
+def draw_regions(images: int, height: int, width: int, count: int, draw: torch.Generator) -> Tensor:
+    """(count, 5) random regions inside maps.
+
+    Example:
+        >>> draw_regions(1, 1, 1, 1, torch.Generator())
+        tensor([[0, 0, 0, 1, 1]])
+    """
+    image = torch.randint(images, (count, 1), generator=draw)
+    x, y = (torch.randint(side, (count, 2), generator=draw) for side in (width, height))
+    x0, y0 = x.amin(1, keepdim=True), y.amin(1, keepdim=True)
+    x1, y1 = x.amax(1, keepdim=True) + 1, y.amax(1, keepdim=True) + 1
+    return torch.cat([image, x0, y0, x1, y1], 1)

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from onnxscript import opset18
 
-import sppnet.pooling.operators  # noqa: F401 registers what is translated
-from sppnet.pooling.onnx_loops import keep_nan, region_maxima, region_sums
+from sppnet.pooling.onnx.loops import keep_nan, region_maxima, region_sums
 
 Value = Any  # a tensor of the graph that is being made
 op: Any = opset18  # its types do not know tensors of any type

@@ -7,8 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import Tensor
 
-from sppnet.pooling import cpu_kernel, torch_form
 from sppnet.pooling.checks import check_rows
+from sppnet.pooling.kernels import cpu as cpu_kernel
+from sppnet.pooling.kernels import torch_reference as torch_form
 
 OLDEST_TRITON = (3, 4)  # of torch 2.8; older compilers refuse the kernels
 
@@ -100,7 +101,7 @@ def run(
     if kernel == "native":
         cpu_kernel.pool(maps, rows, levels, mode, out, fresh=fresh)
     elif kernel == "triton":
-        from sppnet.pooling import triton_form
+        from sppnet.pooling.kernels import triton_launch as triton_form
 
         triton_form.pool(maps, rows, levels, mode, out)
     else:
@@ -158,7 +159,7 @@ def run_backward(
     if kernel == "native":
         return cpu_kernel.backward(grad, maps, rows, levels, mode, winners)
     if kernel == "triton" and not torch.are_deterministic_algorithms_enabled():
-        from sppnet.pooling import triton_form
+        from sppnet.pooling.kernels import triton_launch as triton_form
 
         return triton_form.backward(grad, maps, rows, levels, mode)
     return torch_form.backward(grad, maps, rows, levels, mode)

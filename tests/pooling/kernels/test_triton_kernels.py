@@ -17,9 +17,13 @@ triton = pytest.importorskip("triton", reason="comes with torch's CUDA builds fo
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import JITFunction, driver  # noqa: E402
 
-from sppnet.pooling import triton_kernels, triton_plan  # noqa: E402
-from sppnet.pooling.triton_kernels import pool_cells, pool_cells_backward  # noqa: E402
-from sppnet.pooling.triton_plan import make_plan, plan_levels  # noqa: E402
+from sppnet.pooling.kernels import triton_launch  # noqa: E402
+from sppnet.pooling.kernels.triton_launch import (  # noqa: E402
+    make_plan,
+    plan_levels,
+    pool_cells,
+    pool_cells_backward,
+)
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 VIEW = torch.tensor([[0, 2, 2, 2]])
@@ -53,7 +57,7 @@ def compile_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compile]:
         compiled[kernel.__name__] = run(kernel, *args, grid=grid, warmup=True, **options)
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    monkeypatch.setattr(triton_kernels, "_check_device", lambda _: None)
+    monkeypatch.setattr(triton_launch, "_check_device", lambda _: None)
 
     def call(capability: int, cells: Tensor, count: int, levels: Any, mode: str) -> dict[str, Any]:
         monkeypatch.setattr(driver, "_active", AbsentGpu(capability))
@@ -95,7 +99,7 @@ def test_kernels_for_odd_numbers_of_channels_compile(channels: int, compile_for:
 def test_kernels_for_places_of_64_bits_compile(
     mode: str, compile_for: Compile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(triton_plan, "FEW_PLACES", 0)
+    monkeypatch.setattr(triton_launch, "FEW_PLACES", 0)
     assert compile_for(80, torch.zeros(60, 256), 2000, (6, 3), mode)
 
 
@@ -138,7 +142,7 @@ def test_results_in_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
     )
@@ -165,7 +169,7 @@ def test_results_in_the_interpreter() -> None:
 )
 def test_what_cannot_be_pooled_is_refused(change, error, words: str, monkeypatch) -> None:
     if change:
-        monkeypatch.setattr(triton_kernels, "_check_device", lambda _: None)
+        monkeypatch.setattr(triton_launch, "_check_device", lambda _: None)
     call = {"cells": torch.zeros(4, 3), "views": VIEW, "levels": (1,), "mode": "max", **change}
     with pytest.raises(error, match=words):
         pool_cells(**call)
@@ -174,7 +178,7 @@ def test_what_cannot_be_pooled_is_refused(change, error, words: str, monkeypatch
 
 
 def test_gradient_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_kernels, "_check_device", lambda _: None)
+    monkeypatch.setattr(triton_launch, "_check_device", lambda _: None)
     with pytest.raises(ValueError, match=r"grad must have shape \(1, 15\) on cpu, got \(1, 3\)"):
         pool_cells_backward(torch.zeros(1, 3), torch.zeros(4, 3), VIEW, (1, 2))
 
@@ -193,7 +197,7 @@ def test_gradient_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_without_triton_the_error_names_the_install_command(fake: str, words: str) -> None:
     code = (
         f"import sys, types, sppnet.pooling; sys.modules['triton'] = {fake}\n"
-        "try: import sppnet.pooling.triton_kernels\n"
+        "try: import sppnet.pooling.kernels.triton_launch\n"
         "except ImportError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,6 +4,7 @@ onnxscript reads the source of these functions and writes them as ONNX; Python n
 windows of 2**k cells cover any bin of 2**k to 2**(k+1) cells, and ``Max`` of two tensors keeps NaN,
 which ``ReduceMax`` and ``MaxPool`` of onnxruntime do not.
 """
+
 # mypy: ignore-errors
 # what stands here is ONNX in the form of Python; types of tensors have no arithmetic in Python
 

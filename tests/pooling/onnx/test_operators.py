@@ -15,9 +15,15 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from sppnet.errors import OutputError
 from sppnet.pooling import SpatialPyramidPool, pool_regions
-from sppnet.pooling.onnx_compare import Comparison, largest_difference
-from sppnet.pooling.onnx_export import ExportRecipe, export_onnx, open_session
-from sppnet.pooling.onnx_pooling import draw_regions, pooling_recipe
+from sppnet.pooling.onnx.export import (
+    Comparison,
+    ExportRecipe,
+    draw_regions,
+    export_onnx,
+    largest_difference,
+    open_session,
+    pooling_recipe,
+)
 
 LEVELS = [(6, 3, 2, 1), (7, 5, 2)]
 SIZES = [(1, 1, 1), (0, 3, 4), (2, 1, 9), (1, 9, 1), (3, 5, 5), (1, 13, 13), (2, 10, 10)]

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from sppnet.pooling.checks import MODES
-from sppnet.pooling.native_library import NativeLibrary
+from sppnet.pooling.kernels.native_library import NativeLibrary
 
 LIBRARY = NativeLibrary(Path(__file__).parent / "native", "pyramid_pool")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-
 # Starting a thread costs about as much as reading this many bytes.
 BYTES_PER_THREAD = 1 << 18
 # Fewer winners than this are found again sooner than memory for them is there.

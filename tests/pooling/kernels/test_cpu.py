@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
-from sppnet.pooling import cpu_kernel, pool_regions, spatial_pyramid_pool, torch_form
+from sppnet.pooling import pool_regions, spatial_pyramid_pool
+from sppnet.pooling.kernels import cpu as cpu_kernel
+from sppnet.pooling.kernels import torch_reference as torch_form
 
 LEVELS = [(6, 3, 2, 1), (7, 5, 2), (1,), (2, 2), (1, 4, 8), (12, 5)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -292,8 +294,8 @@ def test_other_python_threads_run_while_the_kernel_does() -> None:
 
 PROGRAM = """
 import torch
-from sppnet.pooling import cpu_kernel
-from test_cpu_kernel import DTYPES, by_crops, by_levels, draw_rows, fill, lay_out, same_bits
+from sppnet.pooling.kernels import cpu as cpu_kernel
+from test_cpu import DTYPES, by_crops, by_levels, draw_rows, fill, lay_out, same_bits
 from sppnet.pooling import pool_regions, spatial_pyramid_pool
 for dtype in DTYPES:
     for kind in ("distinct", "ties", "odd"):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
-from sppnet.pooling import dispatch, num_bins, pool_regions, spatial_pyramid_pool, triton_plan
-from sppnet.pooling.triton_kernels import pool_cells, pool_cells_backward
-from sppnet.pooling.triton_plan import make_plan
+from sppnet.pooling import num_bins, pool_regions, spatial_pyramid_pool
+from sppnet.pooling.kernels import dispatch
+from sppnet.pooling.kernels import triton_launch as triton_plan
+from sppnet.pooling.kernels.triton_launch import make_plan, pool_cells, pool_cells_backward
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 Pool = Callable[[Tensor, int], Tensor]

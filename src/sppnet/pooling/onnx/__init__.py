@@ -1,0 +1,1 @@
+"""The pooling as ONNX: its operators as graphs, and files that onnxruntime has checked."""
