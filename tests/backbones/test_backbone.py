@@ -1,4 +1,6 @@
-"""Backbones as users meet them: names, sizes, layers, batches, rebuilding."""
+"""Backbones as users meet them: names, sizes, layers, batches, rebuilding.
+
+The trunk in the form for exporters is the trunk."""
 
 import json
 
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sppnet.backbones import build_backbone, list_backbones, restore_backbone
-from sppnet.errors import UnusableFileError
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
+from sppnet.errors import OutputError, UnusableFileError
 
 ON_META = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
@@ -101,8 +104,6 @@ def test_features_do_not_depend_on_batch_mates(name):
 
 
 # ------------------------------------------------------------------------- names and layers
-
-
 def test_new_weights_are_those_of_torchvision_at_the_same_seed():
     torch.manual_seed(5)
     plain = torchvision.models.squeezenet1_1(weights=None)
@@ -208,8 +209,6 @@ def test_integers_are_refused():
 
 
 # ------------------------------------------------------------------- several maps in one pass
-
-
 @pytest.mark.parametrize(
     ("name", "layers"),
     [
@@ -249,8 +248,6 @@ def test_taps_of_no_map_are_refused(name, layer, rule):
 
 
 # ------------------------------------------------------------------------------- rebuilding
-
-
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -320,8 +317,6 @@ def test_missing_tensors_are_unusable():
 
 
 # --------------------------------------------------------------------------------- learning
-
-
 def draw_patterns(count):
     """Stripes across, stripes down, discs and noise, in random colours."""
     grid = torch.arange(32.0)
@@ -346,3 +341,20 @@ def test_small5_learns_from_nothing_in_seconds():
     with torch.no_grad():
         correct = (head(backbone(images).amax((2, 3))).argmax(1) == labels).float().mean()
     assert correct >= 0.9
+
+
+@pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "zf5"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (70, 3), (64, 80)])
+@torch.no_grad()
+def test_maps_are_those_of_the_backbone(name: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    backbone, images = build_backbone(name), torch.rand(2, 3, *size)
+    assert torch.equal(convolve_any_size(backbone, images), backbone(images))
+
+
+@pytest.mark.parametrize("name", ["swin_t", "timm:swin_tiny_patch4_window7_224"])
+def test_windows_of_attention_are_not_exported(name: str) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    with pytest.raises(OutputError, match=f"must fit every size, and the windows .* of {name}"):
+        check_exportable(backbone)

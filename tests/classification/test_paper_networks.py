@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sppnet.backbones import build_backbone
-from sppnet.backbones.paper_trunks import PAPER_TRUNKS
+from sppnet.backbones.paper import PAPER_TRUNKS
 from sppnet.classification import build_paper_network, layer_table
 from sppnet.classification.description import describe_head, restore_head
 

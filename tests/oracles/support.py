@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.swin_transformer import shifted_window_attention
 from torchvision.ops import StochasticDepth
 
-from sppnet.backbones.paper_trunks import WithinChannelNorm
+from sppnet.backbones.paper import WithinChannelNorm
 
 
 def seen_pixels(

@@ -2,8 +2,8 @@
 
 from sppnet.backbones.backbone import Backbone
 from sppnet.backbones.build import build_backbone, build_plain_classifier, restore_backbone
-from sppnet.backbones.receptive_field import Axis, Window
-from sppnet.backbones.trunks import list_backbones
+from sppnet.backbones.registry import list_backbones
+from sppnet.backbones.tracing.receptive_field import Axis, Window
 
 __all__ = [
     "Axis",

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
+from torch.nn.functional import pad
 
-from sppnet.backbones.cutting import TO_CHANNELS_FIRST, Cut, find_name
-from sppnet.backbones.placed import CHANNELS_LAST
-from sppnet.backbones.receptive_field import Axis
-from sppnet.backbones.trunks import Trunk
+from sppnet.backbones.registry import Trunk
+from sppnet.backbones.tracing.cut import TO_CHANNELS_FIRST, Cut, find_name
+from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, Axis
+from sppnet.errors import OutputError
 
 COLOURS = 3
 
@@ -212,3 +213,46 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(f"images must have shape (N, 3, H, W), sides 1 or more, got {shape}")
     if not images.is_floating_point():
         raise TypeError(f"images must be floating point in 0..1, got {images.dtype}")
+
+
+def check_exportable(backbone: Backbone) -> None:
+    """Refuse a trunk that no graph for all sizes can describe.
+
+    Raises:
+        OutputError: It has windows of attention: an exporter lays them out for one size.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> check_exportable(build_backbone("small5"))
+    """
+    if backbone.attends:
+        raise OutputError(
+            f"an ONNX file must fit every size, and the windows of attention of {backbone.name} "
+            "are laid out for each size anew: take a trunk of convolutions",
+            code="E_EXPORT",
+        )
+
+
+def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
+    """Compute the feature maps of a batch, as the backbone itself does, without asking for sizes.
+
+    ``Backbone.forward`` looks whether the image has to be padded; a graph for all sizes always
+    pads, mostly by nothing.
+
+    Args:
+        backbone: The trunk.
+        images: (N, 3, H, W) float, RGB, 0..1.
+
+    Returns:
+        (N, channels, h, w), the same as ``backbone(images)``.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> backbone, images = build_backbone("small5"), torch.rand(1, 3, 20, 30)
+        >>> torch.equal(convolve_any_size(backbone, images), backbone(images))
+        True
+    """
+    missing: list[Any] = [torch.sym_max(backbone.min_size - side, 0) for side in images.shape[-2:]]
+    padded = pad(backbone.normalise(images), (0, missing[1], 0, missing[0]))
+    features: Tensor = backbone.trunk(padded)
+    return features

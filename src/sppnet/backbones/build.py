@@ -9,10 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 from sppnet.backbones.backbone import Backbone
-from sppnet.backbones.cutting import cut_model
-from sppnet.backbones.placed import NoPlaceError
-from sppnet.backbones.timm_trunks import PREFIX, read_timm_weights
-from sppnet.backbones.trunks import OWN, Trunk, find_trunk
+from sppnet.backbones.registry import OWN, Trunk, find_trunk
+from sppnet.backbones.timm import PREFIX, read_timm_weights
+from sppnet.backbones.tracing.cut import cut_model
+from sppnet.backbones.tracing.receptive_field import NoPlaceError
 from sppnet.backbones.weights import (
     check_tensor,
     fill_module,
@@ -36,8 +36,8 @@ def build_backbone(
 ) -> Backbone:
     """Build a convolution trunk by name.
 
-    It ends in the last convolution map before pooling and head (`sppnet.backbones.trunks.FAMILIES`
-    is the table): the SPP layer takes the place of the last pooling. It comes in evaluation mode;
+    It ends in the last convolution map before pooling and head (`FAMILIES` in `registry.py` is the
+    table): the SPP layer takes the place of the last pooling. It comes in evaluation mode;
     `train()` makes it trainable as any module.
 
     Args:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from sppnet.backbones.build import build_whole_network, wrap_network
-from sppnet.backbones.heads import Head, read_head
-from sppnet.backbones.trunks import OWN, find_trunk
+from sppnet.backbones.classifiers import Head, read_head
+from sppnet.backbones.registry import OWN, find_trunk
 from sppnet.classification.carried_head import CarriedHead
 from sppnet.classification.network import AverageAndPyramid, SppNet, build_head, build_pool
 from sppnet.pooling import check_levels, num_bins

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.backbones.tracing import check_exportable, convolve_any_size
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.network import AverageAndPyramid, SppNet
 from sppnet.pooling import SpatialPyramidPool

@@ -6,10 +6,9 @@ from typing import NamedTuple, cast
 from torch import nn
 
 from sppnet.backbones import build_backbone
-from sppnet.backbones.layer_rules import through_module
-from sppnet.backbones.paper_trunks import PAPER_TRUNKS, build_paper_trunk, initialise
-from sppnet.backbones.placed import Placed
-from sppnet.backbones.receptive_field import Axis
+from sppnet.backbones.paper import PAPER_TRUNKS, build_paper_trunk, initialise
+from sppnet.backbones.tracing.propagate import through_module
+from sppnet.backbones.tracing.receptive_field import Axis, Placed
 from sppnet.classification.network import SppNet, build_classifier
 from sppnet.pooling.bins import DEFAULT_LEVELS
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sppnet.backbones.tracing import check_exportable, convolve_any_size
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.box_cascade import BoxCascade
 from sppnet.detection.box_regression import BoxRegressor
 from sppnet.detection.detector import MODEL_KIND, Detector

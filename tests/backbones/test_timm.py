@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from sppnet.backbones import build_backbone, restore_backbone
-from sppnet.backbones.timm_trunks import find_timm_model
+from sppnet.backbones.timm import find_timm_model
 from sppnet.errors import MissingPackageError, UsageError
 
 LCNET = "timm:lcnet_050"

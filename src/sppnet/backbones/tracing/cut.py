@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from sppnet.backbones.layer_rules import is_one_layer
-from sppnet.backbones.placed import CHANNELS_LAST, NoPlaceError, Placed, Value
-from sppnet.backbones.placement import function_name, place_nodes
+from sppnet.backbones.tracing.propagate import function_name, is_one_layer, place_nodes
+from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, NoPlaceError, Placed, Value
 
 LISTED_DEPTH = 2
 TO_CHANNELS_FIRST = (0, 3, 1, 2)

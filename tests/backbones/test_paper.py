@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sppnet.backbones import build_backbone, list_backbones
-from sppnet.backbones.paper_trunks import PAPER_TRUNKS, WithinChannelNorm, build_paper_trunk
+from sppnet.backbones.paper import PAPER_TRUNKS, WithinChannelNorm, build_paper_trunk
 
 SIDES = (180, 224, 256, 688, 1200)
 # Cells behind each layer that changes their number: the rows are the sides above. At 224 they are

@@ -10,7 +10,7 @@ from torch import nn
 
 from oracles.support import draw_weights, make_positive, seen_pixels
 from sppnet.backbones import Axis, Window, build_backbone
-from sppnet.backbones.cutting import cut_model
+from sppnet.backbones.tracing.cut import cut_model
 
 # name, layer -> stride, centre of cell 0, receptive field; each is also measured below
 GEOMETRY = {

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sppnet.backbones.cutting import find_name, trace_model
-from sppnet.backbones.placement import function_name
-from sppnet.backbones.trunks import Trunk
+from sppnet.backbones.registry import Trunk
+from sppnet.backbones.tracing.cut import find_name, trace_model
+from sppnet.backbones.tracing.propagate import function_name
 
 SIDES = ((2, 3), [2, 3], (1, 2))  # of maps with channels first, with channels last
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh)
@@ -43,7 +43,7 @@ def read_head(model: nn.Module, recipe: Trunk) -> Head:
             itself.
 
     Example:
-        >>> from sppnet.backbones.trunks import find_trunk
+        >>> from sppnet.backbones.registry import find_trunk
         >>> recipe = find_trunk("mobilenet_v2")
         >>> read_head(recipe.build().eval(), recipe).layers[-1]
         Linear(in_features=1280, out_features=1000, bias=True)

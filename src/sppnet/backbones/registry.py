@@ -1,4 +1,4 @@
-"""The trunks that can be had by name: where each is cut, and what its input has to look like."""
+"""Trunks by name: torchvision's families, and a small one of our own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,12 +8,45 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from sppnet.backbones.paper_trunks import PAPER_TRUNKS, build_paper_trunk
-from sppnet.backbones.small5 import build_small5_trunk
-from sppnet.backbones.timm_trunks import PREFIX, find_timm_model
+from sppnet.backbones.paper import PAPER_TRUNKS, build_paper_trunk
+from sppnet.backbones.timm import PREFIX, find_timm_model
 
+WIDTHS = (24, 48, 64, 96, 96)
+KERNELS = (5, 3, 3, 3, 3)
+STRIDES = (2, 2, 2, 1, 1)
 RGB_MEAN = (0.485, 0.456, 0.406)
 RGB_STD = (0.229, 0.224, 0.225)
+REFUSED = {
+    "maxvit": "its attention works on windows of one image size, so cells have no fixed place",
+    "vit": "its attention mixes the whole image and its position table fits one image size only",
+}
+
+
+def build_small5_trunk() -> nn.Sequential:
+    """Build five layers of convolution, BatchNorm and ReLU with new weights.
+
+    Every layer is padded by half its kernel, so cell k lies on pixel 8 * k: stride 8, centre 0,
+    receptive field 49. It has 0.2 million weights and takes 0.2 G multiplications at 224 x 224. It
+    is for the demonstration, for tests and for drawn scenes, where nothing is to be downloaded.
+
+    Returns:
+        A module from (N, 3, H, W) to (N, 96, ceil(H / 8), ceil(W / 8)).
+
+    Example:
+        >>> import torch
+        >>> build_small5_trunk()(torch.zeros(1, 3, 64, 96)).shape
+        torch.Size([1, 96, 8, 12])
+    """
+    trunk = nn.Sequential()
+    channels_in = 3
+    for number, (width, kernel, stride) in enumerate(zip(WIDTHS, KERNELS, STRIDES, strict=True), 1):
+        convolution = nn.Conv2d(channels_in, width, kernel, stride, kernel // 2, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        trunk.add_module(f"conv{number}", convolution)
+        trunk.add_module(f"norm{number}", nn.BatchNorm2d(width))
+        trunk.add_module(f"relu{number}", nn.ReLU(inplace=True))
+        channels_in = width
+    return trunk
 
 
 @dataclass(frozen=True)
@@ -88,10 +121,6 @@ FAMILIES: dict[str, _Family] = {
     "vgg19": _Family("features.35"),
     "vgg19_bn": _Family("features.51"),
     "wide_resnet": _Family("layer4"),
-}
-REFUSED = {
-    "maxvit": "its attention works on windows of one image size, so cells have no fixed place",
-    "vit": "its attention mixes the whole image and its position table fits one image size only",
 }
 OWN = {
     "small5": Trunk("small5", build_small5_trunk, "relu5"),

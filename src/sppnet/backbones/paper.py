@@ -38,7 +38,6 @@ class Pooling:
 
 Layer = Convolution | Normalisation | Pooling
 WITHIN, ACROSS = Normalisation(across_channels=False), Normalisation(across_channels=True)
-
 # Strides, widths and the places of poolings and normalisations are those of the paper's table 1,
 # which leaves the paddings open. ZF-5 is the released network. The paddings of the others give the
 # map sizes of the table; their normalisation, its constants and the biases are Krizhevsky's, from
@@ -157,7 +156,7 @@ class WithinChannelNorm(nn.Module):
     Source: within-channel LRN of the authors' Caffe.
     """
 
-    keeps_cells = True  # read by sppnet.backbones.layer_rules
+    keeps_cells = True  # read by sppnet.backbones.tracing.propagate
 
     def __init__(self, size: int = 3, alpha: float = 5e-5, beta: float = 0.75) -> None:
         super().__init__()
