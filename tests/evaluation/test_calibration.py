@@ -10,9 +10,13 @@ from sklearn.linear_model import LogisticRegression
 
 from evaluation_scenes import as_detections, as_images, random_scene
 from sppnet.evaluation import ScoreCalibration, evaluate_detections, judge_scores
-from sppnet.evaluation.calibration_curves import fit_isotonic, fit_platt
-from sppnet.evaluation.reliability import measure_reliability, reliability_of
-from sppnet.evaluation.score_calibration import cross_calibrate
+from sppnet.evaluation.calibration import (
+    cross_calibrate,
+    fit_isotonic,
+    fit_platt,
+    measure_reliability,
+    reliability_of,
+)
 from sppnet.geometry import Detections
 
 NAMES = ["a", "b", "c", "d"]

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sppnet.app.benchmark_results import Growth
-from sppnet.evaluation.chart_axes import Scale, number_text, thin
-from sppnet.evaluation.markup import Html, element
-from sppnet.evaluation.page import STYLE_FILE
-from sppnet.evaluation.svg import WIDTH, svg_drawing, svg_line, svg_text
+from sppnet.evaluation.report.axes import Scale, number_text, thin
+from sppnet.evaluation.report.charts import WIDTH, svg_drawing, svg_line, svg_text
+from sppnet.evaluation.report.html import STYLE_FILE, Html, element
 
 HEIGHT = 300
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 42, 40

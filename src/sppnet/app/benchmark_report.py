@@ -8,7 +8,7 @@ from sppnet.app.benchmark_charts import growth_chart, sweep_chart
 from sppnet.app.benchmark_inputs import WINDOW_WORDS
 from sppnet.app.benchmark_plan import BenchmarkPlan
 from sppnet.app.benchmark_results import Comparison, Growth, Results
-from sppnet.evaluation.page import (
+from sppnet.evaluation.report.html import (
     Page,
     Tile,
     figure,
@@ -18,7 +18,7 @@ from sppnet.evaluation.page import (
     table,
     tiles,
 )
-from sppnet.evaluation.report_blocks import add_origin_section
+from sppnet.evaluation.report.sections import add_origin_section
 from sppnet.storage import write_text
 
 HEADER = ("case", "what", "threads", "ours, ms", "peer", "peer, ms", "ratio", "goal", "met")

@@ -5,11 +5,10 @@ from typing import Any
 
 from sppnet.app.demo_plan import DemoPlan
 from sppnet.app.demo_scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
-from sppnet.evaluation.chart_axes import score_text
-from sppnet.evaluation.charts import Series, grouped_bar_chart, line_chart
-from sppnet.evaluation.markup import Html
-from sppnet.evaluation.page import figure
-from sppnet.evaluation.report_blocks import ranked_names
+from sppnet.evaluation.report.axes import score_text
+from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
+from sppnet.evaluation.report.html import Html, figure
+from sppnet.evaluation.report.sections import ranked_names
 
 TITLES = {TRAINED: "trained", UNTRAINED: "untrained", CHANCE: "chance"}
 

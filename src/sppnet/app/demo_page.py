@@ -17,15 +17,15 @@ from sppnet.app.demo_scores import CHANCE, TRAINED, UNTRAINED, DemoScores
 from sppnet.app.demo_sizes import NO_BREAK, size_blocks
 from sppnet.app.demo_steps import DemoSteps
 from sppnet.detection import Detector
-from sppnet.evaluation.chart_axes import score_text, seconds_text
-from sppnet.evaluation.markup import Html
-from sppnet.evaluation.operating_point import (
+from sppnet.evaluation.error_analysis import (
     OperatingPoint,
     best_and_worst,
     best_operating_point,
     judge_images,
 )
-from sppnet.evaluation.page import (
+from sppnet.evaluation.report.axes import score_text, seconds_text
+from sppnet.evaluation.report.html import (
+    Html,
     Page,
     Tile,
     details,
@@ -36,8 +36,12 @@ from sppnet.evaluation.page import (
     table,
     tiles,
 )
-from sppnet.evaluation.report_blocks import add_origin_section, counted
-from sppnet.evaluation.report_pictures import scene_legend, scene_pictures
+from sppnet.evaluation.report.sections import (
+    add_origin_section,
+    counted,
+    scene_legend,
+    scene_pictures,
+)
 from sppnet.images import load_image
 from sppnet.storage import write_text
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sppnet.detection import Detector, EncodedImage, propose
 from sppnet.evaluation import draw_detections, judge_detections
-from sppnet.evaluation.box_painter import BoxPainter
-from sppnet.evaluation.overlays import FALSE_ALARM, HIT, MISS, to_picture
+from sppnet.evaluation.visualize import FALSE_ALARM, HIT, MISS, BoxPainter, to_picture
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 

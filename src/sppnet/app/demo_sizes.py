@@ -9,9 +9,8 @@ from sppnet.app.demo_scores import DemoScores
 from sppnet.app.demo_steps import DemoSteps
 from sppnet.detection import Detector, EncodedImage
 from sppnet.evaluation import to_jpeg_bytes
-from sppnet.evaluation.markup import Html, element
-from sppnet.evaluation.operating_point import OperatingPoint
-from sppnet.evaluation.page import Picture, figures, table
+from sppnet.evaluation.error_analysis import OperatingPoint
+from sppnet.evaluation.report.html import Html, Picture, element, figures, table
 from sppnet.images import LabelledImage, load_image
 from sppnet.pooling import num_bins
 

@@ -10,7 +10,7 @@ from sppnet.app.detect_images import ImageOutcome, OutcomeStore, detect_file, op
 from sppnet.app.progress import track
 from sppnet.errors import InputError
 from sppnet.evaluation import write_coco_results, write_csv
-from sppnet.evaluation.overlays import draw_detections, to_jpeg_bytes
+from sppnet.evaluation.visualize import draw_detections, to_jpeg_bytes
 from sppnet.geometry import Detections
 from sppnet.images import list_images, load_image
 from sppnet.storage import ensure_output_folder, write_bytes

@@ -14,9 +14,9 @@ from sppnet.app.progress import track
 from sppnet.detection.combination import AnyDetector
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.evaluation import proposal_recall_curve
-from sppnet.evaluation.chart_axes import score_text
-from sppnet.evaluation.detection_figures import MEASURES, DetectionFigures
-from sppnet.evaluation.detection_report import write_detection_report
+from sppnet.evaluation.report.axes import score_text
+from sppnet.evaluation.report.detection import write_detection_report
+from sppnet.evaluation.report.detection_figures import MEASURES, DetectionFigures
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
 from sppnet.storage.runs import surroundings

@@ -19,8 +19,8 @@ from sppnet.app.console import (
 from sppnet.app.progress import track
 from sppnet.detection.proposals import split_methods
 from sppnet.errors import UsageError
-from sppnet.evaluation.page import Page, Tile, details, paragraph, table, tiles
-from sppnet.evaluation.report_blocks import add_origin_section, add_problem_section
+from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table, tiles
+from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
 from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
 from sppnet.paper.supplies import Effort

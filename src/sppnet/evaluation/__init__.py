@@ -8,28 +8,35 @@ from sppnet.evaluation.average_precision import (
     evaluate_detections,
     summarise_detections,
 )
-from sppnet.evaluation.classification_metrics import (
+from sppnet.evaluation.calibration import (
+    Reliability,
+    ScoreCalibration,
+    judge_scores,
+    measure_reliability,
+)
+from sppnet.evaluation.classification import (
     confusion_matrix,
     mean_class_accuracy,
     per_class_accuracy,
     top_k_accuracy,
 )
-from sppnet.evaluation.classification_report import (
+from sppnet.evaluation.coco import CocoMeasures, coco_measures
+from sppnet.evaluation.error_analysis import (
+    DetectionConfusion,
+    ErrorTypes,
+    confuse_detections,
+    find_error_types,
+)
+from sppnet.evaluation.matching import Judgement, judge_detections
+from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
+from sppnet.evaluation.report.classification import (
     ClassificationFigures,
     write_classification_report,
 )
-from sppnet.evaluation.coco_measures import CocoMeasures, coco_measures
-from sppnet.evaluation.detection_analysis import DetectionAnalysis
-from sppnet.evaluation.detection_confusion import DetectionConfusion, confuse_detections
-from sppnet.evaluation.detection_figures import DetectionFigures
-from sppnet.evaluation.detection_report import write_detection_report
-from sppnet.evaluation.detections_file import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.error_types import ErrorTypes, find_error_types
-from sppnet.evaluation.hits_and_misses import Judgement, judge_detections
-from sppnet.evaluation.overlays import draw_detections, draw_hits_and_misses, to_jpeg_bytes
-from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
-from sppnet.evaluation.reliability import Reliability, judge_scores, measure_reliability
-from sppnet.evaluation.score_calibration import ScoreCalibration
+from sppnet.evaluation.report.detection import write_detection_report
+from sppnet.evaluation.report.detection_figures import DetectionAnalysis, DetectionFigures
+from sppnet.evaluation.results_io import read_detections, write_coco_results, write_csv
+from sppnet.evaluation.visualize import draw_detections, draw_hits_and_misses, to_jpeg_bytes
 
 __all__ = [
     "AveragePrecision",

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sppnet.evaluation.coco_matching import match_coco
 from sppnet.evaluation.matching import (
     Floats,
     Found,
@@ -15,6 +14,7 @@ from sppnet.evaluation.matching import (
     Truth,
     collect_detections,
     collect_truth,
+    match_coco,
     match_voc,
 )
 

@@ -1,16 +1,19 @@
-"""Tables of all objects and detections, and which detections are hits by PASCAL VOC's rule.
+"""Which detections are true positives: the rules of VOC and of COCO.
 
 Detections are treated from the best score down. Among equal scores, images go in the order of the
 truth and the detections of one image in the order given. COCO's rule is in ``coco_matching``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from sppnet.geometry import Detections
+from sppnet.geometry import Detections, box_iou
 
 if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+COCO_MAX_DETECTIONS = 100
+EVERY_AREA = (0.0, 1e10)
 
 
 class Truth(NamedTuple):
@@ -203,3 +208,172 @@ def _check_labels(labels: Ints, num_classes: int, name: str) -> None:
     bad = labels[(labels < 0) | (labels >= num_classes)]
     if len(bad):
         raise ValueError(f"labels in {name} must be 0..{num_classes - 1}, got {bad[0]}")
+
+
+class CocoRows(NamedTuple):
+    """What is matched side by side: R pairs of an overlap and a range of areas."""
+
+    thresholds: Floats  # (R,) overlaps that are enough, 0..1
+    areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
+
+
+def match_coco(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
+    """Match by the rule of COCO, objects of every size.
+
+    A detection takes the free object of its class that it overlaps most (the last one of equals),
+    if that is enough; failing that, one that is ignored: difficult ones once, crowds any number
+    of times. The overlap with a crowd is the share of the detection that lies in it.
+    Only the best 100 detections per image and class count; the others are ignored.
+
+    Args:
+        truth: All objects.
+        found: All detections.
+        iou_thresholds: (T,) overlaps that are enough, 0..1.
+
+    Source:
+        Lin et al. (2014); pycocotools, cocoeval.py.
+    """
+    rows = CocoRows(iou_thresholds, np.tile(EVERY_AREA, (len(iou_thresholds), 1)))
+    return match_coco_rows(truth, found, rows, np.zeros(len(truth.label)))
+
+
+def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Floats) -> Matches:
+    """Match by the rule of COCO at several overlaps and for several ranges of areas at once.
+
+    An object outside a row's range is ignored in it, and so is a detection outside the range that
+    takes no object.
+
+    Args:
+        truth: All objects.
+        found: All detections.
+        rows: Overlaps and ranges.
+        truth_areas: (G,) of the objects, square pixels.
+
+    Returns:
+        The matches, (R, D).
+    """
+    shape = (len(rows.thresholds), len(found.scores))
+    target, ignored = np.full(shape, -1), np.zeros(shape, np.bool_)
+    beyond = rank_in_class(found) >= COCO_MAX_DETECTIONS
+    not_asked = truth.ignored | _outside(truth_areas, rows.areas)  # (R, G)
+    for detected, objects in each_image(truth, found):
+        detected = detected[~beyond[detected]]
+        overlaps = class_overlaps(truth, found, detected, objects)
+        touching = (overlaps >= rows.thresholds.min()).any(1)
+        order = np.argsort(-found.scores[detected], kind="stable")
+        taken = np.zeros((len(rows.thresholds), len(objects)), np.bool_)
+        for d in order[touching[order]]:
+            usable = ~taken | truth.crowd[objects]
+            chosen = _choose(overlaps[d], usable, not_asked[:, objects], rows.thresholds)
+            hits = np.flatnonzero(chosen >= 0)
+            taken[hits, chosen[hits]] = True
+            is_ignored = not_asked[hits, objects[chosen[hits]]]
+            target[hits, detected[d]] = np.where(is_ignored, -1, objects[chosen[hits]])
+            ignored[hits, detected[d]] = is_ignored
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    ignored |= beyond | ((target < 0) & _outside(sides.prod(1), rows.areas))
+    return Matches(target >= 0, ignored, target)
+
+
+def rank_in_class(found: Found) -> Ints:
+    """Place of each detection among those of its image and class, from 0, best score first."""
+    order = np.lexsort((-found.scores, found.label, found.image))
+    group = np.stack([found.image, found.label])[:, order]
+    starts = np.flatnonzero(np.r_[True, (group[:, 1:] != group[:, :-1]).any(0)][: len(order)])
+    sizes = np.diff(np.r_[starts, len(order)])
+    rank = np.zeros(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    return rank
+
+
+def _outside(areas: Floats, ranges: Floats) -> Mask:
+    """Whether each area lies outside each range: (R, N)."""
+    return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
+
+
+def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:
+    """Object that one detection takes in each row, -1 for none: (R,)."""
+    usable = (overlaps >= thresholds[:, None]) & usable
+    first_choice = usable & ~not_asked
+    usable = np.where(first_choice.any(1, keepdims=True), first_choice, usable)
+    masked = np.where(usable, overlaps, -1.0)[:, ::-1]  # argmax takes the first of equals
+    last_best = overlaps.shape[-1] - 1 - masked.argmax(1)
+    return np.where(usable.any(1), last_best, -1)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of each detection and each object of one image.
+
+    Args:
+        is_hit: (K,) bool: the detection found an object that nothing better-scored had found.
+        is_ignored: (K,) bool: it lies on an object that does not count.
+        is_missed: (T,) bool: the object counts, and nothing found it.
+    """
+
+    is_hit: Tensor
+    is_ignored: Tensor
+    is_missed: Tensor
+
+    @property
+    def is_false_alarm(self) -> Tensor:
+        """(K,) bool: neither a hit nor ignored."""
+        return ~(self.is_hit | self.is_ignored)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Number of hits, of false alarms and of misses."""
+        return (
+            int(self.is_hit.sum()),
+            int(self.is_false_alarm.sum()),
+            int(self.is_missed.sum()),
+        )
+
+
+def judge_detections(
+    truth_boxes: Tensor,
+    truth_labels: Tensor,
+    detections: Detections,
+    iou_threshold: float = 0.5,
+    truth_ignored: Tensor | None = None,
+) -> Judgement:
+    """Match the detections of one image with its objects, by the rule of PASCAL VOC.
+
+    The best score goes first. Each detection looks at the object of its class that it overlaps
+    most; if the overlap is large enough and the object not taken yet, it is a hit.
+
+    Args:
+        truth_boxes: (T, 4) xyxy pixels.
+        truth_labels: (T,) classes.
+        detections: What was found.
+        iou_threshold: Overlap that is enough, 0..1.
+        truth_ignored: (T,) bool, objects that count neither way, such as difficult ones.
+
+    Returns:
+        The judgement, in the orders given.
+
+    Example:
+        >>> truth = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+        >>> found = Detections(truth, torch.tensor([0.9]), torch.tensor([0]))
+        >>> judge_detections(truth, torch.tensor([0]), found).counts()
+        (1, 0, 0)
+
+    Source:
+        Everingham et al., The PASCAL Visual Object Classes Challenge (2010), section 4.2.
+    """
+    num_truth = len(truth_boxes)
+    ignored = torch.zeros(num_truth, dtype=torch.bool) if truth_ignored is None else truth_ignored
+    is_taken = torch.zeros(num_truth, dtype=torch.bool)
+    is_hit = torch.zeros(detections.count, dtype=torch.bool)
+    is_ignored = torch.zeros(detections.count, dtype=torch.bool)
+    if num_truth and detections.count:
+        overlaps = box_iou(detections.boxes, truth_boxes.to(torch.float32))
+        overlaps[detections.labels[:, None] != truth_labels[None, :]] = -1
+        best_overlaps, best_objects = overlaps.max(dim=1)
+        for row in detections.scores.sort(descending=True, stable=True).indices.tolist():
+            target = int(best_objects[row])
+            if best_overlaps[row] < iou_threshold:
+                continue
+            is_ignored[row] = ignored[target]
+            is_hit[row] = not (ignored[target] or is_taken[target])
+            is_taken[target] = True
+    return Judgement(is_hit, is_ignored, ~(is_taken | ignored))

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.evaluation.box_painter import BoxPainter
-from sppnet.evaluation.hits_and_misses import judge_detections
-from sppnet.evaluation.overlays import (
+from sppnet.evaluation.matching import judge_detections
+from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
     FALSE_ALARM,
     HIT,
     MISS,
+    BoxPainter,
     draw_detections,
     draw_hits_and_misses,
     fit_picture,

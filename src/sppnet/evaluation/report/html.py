@@ -1,11 +1,111 @@
-"""What a page is made of: paragraphs, key figures, tables, figures, pictures, details."""
+"""HTML pages: escaping, the page, and its blocks."""
 
 import base64
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from sppnet.evaluation.markup import Html, element, escape, join
+# Control characters, lone surrogates, non-characters and the marks that reverse the order of text.
+UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+WITHOUT_END_TAG = frozenset({"br", "img", "meta", "circle", "line", "path", "polyline", "rect"})
+Attribute = str | int | float | bool | None
+__all__ = [
+    "Page",
+    "Picture",
+    "Tile",
+    "details",
+    "figure",
+    "figures",
+    "heading",
+    "name_values",
+    "paragraph",
+    "pictures",
+    "table",
+    "tiles",
+]
+# The page forbids itself to load anything: what it shows lies inside it.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+STYLE_FILE = Path(__file__).with_name("page.css")
+
+
+class Html(str):
+    """A string that is markup already and is passed through as it is.
+
+    Example:
+        >>> join("a < b", Html("<br />"))
+        'a &lt; b<br />'
+    """
+
+    __slots__ = ()
+
+
+def escape(text: object) -> Html:
+    """Make any text harmless inside an element or a quoted attribute.
+
+    Characters that cannot be shown, such as control bytes of a hostile file name, become U+FFFD.
+
+    Args:
+        text: Anything; markup stays as it is, the rest is turned into a string first.
+
+    Returns:
+        Markup that shows the text.
+
+    Example:
+        >>> escape("<script>")
+        '&lt;script&gt;'
+    """
+    if isinstance(text, Html):
+        return text
+    return Html(html.escape(UNSHOWABLE.sub("\ufffd", str(text)), quote=True))
+
+
+def join(*parts: object) -> Html:
+    """Put parts one after the other, each escaped unless it is markup."""
+    return Html("".join(escape(part) for part in parts))
+
+
+def element(tag: str, *children: object, **attributes: Attribute) -> Html:
+    """Write one element, well-formed both as HTML and as XML.
+
+    Attribute names are Python names: a final underscore is dropped and the others become dashes.
+    None and False leave the attribute out.
+
+    Args:
+        tag: Its name.
+        children: Text, which is escaped, and other elements.
+        attributes: Numbers are rounded to two decimals.
+
+    Returns:
+        The element.
+
+    Example:
+        >>> element("rect", width=1 / 3, stroke_width=2, class_="bar")
+        '<rect width="0.33" stroke-width="2" class="bar" />'
+        >>> element("p", "a & b", hidden=None)
+        '<p>a &amp; b</p>'
+    """
+    inside = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_attribute_text(value)}"'
+        for name, value in attributes.items()
+        if value is not None and value is not False
+    )
+    if tag in WITHOUT_END_TAG:
+        return Html(f"<{tag}{inside} />")
+    return Html(f"<{tag}{inside}>{join(*children)}</{tag}>")
+
+
+def _attribute_text(value: Attribute) -> str:
+    """Write an attribute's value: numbers short, True as nothing, text escaped."""
+    if value is True:
+        return ""
+    if isinstance(value, float):
+        return f"{round(value, 2):.10g}"
+    return escape(value)
 
 
 @dataclass(frozen=True)
@@ -190,3 +290,80 @@ def block(content: object) -> Html:
 def _unless_empty(markup: Html, entries: Sequence[object]) -> Html:
     """The markup, or nothing at all if there is nothing in it."""
     return markup if entries else Html()
+
+
+@dataclass
+class Page:
+    """Builds an HTML page section by section.
+
+    All text is escaped; only what the functions of this module and of ``charts`` return is markup.
+
+    Args:
+        title: Heading and title of the window.
+        subtitle: One line below it.
+        footer: One line at the end.
+
+    Example:
+        >>> page = Page("Report")
+        >>> page.add_section("Figures", tiles([Tile("AP50", "0.904")]))
+        >>> page.render().startswith("<!DOCTYPE html>")
+        True
+    """
+
+    title: str
+    subtitle: str = ""
+    footer: str = ""
+    _sections: list[tuple[str, Html]] = field(default_factory=list, init=False, repr=False)
+
+    def add_section(self, title: str, *blocks: object) -> None:
+        """Append a section; without a title it is an opening block that the contents leave out.
+
+        Args:
+            title: Its heading.
+            blocks: Markup, or plain text that becomes a paragraph.
+        """
+        self._sections.append((title, join(*map(block, blocks))))
+
+    def render(self) -> str:
+        """Write the page.
+
+        Returns:
+            A whole HTML document, to be saved as UTF-8.
+        """
+        head = element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            element("title", self.title),
+            element("style", Html(STYLE_FILE.read_text(encoding="utf-8"))),
+        )
+        sections = [self._section(*section) for section in self._named_sections()]
+        main = element("main", *sections)
+        foot = element("footer", self.footer) if self.footer else ""
+        document = element("html", head, element("body", self._header(), main, foot), lang="en")
+        return f"<!DOCTYPE html>\n{document}\n"
+
+    def _header(self) -> Html:
+        """Title, subtitle and, on a long page, links to the sections."""
+        links = [
+            element("a", title, href=f"#{name}")
+            for name, title, _ in self._named_sections()
+            if title
+        ]
+        contents = element("nav", *links, aria_label="Contents") if len(links) > 2 else ""
+        subtitle = element("p", self.subtitle, class_="subtitle") if self.subtitle else ""
+        return element("header", element("h1", self.title), subtitle, contents)
+
+    def _named_sections(self) -> list[tuple[str, str, Html]]:
+        """(Anchor, title, content) of each section; the number keeps anchors unique."""
+        return [
+            (f"{number}-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}", title, content)
+            for number, (title, content) in enumerate(self._sections, start=1)
+        ]
+
+    @staticmethod
+    def _section(name: str, title: str, content: Html) -> Html:
+        """One section with its heading."""
+        heading = element("h2", title) if title else ""
+        return element("section", heading, content, id=name)

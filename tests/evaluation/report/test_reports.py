@@ -9,20 +9,15 @@ import torch
 
 from html_checks import check_page
 from sppnet.errors import InputError, Problem
-from sppnet.evaluation.classification_report import (
+from sppnet.evaluation.error_analysis import best_and_worst, best_operating_point, judge_images
+from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
+from sppnet.evaluation.report.classification import (
     ClassificationFigures,
     write_classification_report,
 )
-from sppnet.evaluation.detection_figures import DetectionFigures
-from sppnet.evaluation.detection_report import write_detection_report
-from sppnet.evaluation.operating_point import (
-    best_and_worst,
-    best_operating_point,
-    judge_images,
-)
-from sppnet.evaluation.page import Tile
-from sppnet.evaluation.paper_numbers import PAPER_AP, VOC_NAMES
-from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
+from sppnet.evaluation.report.detection import write_detection_report
+from sppnet.evaluation.report.detection_figures import PAPER_AP, VOC_NAMES, DetectionFigures
+from sppnet.evaluation.report.html import Tile
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 

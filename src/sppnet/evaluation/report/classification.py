@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sppnet.errors import Problem
-from sppnet.evaluation.chart_axes import score_text
-from sppnet.evaluation.charts import confusion_chart
-from sppnet.evaluation.classification_metrics import (
+from sppnet.evaluation.classification import (
     confusion_matrix,
     mean_class_accuracy,
     per_class_accuracy,
     top_k_accuracy,
 )
-from sppnet.evaluation.markup import Html
-from sppnet.evaluation.page import (
+from sppnet.evaluation.report.axes import score_text
+from sppnet.evaluation.report.charts import confusion_chart
+from sppnet.evaluation.report.html import (
+    Html,
     Page,
     Tile,
     details,
@@ -29,16 +29,17 @@ from sppnet.evaluation.page import (
     table,
     tiles,
 )
-from sppnet.evaluation.report_blocks import (
+from sppnet.evaluation.report.sections import (
     MOST_BARS,
+    LoadImage,
     add_origin_section,
     add_problem_section,
     add_time_section,
     class_bars,
     counted,
     in_columns,
+    thumbnails,
 )
-from sppnet.evaluation.report_pictures import LoadImage, thumbnails
 from sppnet.images.decode import load_image
 from sppnet.storage.files import write_json, write_text
 

@@ -7,15 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from html_checks import Document, check_page
-from sppnet.evaluation.markup import Html, element, escape, join
-from sppnet.evaluation.page import (
+from sppnet.evaluation.report.html import (
+    Html,
     Page,
     Picture,
     Tile,
     details,
+    element,
+    escape,
     figure,
     figures,
     heading,
+    join,
     name_values,
     paragraph,
     pictures,

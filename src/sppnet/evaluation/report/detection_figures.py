@@ -1,4 +1,4 @@
-"""The figures that a report of a detector shows."""
+"""What a detection report shows, worked out from detections and truth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,23 @@ from numpy.typing import ArrayLike
 
 from sppnet.errors import Problem
 from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
-from sppnet.evaluation.chart_axes import thin
-from sppnet.evaluation.detection_analysis import DetectionAnalysis
+from sppnet.evaluation.calibration import (
+    Reliability,
+    ScoreCalibration,
+    judge_scores,
+    measure_reliability,
+)
+from sppnet.evaluation.coco import CocoMeasures, coco_measures
+from sppnet.evaluation.error_analysis import (
+    DetectionConfusion,
+    ErrorTypes,
+    OperatingPoint,
+    best_operating_point,
+    confuse_detections,
+    find_error_types,
+)
 from sppnet.evaluation.proposal_recall import ProposalRecall
-from sppnet.evaluation.score_calibration import ScoreCalibration
+from sppnet.evaluation.report.axes import thin
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 
@@ -23,6 +36,79 @@ MEASURES = {
     "ap": ("AP", "mean over overlaps 0.50 to 0.95, COCO's rule"),
     "ap50_voc07": ("VOC07", "overlap 0.5, mean of 11 points"),
 }
+VOC_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+NUM_VOC07_TEST_IMAGES = 4952
+# Table 11, last row: SPP-net (ZF-5), five scales, fine-tuned fc layers, box regression.
+PAPER_AP = (
+    0.686, 0.697, 0.571, 0.412, 0.405, 0.663, 0.713, 0.725, 0.344, 0.673, 0.617, 0.631, 0.710,
+    0.698, 0.576, 0.297, 0.590, 0.502, 0.652, 0.680,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DetectionAnalysis:
+    """What a detector gets right and wrong, and whether its scores can be believed.
+
+    Args:
+        coco: COCO's twelve numbers.
+        point: The threshold with the best F1; confusion and kinds of mistakes are counted there.
+        confusion: Which class was taken for which, the background included.
+        errors: Kinds of mistakes and what each costs.
+        reliability: Probabilities against shares of hits; None if there is too little for it.
+    """
+
+    coco: CocoMeasures
+    point: OperatingPoint
+    confusion: DetectionConfusion
+    errors: ErrorTypes
+    reliability: Reliability | None
+
+    @classmethod
+    def measure(
+        cls,
+        images: Sequence[LabelledImage],
+        detections: Mapping[Any, Detections],
+        names: Sequence[str],
+        calibration: ScoreCalibration | None = None,
+    ) -> "DetectionAnalysis":
+        """Take all these measures.
+
+        Args:
+            images: With their truth.
+            detections: By image id; an image that is missing has none.
+            names: Class names.
+            calibration: Turns scores into probabilities, fitted on other images; see
+                ``measure_reliability`` for what happens without one.
+
+        Returns:
+            The measures.
+
+        Raises:
+            ValueError: If detections and truth do not belong together.
+        """
+        point = best_operating_point(images, detections)
+        scene = images, detections, names
+        return cls(
+            coco_measures(*scene),
+            point,
+            confuse_detections(*scene, point.score_threshold),
+            find_error_types(*scene, point.score_threshold),
+            measure_reliability(judge_scores(*scene), len(names), calibration),
+        )
+
+    def numbers(self) -> dict[str, object]:
+        """All of it, for JSON."""
+        return {
+            "coco": {"mean": self.coco.mean, "per_class": self.coco.per_class},
+            "operating_point": self.point.numbers(),
+            "confusion": self.confusion.numbers(),
+            "errors": self.errors.numbers(),
+            "reliability": self.reliability.numbers() if self.reliability else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -117,3 +203,27 @@ def _curve(recall: ArrayLike, precision: ArrayLike) -> dict[str, list[float]]:
     columns = {"recall": np.asarray(recall), "precision": np.asarray(precision)}
     kept = thin(len(columns["recall"]))
     return {name: values[kept].tolist() for name, values in columns.items()}
+
+
+def comparable_paper_ap(names: Sequence[str], num_images: int) -> Mapping[str, float]:
+    """Average precision of the paper's detector, if the data are the test images of VOC 2007.
+
+    Args:
+        names: Class names of the data.
+        num_images: How many images were scored.
+
+    Returns:
+        VOC07 11-point average precision by class; empty for any other data.
+
+    Example:
+        >>> comparable_paper_ap(["raccoon"], 40)
+        {}
+        >>> comparable_paper_ap(VOC_NAMES, 4952)["cat"]
+        0.725
+
+    Source:
+        He et al. 2014, table 11: ZF-5, five scales, with box regression (59.2 % on average).
+    """
+    if num_images != NUM_VOC07_TEST_IMAGES or set(names) != set(VOC_NAMES):
+        return {}
+    return dict(zip(VOC_NAMES, PAPER_AP, strict=True))

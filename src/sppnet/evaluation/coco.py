@@ -13,11 +13,21 @@ from sppnet.evaluation.average_precision import (
     average_precision_coco,
     precision_and_recall,
 )
-from sppnet.evaluation.coco_matching import EVERY_AREA, CocoRows, match_coco_rows, rank_in_class
-from sppnet.evaluation.matching import Floats, Found, Truth, collect_detections, collect_truth
+from sppnet.evaluation.matching import (
+    EVERY_AREA,
+    CocoRows,
+    Floats,
+    Found,
+    Truth,
+    collect_detections,
+    collect_truth,
+    match_coco_rows,
+    rank_in_class,
+)
 
 if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
+
 
 # Smallest and largest area that counts, square pixels; both ends belong to both neighbours.
 COCO_AREAS = {

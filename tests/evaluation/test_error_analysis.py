@@ -8,7 +8,7 @@ from evaluation_scenes import as_detections, as_images, random_scene
 from oracles import slow_mistakes as slow
 from oracles.slow_average_precision import Thing
 from sppnet.evaluation import confuse_detections, evaluate_detections, find_error_types
-from sppnet.evaluation.error_types import ERROR_TYPES, FALSE_ALARMS
+from sppnet.evaluation.error_analysis import ERROR_TYPES, FALSE_ALARMS
 
 NAMES = ["a", "b", "c", "d"]
 EVERY_SCORE = -math.inf

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from html_checks import check_page, drawing, has_class
-from sppnet.evaluation.chart_axes import (
+from sppnet.evaluation.report.axes import (
     Scale,
     log_ticks,
     nice_ticks,
@@ -17,14 +17,14 @@ from sppnet.evaluation.chart_axes import (
     text_width,
     thin,
 )
-from sppnet.evaluation.charts import (
+from sppnet.evaluation.report.charts import (
+    WIDTH,
     Series,
     bar_chart,
     confusion_chart,
     grouped_bar_chart,
     line_chart,
 )
-from sppnet.evaluation.svg import WIDTH
 
 EIGHTY = [f"class {i} with a rather long name \u6f22\u5b57" for i in range(80)]
 

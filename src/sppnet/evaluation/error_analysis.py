@@ -1,0 +1,442 @@
+"""Why a detector falls short: kinds of errors, confusion of classes, operating point."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sppnet.evaluation.average_precision import average_precision_area, precision_and_recall
+from sppnet.evaluation.calibration import judge_scores
+from sppnet.evaluation.matching import (
+    Floats,
+    Found,
+    Ints,
+    Mask,
+    Matches,
+    Truth,
+    any_overlaps,
+    collect_detections,
+    collect_truth,
+    each_image,
+    judge_detections,
+    match_voc,
+)
+from sppnet.geometry import Detections
+from sppnet.images.dataset import LabelledImage
+
+# In the order in which they are tried; "both" is what none of the others is.
+FALSE_ALARMS = ("localisation", "classification", "duplicate", "background", "both")
+MISSED = "missed"
+ERROR_TYPES = (*FALSE_ALARMS, MISSED)
+_LOCALISATION, _CLASSIFICATION, _DUPLICATE, _BACKGROUND, _BOTH = range(5)
+_NONE = -1
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class ErrorTypes:
+    """The mistakes of a detector, sorted.
+
+    Args:
+        score_threshold: Lowest score that was counted.
+        counts: By kind. "localisation": right class, overlap of 0.1 up to the threshold;
+            "classification": enough overlap with an object of another class; "duplicate": an object
+            found before; "background": overlap below 0.1 with everything; "both": wrong class and
+            too little overlap; "missed": objects that no detection found and that no mistake of the
+            first two kinds is about.
+        per_class: By kind, then by class name: of the detection, for "missed" of the object.
+        ap_cost: By kind, how much the mean AP (area, at the same overlap, all scores) would rise if
+            mistakes of this kind alone were mended; NaN without objects.
+    """
+
+    score_threshold: float
+    counts: dict[str, int]
+    per_class: dict[str, dict[str, int]]
+    ap_cost: dict[str, float]
+
+    def numbers(self) -> dict[str, object]:
+        """All of it, for JSON."""
+        return dict(vars(self))
+
+
+class _Sorted(NamedTuple):
+    """The kind of each detection, and the object that it should have found."""
+
+    kind: Ints  # (D,) place in FALSE_ALARMS; _NONE for hits and what is ignored
+    meant: Ints  # (D,) row of an object; only for localisation and classification
+
+
+def find_error_types(
+    truth: Sequence["LabelledImage"],
+    detections: Mapping[Any, Any],
+    names: Sequence[str],
+    score_threshold: float = -np.inf,
+    iou_threshold: float = 0.5,
+    background_iou: float = 0.1,
+) -> ErrorTypes:
+    """Sort the mistakes of a detector.
+
+    Hits are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
+
+    Args:
+        truth: Images with their objects.
+        detections: By image id; an image that is missing has none.
+        names: Class names.
+        score_threshold: Lowest score that is counted; the costs take all scores.
+        iou_threshold: Overlap that makes a hit.
+        background_iou: Less overlap than this counts as none.
+
+    Returns:
+        Counts and costs by kind.
+
+    Raises:
+        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
+
+    Source:
+        Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (2020), with
+        its order of kinds. Mending: a box or class is put right if its object was not found (of
+        several only the best score), and taken away otherwise; other false alarms are taken away;
+        missed objects are not asked for.
+    """
+    objects = collect_truth(truth, len(names))
+    found = collect_detections(truth, detections, len(names))
+    matches = match_voc(objects, found, np.array([iou_threshold]))
+    found_kinds = _sort(objects, found, matches, iou_threshold, background_iou)
+    shown = found.scores >= score_threshold
+    missed = _missed(objects, matches, found_kinds, shown)
+    kinds = {
+        name: _per_class(found.label[shown & (found_kinds.kind == kind)], names)
+        for kind, name in enumerate(FALSE_ALARMS)
+    }
+    kinds[MISSED] = _per_class(objects.label[missed], names)
+    return ErrorTypes(
+        score_threshold,
+        {kind: sum(counts.values()) for kind, counts in kinds.items()},
+        kinds,
+        _costs(objects, found, matches, found_kinds, len(names)),
+    )
+
+
+def _sort(
+    truth: Truth, found: Found, matches: Matches, iou_threshold: float, background_iou: float
+) -> _Sorted:
+    """Give each false alarm its kind."""
+    kind = np.full(len(found.scores), _BACKGROUND)
+    meant = np.full(len(found.scores), -1)
+    for detected, objects in each_image(truth, found):
+        asked = objects[~truth.ignored[objects]]
+        if not len(asked):
+            continue
+        overlaps = any_overlaps(truth, found, detected, asked)
+        is_same = found.label[detected, None] == truth.label[asked]
+        own, other = np.where(is_same, overlaps, -1.0), np.where(is_same, -1.0, overlaps)
+        best_own, best_other = own.max(1), other.max(1)
+        tests = [
+            (best_own >= background_iou) & (best_own < iou_threshold),
+            best_other >= iou_threshold,
+            best_own >= iou_threshold,
+            overlaps.max(1) < background_iou,
+        ]
+        kind[detected] = np.select(tests, range(4), _BOTH)
+        nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
+        meant[detected] = asked[nearest]
+    kind[matches.hit[0] | matches.ignored[0]] = _NONE
+    return _Sorted(kind, meant)
+
+
+def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:
+    """Objects that no hit and no mistake of class or place is about: (G,)."""
+    is_about = shown & np.isin(found.kind, (_LOCALISATION, _CLASSIFICATION))
+    missed = ~truth.ignored
+    missed[found.meant[is_about]] = False
+    missed[matches.target[0][shown & matches.hit[0]]] = False
+    return missed
+
+
+def _per_class(labels: Ints, names: Sequence[str]) -> dict[str, int]:
+    """Count by class name."""
+    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+
+def _costs(
+    truth: Truth, found: Found, matches: Matches, kinds: _Sorted, num_classes: int
+) -> dict[str, float]:
+    """Rise of the mean average precision when one kind of mistake is mended."""
+    asked = np.bincount(truth.label[~truth.ignored], minlength=num_classes)
+    order = np.argsort(-found.scores, kind="stable")
+    hit, kept = matches.hit[0], ~matches.ignored[0]
+    before = _mean_precision(order, found.label, hit, kept, asked, asked)
+    costs = {}
+    for kind, name in enumerate(FALSE_ALARMS):
+        mended = _mended(kind, order, matches, kinds)
+        label = found.label.copy()
+        label[mended] = truth.label[kinds.meant[mended]]
+        left = kept & ((kinds.kind != kind) | mended)
+        costs[name] = _mean_precision(order, label, hit | mended, left, asked, asked) - before
+    missed = _missed(truth, matches, kinds, np.ones(len(hit), np.bool_))
+    left_to_find = asked - np.bincount(truth.label[missed], minlength=num_classes)
+    after = _mean_precision(order, found.label, hit, kept, asked, left_to_find)
+    return {**costs, MISSED: after - before}
+
+
+def _mended(kind: int, order: Ints, matches: Matches, kinds: _Sorted) -> Mask:
+    """Mark the mistakes of a kind that become hits: the best of those about a free object."""
+    mended = np.zeros(len(order), np.bool_)
+    if kind in (_LOCALISATION, _CLASSIFICATION):
+        candidates = order[kinds.kind[order] == kind]
+        is_free = ~np.isin(kinds.meant[candidates], matches.target[0][matches.hit[0]])
+        _, first = np.unique(kinds.meant[candidates[is_free]], return_index=True)
+        mended[candidates[is_free][first]] = True
+    return mended
+
+
+def _mean_precision(
+    order: Ints, label: Ints, hit: Mask, kept: Mask, asked: Ints, to_find: Ints
+) -> float:
+    """Mean over the classes with objects; one of which nothing is left to find counts as 1."""
+    ranked = order[kept[order]]
+    values: list[float] = []
+    for number in np.flatnonzero(asked):
+        rows = ranked[label[ranked] == number]
+        count = int(to_find[number])
+        values.append(_area(hit[rows], count) if count else 1.0)
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _area(hit: Mask, count: int) -> float:
+    """Average precision of ranked detections."""
+    curve: tuple[Floats, Floats] = precision_and_recall(hit, count)
+    return average_precision_area(*curve)
+
+
+@dataclass(frozen=True)
+class DetectionConfusion:
+    """How many objects of each class were taken for each class.
+
+    Args:
+        names: K class names, then "background".
+        counts: (K + 1, K + 1); truth by row, detection by column. The last column counts objects
+            that were not found, the last row detections where there is nothing.
+        score_threshold: Lowest score that was counted.
+        iou_threshold: Overlap that was asked for.
+    """
+
+    names: tuple[str, ...]
+    counts: NDArray[np.int64]
+    score_threshold: float
+    iou_threshold: float
+
+    def numbers(self) -> dict[str, object]:
+        """All of it, for JSON."""
+        return {**vars(self), "names": list(self.names), "counts": self.counts.tolist()}
+
+
+def confuse_detections(
+    truth: Sequence["LabelledImage"],
+    detections: Mapping[Any, Any],
+    names: Sequence[str],
+    score_threshold: float,
+    iou_threshold: float = 0.5,
+) -> DetectionConfusion:
+    """Count which class was taken for which.
+
+    The hits of PASCAL VOC's rule are the diagonal. Of what is left, detections and objects of
+    different classes are paired, those that overlap most first, each once. The rest is background.
+    Difficult objects and crowds, and what lies on them, are left out.
+
+    Args:
+        truth: Images with their objects.
+        detections: By image id; an image that is missing has none.
+        names: Class names.
+        score_threshold: Lowest score that counts.
+        iou_threshold: Overlap that makes a pair, 0..1.
+
+    Returns:
+        The table. Its row sums, without the last row, are the numbers of objects.
+
+    Raises:
+        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
+    """
+    objects = collect_truth(truth, len(names))
+    found = collect_detections(truth, detections, len(names)).above(score_threshold)
+    matches = match_voc(objects, found, np.array([iou_threshold]))
+    target = matches.target[0].copy()
+    is_free = ~objects.ignored
+    is_free[target[target >= 0]] = False
+    for detected, here in each_image(objects, found):
+        left = detected[(target[detected] < 0) & ~matches.ignored[0][detected]]
+        _pair(objects, found, left, here[is_free[here]], iou_threshold, target)
+    counted = ~matches.ignored[0]
+    counts = _count(objects, found.label[counted], target[counted], len(names))
+    return DetectionConfusion((*names, BACKGROUND), counts, score_threshold, iou_threshold)
+
+
+def _pair(
+    truth: Truth, found: Found, detected: Ints, objects: Ints, threshold: float, target: Ints
+) -> None:
+    """Pair detections and objects of different classes, the largest overlap first."""
+    if not len(detected) or not len(objects):
+        return
+    overlaps: Floats = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] == truth.label[objects]] = -1.0
+    for place in np.argsort(-overlaps, axis=None, kind="stable"):
+        row, column = np.unravel_index(place, overlaps.shape)
+        if overlaps[row, column] >= threshold:
+            target[detected[row]] = objects[column]
+            overlaps[row], overlaps[:, column] = -1.0, -1.0
+
+
+def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray[np.int64]:
+    """The table from the object of each detection, -1 for none."""
+    is_paired = target >= 0
+    rows = np.full(len(label), num_classes)
+    rows[is_paired] = truth.label[target[is_paired]]
+    is_missed = ~truth.ignored
+    is_missed[target[is_paired]] = False
+    lost = truth.label[is_missed]
+    sides = num_classes + 1
+    truths, seen = np.r_[rows, lost], np.r_[label, np.full(len(lost), num_classes)]
+    return np.bincount(truths * sides + seen, minlength=sides**2).reshape(sides, sides)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a detector does at one score threshold, over all images and classes.
+
+    Args:
+        score_threshold: Lowest score that counts.
+        hits: Objects found.
+        false_alarms: Detections that found nothing new.
+        misses: Objects not found.
+    """
+
+    score_threshold: float
+    hits: int
+    false_alarms: int
+    misses: int
+
+    @property
+    def precision(self) -> float:
+        """Share of the detections that are right; NaN without detections."""
+        return _share(self.hits, self.hits + self.false_alarms)
+
+    @property
+    def recall(self) -> float:
+        """Share of the objects that are found; NaN without objects."""
+        return _share(self.hits, self.hits + self.misses)
+
+    def numbers(self) -> dict[str, float]:
+        """All of it, for JSON."""
+        return {**vars(self), "precision": self.precision, "recall": self.recall}
+
+
+def _share(part: int, whole: int) -> float:
+    """A ratio, NaN where there is nothing to divide."""
+    return part / whole if whole else math.nan
+
+
+def best_operating_point(
+    images: Sequence[LabelledImage],
+    detections: Mapping[Any, Detections],
+    iou_threshold: float = 0.5,
+) -> OperatingPoint:
+    """Find the score threshold with the best F1, the harmonic mean of precision and recall.
+
+    It is chosen on the images that it is measured on: good for looking at pictures, not a result.
+
+    Args:
+        images: With their truth; difficult objects and crowds do not count.
+        detections: By image id; an image that is missing has none.
+        iou_threshold: Overlap that makes a hit.
+
+    Returns:
+        The point; its threshold is infinite if nothing was found.
+    """
+    shown = {image.image_id for image in images} & detections.keys()
+    found = {name: detections[name] for name in shown}
+    every_label = [image.labels for image in images] + [one.labels for one in found.values()]
+    num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
+    judged = judge_scores(images, found, range(num_classes), iou_threshold)
+    num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
+    scores, is_hit = torch.from_numpy(judged.scores), torch.from_numpy(judged.is_hit)
+    return _best_point(scores, is_hit, num_objects)
+
+
+def _best_point(scores: Tensor, is_hit: Tensor, num_objects: int) -> OperatingPoint:
+    """The best threshold among the scores that occur."""
+    ranked, order = scores.sort(descending=True, stable=True)
+    hits = is_hit[order].cumsum(0)
+    if not len(ranked) or not int(hits[-1]):
+        return OperatingPoint(math.inf, 0, 0, num_objects)
+    f1 = 2 * hits / (torch.arange(1, len(ranked) + 1) + num_objects)
+    # Equal scores are taken together: only the last of them is a threshold.
+    is_last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])])
+    best = int(torch.where(is_last, f1, -1).argmax())
+    found = int(hits[best])
+    return OperatingPoint(float(ranked[best]), found, best + 1 - found, num_objects - found)
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """An image with the number of its hits, false alarms and misses at one threshold."""
+
+    image: LabelledImage
+    hits: int
+    false_alarms: int
+    misses: int
+
+    @property
+    def mistakes(self) -> int:
+        """False alarms and misses."""
+        return self.false_alarms + self.misses
+
+
+def judge_images(
+    images: Sequence[LabelledImage],
+    detections: Mapping[Any, Detections],
+    score_threshold: float,
+    iou_threshold: float = 0.5,
+) -> list[JudgedImage]:
+    """Count hits and mistakes of each image.
+
+    Args:
+        images: With their truth.
+        detections: By image id.
+        score_threshold: Lowest score that counts.
+        iou_threshold: Overlap that makes a hit.
+
+    Returns:
+        One record per image, in their order.
+    """
+    judged = []
+    for image in images:
+        found = detections.get(image.image_id, Detections.empty())
+        found = found.select(found.scores >= score_threshold)
+        ignored = image.difficult | image.crowd
+        result = judge_detections(image.boxes, image.labels, found, iou_threshold, ignored)
+        judged.append(JudgedImage(image, *result.counts()))
+    return judged
+
+
+def best_and_worst(
+    judged: Sequence[JudgedImage], count: int = 6
+) -> tuple[list[JudgedImage], list[JudgedImage]]:
+    """Choose images to show.
+
+    Args:
+        judged: All images.
+        count: How many of each kind at most.
+
+    Returns:
+        Those with most hits and fewest mistakes, and those with most mistakes; none is in both.
+    """
+    with_mistakes = [entry for entry in judged if entry.mistakes]
+    worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.hits))[:count]
+    shown = {id(entry) for entry in worst}
+    others = [entry for entry in judged if entry.hits and id(entry) not in shown]
+    return sorted(others, key=lambda entry: (entry.mistakes, -entry.hits))[:count], worst

@@ -1,0 +1,237 @@
+"""Sections and pictures that reports share."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sppnet.errors import InputError, Problem
+from sppnet.evaluation.error_analysis import JudgedImage
+from sppnet.evaluation.report.axes import seconds_text
+from sppnet.evaluation.report.charts import bar_chart, swatch
+from sppnet.evaluation.report.html import (
+    Html,
+    Page,
+    Picture,
+    details,
+    element,
+    figure,
+    figures,
+    name_values,
+    paragraph,
+    table,
+)
+from sppnet.evaluation.visualize import (
+    FALSE_ALARM,
+    HIT,
+    MISS,
+    draw_hits_and_misses,
+    fit_picture,
+    to_jpeg_bytes,
+    to_picture,
+)
+from sppnet.geometry import Detections
+
+LARGEST_OPEN_TABLE = 10
+MOST_PROBLEMS = 500
+MOST_BARS = 30
+LoadImage = Callable[[Path], Tensor]
+SCENE_SIDE = 640
+THUMBNAIL_SIDE = 224
+
+
+def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
+    """Append the time per stage as bars; nothing if nothing was measured.
+
+    Args:
+        page: Appended to.
+        seconds: By stage, in the order of the work.
+    """
+    if not seconds:
+        return
+    total = math.fsum(seconds.values())
+    bars = bar_chart(
+        list(seconds),
+        list(seconds.values()),
+        label="time per stage",
+        largest=None,
+        value_text=seconds_text,
+    )
+    page.add_section("Time", figures(figure(bars, "Per stage", f"{seconds_text(total)} in all.")))
+
+
+def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
+    """Append what was wrong with the input files: the file, the rule, what was done.
+
+    Args:
+        page: Appended to.
+        problems: Findings; a long list is folded, a very long one cut, and it says so.
+    """
+    if not problems:
+        page.add_section("Problems in the input", "None: every file could be used as it is.")
+        return
+    rows = [
+        (entry.path, entry.line, entry.rule, entry.action or None, entry.code)
+        for entry in problems[:MOST_PROBLEMS]
+    ]
+    listing = table(("file", "line", "what is wrong", "what was done", "code"), rows)
+    number = f"{len(problems):,} finding{'s' if len(problems) > 1 else ''}"
+    if len(problems) > MOST_PROBLEMS:
+        number += f", the first {MOST_PROBLEMS} of them below"
+    shown = listing if len(rows) <= LARGEST_OPEN_TABLE else details("Show all", listing)
+    page.add_section("Problems in the input", paragraph(f"{number}. The rest was used."), shown)
+
+
+def add_origin_section(
+    page: Page, configuration: Mapping[str, object], versions: Mapping[str, str]
+) -> None:
+    """Append what it takes to make the page again.
+
+    Args:
+        page: Appended to.
+        configuration: Every setting of the run.
+        versions: Of the packages.
+    """
+    named = (("Configuration", configuration), ("Versions", versions))
+    blocks = [details(title, name_values(values)) for title, values in named if values]
+    if blocks:
+        page.add_section("How this was made", *blocks)
+
+
+def in_columns(*blocks: Html | None) -> Html:
+    """Figures that exist, side by side."""
+    return figures(*(block for block in blocks if block))
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, on one line.
+
+    Example:
+        >>> [counted(n, "class").replace("\u00a0", " ") for n in (1, 1200)]
+        ['1 class', '1,200 classes']
+    """
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,}\u00a0{noun}{ending}"
+
+
+def class_bars(values: Mapping[str, float], title: str) -> Html:
+    """Bars of the classes, the best on top; of more than 30 only the best and the worst 15.
+
+    Args:
+        values: By class name, 0..1; NaN for a class that could not be measured.
+        title: What is measured.
+
+    Returns:
+        A figure.
+    """
+    ranked, note = ranked_names(values), "Sorted; a full bar is 1."
+    if len(ranked) > MOST_BARS:
+        half = MOST_BARS // 2
+        ranked = [*ranked[:half], *ranked[-half:]]
+        note = f"The best {half} and the worst {half} classes; a full bar is 1."
+    bars = bar_chart(ranked, [values[name] for name in ranked], label=title)
+    return figure(bars, title, note)
+
+
+def ranked_names(values: Mapping[str, float]) -> list[str]:
+    """Names by value, the highest first, those without a value last.
+
+    Example:
+        >>> ranked_names({"a": 0.2, "b": float("nan"), "c": 0.9})
+        ['c', 'a', 'b']
+    """
+    return sorted(values, key=lambda name: -values[name] if math.isfinite(values[name]) else 2.0)
+
+
+def scene_pictures(
+    entries: Sequence[JudgedImage],
+    detections: Mapping[Any, Detections],
+    names: Sequence[str],
+    score_threshold: float,
+    load: LoadImage,
+) -> list[Picture]:
+    """Draw images with their hits, false alarms and misses.
+
+    Args:
+        entries: Images to show, in this order.
+        detections: By image id.
+        names: Class names.
+        score_threshold: Lowest score that is drawn.
+        load: Reads an image file; one that raises ``InputError`` is left out.
+
+    Returns:
+        Pictures of at most 640 pixels.
+    """
+    shown = []
+    for entry in entries:
+        try:
+            pixels = load(Path(entry.image.path))
+        except InputError:
+            continue
+        found = detections.get(entry.image.image_id, Detections.empty())
+        shown.append(_scene(entry, pixels, found, names, score_threshold))
+    return shown
+
+
+def _scene(
+    entry: JudgedImage,
+    pixels: Tensor,
+    found: Detections,
+    names: Sequence[str],
+    score_threshold: float,
+) -> Picture:
+    """One image, reduced before drawing so that lines and letters come out sharp."""
+    picture, (scale_x, scale_y) = fit_picture(to_picture(pixels), SCENE_SIDE)
+    scale = found.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    drawn = draw_hits_and_misses(
+        picture,
+        entry.image.boxes * scale,
+        entry.image.labels,
+        Detections(found.boxes * scale, found.scores, found.labels),
+        names,
+        score_threshold=score_threshold,
+        truth_ignored=entry.image.difficult | entry.image.crowd,
+    )
+    note = [(entry.hits, "hit"), (entry.false_alarms, "false alarm"), (entry.misses, "missed")]
+    text = ", ".join(
+        f"{number} {noun}{'' if number == 1 or noun == 'missed' else 's'}"
+        for number, noun in note
+        if number
+    )
+    return Picture(to_jpeg_bytes(drawn), Path(entry.image.path).name, text or "nothing to find")
+
+
+def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list[Picture]:
+    """Small pictures with a caption.
+
+    Args:
+        entries: (Path, title, note) of each.
+        load: Reads an image file; one that raises ``InputError`` is left out.
+
+    Returns:
+        Pictures of at most 224 pixels.
+    """
+    shown = []
+    for path, title, note in entries:
+        try:
+            jpeg = to_jpeg_bytes(load(Path(path)), THUMBNAIL_SIDE)
+        except InputError:
+            continue
+        shown.append(Picture(jpeg, title, note))
+    return shown
+
+
+def scene_legend() -> Html:
+    """What the colours of hits and misses mean."""
+    entries = [
+        (HIT, False, "found (tick, with its score)"),
+        (FALSE_ALARM, False, "false alarm (cross)"),
+        (MISS, True, "missed (dashed)"),
+    ]
+    items = [
+        element("li", swatch(colour, is_dashed=is_dashed), element("span", text))
+        for colour, is_dashed, text in entries
+    ]
+    return element("ul", *items, class_="legend above")
