@@ -27,11 +27,11 @@ from torch import Tensor
 from sppnet.app.progress import track
 from sppnet.backbones import Backbone, build_backbone, build_plain_classifier
 from sppnet.classification import ClassData, SplitRule, View, extract_features, open_class_data
-from sppnet.classification.feature_encoder import FeatureEncoder
-from sppnet.classification.feature_recipe import RECIPES, Block, FeatureRecipe
-from sppnet.classification.linear_svm import fit_dual, gram_matrix
 from sppnet.classification.scoring import Task
-from sppnet.classification.selection import COSTS, validate_costs
+from sppnet.classification.transfer.features import FeatureEncoder
+from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe
+from sppnet.classification.transfer.selection import COSTS, validate_costs
+from sppnet.classification.transfer.svm import fit_dual, gram_matrix
 from sppnet.storage import FeatureCache, write_json, write_text
 
 MACHINES = {  # column -> loss, costs to choose from

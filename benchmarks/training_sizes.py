@@ -39,7 +39,7 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.classification.schedule import InputSizes
+from sppnet.classification.train.config import InputSizes
 from sppnet.evaluation.report.charts import Series, line_chart
 from sppnet.evaluation.report.html import Page, figure, figures, table
 from sppnet.images import load_image

@@ -42,8 +42,8 @@ from sppnet.classification import (
     build_classifier,
     open_class_data,
 )
-from sppnet.classification.batches import Epoch, Part, prepare_ahead
-from sppnet.classification.updates import build_optimizer, update
+from sppnet.classification.train.loader import Epoch, Part, prepare_ahead
+from sppnet.classification.train.trainer import build_optimizer, update
 from sppnet.pooling import spatial_pyramid_pool
 from sppnet.storage import write_json
 

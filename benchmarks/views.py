@@ -32,11 +32,10 @@ from sppnet.classification import (
     score_on_crops,
     score_on_maps,
 )
-from sppnet.classification.conversion import convert_classifier
-from sppnet.classification.head_scores import score_rows
-from sppnet.classification.map_views import pool_views
-from sppnet.classification.paper_networks import build_paper_network
-from sppnet.classification.view_plans import NINETY_SIX, PLANS
+from sppnet.classification.convert import convert_classifier
+from sppnet.classification.multi_view import pool_views, score_rows
+from sppnet.classification.network import build_paper_network
+from sppnet.classification.views import NINETY_SIX, PLANS
 from sppnet.images import list_images, load_image, resize_image
 from sppnet.storage import write_json, write_text
 

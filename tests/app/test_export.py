@@ -16,7 +16,7 @@ from readme_blocks import Block, fenced_blocks, run_python
 from sppnet.app.main import main
 from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
-from sppnet.classification.onnx_recipe import ClassifierGraph
+from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, DetectionRule, Detector, Encoder, LinearScorer
 from sppnet.detection.box_regression import BoxRegressor
 from sppnet.geometry import Detections

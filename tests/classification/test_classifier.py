@@ -21,7 +21,7 @@ from sppnet.classification import (
     open_class_data,
     predict_files,
 )
-from sppnet.classification.image_classifier import rank_scores
+from sppnet.classification.classifier import rank_scores
 from sppnet.errors import InputError, UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,9 +16,9 @@ from sppnet.classification import (
     build_head,
     load_classifier,
 )
-from sppnet.classification.feature_encoder import FeatureEncoder
-from sppnet.classification.feature_recipe import Block, FeatureRecipe
-from sppnet.classification.transfer import TransferClassifier
+from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.classification.transfer.features import FeatureEncoder
+from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.errors import UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -10,11 +10,11 @@ from small_photos import PATTERNS, draw_folders, draw_pattern
 from sppnet.app.main import main
 from sppnet.app.settings import load_settings
 from sppnet.classification import Classifier, FitSettings
-from sppnet.classification.feature_recipe import RECIPES, Block
-from sppnet.classification.image_classifier import ImageClassifier
-from sppnet.classification.prediction import load_classifier
-from sppnet.classification.selection import COSTS
-from sppnet.classification.transfer import TransferClassifier
+from sppnet.classification.classifier import ImageClassifier
+from sppnet.classification.predict import load_classifier
+from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.classification.transfer.recipe import RECIPES, Block
+from sppnet.classification.transfer.selection import COSTS
 from sppnet.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

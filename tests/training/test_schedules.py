@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 
-from sppnet.classification.schedule import InputSizes
-from sppnet.classification.training_plan import TrainingPlan
+from sppnet.classification.train.config import InputSizes, TrainingPlan
 from sppnet.training.schedules import cosine_share, plateau_share
 from sppnet.training.seeds import seed_of
 

@@ -24,8 +24,8 @@ from sppnet.classification import (
     open_class_data,
     train_network,
 )
-from sppnet.classification.batches import Epoch
-from sppnet.classification.updates import add_gradients
+from sppnet.classification.train.loader import Epoch
+from sppnet.classification.train.trainer import add_gradients
 from sppnet.pooling import SpatialPyramidPool
 
 PLAN = TrainingPlan(

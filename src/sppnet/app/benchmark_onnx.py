@@ -56,7 +56,7 @@ def export_for_timing(classifier: "Classifier") -> Any:
     Returns:
         ``onnxruntime.InferenceSession`` from ``images`` to ``logits``.
     """
-    from sppnet.classification.onnx_recipe import classifier_recipe
+    from sppnet.classification.onnx import classifier_recipe
 
     data, _ = export_onnx(classifier_recipe(classifier))
     return open_session(data)

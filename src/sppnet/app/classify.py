@@ -126,7 +126,7 @@ def fit(
     from sppnet.app.classify_fit import run_fit  # imported here so that --help stays quick
     from sppnet.app.classify_steps import RunOptions, number_or_word, read_rule
     from sppnet.app.settings import load_settings
-    from sppnet.classification.settings import FitSettings
+    from sppnet.classification.transfer.config import FitSettings
 
     flags = {
         "backbone": backbone,
@@ -250,7 +250,7 @@ def train(
     from sppnet.app.classify_steps import RunOptions, read_rule
     from sppnet.app.classify_train import Conduct, run_train
     from sppnet.app.settings import load_settings
-    from sppnet.classification.settings import TrainSettings
+    from sppnet.classification.train.config import TrainSettings
 
     flags = {
         "backbone": backbone,

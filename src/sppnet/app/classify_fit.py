@@ -25,9 +25,8 @@ from sppnet.classification import (
     View,
     build_pool,
 )
-from sppnet.classification.fitting import fit_splits
-from sppnet.classification.row_sources import NetworkWay, RecipeWay, RowSource, RowWay
-from sppnet.classification.voc_data import VocData
+from sppnet.classification.data import VocData
+from sppnet.classification.transfer.fit import NetworkWay, RecipeWay, RowSource, RowWay, fit_splits
 from sppnet.errors import NothingUsableError
 from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sppnet.backbones import Backbone
     from sppnet.classification import ClassData, FitSettings, SplitRule, TrainSettings
-    from sppnet.classification.voc_data import VocData
+    from sppnet.classification.data import VocData
     from sppnet.storage import RunFolder
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "mean_ap")
@@ -80,7 +80,7 @@ def open_fit_data(
     options: RunOptions, rule: "SplitRule", protocol: str | None
 ) -> "ClassData | VocData":
     """Find the images of class folders, or of a VOC set."""
-    from sppnet.classification.voc_data import open_voc_data
+    from sppnet.classification.data import open_voc_data
 
     if protocol not in (None, *PROTOCOLS):
         raise UsageError(f"--protocol must be {' or '.join(PROTOCOLS)}, got {protocol!r}")

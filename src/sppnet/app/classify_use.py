@@ -25,11 +25,10 @@ from sppnet.app.console import (
 from sppnet.app.device import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
-from sppnet.classification.class_data import match_classes, scoring_split
-from sppnet.classification.image_classifier import ImageClassifier, rank_scores
-from sppnet.classification.prediction import load_classifier
-from sppnet.classification.view_plans import ViewPlan
-from sppnet.classification.views import View
+from sppnet.classification.classifier import ImageClassifier, rank_scores
+from sppnet.classification.data import match_classes, scoring_split
+from sppnet.classification.predict import load_classifier
+from sppnet.classification.views import View, ViewPlan
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders

@@ -115,7 +115,7 @@ def _model(folder: Path) -> "ExportRecipe":
         return detector_recipe(Detector.load(folder))
     if kind == "classifier":
         from sppnet.classification import Classifier
-        from sppnet.classification.onnx_recipe import classifier_recipe
+        from sppnet.classification.onnx import classifier_recipe
 
         return classifier_recipe(Classifier.load(folder))
     raise UnusableFileError(

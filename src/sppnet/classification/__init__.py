@@ -1,15 +1,9 @@
 """Names images of any size: the network, its training, frozen features with linear SVMs."""
 
-from sppnet.classification.augmentation import Augmentation
-from sppnet.classification.class_data import ClassData, SplitRule, open_class_data
 from sppnet.classification.classifier import Classifier
-from sppnet.classification.conversion import convert_classifier
-from sppnet.classification.feature_encoder import FeatureEncoder
-from sppnet.classification.feature_recipe import Block, FeatureRecipe, load_recipe
-from sppnet.classification.features import FeatureSet, extract_features
-from sppnet.classification.fitting import FitResult, fit_svm_classifier
-from sppnet.classification.linear_svm import LinearSvm
-from sppnet.classification.map_views import score_on_crops, score_on_maps
+from sppnet.classification.convert import convert_classifier
+from sppnet.classification.data import ClassData, SplitRule, open_class_data
+from sppnet.classification.multi_view import score_on_crops, score_on_maps
 from sppnet.classification.network import (
     AverageAndPyramid,
     FixedNorm,
@@ -17,20 +11,24 @@ from sppnet.classification.network import (
     SppNet,
     build_classifier,
     build_head,
+    build_paper_network,
     build_pool,
+    layer_table,
 )
-from sppnet.classification.paper_networks import build_paper_network, layer_table
-from sppnet.classification.prediction import load_classifier, predict_files
-from sppnet.classification.protocol import Split, holdout_split, protocol_splits
-from sppnet.classification.schedule import InputSizes
+from sppnet.classification.predict import load_classifier, predict_files
 from sppnet.classification.scoring import score_predictions
-from sppnet.classification.settings import FitSettings, TrainSettings
-from sppnet.classification.training import train_network
-from sppnet.classification.training_images import TrainingImages
-from sppnet.classification.training_plan import TrainingPlan
-from sppnet.classification.transfer import TransferClassifier
-from sppnet.classification.view_plans import ViewPlan, view_plan
-from sppnet.classification.views import View
+from sppnet.classification.splits import Split, holdout_split, protocol_splits
+from sppnet.classification.train.augmentation import Augmentation
+from sppnet.classification.train.config import InputSizes, TrainingPlan, TrainSettings
+from sppnet.classification.train.loader import TrainingImages
+from sppnet.classification.train.trainer import train_network
+from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.classification.transfer.config import FitSettings
+from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
+from sppnet.classification.transfer.fit import FitResult, fit_svm_classifier
+from sppnet.classification.transfer.recipe import Block, FeatureRecipe, load_recipe
+from sppnet.classification.transfer.svm import LinearSvm
+from sppnet.classification.views import View, ViewPlan, view_plan
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.distributed import Processes, join_processes
 from sppnet.training.log import TrainingLog

@@ -12,18 +12,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sppnet.backbones import build_backbone
-from sppnet.classification.classifier import Classifier
-from sppnet.classification.features import pool_images
-from sppnet.classification.fitting import svm_head
-from sppnet.classification.image_classifier import as_list
-from sppnet.classification.labelled_images import as_files, content_numbers, read_labelled
-from sppnet.classification.network import FixedNorm, SppNet, build_classifier, build_pool
-from sppnet.classification.schedule import InputSizes
+from sppnet.classification.classifier import Classifier, as_list
+from sppnet.classification.data import as_files, content_numbers, read_labelled
+from sppnet.classification.network import (
+    FixedNorm,
+    SppNet,
+    build_classifier,
+    build_pool,
+    pool_images,
+)
 from sppnet.classification.scoring import class_task
-from sppnet.classification.selection import COSTS, fit_best
-from sppnet.classification.training import train_network
-from sppnet.classification.training_images import TrainingImages
-from sppnet.classification.training_plan import TrainingPlan
+from sppnet.classification.train.config import InputSizes, TrainingPlan
+from sppnet.classification.train.loader import TrainingImages
+from sppnet.classification.train.trainer import train_network
+from sppnet.classification.transfer.selection import COSTS, fit_best
+from sppnet.classification.transfer.svm import svm_head
 from sppnet.classification.views import View
 from sppnet.errors import InputError
 from sppnet.images import to_image

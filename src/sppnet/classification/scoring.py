@@ -8,13 +8,25 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from sppnet.classification.linear_svm import one_against_rest
 from sppnet.evaluation import mean_class_accuracy, per_class_accuracy, top_k_accuracy
 from sppnet.evaluation.average_precision import average_precision_voc07, precision_and_recall
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
+
+
+def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
+    """Turn classes into targets: (N,) int64 -> (N, K) int8, 1 for the image's class, else -1.
+
+    Example:
+        >>> one_against_rest(torch.tensor([1, 0]), 2).tolist()
+        [[-1, 1], [1, -1]]
+    """
+    targets = torch.full((len(labels), num_classes), -1, dtype=torch.int8)
+    targets[torch.arange(len(labels)), labels] = 1
+    return targets
 
 
 @dataclass(frozen=True)

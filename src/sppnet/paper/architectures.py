@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sppnet.classification.paper_networks import layer_table
+from sppnet.classification.network import layer_table
 from sppnet.paper.printed import NETWORKS, TABLE_1
 from sppnet.paper.results import Finding, Measured
 from sppnet.paper.slots import BACKBONES

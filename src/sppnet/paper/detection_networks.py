@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sppnet.backbones import Backbone
-from sppnet.classification.conversion import convert_classifier
+from sppnet.classification.convert import convert_classifier
 from sppnet.detection.heads import RegionHead
 from sppnet.errors import UsageError
 from sppnet.paper.frozen import FrozenNetwork, find_network, load_stand_in

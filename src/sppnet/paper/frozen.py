@@ -8,13 +8,11 @@ from torch import nn
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification import ClassData, Classifier
-from sppnet.classification.feature_encoder import FeatureEncoder
-from sppnet.classification.feature_recipe import Block, FeatureRecipe
-from sppnet.classification.features import FeatureSet
-from sppnet.classification.fitting import FitResult, fit_splits
-from sppnet.classification.row_sources import RecipeWay, RowSource
-from sppnet.classification.selection import COSTS
-from sppnet.classification.voc_data import VocData
+from sppnet.classification.data import VocData
+from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
+from sppnet.classification.transfer.fit import FitResult, RecipeWay, RowSource, fit_splits
+from sppnet.classification.transfer.recipe import Block, FeatureRecipe
+from sppnet.classification.transfer.selection import COSTS
 from sppnet.paper.slots import Slot
 from sppnet.paper.supplies import Supplies
 from sppnet.progress import Track

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sppnet.classification import Classifier, predict_files, score_predictions
-from sppnet.classification.class_data import match_classes
-from sppnet.classification.view_plans import PLANS
+from sppnet.classification.data import match_classes
+from sppnet.classification.views import PLANS
 from sppnet.errors import Problem
 from sppnet.paper.labelled import draw_images, images_to_score
 from sppnet.paper.printed import (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sppnet.classification import SplitRule, open_class_data
-from sppnet.classification.class_data import scoring_split
+from sppnet.classification.data import scoring_split
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 
 

@@ -12,9 +12,9 @@ from sppnet.classification import (
     View,
     train_network,
 )
-from sppnet.classification.paper_networks import build_paper_network
-from sppnet.classification.schedule import InputSizes
-from sppnet.classification.view_plans import BASE_SIDE
+from sppnet.classification.network import build_paper_network
+from sppnet.classification.train.config import InputSizes
+from sppnet.classification.views import BASE_SIDE
 from sppnet.errors import Problem
 from sppnet.paper.labelled import images_to_train
 from sppnet.paper.slots import BACKBONES, Slot

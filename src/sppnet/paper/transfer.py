@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from sppnet.classification import SplitRule, open_class_data
-from sppnet.classification.feature_recipe import RECIPES, Block
-from sppnet.classification.fitting import FitResult
-from sppnet.classification.voc_data import open_voc_data
+from sppnet.classification.data import open_voc_data
+from sppnet.classification.transfer.fit import FitResult
+from sppnet.classification.transfer.recipe import RECIPES, Block
 from sppnet.images import read_class_folders
 from sppnet.paper.frozen import (
     Column,

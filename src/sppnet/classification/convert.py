@@ -1,0 +1,181 @@
+"""Makes a trained classifier into one with a pyramid that at first gives the same logits."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones.build import build_whole_network, wrap_network
+from sppnet.backbones.classifiers import Head, read_head
+from sppnet.backbones.registry import OWN, find_trunk
+from sppnet.classification.network import AverageAndPyramid, SppNet, build_head, build_pool
+from sppnet.pooling import check_levels, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS
+
+# Layers that an old classifier may be made of, with the settings that make them again.
+LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "BatchNorm1d": (nn.BatchNorm1d, ("num_features", "eps")),
+    "Dropout": (nn.Dropout, ("p",)),
+    "GELU": (nn.GELU, ("approximate",)),
+    "Hardswish": (nn.Hardswish, ()),
+    "LayerNorm": (nn.LayerNorm, ("normalized_shape", "eps")),
+    "Linear": (nn.Linear, ("in_features", "out_features")),
+    "ReLU": (nn.ReLU, ()),
+    "ReLU6": (nn.ReLU6, ()),
+    "SiLU": (nn.SiLU, ()),
+    "Tanh": (nn.Tanh, ()),
+}
+
+
+class CarriedHead(nn.Module):
+    """An old classifier for the average of a map, and what the maxima of a pyramid add to it.
+
+    The added weights start at zero, so that at first the logits are those of the old classifier.
+
+    Args:
+        carried: From averages (N, channels) to logits.
+        channels: Channels of the map.
+        added_features: Length of the maxima of all levels.
+        num_classes: Outputs.
+
+    Example:
+        >>> import torch
+        >>> head = CarriedHead(nn.Sequential(nn.Linear(8, 3)), 8, 40, 3)
+        >>> rows = torch.rand(2, 48)
+        >>> torch.equal(head(rows), head.carried(rows[:, :8]))
+        True
+    """
+
+    def __init__(
+        self, carried: nn.Sequential, channels: int, added_features: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.carried = carried
+        self.added = nn.utils.skip_init(nn.Linear, added_features, num_classes, bias=False)
+        nn.init.zeros_(self.added.weight)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Turn rows of `AverageAndPyramid` into (N, num_classes) logits."""
+        average, maxima = rows.split([self.channels, self.added.in_features], dim=1)
+        logits: Tensor = self.carried(average) + self.added(maxima)
+        return logits
+
+    def description(self) -> dict[str, Any]:
+        """Describe the head in JSON values.
+
+        Raises:
+            TypeError: A layer of the old classifier is none of `LAYERS`.
+
+        Example:
+            >>> CarriedHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).description()["carried"]
+            [{'layer': 'Dropout', 'p': 0.2}]
+        """
+        return {
+            "kind": "carried",
+            "carried": [_describe_layer(layer) for layer in self.carried],
+            "channels": self.channels,
+            "added_features": self.added.in_features,
+            "num_classes": self.added.out_features,
+        }
+
+    @classmethod
+    def restore(cls, description: dict[str, Any]) -> "CarriedHead":
+        """Make the head that was described; the weights of the old classifier are new ones.
+
+        Raises:
+            KeyError, TypeError, ValueError: The description is not one of `description`.
+        """
+        layers = [_restore_layer(dict(layer)) for layer in description["carried"]]
+        sizes = (description[key] for key in ("channels", "added_features", "num_classes"))
+        return cls(nn.Sequential(*layers), *sizes)
+
+
+def _describe_layer(layer: nn.Module) -> dict[str, Any]:
+    name = type(layer).__name__
+    if LAYERS.get(name, (None,))[0] is not type(layer):
+        raise TypeError(f"layers must be of {', '.join(LAYERS)}, got {name}")
+    values = {key: getattr(layer, key) for key in LAYERS[name][1]}
+    return {"layer": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+
+def _restore_layer(settings: dict[str, Any]) -> nn.Module:
+    kind, keys = LAYERS[settings.pop("layer")]
+    return kind(**{key: settings[key] for key in keys})
+
+
+def convert_classifier(
+    name: str,
+    weights: str | Path = "DEFAULT",
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    download: bool = False,
+) -> SppNet:
+    """Convert a network of torchvision or timm, classifier and all; the new weights start at zero.
+
+    A network that averages its last map keeps its classifier on an averaging level in front of the
+    pyramid, and gives the logits that it gave at any size. AlexNet and VGG, whose fully connected
+    layers fit one size only, get their maxima from a 6 x 6 or 7 x 7 level, which is added when the
+    pyramid has none; they give the same logits at 224 pixels, and logits at every other size.
+
+    Args:
+        name: A network of torchvision or "timm:NAME".
+        weights: As in `build_backbone`.
+        levels: Bins along each side of the pyramid, one number per level.
+        download: As in `build_backbone`.
+
+    Returns:
+        A network for images of any size, RGB 0..1, in evaluation mode.
+
+    Raises:
+        ValueError: There is no such network, or it does not end in one pooling and plain layers.
+        UsageError: As in `build_backbone`.
+        UnusableFileError: As in `build_backbone`.
+
+    Example:
+        >>> network = convert_classifier("squeezenet1_1", "none", levels=(1, 2))
+        >>> network(torch.rand(1, 3, 100, 70)).shape
+        torch.Size([1, 1000])
+    """
+    recipe = find_trunk(name)
+    if name in OWN:
+        raise ValueError(f"name must be a network with a trained classifier, got {name!r}")
+    model = build_whole_network(name, weights, download=download)
+    head = read_head(model, recipe)
+    backbone = wrap_network(name, model, layer=recipe.averaged)
+    convert = _carry_average if head.grid == 1 else _carry_grid
+    pool, new_head = convert(head, backbone.channels, check_levels(levels))
+    return SppNet(backbone, pool, new_head).eval()
+
+
+def _carry_average(
+    head: Head, channels: int, levels: tuple[int, ...]
+) -> tuple[nn.Module, nn.Module]:
+    """Put the old classifier on the averages and nothing yet on the maxima."""
+    carried = nn.Sequential(*head.layers)
+    with torch.no_grad():
+        num_classes = carried.eval()(torch.zeros(1, channels)).shape[1]
+    new_head = CarriedHead(carried, channels, channels * num_bins(levels), num_classes)
+    return AverageAndPyramid(levels), new_head
+
+
+@torch.no_grad()
+def _carry_grid(head: Head, channels: int, levels: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    """Put the old fully connected layers on the level with their grid, zeros on the others."""
+    levels = levels if head.grid in levels else (*levels, head.grid)
+    old = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+    dropout = next(layer.p for layer in head.layers if isinstance(layer, nn.Dropout))
+    widths = [layer.out_features for layer in old]
+    with torch.device("meta"):
+        new_head = build_head(channels * num_bins(levels), widths[-1], widths[:-1], dropout=dropout)
+    new_head.to_empty(device="cpu")
+    new = [layer for layer in new_head if isinstance(layer, nn.Linear)]
+    for layer, source in zip(new[1:], old[1:], strict=True):
+        layer.weight.copy_(source.weight)
+    for layer, source in zip(new, old, strict=True):
+        layer.bias.copy_(source.bias)
+    start = channels * num_bins(levels[: levels.index(head.grid)])
+    nn.init.zeros_(new[0].weight)
+    new[0].weight[:, start : start + old[0].in_features] = old[0].weight
+    return build_pool("spp", levels), new_head

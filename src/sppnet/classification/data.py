@@ -1,0 +1,353 @@
+"""Labelled images to learn from: class folders, VOC sets and arrays."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from sppnet.classification.scoring import Task, class_task, presence_task
+from sppnet.classification.splits import HOLDOUT, Split, holdout_split, protocol_splits
+from sppnet.errors import NothingUsableError, Problem, UsageError
+from sppnet.images import (
+    ClassificationDataset,
+    list_class_splits,
+    list_voc_splits,
+    read_class_folders,
+    to_image,
+)
+from sppnet.images.content import content_number, read_content
+from sppnet.images.readers.voc_classes import common_names, read_voc_classes
+
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+FIT_SPLITS = ("trainval", "train")
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """How images that come in one pile are divided.
+
+    Args:
+        train_per_class: Images of each class to fit on; None keeps 20 % of each class for scoring.
+        test_per_class: Most images of each class to score on; None takes all that are left.
+        splits: How many random splits; more than 1 needs ``train_per_class``.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If a number is below 1, or one is given without ``train_per_class``.
+    """
+
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    splits: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train_per_class is None and (self.test_per_class is not None or self.splits > 1):
+            raise ValueError("test_per_class and splits must come with train_per_class")
+        numbers = (self.train_per_class, self.test_per_class, self.splits)
+        if any(number is not None and number < 1 for number in numbers):
+            raise ValueError(
+                f"train_per_class, test_per_class, splits must be at least 1, got {numbers}"
+            )
+
+    @property
+    def is_protocol(self) -> bool:
+        """Whether splits of given sizes are drawn, as in the paper's Caltech-101 runs."""
+        return self.train_per_class is not None
+
+    def draw(self, labels: Tensor) -> list[Split]:
+        """Divide images by their labels."""
+        if self.train_per_class is None:
+            return [holdout_split(labels, HOLDOUT, self.seed)]
+        return protocol_splits(
+            labels, self.train_per_class, self.test_per_class, self.splits, self.seed
+        )
+
+
+@dataclass(frozen=True)
+class ClassData:
+    """Images with their classes, and how they are to be divided.
+
+    Args:
+        paths: N files.
+        labels: (N,) int64.
+        names: K class names.
+        problems: What was wrong with the folders.
+        given: (N,) bool, True for the images of the test folder; None if the data set has no such
+            folders.
+        rule: How to divide them otherwise.
+    """
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    names: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    given: Tensor | None
+    rule: SplitRule
+
+    def splits(self, kept: Tensor | None = None) -> list[Split]:
+        """Divide the images, or those that could be read.
+
+        Args:
+            kept: (M,) int64, positions of the images that are there; positions in the splits count
+            in these.
+
+        Returns:
+            One split, or as many as the rule says.
+
+        Raises:
+            UsageError: If a class is too small for the rule.
+            NothingUsableError: If a split has no image to fit on, or only one class.
+        """
+        kept = torch.arange(len(self.paths)) if kept is None else kept
+        labels = self.labels[kept]
+        if self.given is None:
+            self._check_counts(labels)
+            splits = self.rule.draw(labels) if len(labels) else []
+        else:
+            is_test = self.given[kept]
+            splits = [Split((~is_test).nonzero().flatten(), is_test.nonzero().flatten())]
+        for split in splits:
+            if len(labels[split.train].unique()) < 2:
+                raise NothingUsableError("fewer than two classes have images to fit on")
+        if not splits:
+            raise NothingUsableError("no image can be used")
+        return splits
+
+    def task(self, kept: Tensor) -> Task:
+        """What is to be told of the images that could be read: (M,) positions of these."""
+        return class_task(self.labels[kept], self.names)
+
+    def _check_counts(self, labels: Tensor) -> None:
+        """Say which class leaves nothing to score on, by its name."""
+        counts = torch.bincount(labels, minlength=len(self.names)).tolist()
+        for name, count in zip(self.names, counts, strict=True):
+            if 0 < count <= (self.rule.train_per_class or 0):
+                raise UsageError(
+                    f"class {name!r} has {count} images; "
+                    f"--train-per-class {self.rule.train_per_class} leaves none to score on",
+                )
+
+    def rule_words(self) -> str:
+        """Say in words which images the figures are from."""
+        if self.given is not None:
+            return "images of the test folder"
+        if not self.rule.is_protocol:
+            return f"{HOLDOUT:.0%} of each class held out, seed {self.rule.seed}"
+        most = self.rule.test_per_class or "all left"
+        return (
+            f"{self.rule.train_per_class} images of each class to fit, up to {most} to score, "
+            f"{self.rule.splits} random splits, seed {self.rule.seed}"
+        )
+
+
+def open_class_data(root: str | Path, rule: SplitRule) -> ClassData:
+    """Find the images of a data set for fitting.
+
+    Args:
+        root: Folder of class folders, or of ``train`` and ``test`` (or ``val``) folders of class
+            folders.
+        rule: How to divide the images of a plain folder.
+
+    Returns:
+        The images of all parts.
+
+    Raises:
+        UsageError: If the rule draws splits and the folder brings its own, or there is no such
+            folder.
+        NothingUsableError: If there are no images.
+    """
+    root = Path(root)
+    splits = list_class_splits(root)
+    if "train" not in splits:
+        return _join([read_class_folders(root)], rule)
+    if rule.is_protocol:
+        raise UsageError(
+            "--train-per-class draws its own splits, but the folder has one named 'train'; "
+            f"give {str(root / 'train')!r} to draw from",
+            path=root,
+        )
+    test = scoring_split(splits)
+    parts = ["train"] if test is None else ["train", test]
+    return _join([read_class_folders(root, split=part) for part in parts], rule)
+
+
+def scoring_split(splits: Sequence[str]) -> str | None:
+    """Choose the split to score on: test, else a validation split, else None.
+
+    Example:
+        >>> scoring_split(["train", "val"])
+        'val'
+    """
+    return next((name for name in TEST_FOLDERS if name in splits), None)
+
+
+def match_classes(dataset: ClassificationDataset, names: Sequence[str]) -> Tensor:
+    """Number the labels of a data set by another list of names.
+
+    Args:
+        dataset: Images of some of the classes.
+        names: The K names that count.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        UsageError: If an image is of a class that is not among the names.
+    """
+    position = {name: number for number, name in enumerate(names)}
+    numbers = torch.tensor([position.get(name, -1) for name in dataset.names], dtype=torch.int64)
+    labels = numbers[dataset.labels]
+    for label in dataset.labels[labels < 0].tolist():
+        raise UsageError(
+            f"class folder {dataset.names[label]!r} is none of the model's {len(names)} classes",
+            path=dataset.root,
+        )
+    return labels
+
+
+def _join(parts: list[ClassificationDataset], rule: SplitRule) -> ClassData:
+    """Put the training and the test folder together; the reader gave both the same names."""
+    given = [torch.full((len(part.paths),), index > 0) for index, part in enumerate(parts)]
+    problems = {problem: None for part in parts for problem in part.problems}  # each once
+    return ClassData(
+        tuple(path for part in parts for path in part.paths),
+        torch.cat([part.labels for part in parts]),
+        parts[0].names,
+        tuple(problems),
+        torch.cat(given) if len(parts) > 1 else None,
+        rule,
+    )
+
+
+@dataclass(frozen=True)
+class VocData:
+    """Images, the classes that they show, and which are to score on.
+
+    Args:
+        paths: N files.
+        targets: (N, K) int8, as of ``read_voc_classes``.
+        names: K class names.
+        problems: What was wrong with the set.
+        given: (N,) bool, True for the images to score on.
+        splits_used: Names of the splits to fit and to score on.
+    """
+
+    paths: tuple[Path, ...]
+    targets: Tensor
+    names: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    given: Tensor
+    splits_used: tuple[str, str]
+
+    def splits(self, kept: Tensor | None = None) -> list[Split]:
+        """Divide the images, or those that could be read: one split.
+
+        Args:
+            kept: (M,) int64, positions of the images that are there; positions in the split count
+                in these.
+
+        Raises:
+            NothingUsableError: If no image is left to fit on.
+        """
+        is_test = self.given if kept is None else self.given[kept]
+        split = Split((~is_test).nonzero().flatten(), is_test.nonzero().flatten())
+        if not len(split.train):
+            raise NothingUsableError(f"no image of split {self.splits_used[0]!r} can be used")
+        return [split]
+
+    def task(self, kept: Tensor) -> Task:
+        """What is to be told of the images that could be read."""
+        return presence_task(self.targets[kept], self.names)
+
+    def rule_words(self) -> str:
+        """Say in words which images the figures are from."""
+        fit, score = self.splits_used
+        return f"split {score!r} after fitting on {fit!r}, VOC07 average precision at 11 recalls"
+
+
+def open_voc_data(root: str | Path) -> VocData:
+    """Find the images of a VOC set: those of trainval (else train) and of test (else val).
+
+    Args:
+        root: The set, or a folder above it.
+
+    Returns:
+        The images of both splits.
+
+    Raises:
+        UsageError: If a split is missing, or the two list other classes.
+        NothingUsableError: If a split has no usable image.
+    """
+    present = list_voc_splits(root)
+    used = (_first(FIT_SPLITS, present, root), _first(TEST_FOLDERS, present, root))
+    parts = [read_voc_classes(root, split) for split in used]
+    return VocData(
+        tuple(path for part in parts for path in part.paths),
+        torch.cat([part.targets for part in parts]),
+        common_names(parts),
+        tuple(problem for part in parts for problem in part.problems),
+        torch.cat([torch.full((len(part),), number > 0) for number, part in enumerate(parts)]),
+        used,
+    )
+
+
+def _first(wanted: Sequence[str], present: Sequence[str], root: str | Path) -> str:
+    """The first of some splits that is there."""
+    found = next((name for name in wanted if name in present), None)
+    if found is None:
+        legal = " or ".join(repr(name) for name in wanted[:2])
+        have = ", ".join(present) or "none"
+        raise UsageError(f"the protocol needs a split {legal}; there are {have}", path=root)
+    return found
+
+
+def read_labelled(folder: Any, part: str) -> tuple[list[Path], list[str]]:
+    """Find the images of class folders and their classes' names.
+
+    Args:
+        folder: Folder of class folders, or of ``train`` and ``test`` (or ``val``) folders of them.
+        part: ``"train"`` or ``"test"``: which of these to take.
+
+    Returns:
+        Paths and labels.
+
+    Raises:
+        TypeError: If it is no folder.
+    """
+    if not isinstance(folder, str | Path):
+        raise TypeError(f"y must be given unless images is a folder, got {type(folder).__name__}")
+    data = open_class_data(folder, SplitRule())
+    for problem in data.problems:
+        warnings.warn(str(problem), stacklevel=3)
+    chosen = list(range(len(data.paths)))
+    if data.given is not None:
+        chosen = (data.given == (part == "test")).nonzero().flatten().tolist()
+    return [data.paths[i] for i in chosen], [data.names[data.labels[i]] for i in chosen]
+
+
+def content_numbers(images: list[Any]) -> Tensor:
+    """Numbers by which files that were fitted on are known again; images in memory have none."""
+    files = [image for image in images if isinstance(image, str | Path)]
+    return torch.tensor([content_number(read_content(file)) for file in files], dtype=torch.int64)
+
+
+@contextmanager
+def as_files(images: list[Any]) -> Iterator[list[str | Path]]:
+    """Give paths of all images; what is only in memory is written to a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="sppnet-") as folder:
+        paths: list[str | Path] = []
+        for number, image in enumerate(images):
+            if isinstance(image, str | Path):
+                paths.append(image)
+                continue
+            paths.append(Path(folder) / f"{number}.png")
+            to_pil_image(to_image(image)).save(paths[-1])
+        yield paths

@@ -1,0 +1,4 @@
+"""Trains trunk and head together, at one size or at many.
+
+Start with ``trainer.py``.
+"""

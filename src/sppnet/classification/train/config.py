@@ -1,0 +1,276 @@
+"""Settings of training, and the plain values that one training depends on."""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+
+from sppnet.classification.network import POOLS
+from sppnet.classification.train.augmentation import Augmentation
+from sppnet.classification.transfer.config import _check_choice
+from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
+from sppnet.training.schedules import cosine_share, plateau_share
+from sppnet.training.seeds import check_seed, seed_of
+
+SCHEDULES = ("plateau", "cosine")
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True)
+class InputSizes:
+    """Sizes of the network's input, epoch by epoch.
+
+    Args:
+        sides: Pixels: sides of the square input, or short sides of natural input.
+        is_range: Draw a size between the smallest and the largest for every epoch; otherwise the
+            sizes take turns, one whole epoch each.
+        natural: Show whole images in their own shape instead of square crops.
+
+    Raises:
+        ValueError: If there is no size, or one is below 1.
+
+    Example:
+        >>> sizes = InputSizes.parse("180,224")
+        >>> [sizes.of_epoch(epoch, seed=0) for epoch in range(4)]
+        [224, 180, 224, 180]
+        >>> InputSizes.parse("natural")
+        InputSizes(sides=(224,), is_range=False, natural=True)
+
+    Source:
+        SPP-net, section 2.3: sizes that take turns, and a random size in [180, 224] per epoch.
+    """
+
+    sides: tuple[int, ...] = (180, 224)
+    is_range: bool = False
+    natural: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sides or min(self.sides) < 1:
+            raise ValueError(f"imgsz must be one or more positive numbers, got {self.sides}")
+
+    @classmethod
+    def parse(cls, text: str) -> "InputSizes":
+        """Read ``224``, ``180,224``, ``180-224``, ``natural``, ``natural:192`` or the like.
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        word, _, rest = text.replace(" ", "").partition(":")
+        numbers = (rest or "224") if word == "natural" else text.replace(" ", "")
+        if not re.fullmatch(r"\d{1,4}(-\d{1,4}|(,\d{1,4})*)", numbers):
+            rule = "imgsz must be N, N,N,..., N-N or natural[:N], numbers below 10000"
+            raise ValueError(f"{rule}, got {text!r}")
+        sides = tuple(int(number) for number in re.split("[-,]", numbers))
+        return cls(sides, "-" in numbers, word == "natural")
+
+    def __str__(self) -> str:
+        numbers = ("-" if self.is_range else ",").join(map(str, self.sides))
+        return f"natural:{numbers}" if self.natural else numbers
+
+    @property
+    def largest(self) -> int:
+        """The largest of the sizes; smaller input is the same crop resized."""
+        return max(self.sides)
+
+    def of_epoch(self, epoch: int, seed: int) -> int:
+        """The size of an epoch, 0 for the first; sizes that take turns begin with the largest."""
+        if self.is_range:
+            low, high = min(self.sides), max(self.sides)
+            draw = torch.Generator().manual_seed(seed_of(seed, "size", epoch))
+            return int(torch.randint(low, high + 1, (), generator=draw))
+        ordered = sorted(self.sides, reverse=True)
+        return ordered[epoch % len(ordered)]
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What one training does.
+
+    Args:
+        epochs: Passes over all images, at least 1.
+        sizes: Sizes of the input, epoch by epoch.
+        batch: Images in one update, over all processes; the last batches share what is left evenly.
+        accumulate: Parts in which each process sends its share of a batch through the network; more
+            need less memory and give the same gradient.
+        rate: Highest learning rate of the head.
+        trunk_rate: Highest learning rate of the trunk as a share of ``rate``; 0 freezes the trunk.
+        schedule: ``"plateau"``, the paper's, or ``"cosine"``; both rise during the first epoch.
+        patience: Epochs without improvement that make a plateau.
+        optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
+        momentum: Of the stochastic gradient descent.
+        weight_decay: Pull of the weights towards 0.
+        label_smoothing: Share of the target that is spread over all classes.
+        averaging: Decay of the moving average of the weights, which is what the training leaves;
+            0 leaves the last weights.
+        mixed_precision: Convolve and multiply in bfloat16; weights stay float32.
+        augmentation: Crops, mirroring and colours.
+        seed: Decides order, sizes, crops, mirroring, colours and dropout.
+
+    Raises:
+        ValueError: If a number is out of range or a word unknown.
+    """
+
+    epochs: int = 30
+    sizes: InputSizes = field(default_factory=InputSizes)
+    batch: int = 32
+    accumulate: int = 1
+    rate: float = 0.02
+    trunk_rate: float = 1.0
+    schedule: str = "plateau"
+    patience: int = 5
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    mixed_precision: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "accumulate", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing", "averaging"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in 0..1, below 1, got {getattr(self, name)}")
+        if not self.rate > 0:
+            raise ValueError(f"rate must be above 0, got {self.rate}")
+        for name in ("trunk_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name, legal in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in legal:
+                word = getattr(self, name)
+                raise ValueError(f"{name} must be one of {', '.join(legal)}, got {word!r}")
+
+    @property
+    def crop(self) -> int:
+        """Side of the crop: the largest size; smaller inputs are the same crop resized."""
+        return self.sizes.largest
+
+    @property
+    def short_side(self) -> int:
+        """Short side of the images that crops are cut from; natural input is not cut."""
+        return self.crop if self.sizes.natural else round(self.crop * BASE_SIDE / BASE_WINDOW)
+
+    def rate_at(self, losses: list[float], step: int, per_epoch: int) -> float:
+        """The head's rate for one update.
+
+        Args:
+            losses: Training loss of each whole epoch before.
+            step: Updates of this epoch so far.
+            per_epoch: Updates of an epoch.
+        """
+        warmup = per_epoch if self.epochs > 1 else 0
+        done = len(losses) * per_epoch + step
+        if done < warmup:
+            return self.rate * (done + 1) / warmup
+        if self.schedule == "cosine":
+            return self.rate * cosine_share(done - warmup, self.epochs * per_epoch - warmup)
+        window = 1 if self.sizes.is_range else len(self.sizes.sides)
+        return self.rate * plateau_share(losses, self.epochs, self.patience, window)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Training of trunk and head together with gradient descent, at one size or at many."""
+
+    backbone: str = "squeezenet1_1"
+    """Convolution trunk, by name."""
+    weights: str = "DEFAULT"
+    """Weights that the trunk starts from: DEFAULT, none or a safetensors file."""
+    pool: str = "spp"
+    """Pooling of the map: spp, 6x6, avg, max or spp+avg."""
+    levels: tuple[int, ...] = (1, 2, 3, 6)
+    """Bins along each side, one number per level of the pyramid."""
+    imgsz: str = "180,224"
+    """Input sizes: 224, 180,224 (one epoch each), 180-224 (drawn per epoch), natural[:SIZES]."""
+    test_imgsz: int = 0
+    """Short side of whole images at test; 0 takes what training saw the images at."""
+    hidden: tuple[int, ...] = ()
+    """Width of each hidden layer of the head; the paper has 4096, 4096."""
+    dropout: float = 0.5
+    """Share of values that training sets to zero in the head."""
+    feature_norm: float = 20.0
+    """Length to which pooled vectors are scaled; 0 leaves them as they are, as in the paper."""
+    epochs: int = 30
+    """Passes over all training images."""
+    batch: int = 32
+    """Images in one update, over all processes."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network; more need less memory."""
+    lr: float = 0.02
+    """Highest learning rate of the head."""
+    trunk_lr: float = -1.0
+    """The trunk's rate over the head's; 0 freezes it; below 0: 1 from random weights, else 0.1."""
+    schedule: str = "plateau"
+    """How the rate falls: plateau (by ten, twice) or cosine."""
+    patience: int = 5
+    """Epochs without improvement that make a plateau."""
+    optimizer: str = "sgd"
+    """Gradient descent with momentum (sgd), or adamw."""
+    momentum: float = 0.9
+    """Momentum of the gradient descent."""
+    weight_decay: float = 5e-4
+    """Pull of the weights towards zero."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then what is saved; 0 is none."""
+    amp: bool = False
+    """Compute in bfloat16 where it is safe; weights stay float32."""
+    crops: str = "random"
+    """Where crops lie in the whole image: random, paper (centre and corners) or centre."""
+    flip: bool = True
+    """Mirror half of the images."""
+    colour_noise: float = 0.1
+    """Noise along the principal components of colours; the usual is 0.1, and 0 is none."""
+    seed: int = 0
+    """Seed of weights, split, order, crops and dropout."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        _check_choice("pool", self.pool, POOLS)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if not self.feature_norm >= 0:
+            raise ValueError(f"feature_norm must be at least 0, got {self.feature_norm}")
+        self.plan()
+
+    def plan(self) -> TrainingPlan:
+        """The values of the training itself.
+
+        Raises:
+            ValueError: If one is out of range.
+        """
+        return TrainingPlan(
+            epochs=self.epochs,
+            sizes=InputSizes.parse(self.imgsz),
+            batch=self.batch,
+            accumulate=self.accumulate,
+            rate=self.lr,
+            trunk_rate=self.trunk_share,
+            schedule=self.schedule,
+            patience=self.patience,
+            optimizer=self.optimizer,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            averaging=self.ema,
+            mixed_precision=self.amp,
+            augmentation=Augmentation(self.crops, self.flip, self.colour_noise),
+            seed=self.seed,
+        )
+
+    @property
+    def trunk_share(self) -> float:
+        """The trunk's learning rate as a share of the head's."""
+        if self.trunk_lr >= 0:
+            return self.trunk_lr
+        return 1.0 if self.weights.lower() == "none" else 0.1
+
+    @property
+    def test_short_side(self) -> int:
+        """Short side of whole images at test."""
+        return self.test_imgsz or self.plan().short_side

@@ -1,0 +1,118 @@
+"""The finished transfer classifier: features of a frozen trunk by a recipe, one linear layer."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones import restore_backbone
+from sppnet.classification.classifier import AnyView, ImageClassifier
+from sppnet.classification.network import apply_in_blocks, device_of
+from sppnet.classification.serialize import describe_head, describe_pool, restore_head, restore_pool
+from sppnet.classification.transfer.features import FeatureEncoder
+from sppnet.classification.transfer.recipe import FeatureRecipe
+from sppnet.storage import put_under, tensors_under
+
+
+class TransferClassifier(ImageClassifier):
+    """Names images by linear SVMs on several layers and views of a frozen network.
+
+    Its views belong to its recipe: a call that gives another is refused.
+
+    Args:
+        encoder: Turns images into rows.
+        head: Turns rows (N, D) into (N, K) margins, made by ``build_head``.
+        names: Names of the K classes, in the order of the head's outputs.
+        seen: (M,) int64 content numbers of the images it was fitted on, so that a test can tell.
+        about: Plain values that go into the saved file: what it was fitted on and how.
+
+    Raises:
+        ValueError: If the names are not as many as the head's outputs.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> from sppnet.classification import build_head
+        >>> from sppnet.classification.transfer.recipe import Block
+        >>> recipe = FeatureRecipe((Block(short_side=32), Block("relu2", "avg", short_side=48)))
+        >>> encoder = FeatureEncoder(build_backbone("small5"), recipe)
+        >>> classifier = TransferClassifier(encoder, build_head(4848, 2), ("cat", "dog"))
+        >>> classifier.scores([torch.rand(3, 40, 50)]).shape
+        torch.Size([1, 2])
+    """
+
+    kind = "transfer classifier"
+
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        head: nn.Module,
+        names: Sequence[str],
+        *,
+        seen: Tensor | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(head, names, "margin", seen, about)
+        self.encoder = encoder.eval()
+        self.head = head.eval()
+
+    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
+        """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
+        if view is not None:
+            raise ValueError(f"view must be None, the recipe has its own, got {view!r}")
+        if not images:
+            return torch.empty(0, len(self.names))
+        return self.score_rows(self.encoder.encode(images))
+
+    @torch.inference_mode()
+    def score_rows(self, rows: Tensor) -> Tensor:
+        """Score rows of the encoder: (N, D) -> (N, K) float32 on the CPU."""
+        if not len(rows):
+            return torch.empty(0, len(self.names))
+        return apply_in_blocks(self.head, rows.to(self.device)).float().cpu()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return device_of(self.head)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move all of it and return the classifier."""
+        self.encoder.to(device)
+        self.head.to(device)
+        return self
+
+    def description(self) -> dict[str, Any]:
+        """All but the numbers, as plain values."""
+        pool, head = self.encoder.source_pool, self.encoder.source_head
+        return {
+            "backbone": self.encoder.backbone.description(),
+            "recipe": self.encoder.recipe.description(),
+            "source_pool": None if pool is None else describe_pool(pool),
+            "source_head": None if head is None else describe_head(head),
+            "head": describe_head(self.head),
+            "names": list(self.names),
+            "score_kind": self.score_kind,
+            "about": self.about,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every number, by name, on the CPU."""
+        encoder = put_under("encoder.", self.encoder.state_dict())
+        tensors = encoder | put_under("head.", self.head.state_dict())
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
+
+    @classmethod
+    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+        """Make the classifier of a description and its numbers."""
+        pool, source_head = config["source_pool"], config["source_head"]
+        encoder = FeatureEncoder(
+            restore_backbone(config["backbone"], tensors_under("encoder.backbone.", tensors)),
+            FeatureRecipe.restore(config["recipe"]),
+            None if pool is None else restore_pool(pool),
+            None if source_head is None else restore_head(source_head),
+        )
+        encoder.load_state_dict(tensors_under("encoder.", tensors))
+        head = restore_head(config["head"])
+        head.load_state_dict(tensors_under("head.", tensors))
+        return cls(encoder, head, config["names"], seen=seen, about=config["about"])

@@ -1,0 +1,379 @@
+"""Frozen features of whole images, worked out once and cached."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones import Backbone
+from sppnet.classification.network import (
+    FixedNorm,
+    SppNet,
+    apply_in_blocks,
+    batch_rows,
+    build_pool,
+    device_of,
+    pool_images,
+)
+from sppnet.classification.transfer.recipe import FIRST_HIDDEN, Block, FeatureRecipe
+from sppnet.classification.views import View
+from sppnet.errors import InputError, Problem
+from sppnet.images import flip_left_right, group_equal_sizes
+from sppnet.images.content import content_number, decode_content, read_content
+from sppnet.progress import Track, no_tracking
+from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import digest_of
+
+FEATURE_VERSION = 1  # raise it when the same image, weights and settings would give other numbers
+Place = tuple[View, bool]
+Pooling = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One row for each image that could be read.
+
+    Args:
+        rows: (N, D) float32 on the CPU; pooled features are not yet scaled to one length.
+        kept: (N,) int64, the position of each row's image in the list that was asked for.
+        digests: (N,) int64, the first 8 bytes of each file's SHA-256.
+        problems: One finding for each image that was left out.
+    """
+
+    rows: Tensor
+    kept: Tensor
+    digests: Tensor
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """How images become rows.
+
+    Args:
+        view: What of an image is seen.
+        compute: Turns a list of (3, h, w) views into (n, D) rows, each depending on its own image
+            only.
+        batch: How many images ``compute`` gets at once.
+        depends_on: Everything besides the image's bytes that the rows depend on, for the cache's
+            key.
+    """
+
+    view: View
+    compute: Callable[[list[Tensor]], Tensor]
+    batch: int
+    depends_on: Mapping[str, str | int]
+
+
+def extract_features(
+    paths: Sequence[str | Path],
+    backbone: Backbone,
+    pool: nn.Module,
+    view: View,
+    *,
+    cache: FeatureCache | None = None,
+    track: Track = no_tracking,
+) -> FeatureSet:
+    """Convolve and pool images, or take the result from the cache.
+
+    On the CPU images go through the trunk one by one: there a batch gains little, and only so are
+    the features of an image the same bits whatever else is asked for and wherever an earlier run
+    stopped. An accelerator gets batches of equal size.
+
+    Args:
+        paths: Image files of any sizes.
+        backbone: Frozen trunk; put it in evaluation mode and on its device first.
+        pool: From (N, C, h, w) to (N, D).
+        view: What of the image the trunk sees.
+        cache: Where features are kept under the file's content, the weights and the settings; None
+            keeps nothing.
+        track: Shows the progress over the images.
+
+    Returns:
+        The features, and a finding for each image that cannot be used.
+    """
+    maker = RowMaker(
+        view,
+        lambda images: pool_images(backbone, pool, images),
+        batch_rows(backbone),
+        {
+            "what": "pooled features",
+            "version": FEATURE_VERSION,
+            "weights": backbone_digest(backbone),
+            "pool": repr(pool),
+            "device": device_of(backbone).type,
+        },
+    )
+    return make_rows(paths, maker, cache=cache, track=track, words="computing features")
+
+
+def make_rows(
+    paths: Sequence[str | Path],
+    maker: RowMaker,
+    *,
+    cache: FeatureCache | None = None,
+    track: Track = no_tracking,
+    words: str = "computing",
+) -> FeatureSet:
+    """Work out a row for every file, or take it from the cache.
+
+    Args:
+        paths: Image files of any sizes.
+        maker: How images become rows.
+        cache: Where rows are kept; a run that was killed goes on from there.
+        track: Shows the progress over the images.
+        words: What is done, for the progress.
+
+    Returns:
+        The rows, and a finding for each image that cannot be used.
+    """
+    rows: dict[int, Tensor] = {}
+    digests: dict[int, int] = {}
+    problems: list[Problem] = []
+    pending: list[tuple[int, str, Tensor]] = []
+    for index, path in enumerate(track(paths, words, total=len(paths))):
+        try:
+            data = read_content(path)
+            key = row_key(maker, data)
+            record = None if cache is None else cache.get(key)
+            if record is None:
+                pending.append((index, key, maker.view.apply(decode_content(data, path))))
+            else:
+                rows[index] = record["row"]
+            digests[index] = content_number(data)
+        except InputError as error:
+            problems.append(Problem.of(error, action="left out"))
+        if len(pending) >= maker.batch:
+            rows.update(_compute(maker, pending, cache))
+            pending = []
+    rows.update(_compute(maker, pending, cache))
+    return _gather(rows, digests, problems)
+
+
+def row_key(maker: RowMaker, data: bytes) -> str:
+    """Key of an image's row: the image's bytes and all that the row depends on besides."""
+    view = json.dumps(maker.view.description(), sort_keys=True)
+    image = hashlib.sha256(data).hexdigest()
+    return FeatureCache.make_key(image=image, view=view, **maker.depends_on)
+
+
+def _compute(
+    maker: RowMaker, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
+) -> dict[int, Tensor]:
+    """Work the rows of some images out and keep them."""
+    if not pending:
+        return {}
+    rows = maker.compute([image for _, _, image in pending])
+    for (_, key, _), row in zip(pending, rows, strict=True):
+        if cache is not None:
+            cache.put(key, {"row": row.clone()})
+    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
+
+
+def backbone_digest(backbone: Backbone) -> str:
+    """SHA-256 of a trunk's description and of every number in it."""
+    return digest_of(backbone.description(), backbone.state_dict())
+
+
+def _gather(
+    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
+) -> FeatureSet:
+    """Put rows in the order of the images."""
+    kept = sorted(rows)
+    return FeatureSet(
+        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
+        kept=torch.tensor(kept, dtype=torch.int64),
+        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
+        problems=tuple(problems),
+    )
+
+
+class FeatureEncoder(nn.Module):
+    """A frozen trunk, or a trained network, and the recipe of what is taken from it.
+
+    Args:
+        backbone: The trunk.
+        recipe: What is pooled.
+        pool: The trained network's own pooling, for blocks of fully connected layers.
+        head: Its head: fully connected layers with ReLU between them, likewise.
+
+    Raises:
+        ValueError: If the trunk has no such layer, or the head no such hidden layer.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> recipe = FeatureRecipe((Block(short_side=32), Block("relu2", "avg", short_side=32)))
+        >>> encoder = FeatureEncoder(build_backbone("small5"), recipe)
+        >>> encoder.encode([torch.rand(3, 40, 50)]).shape
+        torch.Size([1, 4848])
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: FeatureRecipe,
+        pool: nn.Module | None = None,
+        head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.recipe = recipe
+        self.source_pool = pool
+        self.source_head = head
+        self._map_names = [b.layer if b.hidden_layer is None else None for b in recipe.blocks]
+        self._poolings = [self._pooling_of(block) for block in recipe.blocks]
+        self.eval()
+        self._try_layers()
+
+    @classmethod
+    def of_network(cls, network: SppNet, recipe: FeatureRecipe) -> "FeatureEncoder":
+        """Take features from a trained network, its fully connected layers included."""
+        return cls(network.backbone, recipe, network.pool, network.head)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        """Turn decoded images into rows.
+
+        On the CPU each image is convolved by itself, so that its row has the same bits in any
+        company.
+
+        Args:
+            images: n tensors (3, H, W), RGB 0..1, of any sizes; at least one.
+
+        Returns:
+            (n, D) float32 on the CPU: the blocks side by side, each scaled by its norm and the
+            square root of its weight; the whole row is not yet scaled to ``recipe.row_length``.
+        """
+        columns: list[Tensor] = [torch.empty(0)] * len(self.recipe.blocks)
+        for place, numbers in self._places().items():
+            for number, rows in zip(numbers, self._pool_place(place, numbers, images), strict=True):
+                columns[number] = scale_rows(rows, self.recipe.blocks[number])
+        return torch.cat(columns, dim=1)
+
+    def extract(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        cache: FeatureCache | None = None,
+        track: Track = no_tracking,
+    ) -> FeatureSet:
+        """Encode image files, or take their rows from the cache.
+
+        Args:
+            paths: Image files of any sizes.
+            cache: Where rows are kept under the file's content, the weights and the recipe; None
+                keeps nothing.
+            track: Shows the progress over the images.
+
+        Returns:
+            The rows, and a finding for each image that cannot be used.
+        """
+        maker = RowMaker(
+            View("native"),
+            self.encode,
+            batch_rows(self.backbone),
+            {
+                "what": "rows of a recipe",
+                "version": FEATURE_VERSION,
+                "encoder": self.digest(),
+                "device": device_of(self.backbone).type,
+            },
+        )
+        return make_rows(paths, maker, cache=cache, track=track, words="computing features")
+
+    def digest(self) -> str:
+        """SHA-256 of the blocks and of every number of the network: what rows depend on."""
+        about = {
+            "blocks": self.recipe.description()["blocks"],
+            "pool": repr(self.source_pool),
+            "head": repr(self.source_head),
+            "trunk": self.backbone.description(),
+        }
+        return digest_of(about, self.state_dict())
+
+    def _places(self) -> dict[Place, list[int]]:
+        """Numbers of the blocks that see the same pixels."""
+        places: dict[Place, list[int]] = {}
+        for number, block in enumerate(self.recipe.blocks):
+            places.setdefault((View(block.view, block.short_side), block.flip), []).append(number)
+        return places
+
+    def _pool_place(
+        self, place: Place, numbers: list[int], images: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Pool all blocks of one view: for each block (n, d) on the CPU."""
+        view, flip = place
+        views = [view.apply(image) for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in views]
+        rows: list[list[Tensor]] = [[torch.empty(0)] * len(images) for _ in numbers]
+        for part in group_equal_sizes(sizes, batch_rows(self.backbone)):
+            batch = torch.stack([views[index] for index in part])
+            pooled = self._pool_batch(batch, numbers)
+            if flip:
+                mirrored = self._pool_batch(flip_left_right(batch), numbers)
+                pooled = [(a + b) / 2 for a, b in zip(pooled, mirrored, strict=True)]
+            for column, block_rows in zip(rows, pooled, strict=True):
+                for index, row in zip(part, block_rows, strict=True):
+                    column[index] = row
+        return [torch.stack(column) for column in rows]
+
+    def _pool_batch(self, batch: Tensor, numbers: list[int]) -> list[Tensor]:
+        """Convolve images of one size once and pool the layers of some blocks."""
+        layers = [self._map_names[number] for number in numbers]
+        distinct = list(dict.fromkeys(layers))
+        batch = batch.to(device_of(self)).contiguous(memory_format=torch.channels_last)
+        maps = dict(zip(distinct, self.backbone.tap(batch, distinct), strict=True))
+        pooled = zip(numbers, layers, strict=True)
+        return [self._poolings[number](maps[layer]).float().cpu() for number, layer in pooled]
+
+    def _pooling_of(self, block: Block) -> Pooling:
+        """From the block's map (n, C, h, w) to its rows (n, d)."""
+        if block.hidden_layer is None:
+            return build_pool(block.pool, block.levels)
+        layers = hidden_layers(self.source_head)
+        if self.source_pool is None or block.hidden_layer >= len(layers):
+            legal = ", ".join(f"fc{FIRST_HIDDEN + number}" for number in range(len(layers)))
+            rule = f"one of {legal}" if legal else "a map: this trunk has no fully connected layer"
+            raise ValueError(f"layer must be {rule}, got {block.layer!r}")
+        layer = layers[block.hidden_layer]
+        pool = self.source_pool
+        return lambda features: apply_in_blocks(layer, pool(features))
+
+    def _try_layers(self) -> None:
+        """Say now which layer the trunk lacks, on the smallest image."""
+        side = self.backbone.min_size
+        image = torch.zeros(1, 3, side, side, device=device_of(self))
+        with torch.inference_mode():
+            self.backbone.tap(image, list(dict.fromkeys(self._map_names)))
+
+
+def hidden_layers(head: nn.Module | None) -> list[nn.Sequential]:
+    """From pooled rows to each hidden layer of a head, its ReLU included; empty if it has none.
+
+    Example:
+        >>> from sppnet.classification.network import build_head
+        >>> [part(torch.rand(2, 9)).shape[1] for part in hidden_layers(build_head(9, 3, (5, 4)))]
+        [5, 4]
+    """
+    if not isinstance(head, nn.Sequential):
+        return []
+    ends = [number + 1 for number, layer in enumerate(head) if isinstance(layer, nn.ReLU)]
+    return [head[:end] for end in ends]
+
+
+def scale_rows(rows: Tensor, block: Block) -> Tensor:
+    """Scale pooled rows (n, d) as a block asks: norm, then the square root of its weight.
+
+    Example:
+        >>> scale_rows(torch.tensor([[9.0, -16.0]]), Block(norm="power", weight=4.0))
+        tensor([[ 1.2000, -1.6000]])
+    """
+    if block.norm == "power":
+        rows = rows.sign() * rows.abs().sqrt()
+    if block.norm != "none":
+        rows = FixedNorm()(rows)
+    return rows * block.weight**0.5

@@ -1,0 +1,190 @@
+"""Which features an image is turned into: blocks of pooled layers, each a term of a kernel sum."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from sppnet.classification.network import POOLS
+from sppnet.classification.transfer.svm import LOSSES
+from sppnet.classification.views import VIEWS
+from sppnet.errors import UnusableFileError, UsageError
+from sppnet.storage import read_bytes
+
+NORMS = ("l2", "power", "none")
+MAX_BYTES = 1_000_000
+FIRST_HIDDEN = 6  # the paper counts its fully connected layers on after five convolutions
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of one view of the image, pooled and scaled.
+
+    Args:
+        layer: Node of the trunk as ``build_backbone`` takes it; ``"fc6"``, ``"fc7"``, ... are the
+            hidden layers of a trained network, after its own pooling; None is the last map.
+        pool: Pooling of the map: ``"spp"``, ``"spp+avg"``, ``"6x6"``, ``"avg"`` or ``"max"``.
+        levels: Bins along each side, for the pyramids.
+        view: What of the image is seen: ``"full"``, ``"crop"``, ``"warp"`` or ``"native"``.
+        short_side: Its short side in pixels.
+        flip: Whether to take the mean of the image's and its mirror image's features.
+        norm: ``"l2"`` scales the row to length 1; ``"power"`` takes signed square roots first;
+            ``"none"`` leaves it as it is.
+        weight: Share of this block's kernel in the sum.
+
+    Raises:
+        ValueError: If a word is unknown or a number out of range.
+    """
+
+    layer: str | None = None
+    pool: str = "spp"
+    levels: tuple[int, ...] = (1, 2, 3, 6)
+    view: str = "full"
+    short_side: int = 224
+    flip: bool = False
+    norm: str = "l2"
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, legal in (("pool", POOLS), ("view", VIEWS), ("norm", NORMS)):
+            if getattr(self, name) not in legal:
+                word = getattr(self, name)
+                raise ValueError(f"{name} must be one of {', '.join(legal)}, got {word!r}")
+        if self.short_side < 1 or min(self.levels, default=0) < 1:
+            got = f"{self.short_side} and {self.levels}"
+            raise ValueError(f"short_side and levels must be at least 1, got {got}")
+        if not self.weight > 0:
+            raise ValueError(f"weight must be above 0, got {self.weight}")
+
+    @property
+    def hidden_layer(self) -> int | None:
+        """Number of the hidden fully connected layer, from 0; None for a map of the trunk.
+
+        Example:
+            >>> Block("fc7").hidden_layer, Block("features.9").hidden_layer
+            (1, None)
+        """
+        number = (self.layer or "").removeprefix("fc")
+        if self.layer != f"fc{number}" or not number.isdecimal() or int(number) < FIRST_HIDDEN:
+            return None
+        return int(number) - FIRST_HIDDEN
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """Blocks whose rows are put side by side: their linear kernels add up.
+
+    Args:
+        blocks: At least one.
+        loss: What the linear machines on the rows minimise: ``"hinge"`` or ``"squares"``.
+
+    Raises:
+        ValueError: If there is no block, or the loss is unknown.
+
+    Example:
+        >>> FeatureRecipe((Block(), Block("features.9"))).is_plain, FeatureRecipe().is_plain
+        (False, True)
+    """
+
+    blocks: tuple[Block, ...] = (Block(),)
+    loss: str = "hinge"
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
+        if not self.blocks:
+            raise ValueError("blocks must be at least one, got none")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is one pooled map scaled to length 1: an ordinary network can hold it."""
+        first = self.blocks[0]
+        is_map = first.hidden_layer is None
+        return len(self.blocks) == 1 and is_map and not first.flip and first.norm == "l2"
+
+    @property
+    def row_length(self) -> float | None:
+        """Length that whole rows are scaled to; None if a block is to be left as it is."""
+        return None if any(block.norm == "none" for block in self.blocks) else 1.0
+
+    def at_short_side(self, short_side: int) -> "FeatureRecipe":
+        """The same blocks with all scales in proportion, the first at another short side."""
+        ratio = short_side / self.blocks[0].short_side
+        sides = [max(1, round(block.short_side * ratio)) for block in self.blocks]
+        pairs = zip(self.blocks, sides, strict=True)
+        blocks = tuple(replace(block, short_side=side) for block, side in pairs)
+        return replace(self, blocks=blocks)
+
+    def description(self) -> dict[str, Any]:
+        """The recipe as plain values."""
+        return {"loss": self.loss, "blocks": [asdict(block) for block in self.blocks]}
+
+    @classmethod
+    def restore(cls, description: Mapping[str, Any]) -> "FeatureRecipe":
+        """Make the recipe that was described.
+
+        Raises:
+            KeyError, TypeError, ValueError: If the description is not one of :meth:`description`.
+        """
+        for key in description:
+            if key not in ("blocks", "loss"):
+                raise ValueError(f"a recipe's keys must be blocks and loss, got {key!r}")
+        blocks = tuple(_restore_block(block) for block in description["blocks"])
+        return cls(blocks, description.get("loss", "hinge"))
+
+
+def _restore_block(values: Mapping[str, Any]) -> Block:
+    """Make one block; an unknown key is an error that names the legal ones."""
+    legal = [field.name for field in fields(Block)]
+    for key in values:
+        if key not in legal:
+            raise ValueError(f"a block's keys must be among {', '.join(legal)}, got {key!r}")
+    levels = tuple(values.get("levels", Block.levels))
+    return Block(**{**values, "levels": levels, "layer": values.get("layer") or None})
+
+
+RECIPES: dict[str, FeatureRecipe] = {
+    "paper": FeatureRecipe(),
+    # Chosen for squeezenet1_1, whose features.10 is the eighth of its layers from the image; what
+    # else was tried is in docs/transfer.md.
+    "best": FeatureRecipe(
+        (
+            Block(view="warp", short_side=224),
+            Block("features.10", view="warp", short_side=224),
+            Block(view="full", short_side=320),
+            Block("features.10", view="full", short_side=320),
+        ),
+        loss="squares",
+    ),
+}
+
+
+def load_recipe(name: str) -> FeatureRecipe:
+    """Take a recipe by its name, or read one from a TOML file of ``[[blocks]]``.
+
+    Args:
+        name: One of ``RECIPES``, or a path.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UsageError: If there is neither, or the file is no recipe; names the file and the rule.
+
+    Example:
+        >>> load_recipe("paper") == FeatureRecipe()
+        True
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if not Path(name).is_file():
+        raise UsageError(f"recipe must be {', '.join(RECIPES)} or a TOML file, got {name!r}")
+    try:
+        return FeatureRecipe.restore(tomllib.loads(read_bytes(name, MAX_BYTES).decode()))
+    except UnusableFileError as error:
+        raise UsageError(error.message, path=name) from error
+    except KeyError as error:
+        raise UsageError("a recipe must hold [[blocks]]", path=name) from error
+    except (TypeError, ValueError) as error:  # of TOML, of UTF-8, of the blocks
+        raise UsageError(f"not a recipe: {error}", path=name) from error

@@ -1,0 +1,140 @@
+"""The SVMs reach the minimum of their objective, on either side of the Gram matrix."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from oracles.support_vectors import descend, hinge_objective
+from sppnet.classification import LinearSvm
+from sppnet.classification.scoring import one_against_rest
+from sppnet.classification.transfer import svm as linear_svm
+from sppnet.classification.transfer.svm import LOSSES, fit_dual, gram_matrix
+
+
+@pytest.fixture
+def problem() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    labels = torch.arange(3).repeat(15)
+    rows = torch.nn.functional.normalize(torch.eye(3)[labels].repeat(1, 30) + torch.randn(45, 90))
+    return rows, labels
+
+
+def test_no_slow_solution_is_better(problem) -> None:
+    rows, labels = problem
+    svm = LinearSvm(c=1.0).fit(rows, labels, 3)
+    x = rows.double().numpy()
+    for label in range(3):
+        signs = np.where(labels.numpy() == label, 1.0, -1.0)
+        fast = (svm.weights_[:, label].double().numpy(), float(svm.bias_[label]))
+        slow = descend(x, signs, 1.0)
+        low, high = hinge_objective(*fast, x, signs, 1.0), hinge_objective(*slow, x, signs, 1.0)
+        assert low <= high * 1.0005
+        assert low == pytest.approx(high, rel=0.02)  # and the slow one nearly gets there
+
+
+def test_order_of_the_rows_does_not_matter(problem) -> None:
+    rows, labels = problem
+    order = torch.randperm(len(rows))
+    a = LinearSvm().fit(rows, labels, 3).decision_function(rows)
+    b = LinearSvm().fit(rows[order], labels[order], 3).decision_function(rows)
+    assert torch.allclose(a, b, atol=5e-3)
+
+
+def test_both_solvers_agree_on_the_classes(problem, monkeypatch) -> None:
+    rows, labels = problem
+    by_gram = LinearSvm().fit(rows, labels, 3).decision_function(rows)
+    monkeypatch.setattr(linear_svm, "GRAM_ROWS", 0)
+    by_rows = LinearSvm().fit(rows, labels, 3).decision_function(rows)
+    assert torch.equal(by_gram.argmax(1), by_rows.argmax(1))
+
+
+def test_class_without_images_is_never_chosen(problem) -> None:
+    rows, labels = problem
+    svm = LinearSvm().fit(rows, labels, 4)
+    assert torch.equal(svm.weights_[:, 3], torch.zeros(90))
+    assert float(svm.bias_[3]) == -1
+
+
+def test_repeated_fit_gives_the_same_bits(problem) -> None:
+    first, second = (LinearSvm().fit(*problem, 3).weights_ for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_hostile_input_is_named(problem) -> None:
+    rows, labels = problem
+    bad = rows.clone()
+    bad[7, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinity in row 7"):
+        LinearSvm().fit(bad, labels, 3)
+    with pytest.raises(ValueError, match=r"labels must be in 0..1"):
+        LinearSvm().fit(rows, labels, 2)
+    with pytest.raises(ValueError, match="N at least 1"):
+        LinearSvm().fit(rows[:0], labels[:0], 3)
+    with pytest.raises(ValueError, match="c must be above 0"):
+        LinearSvm(c=0)
+    with pytest.raises(ValueError, match="loss must be one of hinge, squares"):
+        LinearSvm(loss="cube")
+
+
+def test_squares_are_ridge_regression_on_the_targets(problem) -> None:
+    rows, labels = problem
+    svm = LinearSvm(c=5.0, loss="squares").fit(rows, labels, 3)
+    other = Ridge(alpha=1 / 5.0, solver="svd").fit(
+        rows.double().numpy(), one_against_rest(labels, 3).double().numpy()
+    )
+    assert np.allclose(svm.weights_.numpy(), other.coef_.T, atol=1e-5)
+    assert np.allclose(svm.bias_.numpy(), other.intercept_, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["gram", "rows"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_images_left_out_might_as_well_not_be_there(problem, loss, solver, monkeypatch) -> None:
+    rows, labels = problem
+    if solver == "rows":
+        monkeypatch.setattr(linear_svm, "GRAM_ROWS", 0)
+    targets = one_against_rest(labels, 3)
+    targets[::5, 1] = 0
+    kept = targets[:, 1] != 0
+    fitted = LinearSvm(loss=loss).fit_targets(rows, targets)
+    fewer = LinearSvm(loss=loss).fit_targets(rows[kept], targets[kept])
+    assert torch.allclose(fitted.weights_[:, 1], fewer.weights_[:, 1], atol=1e-4)
+    assert float(fitted.bias_[1]) == pytest.approx(float(fewer.bias_[1]), abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_images_may_be_of_several_classes(problem, loss) -> None:
+    rows, labels = problem
+    targets = torch.cat([one_against_rest(labels, 3), one_against_rest((labels == 0) + 0, 2)], 1)
+    svm = LinearSvm(c=10.0, loss=loss).fit_targets(rows, targets)
+    assert torch.allclose(svm.weights_[:, 0], svm.weights_[:, 4], atol=1e-5)  # the same question
+    assert torch.allclose(svm.weights_[:, 0], -svm.weights_[:, 3], atol=1e-2)  # and its opposite
+
+
+@pytest.mark.parametrize(("answer", "bias"), [(1, 1.0), (-1, -1.0), (0, -1.0)])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_one_answer_only_is_given_back(problem, loss, answer, bias) -> None:
+    rows, labels = problem
+    targets = torch.cat([one_against_rest(labels, 3), torch.full((45, 1), answer)], dim=1)
+    svm = LinearSvm(loss=loss).fit_targets(rows, targets)
+    assert torch.allclose(svm.weights_[:, 3], torch.zeros(90), atol=1e-6)
+    assert float(svm.bias_[3]) == pytest.approx(bias)
+
+
+def test_gram_matrix_in_blocks_is_the_product(problem, monkeypatch) -> None:
+    rows, _ = problem
+    monkeypatch.setattr(linear_svm, "GRAM_COLUMNS", 7)
+    assert torch.allclose(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_dual_form_scores_like_the_weights(problem, loss) -> None:
+    rows, labels = problem
+    targets = one_against_rest(labels, 3)
+    fit = partial(fit_dual, gram_matrix(rows), targets, 2.0)
+    dual, bias = fit(loss)
+    scores = (rows @ rows.T) @ dual + bias
+    expected = LinearSvm(2.0, loss).fit(rows, labels, 3).decision_function(rows)
+    assert torch.allclose(scores, expected, atol=1e-4)
