@@ -39,9 +39,9 @@ from detection_ways import (
 from sppnet.app.progress import track
 from sppnet.backbones import build_backbone
 from sppnet.detection import DetectionSettings, Detector, Encoder, PreparedImages, train_detector
-from sppnet.detection.heads import COMPACT_WIDTHS, PAPER_WIDTHS, RegionHead
+from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
+from sppnet.detection.heads.region_head import COMPACT_WIDTHS, PAPER_WIDTHS, RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.detection.scorers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text

@@ -28,9 +28,9 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.scorers import HeadScorer
-from sppnet.detection.tuning import TunedNetwork, tune_network
-from sppnet.detection.tuning_plan import TuningPlan
+from sppnet.detection.finetune.network import TunedNetwork, tune_network
+from sppnet.detection.finetune.region_network import TuningPlan
+from sppnet.detection.heads.classifiers import HeadScorer
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text

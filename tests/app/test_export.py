@@ -18,7 +18,7 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, DetectionRule, Detector, Encoder, LinearScorer
-from sppnet.detection.box_regression import BoxRegressor
+from sppnet.detection.heads.box_regression import BoxRegressor
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session

@@ -16,9 +16,10 @@ from sppnet.app.demo_plan import DemoPlan
 from sppnet.app.main import COMMANDS, load_command, main
 from sppnet.backbones import build_backbone
 from sppnet.classification import FitSettings, TrainSettings
-from sppnet.detection import DetectionSettings, window_training
-from sppnet.detection.hard_negatives import HardNegativeMiner
-from sppnet.detection.kernel_fitting import mine_kernel
+from sppnet.detection import DetectionSettings
+from sppnet.detection.heads import svm_trainer as window_training
+from sppnet.detection.heads.hard_negatives import HardNegativeMiner
+from sppnet.detection.heads.kernel_svm import mine_kernel
 from sppnet.images import draw_detection_set
 from sppnet.paper.detection_networks import DetectionNetwork
 

@@ -1,12 +1,19 @@
-"""Encode once, describe often: the vector of a window is the pyramid of its part of the map."""
+"""Encode once, describe often: the vector of a window is the pyramid of its part of the map.
 
+The scale of a window: the published vectors, ties, any order of scales, a slow loop.
+Scales chosen from objects of known sizes."""
+
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from oracles.box_loops import project
 from oracles.pyramid_loops import pool_region
 from oracles.scale_choice import choose_scale
-from sppnet.detection import Encoder
+from sppnet.detection import Encoder, choose_scales
+from sppnet.detection.encoder import choose_short_sides
 from sppnet.geometry import project_boxes
 from sppnet.pooling import spatial_pyramid_pool
 
@@ -161,3 +168,103 @@ def test_encoding_has_no_gradient_and_leaves_the_trunk_in_evaluation_mode(
 def test_impossible_encoders_are_refused(make_encoder, wrong: dict, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         Encoder(make_encoder().backbone, **wrong)
+
+
+FIVE = (480, 576, 688, 874, 1200)
+
+
+def _square(side: float) -> torch.Tensor:
+    return torch.tensor([[0.0, 0.0, side, side]])
+
+
+@pytest.mark.parametrize(
+    ("side", "short_side"),
+    [(75, 1200), (76, 874), (99, 874), (100, 688), (123, 688), (124, 576), (147, 576), (148, 480)],
+)
+def test_vectors_of_the_released_code(side: int, short_side: int) -> None:
+    (scale,) = choose_scales(_square(side), (375, 500), FIVE, target_side=208).tolist()
+    assert FIVE[scale] == short_side
+
+
+@pytest.mark.parametrize(("side", "short_side"), [(80, 1200), (81, 874), (108, 688), (159, 480)])
+def test_default_target_is_the_papers(side: int, short_side: int) -> None:
+    assert FIVE[int(choose_scales(_square(side), (500, 375), FIVE))] == short_side
+
+
+@pytest.mark.parametrize("short_sides", [(480, 576), (576, 480), (576, 480, 576), (480, 480, 576)])
+def test_smaller_scale_wins_a_tie(short_sides: tuple[int, ...]) -> None:
+    # wanted: 528, as far from 480 as from 576
+    (scale,) = choose_scales(_square(100), (100, 100), short_sides, target_side=528).tolist()
+    assert scale == short_sides.index(480)
+
+
+def test_halves_are_rounded_up_as_matlab_does() -> None:
+    # wanted: 528.5 -> 529, closer to 576; rounding to even would give 528 and with it 480
+    assert choose_scales(_square(100), (100, 100), (480, 576), target_side=528.5).tolist() == [1]
+
+
+def test_agrees_with_the_slow_loop_for_scales_in_any_order(make_boxes) -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(25):
+        height, width = (int(side) for side in rng.integers(1, 900, size=2))
+        short_sides = tuple(int(side) for side in rng.integers(20, 1300, size=rng.integers(1, 6)))
+        boxes = make_boxes(40, height, width, seed=trial)
+        side = float(rng.choice([208, 216, 224]))
+        expected = [
+            choose_scale(box, (height, width), short_sides, side) for box in boxes.double().tolist()
+        ]
+        assert choose_scales(boxes, (height, width), short_sides, side).tolist() == expected
+
+
+def test_box_without_area_gets_the_largest_scale() -> None:
+    assert choose_scales(_square(0), (100, 100), (480, 1200, 688)).tolist() == [1]
+
+
+def test_no_boxes() -> None:
+    scales = choose_scales(torch.zeros(0, 4), (10, 10), FIVE)
+    assert scales.shape == (0,)
+    assert scales.dtype == torch.int64
+
+
+def _image(sides: list[float], labels: list[int], crowd: list[bool] | None = None):
+    """An image of short side 480 with square objects."""
+    length = torch.tensor(sides)[:, None]
+    return SimpleNamespace(
+        boxes=torch.cat([torch.zeros(len(sides), 2), length, length], 1),
+        labels=torch.tensor(labels, dtype=torch.int64),
+        crowd=torch.tensor(crowd or [False] * len(sides), dtype=torch.bool),
+        size_hw=(480, 640),
+    )
+
+
+def test_objects_of_one_size_get_the_scale_at_which_they_have_the_target_size() -> None:
+    assert choose_short_sides([_image([224 * 480 / 608] * 5, [0] * 5)]) == (608,)
+
+
+def test_limits_hold() -> None:
+    tiny, huge = _image([10.0] * 3, [0] * 3), _image([470.0] * 3, [0] * 3)
+    assert choose_short_sides([tiny]) == (800,)
+    assert choose_short_sides([huge]) == (400,)
+    assert choose_short_sides([tiny, huge]) == (400, 800)
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
+    image = _image([100.0] * 98 + [300.0], [0] * 98 + [1])
+    assert choose_short_sides([image]) == (400, 800)
+    one_class = _image([100.0] * 98 + [300.0], [0] * 99)
+    assert choose_short_sides([one_class]) == (800,)
+
+
+def test_crowds_do_not_count() -> None:
+    image = _image([470.0, 10.0, 10.0], [0, 0, 0], [False, True, True])
+    assert choose_short_sides([image]) == (400,)
+
+
+def test_without_objects_the_middle() -> None:
+    assert choose_short_sides([]) == choose_short_sides([_image([], [])]) == (560,)
+
+
+@pytest.mark.parametrize("limits", [(8, 800), (800, 400)])
+def test_limits_must_be_in_order(limits: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="smallest and largest must be in order"):
+        choose_short_sides([], smallest=limits[0], largest=limits[1])

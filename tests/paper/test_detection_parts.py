@@ -8,7 +8,7 @@ import torch
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification.network import build_classifier
 from sppnet.detection import Encoder, PreparedImages
-from sppnet.detection.heads import RegionHead
+from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.paper.detection_networks import DetectionNetwork

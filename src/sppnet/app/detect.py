@@ -123,7 +123,7 @@ def train(
     """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json."""
     from sppnet.app.detect_training import TrainingJob
     from sppnet.app.settings import load_settings
-    from sppnet.detection.settings import DetectionSettings
+    from sppnet.detection.config import DetectionSettings
 
     flags = {
         "backbone": backbone,
@@ -219,7 +219,7 @@ def read_rule(
     flip: bool, nms: str | None, proposals: str | None, max_proposals: int | None
 ) -> tuple[dict[str, object], Path | None]:
     """Fields of a detector's rule that options change, and the file of windows, if one is named."""
-    from sppnet.detection.external_proposals import windows_file
+    from sppnet.detection.proposals.precomputed import windows_file
 
     path = None if proposals is None else windows_file(proposals)
     method = proposals if path is None else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from sppnet.app.console import options_to_blame
 from sppnet.app.device import choose_device
 from sppnet.detection import Detector, ExternalProposals
-from sppnet.detection.combination import AnyDetector, CombinedDetector
+from sppnet.detection.detector import AnyDetector, CombinedDetector
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import Detections
 from sppnet.images import load_image

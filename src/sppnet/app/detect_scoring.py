@@ -11,7 +11,7 @@ import torch
 from sppnet.app.console import human_seconds, report_problems, say, say_table
 from sppnet.app.detect_images import STAGES, ImageOutcome, OutcomeStore, detect_file, open_detectors
 from sppnet.app.progress import track
-from sppnet.detection.combination import AnyDetector
+from sppnet.detection.detector import AnyDetector
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.evaluation import proposal_recall_curve
 from sppnet.evaluation.report.axes import score_text

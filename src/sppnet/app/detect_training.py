@@ -31,7 +31,7 @@ from sppnet.detection import (
     propose,
     train_detector,
 )
-from sppnet.detection.training import wants_mirror
+from sppnet.detection.train import wants_mirror
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
 from sppnet.storage import (

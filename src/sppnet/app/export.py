@@ -110,7 +110,7 @@ def _model(folder: Path) -> "ExportRecipe":
     kind = read_kind(folder)
     if kind == "detector":
         from sppnet.detection import Detector
-        from sppnet.detection.onnx_recipe import detector_recipe
+        from sppnet.detection.onnx import detector_recipe
 
         return detector_recipe(Detector.load(folder))
     if kind == "classifier":

@@ -62,7 +62,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
 
 def _kernels(torch: Any) -> dict[str, Any]:
-    from sppnet.detection.graph_kernel import kernel_name
+    from sppnet.detection.proposals.graph import kernel_name
     from sppnet.pooling.kernels.dispatch import describe_kernels
 
     return {

@@ -1,18 +1,60 @@
 """The idea of the paper: encode an image once, then describe as many windows as wanted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sppnet.backbones import Backbone
-from sppnet.detection.scales import TARGET_SIDE, choose_scales
-from sppnet.geometry import Projection, project_boxes
+from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
-from sppnet.images import resize_short_side
+from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
+
+# A window is best seen at the size that the trunk was trained on (section 4.1 of the paper).
+TARGET_SIDE = 224
+# The time of a trunk grows with the square of the short side: between these, by a factor of four.
+SMALLEST_SIDE, LARGEST_SIDE = 400, 800
+# Two scales where the one that small things want is larger by this than what large things want.
+TWO_SCALES_FROM = 1.5
+SMALL_SHARE, LARGE_SHARE = 0.8, 0.2
+STEP = 16
+
+
+def choose_scales(
+    boxes: Tensor,
+    image_size_hw: tuple[int, int],
+    short_sides: Sequence[int],
+    target_side: float = TARGET_SIDE,
+) -> Tensor:
+    """Pick for each box the scale at which its area comes closest to ``target_side`` squared.
+
+    Args:
+        boxes: (K, 4) xyxy in pixels of the original image.
+        image_size_hw: Height and width of the original image.
+        short_sides: Length of the short side at each scale, in pixels.
+        target_side: 224 in the paper; the released code uses 13 * 16 = 208 for ZF-5.
+
+    Returns:
+        (K,) int64 index into ``short_sides``; the smaller scale wins a tie.
+
+    Example:
+        >>> square = torch.tensor([[0.0, 0.0, 75.0, 75.0], [0.0, 0.0, 300.0, 300.0]])
+        >>> choose_scales(square, (375, 500), (480, 688, 1200), target_side=208)
+        tensor([2, 0])
+
+    Source:
+        SPP-net, section 4.1; spm_expected_scale.m of the authors' code.
+    """
+    shortest = min(image_size_hw)
+    wanted = target_side * shortest / box_area(boxes).double().clamp(min=1e-6).sqrt()
+    wanted = (wanted + 0.5).floor()  # halves go up, as in MATLAB; round() would take the even one
+    sides = torch.tensor(sorted(short_sides), dtype=torch.float64, device=boxes.device)
+    nearest = (sides[None, :] - wanted[:, None]).abs().argmin(1)
+    order = torch.tensor(short_sides, device=boxes.device).argsort(stable=True)
+    return order[nearest]
 
 
 @dataclass(frozen=True)
@@ -211,3 +253,78 @@ def _by_scale(encoded: EncodedImage, cells: Tensor) -> Iterator[tuple[Tensor, Te
         rows = (cells[:, 0] == scale).nonzero().flatten()
         if len(rows):
             yield features, rows, torch.cat([torch.zeros_like(rows)[:, None], cells[rows, 1:]], 1)
+
+
+def choose_short_sides(
+    images: Iterable[LabelledImage],
+    target_side: float = TARGET_SIDE,
+    smallest: int = SMALLEST_SIDE,
+    largest: int = LARGEST_SIDE,
+) -> tuple[int, ...]:
+    """Pick one or two scales at which the objects come near the size that a trunk sees best.
+
+    Each object wants the short side at which its area would be ``target_side`` squared, kept
+    within ``smallest`` and ``largest``. Where most want about the same, their median is the only
+    scale; where small and large ones disagree, each group has its own. All classes weigh the same,
+    however rare, and so do the objects of one class.
+
+    Args:
+        images: Labelled images; crowds are not looked at.
+        target_side: In pixels of the convolved image.
+        smallest: The least short side, in pixels.
+        largest: The greatest short side, in pixels.
+
+    Returns:
+        Short sides in pixels, multiples of 16, ascending; the middle between the limits, on a
+        logarithmic scale, if there is no object.
+
+    Raises:
+        ValueError: If the limits are not in order or below 16.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> boxes = torch.tensor([[0.0, 0.0, 120.0, 120.0], [0.0, 0.0, 20.0, 20.0]])
+        >>> labels, crowd = torch.tensor([0, 0]), torch.tensor([False, False])
+        >>> image = SimpleNamespace(boxes=boxes, labels=labels, crowd=crowd, size_hw=(240, 320))
+        >>> choose_short_sides([image])
+        (448, 800)
+
+    Source:
+        The size that a window should have: SPP-net, section 4.1.
+    """
+    if not STEP <= smallest <= largest:
+        raise ValueError(
+            f"smallest and largest must be in order and at least {STEP}, "
+            f"got {smallest} and {largest}"
+        )
+    wanted, weights = _wanted_sides(images, target_side)
+    if not len(wanted):
+        return (_round((smallest * largest) ** 0.5),)
+    wanted = wanted.clamp(smallest, largest)
+    low, middle, high = (
+        _quantile(wanted, weights, share) for share in (LARGE_SHARE, 0.5, SMALL_SHARE)
+    )
+    sides = (low, high) if high >= TWO_SCALES_FROM * low else (middle,)
+    return tuple(_round(side) for side in sides)
+
+
+def _wanted_sides(images: Iterable[LabelledImage], target_side: float) -> tuple[Tensor, Tensor]:
+    """(K,) short side that suits each object, and what each weighs."""
+    sides, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+    for image in images:
+        length = box_area(image.boxes[~image.crowd]).clamp(min=1e-6).sqrt()
+        sides.append(target_side * min(image.size_hw) / length)
+        labels.append(image.labels[~image.crowd])
+    label_of = torch.cat(labels)
+    return torch.cat(sides), 1 / label_of.bincount()[label_of].double()
+
+
+def _quantile(values: Tensor, weights: Tensor, share: float) -> float:
+    """The least value such that values up to it have at least this share of the weight."""
+    order = values.argsort(stable=True)
+    reached = weights[order].cumsum(0) >= share * weights.sum() * (1 - 1e-9)
+    return float(values[order][reached][0])
+
+
+def _round(side: float) -> int:
+    return max(STEP, round(side / STEP) * STEP)

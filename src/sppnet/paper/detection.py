@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sppnet.detection.combination import CombinedDetector
+from sppnet.detection.detector import CombinedDetector
 from sppnet.paper.detection_bench import DetectionBench, score_detector
 from sppnet.paper.detection_data import DetectionImages, open_detection_images
 from sppnet.paper.detection_networks import ALEX, ZF, ZF_SECOND, find_detection_network

@@ -14,12 +14,11 @@ from sppnet.detection import (
     LinearScorer,
     PreparedImages,
 )
-from sppnet.detection.box_cascade import BoxCascade, CascadeRule
-from sppnet.detection.combination import CombinedDetector
-from sppnet.detection.heads import RegionHead
-from sppnet.detection.prepared import digest_weights
-from sppnet.detection.window_features import WindowFeatures
-from sppnet.detection.window_training import FeatureScales, WindowTrainer
+from sppnet.detection.detector import CombinedDetector
+from sppnet.detection.feature_set import digest_weights
+from sppnet.detection.heads.box_regression import BoxCascade, CascadeRule
+from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
+from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
 from sppnet.errors import Problem
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage

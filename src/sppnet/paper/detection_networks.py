@@ -7,7 +7,7 @@ from torch import nn
 
 from sppnet.backbones import Backbone
 from sppnet.classification.convert import convert_classifier
-from sppnet.detection.heads import RegionHead
+from sppnet.detection.heads.region_head import RegionHead
 from sppnet.errors import UsageError
 from sppnet.paper.frozen import FrozenNetwork, find_network, load_stand_in
 from sppnet.paper.slots import Slot

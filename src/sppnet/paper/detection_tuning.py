@@ -4,10 +4,9 @@ from pathlib import Path
 
 import torch
 
-from sppnet.detection.fc_plan import FcPlan
-from sppnet.detection.fc_tuning import build_optimizer, tune_head
-from sppnet.detection.heads import RegionHead
-from sppnet.detection.prepared import PreparedImages
+from sppnet.detection.feature_set import PreparedImages
+from sppnet.detection.finetune.head import FcPlan, build_optimizer, tune_head
+from sppnet.detection.heads.region_head import RegionHead
 from sppnet.progress import Track
 from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sppnet.backbones import Backbone
 from sppnet.detection.encoder import EncodedImage
-from sppnet.detection.prepared import digest_weights
+from sppnet.detection.feature_set import digest_weights
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.storage import FeatureCache
 

@@ -1,0 +1,1 @@
+"""Fine-tuning: of fc6 and fc7 on maps that are kept, or of everything through the pooling."""

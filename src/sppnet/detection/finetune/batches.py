@@ -1,0 +1,119 @@
+"""Hierarchical sampling: many windows of few images, so that they share the convolutions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sppnet.detection.assign import SamplingRule, draw_windows, label_windows, target_boxes
+from sppnet.geometry import boxes_to_deltas
+from sppnet.images import LabelledImage
+from sppnet.training.seeds import seed_of
+
+Windows = Callable[[LabelledImage], Tensor]
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """Windows of one image that teach the network in one update.
+
+    Args:
+        image: (3, H, W) RGB 0..1, mirrored where that was drawn.
+        short_side: Length that its short side gets.
+        boxes: (W, 4) windows, xyxy in pixels of ``image``.
+        labels: (W,) class, or K for the background.
+        deltas: (W, 4) from the windows to their objects; zeros for the background.
+    """
+
+    image: Tensor
+    short_side: int
+    boxes: Tensor
+    labels: Tensor
+    deltas: Tensor
+
+
+@dataclass(frozen=True)
+class WindowSampler:
+    """Draws images, and windows of them, by the number of the update alone.
+
+    Nothing is remembered between updates: a training that goes on after a stop draws the same.
+
+    Args:
+        images: What to draw from, one or more.
+        windows: Gives the (W, 4) proposals of an image.
+        num_classes: K.
+        rule: Windows of an update, shares and overlaps.
+        images_per_update: Images that share these windows.
+        short_sides: One of these is drawn for each image.
+        flip: Whether half of the images are mirrored.
+        use_difficult: Whether objects marked difficult are positives.
+        seed: Of everything that is drawn.
+
+    Source:
+        Fast R-CNN (Girshick 2015), section 2.3: 2 images, 64 windows of each, a quarter of them
+        positive, mirrored with probability 0.5.
+    """
+
+    images: Sequence[LabelledImage]
+    windows: Windows
+    num_classes: int
+    rule: SamplingRule
+    images_per_update: int = 2
+    short_sides: tuple[int, ...] = (600,)
+    flip: bool = True
+    use_difficult: bool = False
+    seed: int = 0
+
+    def draw(self, update: int) -> list[ImageSample]:
+        """Draw the samples of an update, 0 for the first; images take turns in a random order.
+
+        An image without a window to learn from is left out.
+        """
+        first = update * self.images_per_update
+        places = range(first, first + self.images_per_update)
+        samples = [self._draw_image(place) for place in places]
+        return [sample for sample in samples if len(sample.labels)]
+
+    def look(self, image: LabelledImage) -> ImageSample:
+        """Draw the same windows of an image each time, not mirrored, at the first size."""
+        draw = torch.Generator().manual_seed(seed_of(self.seed, "look", str(image.image_id)))
+        return self._sample(image, draw, self.short_sides[0])
+
+    def _draw_image(self, place: int) -> ImageSample:
+        """Draw an image's windows; ``place`` counts the images shown so far."""
+        turn, index = divmod(place, len(self.images))
+        shuffle = torch.Generator().manual_seed(seed_of(self.seed, "order", turn))
+        order = torch.randperm(len(self.images), generator=shuffle)
+        draw = torch.Generator().manual_seed(seed_of(self.seed, "windows", place))
+        side = int(torch.randint(len(self.short_sides), (), generator=draw))
+        is_mirrored = self.flip and bool(torch.rand((), generator=draw) < 0.5)
+        chosen = self.images[int(order[index])]
+        seen = chosen.mirror() if is_mirrored else chosen
+        return self._sample(seen, draw, self.short_sides[side])
+
+    def _sample(self, image: LabelledImage, draw: torch.Generator, short_side: int) -> ImageSample:
+        """Choose windows of an image and say what each of them shows."""
+        boxes = torch.cat([image.boxes, self.windows(image)])
+        labels = label_windows(boxes, image, self.num_classes, self.rule, self.use_difficult)
+        count = max(1, self.rule.batch // self.images_per_update)
+        rows = draw_windows(labels, self.num_classes, count, self.rule, draw)
+        boxes, labels = boxes[rows], labels[rows]
+        targets = target_boxes(boxes, image, labels)
+        deltas = boxes_to_deltas(boxes, targets)
+        return ImageSample(image.load(), short_side, boxes, labels, deltas)
+
+
+def split_images(
+    images: Sequence[LabelledImage], share: float, seed: int
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Draw the images that judge; the others teach, and there is always one of them.
+
+    Returns:
+        Images to learn from, and images to choose by; none of the latter if the share is 0.
+    """
+    count = min(round(share * len(images)), len(images) - 1)
+    draw = torch.Generator().manual_seed(seed_of(seed, "validation"))
+    judges = set(torch.randperm(len(images), generator=draw)[:count].tolist())
+    parts = [[image for i, image in enumerate(images) if (i in judges) == b] for b in (False, True)]
+    return parts[0], parts[1]

@@ -1,0 +1,1 @@
+"""What is learnt from the features of regions: classifiers and box regression."""

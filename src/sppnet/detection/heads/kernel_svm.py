@@ -1,0 +1,292 @@
+"""Windows judged by their likeness to chosen windows: Gaussian kernel, Nystroem approximation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.detection.heads.region_head import WindowFeatures, check_length
+from sppnet.errors import NothingUsableError
+from sppnet.storage import put_under, tensors_under
+
+# Windows whose vectors are held at a time.
+CHUNK = 512
+# Added to the diagonal, relative to its mean, when a matrix is factored.
+JITTER = 1e-6
+# Score of a window that is like none of the centres.
+FAR = -1.0
+Examples = tuple[Tensor, Tensor]
+
+
+def gaussian_kernel(rows: Tensor, centres: Tensor, width: float) -> Tensor:
+    """exp(-|row - centre|^2 / (2 width^2)) of each row and centre.
+
+    Args:
+        rows: (N, D).
+        centres: (M, D).
+        width: Distance at which likeness has fallen to 0.61.
+
+    Returns:
+        (N, M) in 0..1.
+
+    Example:
+        >>> gaussian_kernel(torch.zeros(1, 2), torch.tensor([[0.0, 0.0], [0.0, 2.0]]), 2.0)
+        tensor([[1.0000, 0.6065]])
+    """
+    squares = rows.square().sum(1)[:, None] + centres.square().sum(1) - 2 * rows @ centres.T
+    return (-squares.clamp(min=0) / (2 * width**2)).exp()
+
+
+@dataclass(frozen=True)
+class KernelScorer:
+    """Sums of likenesses to M chosen windows, one weighted sum per class.
+
+    Args:
+        centres: (M, D) features of the chosen windows.
+        width: Of the Gaussian kernel.
+        weights: (M, K).
+        bias: (K,).
+        features: What of a window is compared.
+
+    Raises:
+        ValueError: If the shapes do not fit together.
+
+    Source:
+        Maiettini et al. 2018, arXiv 1803.08740, with the FALKON solver of Rudi et al. 2017.
+    """
+
+    centres: Tensor
+    width: float
+    weights: Tensor
+    bias: Tensor
+    features: WindowFeatures = field(default_factory=WindowFeatures)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.centres), *self.bias.shape)
+        if self.weights.shape != shape or self.bias.ndim != 1:
+            raise ValueError(
+                f"weights must have shape {shape} for these centres and biases, "
+                f"got {tuple(self.weights.shape)}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.bias)
+
+    def check(self, encoder: Encoder) -> None:
+        """Refuse an encoder with windows of another length."""
+        check_length(self.features.length(encoder), self.centres.shape[1])
+
+    @torch.no_grad()
+    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
+        """Sums of likenesses: (W, K); targets were 1 for the class and -1 for the rest."""
+        parts = [torch.zeros(0, self.num_classes)]
+        for chunk in cells.split(CHUNK):
+            rows = self.features.describe(encoder, encoded, chunk)
+            parts.append(self.decide(rows).cpu())
+        return torch.cat(parts)
+
+    def decide(self, rows: Tensor) -> Tensor:
+        """Scores of features: (N, D) to (N, K)."""
+        return gaussian_kernel(rows, self.centres, self.width) @ self.weights + self.bias
+
+    def to(self, device: torch.device | str) -> "KernelScorer":
+        """Return a copy on a device."""
+        centres, weights, bias = (t.to(device) for t in (self.centres, self.weights, self.bias))
+        return KernelScorer(centres, self.width, weights, bias, self.features.to(device))
+
+    def configuration(self) -> dict[str, Any]:
+        """Width and features."""
+        features = self.features.configuration()
+        return {"kind": "kernel", "width": self.width, "features": features}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Centres, weights, biases, and the head's weights."""
+        own = {"centres": self.centres, "weights": self.weights, "bias": self.bias}
+        return own | put_under("features.", self.features.tensors())
+
+    @classmethod
+    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "KernelScorer":
+        """Put it together again."""
+        features = WindowFeatures.restore(
+            configuration["features"], tensors_under("features.", tensors)
+        )
+        own = (tensors[name] for name in ("centres", "weights", "bias"))
+        centres, weights, bias = own
+        return cls(centres, configuration["width"], weights, bias, features)
+
+
+@dataclass(frozen=True)
+class KernelRule:
+    """Constants of the kernel scorer.
+
+    Args:
+        centres: The most windows that others are compared with.
+        width: Of the kernel, relative to the median distance between centres.
+        strength: Ridge penalty, relative to the number of examples.
+        positive_share: What the positives of a class weigh against all of its examples.
+        hard_above: A negative whose score is above this is kept for the next fit.
+        easy_below: A kept negative whose score falls below this is dropped again.
+        batch: Negatives that are gathered before the next fit.
+        seed: Of the choice of centres.
+
+    Source:
+        Maiettini et al. 2018, arXiv 1803.08740.
+    """
+
+    centres: int = 500
+    width: float = 1.0
+    strength: float = 1e-3
+    positive_share: float = 0.3
+    hard_above: float = -0.9
+    easy_below: float = -0.95
+    batch: int = 4000
+    seed: int = 0
+
+
+def fit_kernel(
+    rows: Tensor, targets: Tensor, rule: KernelRule, features: WindowFeatures | None = None
+) -> KernelScorer:
+    """Fit all classes on the same centres, in closed form.
+
+    Args:
+        rows: (N, D) features of windows.
+        targets: (N, K): 1 for windows of the class, -1 for others, 0 for those left out.
+        rule: The constants.
+        features: What the rows are; the pooled vectors if not given.
+
+    Returns:
+        The scorer: near 1 for the class, -1 for what is like nothing that was seen.
+
+    Raises:
+        NothingUsableError: If no row is of any class.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [5.0]])
+        >>> scorer = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelRule())
+        >>> scorer.decide(rows)[:, 0].round().tolist()
+        [1.0, -1.0]
+
+    Source:
+        Rudi et al. 2017, "FALKON", whose system is small enough here to be solved at once.
+    """
+    if not bool((targets > 0).any()):
+        raise NothingUsableError("no window shows an object to learn from")
+    centres = _choose_centres(rows, targets, rule)
+    width = rule.width * _median_distance(centres)
+    likeness = gaussian_kernel(rows, centres, width).double()  # (N, M)
+    among = gaussian_kernel(centres, centres, width).double()
+    solutions = [_solve(likeness, among, column, rule) for column in targets.T]
+    bias = torch.full((targets.shape[1],), FAR)
+    return KernelScorer(
+        centres, width, torch.stack(solutions, 1).float(), bias, features or WindowFeatures()
+    )
+
+
+def mine_kernel(
+    positives: list[Tensor],
+    images: Iterable[tuple[Tensor, Tensor]],
+    rule: KernelRule | None = None,
+    features: WindowFeatures | None = None,
+) -> KernelScorer:
+    """Fit on the first batch of negatives, then on those of each further batch that are hard.
+
+    Args:
+        positives: Per class (P, D) features.
+        images: Per image (W, D) features of windows, and (W, K) bool: of which classes each is a
+            negative.
+        rule: The constants.
+        features: What the rows are.
+
+    Returns:
+        The scorer after the last batch.
+
+    Raises:
+        NothingUsableError: If there is no positive.
+    """
+    rule = rule or KernelRule()
+    rows, targets = _positive_examples(positives)
+    scorer = fit_kernel(rows, targets, rule, features)
+    held = (rows[:0], targets[:0])
+    for batch in _batches(images, rule.batch):
+        keep = _is_hard(scorer, batch, rule.hard_above if len(held[0]) else -torch.inf)
+        joined = _join(held, _take(batch, keep))
+        scorer = fit_kernel(*_join((rows, targets), joined), rule, features)
+        held = _take(joined, _is_hard(scorer, joined, rule.easy_below))
+    return scorer
+
+
+def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelRule) -> Tensor:
+    """(M,) weights of one class; zeros for a class without positives."""
+    is_positive, is_used = targets > 0, targets != 0
+    if not bool(is_positive.any()):
+        return torch.zeros(len(among), dtype=among.dtype)
+    shares = is_positive * rule.positive_share / is_positive.sum()
+    is_other = is_used & ~is_positive
+    shares = shares + is_other * (1 - rule.positive_share) / is_other.sum().clamp(min=1)
+    weighted = likeness * shares[:, None]
+    system = weighted.T @ likeness + rule.strength * among
+    system.diagonal().add_(JITTER * float(system.diagonal().mean()))
+    wanted = weighted.T @ (targets.double() - FAR)
+    return torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(system))[:, 0]
+
+
+def _choose_centres(rows: Tensor, targets: Tensor, rule: KernelRule) -> Tensor:
+    """Draw centres: half of them positives, as far as there are."""
+    draw = torch.Generator().manual_seed(rule.seed)
+    is_positive = (targets > 0).any(1)
+    positives, others = (
+        chosen[torch.randperm(len(chosen), generator=draw)]
+        for chosen in (is_positive.nonzero().flatten(), (~is_positive).nonzero().flatten())
+    )
+    half = max(rule.centres // 2, rule.centres - len(others))
+    positives = positives[:half]
+    return rows[torch.cat([positives, others[: rule.centres - len(positives)]])]
+
+
+def _median_distance(centres: Tensor) -> float:
+    """Median distance between different centres; 1 where there is none."""
+    distances = torch.pdist(centres)
+    return float(distances.median().clamp(min=1e-6)) if len(distances) else 1.0
+
+
+def _positive_examples(positives: list[Tensor]) -> Examples:
+    """Join the positives of all classes; a positive of one says nothing about the others."""
+    count = len(positives)
+    targets = [
+        torch.zeros(len(rows), count).index_fill_(1, torch.tensor([k]), 1.0)
+        for k, rows in enumerate(positives)
+    ]
+    return torch.cat(positives), torch.cat(targets)
+
+
+def _batches(images: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterable[Examples]:
+    """Join the negatives of images until a batch is full."""
+    parts: list[Examples] = []
+    for rows, is_negative in images:
+        parts.append((rows, -is_negative.float()))
+        if sum(len(part[0]) for part in parts) >= size:
+            yield _join(*parts)
+            parts = []
+    if parts:
+        yield _join(*parts)
+
+
+def _is_hard(scorer: KernelScorer, examples: Examples, above: float) -> Tensor:
+    """(N, K) which examples are negatives of a class and score above a bound."""
+    rows, targets = examples
+    return (targets < 0) & (scorer.decide(rows) > above)
+
+
+def _take(examples: Examples, keep: Tensor) -> Examples:
+    """Keep the marked targets, and the rows that have one."""
+    rows = keep.any(1)
+    return examples[0][rows], (examples[1] * keep)[rows]
+
+
+def _join(*parts: Examples) -> Examples:
+    return torch.cat([rows for rows, _ in parts]), torch.cat([targets for _, targets in parts])

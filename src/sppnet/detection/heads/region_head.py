@@ -1,0 +1,333 @@
+"""fc6, fc7 and logits of regions, and their features layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.errors import UnusableFileError
+
+LAYERS = ("pooled", "fc6", "fc7")
+PAPER_WIDTHS = (4096, 4096)
+COMPACT_WIDTHS = (256, 256)
+# Standard deviation of new weights of the last layer.
+LOGIT_SPREAD = 0.01
+
+
+class RegionHead(nn.Module):
+    """fc6, fc7 and the logits of K classes and the background.
+
+    Almost all of the arithmetic of detection is the first matrix, which meets the pooled vectors.
+    It comes in two parts, ``first`` and the rest, so that windows can be multiplied with it without
+    their vectors ever being built. A layer of low rank is two matrices with nothing in between.
+
+    Args:
+        length: D, numbers per pooled vector.
+        num_classes: K; index K of the logits is the background.
+        widths: Outputs of fc6 and of fc7.
+        ranks: Rank of fc6 and of fc7; 0 for full matrices.
+        dropout: Share of the outputs of fc6 and fc7 that training drops.
+
+    Attributes:
+        scale: Pooled vectors are multiplied by this number first.
+
+    Raises:
+        ValueError: If a size is below 1, a rank negative, or the dropout outside [0, 1).
+
+    Example:
+        >>> head = RegionHead(length=4800, num_classes=3, widths=(64, 32), ranks=(16, 0)).eval()
+        >>> head(torch.rand(5, 4800)).shape, head.describe(torch.rand(5, 4800), "fc6").shape
+        (torch.Size([5, 4]), torch.Size([5, 64]))
+
+    Source:
+        SPP-net, section 4.1 (4096 - 4096 - 21); Fast R-CNN, section 3.1, for the low rank.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        length: int,
+        num_classes: int,
+        widths: Sequence[int] = COMPACT_WIDTHS,
+        ranks: Sequence[int] = (0, 0),
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        _check_sizes((length, num_classes, *widths), ranks, dropout)
+        self.length = length
+        self.num_classes = num_classes
+        self.widths = (widths[0], widths[1])
+        self.ranks = (ranks[0], ranks[1])
+        self.register_buffer("scale", torch.ones(()))
+        self.fc6 = _build_layer(length, widths[0], ranks[0])
+        self.fc7 = _build_layer(widths[0], widths[1], ranks[1])
+        self.logits = nn.Linear(widths[1], num_classes + 1)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.logits.weight, std=LOGIT_SPREAD)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Turn pooled vectors (W, D) into (W, K + 1) logits."""
+        fc6 = self.dropout(self.fc6(pooled * self.scale).relu())
+        logits: Tensor = self.logits(self.dropout(self.fc7(fc6).relu()))
+        return logits
+
+    def describe(self, pooled: Tensor, layer: str = "fc7") -> Tensor:
+        """Give the outputs of a layer, without dropout.
+
+        Args:
+            pooled: (W, D) pooled vectors.
+            layer: ``pooled``, ``fc6`` or ``fc7``.
+
+        Returns:
+            (W, D) or (W, width), after the ReLU.
+        """
+        if check_layer(layer) == "pooled":
+            return pooled
+        matrix = next(self.fc6.parameters())
+        return self.finish(linear(pooled * self.scale, matrix), layer)
+
+    @property
+    def first(self) -> Tensor:
+        """(D, M): the first matrix, with the scale of the vectors in it."""
+        return next(self.fc6.parameters()).T * self.scale
+
+    def finish(self, products: Tensor, layer: str) -> Tensor:
+        """Go on from ``pooled @ first``: (W, M) to the outputs of fc6 or fc7, without dropout.
+
+        Args:
+            products: (W, M).
+            layer: ``fc6``, ``fc7``, or ``logits``.
+
+        Returns:
+            (W, width), or (W, K + 1) logits.
+        """
+        *_, bias = self.fc6.parameters()
+        fc6: Tensor = (self.fc6[1:](products) if self.ranks[0] else products + bias).relu()
+        if layer == "fc6":
+            return fc6
+        fc7: Tensor = self.fc7(fc6).relu()
+        return fc7 if layer == "fc7" else linear(fc7, self.logits.weight, self.logits.bias)
+
+    def description(self) -> dict[str, Any]:
+        """Describe the head in JSON values; its weights are in ``state_dict()``."""
+        return {
+            "length": self.length,
+            "num_classes": self.num_classes,
+            "widths": list(self.widths),
+            "ranks": list(self.ranks),
+            "dropout": self.dropout.p,
+        }
+
+
+def restore_head(description: dict[str, Any], tensors: dict[str, Tensor]) -> RegionHead:
+    """Make the head again that was described.
+
+    Args:
+        description: From :meth:`RegionHead.description`.
+        tensors: Its ``state_dict()``.
+
+    Returns:
+        The head, in evaluation mode.
+
+    Raises:
+        UnusableFileError: If the two do not belong together.
+
+    Example:
+        >>> head = RegionHead(8, 2, widths=(4, 4)).eval()
+        >>> again = restore_head(head.description(), head.state_dict())
+        >>> torch.equal(again(torch.ones(1, 8)), head(torch.ones(1, 8)))
+        True
+    """
+    try:
+        with torch.device("meta"):  # weights that are replaced at once need no random numbers
+            head = RegionHead(**description)
+        head.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnusableFileError(
+            f"the saved head does not fit together: {reason}", code="E_WEIGHTS_ARCH"
+        ) from error
+    return head.eval()
+
+
+@torch.no_grad()
+def compress(head: RegionHead, ranks: Sequence[int]) -> RegionHead:
+    """Replace matrices of a trained head by their best approximations of low rank.
+
+    Args:
+        head: Any head; it is left as it is.
+        ranks: Rank for fc6 and for fc7; 0 leaves the layer.
+
+    Returns:
+        A new head, in evaluation mode.
+
+    Raises:
+        ValueError: If a rank is negative or not below the width of its layer.
+
+    Example:
+        >>> head = compress(RegionHead(4800, 3, widths=(64, 32)), (16, 0))
+        >>> [tuple(layer.weight.shape) for layer in head.fc6]
+        [(16, 4800), (64, 16)]
+
+    Source:
+        Fast R-CNN, section 3.1: truncated SVD.
+    """
+    for rank, width in zip(ranks, head.widths, strict=True):
+        if not 0 <= rank < width:
+            raise ValueError(f"ranks must be from 0 to below the widths {head.widths}, got {rank}")
+    kept = [new or old for new, old in zip(ranks, head.ranks, strict=True)]
+    small = RegionHead(head.length, head.num_classes, head.widths, kept, head.dropout.p)
+    tensors = head.state_dict()
+    for name, rank in zip(("fc6", "fc7"), ranks, strict=True):
+        if rank:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(f"{name}.")}
+            tensors |= _compressed_layer(name, getattr(head, name), rank)
+    small.load_state_dict(tensors)
+    return small.eval()
+
+
+def check_layer(layer: str) -> str:
+    """Return the name of a layer that windows can be described by.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}")
+    return layer
+
+
+def _check_sizes(sizes: Sequence[int], ranks: Sequence[int], dropout: float) -> None:
+    """Refuse a head that cannot be built."""
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise ValueError(f"length, num_classes and two widths must be at least 1, got {sizes}")
+    if len(ranks) != 2 or min(ranks) < 0:
+        raise ValueError(f"ranks must be two numbers from 0 on, got {tuple(ranks)}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in 0..1, below 1, got {dropout}")
+
+
+def _build_layer(inputs: int, outputs: int, rank: int) -> nn.Sequential:
+    """One matrix, or two through a narrow middle; only the last has a bias."""
+    sizes = (inputs, rank, outputs) if rank else (inputs, outputs)
+    pairs = list(pairwise(sizes))
+    layers = [nn.Linear(*pair, bias=pair is pairs[-1]) for pair in pairs]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight)
+    nn.init.zeros_(layers[-1].bias)
+    return nn.Sequential(*layers)
+
+
+def _compressed_layer(name: str, layer: nn.Sequential, rank: int) -> dict[str, Tensor]:
+    """State of a layer whose matrix is projected on its strongest directions."""
+    *matrices, bias = layer.parameters()
+    weight = matrices[0].double()
+    for more in matrices[1:]:
+        weight = more.double() @ weight
+    _, directions = torch.linalg.eigh(weight @ weight.T)  # ascending
+    strongest = directions[:, -rank:]
+    return {
+        f"{name}.0.weight": (strongest.T @ weight).float(),
+        f"{name}.1.weight": strongest.float(),
+        f"{name}.1.bias": bias,
+    }
+
+
+@dataclass(frozen=True)
+class WindowFeatures:
+    """Describes windows by the pooled vector, or by fc6 or fc7 of a head.
+
+    Args:
+        layer: ``pooled``, ``fc6`` or ``fc7``.
+        head: Where the layer is; not needed for ``pooled``.
+
+    Raises:
+        ValueError: If there is no such layer, or no head that has it.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
+        >>> features = WindowFeatures("fc7", RegionHead(encoder.length, 3, widths=(64, 32)))
+        >>> encoded = encoder.encode(torch.rand(3, 60, 80))
+        >>> features.describe(encoder, encoded, torch.tensor([[0, 0, 0, 3, 2]])).shape
+        torch.Size([1, 32])
+    """
+
+    layer: str = "pooled"
+    head: RegionHead | None = None
+
+    def __post_init__(self) -> None:
+        check_layer(self.layer)
+        if self.layer != "pooled" and self.head is None:
+            raise ValueError(f"head must be given for layer {self.layer!r}, got None")
+
+    def length(self, encoder: Encoder) -> int:
+        """Numbers per window; ValueError if the head is not for windows of this encoder."""
+        if self.layer == "pooled" or self.head is None:
+            return encoder.length
+        check_length(encoder.length, self.head.length)
+        return self.head.widths[0 if self.layer == "fc6" else 1]
+
+    @torch.no_grad()
+    def describe(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
+        """Describe windows.
+
+        Args:
+            encoder: Pools them.
+            encoded: The image.
+            cells: (W, 5) int64 [scale, x0, y0, x1, y1] from ``encoder.locate``.
+
+        Returns:
+            (W, length) on the encoder's device. Pooled vectors are not built for fc6 and fc7.
+        """
+        if self.layer == "pooled" or self.head is None:
+            return encoder.describe_cells(encoded, cells)
+        return self.head.finish(encoder.score_cells(encoded, cells, self.head.first), self.layer)
+
+    @torch.no_grad()
+    def multiply(
+        self, encoder: Encoder, encoded: EncodedImage, cells: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Multiply the features of windows by a matrix: (length, M) weights to (W, M)."""
+        if self.layer == "pooled":
+            return encoder.score_cells(encoded, cells, weights)
+        return self.describe(encoder, encoded, cells) @ weights
+
+    def to(self, device: torch.device | str) -> "WindowFeatures":
+        """Move the head to a device, in place; returns itself."""
+        if self.head is not None:
+            self.head.to(device)
+        return self
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything but the weights, in JSON values."""
+        head = None if self.head is None else self.head.description()
+        return {"layer": self.layer, "head": head}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the head."""
+        return {} if self.head is None else dict(self.head.state_dict())
+
+    @classmethod
+    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "WindowFeatures":
+        """Put features together again from :meth:`configuration` and :meth:`tensors`."""
+        description = configuration["head"]
+        head = None if description is None else restore_head(description, tensors)
+        return cls(configuration["layer"], head)
+
+
+def check_length(offered: int, expected: int) -> None:
+    """Refuse windows of another length than a model was made for.
+
+    Raises:
+        ValueError: If the two differ.
+    """
+    if offered != expected:
+        raise ValueError(f"windows must have {expected} numbers each, got {offered}")

@@ -1,0 +1,199 @@
+"""A detector's scoring of windows as an ONNX file: an image and boxes in, scores out."""
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
+from sppnet.detection.detector import MODEL_KIND, Detector
+from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor
+from sppnet.detection.heads.classifiers import LinearScorer
+from sppnet.errors import OutputError
+from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
+from sppnet.pooling import pool_regions
+from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
+
+LARGEST_SIDE = 256  # of the usual size to compare on; larger ones take longer and show no more
+NARROW_SIDE = 16
+
+
+class DetectorGraph(nn.Module):
+    """Trunk, projection, pooling, classifier and regression for an exporter.
+
+    Args:
+        detector: On the CPU, with linear scores of pooled windows.
+    """
+
+    weights: Tensor
+    bias: Tensor
+    box_weights: Tensor
+    box_bias: Tensor
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.backbone = detector.encoder.backbone
+        self.levels = detector.encoder.levels
+        self.projection = detector.encoder.projection
+        scorer = linear_scorer_of(detector)
+        self.register_buffer("weights", scorer.weights.contiguous())
+        self.register_buffer("bias", scorer.bias)
+        self.classes = len(detector.names)
+        cascade = cascade_of(detector)
+        stages = [] if cascade is None else cascade.stages_
+        # (D, S * G * 4): every stage and class beside each other
+        columns = [each.weights_.permute(1, 0, 2).flatten(1) for each in stages]
+        self.grid = (len(stages), len(stages[0].bias_) if stages else 0)
+        self.register_buffer("box_weights", torch.cat([*columns, self.weights[:, :0]], 1))
+        self.register_buffer(
+            "box_bias", torch.cat([*(s.bias_.flatten() for s in stages), self.bias[:0]])
+        )
+
+    def forward(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, H, W) and (B, 4) -> scores (B, K), moved boxes, and what the check looks at."""
+        features = convolve_any_size(self.backbone, image)
+        cells = project_to_free_grid(boxes, self.projection, features)
+        pooled = pool_regions(features, cells, self.levels)
+        scores = pooled @ self.weights + self.bias
+        if not self.grid[0]:
+            return scores, features, cells, pooled
+        return scores, self._move(pooled, boxes), features, cells, pooled
+
+    def _move(self, pooled: Tensor, boxes: Tensor) -> Tensor:
+        """Move each box as each stage and class would have it: (B, S, G, 4)."""
+        stages, groups = self.grid
+        deltas = (pooled @ self.box_weights + self.box_bias).reshape(-1, 4)
+        copies = boxes.to(pooled.dtype)[:, None].expand(-1, stages * groups, 4).reshape(-1, 4)
+        return deltas_to_boxes(copies, deltas).reshape(-1, stages, groups, 4)
+
+
+def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor) -> Tensor:
+    """Find cells as :func:`sppnet.geometry.project_boxes` does, for maps whose size stays free.
+
+    Args:
+        boxes: (B, 4) float64 xyxy in pixels of the image that was convolved; not checked.
+        projection: Stride, centre of cell 0 and offset.
+        features: (1, C, h, w).
+
+    Returns:
+        (B, 5) int64 regions [0, x0, y0, x1, y1].
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 224.0, 224.0]], dtype=torch.float64)
+        >>> project_to_free_grid(boxes, Projection.released(), torch.zeros(1, 1, 13, 13))
+        tensor([[ 0,  0,  0, 13, 13]])
+    """
+    stride, centre, offset = projection.stride, projection.centre, projection.offset
+    first = torch.floor((boxes[:, :2] - centre + offset) / stride + 0.5)
+    last = torch.ceil((boxes[:, 2:] - 1 - centre - offset) / stride - 0.5)
+    midpoint = torch.trunc((first + last + 2) / 2) - 1
+    between = first > last
+    sides = []
+    for side in (first, last):
+        x, y = torch.where(between, midpoint, side).unbind(1)
+        sides += [x.clamp(0, features.shape[3] - 1), y.clamp(0, features.shape[2] - 1)]
+    x0, y0, x_last, y_last = sides
+    columns = [torch.zeros_like(x0), x0, y0, x_last + 1, y_last + 1]
+    return torch.stack(columns, 1).to(torch.int64)
+
+
+def linear_scorer_of(detector: Detector) -> LinearScorer:
+    """Give the SVMs on pooled windows.
+
+    Raises:
+        OutputError: If the detector judges windows in another way.
+    """
+    scorer = detector.scorer
+    if not isinstance(scorer, LinearScorer) or scorer.features.layer != "pooled":
+        raise OutputError(
+            "only detectors with linear SVMs on pooled windows can be exported; "
+            f"this one has {scorer.configuration()['kind']} scores of another layer or kind"
+        )
+    return scorer
+
+
+def cascade_of(detector: Detector) -> BoxCascade | None:
+    """Give the box regressions on pooled windows; None if the detector has none.
+
+    Raises:
+        OutputError: If the detector moves boxes in another way.
+    """
+    if detector.mover is None or isinstance(detector.mover, BoxCascade):
+        return detector.mover
+    raise OutputError("only box regressions on pooled windows can be exported")
+
+
+def detector_recipe(detector: Detector) -> ExportRecipe:
+    """Describe the export of a detector.
+
+    Args:
+        detector: On the CPU.
+
+    Returns:
+        A recipe for :func:`sppnet.pooling.onnx.export.export_onnx`: ``image`` (1, 3, H, W), resized
+        to one of the encoder's scales, and ``boxes`` (B, 4) float64 in its pixels in; ``scores``
+        (B, K), and ``moved`` (B, S, G, 4) if the detector has box regression, out: the box as each
+        of S stages would move it, for each of G classes (one for all if it is class-agnostic); a
+        later stage is for boxes that the one before has moved. H, W and B are free.
+
+    Raises:
+        OutputError: If no graph for all sizes can describe the trunk, or the scores are not linear.
+    """
+    encoder = detector.encoder
+    check_exportable(encoder.backbone)
+    side, usual = encoder.backbone.min_size, min(encoder.short_sides[0], LARGEST_SIDE)
+    sizes = [(1, 1, 1), (side, side, 7), (side + 5, side + 18, 0), (usual, usual * 3 // 2, 200)]
+    narrow = max(side, NARROW_SIDE)
+    sizes += [(narrow, 20 * narrow, 30), (20 * narrow, narrow, 31)]
+    moved = {} if detector.mover is None else {"moved": {0: "boxes"}}
+    return ExportRecipe(
+        module=DetectorGraph(detector),
+        example=_draw_windows(side + 30, side + 41, 5),
+        inputs={"image": {2: "height", 3: "width"}, "boxes": {0: "boxes"}},
+        outputs={"scores": {0: "boxes"}, **moved},
+        expect=lambda image, boxes: _score(detector, image, boxes),
+        cases=[_draw_windows(*size) for size in sizes],
+        tolerance=ROUNDING,
+        probes=("features", "cells", "pooled"),
+        repool=lambda features, cells: pool_regions(features, cells, encoder.levels),
+        about=_facts(detector),
+    )
+
+
+def _facts(detector: Detector) -> dict[str, object]:
+    """What the program around the graph has to know."""
+    projection = detector.encoder.projection
+    places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
+    return {"kind": MODEL_KIND, **detector.configuration(), "cells": places}
+
+
+def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+    """Score and refine windows by the detector's own parts."""
+    encoder, features = detector.encoder, detector.encoder.backbone(image)
+    image_size_hw = (image.shape[2], image.shape[3])
+    encoded = EncodedImage((features,), ((1.0, 1.0),), image_size_hw)
+    grid_hw = (features.shape[2], features.shape[3])
+    cells = project_boxes(boxes, encoder.projection, grid_hw)
+    cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
+    scores = detector.scorer.score(encoder, encoded, cells)
+    cascade = cascade_of(detector)
+    if cascade is None:
+        return (scores,)
+    vectors = encoder.describe_cells(encoded, cells)
+    return scores, torch.stack([_moved(stage, vectors, boxes) for stage in cascade.stages_], 1)
+
+
+def _moved(stage: BoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
+    """Boxes as one stage moves them for each class: (B, G, 4)."""
+    labels = torch.arange(len(stage.bias_)).repeat(len(boxes), 1)
+    return torch.stack(
+        [stage.apply(vectors, label, boxes.float()) for label in labels.unbind(1)], 1
+    )
+
+
+def _draw_windows(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:
+    """A random image, and windows of it, some far too small and some outside."""
+    draw = torch.Generator().manual_seed(height * width)
+    image = torch.rand(1, 3, height, width, generator=draw)
+    corners = torch.rand(count, 2, 2, generator=draw, dtype=torch.float64) * 1.2 - 0.1
+    corners = corners * torch.tensor([width, height])
+    return image, torch.cat([corners.amin(1), corners.amax(1)], 1)

@@ -1,0 +1,186 @@
+"""Proposals by grouping the segments of an image: our own selective search, in C++.
+
+Felzenszwalb and Huttenlocher's segmentation runs once per colour space; segmentations with larger k
+are made from its segments instead of from pixels. Every one is grouped by likeness of colours and
+gradients and by closeness, and once more without the colours. Where selective search draws its
+order by lot, ours is ranked.
+
+``native/`` holds its source, which the installation compiles once for each generation of
+processors. Every generation, any number of threads and any caller get the same windows: colours
+are computed without the mathematical library, and everything that is compared is a whole number or
+comes from the same operations in the same order.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sppnet.detection.proposals.grid import enclosed_edges
+from sppnet.errors import MissingPackageError
+from sppnet.pooling.kernels.native_library import NativeLibrary
+
+LIBRARY = NativeLibrary(Path(__file__).parent / "native", "graph_windows")
+SPACES = {"hsv": 0, "lab": 1, "rgb": 2}
+MAX_PIXELS = 1 << 22  # numbers of regions have 22 bits, and there may be two of each pixel
+MAX_RUNS = 64
+DEFAULT_SPACES = ("hsv", "lab")
+KS = (30.0, 60.0, 120.0, 240.0, 480.0)
+# Windows whose sides and centres differ by less than a part of this many are about the same.
+FINENESS = 4
+
+
+@functools.cache
+def kernel_name() -> str | None:
+    """Name of the kernel that this processor gets, None where none was compiled.
+
+    Example:
+        >>> kernel_name() in ("avx512", "avx2", "baseline", None)
+        True
+    """
+    return LIBRARY.generation()
+
+
+def group_segments(
+    pixels: Tensor, spaces: Sequence[str], ks: Sequence[float]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Segment an image in every colour space with every k, and group each result twice.
+
+    Args:
+        pixels: (3, H, W) uint8 RGB.
+        spaces: Colour spaces, of :data:`SPACES`.
+        ks: Felzenszwalb and Huttenlocher's k, rising; also the least pixels of a segment. Segments
+            of the second and later ones are joined from those of the first.
+
+    Returns:
+        Of all regions, run after run (spaces, then ks, then with and without colour): boxes (R, 4)
+        xyxy; the run of each (R,); how many regions its run made after it (R,).
+
+    Raises:
+        ValueError: If the image or the plan cannot be meant.
+        MissingPackageError: If no kernel was compiled; names what to do.
+        MemoryError: If there is no memory.
+
+    Example:
+        >>> grey = torch.full((3, 6, 9), 128, dtype=torch.uint8)
+        >>> boxes, runs, places = group_segments(grey, ["rgb"], [30])
+        >>> boxes.tolist(), runs.tolist(), places.tolist()
+        ([[0, 0, 9, 6], [0, 0, 9, 6]], [0, 1], [0, 0])
+    """
+    _check(pixels, spaces, ks)
+    pixels = pixels.cpu().contiguous()
+    height, width = pixels.shape[1:]
+    numbers = np.array([SPACES[space] for space in spaces], np.int64)
+    sizes = np.array(ks, np.float32)
+    runs = 2 * len(spaces) * len(ks)
+    # no segment is smaller than the least k, and grouping n of them makes n - 1 more
+    room = runs * 2 * max(1, height * width // max(1, int(min(ks))))
+    windows = np.empty((room, 6), np.int32)
+    count = _function()(
+        pixels.data_ptr(),
+        height,
+        width,
+        numbers.ctypes.data,
+        len(numbers),
+        sizes.ctypes.data,
+        len(sizes),
+        torch.get_num_threads(),
+        windows.ctypes.data,
+        room,
+    )
+    if count < 0:
+        raise MemoryError(f"not enough memory to segment an image of {height} x {width}")
+    found = windows[:count]
+    return found[:, :4], found[:, 4], found[:, 5]
+
+
+def _check(pixels: Tensor, spaces: Sequence[str], ks: Sequence[float]) -> None:
+    """Refuse what the library would not survive."""
+    if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3 or not pixels.numel():
+        raise ValueError(
+            f"pixels must be (3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}"
+        )
+    if pixels[0].numel() * 2 > MAX_PIXELS:
+        raise ValueError(f"pixels must be at most {MAX_PIXELS // 2}, got {pixels[0].numel()}")
+    if not spaces or any(space not in SPACES for space in spaces):
+        raise ValueError(f"spaces must be of {sorted(SPACES)}, got {list(spaces)}")
+    if not ks or list(ks) != sorted(ks) or not all(1 <= k <= 1e6 for k in ks):
+        raise ValueError(f"ks must rise from at least 1 to at most 1e6, got {list(ks)}")
+    if 2 * len(spaces) * len(ks) > MAX_RUNS:
+        raise ValueError(f"spaces times ks must be at most {MAX_RUNS // 2}")
+
+
+@functools.cache
+def _function() -> Any:
+    """Load the library's one function."""
+    if kernel_name() is None:
+        raise MissingPackageError(
+            "the graph windows need a compiled kernel, which this installation lacks: run "
+            "`pip install --force-reinstall --no-deps sppnet` where pip can get ziglang, or choose "
+            "--proposals selective_search or --proposals grid"
+        )
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    arguments = [pointer, number, number, pointer, number, pointer, number, number, pointer, number]
+    name = "sppnet_graph_windows"
+    return LIBRARY.functions({name: arguments}, ctypes.c_int64)[name]
+
+
+def graph_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
+    """Segment the image and join its segments to ever larger regions; their boxes are windows.
+
+    First come windows that many runs have found, that hold whole contours, and that were among the
+    last to be made. Of windows that are about the same, the second comes after all first ones.
+
+    Args:
+        image: (3, H, W) float RGB 0..1.
+        seed: Not used; the order is by score.
+
+    Returns:
+        (K, 4) float32 xyxy, distinct, best first.
+
+    Raises:
+        MissingPackageError: If no kernel was compiled; names what to do.
+
+    Source:
+        Felzenszwalb and Huttenlocher 2004; Uijlings et al. 2013.
+    """
+    boxes, runs, places = group_segments((image * 255).round().to(torch.uint8), DEFAULT_SPACES, KS)
+    windows, which = _distinct(boxes.astype(np.int64))
+    alike = _distinct(_rough(windows))[1]
+    votes = np.bincount(_distinct(np.stack([alike[which], runs], 1))[0][:, 0])[alike]
+    last = np.full(len(windows), np.iinfo(np.int64).max)
+    np.minimum.at(last, which, places)
+    contours = enclosed_edges(image, torch.from_numpy(windows)).numpy()
+    best = np.argsort(-votes * contours / np.sqrt(last + 1.0), kind="stable")
+    best = best[np.argsort(_was_there(alike[best]), kind="stable")]
+    return torch.from_numpy(windows[best]).to(torch.float32)
+
+
+def _distinct(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct rows of whole numbers, in order; and which of them each row is."""
+    low = rows.min(0)
+    sizes = rows.max(0) - low + 1
+    keys = np.ravel_multi_index(tuple((rows - low).T), tuple(sizes))  # sorts 30 times as fast
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return rows[first], which
+
+
+def _rough(windows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Windows (K, 4) as steps of size and place, the same for those that are about the same."""
+    sides = np.rint(FINENESS * np.log2(windows[:, 2:] - windows[:, :2]))
+    steps = np.exp2(sides / FINENESS) / FINENESS
+    centres = np.rint((windows[:, :2] + windows[:, 2:]) / 2 / steps)
+    return np.concatenate([centres, sides], 1).astype(np.int64)
+
+
+def _was_there(groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether a row's group has an earlier row."""
+    earlier = np.ones(len(groups), bool)
+    earlier[np.unique(groups, return_index=True)[1]] = False
+    return earlier

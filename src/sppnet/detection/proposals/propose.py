@@ -1,0 +1,146 @@
+"""Windows that may hold a thing: one call for all methods, which may be joined by "+".
+
+All work on a copy of the image no longer than ``WORKING_SIDE``, always give the same windows in the
+same order for the same image and seed, and never depend on the order of a library's random numbers.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sppnet.detection.proposals.graph import graph_windows
+from sppnet.detection.proposals.grid import grid_windows
+from sppnet.detection.proposals.opencv import edge_boxes, selective_search, selective_search_quality
+from sppnet.geometry import clip_boxes
+from sppnet.images import resize_image
+
+# The R-CNN code searches at a width of 500; beyond it the time grows and the recall does not.
+WORKING_SIDE = 500
+SMALLEST_SIDE = 0.02  # of the image's short side: thinner windows hold less than a cell of the map
+PROPOSALS_VERSION = 2  # part of cache keys: raise it whenever the windows change
+PROPOSERS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "graph": graph_windows,
+    "selective_search": selective_search,
+    "selective_search_quality": selective_search_quality,
+    "edge_boxes": edge_boxes,
+    "grid": grid_windows,
+}
+
+
+def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int = 0) -> Tensor:
+    """Find windows that may hold a thing.
+
+    Args:
+        image: (3, H, W) float RGB 0..1.
+        method: One of :data:`PROPOSERS`, or several joined by "+", which take turns.
+        limit: The most windows to return.
+        seed: Of the order in which windows come, where the method does not rank them.
+
+    Returns:
+        (K, 4) float32 xyxy in pixels of the image, distinct, none thinner than 2 % of the short
+        side; the whole image comes first, then the best ones.
+
+    Raises:
+        ValueError: If the method does not exist; lists those that do. If the image is not finite.
+        MissingPackageError: If the method needs OpenCV's contrib modules or a compiled kernel and
+            they are not there; names the command that mends it.
+
+    Example:
+        >>> propose(torch.rand(3, 40, 60, generator=torch.manual_seed(0)), "grid", limit=100).shape
+        torch.Size([100, 4])
+    """
+    proposers = [PROPOSERS[name] for name in split_methods(method)]
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if image.ndim != 3 or len(image) != 3 or not image.numel():
+        raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
+    if not bool(image.isfinite().all()):
+        raise ValueError("image must be finite, got NaN or infinity")
+    height, width = image.shape[1:]
+    small = shrink_to_search(image)
+    windows = take_turns([proposer(small, seed) for proposer in proposers])
+    scale = torch.tensor([width / small.shape[2], height / small.shape[1]]).repeat(2)
+    boxes = clip_boxes(windows * scale, (height, width))
+    thick = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= max(1.0, SMALLEST_SIDE * min(height, width))
+    whole_image = torch.tensor([[0.0, 0.0, float(width), float(height)]])
+    return keep_first(torch.cat([whole_image, boxes[thick]]))[:limit]
+
+
+def shrink_to_search(image: Tensor) -> Tensor:
+    """Make the copy that is searched: no longer than ``WORKING_SIDE``, on the CPU, within 0..1.
+
+    Args:
+        image: (3, H, W) float RGB 0..1.
+
+    Returns:
+        (3, H', W').
+
+    Example:
+        >>> shrink_to_search(torch.zeros(3, 30, 1000)).shape
+        torch.Size([3, 15, 500])
+    """
+    height, width = image.shape[1:]
+    shrink = min(1.0, WORKING_SIDE / max(height, width))
+    size_hw = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    return (image if shrink == 1.0 else resize_image(image, size_hw)).cpu().clamp(0, 1)
+
+
+def split_methods(method: str) -> list[str]:
+    """Names of the methods that are joined by "+".
+
+    Args:
+        method: Such as "graph" or "graph+grid".
+
+    Returns:
+        The names, each of :data:`PROPOSERS`.
+
+    Raises:
+        ValueError: If one of them does not exist or comes twice; lists those that do.
+
+    Example:
+        >>> split_methods("graph+grid")
+        ['graph', 'grid']
+    """
+    names = method.split("+")
+    if not set(names) <= set(PROPOSERS) or len(set(names)) < len(names):
+        legal = f"one of {sorted(PROPOSERS)}, or different ones joined by +"
+        raise ValueError(f"method must be {legal}, got {method!r}")
+    return names
+
+
+def take_turns(ranked: list[Tensor]) -> Tensor:
+    """Join lists of windows: the best of each, the second of each, and so on.
+
+    Args:
+        ranked: (K_i, 4) each, best first.
+
+    Returns:
+        (sum of K_i, 4).
+
+    Example:
+        >>> take_turns([torch.zeros(1, 4), torch.ones(3, 4)])[:, 0].tolist()
+        [0.0, 1.0, 1.0, 1.0]
+    """
+    places = torch.cat([torch.arange(len(windows)) for windows in ranked])
+    return torch.cat(ranked)[places.argsort(stable=True)]
+
+
+def keep_first(boxes: Tensor) -> Tensor:
+    """Leave out boxes that were there before.
+
+    Args:
+        boxes: (K, 4).
+
+    Returns:
+        (L, 4) distinct boxes in the same order.
+
+    Example:
+        >>> keep_first(torch.tensor([[1.0, 1, 2, 2], [0, 0, 2, 2], [1, 1, 2, 2]])).tolist()
+        [[1.0, 1.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]]
+    """
+    _, group = boxes.unique(dim=0, return_inverse=True)
+    order = group.argsort(stable=True)
+    is_first = torch.ones(len(order), dtype=torch.bool)
+    is_first[1:] = group[order][1:] != group[order][:-1]
+    return boxes[order[is_first].sort().values]

@@ -1,0 +1,301 @@
+"""Trains a detector, stage by stage."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from sppnet.backbones import build_backbone
+from sppnet.detection.config import DetectionSettings
+from sppnet.detection.detector import Detector
+from sppnet.detection.encoder import Encoder, choose_short_sides
+from sppnet.detection.feature_set import PreparedImages
+from sppnet.detection.finetune.head import FcPlan, tune_head
+from sppnet.detection.finetune.network import tune_network
+from sppnet.detection.finetune.region_network import HeadBoxes, TuningPlan
+from sppnet.detection.heads.box_regression import BoxCascade, CascadeRule
+from sppnet.detection.heads.box_regressor import BoxMover
+from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
+from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
+from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
+from sppnet.detection.postprocess import DetectionRule
+from sppnet.detection.proposals.anchors import AnchorProposer
+from sppnet.errors import NothingUsableError
+from sppnet.images import LabelledImage
+from sppnet.progress import Track, no_tracking
+from sppnet.training.checkpoints import Checkpoints
+
+# With fewer objects per class than this, mirror images are worth the time.
+FEW_OBJECTS = 400
+Stage = Callable[[str], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class TunedParts:
+    """Parts of a network that were fine-tuned; None where nothing was.
+
+    Args:
+        head: fc6, fc7 and the logits.
+        encoder: With a tuned trunk.
+        boxes: Box regression behind fc7.
+    """
+
+    head: RegionHead | None = None
+    encoder: Encoder | None = None
+    boxes: HeadBoxes | None = None
+
+    def features(self, settings: DetectionSettings) -> WindowFeatures:
+        """What the SVMs are to see of a window."""
+        layer = settings.layer_of_features
+        return WindowFeatures(layer, None if layer == "pooled" else self.head)
+
+
+def tune(
+    prepared: PreparedImages,
+    num_classes: int,
+    settings: DetectionSettings,
+    checkpoints: Checkpoints | None = None,
+    track: Track = no_tracking,
+) -> TunedParts:
+    """Fine-tune the head, or the whole network, as the settings say.
+
+    Args:
+        prepared: Images with windows and maps in the cache.
+        num_classes: K.
+        settings: The constants.
+        checkpoints: Where the state is kept and taken up again; None keeps none.
+        track: Shows progress.
+
+    Returns:
+        The tuned parts.
+    """
+    shared: dict[str, Any] = {
+        "updates": settings.tune_updates,
+        "rate": settings.tune_rate,
+        "use_difficult": settings.use_difficult,
+        "widths": settings.widths,
+        "ranks": settings.ranks,
+        "seed": settings.seed,
+    }
+    if settings.tune == "head":
+        head = tune_head(
+            prepared, num_classes, FcPlan(**shared), checkpoints=checkpoints, track=track
+        ).head
+        return TunedParts(head)
+    tuned = tune_network(
+        prepared.usable,
+        prepared.encoder,
+        num_classes,
+        TuningPlan(**shared, trainable_from=settings.tune_from),
+        prepared.all_windows,
+        checkpoints=checkpoints,
+        track=track,
+    )
+    return TunedParts(tuned.head, tuned.encoder, tuned.boxes)
+
+
+def build_encoder(
+    settings: DetectionSettings,
+    images: Sequence[LabelledImage] = (),
+    *,
+    download: bool = False,
+) -> Encoder:
+    """Build the trunk and the encoder that the settings describe.
+
+    Args:
+        settings: Names the trunk, its weights, the scales and the levels.
+        images: Their objects choose the scales, where the settings leave them open.
+        download: Whether missing weights may be downloaded.
+
+    Returns:
+        The encoder.
+    """
+    backbone = build_backbone(
+        settings.backbone, settings.weights, layer=settings.layer or None, download=download
+    )
+    return Encoder(
+        backbone,
+        settings.imgsz or choose_short_sides(images, settings.target_side),
+        settings.levels,
+        settings.projection,
+        settings.max_long_side or None,
+        settings.target_side,
+    )
+
+
+def train_detector(
+    prepared: PreparedImages,
+    names: Sequence[str],
+    settings: DetectionSettings,
+    *,
+    workers: int = 2,
+    track: Track = no_tracking,
+    stage: Stage = nullcontext,
+    checkpoints: Checkpoints | None = None,
+) -> Detector:
+    """Learn a detector: windows, maps, fine-tuning if asked for, SVMs, box regression.
+
+    Windows and maps are kept in the cache, so that a second call after a kill goes on where the
+    first one stopped.
+
+    Args:
+        prepared: The images, with the encoder and the cache.
+        names: Class names in the order of the labels.
+        settings: The constants; the same seed gives the same detector.
+        workers: Threads that look for windows.
+        track: Shows progress.
+        stage: ``stage(name)`` is a context that times a stage.
+        checkpoints: Where the state of a fine-tuning is kept; None keeps none.
+
+    Returns:
+        The fitted detector.
+
+    Raises:
+        NothingUsableError: If no image can be used, or none has an object.
+
+    Source:
+        SPP-net, sections 4.1 and 4.2; spp_train.m and spp_train_bbox_regressor.m of the authors'
+        code. The parts name their own sources.
+    """
+    with stage("proposals"):
+        prepared.propose_all(workers, track)
+    return _Training(prepared, tuple(names), settings, track, stage).run(checkpoints)
+
+
+def wants_mirror(
+    images: Sequence[LabelledImage], num_classes: int, settings: DetectionSettings
+) -> bool:
+    """Say whether mirror images teach, too; if it is left open, where labels are few.
+
+    Args:
+        images: What is learnt from; crowds do not count.
+        num_classes: K.
+        settings: The constants.
+
+    Returns:
+        Whether they do.
+
+    Example:
+        >>> wants_mirror([], 3, DetectionSettings(mirror="auto"))
+        True
+    """
+    if settings.mirror != "auto":
+        return settings.mirror == "on"
+    return sum(int((~image.crowd).sum()) for image in images) < FEW_OBJECTS * num_classes
+
+
+@dataclass
+class _Training:
+    """A training under way: what every step asks for."""
+
+    prepared: PreparedImages
+    names: tuple[str, ...]
+    settings: DetectionSettings
+    track: Track
+    stage: Stage
+
+    @property
+    def mirror(self) -> bool:
+        """Whether mirror images teach, too."""
+        return wants_mirror(self.prepared.images, len(self.names), self.settings)
+
+    def run(self, checkpoints: Checkpoints | None) -> Detector:
+        """Take one step after the other."""
+        self._look(mirror=self.mirror and self.settings.tune != "network")
+        tuned = TunedParts()
+        if self.settings.tune != "none":
+            with self.stage("tuning"):
+                tuned = self._tune(checkpoints)
+        if tuned.encoder is not None:  # other maps, and so other windows
+            images = self.prepared.usable
+            self.prepared = replace(
+                self.prepared, images=images, encoder=tuned.encoder, anchors=None
+            )
+            self._look(mirror=self.mirror)
+        scorer, mover = self._learn_scores(tuned), self._learn_boxes(tuned)
+        return Detector(
+            self.prepared.encoder, scorer, mover, self.names, self._rule(), self.prepared.anchors
+        )
+
+    def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
+        """Fine-tune the head or the network."""
+        num_classes = len(self.names)
+        return tune(self.prepared, num_classes, self.settings, checkpoints, self.track)
+
+    def _rule(self) -> DetectionRule:
+        """How windows are found in new images: as in those of the training."""
+        settings = self.settings
+        return DetectionRule(
+            settings.proposals,
+            settings.max_proposals,
+            settings.seed,
+            max_anchors=settings.max_anchors,
+        )
+
+    def _look(self, *, mirror: bool) -> None:
+        """Convolve the images, and learn to propose windows from their maps."""
+        with self.stage("features"):
+            self.prepared.encode_all(self.track, mirror=mirror)
+        if not self.prepared.usable:
+            raise NothingUsableError("no image of the data set can be used")
+        if self.settings.anchors:
+            with self.stage("anchors"):
+                proposer = AnchorProposer.of(self.prepared.encoder, seed=self.settings.seed)
+                maps = self.prepared.maps("learning to propose", self.track)
+                self.prepared.use_anchors(proposer.fit(maps))
+                self.prepared.propose_learnt(self.track)
+
+    def _learn_scores(self, tuned: TunedParts) -> WindowScorer:
+        """Learn to judge windows; a tuned softmax knows already."""
+        kind, keep = self.settings.classifier, self.settings.prefilter
+        softmax = HeadScorer(tuned.head) if kind == "softmax" and tuned.head is not None else None
+        if softmax is not None and not keep:
+            return softmax
+        features = tuned.features(self.settings)
+        with self.stage("objects"):
+            trainer = WindowTrainer(
+                self.prepared,
+                len(self.names),
+                self.settings,
+                features,
+                scale=self._scales.of(features),
+                mirror=self.mirror,
+            )
+            trainer.gather_objects(self.track)
+        with self.stage("svm"):
+            linear = trainer.mine(self.track)
+        if kind == "svm":
+            return linear
+        if softmax is not None:
+            return PrefilteredScorer(linear, softmax, keep)
+        with self.stage("kernel"):
+            kernel = trainer.mine_kernel(self.track)
+        return PrefilteredScorer(linear, kernel, keep) if keep else kernel
+
+    def _learn_boxes(self, tuned: TunedParts) -> BoxMover | None:
+        """Learn to move boxes; a box regression that was tuned with the softmax goes with it."""
+        settings = self.settings
+        if not settings.box_regression:
+            return None
+        if settings.classifier == "softmax" and tuned.boxes is not None:
+            return tuned.boxes
+        rule = CascadeRule(
+            stages=settings.box_stages,
+            strength=settings.box_strength,
+            overlap=settings.box_overlap,
+            class_agnostic=settings.box_agnostic,
+            most_samples=settings.max_box_samples,
+            use_difficult=settings.use_difficult,
+        )
+        with self.stage("boxes"):
+            scale = self._scales.of(WindowFeatures())
+            cascade = BoxCascade(len(self.names), rule, settings.seed)
+            samples = self.prepared.tracked("fitting boxes", self.track, mirror=self.mirror)
+            return cascade.fit(samples, self.prepared.encoder, scale)
+
+    @cached_property
+    def _scales(self) -> FeatureScales:
+        """Factors for the features; first asked for after the fine-tuning."""
+        settings = self.settings
+        return FeatureScales(self.prepared, settings.feature_norm, settings.seed, self.track)

@@ -1,0 +1,239 @@
+"""A head learns pooled windows, keeps its best state, and goes on to the same bits after a stop.
+
+Pooled windows are those of the drawn boxes, at drawn scales, mirrored images among them."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sppnet.classification import Checkpoints
+from sppnet.detection import PreparedImages
+from sppnet.detection.assign import SamplingRule, label_windows
+from sppnet.detection.finetune.head import (
+    FcPlan,
+    WindowPool,
+    build_head,
+    build_optimizer,
+    gather_windows,
+    tune_head,
+    tune_on_windows,
+    validation_loss,
+)
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.geometry import flip_boxes
+from sppnet.images import draw_detection_set, open_detection_dataset
+from sppnet.progress import no_tracking
+from sppnet.storage import FeatureCache
+
+LENGTH, K = 60, 2
+
+
+PLAN = FcPlan(
+    updates=80, check_every=20, rule=SamplingRule(batch=32), widths=(16, 8), dropout=0.1, rate=0.05
+)
+
+
+def _pool(count: int = 600, seed: int = 0, noise: float = 1.0) -> WindowPool:
+    """Two classes and the background around three points, as large as pooled vectors."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.randint(K + 1, (count,), generator=draw)
+    centres = torch.randn(K + 1, LENGTH, generator=torch.Generator().manual_seed(9))
+    rows = centres[labels] + noise * torch.randn(count, LENGTH, generator=draw)
+    return WindowPool((30 * rows).half(), labels)
+
+
+def test_head_learns_what_unseen_windows_show() -> None:
+    judged = _pool(300, seed=1)
+    tuned = tune_on_windows(_pool(), judged, K, PLAN)
+    rows, labels = judged.batch(torch.arange(300))
+    right = (tuned.head(rows).argmax(1) == labels).float().mean()
+    assert float(right) > 0.95
+    assert not tuned.head.training
+    assert [row["epoch"] for row in tuned.history] == [0, 1, 2, 3]
+
+
+def test_state_of_least_validation_loss_is_kept() -> None:
+    noisy = _pool(40, noise=4.0)  # learnt by heart: unseen windows get worse and worse
+    plan = FcPlan(updates=300, check_every=10, rule=PLAN.rule, widths=(64, 32), dropout=0.0,
+                  rate=0.05)  # fmt: skip
+    judged = _pool(300, seed=1, noise=4.0)
+    tuned = tune_on_windows(noisy, judged, K, plan)
+    losses = [row["validation_loss"] for row in tuned.history]
+    assert min(losses) < losses[-1]
+    assert validation_loss(tuned.head, judged) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_stopped_run_goes_on_to_the_same_bits(tmp_path) -> None:
+    pool, judged = _pool(), _pool(100, seed=1)
+    whole = tune_on_windows(pool, judged, K, PLAN)
+
+    class Stopped(Exception):
+        """What a user's Ctrl-C does here."""
+
+    def stop(iterable, _description, total=None):
+        del total
+        yield from islice(iterable, 50)
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        tune_on_windows(pool, judged, K, PLAN, checkpoints=Checkpoints(tmp_path), track=stop)
+    seen = []
+
+    def count(iterable, description, total=None):
+        seen.extend(iterable)
+        return no_tracking(seen, description, total)
+
+    again = tune_on_windows(pool, judged, K, PLAN, checkpoints=Checkpoints(tmp_path), track=count)
+    assert seen[0] == 40  # two looks of twenty updates had been saved
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(tensor, again.head.state_dict()[name]), name
+    assert whole.history == again.history
+
+
+def test_run_that_was_done_is_not_done_again(tmp_path) -> None:
+    pool, judged = _pool(), _pool(100, seed=1)
+    whole = tune_on_windows(pool, judged, K, PLAN, checkpoints=Checkpoints(tmp_path))
+    again = tune_on_windows(pool, judged, K, PLAN, checkpoints=Checkpoints(tmp_path))
+    assert torch.equal(whole.head.logits.weight, again.head.logits.weight)
+    assert whole.history == again.history
+
+
+def test_without_validation_windows_the_last_state_is_kept() -> None:
+    tuned = tune_on_windows(_pool(), _pool(0), K, PLAN)
+    rows, labels = _pool(300, seed=1).batch(torch.arange(300))
+    assert float((tuned.head(rows).argmax(1) == labels).float().mean()) > 0.9
+
+
+def test_vectors_come_in_with_a_mean_square_of_one() -> None:
+    pool = _pool()
+    scaled = pool.rows.float() * build_head(pool, K, PLAN).scale
+    assert float(scaled.square().mean()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_one_step_is_sgd_written_out() -> None:
+    plan = FcPlan(widths=(4, 4), weight_decay=0.1, rate=0.5, momentum=0.9)
+    head = build_head(_pool(), K, plan)
+    optimizer = build_optimizer(head, plan)
+    before = {name: p.detach().clone() for name, p in head.named_parameters()}
+    gradients: dict[str, Tensor] = {}
+    for name, parameter in head.named_parameters():
+        gradients[name] = parameter.grad = torch.randn_like(parameter)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5 * group["share"]
+    optimizer.step()
+    for name, parameter in head.named_parameters():
+        is_bias = name.endswith("bias")
+        step = gradients[name] + (0.0 if is_bias else 0.1) * before[name]
+        expected = before[name] - (1.0 if is_bias else 0.5) * step
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_what_cannot_be_learnt_is_refused() -> None:
+    background = WindowPool(_pool(50).rows, torch.full((50,), K))
+    with pytest.raises(NothingUsableError, match="no window shows an object"):
+        tune_on_windows(background, _pool(0), K, PLAN)
+    broken = WindowPool(torch.full((50, LENGTH), torch.inf).half(), torch.zeros(50).long())
+    with pytest.raises(UsageError, match="tuning diverged"):
+        tune_on_windows(broken, _pool(0), K, PLAN)
+
+
+@pytest.mark.parametrize("name", ["updates", "check_every", "per_image", "rate"])
+def test_impossible_plans_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        FcPlan(**{name: 0})
+
+
+def test_budget_bounds_the_windows_whatever_the_number_of_images() -> None:
+    plan = FcPlan(budget_bytes=2 * 1000 * 5_000)
+    for images in (1, 10, 100, 10_000, 10**6):
+        looked_at, each = plan.share_out(images, length=1000)
+        assert looked_at * each <= 5_000
+        assert looked_at <= images
+        assert 4 <= each <= 64
+
+
+PLAN_FC_WINDOWS = FcPlan(
+    per_image=16, rule=SamplingRule(batch=16), updates=20, check_every=10, widths=(8, 8)
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory):
+    folder = draw_detection_set(tmp_path_factory.mktemp("scenes") / "data", 6, seed=1)
+    return open_detection_dataset(folder)
+
+
+@pytest.fixture
+def prepared(make_encoder, scenes, tmp_path: Path) -> PreparedImages:
+    encoder = make_encoder((64, 96))
+    cache = FeatureCache(tmp_path / "cache")
+    return PreparedImages(scenes.images, encoder, cache, "grid", 60)
+
+
+def _known(prepared: PreparedImages, flips: tuple[bool, ...], num_classes: int, *, best: bool):
+    """All vectors that may be drawn, with their labels, as (vector in float16, label)."""
+    encoder, known = prepared.encoder, []
+    for image in prepared.images:
+        boxes = torch.cat([image.boxes, prepared.windows(image)])
+        labels = label_windows(boxes, image, num_classes)
+        for flipped in flips:
+            seen = flip_boxes(boxes, image.size_hw[1]) if flipped else boxes
+            encoded = prepared.encoded(image.mirror() if flipped else image)
+            for scale in (None,) if best else (0, 1):
+                of = None if scale is None else torch.full((len(seen),), scale)
+                rows = encoder.describe_cells(encoded, encoder.locate(encoded, seen, of)).half()
+                known.append((rows, labels))
+    return torch.cat([rows for rows, _ in known]), torch.cat([labels for _, labels in known])
+
+
+@pytest.mark.parametrize(
+    ("flips", "best"), [((False,), False), ((False, True), False), ((False,), True)]
+)
+def test_every_gathered_window_is_one_of_an_image(prepared, scenes, flips, best: bool) -> None:
+    num_classes = len(scenes.names)
+    plan = replace(PLAN_FC_WINDOWS, flip=True in flips)
+    pool = gather_windows(prepared, scenes.images, num_classes, plan, random_scale=not best)
+    rows, labels = _known(prepared, flips, num_classes, best=best)
+    assert len(pool.rows) == len(pool.labels) == 16 * 6 * len(flips)
+    for row, label in zip(pool.rows, pool.labels.tolist(), strict=True):
+        same = (rows == row).all(1)
+        assert label in labels[same].tolist()
+    assert int((pool.labels < num_classes).sum()) > 0
+    assert int((pool.labels == num_classes).sum()) > 16
+
+
+def test_both_scales_are_drawn(prepared, scenes, monkeypatch) -> None:
+    drawn = []
+    locate = prepared.encoder.locate
+    monkeypatch.setattr(
+        prepared.encoder, "locate", lambda e, b, s: drawn.append(s) or locate(e, b, s)
+    )
+    gather_windows(prepared, scenes.images, len(scenes.names), PLAN_FC_WINDOWS)
+    share = torch.cat(drawn).float().mean()
+    assert 0.3 < float(share) < 0.7
+
+
+def test_gathering_twice_gives_the_same_bits_and_the_budget_holds(prepared, scenes) -> None:
+    num_classes = len(scenes.names)
+    first, second = (
+        gather_windows(prepared, scenes.images, num_classes, PLAN_FC_WINDOWS) for _ in "ab"
+    )
+    assert torch.equal(first.rows, second.rows)
+    assert torch.equal(first.labels, second.labels)
+    tight = replace(PLAN_FC_WINDOWS, budget_bytes=2 * prepared.encoder.length * 10)
+    small = gather_windows(prepared, scenes.images, num_classes, tight)
+    assert 0 < len(small.rows) <= 10
+
+
+def test_head_is_tuned_from_prepared_images(prepared, scenes) -> None:
+    num_classes = len(scenes.names)
+    plan = replace(PLAN_FC_WINDOWS, validation_share=0.3, flip=True)
+    tuned = tune_head(prepared, num_classes, plan)
+    assert tuned.head.length == prepared.encoder.length
+    assert tuned.head.num_classes == num_classes
+    assert len(tuned.history) == 2
+    assert all(row["validation_loss"] > 0 for row in tuned.history)

@@ -1,0 +1,161 @@
+"""Every scorer gives what its formula gives on the vectors of the windows, saved or not."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sppnet.detection import Encoder
+from sppnet.detection.heads.classifiers import (
+    HeadScorer,
+    LinearScorer,
+    PrefilteredScorer,
+    WindowScorer,
+    restore_scorer,
+)
+from sppnet.detection.heads.hard_negatives import NEVER
+from sppnet.detection.heads.kernel_svm import KernelScorer
+from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
+from sppnet.errors import UnusableFileError
+
+K = 3
+
+
+@pytest.fixture
+def scene(make_encoder, make_picture, make_boxes):
+    """An encoder with two scales, an image, and cells of more windows than one chunk."""
+    encoder = make_encoder((96, 160), levels=(1, 2))
+    encoded = encoder.encode(make_picture(90, 130))
+    return encoder, encoded, encoder.locate(encoded, make_boxes(600, 90, 130))
+
+
+def _draw(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+def _head(encoder: Encoder) -> RegionHead:
+    torch.manual_seed(0)
+    return RegionHead(encoder.length, K, widths=(16, 8), ranks=(4, 0)).eval()
+
+
+def _scorers(encoder: Encoder) -> dict[str, WindowScorer]:
+    head = _head(encoder)
+    fc7, fc6 = WindowFeatures("fc7", head), WindowFeatures("fc6", head)
+    linear = LinearScorer(_draw(encoder.length, K) / 50, _draw(K))
+    kernel = KernelScorer(_draw(9, 16).abs(), 3.0, _draw(9, K), _draw(K), fc6)
+    return {
+        "linear": linear,
+        "fc7": LinearScorer(_draw(8, K), _draw(K), fc7),
+        "softmax": HeadScorer(head),
+        "kernel": kernel,
+        "kernel on pooled": KernelScorer(
+            _draw(9, encoder.length).abs(), 40.0, _draw(9, K), _draw(K)
+        ),
+        "prefiltered": PrefilteredScorer(linear, kernel, 25),
+    }
+
+
+NAMES = ["linear", "fc7", "softmax", "kernel", "kernel on pooled", "prefiltered"]
+
+
+def _kernel_by_hand(scorer: KernelScorer, rows: Tensor) -> Tensor:
+    distances = torch.cdist(rows.double(), scorer.centres.double())
+    likeness = torch.exp(-(distances**2) / (2 * scorer.width**2))
+    return likeness @ scorer.weights.double() + scorer.bias.double()
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n != "prefiltered"])
+def test_scores_are_the_formula_on_the_vectors(scene, name: str) -> None:
+    encoder, encoded, cells = scene
+    scorer = _scorers(encoder)[name]
+    scorer.check(encoder)
+    pooled = encoder.describe_cells(encoded, cells)
+    head = _head(encoder)
+    fc7 = head.describe(pooled).double()
+    odds = head(pooled).double()
+    expected = {
+        "linear": lambda s: pooled.double() @ s.weights.double() + s.bias,
+        "fc7": lambda s: fc7 @ s.weights.double() + s.bias,
+        "softmax": lambda _: torch.stack(
+            [odds[:, k] - odds[:, [j for j in range(K + 1) if j != k]].logsumexp(1)
+             for k in range(K)], 1),
+        "kernel": lambda s: _kernel_by_hand(s, head.describe(pooled, "fc6")),
+        "kernel on pooled": lambda s: _kernel_by_hand(s, pooled),
+    }[name](scorer)  # fmt: skip
+    found = scorer.score(encoder, encoded, cells)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected.double(), atol=1e-4, rtol=1e-4)
+
+
+def test_only_the_best_windows_reach_the_second_scorer(scene) -> None:
+    encoder, encoded, cells = scene
+    scorers = _scorers(encoder)
+    first = scorers["linear"].score(encoder, encoded, cells).amax(1)
+    second = scorers["kernel"].score(encoder, encoded, cells)
+    found = scorers["prefiltered"].score(encoder, encoded, cells)
+    looked = set(first.argsort(descending=True)[:25].tolist())
+    for row in range(len(cells)):
+        if row in looked:
+            torch.testing.assert_close(found[row], second[row])
+        else:
+            assert found[row].tolist() == [NEVER] * K
+
+
+def test_few_windows_all_reach_the_second_scorer(scene) -> None:
+    encoder, encoded, cells = scene
+    scorers = _scorers(encoder)
+    found = scorers["prefiltered"].score(encoder, encoded, cells[:25])
+    assert torch.equal(found, scorers["kernel"].score(encoder, encoded, cells[:25]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_window_gives_no_score(scene, name: str) -> None:
+    encoder, encoded, cells = scene
+    assert _scorers(encoder)[name].score(encoder, encoded, cells[:0]).shape == (0, K)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scorer_comes_back_bit_for_bit(scene, name: str) -> None:
+    encoder, encoded, cells = scene
+    scorer = _scorers(encoder)[name]
+    again = restore_scorer(scorer.configuration(), scorer.tensors())
+    assert type(again) is type(scorer)
+    assert again.num_classes == K
+    before, after = (s.score(encoder, encoded, cells) for s in (scorer, again))
+    assert torch.equal(before, after)
+    moved = again.to("cpu")
+    assert torch.equal(moved.score(encoder, encoded, cells), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_of_another_length_are_refused(scene, make_encoder, name: str) -> None:
+    encoder, _, _ = scene
+    other = make_encoder((96,), levels=(1,))
+    if name in ("fc7", "kernel"):
+        other.levels = (1, 2, 3)
+    with pytest.raises(ValueError, match="windows must have"):
+        _scorers(encoder)[name].check(other)
+
+
+def test_parts_that_do_not_fit_are_refused(scene) -> None:
+    encoder, _, _ = scene
+    with pytest.raises(ValueError, match=r"weights must be \(D, K\) and bias \(K,\)"):
+        LinearScorer(torch.ones(4, 2), torch.ones(3))
+    with pytest.raises(ValueError, match=r"weights must have shape \(5, 2\)"):
+        KernelScorer(torch.ones(5, 4), 1.0, torch.ones(5, 3), torch.ones(2))
+    with pytest.raises(ValueError, match="head must be given for layer 'fc6'"):
+        WindowFeatures("fc6")
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        PrefilteredScorer(_scorers(encoder)["linear"], _scorers(encoder)["kernel"], 0)
+
+
+def test_spoiled_files_are_refused(scene) -> None:
+    encoder, _, _ = scene
+    scorer = _scorers(encoder)["kernel"]
+    tensors = scorer.tensors()
+    for configuration, kept in (
+        ({"kind": "forest"}, tensors),
+        (scorer.configuration(), {k: v for k, v in tensors.items() if k != "bias"}),
+        (scorer.configuration(), tensors | {"bias": torch.ones(7)}),
+    ):
+        with pytest.raises(UnusableFileError, match="the saved scorer does not fit together"):
+            restore_scorer(configuration, kept)

@@ -1,0 +1,113 @@
+"""Block ascent reaches the optimum of a slow solver, never goes down, and forgets without harm."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from oracles.support_vectors import descend, hinge_objective
+from sppnet.detection.heads.dual_svm import BLOCK, DualSvms
+
+COST = 0.001
+
+
+def _rows(count: int = 3 * BLOCK + 7, length: int = 6) -> tuple[Tensor, np.ndarray]:
+    """Rows of two classes that overlap, exact in float16, and their signs."""
+    draw = torch.Generator().manual_seed(0)
+    signs = torch.where(torch.rand(count, generator=draw) < 0.3, 1.0, -1.0)
+    rows = 8 * torch.randn(count, length, generator=draw) + 4 * signs[:, None]
+    return rows.half().float(), signs.double().numpy()
+
+
+def _bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        np.where(signs < 0, -COST, 0.0)[:, None],
+        np.where(signs > 0, COST, 0.0)[:, None],
+    )
+
+
+def _fitted(bias_factor: float, tolerance: float = 1e-7) -> tuple[DualSvms, float]:
+    rows, signs = _rows()
+    svms = DualSvms(rows.shape[1], 1, bias_factor)
+    svms.add(rows, *_bounds(signs))
+    return svms, svms.fit(0, tolerance)
+
+
+def test_optimum_is_that_of_subgradient_descent() -> None:
+    rows, signs = _rows()
+    weights, bias = descend(rows.double().numpy(), signs, COST, steps=40_000)
+    best = hinge_objective(weights, bias, rows.double().numpy(), signs, COST)
+    svms, value = _fitted(bias_factor=10.0)
+    assert 0.97 * best <= value <= 1.001 * best  # descent never quite arrives
+    assert svms.weights[0].numpy() == pytest.approx(weights, abs=0.01)
+
+
+@pytest.mark.parametrize("bias_factor", [0.0, 1.0, 10.0])
+def test_dual_and_primal_meet(bias_factor: float) -> None:
+    svms, value = _fitted(bias_factor)
+    assert svms.dual_objective(0) <= value * (1 + 1e-6)
+    assert svms.dual_objective(0) == pytest.approx(value, rel=2e-3)
+
+
+def test_objective_is_the_sum_written_out() -> None:
+    svms, value = _fitted(bias_factor=2.0)
+    rows, signs = _rows()
+    weights, bias = svms.weights[0].double().numpy(), float(svms.bias[0])
+    written = hinge_objective(weights, bias, rows.double().numpy(), signs, COST)
+    assert value == pytest.approx(written + 0.5 * (bias / 2.0) ** 2, rel=1e-5)
+
+
+def test_weights_are_the_sum_of_the_rows_by_their_dual_variables() -> None:
+    svms, _ = _fitted(bias_factor=3.0)
+    total = sum(
+        block.rows.double().T @ torch.from_numpy(block.duals[:, 0]) for block in svms.blocks
+    )
+    assert torch.allclose(total.float(), svms.weights[0], atol=1e-5)
+    of_bias = 9 * sum(block.duals.sum() for block in svms.blocks)
+    assert float(svms.bias[0]) == pytest.approx(of_bias, abs=1e-4)
+
+
+def test_dual_objective_never_falls() -> None:
+    rows, signs = _rows()
+    svms = DualSvms(rows.shape[1], 1)
+    svms.add(rows, *_bounds(signs))
+    svms._mix()
+    values = [0.0]
+    for _ in range(12):
+        gain = svms._sweep(0)
+        values.append(svms.dual_objective(0))
+        assert gain >= 0
+        assert values[-1] == pytest.approx(values[-2] + gain, abs=1e-4)
+
+
+def test_going_on_with_more_rows_ends_where_a_fresh_fit_ends() -> None:
+    rows, signs = _rows()
+    low, high = _bounds(signs)
+    svms = DualSvms(rows.shape[1], 1)
+    for part in np.array_split(np.arange(len(rows)), 5):
+        svms.add(rows[torch.from_numpy(part)], low[part], high[part])
+        value = svms.fit(0, 1e-7)
+    assert value == pytest.approx(_fitted(bias_factor=10.0)[1], rel=2e-3)
+    assert svms.num_rows == len(rows)
+
+
+def test_forgetting_what_does_not_press_leaves_the_solution() -> None:
+    svms, value = _fitted(bias_factor=10.0)
+    (before,), weights = svms.count_negatives(), svms.weights.clone()
+    svms.forget(0, below=-1.02)
+    svms.compact()
+    (after,) = svms.count_negatives()
+    assert 0 < after < before
+    assert svms.num_rows < len(_rows()[0])
+    assert svms.fit(0, 1e-7) == pytest.approx(value, rel=2e-3)
+    assert torch.allclose(svms.weights, weights, atol=0.02)
+
+
+def test_rows_of_other_classes_do_not_matter() -> None:
+    rows, signs = _rows()
+    low, high = (np.pad(bound, ((0, 0), (0, 1))) for bound in _bounds(signs))
+    svms = DualSvms(rows.shape[1], 2)
+    svms.add(rows, low, high)
+    svms.add(rows.flip(1) * 3, np.roll(low, 1, axis=1), np.roll(high, 1, axis=1))
+    assert svms.fit(0, 1e-7) == pytest.approx(_fitted(bias_factor=10.0)[1], rel=2e-3)
+    assert not svms.weights[1].any()

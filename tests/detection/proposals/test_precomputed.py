@@ -1,0 +1,202 @@
+"""Windows from files of others: what is read, and what is said about damaged files."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from sppnet.detection.proposals import precomputed as external_proposals
+from sppnet.detection.proposals.precomputed import ExternalProposals
+from sppnet.errors import InputError, UnusableFileError
+
+SIZE = (60, 80)
+BOXES = np.array([[3.0, 4, 20, 30], [0, 0, 80, 60]])
+
+
+def save_json(path: Path, content: object) -> Path:
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def save_mat(path: Path, names: list[str], boxes: list[np.ndarray], **options: object) -> Path:
+    cells = [np.empty((len(each), 1), object) for each in (names, boxes)]
+    for cell, each in zip(cells, (names, boxes), strict=True):
+        cell[:, 0] = [*each] if len(each) else []
+    savemat(path, {"images": cells[0], "boxes": cells[1].T}, **options)
+    return path
+
+
+def uneven(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays of different lengths, as cells need them."""
+    return [np.asarray(each, np.float64) for each in arrays]
+
+
+def test_npz_is_read_as_it_is(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **{"000005.jpg": BOXES, "dir/b": BOXES[:0]})
+    found = ExternalProposals.open(tmp_path / "a.npz")
+    assert len(found) == 2
+    windows = found.windows("photos/000005.jpg", SIZE)
+    assert windows.dtype == torch.float32
+    assert windows.tolist() == BOXES.tolist()
+    assert found.windows("b.png", SIZE).shape == (0, 4)
+    assert torch.equal(found.windows("5", SIZE), windows)
+
+
+def test_coco_results_come_best_first_and_equals_in_the_files_order(tmp_path: Path) -> None:
+    entries = [
+        {"image_id": 7, "category_id": 1, "bbox": [3, 4, 17, 26], "score": 0.25},
+        {"image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2], "score": 0.75},
+        {"image_id": 7, "category_id": 1, "bbox": [5, 5, 2, 2], "score": 0.25},
+        {"image_id": 8, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5},
+    ]
+    found = ExternalProposals.open(save_json(tmp_path / "a.json", entries))
+    assert found.windows("000007.jpg", SIZE).tolist() == [
+        [1, 1, 3, 3],
+        [3, 4, 20, 30],
+        [5, 5, 7, 7],
+    ]
+    images = [{"id": 7, "file_name": "x/first.jpg"}, {"id": 9, "file_name": "none.jpg"}]
+    whole = {"images": images, "annotations": entries[:3]}
+    named = ExternalProposals.open(save_json(tmp_path / "b.json", whole))
+    assert torch.equal(named.windows("first.png", SIZE), found.windows("7", SIZE))
+    assert named.windows("none.jpg", SIZE).shape == (0, 4)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mat_files_of_2014_count_rows_and_columns_from_one(
+    tmp_path: Path, compressed: bool
+) -> None:
+    first = np.array([[1, 1, 60, 80], [5, 4, 30, 20]])  # y1 x1 y2 x2, inclusive
+    boxes = uneven(first, [[2, 3, 2, 3]], np.zeros((0, 0)))
+    path = save_mat(tmp_path / "a.mat", ["000005", "000007", "9"], boxes, do_compression=compressed)
+    found = ExternalProposals.open(path)
+    assert found.windows("000005.jpg", SIZE).tolist() == [[0, 0, 80, 60], [3, 4, 20, 30]]
+    assert found.windows("000007.jpg", SIZE).tolist() == [[2, 1, 3, 2]]  # one pixel
+    assert found.windows("9.jpg", SIZE).shape == (0, 4)
+
+
+def test_a_name_that_fits_two_images_fits_none() -> None:
+    found = ExternalProposals("a.npz", {"x/a.jpg": BOXES, "y/a.jpg": BOXES[:1]})
+    assert len(found.windows("x/a.jpg", SIZE)) == 2
+    assert len(found.windows("y/a.jpg", SIZE)) == 1
+    with pytest.raises(InputError, match=r"'z/a.jpg': a.npz has no windows of this image"):
+        found.windows("z/a.jpg", SIZE)
+
+
+def test_windows_are_clipped_by_little_and_refused_by_more() -> None:
+    found = ExternalProposals("a.npz", {"a": BOXES + np.array([0, 0, 1.5, 0])})
+    assert found.windows("a.jpg", SIZE)[1].tolist() == [0, 0, 80, 60]
+    with pytest.raises(InputError, match=r"a.npz reach beyond the 40 x 60 pixels"):
+        found.windows("a.jpg", (60, 40))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        BOXES[0],
+        BOXES[:, :3],
+        BOXES.astype(complex),
+        BOXES.astype(str),
+        BOXES * np.nan,
+        BOXES + np.inf,
+        BOXES[:, ::-1],
+        np.array([[3.0, 4, 3, 9]]),
+    ],
+)
+def test_what_is_no_window_is_named_by_file_and_image(tmp_path: Path, boxes: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", cat=boxes)
+    with pytest.raises(UnusableFileError, match=r"a\.npz'.*'cat'"):
+        ExternalProposals.open(tmp_path / "a.npz")
+
+
+class Planted:
+    """What runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path("planted").touch, ())
+
+
+def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("a.npz", cat=np.array([Planted()], object), allow_pickle=True)
+    Path("b.npz").write_bytes(pickle.dumps(Planted()))
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(UnusableFileError, match="no npz of plain arrays"):
+            ExternalProposals.open(name)
+    assert not Path("planted").exists()
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez_compressed(tmp_path / "a.npz", cat=np.zeros((10_000, 4)))
+    monkeypatch.setattr(external_proposals, "MAX_BYTES", 100_000)
+    with pytest.raises(UnusableFileError, match="more than 100000 bytes"):
+        ExternalProposals.open(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".json", ".mat"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "noise", "missing", "folder"])
+def test_damaged_files_are_one_error_with_their_name(
+    tmp_path: Path, suffix: str, damage: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npz":
+        np.savez_compressed(path, cat=np.random.default_rng(0).random((50, 4)))
+    elif suffix == ".json":
+        save_json(path, [{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}] * 9)
+    else:
+        save_mat(path, ["a", "b"], uneven(BOXES + 1, BOXES[:1] + 1), do_compression=True)
+    data = bytearray(path.read_bytes())
+    half = len(data) // 2
+    data[half] ^= 0xFF
+    spoiled = {"empty": b"", "cut": bytes(data[:half]), "flipped": data, "noise": bytes(range(256))}
+    path.unlink()
+    if damage in spoiled:
+        path.write_bytes(spoiled[damage])
+    elif damage == "folder":
+        path.mkdir()
+    with pytest.raises(UnusableFileError, match=re.escape(path.name)):
+        ExternalProposals.open(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        3,
+        {"images": []},
+        [3],
+        [{"image_id": 1}],
+        [{"bbox": [1, 2, 3, 4]}],
+        [{"image_id": 1, "bbox": [1, 2, 3]}],
+        [{"image_id": 1, "bbox": "abcd"}],
+        [{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "high"}],
+        [{"image_id": 1, "bbox": [1, 2, 3, 10**400]}],
+        [{"image_id": 1, "bbox": [1, 2, -3, 4]}],
+        {"images": [{"id": 1}], "annotations": []},
+    ],
+)
+def test_json_of_another_kind_is_named(tmp_path: Path, content: object) -> None:
+    with pytest.raises(UnusableFileError, match=r"a\.json"):
+        ExternalProposals.open(save_json(tmp_path / "a.json", content))
+
+
+def test_mat_files_of_another_kind_are_named(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"other": 3})
+    save_mat(tmp_path / "b.mat", ["a", "b", "c"], uneven(BOXES, BOXES[:1]))
+    save_mat(tmp_path / "c.mat", ["a", "a"], uneven(BOXES, BOXES[:1]))
+    save_mat(tmp_path / "d.mat", ["a", "b"], uneven(BOXES[:, :3], BOXES[:1]))
+    (tmp_path / "e.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(512))
+    for name in "abcde":
+        with pytest.raises(UnusableFileError, match=rf"{name}\.mat"):
+            ExternalProposals.open(tmp_path / f"{name}.mat")
+
+
+def test_other_endings_are_refused_with_the_legal_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFileError, match=r"'\.json', '\.mat', '\.npz'"):
+        ExternalProposals.open(tmp_path / "a.pkl")

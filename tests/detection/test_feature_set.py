@@ -1,0 +1,246 @@
+"""Prepared images: maps and windows are made once, bit for bit; bad images are named once."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from sppnet.detection import PreparedImages, propose
+from sppnet.detection.feature_set import digest_weights
+from sppnet.errors import MissingPackageError
+from sppnet.images import draw_detection_set, load_image, open_detection_dataset
+from sppnet.storage import FeatureCache
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory):
+    folder = draw_detection_set(tmp_path_factory.mktemp("scenes") / "data", 6, seed=1)
+    return open_detection_dataset(folder)
+
+
+@pytest.fixture
+def prepare(make_encoder, scenes, tmp_path: Path):
+    def build(short_sides=(64, 96), images=None, **options) -> PreparedImages:
+        encoder = make_encoder(short_sides)
+        cache = FeatureCache(tmp_path / "cache")
+        settings = {"proposals": "grid", "max_proposals": 40, **options}
+        return PreparedImages(
+            scenes.images if images is None else images, encoder, cache, **settings
+        )
+
+    return build
+
+
+def test_cached_maps_and_windows_are_bit_equal_to_fresh_ones(prepare, scenes) -> None:
+    prepared = prepare()
+    prepared.propose_all()
+    prepared.encode_all()
+    again = prepare()
+    for image, encoded, windows in again:
+        pixels = load_image(image.path)
+        fresh = again.encoder.encode(pixels)
+        assert encoded.zooms_xy == fresh.zooms_xy
+        assert encoded.image_size_hw == fresh.image_size_hw == tuple(pixels.shape[1:])
+        assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
+        assert torch.equal(windows, propose(pixels, "grid", 40))
+        boxes = again.encoder.describe(encoded, windows)
+        assert torch.equal(boxes, again.encoder.describe(fresh, windows))
+    assert again.cache.misses == 0
+    assert again.cache.hits == 3 * len(scenes)
+
+
+def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch) -> None:
+    first = [(e.maps, w) for _, e, w in prepare()]
+
+    def refuse(*args):
+        raise AssertionError("computed again")
+
+    prepared = prepare()
+    monkeypatch.setattr(prepared.encoder, "encode_scale", refuse)
+    monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
+    monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
+    second = [(e.maps, w) for _, e, w in prepared]
+    assert len(second) == len(first) == len(scenes)
+    for (maps, windows), (maps_again, windows_again) in zip(first, second, strict=True):
+        assert torch.equal(windows, windows_again)
+        assert all(torch.equal(*pair) for pair in zip(maps, maps_again, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "recomputed"),
+    [({"seed": 1}, 1), ({"max_proposals": 41}, 1), ({"short_sides": (64, 97)}, 1)],
+)
+def test_other_settings_meet_other_records(prepare, scenes, change: dict, recomputed: int) -> None:
+    list(prepare(images=scenes.images[:1]))
+    other = prepare(images=scenes.images[:1], **change)
+    list(other)
+    assert other.cache.misses == recomputed
+
+
+def test_other_weights_meet_other_maps(prepare, scenes) -> None:
+    (image,) = images = scenes.images[:1]
+    before = prepare(images=images).encoded(image)
+    other = prepare(images=images)
+    with torch.no_grad():
+        next(other.encoder.backbone.parameters()).mul_(1.5)
+    other = PreparedImages(images, other.encoder, other.cache, "grid", 40)
+    assert not torch.equal(other.encoded(image).maps[0], before.maps[0])
+    assert other.cache.hits == 0
+
+
+def test_changed_file_meets_other_records(prepare, scenes, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(scenes[0].path.read_bytes())
+    image = dataclasses.replace(scenes[0], path=copy)
+    list(prepare(images=[image]))
+    moved = tmp_path / "moved.jpg"
+    moved.write_bytes(copy.read_bytes())
+    same = prepare(images=[dataclasses.replace(image, path=moved)])
+    list(same)
+    assert same.cache.misses == 0  # the name of a file does not matter, its bytes do
+    copy.write_bytes(scenes[1].path.read_bytes())
+    other = prepare(images=[image])
+    list(other)
+    assert other.cache.misses == 3
+
+
+def test_damaged_record_is_computed_again(prepare, scenes, tmp_path: Path) -> None:
+    before = [e.maps for _, e, _ in prepare()]
+    records = sorted(p for p in (tmp_path / "cache").rglob("*.record"))
+    assert len(records) == 3 * len(scenes)
+    for record in records[::2]:
+        data = bytearray(record.read_bytes())
+        data[-3] ^= 4
+        record.write_bytes(data)
+    prepared = prepare()
+    after = [e.maps for _, e, _ in prepared]
+    assert prepared.cache.damaged == len(records[::2])
+    for maps, again in zip(before, after, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(maps, again, strict=True))
+
+
+def _spoiled(scenes, tmp_path: Path):
+    cut, text, gone = (tmp_path / f"{name}.jpg" for name in ("cut", "text", "gone"))
+    cut.write_bytes(scenes[0].path.read_bytes()[:2000])
+    text.write_text("no image")
+    bad = [dataclasses.replace(scenes[0], path=path) for path in (cut, text, gone)]
+    return [bad[0], scenes[1], bad[1], scenes[2], bad[2]]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_bad_images_are_recorded_once_and_left_out(
+    prepare, scenes, tmp_path: Path, workers: int
+) -> None:
+    images = _spoiled(scenes, tmp_path)
+    prepared = prepare(images=images)
+    prepared.propose_all(workers)
+    prepared.encode_all()
+    for _ in range(2):
+        assert [image.image_id for image, _, _ in prepared] == ["scene_0001", "scene_0002"]
+    named = sorted(Path(problem.path).name for problem in prepared.problems)
+    assert named == ["cut.jpg", "gone.jpg", "text.jpg"]
+    assert all(problem.action == "image left out" for problem in prepared.problems)
+    assert prepared.usable == [images[1], images[3]]
+
+
+def test_image_that_goes_bad_while_training_is_left_out_then(prepare, scenes, tmp_path) -> None:
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(scenes[0].path.read_bytes())
+    prepared = prepare(images=[dataclasses.replace(scenes[0], path=copy), scenes[1]])
+    prepared.propose_all()
+    assert len(prepared.usable) == 2
+    copy.write_text("overwritten")
+    prepared.encode_all()  # its bytes were read before; the map cannot be made now
+    assert [image.image_id for image, _, _ in prepared] == ["scene_0001"]
+    assert len(prepared.problems) == 1
+
+
+def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> None:
+    seen = []
+
+    def track(iterable, description, total=None):
+        items = list(iterable)
+        seen.append((description, total, len(items)))
+        return items
+
+    prepared = prepare(images=_spoiled(scenes, tmp_path))
+    prepared.propose_all(2, track)
+    prepared.encode_all(track)
+    list(prepared.tracked("looking", track))
+    assert [total for _, total, _ in seen] == [5, 2, 2]
+    assert [count for _, _, count in seen] == [5, 2, 2]
+
+
+def test_missing_package_stops_at_once(prepare, monkeypatch) -> None:
+    def refuse(*args):
+        raise MissingPackageError("run `pip install it`")
+
+    monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
+    with pytest.raises(MissingPackageError, match="pip install"):
+        prepare().propose_all()
+
+
+def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch) -> None:
+    started = []
+
+    def slow(*args):
+        started.append(1)
+        return torch.zeros(1, 4)
+
+    def stopping(iterable, description, total=None):
+        yield next(iter(iterable))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sppnet.detection.feature_set.propose", slow)
+    many = [
+        dataclasses.replace(scenes[0], path=path) for path in [image.path for image in scenes] * 20
+    ]
+    prepared = prepare(images=many, seed=7)
+    jobs = []
+    attempt = prepared.windows
+
+    def count(image):
+        jobs.append(image)
+        import time
+
+        time.sleep(0.01)
+        return attempt(image)
+
+    monkeypatch.setattr(prepared, "windows", count)
+    with pytest.raises(KeyboardInterrupt):
+        prepared.propose_all(2, stopping)
+    assert len(jobs) < len(many) // 2
+
+
+def test_digest_sees_names_types_shapes_and_values() -> None:
+    one = {"a": torch.zeros(2, 3)}
+    others = [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": torch.zeros(2, 3).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(1e-30))},
+        {"a": torch.zeros(2, 3), "b": torch.tensor(0)},
+    ]
+    assert len({digest_weights(each) for each in [one, *others]}) == 6
+    assert digest_weights({"a": torch.zeros(3, 2).T}) == digest_weights(one)
+
+
+def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_windows(
+    prepare, scenes
+) -> None:
+    prepared = prepare()
+    prepared.encode_all(mirror=True)
+    seen = list(prepared.tracked("", mirror=True))
+    assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(2)]
+    for (image, _, windows), (mirror, encoded, mirrored) in zip(seen[::2], seen[1::2], strict=True):
+        width = image.size_hw[1]
+        assert (image.is_mirrored, mirror.is_mirrored) == (False, True)
+        assert torch.equal(mirror.load(), image.load().flip(-1))
+        fresh = prepared.encoder.encode(load_image(image.path).flip(-1))
+        assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
+        for there, here in ((mirrored, windows), (mirror.boxes, image.boxes)):
+            assert torch.equal(there[:, [1, 3]], here[:, [1, 3]])
+            assert torch.equal(there[:, [2, 0]], width - here[:, [0, 2]])
+    prepared.encode_all(mirror=True)
+    assert prepared.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the windows

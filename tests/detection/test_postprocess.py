@@ -1,0 +1,43 @@
+"""Votes of suppressed boxes against a loop over them."""
+
+import torch
+
+from sppnet.detection.postprocess import vote_boxes
+from sppnet.geometry import Detections, box_iou
+
+
+def _voters(count: int = 60, seed: int = 0) -> Detections:
+    """Boxes of two classes, heaped so that many overlap."""
+    draw = torch.Generator().manual_seed(seed)
+    corner = torch.rand(count, 2, generator=draw) * 30
+    side = 20 + torch.rand(count, 2, generator=draw) * 20
+    scores = torch.randn(count, generator=draw)
+    labels = torch.randint(0, 2, (count,), generator=draw)
+    return Detections(torch.cat([corner, corner + side], 1), scores, labels)
+
+
+def test_equals_the_loop() -> None:
+    voters = _voters()
+    kept = voters.select(torch.arange(0, 60, 7))
+    found = vote_boxes(kept, voters, 0.5)
+    for box, label, voted in zip(kept.boxes, kept.labels, found.boxes, strict=True):
+        total, weight = torch.zeros(4), 0.0
+        for other, score, kind in zip(voters.boxes, voters.scores, voters.labels, strict=True):
+            if kind == label and box_iou(box[None], other[None]) >= 0.5 and score > -1:
+                total, weight = total + (1 + score) * other, weight + float(1 + score)
+        expected = total / weight if weight else box
+        assert torch.allclose(voted, expected, atol=1e-4)
+    assert torch.equal(found.scores, kept.scores)
+    assert torch.equal(found.labels, kept.labels)
+    assert not torch.allclose(found.boxes, kept.boxes, atol=0.5)
+
+
+def test_box_without_voters_stays() -> None:
+    box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    kept = Detections(box, torch.tensor([-1.2]), torch.tensor([0]))
+    assert torch.equal(vote_boxes(kept, kept).boxes, box)
+    assert torch.equal(vote_boxes(kept, Detections.empty()).boxes, box)
+
+
+def test_no_detections() -> None:
+    assert vote_boxes(Detections.empty(), _voters()).count == 0
