@@ -21,7 +21,7 @@ from sppnet.detection.heads import svm_trainer as window_training
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner
 from sppnet.detection.heads.kernel_svm import mine_kernel
 from sppnet.images import draw_detection_set
-from sppnet.paper.detection_networks import DetectionNetwork
+from sppnet.paper.detection_setup import DetectionNetwork
 
 MOST = 2**32 - 1
 WAYS = [([], None, 0), (["--seed", "5"], None, 5), ([], 7, 7), (["--seed", "5"], 7, 5)]

@@ -4,8 +4,7 @@ import pytest
 
 from sppnet.app.reproduce import TABLE_NUMBERS
 from sppnet.paper import TABLES, find_table
-from sppnet.paper.printed import TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.printed_detection import (
+from sppnet.paper.printed import (
     BOTH,
     CONV,
     FC,
@@ -16,11 +15,18 @@ from sppnet.paper.printed_detection import (
     SPEED_UP,
     SPP_1,
     SPP_5,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TABLE_6,
+    TABLE_7,
+    TABLE_8,
     TABLE_9,
     TABLE_10,
     TABLE_11,
     TABLE_12,
     TOTAL,
+    Printed,
 )
 
 

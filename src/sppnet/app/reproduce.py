@@ -124,7 +124,7 @@ def reproduce(
     from sppnet.app.device import choose_device  # imported here so that --help stays quick
     from sppnet.app.reproduce_job import read_effort, read_networks, run_table
     from sppnet.paper import Supplies
-    from sppnet.paper.supplies import Training
+    from sppnet.paper.resources import Training
 
     widths = parse_numbers("--hidden", hidden) or ()
     training = Training(epochs, parse_numbers("--imgsz", imgsz) or (), widths, batch)

@@ -23,7 +23,7 @@ from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table,
 from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
 from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
-from sppnet.paper.supplies import Effort
+from sppnet.paper.resources import Effort
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import surroundings
 

@@ -9,13 +9,19 @@ from torch import Tensor
 
 from sppnet.detection.detector import CombinedDetector
 from sppnet.paper.detection_bench import DetectionBench, score_detector
-from sppnet.paper.detection_data import DetectionImages, open_detection_images
-from sppnet.paper.detection_networks import ALEX, ZF, ZF_SECOND, find_detection_network
+from sppnet.paper.detection_setup import (
+    ALEX,
+    ROWS,
+    ZF,
+    ZF_SECOND,
+    DetectionImages,
+    Row,
+    Way,
+    find_detection_network,
+    open_detection_images,
+)
 from sppnet.paper.detection_speed import measure_speed
-from sppnet.paper.detection_ways import ROWS, Row, Way
-from sppnet.paper.imagenet import wanted
-from sppnet.paper.printed import Printed
-from sppnet.paper.printed_detection import (
+from sppnet.paper.printed import (
     BOTH,
     FIRST,
     MEAN,
@@ -27,10 +33,10 @@ from sppnet.paper.printed_detection import (
     TABLE_9,
     TABLE_10,
     VOC_COLUMNS,
+    Printed,
 )
-from sppnet.paper.results import Finding, Measured, NotRun
-from sppnet.paper.supplies import Supplies
-from sppnet.paper.transfer import missing_words
+from sppnet.paper.resources import Supplies, wanted
+from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
 from sppnet.progress import Track
 
 Findings = Iterator[Finding]

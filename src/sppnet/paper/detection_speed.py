@@ -16,13 +16,10 @@ from sppnet.detection.proposals.propose import propose
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import InputError, Problem
 from sppnet.images import load_image
-from sppnet.paper.detection_data import find_photos
-from sppnet.paper.detection_networks import find_detection_network
-from sppnet.paper.detection_ways import Way, build_way_encoder
-from sppnet.paper.printed_detection import CONV, CONV_SPEED_UP, FC, POOLING, SPEED_UP, TOTAL
-from sppnet.paper.results import Finding, Measured, NotRun
-from sppnet.paper.supplies import Effort, Supplies
-from sppnet.paper.transfer import missing_words
+from sppnet.paper.detection_setup import Way, build_way_encoder, find_detection_network, find_photos
+from sppnet.paper.printed import CONV, CONV_SPEED_UP, FC, POOLING, SPEED_UP, TOTAL
+from sppnet.paper.resources import Effort, Supplies
+from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
 from sppnet.progress import Track
 
 NO_PHOTOS = "no image to time; any folder of images will do (--data DIR)"

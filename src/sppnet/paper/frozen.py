@@ -13,8 +13,7 @@ from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
 from sppnet.classification.transfer.fit import FitResult, RecipeWay, RowSource, fit_splits
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.classification.transfer.selection import COSTS
-from sppnet.paper.slots import Slot
-from sppnet.paper.supplies import Supplies
+from sppnet.paper.resources import Slot, Supplies
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, is_model
 

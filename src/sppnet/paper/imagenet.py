@@ -1,32 +1,121 @@
-"""Tables 2, 3 and 4: errors on ImageNet's validation images, or on class folders in their place."""
+"""Tables 1 to 4: ImageNet."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sppnet.classification import Classifier, predict_files, score_predictions
+import torch
+
+from sppnet.classification import (
+    Classifier,
+    TrainingImages,
+    TrainingPlan,
+    View,
+    predict_files,
+    score_predictions,
+    train_network,
+)
 from sppnet.classification.data import match_classes
-from sppnet.classification.views import PLANS
+from sppnet.classification.network import build_paper_network, layer_table
+from sppnet.classification.train.config import InputSizes
+from sppnet.classification.views import BASE_SIDE, PLANS
 from sppnet.errors import Problem
-from sppnet.paper.labelled import draw_images, images_to_score
 from sppnet.paper.printed import (
     NETWORKS,
     SPP_OVERFEAT_10,
     SPP_OVERFEAT_98,
+    TABLE_1,
     TABLE_3,
     TABLE_4,
 )
-from sppnet.paper.results import Finding, Measured, NotRun
-from sppnet.paper.slots import KINDS, Slot
-from sppnet.paper.supplies import IMAGENET, Supplies
-from sppnet.paper.trained import train_slot
+from sppnet.paper.resources import (
+    BACKBONES,
+    IMAGENET,
+    KINDS,
+    Slot,
+    Supplies,
+    Training,
+    draw_images,
+    images_to_score,
+    images_to_train,
+    wanted,
+)
+from sppnet.paper.tables import Finding, Measured, NotRun
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
+from sppnet.training.checkpoints import Checkpoints
 
+RATE = 0.01
 IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
 NO_TEST_LABELS = "the labels of ImageNet's test images are not public"
-
 Findings = Iterator[Finding]
+SIDE = 224
+BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before its pooling only
+NOTE = "conv2 of ZF-5 is the map before its pooling, as the printed number must be; after it 13"
+
+
+def train_slot(
+    slot: Slot, root: Path, supplies: Supplies, track: Track
+) -> tuple[Classifier, Sequence[Problem]]:
+    """Train one network and keep it where the tables look for it.
+
+    No SPP and single-size training see the largest size only, multi-size training all of them in
+    turn. A run that was killed goes on from its last checkpoint.
+
+    Args:
+        slot: Which network, and how.
+        root: Class folders.
+        supplies: Where everything is; ``training`` says how.
+        track: Shows the progress.
+
+    Returns:
+        The trained network, and what was wrong with files.
+
+    Raises:
+        ValueError: If ``supplies`` do not say how to train.
+
+    Source:
+        SPP-net, sections 2.3 and 3.1.
+    """
+    if supplies.training is None:
+        raise ValueError("training must be given, got None")
+    plan = slot_plan(slot, supplies.training, supplies.seed)
+    dataset = images_to_train(root, supplies.seed)
+    torch.manual_seed(supplies.seed)
+    network = build_paper_network(
+        BACKBONES[slot.network],
+        len(dataset.names),
+        spp=slot.kind != "no-spp",
+        hidden=supplies.training.hidden,
+    ).to(supplies.device)
+    photos = TrainingImages(dataset.paths, plan.short_side, track=track)
+    folder = supplies.models_folder / slot.name
+    checkpoints = Checkpoints(folder / "checkpoints")
+    labels = dataset.labels[photos.kept]
+    train_network(network, photos, labels, plan, checkpoints=checkpoints, track=track)
+    about = {"command": "reproduce", "settings": {"epochs": plan.epochs, "kind": slot.kind}}
+    classifier = Classifier(
+        network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
+    )
+    classifier.save(folder / "model")
+    return classifier, (*dataset.problems, *photos.problems)
+
+
+def slot_plan(slot: Slot, training: Training, seed: int) -> TrainingPlan:
+    """Turn a kind of training into a plan.
+
+    Example:
+        >>> slot_plan(Slot("ZF-5", "single"), Training(epochs=2), seed=0).crop
+        224
+    """
+    sizes = training.sizes if slot.kind == "multi" else (max(training.sizes),)
+    return TrainingPlan(
+        epochs=training.epochs,
+        sizes=InputSizes(sizes),
+        batch=training.batch,
+        rate=RATE,
+        seed=seed,
+    )
 
 
 def measure_table_2(supplies: Supplies, track: Track) -> Findings:
@@ -56,11 +145,6 @@ def measure_table_4(supplies: Supplies, track: Track) -> Findings:
         places = [("top1", row, "top-1 val"), ("top5", row, "top-5 val")]
         yield from measure_slot(slot, view, places, supplies, track)
     yield NotRun(SPP_OVERFEAT_98, TABLE_4.columns[2], NO_TEST_LABELS)
-
-
-def wanted(networks: Sequence[str], supplies: Supplies) -> list[str]:
-    """Keep the networks that were asked for, all if none was."""
-    return [name for name in networks if not supplies.networks or name in supplies.networks]
 
 
 def measure_slot(
@@ -131,3 +215,40 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     if settings.get("epochs"):
         parts.append(f"{settings['epochs']} epochs")
     return "; ".join(parts)
+
+
+def measure_table_1(supplies: Supplies, track: Track) -> Iterator[Finding]:
+    """Give the side of the map after each convolution stage of each network."""
+    del supplies
+    for network in track(NETWORKS, "networks", total=len(NETWORKS)):
+        sides = stage_sides(BACKBONES[network])
+        for row in TABLE_1.rows:
+            if TABLE_1.value(row, network) is None:
+                continue
+            before, after = sides[row]
+            is_before = (network, row) in BEFORE_POOLING
+            value = before if is_before else after
+            yield Measured(row, network, float(value), differs=NOTE if is_before else "")
+
+
+def stage_sides(backbone: str, side: int = SIDE) -> dict[str, tuple[int, int]]:
+    """Sides of the map after each convolution, and after the pooling that belongs to it.
+
+    Args:
+        backbone: Name of a trunk, such as ``"zf5"``.
+        side: Pixels of the square image.
+
+    Example:
+        >>> stage_sides("zf5")["conv1"]
+        (110, 55)
+    """
+    sides: dict[str, tuple[int, int]] = {}
+    stage = ""
+    for row in layer_table(backbone, (side,)):
+        cells = row.cells[0]
+        if row.layer.startswith("conv"):
+            stage = row.layer
+            sides[stage] = (cells, cells)
+        elif stage and row.layer.startswith("pool"):
+            sides[stage] = (sides[stage][0], cells)
+    return sides

@@ -1,15 +1,25 @@
 """The tables that can be run, by number."""
 
-from sppnet.paper.architectures import measure_table_1
 from sppnet.paper.detection import (
     measure_table_9,
     measure_table_10,
     measure_table_11,
     measure_table_12,
 )
-from sppnet.paper.imagenet import measure_table_2, measure_table_3, measure_table_4
-from sppnet.paper.printed import TABLE_1, TABLE_2, TABLE_3, TABLE_4, TABLE_6, TABLE_7, TABLE_8
-from sppnet.paper.printed_detection import TABLE_9, TABLE_10, TABLE_11, TABLE_12
+from sppnet.paper.imagenet import measure_table_1, measure_table_2, measure_table_3, measure_table_4
+from sppnet.paper.printed import (
+    TABLE_1,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TABLE_6,
+    TABLE_7,
+    TABLE_8,
+    TABLE_9,
+    TABLE_10,
+    TABLE_11,
+    TABLE_12,
+)
 from sppnet.paper.tables import PaperTable
 from sppnet.paper.transfer import measure_table_6, measure_table_7, measure_table_8
 

@@ -1,12 +1,143 @@
-"""A table of the paper together with the work that measures it again."""
+"""A table of the paper, and what came of measuring it again."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from sppnet.errors import Problem
 from sppnet.paper.printed import Printed
-from sppnet.paper.results import Finding, TableResult
-from sppnet.paper.supplies import Supplies
+from sppnet.paper.resources import Supplies
 from sppnet.progress import Track
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number that was measured.
+
+    Args:
+        row: Row of the printed table.
+        column: Column of the printed table.
+        value: The number, in the table's unit.
+        differs: What is not as in the paper here, in a few words.
+        deviation: Over random splits; None where there is one measurement.
+        images: How many images it is from; None where none is needed.
+        seconds: What it took.
+    """
+
+    row: str
+    column: str
+    value: float
+    differs: str = ""
+    deviation: float | None = None
+    images: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """One number that could not be measured.
+
+    Args:
+        row: Row of the printed table.
+        column: Column of the printed table.
+        reason: What is missing and where it goes.
+    """
+
+    row: str
+    column: str
+    reason: str
+
+
+Finding = Measured | NotRun | Problem
+
+
+@dataclass
+class TableResult:
+    """One table, printed and measured.
+
+    Args:
+        printed: The paper's table.
+        measured: In the order of the work.
+        not_run: In the order of the work.
+        problems: What was wrong with files, each once.
+
+    Example:
+        >>> from sppnet.paper.printed import TABLE_3
+        >>> result = TableResult(TABLE_3)
+        >>> result.add(Measured("ZF-5, single-size trained", "1 full", 40.0))
+        >>> [(row["paper"], row["measured"]) for row in result.records() if row["measured"]]
+        [(37.55, 40.0)]
+    """
+
+    printed: Printed
+    measured: list[Measured] = field(default_factory=list)
+    not_run: list[NotRun] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        """Keep one more number, why one is not there, or what is wrong with a file."""
+        if isinstance(finding, Measured):
+            self.measured.append(finding)
+        elif isinstance(finding, NotRun):
+            self.not_run.append(finding)
+        elif finding not in self.problems:
+            self.problems.append(finding)
+
+    def reasons(self) -> dict[str, int]:
+        """Why numbers are not there, and how many for each reason."""
+        counts: dict[str, int] = {}
+        for cell in self.not_run:
+            counts[cell.reason] = counts.get(cell.reason, 0) + 1
+        return counts
+
+    def differences(self) -> list[str]:
+        """What is not as in the paper, each once."""
+        return list(dict.fromkeys(cell.differs for cell in self.measured if cell.differs))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the printed table, then those that only our numbers have."""
+        return tuple(dict.fromkeys((*self.printed.columns, *(c.column for c in self.measured))))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Rows of the printed table, then those that only our numbers have."""
+        return tuple(dict.fromkeys((*self.printed.rows, *(c.row for c in self.measured))))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every cell that was printed or measured: what JSON and page show."""
+        measured = {(cell.row, cell.column): cell for cell in self.measured}
+        reasons = {(cell.row, cell.column): cell.reason for cell in self.not_run}
+        papers = {
+            (row, column): value
+            for row, values in self.printed.rows.items()
+            for column, value in zip(self.printed.columns, values, strict=True)
+        }
+        places = [(row, column) for row in self.rows for column in self.columns]
+        return [
+            _record(place, papers.get(place), measured.get(place), reasons.get(place, ""))
+            for place in places
+            if papers.get(place) is not None or place in measured
+        ]
+
+
+def _record(
+    place: tuple[str, str], paper: float | None, cell: Measured | None, reason: str
+) -> dict[str, Any]:
+    """One cell as plain values."""
+    row, column = place
+    record: dict[str, Any] = {"row": row, "column": column, "paper": paper, "measured": None}
+    if cell is None:
+        return {**record, "not_run": reason} if reason else record
+    return {
+        **record,
+        "measured": cell.value,
+        "deviation": cell.deviation,
+        "differs": cell.differs,
+        "images": cell.images,
+        "seconds": cell.seconds,
+    }
+
 
 Work = Callable[[Supplies, Track], Iterator[Finding]]
 
@@ -39,3 +170,13 @@ class PaperTable:
         for finding in self.work(supplies, track):
             result.add(finding)
         return result
+
+
+def missing_words(*found: object) -> str:
+    """Join what is missing: those of the findings that are words.
+
+    Example:
+        >>> missing_words("no data", 1, "no network")
+        'no data; no network'
+    """
+    return "; ".join(words for words in found if isinstance(words, str))

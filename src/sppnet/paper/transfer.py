@@ -19,17 +19,14 @@ from sppnet.paper.frozen import (
     fit_blocks,
     row_blocks,
 )
-from sppnet.paper.imagenet import wanted
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.results import Finding, Measured, NotRun
-from sppnet.paper.supplies import CALTECH, VOC07, Supplies
+from sppnet.paper.resources import CALTECH, VOC07, Supplies, wanted
+from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
 from sppnet.progress import Track
 
 TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
 FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are worked out one at a time
-
 Findings = Iterator[Finding]
-
 VIEWS = (
     ("ZF-5", "no-spp", "crop", 224),
     ("ZF-5", "multi", "crop", 224),
@@ -68,16 +65,6 @@ def measure_table_8(supplies: Supplies, track: Track) -> Findings:
             block = RECIPES["paper"].blocks[0]
         for cell in _fit_cells({"SPP-net": block}, network, data, place, supplies, track):
             yield replace(cell, column=column) if isinstance(cell, Measured) else cell
-
-
-def missing_words(*found: object) -> str:
-    """Join what is missing: those of the findings that are words.
-
-    Example:
-        >>> missing_words("no data", 1, "no network")
-        'no data; no network'
-    """
-    return "; ".join(words for words in found if isinstance(words, str))
 
 
 def open_data(place: str, supplies: Supplies) -> TransferData | str:

@@ -14,10 +14,8 @@ from sppnet.classification.network import build_classifier
 from sppnet.images import draw_detection_set
 from sppnet.paper import Supplies
 from sppnet.paper.detection import WAYS
-from sppnet.paper.detection_data import DetectionImages, open_detection_images
-from sppnet.paper.detection_networks import ZF
-from sppnet.paper.detection_ways import Way
-from sppnet.paper.printed_detection import (
+from sppnet.paper.detection_setup import ZF, DetectionImages, Way, open_detection_images
+from sppnet.paper.printed import (
     BOTH,
     CONV,
     CONV_SPEED_UP,

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from sppnet.paper import Supplies
-from sppnet.paper.slots import Slot
-from sppnet.paper.supplies import CALTECH, IMAGENET, VOC07
+from sppnet.paper.resources import CALTECH, IMAGENET, VOC07, Slot
 
 
 def make_folders(root: Path, *names: str) -> Path:

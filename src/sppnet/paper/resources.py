@@ -1,14 +1,30 @@
-"""What a table is measured with: where data and networks lie, and how much of them is taken."""
+"""What a table needs: data, networks, and how much effort."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from sppnet.images import list_class_splits
+from sppnet.classification import Classifier, SplitRule, open_class_data
+from sppnet.classification.data import scoring_split
+from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
+from sppnet.storage import is_model
 
 IMAGENET, CALTECH, VOC07 = "imagenet", "caltech101", "VOCdevkit/VOC2007"
 FULL_SIZES = {IMAGENET: "ImageNet 2012", CALTECH: "Caltech-101", VOC07: "VOC 2007"}
+BACKBONES = {
+    "ZF-5": "zf5",
+    "Convnet*-5": "convnet5",
+    "Overfeat-5": "overfeat5",
+    "Overfeat-7": "overfeat7",
+}
+KINDS = {
+    "no-spp": "(a) no SPP",
+    "single": "(b) SPP single-size trained",
+    "multi": "(c) SPP multi-size trained",
+}
 
 
 @dataclass(frozen=True)
@@ -128,3 +144,106 @@ def _holds_classes(folder: Path) -> bool:
     if _holds_voc(folder):
         return False
     return bool(list_class_splits(folder)) or any(path.is_dir() for path in folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One network of the paper in one way of training.
+
+    Args:
+        network: The paper's name of it.
+        kind: ``"no-spp"``, ``"single"`` or ``"multi"``.
+    """
+
+    network: str
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder.
+
+        Example:
+            >>> Slot("Overfeat-7", "multi").name
+            'overfeat7-multi'
+        """
+        return f"{BACKBONES[self.network]}-{self.kind}"
+
+    def find(self, supplies: Supplies) -> Path | None:
+        """Return its folder, or the ``model`` folder in a run's folder; None if there is none."""
+        folder = supplies.models_folder / self.name
+        for candidate in (folder / "model", folder):
+            if is_model(candidate):
+                return candidate
+        return None
+
+    def load(self, supplies: Supplies) -> Classifier | None:
+        """Read the network; None if there is none.
+
+        Raises:
+            UnusableFileError: If it is there and cannot be used.
+        """
+        folder = self.find(supplies)
+        return None if folder is None else Classifier.load(folder, supplies.device)
+
+    def missing(self, supplies: Supplies) -> str:
+        """Say what is missing and how it gets there."""
+        return (
+            f"the network {self.name} is not there; 'sppnet classify train' writes it, or --train; "
+            f"it goes to {supplies.models_folder / self.name}"
+        )
+
+
+def images_to_score(root: Path, seed: int) -> ClassificationDataset:
+    """List the validation images.
+
+    Args:
+        root: Folder with a ``val`` or ``test`` folder of class folders, or plain class folders, of
+            which a fifth is held out.
+        seed: Decides which fifth.
+
+    Raises:
+        UsageError: If there is no such folder.
+        NothingUsableError: If there is no image in it.
+    """
+    part = scoring_split(list_class_splits(root))
+    return _divided(root, seed)[1] if part is None else read_class_folders(root, part)
+
+
+def images_to_train(root: Path, seed: int) -> ClassificationDataset:
+    """List the training images: the ``train`` folder, or what :func:`images_to_score` leaves.
+
+    Raises:
+        UsageError: If there is no such folder.
+        NothingUsableError: If there is no image in it.
+    """
+    return _divided(root, seed)[0]
+
+
+def draw_images(
+    dataset: ClassificationDataset, limit: int | None, seed: int
+) -> ClassificationDataset:
+    """Keep at most ``limit`` images, drawn with a seed, in their order; None keeps all."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(dataset), generator=generator)[:limit]
+    return _take(dataset, drawn.sort().values)
+
+
+def _divided(root: Path, seed: int) -> tuple[ClassificationDataset, ClassificationDataset]:
+    """The images to train on and those to score."""
+    data = open_class_data(root, SplitRule(seed=seed))
+    every = ClassificationDataset(data.paths, data.labels, data.names, data.problems, root)
+    split = data.splits()[0]
+    return _take(every, split.train), _take(every, split.test)
+
+
+def _take(dataset: ClassificationDataset, positions: Tensor) -> ClassificationDataset:
+    """Keep the images at some positions."""
+    paths = tuple(dataset.paths[index] for index in positions.tolist())
+    return replace(dataset, paths=paths, labels=dataset.labels[positions])
+
+
+def wanted(networks: Sequence[str], supplies: Supplies) -> list[str]:
+    """Keep the networks that were asked for, all if none was."""
+    return [name for name in networks if not supplies.networks or name in supplies.networks]

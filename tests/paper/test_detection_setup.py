@@ -11,10 +11,9 @@ from sppnet.detection import Encoder, PreparedImages
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.images import draw_detection_set, open_detection_dataset
-from sppnet.paper.detection_networks import DetectionNetwork
+from sppnet.paper.detection_bench import build_plan, tune_layers
+from sppnet.paper.detection_setup import DetectionNetwork, KeptRcnnEncoder
 from sppnet.paper.detection_speed import Photo, Seconds, time_features
-from sppnet.paper.detection_tuning import build_plan, tune_layers
-from sppnet.paper.detection_windows import KeptRcnnEncoder
 from sppnet.progress import no_tracking
 from sppnet.storage import FeatureCache
 

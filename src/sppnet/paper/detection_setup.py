@@ -1,0 +1,370 @@
+"""Networks, images, proposals, columns and rows of the detection tables."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sppnet.backbones import Backbone
+from sppnet.classification.convert import convert_classifier
+from sppnet.detection import Encoder
+from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.feature_set import digest_weights
+from sppnet.detection.heads.region_head import RegionHead
+from sppnet.detection.rcnn import RcnnEncoder
+from sppnet.errors import Problem, UsageError
+from sppnet.images import (
+    LabelledImage,
+    find_layout,
+    list_images,
+    list_splits,
+    open_detection_dataset,
+)
+from sppnet.paper.frozen import FrozenNetwork, find_network, load_stand_in
+from sppnet.paper.resources import VOC07, Slot, Supplies
+from sppnet.pooling import SpatialPyramidPool
+from sppnet.pooling.bins import DEFAULT_LEVELS
+from sppnet.progress import Track
+from sppnet.storage import FeatureCache
+
+ZF, ZF_SECOND, ALEX = "ZF-5", "second ZF-5", "Alex-5"
+ALEX_LEVELS = (6,)
+ALEX_DIFFERS = "torchvision's AlexNet"
+VECTORS_VERSION = 1
+T = TypeVar("T")
+TRAIN_SPLITS, TEST_SPLITS = ("trainval", "train"), ("test", "val", "valid", "validation")
+TEST_SHARE = 0.2  # held out where a data set has no split to score on
+VOC07_IMAGES = (5011, 4952)
+
+
+@dataclass(frozen=True)
+class DetectionNetwork:
+    """A network whose trunk makes the maps, and whose hidden layers describe windows.
+
+    Args:
+        backbone: Its trunk.
+        levels: Bins along each side of its pyramid.
+        hidden: fc6 and fc7 as they were trained; None where there are none for these windows.
+        differs: What is not as in the paper.
+    """
+
+    backbone: Backbone
+    levels: tuple[int, ...]
+    hidden: tuple[nn.Linear, nn.Linear] | None
+    differs: str = ""
+
+    def build_head(
+        self, length: int, num_classes: int, widths: tuple[int, int], seed: int = 0
+    ) -> RegionHead:
+        """Make fc6 and fc7 as they were trained, or new ones, with new logits on top.
+
+        Args:
+            length: Numbers per pooled vector.
+            num_classes: K.
+            widths: Of new layers.
+            seed: Of new weights.
+
+        Returns:
+            The head, in evaluation mode, where the trunk is.
+        """
+        if self.hidden is not None:
+            widths = (self.hidden[0].out_features, self.hidden[1].out_features)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = RegionHead(length, num_classes, widths)
+        for name, layer in zip(("fc6", "fc7"), self.hidden or (), strict=False):
+            getattr(head, name)[0].load_state_dict(layer.state_dict())
+        device = next(self.backbone.parameters()).device
+        return head.to(device).eval()
+
+
+def find_detection_network(name: str, supplies: Supplies) -> DetectionNetwork | str:
+    """Find a network, or what stands in for it, or say what is missing.
+
+    Args:
+        name: `ZF`, `ZF_SECOND` or `ALEX`.
+        supplies: Where everything is.
+    """
+    if name == ALEX:
+        return _find_alexnet(supplies)
+    slot = Slot("ZF-5", "multi" if name == ZF else "multi-2")
+    if name == ZF_SECOND and slot.find(supplies) is None and supplies.backbone:
+        if not supplies.second:
+            return "a second network; let --second NAME stand in"
+        return _of_frozen(load_stand_in(supplies.second, supplies.second_weights, supplies))
+    found = find_network(slot, supplies)
+    return found if isinstance(found, str) else _of_frozen(found)
+
+
+def _find_alexnet(supplies: Supplies) -> DetectionNetwork | str:
+    """Take torchvision's AlexNet if its weights are there."""
+    try:
+        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(supplies.device)
+    except UsageError as error:
+        if supplies.backbone:
+            return _of_frozen(load_stand_in(supplies.backbone, supplies.weights, supplies))
+        return f"{error.message}; or let --backbone NAME stand in"
+    return _of_frozen(FrozenNetwork(network.backbone, network.pool, network.head, ALEX_DIFFERS))  # type: ignore[arg-type]
+
+
+def _of_frozen(network: FrozenNetwork) -> DetectionNetwork:
+    """Take the parts that windows can be described by."""
+    pool, head = network.pool, network.head
+    if not isinstance(pool, SpatialPyramidPool) or not isinstance(head, nn.Sequential):
+        return DetectionNetwork(network.backbone, DEFAULT_LEVELS, None, network.differs)
+    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    has_two = len(linear) == 3 and isinstance(head[0], nn.Linear)  # a norm in front is no part
+    hidden = (linear[0], linear[1]) if has_two else None
+    return DetectionNetwork(network.backbone, pool.levels, hidden, network.differs)
+
+
+class KeptRcnnEncoder(RcnnEncoder):
+    """R-CNN's way with the vectors of all windows on disk.
+
+    They are kept in half precision: a window takes two bytes a number, so that VOC 2007 with 2000
+    windows an image takes hundreds of gigabytes, as it did in 2014.
+
+    Args:
+        backbone: Convolution trunk.
+        levels: Bins along each side of the crop's map, one number per level.
+        cache: Where vectors are kept.
+
+    Example:
+        >>> import tempfile
+        >>> from sppnet.backbones import build_backbone
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     encoder = KeptRcnnEncoder(build_backbone("small5"), (1,), FeatureCache(folder))
+        ...     encoded = encoder.encode(torch.rand(3, 60, 80))
+        ...     cells = encoder.locate(encoded, torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+        ...     encoder.describe_cells(encoded, cells).shape, len(list(encoder.cache.keys()))
+        (torch.Size([1, 96]), 1)
+    """
+
+    def __init__(self, backbone: Backbone, levels: tuple[int, ...], cache: FeatureCache) -> None:
+        super().__init__(backbone, levels)
+        self.cache = cache
+        self._weights = digest_weights(backbone.state_dict())
+        self._key = ""  # of the image whose vectors are at hand
+        self._row_of: dict[tuple[int, ...], int] = {}
+        self._vectors = torch.zeros(0, self.length, dtype=torch.float16)
+
+    @torch.no_grad()
+    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
+        """Look up the vectors of windows; convolve those that were never asked for."""
+        self._take_up(encoded)
+        wanted = [tuple(cell) for cell in cells.tolist()]
+        new = [cell for cell in dict.fromkeys(wanted) if cell not in self._row_of]
+        if new:
+            self._add(encoded, torch.tensor(new))
+        rows = torch.tensor([self._row_of[cell] for cell in wanted], dtype=torch.int64)
+        return self._vectors[rows].float().to(self.device)
+
+    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
+        """Multiply the vectors of windows by a matrix."""
+        return self.describe_cells(encoded, cells) @ weights
+
+    def _take_up(self, encoded: EncodedImage) -> None:
+        """Read what is kept of an image, unless it is at hand."""
+        pixels = encoded.maps[0].cpu().contiguous()
+        key = self.cache.make_key(
+            kind="R-CNN vectors",
+            version=VECTORS_VERSION,
+            pixels=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
+            weights=self._weights,
+            encoder=repr(sorted(self.configuration().items())),
+        )
+        if key == self._key:
+            return
+        nothing = {"cells": torch.zeros(0, 5, dtype=torch.int64), "vectors": self._vectors[:0]}
+        record = self.cache.get(key) or nothing
+        self._key, self._vectors = key, record["vectors"]
+        self._row_of = {tuple(cell): row for row, cell in enumerate(record["cells"].tolist())}
+
+    def _add(self, encoded: EncodedImage, cells: Tensor) -> None:
+        """Convolve windows and keep their vectors."""
+        vectors = super().describe_cells(encoded, cells).cpu().half()
+        for cell in cells.tolist():
+            self._row_of[tuple(cell)] = len(self._row_of)
+        self._vectors = torch.cat([self._vectors, vectors])
+        kept = {"cells": torch.tensor(list(self._row_of)), "vectors": self._vectors}
+        self.cache.put(self._key, kept)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A column of tables 9 and 10.
+
+    Args:
+        network: Name of its network.
+        short_sides: Scales of SPP-net; empty for R-CNN's way.
+    """
+
+    network: str
+    short_sides: tuple[int, ...] = ()
+
+    @property
+    def is_rcnn(self) -> bool:
+        """Whether every window is convolved by itself."""
+        return not self.short_sides
+
+    def label(self, track: Track) -> Track:
+        """Put the way before every description of progress.
+
+        Example:
+            >>> said = []
+            >>> def track(iterable, description, total=None):
+            ...     said.append(description)
+            ...     return iterable
+            >>> loop = Way("ZF-5", (688,)).label(track)([1, 2], "timing")
+            >>> said
+            ['SPP-net ZF-5 at 688: timing']
+        """
+        sides = f" at {','.join(map(str, self.short_sides))}"
+        name = f"R-CNN {self.network}" if self.is_rcnn else f"SPP-net {self.network}{sides}"
+
+        def labelled(
+            iterable: Iterable[T], description: str, total: int | None = None
+        ) -> Iterable[T]:
+            return track(iterable, f"{name}: {description}", total)
+
+        return labelled
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of table 9: what the SVMs see, and what happens to the boxes.
+
+    Args:
+        layer: ``pooled``, ``fc6`` or ``fc7``.
+        is_tuned: Whether fc6 and fc7 were fine-tuned.
+        moves_boxes: Whether boxes are moved by regression.
+    """
+
+    layer: str
+    is_tuned: bool = False
+    moves_boxes: bool = False
+
+
+ROWS = {
+    "pool5": Row("pooled"),
+    "fc6": Row("fc6"),
+    "ft fc6": Row("fc6", is_tuned=True),
+    "ft fc7": Row("fc7", is_tuned=True),
+    "ft fc7 bb": Row("fc7", is_tuned=True, moves_boxes=True),
+}
+
+
+def build_way_encoder(
+    way: Way, network: DetectionNetwork, cache: FeatureCache | None = None
+) -> Encoder:
+    """Make the encoder of a way; images have no cap on their long side, as in the paper.
+
+    Args:
+        way: SPP-net's or R-CNN's.
+        network: Gives the trunk and the pyramid.
+        cache: Where R-CNN's vectors are kept; None computes them whenever they are asked for.
+    """
+    if not way.is_rcnn:
+        return Encoder(network.backbone, way.short_sides, network.levels, max_long_side=None)
+    if cache is None:
+        return RcnnEncoder(network.backbone, network.levels)
+    return KeptRcnnEncoder(network.backbone, network.levels, cache)
+
+
+@dataclass(frozen=True)
+class DetectionImages:
+    """What is learnt from and what is scored.
+
+    Args:
+        train: Images to learn from.
+        test: Images to score on.
+        names: Class names.
+        problems: What was wrong with files.
+        differs: What is not as in the paper.
+    """
+
+    train: tuple[LabelledImage, ...]
+    test: tuple[LabelledImage, ...]
+    names: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    differs: str
+
+
+def open_detection_images(supplies: Supplies) -> DetectionImages | str:
+    """Open the images of the protocol, or say what is missing.
+
+    Splits named as VOC's or like them are taken; without them a fifth is held out with the seed.
+
+    Raises:
+        UsageError: If the data set cannot be divided.
+        NothingUsableError: If no image is usable.
+    """
+    root = find_detection_root(supplies)
+    if root is None:
+        return f"{supplies.missing_data(VOC07)}; or name any detection data set"
+    train, test, names, problems = _divide(root, supplies.seed)
+    train, test = (_draw(part, supplies.limit, supplies.seed) for part in (train, test))
+    parts = [] if root != supplies.data else [f"{root.name}: {_count(len(names), 'class', 'es')}"]
+    if (len(train), len(test)) != VOC07_IMAGES:
+        parts.append(f"{len(train):,} images to learn from, {len(test):,} to score")
+    return DetectionImages(tuple(train), tuple(test), names, problems, "; ".join(parts))
+
+
+def find_detection_root(supplies: Supplies) -> Path | None:
+    """Find VOC 2007 below the data folder, or take the folder itself if boxes are in it."""
+    data = supplies.data
+    if data is None or not data.exists():
+        return None
+    if (data / VOC07).is_dir():
+        return data / VOC07
+    return data if find_layout(data) is not None else None
+
+
+def find_photos(supplies: Supplies) -> list[Path]:
+    """Choose the images that are timed: of the scored ones, or of any folder; drawn with the seed.
+
+    Example:
+        >>> find_photos(Supplies(Path("out")))
+        []
+    """
+    images = open_detection_images(supplies)
+    if isinstance(images, DetectionImages):
+        paths = [image.path for image in images.test]
+    elif supplies.data is not None:
+        paths = list(list_images([supplies.data]).paths)
+    else:
+        return []
+    return _draw(paths, supplies.effort.timed, supplies.seed)
+
+
+def _divide(
+    root: Path, seed: int
+) -> tuple[Sequence[LabelledImage], Sequence[LabelledImage], tuple[str, ...], tuple[Problem, ...]]:
+    """Images to learn from, images to score, class names, problems."""
+    splits = list_splits(root)
+    learn = next((name for name in TRAIN_SPLITS if name in splits), None)
+    score = next((name for name in TEST_SPLITS if name in splits), None)
+    if learn is not None and score is not None:
+        train = open_detection_dataset(root, learn)
+        test = open_detection_dataset(root, score, names=train.names)
+        return train.images, test.images, train.names, (*train.problems, *test.problems)
+    every = open_detection_dataset(root)
+    held_out = _draw(every.images, max(1, round(TEST_SHARE * len(every))), seed)
+    train_images = [image for image in every.images if image not in held_out]
+    return train_images, held_out, every.names, every.problems
+
+
+def _draw(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
+    """Keep at most ``limit`` items, drawn with a seed, in their order; None keeps all."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(len(items), generator=generator)[:limit]
+    return [items[index] for index in drawn.sort().values.tolist()]
+
+
+def _count(number: int, word: str, ending: str) -> str:
+    """Write a number and its noun."""
+    return f"{number} {word}{'' if number == 1 else ending}"
