@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from sppnet.app.benchmark_peers import TextbookPyramid, roi_pool_pyramid, rows_to_boxes
+from sppnet.app.benchmark.peers import TextbookPyramid, roi_pool_pyramid, rows_to_boxes
 from sppnet.backbones import Backbone
 from sppnet.detection import Detector, EncodedImage, Encoder
 from sppnet.detection.rcnn import CPU_BATCH, RcnnEncoder, warp_places

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sppnet.app import console, device
+from sppnet.app import console
+from sppnet.app import options as device
 from sppnet.errors import InputError, Problem, UsageError
 
 

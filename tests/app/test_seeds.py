@@ -12,7 +12,7 @@ import torch
 
 from small_photos import draw_folders
 from sppnet.app import settings as app_settings
-from sppnet.app.demo_plan import DemoPlan
+from sppnet.app.demo.config import DemoPlan
 from sppnet.app.main import COMMANDS, load_command, main
 from sppnet.backbones import build_backbone
 from sppnet.classification import FitSettings, TrainSettings

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import sppnet.app.detect_training  # noqa: F401 (the forks need not import torch again)
+import sppnet.app.detect.train  # noqa: F401 (the forks need not import torch again)
 from sppnet.app.main import main
 
 SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"]

@@ -16,7 +16,7 @@ from PIL import Image
 from html_checks import check_page
 from readme_blocks import Block, readme_blocks, run_python
 from sppnet import Detector
-from sppnet.app.demo_scores import guess
+from sppnet.app.demo.measure import guess
 from sppnet.app.main import main
 from sppnet.classification import Classifier
 from sppnet.detection import DetectionRule

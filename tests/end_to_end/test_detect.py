@@ -112,7 +112,7 @@ def test_second_training_has_nothing_to_do(data: Path, run: Path, capsys, monkey
     def refuse(*args, **options):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("sppnet.app.detect_training.train_detector", refuse)
+    monkeypatch.setattr("sppnet.app.detect.train.train_detector", refuse)
     assert main(["detect", "train", str(data), *SMALL, *FEW, "--out", str(run)]) == 0
     assert "holds a finished run" in capsys.readouterr().err
     assert hash_files(run / "model") == before
@@ -340,7 +340,7 @@ def test_image_that_vanishes_in_between_is_one_failure(
     import shutil
 
     shutil.copytree(mixture / "pattern", tmp_path / "photos")
-    from sppnet.app import detect_prediction
+    from sppnet.app.detect import predict as detect_prediction
 
     listed = detect_prediction.list_images
 

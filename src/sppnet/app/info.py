@@ -43,7 +43,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
     """
     import torch  # imported here so that --help stays quick
 
-    from sppnet.app.device import list_devices
+    from sppnet.app.options import list_devices
 
     around = surroundings()
     return {

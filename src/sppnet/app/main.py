@@ -4,15 +4,20 @@ Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4
 5 a model or annotation file is unusable, 6 output cannot be written, 130 and 143 stopped by SIGINT
 and SIGTERM. A command's module is imported when it is called, and imports torch inside its
 functions, so that ``--help`` is quick.
+
+The first signal raises KeyboardInterrupt in the main thread, so that ``with`` and ``finally``
+blocks save what is finished; the exit code is 128 + the signal (130, 143).
 """
 
 import errno
 import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
@@ -21,9 +26,9 @@ from typer.core import TyperGroup
 from sppnet import __version__
 from sppnet.app import console
 from sppnet.app.options import HELP_SETTINGS
-from sppnet.app.stopping import StopSignals
 from sppnet.errors import OutputError, SppnetError, UsageError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMANDS = {
     "detect": "Find things: train a detector on your photos, score it, use it.",
     "classify": "Name images of any size: fit or train a classifier, score it, use it.",
@@ -35,10 +40,41 @@ COMMANDS = {
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
     "info": "Show versions, kernels, devices and limits.",
 }
-
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+class StopSignals:
+    """Remembers which signal came; installed once, by the command line only.
+
+    Example:
+        >>> StopSignals().exit_code
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._process = 0
+
+    def install(self) -> None:
+        """Listen to SIGINT and SIGTERM, unless the caller had them ignored (``nohup``)."""
+        self._process = os.getpid()
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._stop)
+
+    @property
+    def exit_code(self) -> int | None:
+        """Give 128 + the signal, or None if none came."""
+        return None if self.received is None else 128 + self.received
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if os.getpid() != self._process:  # a forked worker: its parent decides, it just goes
+            os._exit(128 + number)
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = signal.Signals(number)
+        raise KeyboardInterrupt
 
 
 class LazyCommands(TyperGroup):

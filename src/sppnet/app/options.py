@@ -10,15 +10,57 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sppnet.errors import UsageError
 
+if TYPE_CHECKING:
+    import torch
+
 HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 _DEVICE_WORDS = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is random.")
+]
+# of commands whose settings have a seed, which a file may give
+SettingsSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", min=0, max=2**32 - 1, help="Seed of everything that is random; 0 if not given."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, max=256, help="Workers that prepare images; 0 is none.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
+]
+BackboneChoice = Annotated[
+    str | None, typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by its name.")
+]
+WeightsChoice = Annotated[
+    str | None, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+]
+Levels = Annotated[
+    str | None,
+    typer.Option("--levels", metavar="N,N,...", help="Bins along each side, by level: 1,2,3,6."),
+]
+Split = Annotated[
+    str | None, typer.Option("--split", metavar="NAME", help="Part of the data; all if not given.")
+]
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to a file, too.")
+]
+DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
+ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]
+ImageSources = Annotated[
+    list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders and globs.")
+]
 
 
 def command_app(text: str) -> typer.Typer:
@@ -117,28 +159,14 @@ def _flag(name: str, text: str, callback: Callable[[bool], bool] | None = None) 
     return typer.Option(name, help=text, callback=callback, is_eager=callback is not None)
 
 
-Seed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is random.")
-]
-# of commands whose settings have a seed, which a file may give
-SettingsSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed", min=0, max=2**32 - 1, help="Seed of everything that is random; 0 if not given."
-    ),
-]
 Device = Annotated[
     str,
     typer.Option(
         "--device", metavar="auto|cpu|cuda:N|mps", help="Where to compute.", callback=_check_device
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 DryRun = Annotated[
     bool, _flag("--dry-run", "Say what would be done (counts, disk, time) and stop.")
-]
-Workers = Annotated[
-    int, typer.Option("--workers", min=0, max=256, help="Workers that prepare images; 0 is none.")
 ]
 Threads = Annotated[
     int | None,
@@ -146,31 +174,51 @@ Threads = Annotated[
         "--threads", min=1, max=1024, help="Threads to compute with.", callback=_set_threads
     ),
 ]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
-]
 Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
-BackboneChoice = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by its name.")
-]
-WeightsChoice = Annotated[
-    str | None, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
-]
-Levels = Annotated[
-    str | None,
-    typer.Option("--levels", metavar="N,N,...", help="Bins along each side, by level: 1,2,3,6."),
-]
-Split = Annotated[
-    str | None, typer.Option("--split", metavar="NAME", help="Part of the data; all if not given.")
-]
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures to a file, too.")
-]
-DataFolder = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set.")]
-ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]
-ImageSources = Annotated[
-    list[str], typer.Argument(metavar="IMAGES...", help="Image files, folders and globs.")
-]
+
+
+def list_devices() -> list[str]:
+    """Name the devices that torch can use here, the preferred one first.
+
+    Returns:
+        Names for ``--device``; ``"cpu"`` is always the last.
+
+    Example:
+        >>> list_devices()[-1]
+        'cpu'
+    """
+    import torch  # imported here so that --help stays quick
+
+    cuda = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*cuda, *mps, "cpu"]
+
+
+def choose_device(name: str) -> "torch.device":
+    """Turn the word of ``--device`` into a device that exists.
+
+    Args:
+        name: ``"auto"`` (the best there is), ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: If this machine has no such device; the message names those it has.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    import torch
+
+    present = list_devices()
+    wanted = {"auto": present[0], "cuda": "cuda:0"}.get(name, name)
+    if wanted not in present:
+        raise UsageError(
+            f"--device must be one of auto, {', '.join(present)} on this machine, got {name!r}",
+            code="E_DEVICE",
+        )
+    return torch.device(wanted)

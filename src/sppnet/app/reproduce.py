@@ -1,10 +1,22 @@
 """``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from string import ascii_lowercase
+from typing import Annotated, Any
 
 import typer
 
+from sppnet.app.console import (
+    NOTHING_USABLE,
+    SOME_FAILED,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+)
 from sppnet.app.options import (
     BackboneChoice,
     Debug,
@@ -18,11 +30,19 @@ from sppnet.app.options import (
     number_option,
     parse_numbers,
 )
+from sppnet.app.progress import track
+from sppnet.detection.proposals.propose import split_methods
 from sppnet.errors import UsageError
+from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table, tiles
+from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
+from sppnet.paper import PaperTable, Supplies, TableResult, find_table
+from sppnet.paper.printed import NETWORKS
+from sppnet.paper.resources import Effort
+from sppnet.storage import RunFolder, write_json, write_text
+from sppnet.storage.runs import surroundings
 
 app = command_app("Measure a table of the paper again and show both numbers side by side.")
 TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)  # a test compares it with sppnet.paper.TABLES
-
 Table = Annotated[
     int, typer.Argument(metavar="TABLE", help="Number in the paper: 1 to 12, but not 5.")
 ]
@@ -42,6 +62,8 @@ OutOrUsual = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Folder for the results; runs/table-N if not given."),
 ]
+HEADER = ("what", "column", "paper", "measured", "deviation", "what differs")
+SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"
 
 
 @app.command()
@@ -121,8 +143,7 @@ def reproduce(
     if table not in TABLE_NUMBERS:
         legal = ", ".join(map(str, TABLE_NUMBERS))
         raise UsageError(f"TABLE must be one of {legal}, got {table}")
-    from sppnet.app.device import choose_device  # imported here so that --help stays quick
-    from sppnet.app.reproduce_job import read_effort, read_networks, run_table
+    from sppnet.app.options import choose_device  # imported here so that --help stays quick
     from sppnet.paper import Supplies
     from sppnet.paper.resources import Training
 
@@ -146,3 +167,220 @@ def reproduce(
         effort=effort,
     )
     run_table(table, supplies, fresh=fresh, dry_run=dry_run)
+
+
+def read_networks(text: str | None) -> tuple[str, ...]:
+    """Read a list of the paper's networks.
+
+    Raises:
+        UsageError: If the paper has no such network.
+
+    Example:
+        >>> read_networks("zf-5, Overfeat-7")
+        ('ZF-5', 'Overfeat-7')
+    """
+    known = {name.lower(): name for name in NETWORKS}
+    words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
+    for word in words:
+        if word not in known:
+            raise UsageError(f"--networks must be among {', '.join(NETWORKS)}, got {word!r}")
+    return tuple(known[word] for word in words)
+
+
+def read_effort(
+    proposals: str,
+    windows: int,
+    updates: int,
+    widths: Sequence[int],
+    timed: int,
+    share: float,
+    only: str | None,
+) -> Effort:
+    """Read how much of the detection protocol is done.
+
+    Raises:
+        UsageError: If a word is none of the legal ones.
+
+    Example:
+        >>> read_effort("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
+        ('speed',)
+    """
+    with options_to_blame():
+        split_methods(proposals)
+    if only not in (None, *Effort.parts):
+        raise UsageError(f"--only must be precision or speed, got {only!r}")
+    # networks of tables 2 to 4 may have other numbers of layers
+    layers = (widths[0], widths[-1]) if widths else Effort.widths
+    parts = Effort.parts if only is None else (only,)
+    return Effort(proposals, windows, updates, layers, timed, share, parts)
+
+
+def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) -> None:
+    """Do the whole command."""
+    entry = find_table(number)
+    say(f"table {number}: {entry.printed.title}; {entry.printed.measure}")
+    for line in entry.wants:
+        note(f"needs {line}")
+    if dry_run:
+        return
+    configuration = _settings(supplies)
+    name = f"table-{number}"
+    with RunFolder.open(
+        supplies.out, f"reproduce {number}", configuration, supplies.seed, fresh=fresh
+    ) as run:
+        with run.stage(name):
+            result = entry.run(supplies, track)
+        record = _record(entry, result, configuration, run.seconds())
+        write_json(run.path / f"{name}.json", record)
+        write_text(run.path / f"{name}.html", render_page(entry, result, configuration))
+    if result.measured:
+        _say_measured(result)
+    code = report_problems(result.problems)
+    for reason, cells in result.reasons().items():
+        note(f"{cells} number{'s' if cells > 1 else ''} not measured: {reason}")
+    say(f"written: {supplies.out / name}.json, {supplies.out / name}.html")
+    if result.not_run:
+        code = SOME_FAILED if result.measured else NOTHING_USABLE
+    raise typer.Exit(code=code)
+
+
+def _say_measured(result: TableResult) -> None:
+    """Print the numbers; what differs is said once, with a letter where it is not the same."""
+    letters = difference_letters(result)
+    rows = [(*row[:-1], letters.get(row[-1], "")) for row in table_rows(result) if row[3] != "-"]
+    if any(letters.values()):
+        say_table(HEADER, rows)
+    else:
+        say_table(HEADER[:-1], [row[:-1] for row in rows])
+    for words, letter in letters.items():
+        say(f"{letter or 'what differs'}: {words}")
+
+
+def difference_letters(result: TableResult) -> dict[str, str]:
+    """Give a letter to each set of differences; none where there is only one."""
+    differences = result.differences()
+    if len(differences) < 2:
+        return dict.fromkeys(differences, "")
+    return {words: _letter(place) for place, words in enumerate(differences)}
+
+
+def _letter(place: int) -> str:
+    """Name places in the manner of footnotes.
+
+    Example:
+        >>> [_letter(place) for place in (0, 25, 26)]
+        ['a', 'z', 'aa']
+    """
+    more, letter = divmod(place, 26)
+    return ascii_lowercase[letter] * (more + 1)
+
+
+def table_rows(result: TableResult) -> list[tuple[str, ...]]:
+    """Write every cell as a row under `HEADER`; a dash where there is nothing."""
+    rows: list[tuple[str, ...]] = []
+    for cell in result.records():
+        rows.append(
+            (
+                cell["row"],
+                cell["column"],
+                _number(cell["paper"]),
+                _number(cell["measured"]),
+                _number(cell.get("deviation")),
+                cell.get("differs") or cell.get("not_run") or "",
+            )
+        )
+    return rows
+
+
+def grid_rows(result: TableResult) -> list[list[str]]:
+    """Write the table as it is printed, measured numbers in brackets."""
+    letters = difference_letters(result)
+    cells = {(cell["row"], cell["column"]): cell for cell in result.records()}
+    return [
+        [row, *(_grid_cell(cells.get((row, column)), letters) for column in result.columns)]
+        for row in result.rows
+    ]
+
+
+def _grid_cell(cell: dict[str, Any] | None, letters: dict[str, str]) -> str:
+    """Both numbers of one cell and the letter of its difference; a dash where nothing is."""
+    if cell is None:
+        return "-"
+    if cell["measured"] is None:
+        return _number(cell["paper"])
+    found = f"{_number(cell['measured'])} {letters.get(cell['differs'], '')}".rstrip()
+    return f"[{found}]" if cell["paper"] is None else f"{_number(cell['paper'])} [{found}]"
+
+
+def render_page(entry: PaperTable, result: TableResult, configuration: dict[str, Any]) -> str:
+    """Write the page."""
+    printed, notes = entry.printed, difference_letters(result)
+    page = Page(f"Table {printed.number}: {printed.title}", printed.measure, SOURCE)
+    counts = [
+        Tile("measured", str(len(result.measured))),
+        Tile("not measured", str(len(result.not_run)), "why: below" if result.not_run else ""),
+    ]
+    page.add_section("", tiles(counts))
+    page.add_section(
+        "Printed and measured",
+        paragraph(
+            "The paper's number, then in brackets the one measured here; letters: what differs."
+        ),
+        table(("", *result.columns), grid_rows(result)),
+        *(paragraph(f"{letter or 'What differs'}: {words}.") for words, letter in notes.items()),
+        details("Every number", table(HEADER, table_rows(result))),
+    )
+    reasons = [paragraph(f"{count}: {reason}") for reason, count in result.reasons().items()]
+    if reasons:
+        page.add_section("Not measured", *reasons)
+    if result.problems:
+        add_problem_section(page, result.problems)
+    if entry.wants:
+        page.add_section("What the table needs", *map(paragraph, entry.wants))
+    add_origin_section(page, configuration, surroundings()["versions"])
+    return page.render()
+
+
+def _record(
+    entry: PaperTable,
+    result: TableResult,
+    configuration: dict[str, Any],
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    """Everything that the JSON file holds."""
+    printed = entry.printed
+    return {
+        "table": printed.number,
+        "title": printed.title,
+        "measure": printed.measure,
+        "section": printed.section,
+        "source": SOURCE,
+        "cells": result.records(),
+        "not_measured": result.reasons(),
+        "problems": [asdict(problem) for problem in result.problems],
+        "configuration": configuration,
+        "seconds": seconds,
+        **surroundings(),
+    }
+
+
+def _settings(supplies: Supplies) -> dict[str, Any]:
+    """All that decides the numbers, as plain values."""
+    values = asdict(supplies)
+    del values["out"], values["seed"]
+    values["device"] = str(supplies.device)
+    return values
+
+
+def _number(value: float | None) -> str:
+    """Two decimals, fewer for whole numbers, three digits below 1; a dash for what is not there.
+
+    Example:
+        >>> [_number(value) for value in (None, 64.0, 54.5, 0.0531)]
+        ['-', '64', '54.50', '0.0531']
+    """
+    if value is None:
+        return "-"
+    if value == int(value):
+        return f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"

@@ -54,6 +54,7 @@ _MODULE_OF = {
     "is_model": "models",
     "is_model": "models",
     "is_model": "models",
+    "is_model": "models",
     "load_model": "models",
     "put_under": "tensors",
     "read_kind": "models",

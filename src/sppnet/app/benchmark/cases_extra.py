@@ -1,0 +1,157 @@
+"""Cases that need more than torch: onnxruntime, a GPU."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sppnet.app.benchmark.peers import (
+    ROI_POOL,
+    draw_map,
+    draw_windows,
+    roi_pool_pyramid,
+    rows_to_boxes,
+)
+from sppnet.app.benchmark.report import Comparison, Goal, NotRun, Results, check_equal
+from sppnet.app.benchmark.timing import LEVELS, BenchmarkPlan, Call, time_together, using_threads
+from sppnet.errors import MissingPackageError
+from sppnet.pooling import num_bins, pool_regions
+from sppnet.pooling.onnx.export import (
+    ROUNDING,
+    check_packages,
+    export_onnx,
+    largest_difference,
+    open_session,
+)
+
+if TYPE_CHECKING:
+    from sppnet.classification import Classifier
+
+WHAT = "classifier exported to ONNX"
+TRUNK, CLASSES = "squeezenet1_1", 20
+# roi_pool does not know bfloat16; float16 has as many bytes.
+PEER_DTYPES = {torch.float32: torch.float32, torch.bfloat16: torch.float16}
+COPY = "device copy of the output's size"
+# Numbers k / 16 with k <= 255 are the same in all three types.
+STEPS, LARGEST = 16, 255
+
+
+def compare_onnx(plan: BenchmarkPlan) -> Results:
+    """Time one exported file at each size, beside the network that it came from, one thread."""
+    try:
+        check_packages()
+    except MissingPackageError as error:
+        return Results(not_run=[NotRun("10", WHAT, f"not run: {error.message}")])
+    classifier = _build(plan.seed)
+    with using_threads(1), torch.inference_mode():
+        session = export_for_timing(classifier)
+        made = [_compare_at(classifier, session, side, plan) for side in plan.image_sides]
+    return Results(made)
+
+
+def _build(seed: int) -> "Classifier":
+    """Build a classifier with random weights: they do not change the time."""
+    from sppnet.classification import Classifier, View, build_classifier
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_classifier(TRUNK, num_classes=CLASSES, levels=LEVELS)
+    return Classifier(network, View("full", 224), [f"class {i}" for i in range(CLASSES)])
+
+
+def export_for_timing(classifier: "Classifier") -> Any:
+    """Export as ``sppnet export`` does and open the file in onnxruntime, with torch's threads.
+
+    Args:
+        classifier: On the CPU.
+
+    Returns:
+        ``onnxruntime.InferenceSession`` from ``images`` to ``logits``.
+    """
+    from sppnet.classification.onnx import classifier_recipe
+
+    data, _ = export_onnx(classifier_recipe(classifier))
+    return open_session(data)
+
+
+def _compare_at(
+    classifier: "Classifier", session: Any, side: int, plan: BenchmarkPlan
+) -> Comparison:
+    """Compare the logits and the times of one size."""
+    images = draw_map((1, 3, side, side * 3 // 2), plan.seed).clamp_(max=1)
+    feed, network = {"images": images.numpy()}, classifier.network
+    what = f"{WHAT}: {TRUNK}, one image of {side}x{side * 3 // 2}"
+    difference = largest_difference(torch.from_numpy(session.run(None, feed)[0]), network(images))
+    if difference > ROUNDING:
+        raise RuntimeError(
+            f"{what}: logits must be within {ROUNDING:g} of the largest, got {difference:g}"
+        )
+    calls = {"ort": lambda: session.run(None, feed), "eager": lambda: network(images)}
+    timings = time_together(calls, plan.pace)
+    return Comparison("10", what, 1, timings["ort"], "eager torch", timings["eager"])
+
+
+def compare_on_gpu(plan: BenchmarkPlan) -> Results:
+    """Compare on the GPU, or say that there is none."""
+    if torch.cuda.is_available():
+        return compare_on_device(plan, torch.device("cuda"))
+    every = [_words(plan, count, dtype) for count in plan.gpu_windows for dtype in PEER_DTYPES]
+    return Results(not_run=[NotRun("11", what, "not run: no GPU") for what in every])
+
+
+def compare_on_device(plan: BenchmarkPlan, device: torch.device) -> Results:
+    """Compare each number of windows and each type; what does not fit into memory is not run."""
+    results = Results()
+    for count in plan.gpu_windows:
+        for dtype in PEER_DTYPES:
+            try:
+                results.comparisons += _compare(plan, count, dtype, device)
+            except torch.OutOfMemoryError:
+                what = _words(plan, count, dtype)
+                results.not_run.append(NotRun("11", what, "not run: not enough memory"))
+    return results
+
+
+def _compare(
+    plan: BenchmarkPlan, count: int, dtype: torch.dtype, device: torch.device
+) -> list[Comparison]:
+    """Compare one number of windows in one type."""
+    shape = plan.region_maps[0]
+    features = draw_map((1, *shape), plan.seed)
+    features = (features * STEPS).round_().clamp_(max=LARGEST).div_(STEPS).to(device, dtype)
+    rows = draw_windows(count, shape[1:], plan.seed).to(device)
+    theirs = features.to(PEER_DTYPES[dtype])
+    boxes = rows_to_boxes(rows).to(theirs.dtype)
+    out = features.new_empty(count, shape[0] * num_bins(LEVELS))
+    pool_regions(features, rows, LEVELS, out=out)
+    what = _words(plan, count, dtype)
+    check_equal(what, out, roi_pool_pyramid(theirs, boxes, LEVELS).to(dtype))
+    calls: dict[str, Call] = {
+        "ours": lambda: pool_regions(features, rows, LEVELS, out=out),
+        ROI_POOL: lambda: roi_pool_pyramid(theirs, boxes, LEVELS),
+        COPY: partial(_copy, out, torch.empty_like(out)),
+    }
+    timings = time_together(calls, plan.pace, wait=_waiter(device))
+    peer_name = f"{ROI_POOL}, {_name(theirs.dtype)}"
+    peers = [(peer_name, timings[ROI_POOL], Goal(6)), (COPY, timings[COPY], Goal(0.6))]
+    threads = torch.get_num_threads()
+    return [Comparison("11", what, threads, timings["ours"], *peer) for peer in peers]
+
+
+def _copy(source: Tensor, target: Tensor) -> Tensor:
+    return target.copy_(source)
+
+
+def _waiter(device: torch.device) -> Any:
+    """What waits until the device has done all that was asked of it."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+
+
+def _words(plan: BenchmarkPlan, count: int, dtype: torch.dtype) -> str:
+    sizes = "x".join(map(str, plan.region_maps[0]))
+    return f"GPU: {count:,} windows of {sizes}, {_name(dtype)}, forward, out= given"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

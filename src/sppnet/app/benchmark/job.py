@@ -1,0 +1,149 @@
+"""The whole of ``sppnet benchmark pooling``: cases, files, table."""
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sppnet.app.benchmark.cases import (
+    compare_forward,
+    compare_mixed,
+    compare_training,
+    compare_whole,
+    compare_whole_training,
+    measure_growth,
+    sweep_shapes,
+)
+from sppnet.app.benchmark.cases_extra import compare_on_gpu, compare_onnx
+from sppnet.app.benchmark.report import (
+    HEADER,
+    Results,
+    growth_chart,
+    stand_alone,
+    sweep_chart,
+    table_rows,
+    write_report,
+)
+from sppnet.app.benchmark.timing import BenchmarkPlan
+from sppnet.app.console import human_seconds, note, say, say_table
+from sppnet.app.progress import track
+from sppnet.errors import UsageError
+from sppnet.pooling.kernels.cpu import kernel_name
+from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
+
+COMMAND = "benchmark pooling"
+CASES: Mapping[str, Callable[[BenchmarkPlan], Results]] = {
+    "windows forward": compare_forward,
+    "windows forward + backward": compare_training,
+    "whole maps forward": compare_whole,
+    "whole maps forward + backward": compare_whole_training,
+    "random shapes": sweep_shapes,
+    "maps of different sizes": compare_mixed,
+    "growth": measure_growth,
+    "ONNX": compare_onnx,
+    "GPU": compare_on_gpu,
+}
+
+
+@dataclass
+class BenchmarkJob:
+    """What ``sppnet benchmark pooling`` was asked to do.
+
+    Args:
+        out: Folder for the figures and the report.
+        plan: Sizes and repetitions.
+    """
+
+    out: Path
+    plan: BenchmarkPlan = field(default_factory=BenchmarkPlan)
+
+    def run(self) -> None:
+        """Measure everything anew, write it down and print the table."""
+        _check_ours(ensure_output_folder(self.out))
+        configuration = asdict(self.plan)
+        with RunFolder.open(self.out, COMMAND, configuration, self.plan.seed, fresh=True) as folder:
+            machine, begin = describe_machine(), time.monotonic()
+            results = measure_all(self.plan)
+            machine["load after"] = _load()
+            about = {**read_json(folder.path / "run.json"), "machine": machine}
+            about["seconds"] = time.monotonic() - begin
+            self._write(results, about)
+        self._summarise(results, about["seconds"])
+
+    def _write(self, results: Results, about: Mapping[str, Any]) -> None:
+        """Write figures, plots and page."""
+        write_json(self.out / "benchmark.json", {"about": about, **results.to_json()})
+        for each in results.growth:
+            name = f"growth-{each.axis.replace(' ', '-')}.svg"
+            write_text(self.out / name, stand_alone(growth_chart(each)))
+        if results.sweep:
+            write_text(self.out / "shapes.svg", stand_alone(sweep_chart(results.sweep)))
+        write_report(self.out / "report.html", results, self.plan, about)
+
+    def _summarise(self, results: Results, seconds: float) -> None:
+        """Print the table, what was missed, and where the report is."""
+        say_table(HEADER, table_rows(results))
+        verdicts = results.verdicts()
+        say(f"{sum(verdicts)} of {len(verdicts)} goals met; took {human_seconds(seconds)}")
+        say(f"report: {self.out / 'report.html'}")
+        unsteady = sum(each.is_unsteady for each in results.comparisons)
+        if unsteady:
+            note(f"{unsteady} comparisons are unsteady (~): the machine does something else, too")
+
+
+def measure_all(plan: BenchmarkPlan) -> Results:
+    """Run all cases.
+
+    Raises:
+        RuntimeError: If an answer differs from a peer's.
+    """
+    results = Results()
+    for name, case in track(list(CASES.items()), "cases"):
+        gc.collect()  # it rests while a case is timed
+        begin = time.monotonic()
+        results.add(case(plan))
+        results.seconds[name] = time.monotonic() - begin
+    return results
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the times depend on besides versions."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "kernel": kernel_name() or "plain torch",
+        "vector units": torch.backends.cpu.get_cpu_capability(),
+        "GPU": gpu,
+        "load before": _load(),
+    }
+
+
+def _processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _load() -> list[float] | None:
+    """Programs that wanted to run over the last 1, 5 and 15 minutes, where the system tells."""
+    return [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse a folder that holds the run of another command."""
+    record = folder / "run.json"
+    if record.exists():
+        before = read_json(record)
+        command = before.get("command") if isinstance(before, dict) else None
+        if command != COMMAND:
+            rule = f"holds a run of {command!r}; choose another folder for the benchmark"
+            raise UsageError(rule, path=folder)

@@ -1,0 +1,232 @@
+"""The work of ``sppnet classify fit``: features once, SVMs for every split, figures on the rest."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sppnet.app.classify import shared as steps
+from sppnet.app.console import human_bytes, human_seconds, note, options_to_blame, say
+from sppnet.app.options import choose_device
+from sppnet.app.progress import Stage, announce, track
+from sppnet.backbones import Backbone
+from sppnet.classification import (
+    Block,
+    ClassData,
+    Classifier,
+    FeatureEncoder,
+    FeatureRecipe,
+    FeatureSet,
+    FitResult,
+    FitSettings,
+    Split,
+    SplitRule,
+    View,
+    build_pool,
+)
+from sppnet.classification.data import VocData
+from sppnet.classification.transfer.fit import NetworkWay, RecipeWay, RowSource, RowWay, fit_splits
+from sppnet.errors import NothingUsableError
+from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
+
+FitData = ClassData | VocData
+
+
+@dataclass(frozen=True)
+class FitJob:
+    """What one command fits on, and how.
+
+    Args:
+        settings: Values of the file and the flags.
+        recipes: The recipes to choose from; they differ in their sizes alone.
+        rule: How images in one pile are divided.
+        options: Folders and device.
+        data: The images.
+    """
+
+    settings: FitSettings
+    recipes: tuple[FeatureRecipe, ...]
+    rule: SplitRule
+    options: steps.RunOptions
+    data: FitData
+
+    def configuration(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        return {
+            **asdict(self.settings),
+            "recipes": [recipe.description() for recipe in self.recipes],
+            "data": self.options.data.resolve(),
+            "rule": asdict(self.rule),
+        }
+
+    def side_of(self, option: int) -> int:
+        """The short side that stands for a recipe."""
+        return self.recipes[option].blocks[0].short_side
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the features of all images cost.
+
+    Args:
+        seconds: Time to work them out.
+        length: Numbers of one image, over all recipes.
+    """
+
+    seconds: float
+    length: int
+
+
+def run_fit(
+    settings: FitSettings,
+    rule: SplitRule,
+    options: steps.RunOptions,
+    cache: Path | None,
+    protocol: str | None,
+) -> None:
+    """Do the whole command."""
+    data = steps.open_fit_data(options, rule, protocol)
+    job = FitJob(settings, settings.recipes(), rule, options, data)
+    ways = make_ways(job)
+    data.splits()  # says now if a class is too small
+    estimate = estimate_features(data, ways)
+    if options.dry_run:
+        _say_plan(data, estimate)
+        return
+    with RunFolder.open(
+        options.out, "classify fit", job.configuration(), settings.seed, fresh=options.fresh
+    ) as run:
+        steps.report_changes(run)
+        announce([Stage("features", estimate.seconds), Stage("SVMs")])
+        with run.stage("features"):
+            store = FeatureCache(cache or run.path / "cache")
+            sources = [RowSource(w.extract(data.paths, cache=store, track=track), w) for w in ways]
+        problems = sources[0].features.problems
+        steps.report_each(problems)
+        splits = _usable_splits(job, sources[0].features)
+        result = _fit(job, sources, splits, run)
+        _write_metrics(job, sources, splits[0], result, run)
+    _say_choice(job, result)
+    steps.say_figures(result.figures, result.summary)
+    steps.say_results(options.out / "model", options.out / "metrics.json")
+    steps.finish([*data.problems, *problems])
+
+
+def make_ways(job: FitJob) -> list[RowWay]:
+    """Build the trunk once, and a way for each recipe: an ordinary network's where it will do."""
+    settings, options = job.settings, job.options
+    if is_model(settings.backbone):
+        network = Classifier.load(settings.backbone, choose_device(options.device)).network
+        with options_to_blame():
+            return [RecipeWay(FeatureEncoder.of_network(network, each)) for each in job.recipes]
+    first = job.recipes[0]
+    layer = (first.blocks[0].layer or "") if first.is_plain else ""
+    trunk, device = steps.make_trunk(settings, layer, options)
+    if first.is_plain:
+        return [_plain_way(trunk, recipe.blocks[0]) for recipe in job.recipes]
+    with options_to_blame():
+        return [RecipeWay(FeatureEncoder(trunk, each).to(device)) for each in job.recipes]
+
+
+def _plain_way(trunk: Backbone, block: Block) -> NetworkWay:
+    """The way of an ordinary network."""
+    view = View(block.view, block.short_side)
+    return NetworkWay(trunk, build_pool(block.pool, block.levels), view)
+
+
+def estimate_features(data: FitData, ways: Sequence[RowWay]) -> Estimate:
+    """Guess time and size of all features from a few images spread over the classes."""
+    sample = steps.spread_sample(data.paths)
+    seconds, length = 0.0, 0
+    for way in ways:
+        way.extract(sample[:1])  # the first call sets things up
+        begin = time.perf_counter()
+        length += way.extract(sample).rows.shape[1]
+        seconds += (time.perf_counter() - begin) / len(sample) * len(data.paths)
+    return Estimate(seconds, length)
+
+
+def _usable_splits(job: FitJob, features: FeatureSet) -> list[Split]:
+    """Divide the images that could be read."""
+    if not len(features.rows):
+        raise NothingUsableError("none of the images can be used", path=job.options.data)
+    return job.data.splits(features.kept)
+
+
+def _fit(
+    job: FitJob, sources: Sequence[RowSource], splits: Sequence[Split], run: RunFolder
+) -> FitResult:
+    """Fit, score and save the classifier of the first split."""
+    settings = job.settings
+    with run.stage("svm"):
+        result = fit_splits(
+            sources,
+            job.data.task(sources[0].features.kept),
+            splits,
+            costs=settings.costs,
+            loss=job.recipes[0].loss,
+            seed=settings.seed,
+            about={
+                "command": "classify fit",
+                "settings": asdict(settings),
+                "rule": asdict(job.rule),
+            },
+            track=track,
+        )
+    result.classifier.save(run.path / "model")
+    return result
+
+
+def _say_plan(data: FitData, estimate: Estimate) -> None:
+    """Say what a dry run is for."""
+    size = 4 * estimate.length * len(data.paths)
+    say(f"would fit SVMs of {len(data.names)} classes on {len(data.paths)} images")
+    say(f"features of {estimate.length} numbers: {human_bytes(size)} on disk and in memory")
+    say(f"about {human_seconds(estimate.seconds)} for the features")
+
+
+def _say_choice(job: FitJob, result: FitResult) -> None:
+    """Say what was chosen on training images, if there was a choice."""
+    if not result.choices[0].figures:
+        return
+    for number, choice in enumerate(result.choices, start=1):
+        side = job.side_of(choice.option)
+        note(f"split {number}: C {choice.c:g}, short side {side}, chosen on training images")
+
+
+def _plain_choices(job: FitJob, result: FitResult) -> list[dict[str, Any]]:
+    """What was chosen for each split, and the figures behind it, as plain values."""
+    return [
+        {
+            "c": choice.c,
+            "short_side": job.side_of(choice.option),
+            "validation": [
+                {"short_side": job.side_of(option), "c": c, "figure": figure}
+                for (option, c), figure in choice.figures.items()
+            ],
+        }
+        for choice in result.choices
+    ]
+
+
+def _write_metrics(
+    job: FitJob, sources: Sequence[RowSource], split: Split, result: FitResult, run: RunFolder
+) -> None:
+    """Write metrics.json."""
+    data, features = job.data, sources[0].features
+    chosen = sources[result.choices[0].option].features
+    metrics = {
+        **result.figures,
+        "figures_from": data.rule_words(),
+        "splits": result.summary,
+        "chosen": _plain_choices(job, result),
+        "images": steps.image_counts(
+            len(data.paths), features.problems, len(split.train), len(split.test)
+        ),
+        "classes": len(data.names),
+        "feature_length": int(chosen.rows.shape[1]),
+        "seconds": run.seconds(),
+        "problems": steps.plain_problems([*data.problems, *features.problems]),
+    }
+    write_json(run.path / "metrics.json", metrics)

@@ -1,0 +1,238 @@
+"""The work of ``sppnet classify val`` and ``predict``: a saved classifier on more images."""
+
+import csv
+import io
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.app.classify import shared as steps
+from sppnet.app.console import (
+    Tally,
+    human_seconds,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+    warn,
+)
+from sppnet.app.options import choose_device
+from sppnet.app.progress import track
+from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
+from sppnet.classification.classifier import ImageClassifier, rank_scores
+from sppnet.classification.data import match_classes, scoring_split
+from sppnet.classification.predict import load_classifier
+from sppnet.classification.views import View, ViewPlan
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.evaluation import ClassificationFigures, write_classification_report
+from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
+from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
+
+UNFINISHED = "unfinished"
+SHOWN = 20
+
+
+def run_val(
+    model: Path,
+    data: Path,
+    out: Path,
+    split: str | None,
+    *,
+    view: str | None,
+    imgsz: int | None,
+    skip_seen: bool,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Do the whole of ``val``."""
+    classifier = load_classifier(model, choose_device(device))
+    chosen = _choose_view(classifier, view, imgsz)
+    dataset = read_class_folders(data, split or scoring_split(list_class_splits(data)))
+    labels = match_classes(dataset, classifier.names)
+    report_problems(dataset.problems)
+    if dry_run:
+        _say_plan(classifier, dataset.paths, chosen)
+        return
+    begin = time.perf_counter()
+    found = _predict(classifier, dataset.paths, chosen, ensure_output_folder(out))
+    seconds = time.perf_counter() - begin
+    steps.report_each(found.problems)
+    if not len(found.kept):
+        raise NothingUsableError("none of the images can be used", path=data)
+    about = {"view": _view_words(chosen), "seconds": {"predicting": seconds}}
+    metrics = _score(classifier, dataset, labels, found, out, about, skip_seen)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    steps.say_figures(metrics, None)
+    steps.say_results(out / "metrics.json", out / "report.html")
+    steps.finish([*dataset.problems, *found.problems])
+
+
+def _score(
+    classifier: ImageClassifier,
+    dataset: ClassificationDataset,
+    labels: Tensor,
+    found: FeatureSet,
+    out: Path,
+    about: dict[str, Any],
+    skip_seen: bool,
+) -> dict[str, Any]:
+    """Work out the figures, write them and the report."""
+    was_seen = torch.isin(found.digests, classifier.seen)
+    seen = int(was_seen.sum())
+    if seen and not skip_seen:
+        warn(f"{seen} of {len(was_seen)} images were fitted on; --skip-seen leaves them out")
+    rows = ((~was_seen) if skip_seen else was_seen | True).nonzero().flatten()
+    scores, truth = found.rows[rows], labels[found.kept[rows]]
+    metrics = {
+        **score_predictions(scores, truth, classifier.names),
+        "images": {
+            "listed": len(dataset.paths),
+            "failed": len(found.problems),
+            "scored": len(truth),
+            "seen_in_training": seen,
+            "skipped": len(was_seen) - len(truth),
+        },
+        **about,
+        "seconds_per_image": about["seconds"]["predicting"] / len(dataset.paths),
+        "problems": steps.plain_problems([*dataset.problems, *found.problems]),
+    }
+    write_json(out / "metrics.json", metrics)
+    figures = ClassificationFigures(
+        classifier.names,
+        truth.numpy(),
+        scores.numpy(),
+        seconds=about["seconds"],
+        problems=[*dataset.problems, *found.problems],
+        configuration=classifier.about,
+    )
+    paths = [dataset.paths[index] for index in found.kept[rows].tolist()]
+    write_classification_report(out / "report.html", paths, figures, subtitle=dataset.root.name)
+    return metrics
+
+
+def run_predict(
+    model: Path,
+    images: Sequence[str],
+    out: Path,
+    *,
+    view: str | None,
+    imgsz: int | None,
+    top: int,
+    device: str,
+    dry_run: bool,
+) -> None:
+    """Do the whole of ``predict``."""
+    classifier = load_classifier(model, choose_device(device))
+    chosen = _choose_view(classifier, view, imgsz)
+    listing = list_images(images)
+    tally = Tally(listed=len(listing.paths) + len(listing.problems))
+    for problem in listing.problems:
+        tally.add_failed(problem)
+    if dry_run:
+        _say_plan(classifier, listing.paths, chosen)
+        return
+    found = _predict(classifier, listing.paths, chosen, ensure_output_folder(out))
+    for problem in found.problems:
+        tally.add_failed(problem)
+    tally.add_ok(len(found.kept))
+    records = _records(classifier, listing.paths, found, top)
+    document = {
+        "model": str(model),
+        "names": list(classifier.names),
+        "score_kind": classifier.score_kind,
+        "view": _view_words(chosen),
+        "images": records,
+        "failed": steps.plain_problems(tally.problems),
+    }
+    _write_predictions(out, document)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    _say_predictions(records)
+    steps.say_results(out / "predictions.json", out / "predictions.csv")
+    tally.finish()
+
+
+def _choose_view(
+    classifier: ImageClassifier, name: str | None, short_side: int | None
+) -> View | ViewPlan | None:
+    """Find what ``--view`` and ``--imgsz`` mean for this model; None is its own view."""
+    if isinstance(classifier, Classifier):
+        with options_to_blame():
+            return classifier.resolve_view(name, short_side)
+    if name is not None or short_side is not None:
+        raise UsageError("--view and --imgsz are for networks; this model's recipe has its own")
+    return None
+
+
+def _view_words(view: View | ViewPlan | None) -> dict[str, Any] | str:
+    """Say in plain values what was scored."""
+    return "own" if view is None else view.description()
+
+
+def _predict(
+    classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None, out: Path
+) -> FeatureSet:
+    """Score every image; scores are kept until the command is done, so a killed run goes on."""
+    cache = FeatureCache(out / UNFINISHED)
+    return predict_files(classifier, paths, view, cache=cache, track=track)
+
+
+def _records(
+    classifier: ImageClassifier, paths: Sequence[Path], found: FeatureSet, top: int
+) -> list[dict[str, Any]]:
+    """One record for each image that was read, as predictions.json holds it."""
+    records = []
+    for index, row in zip(found.kept.tolist(), found.rows, strict=True):
+        best = rank_scores(row, top)
+        labels = best["labels"].tolist()
+        records.append(
+            {
+                "file": str(paths[index]),
+                "labels": labels,
+                "names": [classifier.names[label] for label in labels],
+                "scores": best["scores"].tolist(),
+            }
+        )
+    return records
+
+
+def _write_predictions(out: Path, document: dict[str, Any]) -> None:
+    """Write the JSON and the CSV file."""
+    write_json(out / "predictions.json", document)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "rank", "label", "name", "score"])
+    for record in document["images"]:
+        cells = zip(record["labels"], record["names"], record["scores"], strict=True)
+        for rank, (label, name, score) in enumerate(cells, start=1):
+            writer.writerow([record["file"], rank, label, name, repr(score)])
+    write_text(out / "predictions.csv", text.getvalue())
+
+
+def _say_predictions(records: list[dict[str, Any]]) -> None:
+    """Print the first images with their best class."""
+    rows = [
+        [each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records[:SHOWN]
+    ]
+    if rows:
+        say_table(["image", "class", "score"], rows)
+    if len(records) > SHOWN:
+        note(f"{len(records) - SHOWN} more images are in the files")
+
+
+def _say_plan(
+    classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None
+) -> None:
+    """Say what a dry run is for."""
+    sample = steps.spread_sample(paths)
+    predict_files(classifier, sample[:1], view)  # the first call sets things up
+    begin = time.perf_counter()
+    predict_files(classifier, sample, view)
+    seconds = (time.perf_counter() - begin) / max(1, len(sample)) * len(paths)
+    say(f"would score {len(paths)} images for {len(classifier.names)} classes")
+    say(f"about {human_seconds(seconds)}")

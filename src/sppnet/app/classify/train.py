@@ -1,0 +1,266 @@
+"""The work of ``sppnet classify train``: a network for every split, figures on whole images."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sppnet.app.classify import shared as steps
+from sppnet.app.console import human_bytes, human_seconds, options_to_blame, say, warn
+from sppnet.app.options import choose_device
+from sppnet.app.progress import Stage, announce, track
+from sppnet.classification import (
+    Checkpoints,
+    ClassData,
+    Classifier,
+    Processes,
+    Split,
+    SplitRule,
+    SppNet,
+    TrainingImages,
+    TrainingLog,
+    TrainingPlan,
+    TrainSettings,
+    View,
+    build_classifier,
+    join_processes,
+    predict_files,
+    score_predictions,
+    train_network,
+)
+from sppnet.classification.splits import mean_figures
+from sppnet.errors import NothingUsableError, Problem
+from sppnet.storage import FeatureCache, RunFolder, write_json
+from sppnet.storage.files import ensure_output_folder
+from sppnet.training.distributed import local_device
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a training is carried out; its result does not depend on it.
+
+    Args:
+        save_seconds: Time between states inside an epoch.
+        tensorboard: Whether to write TensorBoard's files.
+        workers: Threads that prepare batches.
+    """
+
+    save_seconds: float = 60.0
+    tensorboard: bool = False
+    workers: int = 1
+
+
+@dataclass
+class Trained:
+    """What became of one split."""
+
+    classifier: Classifier
+    history: list[dict[str, Any]]
+    figures: dict[str, Any]
+    counts: dict[str, int]
+    problems: list[Problem]
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """All that the trainings of one command have in common."""
+
+    settings: TrainSettings
+    plan: TrainingPlan
+    options: steps.RunOptions
+    conduct: Conduct
+    processes: Processes
+    data: ClassData
+
+    def network(self) -> SppNet:
+        """The network before training."""
+        return make_network(self.settings, len(self.data.names), self.options)
+
+
+def run_train(
+    settings: TrainSettings, rule: SplitRule, options: steps.RunOptions, conduct: Conduct
+) -> None:
+    """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
+    device = local_device(choose_device(options.device))
+    options = replace(options, device=str(device))
+    with join_processes(device) as processes, _silence(not processes.is_first):
+        data = steps.open_data(options, rule)
+        plan = settings.plan()
+        work = _lead if processes.is_first else _follow
+        work(TrainJob(settings, plan, options, conduct, processes, data))
+
+
+def _lead(job: TrainJob) -> None:
+    """Train and score every split, write and say what was found."""
+    data, options, splits = job.data, job.options, job.data.splits()
+    network = job.network()
+    seconds = len(splits) * estimate_seconds(network, job.plan, len(splits[0].train))
+    seconds /= job.processes.count
+    if options.dry_run:
+        _say_plan(data, splits, job.plan, network, seconds)
+        return
+    configuration = {
+        **asdict(job.settings),
+        "data": options.data.resolve(),
+        "rule": asdict(data.rule),
+    }
+    with RunFolder.open(
+        options.out, "classify train", configuration, job.settings.seed, fresh=options.fresh
+    ) as run:
+        if options.fresh:
+            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
+        steps.report_changes(run)
+        announce([Stage("reading images"), Stage("training", seconds), Stage("testing")])
+        trained = [_train_split(job, split, number, run) for number, split in enumerate(splits)]
+        trained[0].classifier.save(run.path / "model")
+        figures, summary = mean_figures([each.figures for each in trained])
+        problems = list({problem: None for each in trained for problem in each.problems})
+        metrics = {
+            **figures,
+            "figures_from": data.rule_words(),
+            "splits": summary,
+            "images": {**trained[0].counts, "listed": len(data.paths), "failed": len(problems)},
+            "classes": len(data.names),
+            "processes": job.processes.count,
+            "history": trained[0].history,
+            "seconds": run.seconds(),
+            "problems": steps.plain_problems([*data.problems, *problems]),
+        }
+        write_json(run.path / "metrics.json", metrics)
+    steps.say_figures(figures, summary)
+    steps.say_results(options.out / "model", options.out / "metrics.json")
+    steps.finish([*data.problems, *problems])
+
+
+def _follow(job: TrainJob) -> None:
+    """Take part in every training and write nothing."""
+    for split in [] if job.options.dry_run else job.data.splits():
+        images, network = _read_images(job, split), job.network()
+        labels = job.data.labels[split.train[images.kept]]
+        train_network(
+            network,
+            images,
+            labels,
+            job.plan,
+            processes=job.processes,
+            workers=job.conduct.workers,
+        )
+
+
+@contextmanager
+def _silence(wanted: bool) -> Iterator[None]:
+    """Drop what is said, if wanted; errors that end the process are said outside."""
+    if not wanted:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def make_network(settings: TrainSettings, num_classes: int, options: steps.RunOptions) -> SppNet:
+    """Build trunk and head; new weights depend on the seed alone."""
+    trunk, device = steps.make_trunk(settings, "", options)
+    torch.manual_seed(settings.seed + 1)
+    with options_to_blame():
+        network = build_classifier(
+            trunk,
+            num_classes,
+            settings.levels,
+            settings.hidden,
+            settings.dropout,
+            pool=settings.pool,
+            feature_norm=settings.feature_norm or None,
+        )
+    return network.to(device)
+
+
+def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Trained:
+    """Train on one part of the images and score on the other."""
+    with run.stage("reading"):
+        images = _read_images(job, split)
+    steps.report_each(images.problems)
+    fitted = split.train[images.kept]
+    name = f"split-{number:02d}"
+    checkpoints = Checkpoints(run.path / "checkpoints" / name, job.conduct.save_seconds)
+    logs = run.path if number == 0 else ensure_output_folder(run.path / name)
+    network = job.network()
+    with run.stage("training"):
+        history = train_network(
+            network,
+            images,
+            job.data.labels[fitted],
+            job.plan,
+            checkpoints=checkpoints,
+            track=track,
+            log=TrainingLog(logs, tensorboard=job.conduct.tensorboard),
+            processes=job.processes,
+            workers=job.conduct.workers,
+        )
+    for folder in checkpoints.damaged:
+        warn(Problem(str(folder), "training state is damaged", "E_CHECKSUM", action="not used"))
+    view = View("full", job.settings.test_short_side)
+    about = {"command": "classify train", "settings": asdict(job.settings)}
+    classifier = Classifier(network, view, job.data.names, seen=images.digests, about=about)
+    figures, tested, problems = _test(classifier, job.data, split, run)
+    counts = {"train": len(fitted), "test": tested}
+    return Trained(classifier, history, figures, counts, [*images.problems, *problems])
+
+
+def _read_images(job: TrainJob, split: Split) -> TrainingImages:
+    """Decode what is to be trained on."""
+    paths = [job.data.paths[index] for index in split.train.tolist()]
+    images = TrainingImages(paths, job.plan.short_side, track=track)
+    if not len(images):
+        raise NothingUsableError("none of the images to train on can be used")
+    return images
+
+
+def _test(
+    classifier: Classifier, data: ClassData, split: Split, run: RunFolder
+) -> tuple[dict[str, Any], int, list[Problem]]:
+    """Score whole images that were not trained on."""
+    paths = [data.paths[index] for index in split.test.tolist()]
+    with run.stage("testing"):
+        cache = FeatureCache(run.path / "cache")
+        found = predict_files(classifier, paths, cache=cache, track=track)
+    steps.report_each(found.problems)
+    labels = data.labels[split.test[found.kept]]
+    return score_predictions(found.rows, labels, data.names), len(labels), list(found.problems)
+
+
+def estimate_seconds(network: SppNet, plan: TrainingPlan, count: int) -> float:
+    """Guess the time of the whole training from one forward and backward pass at each size."""
+    seconds = 0.0
+    device = next(network.parameters()).device
+    rows = min(8, plan.batch)
+    sides = plan.sizes.sides
+    for size in sides:
+        width = size * 4 // 3 if plan.sizes.natural else size  # most photos are 4:3
+        images = torch.rand(rows, 3, size, width, device=device)
+        for _ in range(2):  # the first call sets things up
+            begin = time.perf_counter()
+            network(images.contiguous(memory_format=torch.channels_last)).sum().backward()
+            last = time.perf_counter() - begin
+        seconds += last / rows * count * plan.epochs / len(sides)
+    network.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _say_plan(
+    data: ClassData, splits: list[Split], plan: TrainingPlan, network: SppNet, seconds: float
+) -> None:
+    """Say what a dry run is for."""
+    size = sum(4 * parameter.numel() for parameter in network.parameters())
+    say(
+        f"would train {len(data.names)} classes on {len(splits[0].train)} images, "
+        f"sizes {plan.sizes}"
+    )
+    say(f"{plan.epochs} epochs, {len(splits)} splits, {len(splits[0].test)} images to score on")
+    say(f"disk: {human_bytes(5 * size)} for the model and two training states of each split")
+    say(f"about {human_seconds(seconds)} of training")

@@ -1,0 +1,156 @@
+"""What the demo measures on drawings that nothing was learnt from, and against what."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.app.demo.scores import CHANCE, TRAINED, UNTRAINED, Curve, DemoScores
+from sppnet.app.demo.steps import DemoSteps
+from sppnet.app.detect.predict import ImageOutcome
+from sppnet.app.options import choose_device
+from sppnet.app.progress import track
+from sppnet.classification import Classifier, View, predict_files, score_predictions
+from sppnet.detection import DetectionRule
+from sppnet.evaluation import (
+    evaluate_detections,
+    judge_detections,
+    proposal_recall_curve,
+    summarise_detections,
+)
+from sppnet.geometry import Detections, nms_per_class
+from sppnet.images import LabelledImage, load_image
+
+TEST_SHORT_SIDES = (32, 48, 64, 96, 128, 192, 256)
+
+
+def measure(steps: DemoSteps) -> DemoScores:
+    """Score trained, untrained and random answers on the same held-out drawings.
+
+    Args:
+        steps: All done.
+
+    Returns:
+        The figures.
+    """
+    folder = steps.folder
+    scenes = folder.scenes_of("test")
+    outcomes = steps.detect(folder.detector, scenes)
+    untrained = steps.detect(folder.work / "untrained-detector", scenes)
+    windows = {name: outcome.windows for name, outcome in outcomes.items()}
+    rule = DetectionRule()
+    detections = {
+        TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},
+        UNTRAINED: {name: outcome.detections for name, outcome in untrained.items()},
+        CHANCE: guess(windows, len(scenes.names), rule, steps.seed),
+    }
+    classifier, by_size, tested = _score_classifiers(steps)
+    images = scenes.images
+    return DemoScores(
+        names=scenes.names,
+        images=images,
+        detections=detections,
+        detector={
+            name: summarise_detections(images, found, scenes.names)
+            for name, found in detections.items()
+        },
+        classifier=classifier,
+        curves={name: joint_curve(images, found) for name, found in detections.items()},
+        class_curves=evaluate_detections(
+            images, detections[TRAINED], scenes.names, "area", 0.5
+        ).curves,
+        proposals=proposal_recall_curve(images, windows),
+        accuracy_by_size=by_size,
+        test_things=tested,
+        seconds_per_image=_seconds_per_image(outcomes),
+    )
+
+
+def guess(
+    windows: Mapping[Any, Tensor], num_classes: int, rule: DetectionRule, seed: int
+) -> dict[Any, Detections]:
+    """Give every window a random score for every class: what a detector does that knows nothing.
+
+    Args:
+        windows: (W, 4) by image id.
+        num_classes: K.
+        rule: Says which scored windows become detections.
+        seed: Of the scores.
+
+    Returns:
+        Detections by image id.
+
+    Example:
+        >>> found = guess({"a": torch.tensor([[0.0, 0.0, 9.0, 9.0]])}, 2, DetectionRule(), 0)
+        >>> found["a"].count
+        2
+    """
+    draw = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, boxes in windows.items():
+        scores = torch.rand(len(boxes) * num_classes, generator=draw)
+        labels = torch.arange(num_classes).repeat(len(boxes))
+        every = boxes.repeat_interleave(num_classes, 0)
+        kept = nms_per_class(every, scores, labels, rule.nms_threshold)[: rule.max_detections]
+        found[name] = Detections(every[kept], scores[kept], labels[kept])
+    return found
+
+
+def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Detections]) -> Curve:
+    """Recall and precision of all classes together, at overlap 0.5.
+
+    Args:
+        images: With their truth.
+        detections: By image id.
+
+    Returns:
+        Recall and precision after each detection, best score first.
+    """
+    scores, hits = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
+    for image in images:
+        found = detections[image.image_id]
+        scores.append(found.scores)
+        hits.append(judge_detections(image.boxes, image.labels, found).is_hit)
+    order = torch.cat(scores).sort(descending=True, stable=True).indices
+    right = torch.cat(hits)[order].double().cumsum(0)
+    asked = max(1, sum(len(image.labels) for image in images))
+    precision = right / torch.arange(1, len(right) + 1)
+    return (right / asked).numpy(), precision.numpy()
+
+
+def _score_classifiers(
+    steps: DemoSteps,
+) -> tuple[dict[str, dict[str, Any]], dict[int, float], int]:
+    """Figures of both classifiers and of chance; the trained one at other input sizes, too."""
+    data, split = steps.open_things()
+    paths = [data.paths[index] for index in split.test.tolist()]
+    labels = data.labels[split.test]
+    device = choose_device(steps.device)
+    figures: dict[str, dict[str, Any]] = {}
+    trained = Classifier.load(steps.folder.classifier, device)
+    untrained = Classifier.load(steps.folder.work / "untrained-classifier", device)
+    for name, classifier in ((TRAINED, trained), (UNTRAINED, untrained)):
+        rows = predict_files(classifier, paths, track=track).rows
+        figures[name] = score_predictions(rows, labels, data.names)
+    figures[CHANCE] = {"top1": 1 / len(data.names)}
+    pixels = [load_image(path) for path in paths]
+    return figures, _accuracy_by_size(trained, pixels, labels), len(paths)
+
+
+def _accuracy_by_size(
+    classifier: Classifier, pixels: Sequence[Tensor], labels: Tensor
+) -> dict[int, float]:
+    """Top-1 of one network whose input has one short side after the other."""
+    accuracy = {}
+    for side in track(TEST_SHORT_SIDES, "trying other sizes"):
+        view = View("full", side)
+        best = classifier.score_views([view.apply(each) for each in pixels]).argmax(1)
+        accuracy[side] = float((best == labels).double().mean())
+    return accuracy
+
+
+def _seconds_per_image(outcomes: Mapping[Any, ImageOutcome]) -> float:
+    """Median time from a file to its boxes."""
+    return median(sum(outcome.seconds) for outcome in outcomes.values())

@@ -1,0 +1,236 @@
+"""The steps of ``sppnet demo``: draw, train, score; each is kept, so that a killed run goes on.
+
+The classifier and the detector are learnt by the same functions as those of ``sppnet classify
+train`` and ``sppnet detect train``; the demo only chooses the numbers.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from sppnet.app.classify.shared import RunOptions
+from sppnet.app.classify.train import make_network
+from sppnet.app.demo.config import UNTRAINED, DemoPlan
+from sppnet.app.detect.predict import ImageOutcome, OutcomeStore
+from sppnet.app.options import choose_device
+from sppnet.app.progress import track
+from sppnet.backbones import build_backbone
+from sppnet.classification import (
+    ClassData,
+    Classifier,
+    Split,
+    TrainingImages,
+    View,
+    build_pool,
+    extract_features,
+    fit_svm_classifier,
+    open_class_data,
+    train_network,
+)
+from sppnet.detection import Detector, PreparedImages, build_encoder, train_detector
+from sppnet.images import (
+    DetectionDataset,
+    draw_class_folders,
+    draw_detection_set,
+    open_detection_dataset,
+)
+from sppnet.storage import FeatureCache, RunFolder, read_json, write_bytes, write_json
+from sppnet.storage.tensors import tensors_to_bytes
+from sppnet.training.checkpoints import Checkpoints
+
+STEPS = ("draw", "classifier", "detector", "untrained", "score")
+WORK = "work"  # what the demo keeps for a run that goes on; everything else is for the user
+
+
+@dataclass(frozen=True)
+class DemoFolder:
+    """Where the demo puts things.
+
+    Args:
+        path: The folder of ``--out``.
+    """
+
+    path: Path
+
+    @property
+    def scenes(self) -> Path:
+        """Drawn scenes in VOC layout."""
+        return self.path / "scenes"
+
+    @property
+    def things(self) -> Path:
+        """Drawn class folders."""
+        return self.path / "things"
+
+    @property
+    def classifier(self) -> Path:
+        """Model folder."""
+        return self.path / "classifier"
+
+    @property
+    def detector(self) -> Path:
+        """Model folder."""
+        return self.path / "detector"
+
+    @property
+    def trunk(self) -> Path:
+        """Weights of the classifier's convolutions, which the detector starts from."""
+        return self.path / "trunk.safetensors"
+
+    @property
+    def work(self) -> Path:
+        """Caches, training states and the untrained baselines."""
+        return self.path / WORK
+
+    def parts(self) -> tuple[Path, ...]:
+        """All that the demo makes besides its report."""
+        return (
+            self.scenes,
+            self.things,
+            self.classifier,
+            self.detector,
+            self.trunk,
+            self.work,
+        )
+
+    def forget(self) -> None:
+        """Remove what an earlier demo made here, so that nothing of it is mixed with the next."""
+        for part in self.parts():
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
+    def scenes_of(self, split: str) -> DetectionDataset:
+        """Read the scenes of a split."""
+        return open_detection_dataset(self.scenes, split)
+
+
+class DemoSteps:
+    """Does the steps that an earlier run did not finish.
+
+    Args:
+        folder: Where things go.
+        plan: How much of everything.
+        seed: Of everything that is random.
+        device: Word of ``--device``.
+        run: Remembers finished steps and their seconds.
+    """
+
+    def __init__(
+        self, folder: DemoFolder, plan: DemoPlan, seed: int, device: str, run: RunFolder
+    ) -> None:
+        self.folder = folder
+        self.plan = plan
+        self.seed = seed
+        self.device = device
+        self.run = run
+
+    def do_all(self) -> None:
+        """Do what is not done yet, in order."""
+        steps: dict[str, Callable[[], None]] = {
+            "draw": self.draw,
+            "classifier": self.train_classifier,
+            "detector": self.train_detector,
+            "untrained": self.fit_untrained,
+        }
+        for name, step in steps.items():
+            if not self.run.is_done(name):
+                with self.run.stage(name):
+                    step()
+                self.run.mark_done(name)
+
+    def draw(self) -> None:
+        """Draw scenes and class folders; a run that was killed here draws the same ones again."""
+        plan, folder = self.plan, self.folder
+        folder.forget()
+        draw_detection_set(folder.scenes, plan.scenes, self.seed, plan.scene_splits(), track=track)
+        draw_class_folders(folder.things, plan.things_per_class, self.seed, track=track)
+
+    def train_classifier(self) -> None:
+        """Train trunk and head from random weights, at several sizes."""
+        settings = self.plan.classifier_settings(self.seed)
+        data, split = self.open_things()
+        training = settings.plan()
+        network = make_network(settings, len(data.names), self._options())
+        images = TrainingImages(
+            [data.paths[index] for index in split.train.tolist()], training.short_side, track=track
+        )
+        checkpoints = Checkpoints(self.folder.work / "checkpoints")
+        history = train_network(
+            network,
+            images,
+            data.labels[split.train],
+            training,
+            checkpoints=checkpoints,
+            track=track,
+        )
+        about = {"command": "demo", "settings": asdict(settings)}
+        view = View("full", settings.test_short_side)
+        classifier = Classifier(network, view, data.names, seen=images.digests, about=about)
+        classifier.save(self.folder.classifier)
+        write_bytes(self.folder.trunk, tensors_to_bytes(network.backbone.state_dict()))
+        write_json(self.folder.work / "history.json", history)
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+
+    def train_detector(self) -> None:
+        """Learn windows on the trunk of the classifier."""
+        self._learn_windows(self.folder.trunk, self.folder.detector)
+
+    def fit_untrained(self) -> None:
+        """Do the same with a trunk of random weights: what the trained one is compared with."""
+        self._learn_windows(UNTRAINED, self.folder.work / "untrained-detector")
+        data, split = self.open_things()
+        view = View("full", self.plan.classifier_settings(self.seed).test_short_side)
+        pool = build_pool("spp", self.plan.class_levels)
+        torch.manual_seed(self.seed)
+        trunk = build_backbone("small5").to(choose_device(self.device))
+        features = extract_features(data.paths, trunk, pool, view, track=track)
+        fitted = fit_svm_classifier(
+            features, data.labels, data.names, trunk, pool, view, [split], track=track
+        )
+        fitted.classifier.save(self.folder.work / "untrained-classifier")
+
+    def open_things(self) -> tuple[ClassData, Split]:
+        """Read the class folders, and which images are to learn from and which to score on."""
+        data = open_class_data(self.folder.things, self.plan.split_rule(self.seed))
+        return data, data.splits()[0]
+
+    def history(self) -> list[dict[str, float]]:
+        """Size, loss and accuracy of each epoch of the classifier."""
+        return list(read_json(self.folder.work / "history.json"))
+
+    def detect(self, model: Path, dataset: DetectionDataset) -> dict[str | int, ImageOutcome]:
+        """Run a detector on held-out scenes; each finished scene is kept."""
+        detector = Detector.load(model, choose_device(self.device))
+        store = OutcomeStore(self.folder.work / "outcomes", [model])
+        images = track(dataset.images, "detecting", total=len(dataset))
+        return {image.image_id: store.detect(detector, image.path) for image in images}
+
+    def _learn_windows(self, weights: Path | str, model: Path) -> None:
+        """Train a detector on the scenes and save it."""
+        settings = self.plan.detector_settings(weights, self.seed)
+        dataset = self.folder.scenes_of("train")
+        torch.manual_seed(settings.seed)
+        encoder = build_encoder(settings)
+        encoder.backbone.to(choose_device(self.device))
+        cache_folder = self.folder.work / "cache"
+        cache = FeatureCache(cache_folder)
+        prepared = PreparedImages.of(settings, dataset.images, encoder, cache)
+        detector = train_detector(prepared, dataset.names, settings, track=track)
+        detector.save(model, extra=asdict(settings))
+        shutil.rmtree(cache_folder, ignore_errors=True)  # hundreds of megabytes, not needed again
+
+    def _options(self) -> RunOptions:
+        """The options as the steps of ``classify train`` take them."""
+        return RunOptions(
+            data=self.folder.things,
+            out=self.folder.path,
+            device=self.device,
+            download=False,
+            fresh=False,
+            dry_run=False,
+        )

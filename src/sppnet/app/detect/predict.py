@@ -1,0 +1,264 @@
+"""The work of ``sppnet detect predict``."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.app.console import Tally, human_seconds, options_to_blame, say
+from sppnet.app.options import choose_device
+from sppnet.app.progress import track
+from sppnet.detection import Detector, ExternalProposals
+from sppnet.detection.detector import AnyDetector, CombinedDetector
+from sppnet.errors import InputError, UnusableFileError
+from sppnet.evaluation import write_coco_results, write_csv
+from sppnet.evaluation.visualize import draw_detections, to_jpeg_bytes
+from sppnet.geometry import Detections
+from sppnet.images import list_images, load_image
+from sppnet.storage import FeatureCache, ensure_output_folder, read_json, sha256_file, write_bytes
+
+STAGES = ("decode", "features", "proposals", "windows")
+OUTCOME_VERSION = 2  # raise it whenever the same model finds other things in the same file
+OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """What a detector did with one image.
+
+    Args:
+        detections: What was found.
+        windows: (W, 4) the proposals that were scored.
+        seconds: Time of each of :data:`STAGES`.
+    """
+
+    detections: Detections
+    windows: Tensor
+    seconds: tuple[float, ...]
+
+
+def detect_file(
+    detector: AnyDetector, path: Path, external: ExternalProposals | None = None
+) -> ImageOutcome:
+    """Run a detector on one file, from its bytes to its boxes.
+
+    Args:
+        detector: The detector, or several as one.
+        path: The image file.
+        external: Windows from a file, in place of those that would be searched.
+
+    Returns:
+        Detections, windows and times.
+
+    Raises:
+        InputError: If the file cannot be decoded.
+    """
+    times = [time.perf_counter()]
+    pixels = load_image(path)
+    times.append(time.perf_counter())
+    encoded = detector.encode(pixels)
+    times.append(time.perf_counter())
+    size_hw = (pixels.shape[1], pixels.shape[2])
+    given = None if external is None else external.windows(path, size_hw)
+    windows = detector.windows(pixels, encoded, given)
+    times.append(time.perf_counter())
+    detections = detector.detect(encoded, windows)
+    times.append(time.perf_counter())
+    return ImageOutcome(
+        detections,
+        windows,
+        tuple(end - start for start, end in pairwise(times)),
+    )
+
+
+def open_detectors(
+    models: Sequence[Path], device: str, rule: Mapping[str, Any] = MappingProxyType({})
+) -> AnyDetector:
+    """Read the detectors that options name; several answer as one.
+
+    Args:
+        models: Folders of the detectors.
+        device: Where to compute, as the option says it.
+        rule: Fields of their rule that are to be others.
+
+    Returns:
+        The detector.
+
+    Raises:
+        UnusableFileError: If a folder is no detector.
+        UsageError: If the detectors have different classes, or a value of the rule is wrong.
+    """
+    detectors = [Detector.load(model, choose_device(device)) for model in models]
+    with options_to_blame():
+        for detector in detectors:
+            detector.rule = replace(detector.rule, **rule)
+        return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)
+
+
+class OutcomeStore:
+    """Finished images of one model, on disk.
+
+    Args:
+        folder: Where the records are kept.
+        models: Folders of the models; other models never meet these records.
+        windows_file: Where windows come from; None if they are found.
+        fresh: Whether to compute everything again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        models: Sequence[Path],
+        windows_file: Path | None = None,
+        *,
+        fresh: bool = False,
+    ) -> None:
+        self.cache = FeatureCache(folder)
+        self.models = repr([read_json(model / "manifest.json") for model in models])
+        self.external = None if windows_file is None else ExternalProposals.open(windows_file)
+        self.windows = "" if windows_file is None else sha256_file(windows_file)
+        self.fresh = fresh
+
+    def detect(self, detector: AnyDetector, path: Path) -> ImageOutcome:
+        """Look the image up, or run the detector on it and keep the outcome.
+
+        Args:
+            detector: The detector of this model.
+            path: The image file.
+
+        Returns:
+            Its outcome; the times are those of the run that computed it.
+
+        Raises:
+            InputError: If the file cannot be read or decoded.
+        """
+        try:
+            digest = sha256_file(path)
+        except UnusableFileError as error:  # the run does not depend on this one file
+            raise InputError(error.message, path=path, code="E_UNREADABLE") from error
+        key = self.cache.make_key(
+            kind="outcome", version=OUTCOME_VERSION, models=self.models, image=digest
+        )
+        record = None if self.fresh else self.cache.get(key)
+        if record is None:
+            outcome = detect_file(detector, path, self.external)
+            self.cache.put(key, _to_record(outcome))
+            return outcome
+        return ImageOutcome(
+            Detections(record["boxes"], record["scores"], record["labels"]),
+            record["windows"],
+            tuple(record["seconds"].tolist()),
+        )
+
+
+def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
+    """Write an outcome as named tensors."""
+    seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
+    return {**outcome.detections, "windows": outcome.windows, "seconds": seconds}
+
+
+@dataclass
+class PredictionJob:
+    """What ``detect predict`` was asked to do.
+
+    Args:
+        models: Folders of the detectors; several are combined.
+        sources: Files, folders and globs.
+        out: Folder for the results.
+        device: Where to compute, as the option says it.
+        rule: Fields of the detectors' :class:`DetectionRule` that are to be others.
+        windows_file: Where windows come from; None if the detectors find them.
+        score_threshold: Detections that score less are not reported.
+        show_above: Detections that score less are not drawn.
+    """
+
+    models: Sequence[Path]
+    sources: list[str]
+    out: Path
+    device: str = "auto"
+    rule: Mapping[str, Any] = field(default_factory=dict)
+    windows_file: Path | None = None
+    score_threshold: float = -1.0
+    show_above: float = 0.0
+
+    def explain(self) -> None:
+        """Say what would be done; write nothing."""
+        detector = open_detectors(self.models, self.device, self.rule)
+        listing = list_images(self.sources)
+        seconds = 0.0
+        for path in listing.paths[:2]:
+            try:
+                seconds = max(seconds, sum(detect_file(detector, path).seconds))
+            except InputError:
+                continue
+        count = len(listing.paths)
+        say(f"would look at {count} images in about {human_seconds(seconds * count)}")
+
+    def run(self, *, fresh: bool = False) -> None:
+        """Detect, draw and write the results; ends the command with its exit code."""
+        listing = list_images(self.sources)
+        tally = Tally(listed=len(listing.paths) + len(listing.problems))
+        for problem in listing.problems:
+            tally.add_failed(problem)
+        if not listing.paths:
+            tally.finish()
+        detector = open_detectors(self.models, self.device, self.rule)
+        ensure_output_folder(self.out / "overlays")
+        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
+        found: dict[str, Detections] = {}
+        names = overlay_names(list(listing.paths))
+        for path in track(listing.paths, "detecting", total=len(listing.paths)):
+            try:
+                outcome = store.detect(detector, path)
+                self._draw(path, names[path], outcome, detector.names)
+            except InputError as error:
+                tally.add_failed(error)
+                continue
+            found[names[path]] = self._reported(outcome.detections)
+            tally.add_ok()
+        if found:
+            write_coco_results(self.out / "detections.json", found, detector.names)
+            write_csv(self.out / "detections.csv", found, detector.names)
+            say(f"{sum(each.count for each in found.values())} detections in {len(found)} images")
+            say(f"results: {self.out / 'detections.json'}")
+        tally.finish()
+
+    def _reported(self, detections: Detections) -> Detections:
+        """Leave out what scores too low to report."""
+        return detections.select(detections.scores >= self.score_threshold)
+
+    def _draw(self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]) -> None:
+        """Write the picture of one image with its detections."""
+        picture = draw_detections(load_image(path), outcome.detections, names, self.show_above)
+        write_bytes(self.out / "overlays" / f"{name}.jpg", to_jpeg_bytes(picture, OVERLAY_SIDE))
+
+
+def overlay_names(paths: list[Path]) -> dict[Path, str]:
+    """Name each image in the results by its stem; twins get a number.
+
+    Example:
+        >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())
+        ['x', 'x-2', 'y']
+    """
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        name = next(n for n in _numbered(path.stem) if n.lower() not in taken)
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    """Yield a stem, then the stem with 2, 3, ... behind it."""
+    yield stem
+    number = 2
+    while True:
+        yield f"{stem}-{number}"
+        number += 1

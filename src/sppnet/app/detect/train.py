@@ -1,0 +1,253 @@
+"""``sppnet detect train``: one job, resumable, with its plan said beforehand."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sppnet.app.console import (
+    SOME_FAILED,
+    human_bytes,
+    human_seconds,
+    note,
+    options_to_blame,
+    report_problems,
+    say,
+    say_table,
+    warn,
+)
+from sppnet.app.options import choose_device
+from sppnet.app.progress import Stage, announce, track
+from sppnet.detection import (
+    DetectionSettings,
+    Encoder,
+    ExternalProposals,
+    PreparedImages,
+    build_encoder,
+    propose,
+    train_detector,
+)
+from sppnet.detection.train import wants_mirror
+from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
+from sppnet.storage import (
+    FeatureCache,
+    RunFolder,
+    ensure_output_folder,
+    is_model,
+    read_json,
+    write_json,
+)
+from sppnet.training.checkpoints import Checkpoints
+
+PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
+
+
+@dataclass
+class TrainingJob:
+    """What ``detect train`` was asked to do.
+
+    Args:
+        data: Folder of the data set.
+        split: Part of it to learn from.
+        out: Folder of the run.
+        settings: What the detector is to be.
+        device: Where to compute, as the option says it.
+        workers: Threads that look for windows.
+        cache: Where maps and windows are kept; ``out``/cache if None.
+        download: Whether missing weights may be downloaded.
+    """
+
+    data: Path
+    split: str | None
+    out: Path
+    settings: DetectionSettings
+    device: str = "auto"
+    workers: int = 2
+    cache: Path | None = None
+    download: bool = False
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where maps and windows are kept."""
+        return self.cache or self.out / "cache"
+
+    def explain(self) -> None:
+        """Say what training would do: counts, disk, and the time of a few images; write nothing."""
+        dataset = self._open()
+        objects = sum(len(image.boxes) for image in dataset)
+        encoder = self._build_encoder(dataset)
+        stages, map_bytes = measure_stages(dataset, encoder, self._proposals(), self.settings)
+        say(
+            f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
+        )
+        say(f"would convolve {describe_scales(encoder)}")
+        say(f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}")
+        announce(stages)
+        report_problems(dataset.problems)
+
+    def run(self, *, fresh: bool = False) -> int:
+        """Train, or go on where an earlier run stopped; returns the exit code."""
+        dataset = self._open()
+        ensure_output_folder(self.out)
+        wanted = {**asdict(self.settings), "data": str(self.data.resolve()), "split": self.split}
+        seed = wanted.pop("seed")  # a run names it beside the rest
+        with RunFolder.open(self.out, "detect train", wanted, seed, fresh=fresh) as run:
+            for change in run.changes:
+                warn(change)
+            if run.is_done("model") and is_model(self.out / "model"):
+                note(f"{self.out} holds a finished run; --fresh trains again")
+                return self._report_again(dataset)
+            encoder, external = self._build_encoder(dataset), self._proposals()
+            note(f"convolving {describe_scales(encoder)}")
+            announce(measure_stages(dataset, encoder, external, self.settings)[0])
+            cache = FeatureCache(self.cache_folder)
+            prepared = PreparedImages.of(
+                self.settings, dataset.images, encoder, cache, external=external
+            )
+            detector = train_detector(
+                prepared,
+                dataset.names,
+                self.settings,
+                workers=self.workers,
+                track=track,
+                stage=run.stage,
+                checkpoints=Checkpoints(self.out / "tuning"),
+            )
+            with run.stage("save"):
+                about = {**wanted, "data": self.data.name, "seed": seed}
+                detector.save(self.out / "model", extra=about)
+            problems = [*dataset.problems, *prepared.problems]
+            usable = len(prepared.usable)
+            self._write_metrics(run.seconds(), dataset, encoder.short_sides, usable, problems)
+            run.mark_done("model")
+        self._summarise(run.seconds())
+        return report_problems(problems)
+
+    def _open(self) -> DetectionDataset:
+        """Read the annotations; one bad file is a problem, no usable file is an error."""
+        dataset = open_detection_dataset(self.data, self.split)
+        if not any(len(image.boxes) for image in dataset):
+            report_problems(dataset.problems)
+            part = f"split {self.split!r}" if self.split else "the data set"
+            raise NothingUsableError(
+                f"{part} has no image with an object to learn from", path=self.data
+            )
+        return dataset
+
+    def _proposals(self) -> ExternalProposals | None:
+        """Read the file of windows, if the settings name one."""
+        path = self.settings.windows_file
+        return None if path is None else ExternalProposals.open(path)
+
+    def _build_encoder(self, dataset: DetectionDataset) -> Encoder:
+        """Build the trunk; random weights follow the seed."""
+        device = choose_device(self.device)
+        torch.manual_seed(self.settings.seed)
+        with options_to_blame():
+            encoder = build_encoder(self.settings, dataset.images, download=self.download)
+        encoder.backbone.to(device)
+        return encoder
+
+    def _write_metrics(
+        self,
+        seconds: dict[str, float],
+        dataset: DetectionDataset,
+        imgsz: Sequence[int],
+        usable: int,
+        problems: Sequence[Problem],
+    ) -> None:
+        """Leave the figures of the run beside the model."""
+        metrics: dict[str, Any] = {
+            "images": usable,
+            "objects": sum(len(image.boxes) for image in dataset),
+            "imgsz": list(imgsz),
+            "names": list(dataset.names),
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "threads": torch.get_num_threads(),
+            "settings": asdict(self.settings),
+            "seed": self.settings.seed,
+            "problems": [str(problem) for problem in problems],
+        }
+        write_json(self.out / "metrics.json", metrics)
+
+    def _report_again(self, dataset: DetectionDataset) -> int:
+        """End a finished run as it ended before, with the images that could not be decoded."""
+        code = report_problems(dataset.problems)
+        known = {str(problem) for problem in dataset.problems}
+        metrics = read_json(self.out / "metrics.json")
+        for line in [line for line in metrics["problems"] if line not in known]:
+            warn(line)
+            code = SOME_FAILED
+        return code
+
+    def _summarise(self, seconds: dict[str, float]) -> None:
+        """Show the time of each stage and where the model is."""
+        rows = [(name, human_seconds(value)) for name, value in seconds.items()]
+        say_table(("stage", "time"), [*rows, ("total", human_seconds(sum(seconds.values())))])
+        say(f"model: {self.out / 'model'}")
+
+
+def describe_scales(encoder: Encoder) -> str:
+    """Say at which sizes images are convolved; objects may have chosen them."""
+    sides = " and ".join(map(str, encoder.short_sides))
+    return f"images at a short side of {sides} pixels"
+
+
+def measure_stages(
+    dataset: DetectionDataset,
+    encoder: Encoder,
+    external: ExternalProposals | None,
+    settings: DetectionSettings,
+) -> tuple[list[Stage], float]:
+    """Time the work on a few images spread over the data set.
+
+    Args:
+        dataset: The images.
+        encoder: Makes the maps.
+        external: Windows from a file; None if they are found.
+        settings: Say how windows are found.
+
+    Returns:
+        The stages with the seconds that they will take, and the bytes of all feature maps.
+    """
+    seconds = {"proposals": 0.0, "features": 0.0, "svm": 0.0}
+    map_bytes, measured = 0, 0
+    step = max(1, len(dataset) // PROBE_IMAGES)
+    for image in dataset.images[::step][:PROBE_IMAGES]:
+        try:
+            pixels = load_image(image.path)
+        except InputError:
+            continue  # reported where the image is used
+        times = [time.perf_counter()]
+        windows = _windows(image, pixels, external, settings)
+        times.append(time.perf_counter())
+        encoded = encoder.encode(pixels)
+        times.append(time.perf_counter())
+        encoder.describe(encoded, windows)
+        times.append(time.perf_counter())
+        for name, start, end in zip(seconds, times, times[1:], strict=False):
+            seconds[name] += end - start
+        map_bytes += sum(each.nbytes for each in encoded.maps)
+        measured += 1
+    share = len(dataset) / max(measured, 1)
+    views = 2 if wants_mirror(dataset.images, len(dataset.names), settings) else 1
+    seconds |= {name: views * seconds[name] for name in ("features", "svm")}
+    stages = [Stage(name, value * share) for name, value in seconds.items()]
+    return stages, map_bytes * share * views
+
+
+def _windows(
+    image: LabelledImage,
+    pixels: Tensor,
+    external: ExternalProposals | None,
+    settings: DetectionSettings,
+) -> Tensor:
+    """Windows of one image, as training will have them."""
+    if external is not None:
+        return external.windows(image.path, image.size_hw)
+    return propose(pixels, settings.proposals, settings.max_proposals, settings.seed)
