@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sppnet.app.progress import track
 from sppnet.backbones import Backbone, build_backbone, build_plain_classifier
-from sppnet.classification import ClassData, SplitRule, View, extract_features, open_class_data
+from sppnet.classification import ClassData, SplitConfig, View, extract_features, open_class_data
 from sppnet.classification.scoring import Task
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe
@@ -187,7 +187,7 @@ def main() -> None:
     """Run the comparison."""
     words = read_arguments()
     torch.manual_seed(words.seed)
-    rule = SplitRule(words.train_per_class, words.test_per_class, words.splits, words.seed)
+    rule = SplitConfig(words.train_per_class, words.test_per_class, words.splits, words.seed)
     data = open_class_data(words.data, rule)
     name = "squeezenet1_1"  # the recipes name its layers
     backbone = build_backbone(name, words.weights)

@@ -17,7 +17,7 @@ import torch
 
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, train_detector
+from sppnet.detection import DetectionConfig, PreparedImages, build_encoder, train_detector
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
@@ -38,7 +38,7 @@ def read_all(folder: Path, splits: list[str]) -> tuple[list[LabelledImage], tupl
 def score_folds(
     images: list[LabelledImage],
     names: tuple[str, ...],
-    settings: DetectionSettings,
+    settings: DetectionConfig,
     cache: FeatureCache,
     words: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/detection-folds"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    settings = load_settings(DetectionSettings, words.config, {"seed": words.seed})
+    settings = load_settings(DetectionConfig, words.config, {"seed": words.seed})
     images, names = read_all(words.data, words.splits)
     result = score_folds(images, names, settings, FeatureCache(words.out / "cache"), words)
     write_json(

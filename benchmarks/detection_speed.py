@@ -38,7 +38,7 @@ from detection_ways import (
 )
 from sppnet.app.progress import track
 from sppnet.backbones import build_backbone
-from sppnet.detection import DetectionSettings, Detector, Encoder, PreparedImages, train_detector
+from sppnet.detection import DetectionConfig, Detector, Encoder, PreparedImages, train_detector
 from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, PAPER_WIDTHS, RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
@@ -78,7 +78,7 @@ class Contest:
     def _learn(self, encoder: Encoder, way: str) -> Detector:
         """Fit SVMs and boxes on the first photos."""
         images, limit = self.train.images[: self.words.train_images], self.words.train_windows
-        settings = DetectionSettings(
+        settings = DetectionConfig(
             proposals=self.words.proposals,
             max_proposals=limit,
             anchors=False,

@@ -21,7 +21,7 @@ import torch
 from sppnet.app.progress import track
 from sppnet.classification import Checkpoints
 from sppnet.detection import (
-    DetectionSettings,
+    DetectionConfig,
     Detector,
     Encoder,
     PreparedImages,
@@ -29,7 +29,7 @@ from sppnet.detection import (
     train_detector,
 )
 from sppnet.detection.finetune.network import TunedNetwork, tune_network
-from sppnet.detection.finetune.region_network import TuningPlan
+from sppnet.detection.finetune.region_network import NetworkTuningConfig
 from sppnet.detection.heads.classifiers import HeadScorer
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
@@ -45,14 +45,14 @@ class Comparison:
     def __init__(self, folder: Path, words: argparse.Namespace) -> None:
         self.train, self.test = (open_detection_dataset(folder, part) for part in ("train", "test"))
         self.out = words.out / folder.name
-        self.settings = DetectionSettings(
+        self.settings = DetectionConfig(
             backbone=words.backbone,
             imgsz=(words.imgsz,),
             proposals=words.proposals,
             max_proposals=words.windows,
             anchors=False,  # the same windows for all
         )
-        self.plan = TuningPlan(
+        self.plan = NetworkTuningConfig(
             updates=words.updates,
             trainable_from=words.trainable_from,
             rate=words.rate,
@@ -131,7 +131,7 @@ def to_markdown(result: dict[str, Any]) -> str:
 def read_arguments() -> argparse.Namespace:
     """Read the words of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
-    plan = TuningPlan()
+    plan = NetworkTuningConfig()
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--backbone", default="squeezenet1_1")
     parser.add_argument("--imgsz", type=int, default=600)

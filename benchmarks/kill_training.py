@@ -30,10 +30,10 @@ from sppnet.classification import (
     Checkpoints,
     Classifier,
     InputSizes,
-    SplitRule,
+    SplitConfig,
+    TrainerConfig,
     TrainingImages,
     TrainingLog,
-    TrainingPlan,
     View,
     build_classifier,
     open_class_data,
@@ -44,7 +44,7 @@ from sppnet.storage import sha256_file
 
 SAVE_SECONDS = 0.03  # an epoch takes a few times as long
 SECOND_KILLS = 0.5  # share of the runs that are killed again
-PLAN = TrainingPlan(
+PLAN = TrainerConfig(
     epochs=6,
     sizes=InputSizes((32, 40)),
     batch=4,
@@ -57,7 +57,7 @@ def train(data_folder: Path, run: Path) -> None:
     """Train on everything and save the model."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    data = open_class_data(data_folder, SplitRule())
+    data = open_class_data(data_folder, SplitConfig())
     images = TrainingImages(data.paths, PLAN.short_side)
     network = build_classifier(
         "small5", len(data.names), hidden=(8,), dropout=0.5, feature_norm=20.0

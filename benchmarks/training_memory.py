@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 
 from sppnet.app.progress import track
-from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, train_detector
+from sppnet.detection import DetectionConfig, PreparedImages, build_encoder, train_detector
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import surroundings
 
 GOAL_BYTES = 4 * 2**30
-SETTINGS = DetectionSettings(
+SETTINGS = DetectionConfig(
     weights="none", imgsz=(128,), max_proposals=200, max_anchors=50, proposals="grid"
 )
 

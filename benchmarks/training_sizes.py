@@ -29,9 +29,9 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import (
     ClassData,
     Classifier,
-    SplitRule,
+    SplitConfig,
+    TrainerConfig,
     TrainingImages,
-    TrainingPlan,
     View,
     build_classifier,
     open_class_data,
@@ -97,7 +97,7 @@ def run_way(way: Way, words: argparse.Namespace, data: ClassData, seed: int) -> 
     sys.stderr.write(f"{way.name}, seed {seed}\n")
     split = data.splits()[0]
     paths = warped_copies(data.paths, words.out / "warped") if way.warped else data.paths
-    plan = TrainingPlan(
+    plan = TrainerConfig(
         epochs=words.epochs,
         sizes=InputSizes.parse(way.sizes),
         rate=words.lr,
@@ -236,7 +236,7 @@ def main() -> None:
     words = read_arguments()
     records = []
     for seed in range(words.seeds):
-        rule = SplitRule(words.train_per_class, words.test_per_class, 1, seed)
+        rule = SplitConfig(words.train_per_class, words.test_per_class, 1, seed)
         data = open_class_data(words.data, rule)
         records += [run_way(way, words, data, seed) for way in WAYS[words.name]]
     rows = summarise(records)

@@ -35,10 +35,10 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import (
     InputSizes,
     Processes,
-    SplitRule,
+    SplitConfig,
     SppNet,
+    TrainerConfig,
     TrainingImages,
-    TrainingPlan,
     build_classifier,
     open_class_data,
 )
@@ -55,9 +55,9 @@ class Contest:
     """One network, one data set, and the ways to show the images to it."""
 
     def __init__(self, words: argparse.Namespace) -> None:
-        data = open_class_data(words.data, SplitRule())
+        data = open_class_data(words.data, SplitConfig())
         sizes = InputSizes((words.imgsz,), natural=True)
-        self.plan = TrainingPlan(
+        self.plan = TrainerConfig(
             sizes=sizes, batch=words.batch, rate=1e-4, mixed_precision=words.amp
         )
         self.images = TrainingImages(data.paths, words.imgsz, memory_limit=1 << 36, track=track)

@@ -17,7 +17,7 @@ import torch
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from sppnet.app.progress import track
-from sppnet.detection import DetectionSettings, PreparedImages, build_encoder, train_detector
+from sppnet.detection import DetectionConfig, PreparedImages, build_encoder, train_detector
 from sppnet.images import DetectionDataset, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, write_json
 from sppnet.storage.runs import surroundings
@@ -28,7 +28,7 @@ WARM_UP = 2  # batches
 
 def time_ours(dataset: DetectionDataset, threads: int) -> dict[str, float]:
     """Train and save; seconds by stage."""
-    settings, stages = DetectionSettings(), Stages()
+    settings, stages = DetectionConfig(), Stages()
     with tempfile.TemporaryDirectory() as name, stages.stage("total"):
         encoder = build_encoder(settings, dataset.images)
         cache = FeatureCache(Path(name) / "cache")

@@ -17,7 +17,7 @@ from sppnet.app.main import main
 from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
-from sppnet.detection import BoxCascade, DetectionRule, Detector, Encoder, LinearScorer
+from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearScorer
 from sppnet.detection.heads.box_regression import BoxRegressor
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
@@ -41,7 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mover.stages_ = [BoxRegressor(), BoxRegressor()]
     for stage in mover.stages_:
         stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
-    rule = DetectionRule(proposals="grid", max_proposals=80)
+    rule = InferenceConfig(proposals="grid", max_proposals=80)
     Detector(encoder, scores, mover, ("cup", "pen"), rule).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))

@@ -12,11 +12,11 @@ import torch
 
 from small_photos import draw_folders
 from sppnet.app import settings as app_settings
-from sppnet.app.demo.config import DemoPlan
+from sppnet.app.demo.config import DemoConfig
 from sppnet.app.main import COMMANDS, load_command, main
 from sppnet.backbones import build_backbone
-from sppnet.classification import FitSettings, TrainSettings
-from sppnet.detection import DetectionSettings
+from sppnet.classification import FitConfig, TrainConfig
+from sppnet.detection import DetectionConfig
 from sppnet.detection.heads import svm_trainer as window_training
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner
 from sppnet.detection.heads.kernel_svm import mine_kernel
@@ -55,13 +55,13 @@ def _run_words(words: tuple[str, ...], folder: Path) -> tuple[list[str], str, ty
     """Quick words of a command, what its settings file holds beside the seed, and its settings."""
     if words == ("detect", "train"):
         scenes = draw_detection_set(folder / "scenes", 4, seed=0)
-        return [str(scenes), *SMALL, "--proposals", "grid"], DETECTOR, DetectionSettings
+        return [str(scenes), *SMALL, "--proposals", "grid"], DETECTOR, DetectionConfig
     photos = str(draw_folders(folder / "photos", 5))
     if words == ("classify", "fit"):
-        return [photos, *SMALL, "--imgsz", "32"], 'weights = "none"\n', FitSettings
+        return [photos, *SMALL, "--imgsz", "32"], 'weights = "none"\n', FitConfig
     assert words == ("classify", "train"), f"no quick words for {' '.join(words)}"
     quick = ["--imgsz", "32", "--epochs", "1"]
-    return [photos, *SMALL, *quick], 'weights = "none"\n', TrainSettings
+    return [photos, *SMALL, *quick], 'weights = "none"\n', TrainConfig
 
 
 def _seeds(value: Any, place: str) -> dict[str, int]:
@@ -125,7 +125,7 @@ def test_one_seed_wherever_it_is_given_and_wherever_it_is_read(
     assert any(place.startswith("config.json") for place in found)
     assert {place: seed for place, seed in found.items() if seed != wanted} == {}
     assert drawn[0] == wanted
-    assert {rule.seed for rule in rules} == ({wanted} if kind is DetectionSettings else set())
+    assert {rule.seed for rule in rules} == ({wanted} if kind is DetectionConfig else set())
 
 
 @pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
@@ -157,7 +157,7 @@ def test_help_of_every_command_tells_the_seed_that_is_taken_without_the_flag() -
             assert by_settings if words in CONFIGURED else option.default == 0, words
 
 
-@pytest.mark.parametrize("kind", [FitSettings, TrainSettings, DetectionSettings])
+@pytest.mark.parametrize("kind", [FitConfig, TrainConfig, DetectionConfig])
 def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
     for seed in (-1, MOST + 1):
         with pytest.raises(ValueError, match=f"seed must be .*got {seed}"):
@@ -166,7 +166,7 @@ def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
 
 
 def test_settings_of_the_demo_hold_its_seed() -> None:
-    plan = DemoPlan()
+    plan = DemoConfig()
     assert plan.classifier_settings(3).plan().seed == 3
     assert plan.detector_settings("none", 3).seed == plan.split_rule(3).seed == 3
 

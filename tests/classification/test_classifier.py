@@ -12,7 +12,7 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import (
     Classifier,
     Split,
-    SplitRule,
+    SplitConfig,
     View,
     build_classifier,
     build_pool,
@@ -140,7 +140,7 @@ def test_folder_that_does_not_fit_together_is_refused(
 
 def test_svms_on_frozen_features_learn(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    data = open_class_data(draw_folders(tmp_path / "d", 20), SplitRule(seed=0))
+    data = open_class_data(draw_folders(tmp_path / "d", 20), SplitConfig(seed=0))
     backbone, pool, view = build_backbone("small5"), build_pool("spp"), View("full", 64)
     features = extract_features(data.paths, backbone, pool, view)
     splits = [*data.splits(), Split(torch.arange(0, 80, 2), torch.arange(1, 80, 2))]

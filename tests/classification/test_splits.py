@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from small_photos import PATTERNS, draw_folders
-from sppnet.classification import SplitRule, holdout_split, open_class_data, protocol_splits
+from sppnet.classification import SplitConfig, holdout_split, open_class_data, protocol_splits
 from sppnet.classification.data import match_classes
 from sppnet.classification.scoring import score_predictions
 from sppnet.classification.splits import mean_figures
@@ -43,7 +43,7 @@ def test_lone_image_is_fitted_on() -> None:
 
 
 def test_plain_folder_is_divided_by_the_rule(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitRule(seed=1))
+    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitConfig(seed=1))
     (split,) = data.splits()
     assert data.names == PATTERNS
     assert (len(split.train), len(split.test)) == (16, 4)
@@ -53,23 +53,23 @@ def test_plain_folder_is_divided_by_the_rule(tmp_path: Path) -> None:
 def test_train_and_val_folders_are_kept_apart(tmp_path: Path) -> None:
     draw_folders(tmp_path / "train", 3, seed=0)
     draw_folders(tmp_path / "val", 2, seed=1)
-    data = open_class_data(tmp_path, SplitRule())
+    data = open_class_data(tmp_path, SplitConfig())
     (split,) = data.splits()
     assert {data.paths[i].parts[-3] for i in split.train.tolist()} == {"train"}
     assert {data.paths[i].parts[-3] for i in split.test.tolist()} == {"val"}
     with pytest.raises(UsageError, match="draws its own splits"):
-        open_class_data(tmp_path, SplitRule(train_per_class=2))
+        open_class_data(tmp_path, SplitConfig(train_per_class=2))
 
 
 def test_unreadable_images_do_not_shift_the_others(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitRule())
+    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitConfig())
     kept = torch.tensor([i for i in range(20) if i % 5])
     (split,) = data.splits(kept)
     assert max(split.train.tolist()) < len(kept)
 
 
 def test_nothing_to_fit_on(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitRule())
+    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitConfig())
     with pytest.raises(NothingUsableError, match="fewer than two classes"):
         data.splits(torch.tensor([0, 1]))
     with pytest.raises(NothingUsableError):
@@ -105,4 +105,4 @@ def test_no_test_image_gives_no_figure() -> None:
 )
 def test_impossible_rules_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
-        SplitRule(**wrong)
+        SplitConfig(**wrong)

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sppnet.detection.assign import UNUSED, SamplingRule, draw_windows, label_windows, target_boxes
+from sppnet.detection.assign import (
+    UNUSED,
+    SamplingConfig,
+    draw_windows,
+    label_windows,
+    target_boxes,
+)
 from sppnet.images import LabelledImage
 
 K = 3
@@ -28,7 +34,7 @@ def _overlap(box: list[float], other: list[float]) -> tuple[float, float]:
     return width * height / joint, width * height / area
 
 
-def _slow_label(box: list[float], image: LabelledImage, rule: SamplingRule, use_difficult: bool):
+def _slow_label(box: list[float], image: LabelledImage, rule: SamplingConfig, use_difficult: bool):
     """One window, one object at a time: its label and its object."""
     if not len(image.boxes):
         return K, None
@@ -48,7 +54,7 @@ def _slow_label(box: list[float], image: LabelledImage, rule: SamplingRule, use_
 
 
 @pytest.mark.parametrize("use_difficult", [False, True])
-@pytest.mark.parametrize("rule", [SamplingRule(), SamplingRule(64, 0.5, 0.7, 0.0, 0.3)])
+@pytest.mark.parametrize("rule", [SamplingConfig(), SamplingConfig(64, 0.5, 0.7, 0.0, 0.3)])
 def test_labels_and_targets_are_those_of_the_loop(make_boxes, rule, use_difficult: bool) -> None:
     things = make_boxes(7, 100, 120, seed=1)
     image = _image(things, [0, 1, 2, 2, 1, 0, 1], difficult=[1, 4], crowd=[3])
@@ -142,4 +148,4 @@ def test_same_generator_state_draws_the_same() -> None:
 )
 def test_impossible_rules_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        SamplingRule(**options)
+        SamplingConfig(**options)

@@ -15,9 +15,9 @@ from sppnet.app.main import main
 from sppnet.detection import (
     BoxCascade,
     BoxRegressor,
-    DetectionRule,
     Detector,
     EncodedImage,
+    InferenceConfig,
     LinearScorer,
 )
 from sppnet.detection.detector import CombinedDetector
@@ -47,7 +47,7 @@ def make_detector(make_encoder):
             LinearScorer(weights, torch.full((3,), bias)),
             mover if boxes else None,
             NAMES,
-            DetectionRule(**{"proposals": "grid", "max_proposals": 150, **rule}),
+            InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **rule}),
         )
 
     return build
@@ -192,7 +192,7 @@ def test_threshold_is_exclusive_and_scores_are_margins(
     kept = scores[scores > -1.5].sort(descending=True).values
     assert torch.allclose(everything.scores, kept, atol=1e-4)
     strict = make_detector(boxes=False, nms_threshold=1.0)
-    strict.rule = DetectionRule(score_threshold=float(everything.scores[3]), nms_threshold=1.0)
+    strict.rule = InferenceConfig(score_threshold=float(everything.scores[3]), nms_threshold=1.0)
     assert strict.detect(encoded, windows).count == 3
 
 
@@ -353,7 +353,7 @@ def test_soft_suppression_keeps_more_and_never_raises_a_score(
 
 def test_rule_with_another_suppression_is_refused() -> None:
     with pytest.raises(ValueError, match="nms must be hard or soft, got 'none'"):
-        DetectionRule(nms="none")
+        InferenceConfig(nms="none")
 
 
 NAMES_COMBINATION = ("dog", "cat")
@@ -369,7 +369,7 @@ def make_linear(make_encoder):
         weights = torch.randn(encoder.length, len(names), generator=draw) / encoder.length**0.5
         scorer = LinearScorer(weights, torch.zeros(len(names)))
         wanted = {"proposals": "grid", "max_proposals": 120, **rule}
-        return Detector(encoder, scorer, None, names, DetectionRule(**wanted))
+        return Detector(encoder, scorer, None, names, InferenceConfig(**wanted))
 
     return build
 

@@ -11,7 +11,7 @@ import torch
 
 from sppnet.app.settings import load_settings
 from sppnet.detection import (
-    DetectionSettings,
+    DetectionConfig,
     Detector,
     LinearScorer,
     PreparedImages,
@@ -28,7 +28,7 @@ from sppnet.images import draw_detection_set, load_image, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, sha256_file
 
 SCRIPT = Path(__file__).with_name("detector_to_kill.py")
-SETTINGS = DetectionSettings(
+SETTINGS = DetectionConfig(
     backbone="small5",
     weights="none",
     imgsz=(160,),
@@ -51,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture
 def prepare(scenes, cache):
-    def build(images=None, settings: DetectionSettings = SETTINGS) -> PreparedImages:
+    def build(images=None, settings: DetectionConfig = SETTINGS) -> PreparedImages:
         torch.manual_seed(0)
         encoder = build_encoder(settings)
         images = scenes.images if images is None else images
@@ -341,22 +341,22 @@ def test_nothing_usable_is_said(prepare, scenes, tmp_path: Path) -> None:
 def test_impossible_settings_are_refused_by_name(wrong: dict) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
-        DetectionSettings(**wrong)
+        DetectionConfig(**wrong)
     with pytest.raises(UsageError, match=name):
-        load_settings(DetectionSettings, None, wrong)
+        load_settings(DetectionConfig, None, wrong)
 
 
 def test_methods_of_proposals_are_checked_and_files_are_not_methods() -> None:
     with pytest.raises(ValueError, match="method must be one of"):
-        DetectionSettings(proposals="edges")
-    assert DetectionSettings(proposals="graph+grid").windows_file is None
-    assert DetectionSettings(proposals="runs/boxes.npz").windows_file == Path("runs/boxes.npz")
+        DetectionConfig(proposals="edges")
+    assert DetectionConfig(proposals="graph+grid").windows_file is None
+    assert DetectionConfig(proposals="runs/boxes.npz").windows_file == Path("runs/boxes.npz")
 
 
 @pytest.mark.parametrize("wish", [{"features": "fc7"}, {"classifier": "softmax"}])
 def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
     with pytest.raises(ValueError, match="need tune to be head or network"):
-        DetectionSettings(**wish)
+        DetectionConfig(**wish)
 
 
 TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_anchors": 40}

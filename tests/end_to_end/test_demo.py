@@ -19,7 +19,7 @@ from sppnet import Detector
 from sppnet.app.demo.measure import guess
 from sppnet.app.main import main
 from sppnet.classification import Classifier
-from sppnet.detection import DetectionRule
+from sppnet.detection import InferenceConfig
 from sppnet.images import open_detection_dataset
 
 COMMAND = [sys.executable, "-m", "sppnet", "demo", "--out", "demo"]
@@ -190,7 +190,9 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, ca
 
 def test_guessing_knows_nothing_but_the_windows() -> None:
     boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [20.0, 20.0, 30.0, 44.0]])
-    first, again, other = (guess({"a": boxes}, 3, DetectionRule(), seed)["a"] for seed in (0, 0, 1))
+    first, again, other = (
+        guess({"a": boxes}, 3, InferenceConfig(), seed)["a"] for seed in (0, 0, 1)
+    )
     assert first.count == 6
     assert torch.equal(first.scores, again.scores)
     assert not torch.equal(first.scores, other.scores)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from sppnet.classification.train.config import InputSizes, TrainingPlan
+from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.training.schedules import cosine_share, plateau_share
 from sppnet.training.seeds import seed_of
 
@@ -71,7 +71,7 @@ def test_cosine_falls_to_nearly_nothing() -> None:
 
 def test_rate_rises_in_the_first_epoch() -> None:
     for schedule in ("plateau", "cosine"):
-        plan = TrainingPlan(epochs=10, rate=0.1, schedule=schedule)
+        plan = TrainerConfig(epochs=10, rate=0.1, schedule=schedule)
         rates = [plan.rate_at([], step, 5) for step in range(5)]
         assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1])
         assert plan.rate_at([2.0], 0, 5) == pytest.approx(0.1)

@@ -14,11 +14,11 @@ from sppnet.classification import (
     Checkpoints,
     InputSizes,
     Processes,
-    SplitRule,
+    SplitConfig,
     SppNet,
+    TrainerConfig,
     TrainingImages,
     TrainingLog,
-    TrainingPlan,
     build_classifier,
     join_processes,
     open_class_data,
@@ -28,7 +28,7 @@ from sppnet.classification.train.loader import Epoch
 from sppnet.classification.train.trainer import add_gradients
 from sppnet.pooling import SpatialPyramidPool
 
-PLAN = TrainingPlan(
+PLAN = TrainerConfig(
     epochs=3,
     sizes=InputSizes.parse("natural:32"),
     batch=7,
@@ -57,7 +57,7 @@ def normalised_network() -> SppNet:
 
 def read(data: Path) -> tuple[TrainingImages, torch.Tensor]:
     """All images of the folder."""
-    found = open_class_data(data, SplitRule())
+    found = open_class_data(data, SplitConfig())
     return TrainingImages(found.paths, PLAN.short_side), found.labels
 
 

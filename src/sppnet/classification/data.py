@@ -30,7 +30,7 @@ FIT_SPLITS = ("trainval", "train")
 
 
 @dataclass(frozen=True)
-class SplitRule:
+class SplitConfig:
     """How images that come in one pile are divided.
 
     Args:
@@ -90,7 +90,7 @@ class ClassData:
     names: tuple[str, ...]
     problems: tuple[Problem, ...]
     given: Tensor | None
-    rule: SplitRule
+    rule: SplitConfig
 
     def splits(self, kept: Tensor | None = None) -> list[Split]:
         """Divide the images, or those that could be read.
@@ -148,7 +148,7 @@ class ClassData:
         )
 
 
-def open_class_data(root: str | Path, rule: SplitRule) -> ClassData:
+def open_class_data(root: str | Path, rule: SplitConfig) -> ClassData:
     """Find the images of a data set for fitting.
 
     Args:
@@ -213,7 +213,7 @@ def match_classes(dataset: ClassificationDataset, names: Sequence[str]) -> Tenso
     return labels
 
 
-def _join(parts: list[ClassificationDataset], rule: SplitRule) -> ClassData:
+def _join(parts: list[ClassificationDataset], rule: SplitConfig) -> ClassData:
     """Put the training and the test folder together; the reader gave both the same names."""
     given = [torch.full((len(part.paths),), index > 0) for index, part in enumerate(parts)]
     problems = {problem: None for part in parts for problem in part.problems}  # each once
@@ -324,7 +324,7 @@ def read_labelled(folder: Any, part: str) -> tuple[list[Path], list[str]]:
     """
     if not isinstance(folder, str | Path):
         raise TypeError(f"y must be given unless images is a folder, got {type(folder).__name__}")
-    data = open_class_data(folder, SplitRule())
+    data = open_class_data(folder, SplitConfig())
     for problem in data.problems:
         warnings.warn(str(problem), stacklevel=3)
     chosen = list(range(len(data.paths)))

@@ -22,7 +22,7 @@ from sppnet.classification.network import (
     pool_images,
 )
 from sppnet.classification.scoring import class_task
-from sppnet.classification.train.config import InputSizes, TrainingPlan
+from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
 from sppnet.classification.transfer.selection import COSTS, fit_best
@@ -239,7 +239,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Train trunk and head together."""
-        plan = TrainingPlan(
+        plan = TrainerConfig(
             epochs=self.epochs,
             sizes=InputSizes(tuple(self.sizes)),
             batch=self.batch,

@@ -1,13 +1,13 @@
 """Detection from features that are computed once per image."""
 
-from sppnet.detection.config import DetectionSettings
+from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import CombinedDetector, Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
 from sppnet.detection.feature_set import PreparedImages
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor
 from sppnet.detection.heads.classifiers import LinearScorer, WindowScorer
-from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningRule
-from sppnet.detection.postprocess import DetectionRule
+from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig
+from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose
@@ -19,15 +19,15 @@ __all__ = [
     "BoxCascade",
     "BoxRegressor",
     "CombinedDetector",
-    "DetectionRule",
-    "DetectionSettings",
+    "DetectionConfig",
     "Detector",
     "EncodedImage",
     "Encoder",
     "ExternalProposals",
     "HardNegativeMiner",
+    "InferenceConfig",
     "LinearScorer",
-    "MiningRule",
+    "MiningConfig",
     "PreparedImages",
     "WindowScorer",
     "build_encoder",

@@ -15,7 +15,7 @@ CROWD_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class SamplingRule:
+class SamplingConfig:
     """Constants of the fine-tuning.
 
     Args:
@@ -55,7 +55,7 @@ def label_windows(
     boxes: Tensor,
     image: LabelledImage,
     num_classes: int,
-    rule: SamplingRule | None = None,
+    rule: SamplingConfig | None = None,
     use_difficult: bool = False,
 ) -> Tensor:
     """Say what each window of an image shows.
@@ -84,7 +84,7 @@ def label_windows(
         >>> label_windows(windows, image, num_classes=3).tolist()
         [2, 3, -1]
     """
-    rule = rule or SamplingRule()
+    rule = rule or SamplingConfig()
     labels = torch.full((len(boxes),), UNUSED)
     if not len(image.boxes):
         return labels.fill_(num_classes)
@@ -120,7 +120,7 @@ def draw_windows(
     labels: Tensor,
     num_classes: int,
     count: int,
-    rule: SamplingRule | None = None,
+    rule: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw a part of a batch: positives first, then negatives.
@@ -144,7 +144,7 @@ def draw_windows(
         >>> labels[drawn].tolist().count(2)
         3
     """
-    wanted = round(count * (rule or SamplingRule()).positive_share)
+    wanted = round(count * (rule or SamplingConfig()).positive_share)
     is_positive = (labels >= 0) & (labels < num_classes)
     positives = _shuffled(is_positive.nonzero().flatten(), generator)
     negatives = _shuffled((labels == num_classes).nonzero().flatten(), generator)

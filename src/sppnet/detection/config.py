@@ -27,7 +27,7 @@ POSITIVE = (
 
 
 @dataclass(frozen=True)
-class DetectionSettings:
+class DetectionConfig:
     """Everything that decides what a trained detector is, besides the data."""
 
     backbone: str = "squeezenet1_1"

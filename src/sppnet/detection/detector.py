@@ -12,7 +12,7 @@ from sppnet.backbones import restore_backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regressor import BoxMover, restore_mover
 from sppnet.detection.heads.classifiers import WindowScorer, restore_scorer
-from sppnet.detection.postprocess import DetectionRule
+from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import windows_file
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
@@ -44,7 +44,7 @@ class Detector:
         >>> from sppnet.detection.heads.classifiers import LinearScorer
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
         >>> nothing = LinearScorer(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
-        >>> detector = Detector(encoder, nothing, None, ("thing",), DetectionRule(proposals="grid"))
+        >>> detector = Detector(encoder, nothing, None, ("thing",), InferenceConfig(proposals="grid"))
         >>> detector.predict(torch.rand(3, 60, 80)).boxes.shape
         torch.Size([0, 4])
 
@@ -58,7 +58,7 @@ class Detector:
         scorer: WindowScorer,
         mover: BoxMover | None,
         names: tuple[str, ...],
-        rule: DetectionRule | None = None,
+        rule: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
     ) -> None:
         if scorer.num_classes != len(names):
@@ -70,7 +70,7 @@ class Detector:
         self.scorer = scorer
         self.mover = mover
         self.names = tuple(names)
-        self.rule = rule or DetectionRule()
+        self.rule = rule or InferenceConfig()
         self.anchors = anchors
 
     def predict(self, image: ImageSource) -> Detections:
@@ -246,7 +246,7 @@ class Detector:
             restore_scorer(config["scorer"], tensors_under("scorer.", tensors)),
             mover and restore_mover(mover, tensors_under("mover.", tensors)),
             tuple(config["names"]),
-            DetectionRule(**config["rule"]),
+            InferenceConfig(**config["rule"]),
             anchors and AnchorProposer.restore(anchors, tensors_under("anchors.", tensors)),
         )
 
@@ -266,12 +266,12 @@ class CombinedDetector:
 
     Example:
         >>> from sppnet.backbones import build_backbone
-        >>> from sppnet.detection import DetectionRule, Encoder, LinearScorer
+        >>> from sppnet.detection import InferenceConfig, Encoder, LinearScorer
         >>> parts = []
         >>> for seed in (0, 1):
         ...     encoder = Encoder(build_backbone("small5"), short_sides=(96,))
         ...     scorer = LinearScorer(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
-        ...     parts.append(Detector(encoder, scorer, None, ("a",), DetectionRule("grid")))
+        ...     parts.append(Detector(encoder, scorer, None, ("a",), InferenceConfig("grid")))
         >>> CombinedDetector(parts).predict(torch.rand(3, 60, 80)).count
         0
 
@@ -330,7 +330,7 @@ class AnyDetector(Protocol):
     """What one detector and several have in common."""
 
     names: tuple[str, ...]
-    rule: DetectionRule
+    rule: InferenceConfig
 
     def encode(self, image: Tensor) -> Any:
         """Convolve an image, (3, H, W) RGB 0..1."""

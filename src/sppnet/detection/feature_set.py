@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sppnet.detection.config import DetectionSettings
+from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
@@ -66,7 +66,7 @@ class PreparedImages:
     @classmethod
     def of(
         cls,
-        settings: DetectionSettings,
+        settings: DetectionConfig,
         images: Sequence[LabelledImage],
         encoder: Encoder,
         cache: FeatureCache,

@@ -47,7 +47,7 @@ def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> D
 
 
 @dataclass(frozen=True)
-class DetectionRule:
+class InferenceConfig:
     """Constants of testing.
 
     Args:

@@ -7,19 +7,19 @@ from functools import cached_property
 from typing import Any
 
 from sppnet.backbones import build_backbone
-from sppnet.detection.config import DetectionSettings
+from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import PreparedImages
-from sppnet.detection.finetune.head import FcPlan, tune_head
+from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import tune_network
-from sppnet.detection.finetune.region_network import HeadBoxes, TuningPlan
-from sppnet.detection.heads.box_regression import BoxCascade, CascadeRule
+from sppnet.detection.finetune.region_network import HeadBoxes, NetworkTuningConfig
+from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.box_regressor import BoxMover
 from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
-from sppnet.detection.postprocess import DetectionRule
+from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
@@ -45,7 +45,7 @@ class TunedParts:
     encoder: Encoder | None = None
     boxes: HeadBoxes | None = None
 
-    def features(self, settings: DetectionSettings) -> WindowFeatures:
+    def features(self, settings: DetectionConfig) -> WindowFeatures:
         """What the SVMs are to see of a window."""
         layer = settings.layer_of_features
         return WindowFeatures(layer, None if layer == "pooled" else self.head)
@@ -54,7 +54,7 @@ class TunedParts:
 def tune(
     prepared: PreparedImages,
     num_classes: int,
-    settings: DetectionSettings,
+    settings: DetectionConfig,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
 ) -> TunedParts:
@@ -80,14 +80,14 @@ def tune(
     }
     if settings.tune == "head":
         head = tune_head(
-            prepared, num_classes, FcPlan(**shared), checkpoints=checkpoints, track=track
+            prepared, num_classes, HeadTuningConfig(**shared), checkpoints=checkpoints, track=track
         ).head
         return TunedParts(head)
     tuned = tune_network(
         prepared.usable,
         prepared.encoder,
         num_classes,
-        TuningPlan(**shared, trainable_from=settings.tune_from),
+        NetworkTuningConfig(**shared, trainable_from=settings.tune_from),
         prepared.all_windows,
         checkpoints=checkpoints,
         track=track,
@@ -96,7 +96,7 @@ def tune(
 
 
 def build_encoder(
-    settings: DetectionSettings,
+    settings: DetectionConfig,
     images: Sequence[LabelledImage] = (),
     *,
     download: bool = False,
@@ -127,7 +127,7 @@ def build_encoder(
 def train_detector(
     prepared: PreparedImages,
     names: Sequence[str],
-    settings: DetectionSettings,
+    settings: DetectionConfig,
     *,
     workers: int = 2,
     track: Track = no_tracking,
@@ -164,7 +164,7 @@ def train_detector(
 
 
 def wants_mirror(
-    images: Sequence[LabelledImage], num_classes: int, settings: DetectionSettings
+    images: Sequence[LabelledImage], num_classes: int, settings: DetectionConfig
 ) -> bool:
     """Say whether mirror images teach, too; if it is left open, where labels are few.
 
@@ -177,7 +177,7 @@ def wants_mirror(
         Whether they do.
 
     Example:
-        >>> wants_mirror([], 3, DetectionSettings(mirror="auto"))
+        >>> wants_mirror([], 3, DetectionConfig(mirror="auto"))
         True
     """
     if settings.mirror != "auto":
@@ -191,7 +191,7 @@ class _Training:
 
     prepared: PreparedImages
     names: tuple[str, ...]
-    settings: DetectionSettings
+    settings: DetectionConfig
     track: Track
     stage: Stage
 
@@ -223,10 +223,10 @@ class _Training:
         num_classes = len(self.names)
         return tune(self.prepared, num_classes, self.settings, checkpoints, self.track)
 
-    def _rule(self) -> DetectionRule:
+    def _rule(self) -> InferenceConfig:
         """How windows are found in new images: as in those of the training."""
         settings = self.settings
-        return DetectionRule(
+        return InferenceConfig(
             settings.proposals,
             settings.max_proposals,
             settings.seed,
@@ -280,7 +280,7 @@ class _Training:
             return None
         if settings.classifier == "softmax" and tuned.boxes is not None:
             return tuned.boxes
-        rule = CascadeRule(
+        rule = CascadeConfig(
             stages=settings.box_stages,
             strength=settings.box_strength,
             overlap=settings.box_overlap,

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import (
-    DetectionRule,
-    DetectionSettings,
+    DetectionConfig,
     Detector,
+    InferenceConfig,
     LinearScorer,
 )
 from sppnet.detection.detector import CombinedDetector
 from sppnet.detection.feature_set import PreparedImages, digest_weights
-from sppnet.detection.finetune.head import FcPlan, build_optimizer, tune_head
-from sppnet.detection.heads.box_regression import BoxCascade, CascadeRule
+from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
+from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
 from sppnet.errors import Problem
@@ -43,14 +43,14 @@ BUDGET_BYTES = 4_000_000_000
 BENCH_VERSION = 1
 
 
-def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -> FcPlan:
+def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -> HeadTuningConfig:
     """Make the plan of the 2014 code, with flips, shortened to some updates.
 
     Example:
         >>> build_plan(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).rate
         0.001
     """
-    return FcPlan(
+    return HeadTuningConfig(
         updates=updates,
         check_every=min(CHECK_EVERY, max(1, updates // 4)),
         flip=True,
@@ -64,7 +64,7 @@ def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -
 def tune_layers(
     prepared: PreparedImages,
     head: RegionHead,
-    plan: FcPlan,
+    plan: HeadTuningConfig,
     folder: Path,
     track: Track,
     *,
@@ -118,9 +118,7 @@ class DetectionBench:
     ) -> None:
         self.way, self.network, self.images = way, network, images
         self.supplies, self.track = supplies, way.label(track)
-        self.settings = DetectionSettings(
-            mirror="off", seed=supplies.seed
-        )  # constants of the paper
+        self.settings = DetectionConfig(mirror="off", seed=supplies.seed)  # constants of the paper
         self.cache = FeatureCache(supplies.out / "cache" / ("rcnn" if way.is_rcnn else "spp"))
         self.encoder = build_way_encoder(way, network, self.cache)
         self.train = self._prepare(images.train)
@@ -170,7 +168,7 @@ class DetectionBench:
         if not self._is_prepared:
             self._prepare_all()
         effort, seed = self.supplies.effort, self.supplies.seed
-        rule = DetectionRule(effort.proposals, effort.windows, seed)
+        rule = InferenceConfig(effort.proposals, effort.windows, seed)
         mover = self._boxes if row.moves_boxes else None
         scorer = self._scorer(row.layer, row.is_tuned)
         return Detector(self.encoder, scorer, mover, self.images.names, rule).to(
@@ -197,7 +195,7 @@ class DetectionBench:
     @cached_property
     def _boxes(self) -> BoxCascade:
         """Box regression on the pooled vectors: one stage, as in the paper."""
-        rule = CascadeRule(stages=1, per_image=self.supplies.effort.windows)
+        rule = CascadeConfig(stages=1, per_image=self.supplies.effort.windows)
         cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
         samples = self.train.tracked("fitting boxes", self.track)
         return cascade.fit(samples, self.encoder, self._scales.of(WindowFeatures()))

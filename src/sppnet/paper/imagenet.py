@@ -8,8 +8,8 @@ import torch
 
 from sppnet.classification import (
     Classifier,
+    TrainerConfig,
     TrainingImages,
-    TrainingPlan,
     View,
     predict_files,
     score_predictions,
@@ -101,7 +101,7 @@ def train_slot(
     return classifier, (*dataset.problems, *photos.problems)
 
 
-def slot_plan(slot: Slot, training: Training, seed: int) -> TrainingPlan:
+def slot_plan(slot: Slot, training: Training, seed: int) -> TrainerConfig:
     """Turn a kind of training into a plan.
 
     Example:
@@ -109,7 +109,7 @@ def slot_plan(slot: Slot, training: Training, seed: int) -> TrainingPlan:
         224
     """
     sizes = training.sizes if slot.kind == "multi" else (max(training.sizes),)
-    return TrainingPlan(
+    return TrainerConfig(
         epochs=training.epochs,
         sizes=InputSizes(sizes),
         batch=training.batch,

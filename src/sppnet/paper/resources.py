@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sppnet.classification import Classifier, SplitRule, open_class_data
+from sppnet.classification import Classifier, SplitConfig, open_class_data
 from sppnet.classification.data import scoring_split
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 from sppnet.storage import is_model
@@ -232,7 +232,7 @@ def draw_images(
 
 def _divided(root: Path, seed: int) -> tuple[ClassificationDataset, ClassificationDataset]:
     """The images to train on and those to score."""
-    data = open_class_data(root, SplitRule(seed=seed))
+    data = open_class_data(root, SplitConfig(seed=seed))
     every = ClassificationDataset(data.paths, data.labels, data.names, data.problems, root)
     split = data.splits()[0]
     return _take(every, split.train), _take(every, split.test)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sppnet.classification import SplitRule, open_class_data
+from sppnet.classification import SplitConfig, open_class_data
 from sppnet.classification.data import open_voc_data
 from sppnet.classification.transfer.fit import FitResult
 from sppnet.classification.transfer.recipe import RECIPES, Block
@@ -82,7 +82,7 @@ def _open_classes(root: Path, supplies: Supplies) -> TransferData:
     """Class folders under the Caltech-101 protocol, with fewer images where there are fewer."""
     smallest = min(read_class_folders(root).images_per_class().values())
     train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
-    rule = SplitRule(train, TEST_PER_CLASS, supplies.splits, supplies.seed)
+    rule = SplitConfig(train, TEST_PER_CLASS, supplies.splits, supplies.seed)
     return open_class_data(root, rule)
 
 

@@ -40,8 +40,8 @@ from sppnet.app.benchmark.report import (
 )
 from sppnet.app.benchmark.timing import (
     LEVELS,
-    BenchmarkPlan,
-    GrowthPlan,
+    BenchmarkConfig,
+    GrowthConfig,
     Pace,
     Timing,
     choose_plan,
@@ -52,7 +52,7 @@ from sppnet.app.main import main
 from sppnet.errors import UsageError
 from sppnet.pooling import check_regions, pool_regions, spatial_pyramid_pool
 
-TINY = BenchmarkPlan(
+TINY = BenchmarkConfig(
     pace=Pace(rounds=3, slow_rounds=1, slow_seconds=1, least_seconds=1e-5),
     sweep_pace=Pace(rounds=2, least_seconds=1e-6),
     windows=60,
@@ -63,7 +63,7 @@ TINY = BenchmarkPlan(
     mixed_maps=5,
     mixed_channels=3,
     mixed_sides=(2, 6),
-    growth=GrowthPlan((1_000, 2_000), (2, 4), (4, 8), ((1,), (7, 2)), few_channels=2),
+    growth=GrowthConfig((1_000, 2_000), (2, 4), (4, 8), ((1,), (7, 2)), few_channels=2),
     image_sides=(64,),
     gpu_windows=(20,),
 )

@@ -9,7 +9,7 @@ import torch
 from small_photos import PATTERNS, draw_folders, draw_pattern
 from sppnet.app.main import main
 from sppnet.app.settings import load_settings
-from sppnet.classification import Classifier, FitSettings
+from sppnet.classification import Classifier, FitConfig
 from sppnet.classification.classifier import ImageClassifier
 from sppnet.classification.predict import load_classifier
 from sppnet.classification.transfer.classifier import TransferClassifier
@@ -222,13 +222,13 @@ def test_dry_run_counts_all_blocks(data: Path, tmp_path: Path, capsys) -> None:
 def test_numbers_and_words_fill_the_same_settings(tmp_path: Path) -> None:
     file = tmp_path / "fit.toml"
     file.write_text('imgsz = 224\nc = 3\nlayer = "relu4,last"')
-    settings = load_settings(FitSettings, file, {})
+    settings = load_settings(FitConfig, file, {})
     assert (settings.imgsz, settings.costs) == (224, (3.0,))
     assert settings.recipes()[0].blocks == (Block("relu4"), Block())
     file.write_text('imgsz = "auto"\nrecipe = "best"')
-    recipes = load_settings(FitSettings, file, {"c": "auto"}).recipes()
+    recipes = load_settings(FitConfig, file, {"c": "auto"}).recipes()
     assert [recipe.blocks[0].short_side for recipe in recipes] == [160, 224, 320]
     assert recipes[1] == RECIPES["best"]
     file.write_text("c = true")
     with pytest.raises(UsageError, match="c must be"):
-        load_settings(FitSettings, file, {})
+        load_settings(FitConfig, file, {})

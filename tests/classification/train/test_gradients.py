@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sppnet.classification import Processes, SppNet, TrainingPlan, build_classifier
+from sppnet.classification import Processes, SppNet, TrainerConfig, build_classifier
 from sppnet.classification.train.loader import Part
 from sppnet.classification.train.trainer import (
     CLIP_NORM,
@@ -59,7 +59,7 @@ def _slow_gradients(
 
 def test_gradient_of_parts_and_groups_is_that_of_single_images(network, parts) -> None:
     expected, loss = _slow_gradients(network, parts)
-    outcome = add_gradients(network, parts, 9, TrainingPlan(), ALONE)
+    outcome = add_gradients(network, parts, 9, TrainerConfig(), ALONE)
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
     assert outcome.loss == pytest.approx(loss, rel=1e-5)
@@ -67,13 +67,13 @@ def test_gradient_of_parts_and_groups_is_that_of_single_images(network, parts) -
 
 def test_label_smoothing_is_torchs(network, parts) -> None:
     expected, _ = _slow_gradients(network, parts, smoothing=0.2)
-    add_gradients(network, parts, 9, TrainingPlan(label_smoothing=0.2), ALONE)
+    add_gradients(network, parts, 9, TrainerConfig(label_smoothing=0.2), ALONE)
     for parameter, gradient in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
 def test_shares_without_images_add_nothing(network) -> None:
-    outcome = add_gradients(network, [], 9, TrainingPlan(), ALONE)
+    outcome = add_gradients(network, [], 9, TrainerConfig(), ALONE)
     assert (outcome.loss, outcome.right) == (0, 0)
     assert all(not parameter.grad.any() for parameter in network.parameters())
 
@@ -82,7 +82,7 @@ def test_hits_are_counted(network, parts) -> None:
     with torch.no_grad():
         network.head[-1].weight.zero_()
         network.head[-1].bias.copy_(torch.tensor([0.0, 9, 0, 0]))
-    assert add_gradients(network, parts, 9, TrainingPlan(), ALONE).right == 3
+    assert add_gradients(network, parts, 9, TrainerConfig(), ALONE).right == 3
 
 
 @pytest.mark.parametrize("pool", ["spp", "6x6", "avg", "max"])
@@ -97,7 +97,7 @@ def test_groups_of_several_sizes_give_the_logits_of_each_image(pool: str, parts)
 
 
 def test_step_is_clipped_sgd(network, parts) -> None:
-    plan = TrainingPlan(momentum=0.0, weight_decay=0.0)
+    plan = TrainerConfig(momentum=0.0, weight_decay=0.0)
     before = [parameter.detach().clone() for parameter in network.parameters()]
     expected, _ = _slow_gradients(network, parts)
     length = torch.sqrt(sum((gradient**2).sum() for gradient in expected))
@@ -110,7 +110,7 @@ def test_step_is_clipped_sgd(network, parts) -> None:
 
 
 def test_trunk_has_its_own_rate_and_adamw_is_torchs(network, parts) -> None:
-    plan = TrainingPlan(optimizer="adamw", trunk_rate=0.1, weight_decay=0.01)
+    plan = TrainerConfig(optimizer="adamw", trunk_rate=0.1, weight_decay=0.01)
     peer = copy.deepcopy(network)
     optimizer = build_optimizer(network, plan)
     set_rate(optimizer, 1e-3)
@@ -132,7 +132,7 @@ def test_trunk_has_its_own_rate_and_adamw_is_torchs(network, parts) -> None:
 
 def test_mixed_precision_is_close_and_leaves_weights_in_float32(network, parts) -> None:
     expected, loss = _slow_gradients(network, parts)
-    outcome = add_gradients(network, parts, 9, TrainingPlan(mixed_precision=True), ALONE)
+    outcome = add_gradients(network, parts, 9, TrainerConfig(mixed_precision=True), ALONE)
     assert outcome.loss == pytest.approx(loss, rel=0.02)
     assert outcome.loss != pytest.approx(loss, rel=1e-7)  # it did compute in bfloat16
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
@@ -145,9 +145,9 @@ def test_loss_that_is_no_number_changes_no_weight(network, parts) -> None:
     with torch.no_grad():
         network.head[-1].bias.fill_(torch.nan)
     before = copy.deepcopy(network.backbone.state_dict())
-    optimizer = build_optimizer(network, TrainingPlan())
+    optimizer = build_optimizer(network, TrainerConfig())
     with pytest.raises(UsageError, match="training diverged"):
-        update(network, optimizer, parts, 9, TrainingPlan(), ALONE)
+        update(network, optimizer, parts, 9, TrainerConfig(), ALONE)
     after = network.backbone.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 

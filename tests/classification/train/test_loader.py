@@ -15,9 +15,9 @@ from small_photos import draw_folders
 from sppnet.classification import (
     InputSizes,
     Processes,
-    SplitRule,
+    SplitConfig,
+    TrainerConfig,
     TrainingImages,
-    TrainingPlan,
     open_class_data,
 )
 from sppnet.classification.train.loader import Epoch, equal_size_batches, prepare_ahead
@@ -32,7 +32,7 @@ def _order(seed: int) -> torch.Generator:
 
 @pytest.fixture(scope="module")
 def pile(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingImages, torch.Tensor]:
-    data = open_class_data(draw_folders(tmp_path_factory.mktemp("b") / "data", 12), SplitRule())
+    data = open_class_data(draw_folders(tmp_path_factory.mktemp("b") / "data", 12), SplitConfig())
     return TrainingImages(data.paths, 48), data.labels
 
 
@@ -67,7 +67,7 @@ def test_order_follows_the_seed() -> None:
 
 def test_natural_groups_are_whole_images_of_one_size(pile) -> None:
     images, labels = pile
-    epoch = Epoch(images, labels, TrainingPlan(sizes=NATURAL, batch=8), 0)
+    epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=8), 0)
     shown: list[int] = []
     for batch in epoch.batches:
         (part,) = epoch.parts(batch)
@@ -82,7 +82,7 @@ def test_natural_groups_are_whole_images_of_one_size(pile) -> None:
 def test_labels_follow_their_images_into_the_groups(pile) -> None:
     images, _ = pile
     numbers = torch.arange(len(images))
-    epoch = Epoch(images, numbers, TrainingPlan(sizes=NATURAL, batch=16, accumulate=3), 0)
+    epoch = Epoch(images, numbers, TrainerConfig(sizes=NATURAL, batch=16, accumulate=3), 0)
     expected = images.natural_sizes(48)
     for batch in epoch.batches:
         for part in epoch.parts(batch):
@@ -92,7 +92,7 @@ def test_labels_follow_their_images_into_the_groups(pile) -> None:
 
 def test_smaller_input_is_the_same_crop_resized(pile) -> None:
     images, _ = pile
-    draws = TrainingPlan().augmentation.draw(2, seed=0)
+    draws = TrainerConfig().augmentation.draw(2, seed=0)
     draws[:, 3:] = 0
     large = images.crops(torch.tensor([0, 1]), draws, 40, 40)
     small = images.crops(torch.tensor([0, 1]), draws, 40, 24)
@@ -102,7 +102,7 @@ def test_smaller_input_is_the_same_crop_resized(pile) -> None:
 
 def test_processes_share_every_batch_without_overlap(pile) -> None:
     images, labels = pile
-    epoch = Epoch(images, labels, TrainingPlan(sizes=NATURAL, batch=7), 0)
+    epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=7), 0)
     for batch in epoch.batches:
         shares = [Processes(rank, 10).share(batch) for rank in range(10)]
         assert torch.equal(torch.cat(shares), batch)
@@ -112,7 +112,7 @@ def test_processes_share_every_batch_without_overlap(pile) -> None:
 
 def test_workers_change_nothing_but_the_thread(pile) -> None:
     images, labels = pile
-    epoch = Epoch(images, labels, TrainingPlan(sizes=NATURAL, batch=8), 1)
+    epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=8), 1)
     runs = [list(prepare_ahead(epoch.parts, epoch.batches, workers)) for workers in (0, 1, 2)]
     for parts in zip(*runs, strict=True):
         for (first,), other in zip([parts[0]] * 2, parts[1:], strict=True):
@@ -150,7 +150,7 @@ def test_error_of_a_job_comes_out_in_its_place() -> None:
 
 
 def test_image_outside_memory_is_read_again(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitRule())
+    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitConfig())
     kept, read = (TrainingImages(data.paths, 32, memory_limit=limit) for limit in (1 << 30, 0))
     assert all(torch.equal(kept.photo(i), read.photo(i)) for i in range(8))
     assert kept.sizes_hw == read.sizes_hw == [tuple(kept.photo(i).shape[1:]) for i in range(8)]

@@ -13,10 +13,10 @@ from sppnet.classification import (
     Checkpoints,
     Classifier,
     InputSizes,
-    SplitRule,
+    SplitConfig,
     SppNet,
+    TrainerConfig,
     TrainingImages,
-    TrainingPlan,
     View,
     build_classifier,
     open_class_data,
@@ -40,8 +40,8 @@ def _network(seed: int = 0) -> SppNet:
     return build_classifier("small5", 4, dropout=0.5, feature_norm=20.0)
 
 
-def _images(folder: Path, plan: TrainingPlan) -> tuple[TrainingImages, torch.Tensor]:
-    data = open_class_data(folder, SplitRule())
+def _images(folder: Path, plan: TrainerConfig) -> tuple[TrainingImages, torch.Tensor]:
+    data = open_class_data(folder, SplitConfig())
     images = TrainingImages(data.paths, plan.short_side)
     return images, data.labels[images.kept]
 
@@ -52,12 +52,12 @@ def _same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 
 def test_training_from_scratch_beats_chance_and_an_untrained_trunk(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 40), SplitRule(train_per_class=24))
+    data = open_class_data(draw_folders(tmp_path / "d", 40), SplitConfig(train_per_class=24))
     (split,) = data.splits()
     test_paths = [data.paths[i] for i in split.test.tolist()]
     figures = {}
     for name, share in (("trained", 1.0), ("untrained trunk", 0.0)):
-        plan = TrainingPlan(
+        plan = TrainerConfig(
             epochs=12, sizes=InputSizes((40, 48)), batch=16, rate=0.05, trunk_rate=share
         )
         images = TrainingImages([data.paths[i] for i in split.train.tolist()], plan.short_side)
@@ -72,7 +72,7 @@ def test_training_from_scratch_beats_chance_and_an_untrained_trunk(tmp_path: Pat
 
 @pytest.mark.parametrize("text", ["24,32", "24-32", "natural:32"])
 def test_every_image_is_shown_once_an_epoch(folder: Path, monkeypatch, text: str) -> None:
-    plan = TrainingPlan(epochs=3, sizes=InputSizes.parse(text), batch=10)
+    plan = TrainerConfig(epochs=3, sizes=InputSizes.parse(text), batch=10)
     images, labels = _images(folder, plan)
     method = "naturals" if plan.sizes.natural else "crops"
     shown: list[tuple[int, list[int]]] = []
@@ -94,7 +94,7 @@ def test_every_image_is_shown_once_an_epoch(folder: Path, monkeypatch, text: str
 
 
 def test_frozen_trunk_keeps_every_bit(folder: Path) -> None:
-    plan = TrainingPlan(epochs=1, sizes=InputSizes((32,)), trunk_rate=0.0)
+    plan = TrainerConfig(epochs=1, sizes=InputSizes((32,)), trunk_rate=0.0)
     network, before = _network(), _network()
     train_network(network, *_images(folder, plan), plan)
     assert _same(network.backbone, before.backbone)
@@ -102,8 +102,8 @@ def test_frozen_trunk_keeps_every_bit(folder: Path) -> None:
 
 
 def test_images_outside_the_memory_limit_train_to_the_same_bits(folder: Path) -> None:
-    plan = TrainingPlan(epochs=2, sizes=InputSizes((32,)), batch=8)
-    data = open_class_data(folder, SplitRule())
+    plan = TrainerConfig(epochs=2, sizes=InputSizes((32,)), batch=8)
+    data = open_class_data(folder, SplitConfig())
     networks = []
     for limit in (1 << 30, 20_000):
         images = TrainingImages(data.paths, plan.short_side, memory_limit=limit)
@@ -114,7 +114,7 @@ def test_images_outside_the_memory_limit_train_to_the_same_bits(folder: Path) ->
 
 
 def test_global_random_numbers_are_left_alone(folder: Path) -> None:
-    plan = TrainingPlan(epochs=1, sizes=InputSizes((24,)))
+    plan = TrainerConfig(epochs=1, sizes=InputSizes((24,)))
     network, (images, labels) = _network(), _images(folder, plan)
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -156,7 +156,7 @@ def test_stopped_training_goes_on_with_the_same_bits(
     folder: Path, tmp_path: Path, more: dict
 ) -> None:
     """Stopped inside epochs and between them; the state is saved after every update."""
-    plan = TrainingPlan(epochs=4, batch=8, **{**EVERYTHING, **more})
+    plan = TrainerConfig(epochs=4, batch=8, **{**EVERYTHING, **more})
     images, labels = _images(folder, plan)
     straight = _network()
     whole = train_network(straight, images, labels, plan)
@@ -179,7 +179,7 @@ def test_stopped_training_goes_on_with_the_same_bits(
 
 
 def test_states_inside_an_epoch_come_as_often_as_asked(folder: Path, tmp_path: Path) -> None:
-    plan = TrainingPlan(epochs=1, sizes=InputSizes((24,)), batch=8)
+    plan = TrainerConfig(epochs=1, sizes=InputSizes((24,)), batch=8)
     images, labels = _images(folder, plan)
     for name, seconds in (("often", 0), ("seldom", 1000)):
         states = Checkpoints(tmp_path / name, every_seconds=seconds)
@@ -193,7 +193,7 @@ def test_states_inside_an_epoch_come_as_often_as_asked(folder: Path, tmp_path: P
 
 
 def test_run_goes_on_with_the_threads_that_it_began_with(folder: Path, tmp_path: Path) -> None:
-    plan = TrainingPlan(epochs=2, sizes=InputSizes((24,)), batch=8)
+    plan = TrainerConfig(epochs=2, sizes=InputSizes((24,)), batch=8)
     images, labels = _images(folder, plan)
     states = Checkpoints(tmp_path)
     with pytest.raises(Stop):
@@ -214,7 +214,7 @@ def test_run_goes_on_with_the_threads_that_it_began_with(folder: Path, tmp_path:
 
 
 def test_average_is_what_the_training_leaves(folder: Path) -> None:
-    plan = TrainingPlan(epochs=2, sizes=InputSizes((24,)), batch=8, rate=0.1)
+    plan = TrainerConfig(epochs=2, sizes=InputSizes((24,)), batch=8, rate=0.1)
     networks = []
     for averaging in (0.0, 0.5):
         images, labels = _images(folder, plan)
@@ -228,7 +228,7 @@ def test_average_is_what_the_training_leaves(folder: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_do_not_change_the_result(folder: Path, workers: int) -> None:
-    plan = TrainingPlan(epochs=2, sizes=InputSizes((24, 32)), batch=8)
+    plan = TrainerConfig(epochs=2, sizes=InputSizes((24, 32)), batch=8)
     networks = []
     for count in (0, workers):
         networks.append(_network())
@@ -237,13 +237,13 @@ def test_workers_do_not_change_the_result(folder: Path, workers: int) -> None:
 
 
 def test_rate_of_the_history_follows_the_plateau(folder: Path) -> None:
-    plan = TrainingPlan(epochs=10, sizes=InputSizes((24,)), rate=0.01, trunk_rate=0.0)
+    plan = TrainerConfig(epochs=10, sizes=InputSizes((24,)), rate=0.01, trunk_rate=0.0)
     history = train_network(_network(), *_images(folder, plan), plan)
     assert [row["rate"] for row in history] == pytest.approx([0.01] * 6 + [0.001] * 2 + [1e-4] * 2)
 
 
 def test_torn_newest_state_falls_back_to_the_one_before(folder: Path, tmp_path: Path) -> None:
-    plan = TrainingPlan(epochs=3, sizes=InputSizes((24,)), batch=8)
+    plan = TrainerConfig(epochs=3, sizes=InputSizes((24,)), batch=8)
     images, labels = _images(folder, plan)
     states = Checkpoints(tmp_path / "states")
     straight = _network()
@@ -259,7 +259,7 @@ def test_torn_newest_state_falls_back_to_the_one_before(folder: Path, tmp_path: 
 
 
 def test_state_of_another_network_is_refused(folder: Path, tmp_path: Path) -> None:
-    plan = TrainingPlan(epochs=1, sizes=InputSizes((24,)))
+    plan = TrainerConfig(epochs=1, sizes=InputSizes((24,)))
     states = Checkpoints(tmp_path)
     train_network(_network(), *_images(folder, plan), plan, checkpoints=states)
     other = build_classifier("small5", 5)
@@ -271,7 +271,7 @@ def test_loss_that_is_no_number_is_said(folder: Path) -> None:
     network = _network()
     with torch.no_grad():
         network.head[-1].bias.fill_(torch.nan)
-    plan = TrainingPlan(epochs=1, sizes=InputSizes((24,)))
+    plan = TrainerConfig(epochs=1, sizes=InputSizes((24,)))
     with pytest.raises(UsageError, match="training diverged"):
         train_network(network, *_images(folder, plan), plan)
 
@@ -279,7 +279,7 @@ def test_loss_that_is_no_number_is_said(folder: Path) -> None:
 def test_bad_images_are_left_out_once(tmp_path: Path) -> None:
     folder = draw_folders(tmp_path / "d", 3)
     bad = spoil(folder)
-    images, labels = _images(folder, TrainingPlan(sizes=InputSizes((24,))))
+    images, labels = _images(folder, TrainerConfig(sizes=InputSizes((24,))))
     assert len(images) == len(labels) == 12
     assert sorted(p.path for p in images.problems) == sorted(map(str, bad))
 
@@ -301,7 +301,7 @@ def test_bad_images_are_left_out_once(tmp_path: Path) -> None:
 )
 def test_impossible_plans_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="must be"):
-        TrainingPlan(**wrong)
+        TrainerConfig(**wrong)
 
 
 def test_sizes_of_none_are_refused() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sppnet.classification import Checkpoints
 from sppnet.detection import PreparedImages
-from sppnet.detection.assign import SamplingRule, label_windows
+from sppnet.detection.assign import SamplingConfig, label_windows
 from sppnet.detection.finetune.head import (
-    FcPlan,
+    HeadTuningConfig,
     WindowPool,
     build_head,
     build_optimizer,
@@ -32,8 +32,13 @@ from sppnet.storage import FeatureCache
 LENGTH, K = 60, 2
 
 
-PLAN = FcPlan(
-    updates=80, check_every=20, rule=SamplingRule(batch=32), widths=(16, 8), dropout=0.1, rate=0.05
+PLAN = HeadTuningConfig(
+    updates=80,
+    check_every=20,
+    rule=SamplingConfig(batch=32),
+    widths=(16, 8),
+    dropout=0.1,
+    rate=0.05,
 )
 
 
@@ -58,7 +63,7 @@ def test_head_learns_what_unseen_windows_show() -> None:
 
 def test_state_of_least_validation_loss_is_kept() -> None:
     noisy = _pool(40, noise=4.0)  # learnt by heart: unseen windows get worse and worse
-    plan = FcPlan(updates=300, check_every=10, rule=PLAN.rule, widths=(64, 32), dropout=0.0,
+    plan = HeadTuningConfig(updates=300, check_every=10, rule=PLAN.rule, widths=(64, 32), dropout=0.0,
                   rate=0.05)  # fmt: skip
     judged = _pool(300, seed=1, noise=4.0)
     tuned = tune_on_windows(noisy, judged, K, plan)
@@ -115,7 +120,7 @@ def test_vectors_come_in_with_a_mean_square_of_one() -> None:
 
 
 def test_one_step_is_sgd_written_out() -> None:
-    plan = FcPlan(widths=(4, 4), weight_decay=0.1, rate=0.5, momentum=0.9)
+    plan = HeadTuningConfig(widths=(4, 4), weight_decay=0.1, rate=0.5, momentum=0.9)
     head = build_head(_pool(), K, plan)
     optimizer = build_optimizer(head, plan)
     before = {name: p.detach().clone() for name, p in head.named_parameters()}
@@ -144,11 +149,11 @@ def test_what_cannot_be_learnt_is_refused() -> None:
 @pytest.mark.parametrize("name", ["updates", "check_every", "per_image", "rate"])
 def test_impossible_plans_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be"):
-        FcPlan(**{name: 0})
+        HeadTuningConfig(**{name: 0})
 
 
 def test_budget_bounds_the_windows_whatever_the_number_of_images() -> None:
-    plan = FcPlan(budget_bytes=2 * 1000 * 5_000)
+    plan = HeadTuningConfig(budget_bytes=2 * 1000 * 5_000)
     for images in (1, 10, 100, 10_000, 10**6):
         looked_at, each = plan.share_out(images, length=1000)
         assert looked_at * each <= 5_000
@@ -156,8 +161,8 @@ def test_budget_bounds_the_windows_whatever_the_number_of_images() -> None:
         assert 4 <= each <= 64
 
 
-PLAN_FC_WINDOWS = FcPlan(
-    per_image=16, rule=SamplingRule(batch=16), updates=20, check_every=10, widths=(8, 8)
+PLAN_FC_WINDOWS = HeadTuningConfig(
+    per_image=16, rule=SamplingConfig(batch=16), updates=20, check_every=10, widths=(8, 8)
 )
 
 

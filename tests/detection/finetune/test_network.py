@@ -10,13 +10,13 @@ from torch import nn
 
 from sppnet.backbones import build_backbone, restore_backbone
 from sppnet.detection import Encoder, propose
-from sppnet.detection.assign import SamplingRule
+from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.finetune.batches import WindowSampler, split_images
 from sppnet.detection.finetune.network import _Tuning, tune_network
 from sppnet.detection.finetune.region_network import (
     BoxLayer,
     HeadBoxes,
-    TuningPlan,
+    NetworkTuningConfig,
     build_optimizer,
     build_region_network,
     choose_trained,
@@ -28,7 +28,9 @@ from sppnet.pooling import spatial_pyramid_pool
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.log import TrainingLog
 
-PLAN = TuningPlan(updates=6, check_every=3, rule=SamplingRule(batch=32), widths=(16, 16), rate=0.02)
+PLAN = NetworkTuningConfig(
+    updates=6, check_every=3, rule=SamplingConfig(batch=32), widths=(16, 16), rate=0.02
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def _draw(sampler: WindowSampler, updates: int):
 
 def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, windows) -> None:
     things = [image for image in scenes if len(image.boxes)]
-    sampler = WindowSampler(things, windows, len(scenes.names), SamplingRule(batch=32))
+    sampler = WindowSampler(things, windows, len(scenes.names), SamplingConfig(batch=32))
     samples = sampler.draw(0)
     assert [len(sample.labels) for sample in samples] == [16, 16]
     shares = [(s.labels < len(scenes.names)).float().mean().item() for s in _draw(sampler, 6)]
@@ -64,14 +66,16 @@ def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, windows) -
 
 def test_every_image_comes_once_in_a_turn_mirrored_or_not(scenes, windows) -> None:
     images = scenes.images[:6]
-    sampler = WindowSampler(images, windows, len(scenes.names), SamplingRule(batch=8), 2, (64, 96))
+    sampler = WindowSampler(
+        images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (64, 96)
+    )
     sums = sorted(float(sample.image.sum()) for sample in _draw(sampler, 3))
     assert sums == pytest.approx(sorted(float(image.load().sum()) for image in images), rel=1e-5)
     assert {sample.short_side for sample in _draw(sampler, 9)} == {64, 96}
 
 
 def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
-    first = WindowSampler(scenes.images, windows, len(scenes.names), SamplingRule(batch=8))
+    first = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
     again = replace(first)
     first.draw(0)
     for one, other in zip(first.draw(3), again.draw(3), strict=True):
@@ -81,7 +85,7 @@ def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
 
 
 def test_mirrored_windows_show_the_same_thing(scenes, windows) -> None:
-    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingRule(batch=16))
+    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=16))
     seen = set()
     for sample in _draw(sampler, 12):
         original = next(
@@ -119,7 +123,7 @@ def test_gradient_goes_through_the_pooling_to_the_first_layer_that_learns_and_no
 def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, windows, encoder) -> None:
     network = build_region_network(encoder, len(scenes.names), PLAN)
     sampler = WindowSampler(
-        scenes.images, windows, len(scenes.names), SamplingRule(batch=8), 2, (96,)
+        scenes.images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (96,)
     )
     samples = sampler.draw(1)
     direction = torch.randn(8, encoder.length, generator=torch.manual_seed(2))
@@ -258,7 +262,7 @@ def test_best_state_on_the_validation_images_is_kept(
 
 
 def test_mixed_precision_changes_the_last_bits_only(scenes, windows, encoder) -> None:
-    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingRule(batch=8))
+    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
     exact, rounded = (
         build_region_network(encoder, len(scenes.names), replace(PLAN, mixed_precision=mixed))
         for mixed in (False, True)
@@ -321,4 +325,4 @@ def test_no_object_is_said(scenes, windows, encoder) -> None:
 )
 def test_impossible_plans_are_refused(wrong: dict, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
-        TuningPlan(**wrong)
+        NetworkTuningConfig(**wrong)

@@ -13,7 +13,7 @@ from sppnet.detection.heads.box_regression import (
     BoxCascade,
     BoxRegressor,
     BoxSamples,
-    CascadeRule,
+    CascadeConfig,
     _whitening,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
@@ -175,7 +175,7 @@ def _overlap(cascade: BoxCascade) -> float:
 
 def _fitted(**rule) -> BoxCascade:
     rule = {"strength": 1.0, **rule}
-    return BoxCascade(2, CascadeRule(**rule)).fit([_image(seed) for seed in range(40)], _Eye())
+    return BoxCascade(2, CascadeConfig(**rule)).fit([_image(seed) for seed in range(40)], _Eye())
 
 
 def test_each_stage_comes_closer() -> None:
@@ -185,7 +185,7 @@ def test_each_stage_comes_closer() -> None:
 
 def test_one_stage_is_the_released_regression() -> None:
     samples = [_image(seed) for seed in range(0, 20, 2)]  # of one class
-    cascade = BoxCascade(2, CascadeRule(stages=1, strength=50.0, per_image=999))
+    cascade = BoxCascade(2, CascadeConfig(stages=1, strength=50.0, per_image=999))
     cascade.fit(samples, _Eye())
     features, boxes, targets = [], [], []
     for image, encoded, windows in samples:
@@ -214,8 +214,8 @@ def test_class_agnostic_has_one_regression_for_all() -> None:
 
 def test_feature_scale_goes_into_the_weights() -> None:
     samples = [_image(seed) for seed in range(10)]
-    rule = CascadeRule(stages=1, strength=4.0)
-    plain = BoxCascade(2, CascadeRule(stages=1, strength=1.0)).fit(samples, _Eye())
+    rule = CascadeConfig(stages=1, strength=4.0)
+    plain = BoxCascade(2, CascadeConfig(stages=1, strength=1.0)).fit(samples, _Eye())
     scaled = BoxCascade(2, rule).fit(samples, _Eye(), feature_scale=2.0)
     # twice the features at four times the penalty: the same but for the constant's own penalty
     found, expected = scaled.tensors()["weights"], plain.tensors()["weights"]
@@ -257,7 +257,7 @@ def test_marked_objects_teach_nothing() -> None:
 @pytest.mark.parametrize("name", ["stages", "per_image", "most_samples"])
 def test_numbers_must_be_positive(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        CascadeRule(**{name: 0})
+        CascadeConfig(**{name: 0})
 
 
 def test_samples_must_last() -> None:

@@ -10,10 +10,10 @@ import torch
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from sppnet.detection import HardNegativeMiner, MiningRule
+from sppnet.detection import HardNegativeMiner, MiningConfig
 from sppnet.detection.heads.hard_negatives import NEVER, RowSample
 
-RULE = MiningRule(cost=0.003, refit_after=120)
+RULE = MiningConfig(cost=0.003, refit_after=120)
 
 
 def _problem(images: int = 8, windows: int = 150, classes: int = 3, length: int = 24):
@@ -33,7 +33,7 @@ def _problem(images: int = 8, windows: int = 150, classes: int = 3, length: int 
     return [4 * rows for rows in positives], data  # of mean length 20, as the trainer scales them
 
 
-def _mine(positives: list[Tensor], data, rule: MiningRule = RULE) -> HardNegativeMiner:
+def _mine(positives: list[Tensor], data, rule: MiningConfig = RULE) -> HardNegativeMiner:
     miner = HardNegativeMiner(positives, rule)
     for features, is_negative in data:
         is_hard = miner.choose(features @ miner.weights_ + miner.bias_, is_negative)
@@ -47,7 +47,7 @@ def _all_negatives(data, label: int) -> Tensor:
     return torch.cat([features[negative[:, label]] for features, negative in data])
 
 
-def _full_svm(positives: Tensor, negatives: Tensor, rule: MiningRule) -> tuple[Tensor, float]:
+def _full_svm(positives: Tensor, negatives: Tensor, rule: MiningConfig) -> tuple[Tensor, float]:
     """sklearn's liblinear on every negative; a large intercept scaling all but frees the bias."""
     rows = torch.cat([positives, negatives]).double().numpy()
     signs = np.r_[np.ones(len(positives)), -np.ones(len(negatives))]
@@ -70,7 +70,7 @@ def _objective(positives: Tensor, negatives: Tensor, weights: Tensor, bias: floa
 
 @pytest.mark.parametrize("cost", [0.0003, 0.001, 0.003])
 def test_one_fit_is_the_svm_of_sklearn(cost: float) -> None:
-    rule = MiningRule(cost=cost, tolerance=1e-5, refit_after=10**6)
+    rule = MiningConfig(cost=cost, tolerance=1e-5, refit_after=10**6)
     positives, data = _problem(images=2)
     features = torch.cat([rows for rows, _ in data])
     negative = torch.cat([flags for _, flags in data])
@@ -161,13 +161,13 @@ def test_easy_negatives_are_forgotten() -> None:
         scores = _all_negatives(data, label) @ miner.weights_[:, label] + miner.bias_[label]
         inside = int((scores > -1 + 0.02).sum())
         assert inside <= miner.held[label] <= int((scores > RULE.easy_below - 0.1).sum())
-    choosy = _mine(positives, data, MiningRule(cost=0.003, refit_after=120, easy_below=-1.0))
+    choosy = _mine(positives, data, MiningConfig(cost=0.003, refit_after=120, easy_below=-1.0))
     assert sum(choosy.held) < sum(miner.held)
 
 
 def test_classes_share_rows_as_if_each_were_alone() -> None:
     positives, data = _problem()
-    rule = MiningRule(cost=0.003, refit_after=120, tolerance=1e-6)
+    rule = MiningConfig(cost=0.003, refit_after=120, tolerance=1e-6)
     together = _mine(positives, data, rule)
     for label in range(3):
         one = [(features, negative[:, label : label + 1]) for features, negative in data]
@@ -190,7 +190,7 @@ def test_sample_of_the_positives_weighs_as_much_as_all() -> None:
 
 def test_budget_holds_whatever_the_number_of_images() -> None:
     positives, data = _problem(images=30)
-    rule = MiningRule(cost=0.003, refit_after=120, budget_bytes=400 * 2 * 24)
+    rule = MiningConfig(cost=0.003, refit_after=120, budget_bytes=400 * 2 * 24)
     free, bound = _mine(positives, data), HardNegativeMiner(positives, rule)
     for features, negative in data:
         chosen = bound.choose(features @ bound.weights_ + bound.bias_, negative)
@@ -211,7 +211,7 @@ def test_budget_holds_whatever_the_number_of_images() -> None:
 
 def test_nothing_fits_into_a_tiny_budget_and_nothing_breaks() -> None:
     positives, data = _problem(classes=1)
-    miner = _mine(positives, data, MiningRule(cost=0.003, budget_bytes=2))
+    miner = _mine(positives, data, MiningConfig(cost=0.003, budget_bytes=2))
     assert miner.held == [0]
     assert miner.bias_.tolist() == [NEVER]
 
@@ -224,9 +224,9 @@ def test_mining_twice_gives_the_same_bits() -> None:
 
 def test_refit_waits_for_enough_new_negatives() -> None:
     positives, data = _problem()
-    patient = _mine(positives, data, MiningRule(cost=0.003, refit_after=10**6))
+    patient = _mine(positives, data, MiningConfig(cost=0.003, refit_after=10**6))
     assert [len(values) for values in patient.objectives_] == [2, 2, 2]  # first image and the end
-    eager = _mine(positives, data, MiningRule(cost=0.003, refit_after=20))
+    eager = _mine(positives, data, MiningConfig(cost=0.003, refit_after=20))
     assert all(len(values) > 3 for values in eager.objectives_)
 
 

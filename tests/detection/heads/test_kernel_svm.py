@@ -6,7 +6,12 @@ import torch
 from sklearn.kernel_ridge import KernelRidge
 from torch import Tensor
 
-from sppnet.detection.heads.kernel_svm import KernelRule, fit_kernel, gaussian_kernel, mine_kernel
+from sppnet.detection.heads.kernel_svm import (
+    KernelSvmConfig,
+    fit_kernel,
+    gaussian_kernel,
+    mine_kernel,
+)
 from sppnet.errors import NothingUsableError
 
 
@@ -34,7 +39,9 @@ def test_kernel_is_the_formula_pair_by_pair() -> None:
 
 def test_all_rows_as_centres_give_kernel_ridge_regression() -> None:
     rows, is_inside = _rings(60)
-    rule = KernelRule(centres=60, strength=1e-2, positive_share=0.25)  # the share that they have
+    rule = KernelSvmConfig(
+        centres=60, strength=1e-2, positive_share=0.25
+    )  # the share that they have
     scorer = fit_kernel(rows, _targets(is_inside)[:, :1], rule)
     ridge = KernelRidge(alpha=60 * 1e-2, kernel="rbf", gamma=1 / (2 * scorer.width**2))
     ridge.fit(rows.double().numpy(), _targets(is_inside)[:, 0].double().numpy() + 1)
@@ -44,7 +51,7 @@ def test_all_rows_as_centres_give_kernel_ridge_regression() -> None:
 
 def test_solution_has_no_gradient_left() -> None:
     rows, is_inside = _rings(80)
-    rule = KernelRule(centres=20, strength=1e-3)
+    rule = KernelSvmConfig(centres=20, strength=1e-3)
     scorer = fit_kernel(rows, _targets(is_inside), rule)
     likeness = gaussian_kernel(rows, scorer.centres, scorer.width).double()
     among = gaussian_kernel(scorer.centres, scorer.centres, scorer.width).double()
@@ -58,7 +65,7 @@ def test_solution_has_no_gradient_left() -> None:
 
 def test_disc_and_ring_are_told_apart_and_far_windows_are_neither() -> None:
     rows, is_inside = _rings()
-    scorer = fit_kernel(rows, _targets(is_inside), KernelRule(centres=40, width=0.5))
+    scorer = fit_kernel(rows, _targets(is_inside), KernelSvmConfig(centres=40, width=0.5))
     scores = scorer.decide(rows)
     assert float(((scores[:, 0] > 0) == is_inside).float().mean()) > 0.98
     assert float(((scores[:, 1] > 0) != is_inside).float().mean()) > 0.98
@@ -70,7 +77,7 @@ def test_mining_in_batches_comes_close_to_all_at_once(batch: int) -> None:
     rows, is_inside = _rings()
     inside, outside = rows[is_inside], rows[~is_inside]
     images = [(part, torch.ones(len(part), 1, dtype=torch.bool)) for part in outside.split(20)]
-    rule = KernelRule(centres=60, width=0.5, batch=batch)
+    rule = KernelSvmConfig(centres=60, width=0.5, batch=batch)
     scorer = mine_kernel([inside], images, rule)
     assert float((scorer.decide(rows)[:, 0] > 0).eq(is_inside).float().mean()) > 0.98
 
@@ -78,13 +85,15 @@ def test_mining_in_batches_comes_close_to_all_at_once(batch: int) -> None:
 def test_class_without_positives_never_fires() -> None:
     rows, is_inside = _rings()
     images = [(rows[~is_inside], torch.ones(300, 2, dtype=torch.bool))]
-    scorer = mine_kernel([rows[is_inside], rows[:0]], images, KernelRule(centres=40))
+    scorer = mine_kernel([rows[is_inside], rows[:0]], images, KernelSvmConfig(centres=40))
     assert bool((scorer.decide(rows)[:, 1] == -1).all())
 
 
 def test_same_seed_gives_the_same_bits_and_nothing_to_learn_is_refused() -> None:
     rows, is_inside = _rings()
-    first, second = (fit_kernel(rows, _targets(is_inside), KernelRule(centres=9)) for _ in "ab")
+    first, second = (
+        fit_kernel(rows, _targets(is_inside), KernelSvmConfig(centres=9)) for _ in "ab"
+    )
     assert torch.equal(first.weights, second.weights)
     with pytest.raises(NothingUsableError, match="no window shows an object"):
-        fit_kernel(rows, torch.full((400, 1), -1.0), KernelRule())
+        fit_kernel(rows, torch.full((400, 1), -1.0), KernelSvmConfig())

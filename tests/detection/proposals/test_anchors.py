@@ -8,7 +8,7 @@ import torch
 
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.proposals.anchor_boxes import AnchorEquations, ChannelAxes
-from sppnet.detection.proposals.anchors import AnchorProposer, AnchorRule, MapGeometry
+from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, MapGeometry
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
 
@@ -35,7 +35,7 @@ def _scene(seed: int, count: int = 3, size_hw: tuple[int, int] = (160, 200)):
 
 
 def _fitted(**rule) -> AnchorProposer:
-    return AnchorProposer(GEOMETRY, AnchorRule(**rule)).fit([_scene(i) for i in range(30)])
+    return AnchorProposer(GEOMETRY, AnchorConfig(**rule)).fit([_scene(i) for i in range(30)])
 
 
 def test_equations_give_weighted_ridge_regression() -> None:

@@ -32,7 +32,7 @@ from sppnet.app.benchmark.report import Comparison, Goal, Growth, Results, check
 from sppnet.app.benchmark.timing import (
     GOAL_THREADS,
     LEVELS,
-    BenchmarkPlan,
+    BenchmarkConfig,
     Call,
     Pace,
     Timing,
@@ -55,7 +55,7 @@ COMPARED = 50
 MANY = 1_000
 
 
-def compare_forward(plan: BenchmarkPlan) -> Results:
+def compare_forward(plan: BenchmarkConfig) -> Results:
     """Cases 1 to 4: forward, with several threads and with one, on each map."""
     results = Results()
     for number, shape in enumerate(plan.region_maps):
@@ -69,7 +69,7 @@ def compare_forward(plan: BenchmarkPlan) -> Results:
 
 
 def _prepare_forward(
-    plan: BenchmarkPlan, shape: tuple[int, int, int]
+    plan: BenchmarkConfig, shape: tuple[int, int, int]
 ) -> tuple[dict[str, Call], dict[str, float]]:
     """Draw one map and its windows; give the four contenders, after comparing their answers."""
     features = draw_map((1, *shape), plan.seed)
@@ -130,7 +130,7 @@ def _map_size(shape: tuple[int, int, int]) -> str:
     return f"{shape[0]}x{shape[1]}x{shape[2]}"
 
 
-def compare_training(plan: BenchmarkPlan) -> Results:
+def compare_training(plan: BenchmarkConfig) -> Results:
     """Case 5: forward and backward on the first map, one thread."""
     shape = plan.region_maps[0]
     features = draw_map((1, *shape), plan.seed).requires_grad_()
@@ -149,7 +149,7 @@ def compare_training(plan: BenchmarkPlan) -> Results:
     return Results([made])
 
 
-def compare_whole(plan: BenchmarkPlan) -> Results:
+def compare_whole(plan: BenchmarkConfig) -> Results:
     """Case 6: forward, both layouts beside the textbook in NCHW, one thread."""
     results, textbook = Results(), TextbookPyramid(LEVELS)
     for shape, goal in zip(plan.whole_maps, FORWARD_GOALS, strict=True):
@@ -169,7 +169,7 @@ def compare_whole(plan: BenchmarkPlan) -> Results:
     return results
 
 
-def compare_whole_training(plan: BenchmarkPlan) -> Results:
+def compare_whole_training(plan: BenchmarkConfig) -> Results:
     """Case 7: forward and backward, both in the same layout, one thread."""
     results = Results()
     for shape in plan.whole_maps:
@@ -182,7 +182,7 @@ def compare_whole_training(plan: BenchmarkPlan) -> Results:
     return results
 
 
-def sweep_shapes(plan: BenchmarkPlan) -> Results:
+def sweep_shapes(plan: BenchmarkConfig) -> Results:
     """Case 7: random shapes in both layouts; the least ratio counts."""
     results = Results()
     shapes = draw_shapes(plan.sweep_shapes, plan.sweep_bytes, plan.seed)
@@ -240,7 +240,7 @@ def _time_shape(shape: Shape, layout: str, way: str, pace: Pace, seed: int) -> d
         return time_together({"ours": ours, "textbook": theirs}, pace)
 
 
-def compare_mixed(plan: BenchmarkPlan) -> Results:
+def compare_mixed(plan: BenchmarkConfig) -> Results:
     """Case 8: maps of many sizes in one call, beside a loop and beside padding, one thread."""
     sizes = draw_sizes(plan.mixed_maps, plan.mixed_sides, plan.seed)
     maps = [draw_map((plan.mixed_channels, *hw), plan.seed + i) for i, hw in enumerate(sizes)]
@@ -303,7 +303,7 @@ class _Point:
     levels: tuple[int, ...] = LEVELS
 
 
-def measure_growth(plan: BenchmarkPlan) -> Results:
+def measure_growth(plan: BenchmarkConfig) -> Results:
     """Measure along all axes, one thread, into memory that is there already."""
     grow, windows = plan.growth, plan.windows
     channels, *size = plan.region_maps[0]
@@ -330,7 +330,7 @@ def measure_growth(plan: BenchmarkPlan) -> Results:
     return results
 
 
-def _measure_axis(axis: str, what: str, points: list[_Point], plan: BenchmarkPlan) -> Growth:
+def _measure_axis(axis: str, what: str, points: list[_Point], plan: BenchmarkConfig) -> Growth:
     """Measure the points of one axis; the time in the number of windows gets a slope."""
     measured, unsteady = [], 0
     for point, timings in _time_points(points, plan):
@@ -342,7 +342,7 @@ def _measure_axis(axis: str, what: str, points: list[_Point], plan: BenchmarkPla
 
 
 def _time_points(
-    points: list[_Point], plan: BenchmarkPlan
+    points: list[_Point], plan: BenchmarkConfig
 ) -> Iterator[tuple[_Point, dict[str, Timing]]]:
     """Time each point and a filling of the same output."""
     memory = torch.empty(max(map(_length, points)))
@@ -354,7 +354,7 @@ def _time_points(
 
 
 def _time_point(
-    features: Tensor, rows: Tensor, levels: tuple[int, ...], out: Tensor, plan: BenchmarkPlan
+    features: Tensor, rows: Tensor, levels: tuple[int, ...], out: Tensor, plan: BenchmarkConfig
 ) -> dict[str, Timing]:
     """Compare a part of the answer with the textbook on crops, then time."""
     pool_regions(features, rows, levels, out=out)

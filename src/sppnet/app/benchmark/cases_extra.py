@@ -14,7 +14,7 @@ from sppnet.app.benchmark.peers import (
     rows_to_boxes,
 )
 from sppnet.app.benchmark.report import Comparison, Goal, NotRun, Results, check_equal
-from sppnet.app.benchmark.timing import LEVELS, BenchmarkPlan, Call, time_together, using_threads
+from sppnet.app.benchmark.timing import LEVELS, BenchmarkConfig, Call, time_together, using_threads
 from sppnet.errors import MissingPackageError
 from sppnet.pooling import num_bins, pool_regions
 from sppnet.pooling.onnx.export import (
@@ -37,7 +37,7 @@ COPY = "device copy of the output's size"
 STEPS, LARGEST = 16, 255
 
 
-def compare_onnx(plan: BenchmarkPlan) -> Results:
+def compare_onnx(plan: BenchmarkConfig) -> Results:
     """Time one exported file at each size, beside the network that it came from, one thread."""
     try:
         check_packages()
@@ -76,7 +76,7 @@ def export_for_timing(classifier: "Classifier") -> Any:
 
 
 def _compare_at(
-    classifier: "Classifier", session: Any, side: int, plan: BenchmarkPlan
+    classifier: "Classifier", session: Any, side: int, plan: BenchmarkConfig
 ) -> Comparison:
     """Compare the logits and the times of one size."""
     images = draw_map((1, 3, side, side * 3 // 2), plan.seed).clamp_(max=1)
@@ -92,7 +92,7 @@ def _compare_at(
     return Comparison("10", what, 1, timings["ort"], "eager torch", timings["eager"])
 
 
-def compare_on_gpu(plan: BenchmarkPlan) -> Results:
+def compare_on_gpu(plan: BenchmarkConfig) -> Results:
     """Compare on the GPU, or say that there is none."""
     if torch.cuda.is_available():
         return compare_on_device(plan, torch.device("cuda"))
@@ -100,7 +100,7 @@ def compare_on_gpu(plan: BenchmarkPlan) -> Results:
     return Results(not_run=[NotRun("11", what, "not run: no GPU") for what in every])
 
 
-def compare_on_device(plan: BenchmarkPlan, device: torch.device) -> Results:
+def compare_on_device(plan: BenchmarkConfig, device: torch.device) -> Results:
     """Compare each number of windows and each type; what does not fit into memory is not run."""
     results = Results()
     for count in plan.gpu_windows:
@@ -114,7 +114,7 @@ def compare_on_device(plan: BenchmarkPlan, device: torch.device) -> Results:
 
 
 def _compare(
-    plan: BenchmarkPlan, count: int, dtype: torch.dtype, device: torch.device
+    plan: BenchmarkConfig, count: int, dtype: torch.dtype, device: torch.device
 ) -> list[Comparison]:
     """Compare one number of windows in one type."""
     shape = plan.region_maps[0]
@@ -148,7 +148,7 @@ def _waiter(device: torch.device) -> Any:
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
-def _words(plan: BenchmarkPlan, count: int, dtype: torch.dtype) -> str:
+def _words(plan: BenchmarkConfig, count: int, dtype: torch.dtype) -> str:
     sizes = "x".join(map(str, plan.region_maps[0]))
     return f"GPU: {count:,} windows of {sizes}, {_name(dtype)}, forward, out= given"
 

@@ -30,7 +30,7 @@ from sppnet.app.benchmark.report import (
     table_rows,
     write_report,
 )
-from sppnet.app.benchmark.timing import BenchmarkPlan
+from sppnet.app.benchmark.timing import BenchmarkConfig
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import UsageError
@@ -38,7 +38,7 @@ from sppnet.pooling.kernels.cpu import kernel_name
 from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
 
 COMMAND = "benchmark pooling"
-CASES: Mapping[str, Callable[[BenchmarkPlan], Results]] = {
+CASES: Mapping[str, Callable[[BenchmarkConfig], Results]] = {
     "windows forward": compare_forward,
     "windows forward + backward": compare_training,
     "whole maps forward": compare_whole,
@@ -61,7 +61,7 @@ class BenchmarkJob:
     """
 
     out: Path
-    plan: BenchmarkPlan = field(default_factory=BenchmarkPlan)
+    plan: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def run(self) -> None:
         """Measure everything anew, write it down and print the table."""
@@ -97,7 +97,7 @@ class BenchmarkJob:
             note(f"{unsteady} comparisons are unsteady (~): the machine does something else, too")
 
 
-def measure_all(plan: BenchmarkPlan) -> Results:
+def measure_all(plan: BenchmarkConfig) -> Results:
     """Run all cases.
 
     Raises:

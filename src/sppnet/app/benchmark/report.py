@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sppnet.app.benchmark.peers import WINDOW_WORDS
-from sppnet.app.benchmark.timing import BenchmarkPlan, Timing
+from sppnet.app.benchmark.timing import BenchmarkConfig, Timing
 from sppnet.evaluation.report.axes import Scale, number_text, thin
 from sppnet.evaluation.report.charts import WIDTH, svg_drawing, svg_line, svg_text
 from sppnet.evaluation.report.html import (
@@ -354,7 +354,7 @@ def milliseconds(value: float) -> str:
 
 
 def write_report(
-    path: Path, results: Results, plan: BenchmarkPlan, about: Mapping[str, Any]
+    path: Path, results: Results, plan: BenchmarkConfig, about: Mapping[str, Any]
 ) -> None:
     """Write the page.
 
@@ -394,7 +394,7 @@ def _tiles(results: Results) -> list[Tile]:
     ]
 
 
-def _how(plan: BenchmarkPlan) -> str:
+def _how(plan: BenchmarkConfig) -> str:
     pace = plan.pace
     least = 1000 * pace.least_seconds
     limit = pace.slow_seconds

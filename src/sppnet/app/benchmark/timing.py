@@ -48,7 +48,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class GrowthPlan:
+class GrowthConfig:
     """The points at which growth is measured; each axis keeps the others at ``windows`` and so on.
 
     Args:
@@ -75,7 +75,7 @@ class GrowthPlan:
 
 
 @dataclass(frozen=True)
-class BenchmarkPlan:
+class BenchmarkConfig:
     """Sizes and repetitions; a test may ask for less.
 
     Args:
@@ -108,18 +108,18 @@ class BenchmarkPlan:
     mixed_maps: int = 64
     mixed_channels: int = 256
     mixed_sides: tuple[int, int] = (6, 40)
-    growth: GrowthPlan = field(default_factory=GrowthPlan)
+    growth: GrowthConfig = field(default_factory=GrowthConfig)
     image_sides: tuple[int, ...] = (128, 160, 224, 256, 320)
     gpu_windows: tuple[int, ...] = (2_000, 100_000)
 
 
-QUICK = BenchmarkPlan(
+QUICK = BenchmarkConfig(
     pace=Pace(rounds=7, slow_rounds=3, least_seconds=0.001),
     sweep_pace=Pace(rounds=7, least_seconds=0.0003),
     sweep_shapes=30,
     sweep_bytes=1_000_000,
     image_sides=(128, 224, 320),
-    growth=GrowthPlan(
+    growth=GrowthConfig(
         windows=(100, 1_000, 10_000),
         channels=(16, 64, 256),
         sides=(10, 50, 200),
@@ -128,7 +128,7 @@ QUICK = BenchmarkPlan(
 )
 
 
-def choose_plan(*, quick: bool = False, threads: int | None = None) -> BenchmarkPlan:
+def choose_plan(*, quick: bool = False, threads: int | None = None) -> BenchmarkConfig:
     """Choose the sizes and repetitions of a run.
 
     Args:
@@ -139,7 +139,7 @@ def choose_plan(*, quick: bool = False, threads: int | None = None) -> Benchmark
         >>> choose_plan(quick=True, threads=4).threads
         4
     """
-    plan = QUICK if quick else BenchmarkPlan()
+    plan = QUICK if quick else BenchmarkConfig()
     return replace(plan, threads=threads or min(GOAL_THREADS, os.cpu_count() or 1))
 
 

@@ -125,7 +125,7 @@ def fit(
     from sppnet.app.classify.fit import run_fit  # imported here so that --help stays quick
     from sppnet.app.classify.shared import RunOptions, number_or_word, read_rule
     from sppnet.app.settings import load_settings
-    from sppnet.classification.transfer.config import FitSettings
+    from sppnet.classification.transfer.config import FitConfig
 
     flags = {
         "backbone": backbone,
@@ -142,7 +142,7 @@ def fit(
         "c": number_or_word(c, float),
         "seed": seed,
     }
-    settings = load_settings(FitSettings, config, flags)
+    settings = load_settings(FitConfig, config, flags)
     rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
     options = RunOptions(data, out, device, download, fresh, dry_run)
     run_fit(settings, rule, options, cache, protocol)
@@ -249,7 +249,7 @@ def train(
     from sppnet.app.classify.shared import RunOptions, read_rule
     from sppnet.app.classify.train import Conduct, run_train
     from sppnet.app.settings import load_settings
-    from sppnet.classification.train.config import TrainSettings
+    from sppnet.classification.train.config import TrainConfig
 
     flags = {
         "backbone": backbone,
@@ -276,7 +276,7 @@ def train(
         "colour_noise": colour_noise,
         "seed": seed,
     }
-    settings = load_settings(TrainSettings, config, flags)
+    settings = load_settings(TrainConfig, config, flags)
     rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
     options = RunOptions(data, out, device, download, fresh, dry_run)
     run_train(settings, rule, options, Conduct(save_seconds, tensorboard, workers))

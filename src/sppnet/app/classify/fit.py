@@ -18,10 +18,10 @@ from sppnet.classification import (
     FeatureEncoder,
     FeatureRecipe,
     FeatureSet,
+    FitConfig,
     FitResult,
-    FitSettings,
     Split,
-    SplitRule,
+    SplitConfig,
     View,
     build_pool,
 )
@@ -45,9 +45,9 @@ class FitJob:
         data: The images.
     """
 
-    settings: FitSettings
+    settings: FitConfig
     recipes: tuple[FeatureRecipe, ...]
-    rule: SplitRule
+    rule: SplitConfig
     options: steps.RunOptions
     data: FitData
 
@@ -79,8 +79,8 @@ class Estimate:
 
 
 def run_fit(
-    settings: FitSettings,
-    rule: SplitRule,
+    settings: FitConfig,
+    rule: SplitConfig,
     options: steps.RunOptions,
     cache: Path | None,
     protocol: str | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from sppnet.backbones import Backbone
-    from sppnet.classification import ClassData, FitSettings, SplitRule, TrainSettings
+    from sppnet.classification import ClassData, FitConfig, SplitConfig, TrainConfig
     from sppnet.classification.data import VocData
     from sppnet.storage import RunFolder
 
@@ -48,13 +48,13 @@ class RunOptions:
 
 def read_rule(
     train_per_class: int | None, test_per_class: int | None, splits: int, seed: int
-) -> "SplitRule":
+) -> "SplitConfig":
     """Turn the flags of the protocol into a rule."""
-    from sppnet.classification import SplitRule
+    from sppnet.classification import SplitConfig
 
     if train_per_class is None and (test_per_class is not None or splits > 1):
         raise UsageError("--test-per-class and --splits need --train-per-class")
-    return SplitRule(train_per_class, test_per_class, splits, seed)
+    return SplitConfig(train_per_class, test_per_class, splits, seed)
 
 
 def number_or_word(text: str | None, kind: type[int] | type[float]) -> float | str | None:
@@ -65,7 +65,7 @@ def number_or_word(text: str | None, kind: type[int] | type[float]) -> float | s
         return text
 
 
-def open_data(options: RunOptions, rule: "SplitRule") -> "ClassData":
+def open_data(options: RunOptions, rule: "SplitConfig") -> "ClassData":
     """Find the images, report what is wrong with the folders, and say what there is."""
     from sppnet.classification import open_class_data
 
@@ -78,7 +78,7 @@ def open_data(options: RunOptions, rule: "SplitRule") -> "ClassData":
 
 
 def open_fit_data(
-    options: RunOptions, rule: "SplitRule", protocol: str | None
+    options: RunOptions, rule: "SplitConfig", protocol: str | None
 ) -> "ClassData | VocData":
     """Find the images of class folders, or of a VOC set."""
     from sppnet.classification.data import open_voc_data
@@ -103,7 +103,7 @@ def find_protocol(data: Path) -> str:
 
 
 def make_trunk(
-    settings: "FitSettings | TrainSettings", layer: str, options: RunOptions
+    settings: "FitConfig | TrainConfig", layer: str, options: RunOptions
 ) -> tuple["Backbone", "torch.device"]:
     """Build the trunk on its device; new weights depend on the seed alone."""
     import torch

@@ -21,12 +21,12 @@ from sppnet.classification import (
     Classifier,
     Processes,
     Split,
-    SplitRule,
+    SplitConfig,
     SppNet,
+    TrainConfig,
+    TrainerConfig,
     TrainingImages,
     TrainingLog,
-    TrainingPlan,
-    TrainSettings,
     View,
     build_classifier,
     join_processes,
@@ -71,8 +71,8 @@ class Trained:
 class TrainJob:
     """All that the trainings of one command have in common."""
 
-    settings: TrainSettings
-    plan: TrainingPlan
+    settings: TrainConfig
+    plan: TrainerConfig
     options: steps.RunOptions
     conduct: Conduct
     processes: Processes
@@ -84,7 +84,7 @@ class TrainJob:
 
 
 def run_train(
-    settings: TrainSettings, rule: SplitRule, options: steps.RunOptions, conduct: Conduct
+    settings: TrainConfig, rule: SplitConfig, options: steps.RunOptions, conduct: Conduct
 ) -> None:
     """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
     device = local_device(choose_device(options.device))
@@ -163,7 +163,7 @@ def _silence(wanted: bool) -> Iterator[None]:
         yield
 
 
-def make_network(settings: TrainSettings, num_classes: int, options: steps.RunOptions) -> SppNet:
+def make_network(settings: TrainConfig, num_classes: int, options: steps.RunOptions) -> SppNet:
     """Build trunk and head; new weights depend on the seed alone."""
     trunk, device = steps.make_trunk(settings, "", options)
     torch.manual_seed(settings.seed + 1)
@@ -234,7 +234,7 @@ def _test(
     return score_predictions(found.rows, labels, data.names), len(labels), list(found.problems)
 
 
-def estimate_seconds(network: SppNet, plan: TrainingPlan, count: int) -> float:
+def estimate_seconds(network: SppNet, plan: TrainerConfig, count: int) -> float:
     """Guess the time of the whole training from one forward and backward pass at each size."""
     seconds = 0.0
     device = next(network.parameters()).device
@@ -253,7 +253,7 @@ def estimate_seconds(network: SppNet, plan: TrainingPlan, count: int) -> float:
 
 
 def _say_plan(
-    data: ClassData, splits: list[Split], plan: TrainingPlan, network: SppNet, seconds: float
+    data: ClassData, splits: list[Split], plan: TrainerConfig, network: SppNet, seconds: float
 ) -> None:
     """Say what a dry run is for."""
     size = sum(4 * parameter.numel() for parameter in network.parameters())

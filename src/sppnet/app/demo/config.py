@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.classification import SplitRule, TrainSettings
-from sppnet.detection import DetectionSettings
+from sppnet.classification import SplitConfig, TrainConfig
+from sppnet.detection import DetectionConfig
 
 TRUNK = "small5"  # learns from nothing in seconds
 UNTRAINED = "none"  # the word for random weights
 
 
 @dataclass(frozen=True)
-class DemoPlan:
+class DemoConfig:
     """Counts and settings of the demo; a test may ask for less.
 
     Args:
@@ -61,13 +61,13 @@ class DemoPlan:
         train = self.train_scenes / self.scenes
         return {"train": train, "test": 1 - train}
 
-    def split_rule(self, seed: int) -> SplitRule:
+    def split_rule(self, seed: int) -> SplitConfig:
         """How the class folders are divided: as by ``--train-per-class`` of the command line."""
-        return SplitRule(self.train_things, self.test_things, 1, seed)
+        return SplitConfig(self.train_things, self.test_things, 1, seed)
 
-    def classifier_settings(self, seed: int) -> TrainSettings:
+    def classifier_settings(self, seed: int) -> TrainConfig:
         """What ``sppnet classify train`` would be given."""
-        return TrainSettings(
+        return TrainConfig(
             backbone=TRUNK,
             weights=UNTRAINED,
             levels=self.class_levels,
@@ -80,14 +80,14 @@ class DemoPlan:
             seed=seed,
         )
 
-    def detector_settings(self, weights: Path | str, seed: int) -> DetectionSettings:
+    def detector_settings(self, weights: Path | str, seed: int) -> DetectionConfig:
         """What ``sppnet detect train`` would be given.
 
         Args:
             weights: File of the trunk's weights, or ``"none"`` for random ones.
             seed: Of everything that is random.
         """
-        return DetectionSettings(
+        return DetectionConfig(
             backbone=TRUNK,
             weights=str(weights),
             imgsz=self.short_sides,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sppnet.app.demo.config import DemoPlan
+from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
 from sppnet.detection import Detector, EncodedImage, propose
 from sppnet.evaluation import draw_detections, judge_detections
@@ -86,7 +86,7 @@ def proposal_figure(scores: DemoScores) -> Html:
     return figure(chart, "Recall of the windows", f"At right: with {counts.max():,} windows.")
 
 
-def accuracy_figure(scores: DemoScores, plan: DemoPlan) -> Html:
+def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Html:
     """Top-1 of one classifier whose input has one size after the other."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sppnet.app.console import human_seconds, note, say, say_table, warn
-from sppnet.app.demo.config import DemoPlan
+from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import draw_montage
 from sppnet.app.demo.measure import measure
 from sppnet.app.demo.report import write_demo_report
@@ -41,7 +41,7 @@ class DemoJob:
     out: Path
     seed: int = 0
     device: str = "auto"
-    plan: DemoPlan = field(default_factory=DemoPlan)
+    plan: DemoConfig = field(default_factory=DemoConfig)
 
     def explain(self) -> None:
         """Say what the demo would do; write nothing."""

@@ -13,7 +13,7 @@ from sppnet.app.detect.predict import ImageOutcome
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, View, predict_files, score_predictions
-from sppnet.detection import DetectionRule
+from sppnet.detection import InferenceConfig
 from sppnet.evaluation import (
     evaluate_detections,
     judge_detections,
@@ -40,7 +40,7 @@ def measure(steps: DemoSteps) -> DemoScores:
     outcomes = steps.detect(folder.detector, scenes)
     untrained = steps.detect(folder.work / "untrained-detector", scenes)
     windows = {name: outcome.windows for name, outcome in outcomes.items()}
-    rule = DetectionRule()
+    rule = InferenceConfig()
     detections = {
         TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},
         UNTRAINED: {name: outcome.detections for name, outcome in untrained.items()},
@@ -69,7 +69,7 @@ def measure(steps: DemoSteps) -> DemoScores:
 
 
 def guess(
-    windows: Mapping[Any, Tensor], num_classes: int, rule: DetectionRule, seed: int
+    windows: Mapping[Any, Tensor], num_classes: int, rule: InferenceConfig, seed: int
 ) -> dict[Any, Detections]:
     """Give every window a random score for every class: what a detector does that knows nothing.
 
@@ -83,7 +83,7 @@ def guess(
         Detections by image id.
 
     Example:
-        >>> found = guess({"a": torch.tensor([[0.0, 0.0, 9.0, 9.0]])}, 2, DetectionRule(), 0)
+        >>> found = guess({"a": torch.tensor([[0.0, 0.0, 9.0, 9.0]])}, 2, InferenceConfig(), 0)
         >>> found["a"].count
         2
     """

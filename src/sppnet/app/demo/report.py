@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sppnet.app.demo.config import DemoPlan
+from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import (
     accuracy_figure,
     class_curve_figure,
@@ -192,7 +192,7 @@ def write_demo_report(
     write_text(path, page.render())
 
 
-def _subtitle(plan: DemoPlan, scores: DemoScores) -> str:
+def _subtitle(plan: DemoConfig, scores: DemoScores) -> str:
     """One line on what this page is."""
     return (
         f"Spatial pyramid pooling, from random weights to a detector on this machine: "
@@ -262,7 +262,9 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
     ]
 
 
-def _step_blocks(plan: DemoPlan, scores: DemoScores, seconds: Mapping[str, float]) -> list[object]:
+def _step_blocks(
+    plan: DemoConfig, scores: DemoScores, seconds: Mapping[str, float]
+) -> list[object]:
     """The four steps with their seconds."""
     sizes = " and ".join(map(str, plan.sizes))
     sides = " and ".join(map(str, plan.short_sides))
@@ -311,7 +313,7 @@ def _detail_blocks(scores: DemoScores, history: Sequence[Mapping[str, float]]) -
     ]
 
 
-def _next_blocks(folder: Path, plan: DemoPlan) -> list[object]:
+def _next_blocks(folder: Path, plan: DemoConfig) -> list[object]:
     """Commands that go on with what the demo left."""
     sides, levels = (",".join(map(str, x)) for x in (plan.short_sides, plan.window_levels))
     rows = [

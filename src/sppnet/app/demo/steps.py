@@ -13,7 +13,7 @@ import torch
 
 from sppnet.app.classify.shared import RunOptions
 from sppnet.app.classify.train import make_network
-from sppnet.app.demo.config import UNTRAINED, DemoPlan
+from sppnet.app.demo.config import UNTRAINED, DemoConfig
 from sppnet.app.detect.predict import ImageOutcome, OutcomeStore
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
@@ -121,7 +121,7 @@ class DemoSteps:
     """
 
     def __init__(
-        self, folder: DemoFolder, plan: DemoPlan, seed: int, device: str, run: RunFolder
+        self, folder: DemoFolder, plan: DemoConfig, seed: int, device: str, run: RunFolder
     ) -> None:
         self.folder = folder
         self.plan = plan

@@ -149,7 +149,7 @@ def train(
     """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json."""
     from sppnet.app.detect.train import TrainingJob
     from sppnet.app.settings import load_settings
-    from sppnet.detection.config import DetectionSettings
+    from sppnet.detection.config import DetectionConfig
 
     flags = {
         "backbone": backbone,
@@ -166,7 +166,7 @@ def train(
         "mirror": mirror,
         "seed": seed,
     }
-    settings = load_settings(DetectionSettings, config, flags)
+    settings = load_settings(DetectionConfig, config, flags)
     part = choose_split(data, split, ("train", "trainval"))
     job = TrainingJob(data, part, out, settings, device, workers, cache, download)
     if dry_run:

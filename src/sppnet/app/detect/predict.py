@@ -172,7 +172,7 @@ class PredictionJob:
         sources: Files, folders and globs.
         out: Folder for the results.
         device: Where to compute, as the option says it.
-        rule: Fields of the detectors' :class:`DetectionRule` that are to be others.
+        rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
         windows_file: Where windows come from; None if the detectors find them.
         score_threshold: Detections that score less are not reported.
         show_above: Detections that score less are not drawn.

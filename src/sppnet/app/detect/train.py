@@ -23,7 +23,7 @@ from sppnet.app.console import (
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.detection import (
-    DetectionSettings,
+    DetectionConfig,
     Encoder,
     ExternalProposals,
     PreparedImages,
@@ -65,7 +65,7 @@ class TrainingJob:
     data: Path
     split: str | None
     out: Path
-    settings: DetectionSettings
+    settings: DetectionConfig
     device: str = "auto"
     workers: int = 2
     cache: Path | None = None
@@ -202,7 +202,7 @@ def measure_stages(
     dataset: DetectionDataset,
     encoder: Encoder,
     external: ExternalProposals | None,
-    settings: DetectionSettings,
+    settings: DetectionConfig,
 ) -> tuple[list[Stage], float]:
     """Time the work on a few images spread over the data set.
 
@@ -245,7 +245,7 @@ def _windows(
     image: LabelledImage,
     pixels: Tensor,
     external: ExternalProposals | None,
-    settings: DetectionSettings,
+    settings: DetectionConfig,
 ) -> Tensor:
     """Windows of one image, as training will have them."""
     if external is not None:

@@ -38,7 +38,7 @@ class ScoringJob:
         split: Part of it to score on.
         out: Folder for the figures and the report.
         device: Where to compute, as the option says it.
-        rule: Fields of the detectors' :class:`DetectionRule` that are to be others.
+        rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
         windows_file: Where windows come from; None if the detectors find them.
     """
 

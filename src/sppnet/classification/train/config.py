@@ -83,7 +83,7 @@ class InputSizes:
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainerConfig:
     """What one training does.
 
     Args:
@@ -173,7 +173,7 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainConfig:
     """Training of trunk and head together with gradient descent, at one size or at many."""
 
     backbone: str = "squeezenet1_1"
@@ -238,13 +238,13 @@ class TrainSettings:
             raise ValueError(f"feature_norm must be at least 0, got {self.feature_norm}")
         self.plan()
 
-    def plan(self) -> TrainingPlan:
+    def plan(self) -> TrainerConfig:
         """The values of the training itself.
 
         Raises:
             ValueError: If one is out of range.
         """
-        return TrainingPlan(
+        return TrainerConfig(
             epochs=self.epochs,
             sizes=InputSizes.parse(self.imgsz),
             batch=self.batch,

@@ -16,7 +16,7 @@ from sppnet.classification.train.augmentation import (
     natural_size,
     shift_colours,
 )
-from sppnet.classification.train.config import TrainingPlan
+from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side
@@ -169,7 +169,7 @@ class Epoch:
     """
 
     def __init__(
-        self, images: TrainingImages, labels: Tensor, plan: TrainingPlan, number: int
+        self, images: TrainingImages, labels: Tensor, plan: TrainerConfig, number: int
     ) -> None:
         self._images, self._labels, self._plan = images, labels, plan
         self.size = plan.sizes.of_epoch(number, plan.seed)

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW, Optimizer
 
 from sppnet.classification.network import SppNet, device_of
-from sppnet.classification.train.config import TrainingPlan
+from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.train.loader import Epoch, Part, TrainingImages, prepare_ahead
 from sppnet.errors import UsageError
 from sppnet.progress import Track, no_tracking
@@ -41,7 +41,7 @@ class Outcome:
     right: int
 
 
-def build_optimizer(network: SppNet, plan: TrainingPlan) -> Optimizer:
+def build_optimizer(network: SppNet, plan: TrainerConfig) -> Optimizer:
     """Give trunk and head their rates; a frozen trunk gets no gradients at all."""
     trunk = list(network.backbone.parameters())
     for parameter in trunk:
@@ -77,7 +77,7 @@ def group_logits(network: SppNet, groups: Sequence[Tensor]) -> Tensor:
 
 
 def add_gradients(
-    network: SppNet, parts: Sequence[Part], count: int, plan: TrainingPlan, processes: Processes
+    network: SppNet, parts: Sequence[Part], count: int, plan: TrainerConfig, processes: Processes
 ) -> Outcome:
     """Work out the gradient of the mean loss of a batch that is spread over all processes.
 
@@ -109,7 +109,7 @@ def add_gradients(
     return Outcome(loss, round(right))
 
 
-def _backward(network: SppNet, part: Part, count: int, plan: TrainingPlan) -> Tensor:
+def _backward(network: SppNet, part: Part, count: int, plan: TrainerConfig) -> Tensor:
     """Add the gradient of one part: (2,) the sum of its losses, and its hits."""
     device = device_of(network)
     labels = part.labels.to(device)
@@ -128,7 +128,7 @@ def update(
     optimizer: Optimizer,
     parts: Sequence[Part],
     count: int,
-    plan: TrainingPlan,
+    plan: TrainerConfig,
     processes: Processes,
 ) -> Outcome:
     """Take one step down the gradient of a batch; arguments as for :func:`add_gradients`.
@@ -148,7 +148,7 @@ def train_network(
     network: SppNet,
     images: TrainingImages,
     labels: Tensor,
-    plan: TrainingPlan,
+    plan: TrainerConfig,
     *,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
@@ -206,7 +206,7 @@ class _Training:
         network: SppNet,
         images: TrainingImages,
         labels: Tensor,
-        plan: TrainingPlan,
+        plan: TrainerConfig,
         processes: Processes,
         checkpoints: Checkpoints | None,
         log: TrainingLog | None,

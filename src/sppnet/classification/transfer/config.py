@@ -15,7 +15,7 @@ N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitConfig:
     """Frozen features and linear SVMs: minutes on a CPU, the way of the paper's section 3.3."""
 
     backbone: str = "squeezenet1_1"
@@ -50,9 +50,7 @@ class FitSettings:
         if self.loss:
             _check_choice("loss", self.loss, LOSSES)
         _check_positive(c=min(self.costs))
-        changed = [
-            name for name in BLOCK_FIELDS if getattr(self, name) != getattr(FitSettings, name)
-        ]
+        changed = [name for name in BLOCK_FIELDS if getattr(self, name) != getattr(FitConfig, name)]
         if self.recipe and self.imgsz == AUTO:
             changed.remove("imgsz")
         if self.recipe and changed:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sppnet.detection.assign import SamplingRule, draw_windows, label_windows, target_boxes
+from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows, target_boxes
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
 from sppnet.training.seeds import seed_of
@@ -58,7 +58,7 @@ class WindowSampler:
     images: Sequence[LabelledImage]
     windows: Windows
     num_classes: int
-    rule: SamplingRule
+    rule: SamplingConfig
     images_per_update: int = 2
     short_sides: tuple[int, ...] = (600,)
     flip: bool = True

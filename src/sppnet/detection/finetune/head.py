@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from sppnet.detection.assign import SamplingRule, draw_windows, label_windows
+from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import PreparedImages, list_views
 from sppnet.detection.finetune.batches import split_images
@@ -35,7 +35,7 @@ CLIP_NORM = 10.0
 
 
 @dataclass(frozen=True)
-class FcPlan:
+class HeadTuningConfig:
     """The 2014 schedule in miniature.
 
     Args:
@@ -64,7 +64,7 @@ class FcPlan:
 
     updates: int = 400
     check_every: int = 50
-    rule: SamplingRule = field(default_factory=SamplingRule)
+    rule: SamplingConfig = field(default_factory=SamplingConfig)
     per_image: int = 64
     flip: bool = False
     use_difficult: bool = False
@@ -93,7 +93,7 @@ class FcPlan:
         """Learning rate of an update, 0 for the first.
 
         Example:
-            >>> [FcPlan(updates=20, rate=1.0).rate_at(update) for update in (0, 10, 17)]
+            >>> [HeadTuningConfig(updates=20, rate=1.0).rate_at(update) for update in (0, 10, 17)]
             [1.0, 0.1, 0.01]
         """
         drops = sum(update >= share * self.updates for share in DROPS)
@@ -103,7 +103,7 @@ class FcPlan:
         """Say how many images are looked at, and how many windows of each are taken.
 
         Example:
-            >>> plan = FcPlan(budget_bytes=64_000)
+            >>> plan = HeadTuningConfig(budget_bytes=64_000)
             >>> plan.share_out(10, 100), plan.share_out(1000, 100)
             ((10, 32), (80, 4))
         """
@@ -133,7 +133,7 @@ def gather_windows(
     prepared: PreparedImages,
     images: Sequence[LabelledImage],
     num_classes: int,
-    plan: FcPlan,
+    plan: HeadTuningConfig,
     *,
     random_scale: bool = True,
     track: Track = no_tracking,
@@ -178,7 +178,7 @@ def _draw_boxes(
     prepared: PreparedImages,
     image: LabelledImage,
     sizes: tuple[int, int],
-    plan: FcPlan,
+    plan: HeadTuningConfig,
 ) -> tuple[Tensor, Tensor]:
     """Windows of an image and what they show; ``sizes`` are K and how many windows."""
     num_classes, count = sizes
@@ -189,7 +189,9 @@ def _draw_boxes(
     return boxes[chosen], labels[chosen]
 
 
-def _draw_scales(boxes: Tensor, encoder: Encoder, image: LabelledImage, plan: FcPlan) -> Tensor:
+def _draw_scales(
+    boxes: Tensor, encoder: Encoder, image: LabelledImage, plan: HeadTuningConfig
+) -> Tensor:
     """One of the encoder's scales for each window, all equally likely."""
     draw = torch.Generator().manual_seed(seed_of(plan.seed, "scales", str(image.path)))
     return torch.randint(len(encoder.short_sides), (len(boxes),), generator=draw)
@@ -211,7 +213,7 @@ class TunedHead:
 def tune_head(
     prepared: PreparedImages,
     num_classes: int,
-    plan: FcPlan,
+    plan: HeadTuningConfig,
     *,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
@@ -250,7 +252,7 @@ def tune_on_windows(
     pool: WindowPool,
     judged: WindowPool,
     num_classes: int,
-    plan: FcPlan,
+    plan: HeadTuningConfig,
     *,
     checkpoints: Checkpoints | None = None,
     track: Track = no_tracking,
@@ -282,7 +284,7 @@ class _Tuning:
         pool: WindowPool,
         judged: WindowPool,
         num_classes: int,
-        plan: FcPlan,
+        plan: HeadTuningConfig,
         checkpoints: Checkpoints | None,
     ) -> None:
         self.pool, self.judged, self.plan = pool, judged, plan
@@ -331,7 +333,7 @@ class _Tuning:
         self.states.add(row)
 
 
-def build_head(pool: WindowPool, num_classes: int, plan: FcPlan) -> RegionHead:
+def build_head(pool: WindowPool, num_classes: int, plan: HeadTuningConfig) -> RegionHead:
     """Make a new head; pooled vectors come in with a mean square of 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(plan.seed, "head"))
@@ -341,7 +343,7 @@ def build_head(pool: WindowPool, num_classes: int, plan: FcPlan) -> RegionHead:
     return head
 
 
-def build_optimizer(head: RegionHead, plan: FcPlan) -> Optimizer:
+def build_optimizer(head: RegionHead, plan: HeadTuningConfig) -> Optimizer:
     """Matrices decay; biases learn twice as fast and do not."""
     matrices = [parameter for parameter in head.parameters() if parameter.ndim > 1]
     biases = [parameter for parameter in head.parameters() if parameter.ndim == 1]

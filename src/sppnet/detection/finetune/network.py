@@ -20,7 +20,7 @@ from sppnet.detection.encoder import Encoder
 from sppnet.detection.finetune.batches import ImageSample, Windows, WindowSampler, split_images
 from sppnet.detection.finetune.region_network import (
     HeadBoxes,
-    TuningPlan,
+    NetworkTuningConfig,
     build_optimizer,
     build_region_network,
 )
@@ -61,7 +61,7 @@ def tune_network(
     images: Sequence[LabelledImage],
     encoder: Encoder,
     num_classes: int,
-    plan: TuningPlan,
+    plan: NetworkTuningConfig,
     windows: Windows,
     *,
     checkpoints: Checkpoints | None = None,
@@ -112,7 +112,7 @@ class _Tuning:
         images: Sequence[LabelledImage],
         encoder: Encoder,
         num_classes: int,
-        plan: TuningPlan,
+        plan: NetworkTuningConfig,
         windows: Windows,
         checkpoints: Checkpoints | None,
         log: TrainingLog | None,

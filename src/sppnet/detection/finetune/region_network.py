@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torch.optim import SGD
 
 from sppnet.backbones import Backbone
-from sppnet.detection.assign import SamplingRule
+from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.finetune.batches import ImageSample
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead, restore_head
@@ -28,7 +28,7 @@ LEAST_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
-class TuningPlan:
+class NetworkTuningConfig:
     """Everything that decides what the tuning does, besides the data.
 
     Args:
@@ -62,7 +62,7 @@ class TuningPlan:
 
     updates: int = 300
     check_every: int = 50
-    rule: SamplingRule = field(default_factory=SamplingRule)
+    rule: SamplingConfig = field(default_factory=SamplingConfig)
     images_per_update: int = 2
     short_sides: tuple[int, ...] | None = None
     flip: bool = True
@@ -98,7 +98,7 @@ class TuningPlan:
         """Learning rate of the head in an update, 0 for the first.
 
         Example:
-            >>> plan = TuningPlan(updates=4, rate=1.0, drop_at=0.5)
+            >>> plan = NetworkTuningConfig(updates=4, rate=1.0, drop_at=0.5)
             >>> [plan.rate_at(update) for update in range(4)]
             [1.0, 1.0, 0.1, 0.1]
         """
@@ -275,7 +275,9 @@ class RegionNetwork(nn.Module):
         return EncodedImage((features,), ((zoom_x, zoom_y),), size_hw)
 
 
-def build_region_network(encoder: Encoder, num_classes: int, plan: TuningPlan) -> RegionNetwork:
+def build_region_network(
+    encoder: Encoder, num_classes: int, plan: NetworkTuningConfig
+) -> RegionNetwork:
     """Copy a trunk, put a new head behind it, and say which layers learn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(plan.seed, "head"))
@@ -288,7 +290,7 @@ def build_region_network(encoder: Encoder, num_classes: int, plan: TuningPlan) -
     return network
 
 
-def build_optimizer(network: RegionNetwork, plan: TuningPlan) -> SGD:
+def build_optimizer(network: RegionNetwork, plan: NetworkTuningConfig) -> SGD:
     """Biases learn at twice the rate and do not decay; the trunk learns slower than the head."""
     groups = []
     for share, parameters in _by_part(network, plan):
@@ -301,7 +303,9 @@ def build_optimizer(network: RegionNetwork, plan: TuningPlan) -> SGD:
     return SGD(groups, lr=plan.rate, momentum=plan.momentum)
 
 
-def _by_part(network: RegionNetwork, plan: TuningPlan) -> Iterator[tuple[float, list[Tensor]]]:
+def _by_part(
+    network: RegionNetwork, plan: NetworkTuningConfig
+) -> Iterator[tuple[float, list[Tensor]]]:
     """Share of the rate, and the parameters that learn, of the trunk and of what is new."""
     yield plan.trunk_rate, [p for p in network.backbone.parameters() if p.requires_grad]
     yield 1.0, [*network.head.parameters(), *network.boxes.parameters()]

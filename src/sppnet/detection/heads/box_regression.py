@@ -153,7 +153,7 @@ class BoxSamples:
 
 
 @dataclass(frozen=True)
-class CascadeRule:
+class CascadeConfig:
     """Constants of box regression in stages.
 
     Args:
@@ -200,9 +200,9 @@ class BoxCascade:
 
     stages_: list[BoxRegressor]
 
-    def __init__(self, num_classes: int, rule: CascadeRule | None = None, seed: int = 0) -> None:
+    def __init__(self, num_classes: int, rule: CascadeConfig | None = None, seed: int = 0) -> None:
         self.num_classes = num_classes
-        self.rule = rule or CascadeRule()
+        self.rule = rule or CascadeConfig()
         self.seed = seed
 
     def fit(self, samples: Samples, encoder: Encoder, feature_scale: float = 1.0) -> "BoxCascade":
@@ -284,7 +284,7 @@ class BoxCascade:
             TypeError: If the rule has other names.
             ValueError: If the tensors are not those of this cascade.
         """
-        rule = CascadeRule(**configuration["rule"])
+        rule = CascadeConfig(**configuration["rule"])
         cascade = cls(configuration["num_classes"], rule, configuration["seed"])
         shape = (rule.stages, 1 if rule.class_agnostic else cascade.num_classes)
         if tensors["weights"].shape[:2] != shape or tensors["bias"].shape != (*shape, 4):

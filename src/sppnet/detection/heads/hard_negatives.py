@@ -20,7 +20,7 @@ EARLY_TOLERANCE = 20
 
 
 @dataclass(frozen=True)
-class MiningRule:
+class MiningConfig:
     """Constants of the 2014 code (spp_train.m).
 
     Args:
@@ -79,7 +79,7 @@ class HardNegativeMiner:
 
     Example:
         >>> noise = torch.randn(40, 3, generator=torch.manual_seed(0))
-        >>> rule = MiningRule(cost=1.0)
+        >>> rule = MiningConfig(cost=1.0)
         >>> miner = HardNegativeMiner([noise[:10] + torch.tensor([9.0, 0.0, 0.0])], rule)
         >>> miner.add(noise[10:], torch.ones(30, 1, dtype=torch.bool))
         >>> miner.finish()
@@ -94,13 +94,13 @@ class HardNegativeMiner:
     def __init__(
         self,
         positives: list[Tensor],
-        rule: MiningRule | None = None,
+        rule: MiningConfig | None = None,
         counts: Sequence[int] | None = None,
     ) -> None:
         if not positives:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
-        self.rule = rule or MiningRule()
+        self.rule = rule or MiningConfig()
         self._svms = DualSvms(length, len(positives), self.rule.bias_factor, self.rule.seed)
         self._most_rows = self.rule.most_rows(length)
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])

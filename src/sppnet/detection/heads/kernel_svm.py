@@ -121,7 +121,7 @@ class KernelScorer:
 
 
 @dataclass(frozen=True)
-class KernelRule:
+class KernelSvmConfig:
     """Constants of the kernel scorer.
 
     Args:
@@ -149,7 +149,7 @@ class KernelRule:
 
 
 def fit_kernel(
-    rows: Tensor, targets: Tensor, rule: KernelRule, features: WindowFeatures | None = None
+    rows: Tensor, targets: Tensor, rule: KernelSvmConfig, features: WindowFeatures | None = None
 ) -> KernelScorer:
     """Fit all classes on the same centres, in closed form.
 
@@ -167,7 +167,7 @@ def fit_kernel(
 
     Example:
         >>> rows = torch.tensor([[0.0], [5.0]])
-        >>> scorer = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelRule())
+        >>> scorer = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelSvmConfig())
         >>> scorer.decide(rows)[:, 0].round().tolist()
         [1.0, -1.0]
 
@@ -190,7 +190,7 @@ def fit_kernel(
 def mine_kernel(
     positives: list[Tensor],
     images: Iterable[tuple[Tensor, Tensor]],
-    rule: KernelRule | None = None,
+    rule: KernelSvmConfig | None = None,
     features: WindowFeatures | None = None,
 ) -> KernelScorer:
     """Fit on the first batch of negatives, then on those of each further batch that are hard.
@@ -208,7 +208,7 @@ def mine_kernel(
     Raises:
         NothingUsableError: If there is no positive.
     """
-    rule = rule or KernelRule()
+    rule = rule or KernelSvmConfig()
     rows, targets = _positive_examples(positives)
     scorer = fit_kernel(rows, targets, rule, features)
     held = (rows[:0], targets[:0])
@@ -220,7 +220,7 @@ def mine_kernel(
     return scorer
 
 
-def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelRule) -> Tensor:
+def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelSvmConfig) -> Tensor:
     """(M,) weights of one class; zeros for a class without positives."""
     is_positive, is_used = targets > 0, targets != 0
     if not bool(is_positive.any()):
@@ -235,7 +235,7 @@ def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelRule) -
     return torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(system))[:, 0]
 
 
-def _choose_centres(rows: Tensor, targets: Tensor, rule: KernelRule) -> Tensor:
+def _choose_centres(rows: Tensor, targets: Tensor, rule: KernelSvmConfig) -> Tensor:
     """Draw centres: half of them positives, as far as there are."""
     draw = torch.Generator().manual_seed(rule.seed)
     is_positive = (targets > 0).any(1)

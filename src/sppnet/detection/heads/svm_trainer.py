@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from sppnet.detection.assign import inside_crowd
-from sppnet.detection.config import DetectionSettings
+from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import PreparedImages
 from sppnet.detection.heads.classifiers import LinearScorer
-from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningRule, RowSample
-from sppnet.detection.heads.kernel_svm import KernelRule, KernelScorer, mine_kernel
+from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, RowSample
+from sppnet.detection.heads.kernel_svm import KernelScorer, KernelSvmConfig, mine_kernel
 from sppnet.detection.heads.region_head import WindowFeatures
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
@@ -101,7 +101,7 @@ class WindowTrainer:
         self,
         prepared: PreparedImages,
         num_classes: int,
-        settings: DetectionSettings,
+        settings: DetectionConfig,
         features: WindowFeatures,
         *,
         scale: float,
@@ -113,7 +113,7 @@ class WindowTrainer:
         self.settings = settings
         self.features = features
         self.scale = scale
-        self.rule = MiningRule(settings.svm_cost, settings.positive_weight, seed=settings.seed)
+        self.rule = MiningConfig(settings.svm_cost, settings.positive_weight, seed=settings.seed)
         self.mirror = mirror
         self.draw = torch.Generator().manual_seed(settings.seed)
 
@@ -156,7 +156,7 @@ class WindowTrainer:
     def mine_kernel(self, track: Track = no_tracking) -> KernelScorer:
         """Fit a kernel scorer on the objects, and on negatives in batches."""
         plain = [rows.float() / self.scale for rows in self.positives]
-        rule = KernelRule(seed=self.settings.seed)
+        rule = KernelSvmConfig(seed=self.settings.seed)
         return mine_kernel(plain, self._negatives(track), rule, self.features)
 
     def _count_extras(self) -> Tensor:

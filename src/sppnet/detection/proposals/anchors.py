@@ -29,7 +29,7 @@ CANDIDATES = 2500
 
 
 @dataclass(frozen=True)
-class AnchorRule:
+class AnchorConfig:
     """Constants of learnt anchors.
 
     Args:
@@ -117,7 +117,7 @@ class AnchorLearner:
         seed: Of the examples and counterexamples that are drawn.
     """
 
-    def __init__(self, geometry: MapGeometry, rule: AnchorRule, seed: int) -> None:
+    def __init__(self, geometry: MapGeometry, rule: AnchorConfig, seed: int) -> None:
         self.geometry, self.rule = geometry, rule
         self.draw = torch.Generator().manual_seed(seed)
 
@@ -248,15 +248,15 @@ class AnchorProposer:
     learnt_: LearntAnchors
 
     def __init__(
-        self, geometry: MapGeometry, rule: AnchorRule | None = None, seed: int = 0
+        self, geometry: MapGeometry, rule: AnchorConfig | None = None, seed: int = 0
     ) -> None:
         self.geometry = geometry
-        self.rule = rule or AnchorRule()
+        self.rule = rule or AnchorConfig()
         self.seed = seed
 
     @classmethod
     def of(
-        cls, encoder: Encoder, rule: AnchorRule | None = None, seed: int = 0
+        cls, encoder: Encoder, rule: AnchorConfig | None = None, seed: int = 0
     ) -> "AnchorProposer":
         """Make a proposer, not fitted yet, for the maps of an encoder."""
         trunk = encoder.backbone
@@ -332,7 +332,7 @@ class AnchorProposer:
         geometry = dict(configuration["geometry"])
         geometry["short_sides"] = tuple(geometry["short_sides"])
         proposer = cls(
-            MapGeometry(**geometry), AnchorRule(**configuration["rule"]), configuration["seed"]
+            MapGeometry(**geometry), AnchorConfig(**configuration["rule"]), configuration["seed"]
         )
         proposer.learnt_ = LearntAnchors(**tensors)
         return proposer
