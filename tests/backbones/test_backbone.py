@@ -262,13 +262,13 @@ def test_restored_backbones_are_bit_equal(name, layer):
         backbone.mean += 0.01  # the normalisation comes back too
         backbone.train()(torch.rand(2, 3, 64, 64))
     backbone.eval()
-    description = json.loads(json.dumps(backbone.description()))
+    description = json.loads(json.dumps(backbone.config()))
     before = torch.get_rng_state()
     restored = restore_backbone(description, backbone.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     image = torch.rand(1, 3, 70, 66)
     assert torch.equal(restored(image), backbone(image))
-    assert restored.description() == backbone.description()
+    assert restored.config() == backbone.config()
     assert not restored.training
     assert all(p.requires_grad and p.is_leaf for p in restored.parameters())
 
@@ -276,7 +276,7 @@ def test_restored_backbones_are_bit_equal(name, layer):
 def test_restoring_regnet_leaves_the_random_generator_alone():
     backbone = build_backbone("regnet_y_400mf")
     before = torch.get_rng_state()
-    restored = restore_backbone(backbone.description(), backbone.state_dict())
+    restored = restore_backbone(backbone.config(), backbone.state_dict())
     assert torch.equal(torch.get_rng_state(), before)
     assert restored.stride == 32
 
@@ -284,7 +284,7 @@ def test_restoring_regnet_leaves_the_random_generator_alone():
 def test_training_a_restored_backbone_leaves_the_tensors_alone():
     tensors = build_backbone("small5").state_dict()
     kept = {key: value.clone() for key, value in tensors.items()}
-    restored = restore_backbone(build_backbone("small5").description(), tensors)
+    restored = restore_backbone(build_backbone("small5").config(), tensors)
     with torch.no_grad():
         for parameter in restored.parameters():
             parameter.add_(1)
@@ -304,7 +304,7 @@ def test_training_a_restored_backbone_leaves_the_tensors_alone():
 def test_wrong_descriptions_are_unusable(change, rule):
     backbone = build_backbone("small5")
     with pytest.raises(UnusableFileError, match=rule) as caught:
-        restore_backbone({**backbone.description(), **change}, backbone.state_dict(), path="m.st")
+        restore_backbone({**backbone.config(), **change}, backbone.state_dict(), path="m.st")
     assert str(caught.value).startswith("'m.st': ")
 
 
@@ -313,7 +313,7 @@ def test_missing_tensors_are_unusable():
     tensors = backbone.state_dict()
     del tensors["trunk.conv1.weight"]
     with pytest.raises(UnusableFileError, match=r"must hold the 1 keys trunk\.conv1\.weight"):
-        restore_backbone(backbone.description(), tensors)
+        restore_backbone(backbone.config(), tensors)
 
 
 # --------------------------------------------------------------------------------- learning

@@ -178,7 +178,7 @@ def test_without_timm_the_command_is_named(monkeypatch):
     with pytest.raises(MissingPackageError, match=r"pip install 'sppnet\[timm\]'"):
         build_backbone(LCNET)
     with pytest.raises(MissingPackageError):
-        restore_backbone(backbone.description(), backbone.state_dict())
+        restore_backbone(backbone.config(), backbone.state_dict())
 
 
 def test_the_list_of_trunks_does_not_wait_for_timm():

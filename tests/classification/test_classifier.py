@@ -129,11 +129,11 @@ def test_folder_that_does_not_fit_together_is_refused(
 
     tensors = {**classifier.network.state_dict(), "seen": classifier.seen}
     for change in ({"names": ["a"]}, {"pool": {"kind": "sum"}}, {"view": {"kind": "x"}}):
-        save_model(tmp_path / "m", "classifier", {**classifier.description(), **change}, tensors)
+        save_model(tmp_path / "m", "classifier", {**classifier.config(), **change}, tensors)
         with pytest.raises(UnusableFileError, match="does not fit together"):
             Classifier.load(tmp_path / "m")
     tensors.pop("seen")
-    save_model(tmp_path / "m", "classifier", classifier.description(), tensors)
+    save_model(tmp_path / "m", "classifier", classifier.config(), tensors)
     with pytest.raises(UnusableFileError):
         Classifier.load(tmp_path / "m")
 

@@ -139,13 +139,13 @@ def test_converted_classifiers_come_back_from_disk(tmp_path: Path, name: str) ->
     images = [torch.rand(3, 70, 100), torch.rand(3, 64, 64)]
     assert torch.equal(loaded.scores(images), classifier.scores(images))
     assert torch.equal(classifier.scores(images[1]), classifier.scores(images)[1:])
-    assert loaded.description() == classifier.description()
+    assert loaded.config() == classifier.config()
 
 
 def test_unknown_layers_in_a_description_are_unusable(tmp_path: Path) -> None:
     network = convert_classifier("mobilenet_v3_small", "none", (1,))
     classifier = Classifier(network, View("full", 64), [str(number) for number in range(1000)])
-    description = classifier.description()
+    description = classifier.config()
     description["head"]["carried"][1]["layer"] = "Softmax"
     tensors = {**network.state_dict(), "seen": classifier.seen}
     save_model(tmp_path / "m", "classifier", description, tensors)
@@ -195,4 +195,4 @@ def test_heads_that_cannot_be_carried_are_refused(name: str, reason: str) -> Non
 def test_layers_that_are_not_known_are_not_described() -> None:
     head = CarriedHead(nn.Sequential(nn.Softmax(dim=1)), 3, 12, 3)
     with pytest.raises(TypeError, match=r"layers must be of .*, got Softmax"):
-        head.description()
+        head.config()

@@ -22,7 +22,12 @@ from sppnet.classification import (
     layer_table,
 )
 from sppnet.classification.network import apply_in_blocks, pool_bins
-from sppnet.classification.serialize import describe_head, describe_pool, restore_head, restore_pool
+from sppnet.classification.serialize import (
+    head_from_config,
+    head_to_config,
+    pool_from_config,
+    pool_to_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +106,8 @@ def test_pools_are_parts_of_the_pyramid() -> None:
 @pytest.mark.parametrize("kind", ["spp", "spp+avg", "6x6", "avg", "max"])
 def test_pools_come_back_from_their_description(kind: str) -> None:
     maps, pool = torch.rand(2, 4, 9, 7), build_pool(kind, (1, 3))
-    description = json.loads(json.dumps(describe_pool(pool)))
-    assert torch.equal(restore_pool(description)(maps), pool(maps))
+    description = json.loads(json.dumps(pool_to_config(pool)))
+    assert torch.equal(pool_from_config(description)(maps), pool(maps))
 
 
 def test_trunk_may_be_passed_in() -> None:
@@ -183,13 +188,13 @@ def test_other_pyramids():
 @pytest.mark.parametrize("name", PAPER_TRUNKS)
 def test_heads_are_those_of_the_paper(name):
     head = build_on_meta(name).head
-    description = describe_head(head)
+    description = head_to_config(head)
     assert description["hidden"] == [4096, 4096]
     assert description["dropout"] == 0.5
     kinds = [type(layer) for layer in head]
     assert kinds == [nn.Linear, nn.ReLU, nn.Dropout] * 2 + [nn.Linear]
     with torch.device("meta"):
-        assert describe_head(restore_head(description)) == description
+        assert head_to_config(head_from_config(description)) == description
 
 
 def test_heads_start_as_released():
@@ -199,7 +204,7 @@ def test_heads_start_as_released():
         if isinstance(layer, nn.Linear):
             assert (layer.bias == 1).all()
             assert layer.weight.std().item() == pytest.approx(0.01, rel=0.1)
-    assert network.backbone.description() == build_backbone("zf5").description()
+    assert network.backbone.config() == build_backbone("zf5").config()
 
 
 @pytest.mark.parametrize("name", PAPER_TRUNKS)

@@ -103,7 +103,7 @@ def test_saved_and_loaded_gives_the_same_bits(
     loaded = Detector.load(tmp_path / "model")
     assert loaded.names == NAMES
     assert loaded.rule == detector.rule
-    assert loaded.configuration() == detector.configuration()
+    assert loaded.config() == detector.config()
     assert (loaded.mover is None) == (not boxes)
     for seed in range(3):
         picture = make_picture(70 + 20 * seed, 90, seed)

@@ -388,9 +388,9 @@ def test_every_kind_of_detector_is_learnt_saved_and_used(
 ) -> None:
     settings = replace(SETTINGS, **TUNED, **wish)
     detector = train_detector(prepare(settings=settings), scenes.names, settings)
-    configuration = detector.configuration()
-    assert configuration["scorer"]["kind"] == kind
-    assert (configuration["mover"] or {"kind": None})["kind"] == mover
+    config = detector.config()
+    assert config["scorer"]["kind"] == kind
+    assert (config["mover"] or {"kind": None})["kind"] == mover
     detector.rule = replace(detector.rule, score_threshold=-30.0)  # little was learnt
     if isinstance(detector.scorer, LinearScorer):
         assert detector.scorer.features.layer == settings.layer_of_features

@@ -80,7 +80,7 @@ def test_classes_have_their_own_curve_if_there_is_enough(method: str) -> None:
     labels[:3] = 2
     calibration = ScoreCalibration(method).fit(scores, labels, is_hit, 4)
     assert [curve is None for curve in calibration.curves_] == [False, False, True, True]
-    restored = ScoreCalibration.restore(json.loads(json.dumps(calibration.configuration())))
+    restored = ScoreCalibration.from_config(json.loads(json.dumps(calibration.config())))
     for label in range(4):
         asked = np.linspace(-3, 3, 50), np.full(50, label)
         expected = calibration.probabilities(*asked)

@@ -223,16 +223,16 @@ def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) ->
         note(f"needs {line}")
     if dry_run:
         return
-    configuration = _settings(supplies)
+    config = _settings(supplies)
     name = f"table-{number}"
     with RunFolder.open(
-        supplies.out, f"reproduce {number}", configuration, supplies.seed, fresh=fresh
+        supplies.out, f"reproduce {number}", config, supplies.seed, fresh=fresh
     ) as run:
         with run.stage(name):
             result = entry.run(supplies, track)
-        record = _record(entry, result, configuration, run.seconds())
+        record = _record(entry, result, config, run.seconds())
         write_json(run.path / f"{name}.json", record)
-        write_text(run.path / f"{name}.html", render_page(entry, result, configuration))
+        write_text(run.path / f"{name}.html", render_page(entry, result, config))
     if result.measured:
         _say_measured(result)
     code = report_problems(result.problems)
@@ -312,7 +312,7 @@ def _grid_cell(cell: dict[str, Any] | None, letters: dict[str, str]) -> str:
     return f"[{found}]" if cell["paper"] is None else f"{_number(cell['paper'])} [{found}]"
 
 
-def render_page(entry: PaperTable, result: TableResult, configuration: dict[str, Any]) -> str:
+def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) -> str:
     """Write the page."""
     printed, notes = entry.printed, difference_letters(result)
     page = Page(f"Table {printed.number}: {printed.title}", printed.measure, SOURCE)
@@ -337,14 +337,14 @@ def render_page(entry: PaperTable, result: TableResult, configuration: dict[str,
         add_problem_section(page, result.problems)
     if entry.wants:
         page.add_section("What the table needs", *map(paragraph, entry.wants))
-    add_origin_section(page, configuration, surroundings()["versions"])
+    add_origin_section(page, config, surroundings()["versions"])
     return page.render()
 
 
 def _record(
     entry: PaperTable,
     result: TableResult,
-    configuration: dict[str, Any],
+    config: dict[str, Any],
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Everything that the JSON file holds."""
@@ -358,7 +358,7 @@ def _record(
         "cells": result.records(),
         "not_measured": result.reasons(),
         "problems": [asdict(problem) for problem in result.problems],
-        "configuration": configuration,
+        "configuration": config,
         "seconds": seconds,
         **surroundings(),
     }

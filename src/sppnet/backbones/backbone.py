@@ -141,12 +141,12 @@ class Backbone(nn.Module):
         rows = axis_y.cells(max(height, self.min_size))
         return rows, axis_x.cells(max(width, self.min_size))
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Describe the trunk in JSON values: with `state_dict()` it is enough to build it again.
 
         Example:
             >>> from sppnet.backbones import build_backbone
-            >>> build_backbone("small5").description()["stride"]
+            >>> build_backbone("small5").config()["stride"]
             8
         """
         keys = ("name", "layer", "channels", "stride", "centre", "receptive_field", "min_size")

@@ -85,18 +85,18 @@ def build_backbone(
 
 
 def restore_backbone(
-    description: Mapping[str, Any],
+    config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     *,
     path: str | Path | None = None,
 ) -> Backbone:
-    """Build a backbone again from `Backbone.description()` and `Backbone.state_dict()`.
+    """Build a backbone again from `Backbone.config()` and `Backbone.state_dict()`.
 
     Its features are bit-equal to those of the one that was saved. Neither torch's random generator
     nor the network is touched.
 
     Args:
-        description: What `description()` returned, after JSON or not.
+        config: What `config()` returned, after JSON or not.
         tensors: What `state_dict()` returned, after safetensors or not.
         path: File to name in errors.
 
@@ -108,20 +108,20 @@ def restore_backbone(
 
     Example:
         >>> old = build_backbone("small5")
-        >>> new = restore_backbone(old.description(), old.state_dict())
+        >>> new = restore_backbone(old.config(), old.state_dict())
         >>> image = torch.rand(1, 3, 40, 40)
         >>> bool((old(image) == new(image)).all())
         True
     """
     try:
-        recipe = find_trunk(str(description.get("name")))
+        recipe = find_trunk(str(config.get("name")))
         model = _build_without_values(recipe.build)
-        backbone = _assemble(recipe, model, description.get("layer"))
+        backbone = _assemble(recipe, model, config.get("layer"))
     except ValueError as error:
         raise UnusableFileError(str(error), path=path, code="E_WEIGHTS_ARCH") from error
-    for key, value in backbone.description().items():
-        if description.get(key) != value:
-            rule = f"{key} of {recipe.name} must be {value!r}, got {description.get(key)!r}"
+    for key, value in backbone.config().items():
+        if config.get(key) != value:
+            rule = f"{key} of {recipe.name} must be {value!r}, got {config.get(key)!r}"
             raise UnusableFileError(rule, path=path, code="E_WEIGHTS_ARCH")
     floats = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
     fill_module(backbone, floats, path=path)

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from sppnet.backbones import restore_backbone
 from sppnet.classification.multi_view import SCORE_KINDS, pool_views, score_rows
 from sppnet.classification.network import ROWS, SppNet, device_of, pool_images
-from sppnet.classification.serialize import describe_head, describe_pool, restore_head, restore_pool
+from sppnet.classification.serialize import (
+    head_from_config,
+    head_to_config,
+    pool_from_config,
+    pool_to_config,
+)
 from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
 from sppnet.images import to_image
 from sppnet.storage import restore_model, save_model, tensors_under
@@ -51,7 +56,7 @@ class ImageClassifier(ABC):
         seen: Tensor | None,
         about: dict[str, Any] | None,
     ) -> None:
-        outputs = describe_head(head)["num_classes"]
+        outputs = head_to_config(head)["num_classes"]
         if len(names) != outputs:
             raise ValueError(f"names must be {outputs}, one for each output, got {len(names)}")
         self.names = tuple(names)
@@ -110,7 +115,7 @@ class ImageClassifier(ABC):
         """Move all of it and return the classifier."""
 
     @abstractmethod
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """All but the numbers, as plain values."""
 
     @abstractmethod
@@ -119,12 +124,12 @@ class ImageClassifier(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
         """Make the classifier of a description and its numbers."""
 
     def digest(self) -> str:
         """SHA-256 of the description and of every number: all that scores depend on."""
-        return digest_of(self.description(), self.tensors())
+        return digest_of(self.config(), self.tensors())
 
     def save(self, path: str | Path) -> None:
         """Write the classifier into a folder, whole or not at all.
@@ -136,7 +141,7 @@ class ImageClassifier(ABC):
             OutputError: If it cannot be written.
             TypeError: If a pooling or a head is none of the project's.
         """
-        save_model(path, self.kind, self.description(), {**self.tensors(), "seen": self.seen})
+        save_model(path, self.kind, self.config(), {**self.tensors(), "seen": self.seen})
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
@@ -155,7 +160,7 @@ class ImageClassifier(ABC):
         return restore_model(
             path,
             cls.kind,
-            lambda config, tensors: cls.restore(config, tensors, tensors.pop("seen")),
+            lambda config, tensors: cls.from_config(config, tensors, tensors.pop("seen")),
         ).to(device)
 
 
@@ -274,13 +279,13 @@ class Classifier(ImageClassifier):
         self.network.to(device)
         return self
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """All but the numbers, as plain values."""
         return {
-            "backbone": self.network.backbone.description(),  # type: ignore[operator]
-            "pool": describe_pool(self.network.pool),
-            "head": describe_head(self.network.head),
-            "view": self.view.description(),
+            "backbone": self.network.backbone.config(),  # type: ignore[operator]
+            "pool": pool_to_config(self.network.pool),
+            "head": head_to_config(self.network.head),
+            "view": self.view.config(),
             "names": list(self.names),
             "score_kind": self.score_kind,
             "about": self.about,
@@ -291,12 +296,12 @@ class Classifier(ImageClassifier):
         return {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
 
     @classmethod
-    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
         """Make the classifier of a description and its numbers."""
         network = SppNet(
             restore_backbone(config["backbone"], tensors_under("backbone.", tensors)),
-            restore_pool(config["pool"]),
-            restore_head(config["head"]),
+            pool_from_config(config["pool"]),
+            head_from_config(config["head"]),
         )
         network.load_state_dict(tensors)
         return cls(

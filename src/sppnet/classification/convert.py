@@ -63,14 +63,14 @@ class CarriedHead(nn.Module):
         logits: Tensor = self.carried(average) + self.added(maxima)
         return logits
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Describe the head in JSON values.
 
         Raises:
             TypeError: A layer of the old classifier is none of `LAYERS`.
 
         Example:
-            >>> CarriedHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).description()["carried"]
+            >>> CarriedHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).config()["carried"]
             [{'layer': 'Dropout', 'p': 0.2}]
         """
         return {
@@ -82,14 +82,14 @@ class CarriedHead(nn.Module):
         }
 
     @classmethod
-    def restore(cls, description: dict[str, Any]) -> "CarriedHead":
+    def from_config(cls, config: dict[str, Any]) -> "CarriedHead":
         """Make the head that was described; the weights of the old classifier are new ones.
 
         Raises:
-            KeyError, TypeError, ValueError: The description is not one of `description`.
+            KeyError, TypeError, ValueError: The description is not one of `config`.
         """
-        layers = [_restore_layer(dict(layer)) for layer in description["carried"]]
-        sizes = (description[key] for key in ("channels", "added_features", "num_classes"))
+        layers = [_restore_layer(dict(layer)) for layer in config["carried"]]
+        sizes = (config[key] for key in ("channels", "added_features", "num_classes"))
         return cls(nn.Sequential(*layers), *sizes)
 
 

@@ -92,7 +92,7 @@ def _maxima_of(pool: nn.Module) -> nn.Module | None:
 
 def _facts(classifier: Classifier) -> dict[str, object]:
     """All but what the classifier was fitted on."""
-    return {key: value for key, value in classifier.description().items() if key != "about"}
+    return {key: value for key, value in classifier.config().items() if key != "about"}
 
 
 def _draw_images(count: int, height: int, width: int) -> tuple[Tensor]:

@@ -79,4 +79,4 @@ def _describe_view(view: AnyView) -> str:
     """A view as text for a cache key; names count in what the classifier's digest covers."""
     if isinstance(view, str):
         return view
-    return "own" if view is None else json.dumps(view.description(), sort_keys=True)
+    return "own" if view is None else json.dumps(view.config(), sort_keys=True)

@@ -15,14 +15,14 @@ from sppnet.classification.network import (
 from sppnet.pooling import SpatialPyramidPool
 
 
-def describe_pool(pool: nn.Module) -> dict[str, Any]:
+def pool_to_config(pool: nn.Module) -> dict[str, Any]:
     """Describe a pooling.
 
     Raises:
         TypeError: If it is none of the project's.
 
     Example:
-        >>> describe_pool(SpatialPyramidPool((1, 2)))
+        >>> pool_to_config(SpatialPyramidPool((1, 2)))
         {'kind': 'spp', 'levels': [1, 2]}
     """
     if isinstance(pool, SpatialPyramidPool):
@@ -34,36 +34,36 @@ def describe_pool(pool: nn.Module) -> dict[str, Any]:
     raise TypeError(f"pool must be made by build_pool, got {pool}")
 
 
-def restore_pool(description: dict[str, Any]) -> nn.Module:
+def pool_from_config(config: dict[str, Any]) -> nn.Module:
     """Make the pooling that was described.
 
     Raises:
-        KeyError, TypeError, ValueError: If the description is not one of :func:`describe_pool`.
+        KeyError, TypeError, ValueError: If the description is not one of :func:`pool_to_config`.
 
     Example:
-        >>> restore_pool({"kind": "spp", "levels": [1, 2]})
+        >>> pool_from_config({"kind": "spp", "levels": [1, 2]})
         SpatialPyramidPool(levels=(1, 2))
     """
-    kind = description["kind"]
+    kind = config["kind"]
     if kind == "avg":
         return GlobalAveragePool()
     if kind not in ("spp", "spp+avg"):
         raise ValueError(f"pool must be spp, spp+avg or avg, got {kind!r}")
-    return build_pool(kind, description["levels"])
+    return build_pool(kind, config["levels"])
 
 
-def describe_head(head: nn.Module) -> dict[str, Any]:
+def head_to_config(head: nn.Module) -> dict[str, Any]:
     """Describe a head that :func:`build_head` or a conversion made.
 
     Raises:
         TypeError: If it was made otherwise.
 
     Example:
-        >>> describe_head(build_head(8, 3, (4,), dropout=0.5, feature_norm=1.0))
+        >>> head_to_config(build_head(8, 3, (4,), dropout=0.5, feature_norm=1.0))
         {'in_features': 8, 'num_classes': 3, 'hidden': [4], 'dropout': 0.5, 'feature_norm': 1.0}
     """
     if isinstance(head, CarriedHead):
-        return head.description()
+        return head.config()
     layers = list(head.children())
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     known = (nn.Linear, nn.ReLU, nn.Dropout, FixedNorm)
@@ -80,18 +80,18 @@ def describe_head(head: nn.Module) -> dict[str, Any]:
     }
 
 
-def restore_head(description: dict[str, Any]) -> nn.Module:
+def head_from_config(config: dict[str, Any]) -> nn.Module:
     """Make the head that was described, with fresh weights.
 
     Raises:
-        KeyError, TypeError, ValueError: If the description is not one of :func:`describe_head`.
+        KeyError, TypeError, ValueError: If the description is not one of :func:`head_to_config`.
     """
-    if description.get("kind") == "carried":
-        return CarriedHead.restore(description)
+    if config.get("kind") == "carried":
+        return CarriedHead.from_config(config)
     return build_head(
-        description["in_features"],
-        description["num_classes"],
-        tuple(description["hidden"]),
-        dropout=description["dropout"],
-        feature_norm=description["feature_norm"],
+        config["in_features"],
+        config["num_classes"],
+        tuple(config["hidden"]),
+        dropout=config["dropout"],
+        feature_norm=config["feature_norm"],
     )

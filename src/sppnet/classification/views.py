@@ -63,7 +63,7 @@ class View:
             image = centre_crop(image, (square, square))
         return resize_image(image, (side, side))
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The settings as plain values, for files and cache keys."""
         return asdict(self)
 
@@ -144,7 +144,7 @@ class ViewPlan:
         windows = sum(len(scale.windows) for scale in self.scales(image_size_hw))
         return windows * (2 if self.mirrored else 1)
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The settings as plain values, for files and cache keys."""
         return asdict(self)
 

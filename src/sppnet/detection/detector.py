@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sppnet.backbones import restore_backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.box_regressor import BoxMover, restore_mover
-from sppnet.detection.heads.classifiers import WindowScorer, restore_scorer
+from sppnet.detection.heads.box_regressor import BoxMover, box_regressor_from_config
+from sppnet.detection.heads.classifiers import WindowScorer, classifier_from_config
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import windows_file
@@ -183,15 +183,15 @@ class Detector:
         self.scorer = self.scorer.to(device)
         return self
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything about the detector that is not a weight."""
         return {
             "names": list(self.names),
-            "encoder": self.encoder.configuration(),
-            "scorer": self.scorer.configuration(),
-            "mover": None if self.mover is None else self.mover.configuration(),
+            "encoder": self.encoder.config(),
+            "scorer": self.scorer.config(),
+            "mover": None if self.mover is None else self.mover.config(),
             "rule": asdict(self.rule),
-            "anchors": None if self.anchors is None else self.anchors.configuration(),
+            "anchors": None if self.anchors is None else self.anchors.config(),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ class Detector:
         Raises:
             OutputError: If it cannot be written.
         """
-        config = {**self.configuration(), "training": extra or {}}
+        config = {**self.config(), "training": extra or {}}
         save_model(Path(path), MODEL_KIND, config, self.tensors())
 
     @classmethod
@@ -243,11 +243,11 @@ class Detector:
         mover, anchors = config["mover"], config["anchors"]
         return cls(
             Encoder(trunk, **encoder_config),
-            restore_scorer(config["scorer"], tensors_under("scorer.", tensors)),
-            mover and restore_mover(mover, tensors_under("mover.", tensors)),
+            classifier_from_config(config["scorer"], tensors_under("scorer.", tensors)),
+            mover and box_regressor_from_config(mover, tensors_under("mover.", tensors)),
             tuple(config["names"]),
             InferenceConfig(**config["rule"]),
-            anchors and AnchorProposer.restore(anchors, tensors_under("anchors.", tensors)),
+            anchors and AnchorProposer.from_config(anchors, tensors_under("anchors.", tensors)),
         )
 
 
@@ -321,9 +321,9 @@ class CombinedDetector:
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
         return self.rule.select(Detections(*joined))
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything about the detectors that is not a weight."""
-        return {"combined": [detector.configuration() for detector in self.detectors]}
+        return {"combined": [detector.config() for detector in self.detectors]}
 
 
 class AnyDetector(Protocol):
@@ -344,6 +344,6 @@ class AnyDetector(Protocol):
         """Judge windows and keep the detections."""
         ...
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything that is not a weight."""
         ...

@@ -235,10 +235,10 @@ class Encoder:
         """
         return self.describe_cells(encoded, self.locate(encoded, boxes))
 
-    def configuration(self) -> dict[str, object]:
+    def config(self) -> dict[str, object]:
         """Everything but the weights that decides what a window's vector is."""
         return {
-            "backbone": self.backbone.description(),
+            "backbone": self.backbone.config(),
             "short_sides": list(self.short_sides),
             "levels": list(self.levels),
             "projection": self.projection_name,

@@ -210,7 +210,7 @@ class PreparedImages:
             image=self._digest(image),
             flipped=image.is_mirrored,
             weights=self._weights,
-            backbone=repr(sorted(self.encoder.backbone.description().items())),
+            backbone=repr(sorted(self.encoder.backbone.config().items())),
             short_side=short_side,
             max_long_side=self.encoder.max_long_side or 0,
         )

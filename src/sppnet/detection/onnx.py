@@ -106,7 +106,7 @@ def linear_scorer_of(detector: Detector) -> LinearScorer:
     if not isinstance(scorer, LinearScorer) or scorer.features.layer != "pooled":
         raise OutputError(
             "only detectors with linear SVMs on pooled windows can be exported; "
-            f"this one has {scorer.configuration()['kind']} scores of another layer or kind"
+            f"this one has {scorer.config()['kind']} scores of another layer or kind"
         )
     return scorer
 
@@ -163,7 +163,7 @@ def _facts(detector: Detector) -> dict[str, object]:
     """What the program around the graph has to know."""
     projection = detector.encoder.projection
     places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
-    return {"kind": MODEL_KIND, **detector.configuration(), "cells": places}
+    return {"kind": MODEL_KIND, **detector.config(), "cells": places}
 
 
 def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:

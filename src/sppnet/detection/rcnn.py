@@ -223,10 +223,10 @@ class RcnnEncoder(Encoder):
             scores[rows] = pooled @ weights
         return scores
 
-    def configuration(self) -> dict[str, object]:
+    def config(self) -> dict[str, object]:
         """Everything but the weights that decides what a window's vector is."""
         return {
-            "backbone": self.backbone.description(),
+            "backbone": self.backbone.config(),
             "levels": list(self.levels),
             "size": self.size,
             "context": self.context,

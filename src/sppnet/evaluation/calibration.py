@@ -37,7 +37,7 @@ class PlattCurve:
         """Probability of each score: (N,)."""
         return _sigmoid(self.slope * scores + self.offset)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Both numbers."""
         return dict(vars(self))
 
@@ -53,7 +53,7 @@ class IsotonicCurve:
         """Probability of each score: (N,)."""
         return np.interp(scores, self.x, self.y)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The points."""
         return {"x": list(self.x), "y": list(self.y)}
 
@@ -260,28 +260,28 @@ class ScoreCalibration:
         values = torch.from_numpy(scores).to(detections.scores)
         return Detections(detections.boxes, values, detections.labels)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
-        curves = [curve and curve.configuration() for curve in self.curves_]
-        shared = self.shared_ and self.shared_.configuration()
+        curves = [curve and curve.config() for curve in self.curves_]
+        shared = self.shared_ and self.shared_.config()
         return {"method": self.method, "least": self.least, "shared": shared, "curves": curves}
 
     @classmethod
-    def restore(cls, configuration: Mapping[str, Any]) -> "ScoreCalibration":
+    def from_config(cls, config: Mapping[str, Any]) -> "ScoreCalibration":
         """Build it again from its configuration.
 
         Args:
-            configuration: As :meth:`configuration` gives it.
+            config: As :meth:`config` gives it.
 
         Raises:
             ValueError: If the method is not known.
             KeyError: If a part is missing.
         """
-        result = cls(configuration["method"], configuration["least"])
+        result = cls(config["method"], config["least"])
         curve = CURVES[result.method]
-        shared = configuration["shared"]
+        shared = config["shared"]
         result.shared_ = shared and curve(**shared)
-        result.curves_ = [entry and curve(**entry) for entry in configuration["curves"]]
+        result.curves_ = [entry and curve(**entry) for entry in config["curves"]]
         return result
 
 

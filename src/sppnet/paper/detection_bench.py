@@ -222,7 +222,7 @@ class DetectionBench:
         return self.cache.make_key(
             version=BENCH_VERSION,
             settings=repr(self.settings),
-            encoder=repr(sorted(self.encoder.configuration().items())),
+            encoder=repr(sorted(self.encoder.config().items())),
             weights=digest_weights(network.backbone.state_dict()),
             hidden=tuple(digest_weights(each.state_dict()) for each in network.hidden or ()),
             images=(digest_images(self.images.train), digest_images(self.images.test)),

@@ -175,7 +175,7 @@ class KeptRcnnEncoder(RcnnEncoder):
             version=VECTORS_VERSION,
             pixels=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
             weights=self._weights,
-            encoder=repr(sorted(self.configuration().items())),
+            encoder=repr(sorted(self.config().items())),
         )
         if key == self._key:
             return

@@ -218,7 +218,7 @@ class RunFolder(Stages):
         cls,
         path: str | Path,
         command: str,
-        configuration: Mapping[str, Any],
+        config: Mapping[str, Any],
         seed: int,
         *,
         fresh: bool = False,
@@ -228,7 +228,7 @@ class RunFolder(Stages):
         Args:
             path: The folder; made if missing.
             command: What is run, such as ``"detect train"``.
-            configuration: All that decides the result; what JSON can hold, and paths.
+            config: All that decides the result; what JSON can hold, and paths.
             seed: The random seed.
             fresh: Forget the stages that are done and begin again; other files stay.
 
@@ -245,7 +245,7 @@ class RunFolder(Stages):
         folder = ensure_output_folder(path)
         lock = _take_lock(folder)
         try:
-            asked = {"command": command, "seed": seed, "configuration": configuration}
+            asked = {"command": command, "seed": seed, "configuration": config}
             return cls._begin(folder, lock, json.loads(json_text(asked)), fresh)
         except BaseException:
             os.close(lock)

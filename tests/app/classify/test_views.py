@@ -60,7 +60,7 @@ def test_views_of_predict_and_val(models: Path, data: Path, tmp_path: Path, view
     classifier = load_classifier(models / "network")
     assert isinstance(classifier, Classifier)
     plan = classifier.resolve_view(view, 64)
-    assert found["view"] == json.loads(json.dumps(plan.description()))
+    assert found["view"] == json.loads(json.dumps(plan.config()))
     for record in found["images"]:
         scores = classifier.scores(record["file"], plan)[0]
         assert record["scores"] == [scores[label].item() for label in record["labels"]]

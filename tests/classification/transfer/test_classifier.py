@@ -59,7 +59,7 @@ def test_loaded_classifier_is_the_saved_one(classifier, images, tmp_path: Path) 
     assert isinstance(loaded, TransferClassifier)
     assert torch.equal(loaded.scores(images), classifier.scores(images))
     assert loaded.digest() == classifier.digest()
-    assert json.dumps(loaded.description()) == json.dumps(classifier.description())
+    assert json.dumps(loaded.config()) == json.dumps(classifier.config())
     assert (loaded.names, loaded.about, loaded.score_kind) == (NAMES, {"made": "here"}, "margin")
     assert loaded.seen.tolist() == [5, -7]
 
@@ -106,7 +106,7 @@ def _edit(folder: Path, classifier: TransferClassifier, **changes) -> None:
     from sppnet.storage import save_model
 
     tensors = {**classifier.tensors(), "seen": classifier.seen}
-    save_model(folder, "transfer classifier", {**classifier.description(), **changes}, tensors)
+    save_model(folder, "transfer classifier", {**classifier.config(), **changes}, tensors)
 
 
 @pytest.mark.parametrize(

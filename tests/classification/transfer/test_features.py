@@ -149,7 +149,7 @@ def cut_at(backbone: Backbone, layer: str | None) -> Backbone:
     earlier = build_backbone("small5", layer=layer)
     known = earlier.state_dict()
     tensors = {k: v for k, v in backbone.state_dict().items() if k in known}
-    return restore_backbone(earlier.description(), tensors)
+    return restore_backbone(earlier.config(), tensors)
 
 
 @torch.inference_mode()

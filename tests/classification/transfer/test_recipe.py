@@ -12,7 +12,7 @@ TWO = FeatureRecipe((Block(), Block("relu2", "avg", view="warp", short_side=320)
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), TWO], ids=[*RECIPES, "two"])
 def test_plain_values_bring_a_recipe_back(recipe: FeatureRecipe) -> None:
-    assert FeatureRecipe.restore(recipe.description()) == recipe
+    assert FeatureRecipe.from_config(recipe.config()) == recipe
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_loss_falls_and_trunk_head_and_boxes_have_learnt(scenes, windows, encode
     assert all(torch.equal(v, before[k]) for k, v in encoder.backbone.state_dict().items())
     after = tuned.encoder.backbone.state_dict()
     assert not torch.equal(after["trunk.conv1.weight"], before["trunk.conv1.weight"])
-    again = restore_backbone(tuned.encoder.backbone.description(), after)
+    again = restore_backbone(tuned.encoder.backbone.config(), after)
     picture = torch.rand(1, 3, 60, 60, generator=torch.manual_seed(0))
     assert torch.equal(again(picture), tuned.encoder.backbone(picture))
 
@@ -208,7 +208,7 @@ def test_boxes_are_moved_by_the_deltas_of_their_class(scenes, windows, encoder) 
     boxes, labels = torch.tensor([[80.0, 80, 110, 120]]).expand(4, 4), torch.tensor([0, 1, 1, 0])
     features = tuned.encoder.describe(encoded, boxes)
     moved = boxes_to_deltas(boxes, tuned.boxes.apply(tuned.encoder, encoded, labels, boxes))
-    again = HeadBoxes.restore(tuned.boxes.configuration(), tuned.boxes.tensors())
+    again = HeadBoxes.from_config(tuned.boxes.config(), tuned.boxes.tensors())
     same = again.apply(tuned.encoder, encoded, labels, boxes)
     assert torch.equal(same, tuned.boxes.apply(tuned.encoder, encoded, labels, boxes))
     layer = tuned.boxes.layer

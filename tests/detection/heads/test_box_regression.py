@@ -225,14 +225,14 @@ def test_feature_scale_goes_into_the_weights() -> None:
 
 def test_restored_moves_the_same() -> None:
     cascade = _fitted()
-    restored = BoxCascade.restore(cascade.configuration(), cascade.tensors())
+    restored = BoxCascade.from_config(cascade.config(), cascade.tensors())
     image, encoded, windows = _image(7)
     labels = image.labels.expand(40)
     expected = cascade.apply(_Eye(), encoded, labels, windows)
     assert torch.equal(restored.apply(_Eye(), encoded, labels, windows), expected)
-    other = BoxCascade(3, cascade.rule).configuration()
+    other = BoxCascade(3, cascade.rule).config()
     with pytest.raises(ValueError, match="weights and bias must begin with shape"):
-        BoxCascade.restore(other, cascade.tensors())
+        BoxCascade.from_config(other, cascade.tensors())
 
 
 def test_boxes_stay_inside_the_image_and_keep_an_area() -> None:

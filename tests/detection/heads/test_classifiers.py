@@ -10,7 +10,7 @@ from sppnet.detection.heads.classifiers import (
     LinearScorer,
     PrefilteredScorer,
     WindowScorer,
-    restore_scorer,
+    classifier_from_config,
 )
 from sppnet.detection.heads.hard_negatives import NEVER
 from sppnet.detection.heads.kernel_svm import KernelScorer
@@ -117,7 +117,7 @@ def test_no_window_gives_no_score(scene, name: str) -> None:
 def test_scorer_comes_back_bit_for_bit(scene, name: str) -> None:
     encoder, encoded, cells = scene
     scorer = _scorers(encoder)[name]
-    again = restore_scorer(scorer.configuration(), scorer.tensors())
+    again = classifier_from_config(scorer.config(), scorer.tensors())
     assert type(again) is type(scorer)
     assert again.num_classes == K
     before, after = (s.score(encoder, encoded, cells) for s in (scorer, again))
@@ -152,10 +152,10 @@ def test_spoiled_files_are_refused(scene) -> None:
     encoder, _, _ = scene
     scorer = _scorers(encoder)["kernel"]
     tensors = scorer.tensors()
-    for configuration, kept in (
+    for config, kept in (
         ({"kind": "forest"}, tensors),
-        (scorer.configuration(), {k: v for k, v in tensors.items() if k != "bias"}),
-        (scorer.configuration(), tensors | {"bias": torch.ones(7)}),
+        (scorer.config(), {k: v for k, v in tensors.items() if k != "bias"}),
+        (scorer.config(), tensors | {"bias": torch.ones(7)}),
     ):
         with pytest.raises(UnusableFileError, match="the saved scorer does not fit together"):
-            restore_scorer(configuration, kept)
+            classifier_from_config(config, kept)

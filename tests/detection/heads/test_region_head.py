@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sppnet.detection.heads.region_head import RegionHead, compress, restore_head
+from sppnet.detection.heads.region_head import RegionHead, compress, head_from_config
 from sppnet.errors import UnusableFileError
 
 LENGTH, CLASSES = 40, 3
@@ -101,7 +101,7 @@ def test_compression_to_nearly_full_rank_hardly_changes_the_logits() -> None:
 @pytest.mark.parametrize("ranks", [(0, 0), (5, 4)])
 def test_head_comes_back_bit_for_bit(ranks: tuple[int, int]) -> None:
     head = _head(ranks)
-    again = restore_head(head.description(), head.state_dict())
+    again = head_from_config(head.config(), head.state_dict())
     assert torch.equal(again(_rows()), head(_rows()))
     assert not again.training
     assert all(parameter.requires_grad for parameter in again.parameters())
@@ -109,9 +109,9 @@ def test_head_comes_back_bit_for_bit(ranks: tuple[int, int]) -> None:
 
 def test_tensors_of_another_head_are_refused() -> None:
     with pytest.raises(UnusableFileError, match="the saved head does not fit together"):
-        restore_head(_head().description(), _head((5, 0)).state_dict())
+        head_from_config(_head().config(), _head((5, 0)).state_dict())
     with pytest.raises(UnusableFileError, match="does not fit together"):
-        restore_head({**_head().description(), "depth": 3}, _head().state_dict())
+        head_from_config({**_head().config(), "depth": 3}, _head().state_dict())
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_same_samples_same_proposer_and_restored_the_same() -> None:
     assert set(tensors) == {"rotation", "shift", "shapes", "weights"}
     for name, values in again.tensors().items():
         assert torch.equal(values, tensors[name]), name
-    restored = AnchorProposer.restore(proposer.configuration(), tensors)
+    restored = AnchorProposer.from_config(proposer.config(), tensors)
     _, encoded = _scene(7)
     for found, expected in zip(
         restored.propose(encoded, 40), proposer.propose(encoded, 40), strict=True

@@ -74,7 +74,7 @@ def figures_of(names):
         seconds={"proposals": 30.0, "maps": 60.0},
         seconds_per_image=1.5,
         problems=[Problem(f"{HOSTILE}.xml", "box has zero area", "E_BOX", 12, "left out")],
-        configuration={"backbone": HOSTILE, "svm": {"c": 0.001}},
+        config={"backbone": HOSTILE, "svm": {"c": 0.001}},
         versions={"torch": "2.6"},
     )
 

@@ -66,8 +66,8 @@ class BenchmarkJob:
     def run(self) -> None:
         """Measure everything anew, write it down and print the table."""
         _check_ours(ensure_output_folder(self.out))
-        configuration = asdict(self.plan)
-        with RunFolder.open(self.out, COMMAND, configuration, self.plan.seed, fresh=True) as folder:
+        config = asdict(self.plan)
+        with RunFolder.open(self.out, COMMAND, config, self.plan.seed, fresh=True) as folder:
             machine, begin = describe_machine(), time.monotonic()
             results = measure_all(self.plan)
             machine["load after"] = _load()

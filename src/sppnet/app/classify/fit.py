@@ -51,11 +51,11 @@ class FitJob:
     options: steps.RunOptions
     data: FitData
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """All that decides the result, as plain values."""
         return {
             **asdict(self.settings),
-            "recipes": [recipe.description() for recipe in self.recipes],
+            "recipes": [recipe.config() for recipe in self.recipes],
             "data": self.options.data.resolve(),
             "rule": asdict(self.rule),
         }
@@ -95,7 +95,7 @@ def run_fit(
         _say_plan(data, estimate)
         return
     with RunFolder.open(
-        options.out, "classify fit", job.configuration(), settings.seed, fresh=options.fresh
+        options.out, "classify fit", job.config(), settings.seed, fresh=options.fresh
     ) as run:
         steps.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])

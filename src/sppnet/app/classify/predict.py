@@ -109,7 +109,7 @@ def _score(
         scores.numpy(),
         seconds=about["seconds"],
         problems=[*dataset.problems, *found.problems],
-        configuration=classifier.about,
+        config=classifier.about,
     )
     paths = [dataset.paths[index] for index in found.kept[rows].tolist()]
     write_classification_report(out / "report.html", paths, figures, subtitle=dataset.root.name)
@@ -171,7 +171,7 @@ def _choose_view(
 
 def _view_words(view: View | ViewPlan | None) -> dict[str, Any] | str:
     """Say in plain values what was scored."""
-    return "own" if view is None else view.description()
+    return "own" if view is None else view.config()
 
 
 def _predict(

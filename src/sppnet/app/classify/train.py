@@ -105,13 +105,13 @@ def _lead(job: TrainJob) -> None:
     if options.dry_run:
         _say_plan(data, splits, job.plan, network, seconds)
         return
-    configuration = {
+    config = {
         **asdict(job.settings),
         "data": options.data.resolve(),
         "rule": asdict(data.rule),
     }
     with RunFolder.open(
-        options.out, "classify train", configuration, job.settings.seed, fresh=options.fresh
+        options.out, "classify train", config, job.settings.seed, fresh=options.fresh
     ) as run:
         if options.fresh:
             shutil.rmtree(run.path / "checkpoints", ignore_errors=True)

@@ -103,7 +103,7 @@ class ScoringJob:
             seconds=median_seconds(list(outcomes.values())),
             seconds_per_image=median(sum(outcome.seconds) for outcome in outcomes.values()),
             problems=problems,
-            configuration=detector.configuration(),
+            config=detector.config(),
             versions=surroundings()["versions"],
         )
         self._write_metrics(images, figures)

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from sppnet.backbones import restore_backbone
 from sppnet.classification.classifier import AnyView, ImageClassifier
 from sppnet.classification.network import apply_in_blocks, device_of
-from sppnet.classification.serialize import describe_head, describe_pool, restore_head, restore_pool
+from sppnet.classification.serialize import (
+    head_from_config,
+    head_to_config,
+    pool_from_config,
+    pool_to_config,
+)
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import FeatureRecipe
 from sppnet.storage import put_under, tensors_under
@@ -82,15 +87,15 @@ class TransferClassifier(ImageClassifier):
         self.head.to(device)
         return self
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """All but the numbers, as plain values."""
         pool, head = self.encoder.source_pool, self.encoder.source_head
         return {
-            "backbone": self.encoder.backbone.description(),
-            "recipe": self.encoder.recipe.description(),
-            "source_pool": None if pool is None else describe_pool(pool),
-            "source_head": None if head is None else describe_head(head),
-            "head": describe_head(self.head),
+            "backbone": self.encoder.backbone.config(),
+            "recipe": self.encoder.recipe.config(),
+            "source_pool": None if pool is None else pool_to_config(pool),
+            "source_head": None if head is None else head_to_config(head),
+            "head": head_to_config(self.head),
             "names": list(self.names),
             "score_kind": self.score_kind,
             "about": self.about,
@@ -103,16 +108,16 @@ class TransferClassifier(ImageClassifier):
         return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     @classmethod
-    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
         """Make the classifier of a description and its numbers."""
         pool, source_head = config["source_pool"], config["source_head"]
         encoder = FeatureEncoder(
             restore_backbone(config["backbone"], tensors_under("encoder.backbone.", tensors)),
-            FeatureRecipe.restore(config["recipe"]),
-            None if pool is None else restore_pool(pool),
-            None if source_head is None else restore_head(source_head),
+            FeatureRecipe.from_config(config["recipe"]),
+            None if pool is None else pool_from_config(pool),
+            None if source_head is None else head_from_config(source_head),
         )
         encoder.load_state_dict(tensors_under("encoder.", tensors))
-        head = restore_head(config["head"])
+        head = head_from_config(config["head"])
         head.load_state_dict(tensors_under("head.", tensors))
         return cls(encoder, head, config["names"], seen=seen, about=config["about"])

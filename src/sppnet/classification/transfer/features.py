@@ -156,7 +156,7 @@ def make_rows(
 
 def row_key(maker: RowMaker, data: bytes) -> str:
     """Key of an image's row: the image's bytes and all that the row depends on besides."""
-    view = json.dumps(maker.view.description(), sort_keys=True)
+    view = json.dumps(maker.view.config(), sort_keys=True)
     image = hashlib.sha256(data).hexdigest()
     return FeatureCache.make_key(image=image, view=view, **maker.depends_on)
 
@@ -176,7 +176,7 @@ def _compute(
 
 def backbone_digest(backbone: Backbone) -> str:
     """SHA-256 of a trunk's description and of every number in it."""
-    return digest_of(backbone.description(), backbone.state_dict())
+    return digest_of(backbone.config(), backbone.state_dict())
 
 
 def _gather(
@@ -288,10 +288,10 @@ class FeatureEncoder(nn.Module):
     def digest(self) -> str:
         """SHA-256 of the blocks and of every number of the network: what rows depend on."""
         about = {
-            "blocks": self.recipe.description()["blocks"],
+            "blocks": self.recipe.config()["blocks"],
             "pool": repr(self.source_pool),
             "head": repr(self.source_head),
-            "trunk": self.backbone.description(),
+            "trunk": self.backbone.config(),
         }
         return digest_of(about, self.state_dict())
 

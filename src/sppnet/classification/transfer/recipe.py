@@ -116,22 +116,22 @@ class FeatureRecipe:
         blocks = tuple(replace(block, short_side=side) for block, side in pairs)
         return replace(self, blocks=blocks)
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The recipe as plain values."""
         return {"loss": self.loss, "blocks": [asdict(block) for block in self.blocks]}
 
     @classmethod
-    def restore(cls, description: Mapping[str, Any]) -> "FeatureRecipe":
+    def from_config(cls, config: Mapping[str, Any]) -> "FeatureRecipe":
         """Make the recipe that was described.
 
         Raises:
-            KeyError, TypeError, ValueError: If the description is not one of :meth:`description`.
+            KeyError, TypeError, ValueError: If the description is not one of :meth:`config`.
         """
-        for key in description:
+        for key in config:
             if key not in ("blocks", "loss"):
                 raise ValueError(f"a recipe's keys must be blocks and loss, got {key!r}")
-        blocks = tuple(_restore_block(block) for block in description["blocks"])
-        return cls(blocks, description.get("loss", "hinge"))
+        blocks = tuple(_restore_block(block) for block in config["blocks"])
+        return cls(blocks, config.get("loss", "hinge"))
 
 
 def _restore_block(values: Mapping[str, Any]) -> Block:
@@ -181,7 +181,7 @@ def load_recipe(name: str) -> FeatureRecipe:
     if not Path(name).is_file():
         raise UsageError(f"recipe must be {', '.join(RECIPES)} or a TOML file, got {name!r}")
     try:
-        return FeatureRecipe.restore(tomllib.loads(read_bytes(name, MAX_BYTES).decode()))
+        return FeatureRecipe.from_config(tomllib.loads(read_bytes(name, MAX_BYTES).decode()))
     except UnusableFileError as error:
         raise UsageError(error.message, path=name) from error
     except KeyError as error:

@@ -14,7 +14,7 @@ from sppnet.backbones import Backbone
 from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.finetune.batches import ImageSample
-from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead, restore_head
+from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead, head_from_config
 from sppnet.geometry import clip_boxes, deltas_to_boxes
 from sppnet.images import resize_short_side
 from sppnet.pooling import pool_regions
@@ -193,9 +193,9 @@ class HeadBoxes:
         deltas = (found * self.layer.spread + self.layer.mean).cpu()
         return clip_boxes(deltas_to_boxes(boxes, deltas), encoded.image_size_hw)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The head."""
-        return {"kind": "head", "head": self.head.description()}
+        return {"kind": "head", "head": self.head.config()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the head and of the layer behind it."""
@@ -203,9 +203,9 @@ class HeadBoxes:
         return put_under("head.", self.head.state_dict()) | layer
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadBoxes":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadBoxes":
         """Put it together again."""
-        head = restore_head(configuration["head"], tensors_under("head.", tensors))
+        head = head_from_config(config["head"], tensors_under("head.", tensors))
         layer = BoxLayer(head.widths[1], head.num_classes)
         layer.load_state_dict(tensors_under("layer.", tensors))
         return cls(head, layer.eval().requires_grad_(False))

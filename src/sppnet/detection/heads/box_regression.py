@@ -259,7 +259,7 @@ class BoxCascade:
             boxes = torch.where(seen[:, None], moved, boxes)
         return boxes
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything but the tensors."""
         return {
             "kind": "cascade",
@@ -276,7 +276,7 @@ class BoxCascade:
         }
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "BoxCascade":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BoxCascade":
         """Put a fitted cascade together again.
 
         Raises:
@@ -284,8 +284,8 @@ class BoxCascade:
             TypeError: If the rule has other names.
             ValueError: If the tensors are not those of this cascade.
         """
-        rule = CascadeConfig(**configuration["rule"])
-        cascade = cls(configuration["num_classes"], rule, configuration["seed"])
+        rule = CascadeConfig(**config["rule"])
+        cascade = cls(config["num_classes"], rule, config["seed"])
         shape = (rule.stages, 1 if rule.class_agnostic else cascade.num_classes)
         if tensors["weights"].shape[:2] != shape or tensors["bias"].shape != (*shape, 4):
             raise ValueError(

@@ -28,7 +28,7 @@ class BoxMover(Protocol):
         """
         ...
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything but the weights, in JSON values; has the ``kind``."""
         ...
 
@@ -40,12 +40,12 @@ class BoxMover(Protocol):
 _KINDS: dict[str, type[BoxCascade | HeadBoxes]] = {"cascade": BoxCascade, "head": HeadBoxes}
 
 
-def restore_mover(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> BoxMover:
-    """Put a box regression together again from its ``configuration()`` and ``tensors()``.
+def box_regressor_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> BoxMover:
+    """Put a box regression together again from its ``config()`` and ``tensors()``.
 
     Raises:
         KeyError: If a part is missing.
         TypeError: If a part has another name.
         ValueError: If the parts do not fit together.
     """
-    return _KINDS[configuration["kind"]].restore(configuration, tensors)
+    return _KINDS[config["kind"]].from_config(config, tensors)

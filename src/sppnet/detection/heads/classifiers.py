@@ -13,7 +13,7 @@ from sppnet.detection.heads.region_head import (
     RegionHead,
     WindowFeatures,
     check_length,
-    restore_head,
+    head_from_config,
 )
 from sppnet.errors import UnusableFileError
 from sppnet.storage import put_under, tensors_under
@@ -48,7 +48,7 @@ class WindowScorer(Protocol):
         """Return itself, or a copy, on a device."""
         ...
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything but the weights, in JSON values; has the ``kind``."""
         ...
 
@@ -98,9 +98,9 @@ class LinearScorer:
         """Return a copy on a device."""
         return LinearScorer(self.weights.to(device), self.bias.to(device), self.features.to(device))
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The features."""
-        return {"kind": "linear", "features": self.features.configuration()}
+        return {"kind": "linear", "features": self.features.config()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, biases, and the head's weights."""
@@ -108,10 +108,10 @@ class LinearScorer:
         return own | put_under("features.", self.features.tensors())
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "LinearScorer":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "LinearScorer":
         """Put it together again."""
-        features = WindowFeatures.restore(
-            configuration["features"], tensors_under("features.", tensors)
+        features = WindowFeatures.from_config(
+            config["features"], tensors_under("features.", tensors)
         )
         return cls(tensors["weights"], tensors["bias"], features)
 
@@ -147,18 +147,18 @@ class HeadScorer:
         self.head.to(device)
         return self
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """The head."""
-        return {"kind": "head", "head": self.head.description()}
+        return {"kind": "head", "head": self.head.config()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the head."""
         return dict(self.head.state_dict())
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadScorer":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadScorer":
         """Put it together again."""
-        return cls(restore_head(configuration["head"], tensors))
+        return cls(head_from_config(config["head"], tensors))
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,9 @@ class PrefilteredScorer:
         """Move both to a device."""
         return PrefilteredScorer(self.first.to(device), self.second.to(device), self.keep)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Both scorers, and how many windows go on."""
-        parts = {"first": self.first.configuration(), "second": self.second.configuration()}
+        parts = {"first": self.first.config(), "second": self.second.config()}
         return {"kind": "prefiltered", **parts, "keep": self.keep}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -216,15 +216,13 @@ class PrefilteredScorer:
         return put_under("first.", self.first.tensors()) | second
 
     @classmethod
-    def restore(
-        cls, configuration: dict[str, Any], tensors: dict[str, Tensor]
-    ) -> "PrefilteredScorer":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "PrefilteredScorer":
         """Put it together again."""
         first, second = (
-            restore_scorer(configuration[name], tensors_under(f"{name}.", tensors))
+            classifier_from_config(config[name], tensors_under(f"{name}.", tensors))
             for name in ("first", "second")
         )
-        return cls(first, second, configuration["keep"])
+        return cls(first, second, config["keep"])
 
 
 _KINDS: dict[str, type[LinearScorer | HeadScorer | KernelScorer | PrefilteredScorer]] = {
@@ -235,11 +233,11 @@ _KINDS: dict[str, type[LinearScorer | HeadScorer | KernelScorer | PrefilteredSco
 }
 
 
-def restore_scorer(configuration: dict[str, Any], tensors: dict[str, Tensor]) -> WindowScorer:
-    """Put a scorer together again from its ``configuration()`` and ``tensors()``.
+def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> WindowScorer:
+    """Put a scorer together again from its ``config()`` and ``tensors()``.
 
     Args:
-        configuration: Plain values; ``kind`` tells the class.
+        config: Plain values; ``kind`` tells the class.
         tensors: All weights by name.
 
     Returns:
@@ -250,12 +248,12 @@ def restore_scorer(configuration: dict[str, Any], tensors: dict[str, Tensor]) ->
 
     Example:
         >>> scorer = LinearScorer(torch.ones(8, 2), torch.zeros(2))
-        >>> restore_scorer(scorer.configuration(), scorer.tensors()).num_classes
+        >>> classifier_from_config(scorer.config(), scorer.tensors()).num_classes
         2
     """
     try:
-        kind = _KINDS[configuration["kind"]]
-        return kind.restore(configuration, tensors)
+        kind = _KINDS[config["kind"]]
+        return kind.from_config(config, tensors)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UnusableFileError(

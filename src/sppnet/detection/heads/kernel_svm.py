@@ -99,9 +99,9 @@ class KernelScorer:
         centres, weights, bias = (t.to(device) for t in (self.centres, self.weights, self.bias))
         return KernelScorer(centres, self.width, weights, bias, self.features.to(device))
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Width and features."""
-        features = self.features.configuration()
+        features = self.features.config()
         return {"kind": "kernel", "width": self.width, "features": features}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -110,14 +110,14 @@ class KernelScorer:
         return own | put_under("features.", self.features.tensors())
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "KernelScorer":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "KernelScorer":
         """Put it together again."""
-        features = WindowFeatures.restore(
-            configuration["features"], tensors_under("features.", tensors)
+        features = WindowFeatures.from_config(
+            config["features"], tensors_under("features.", tensors)
         )
         own = (tensors[name] for name in ("centres", "weights", "bias"))
         centres, weights, bias = own
-        return cls(centres, configuration["width"], weights, bias, features)
+        return cls(centres, config["width"], weights, bias, features)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class RegionHead(nn.Module):
         fc7: Tensor = self.fc7(fc6).relu()
         return fc7 if layer == "fc7" else linear(fc7, self.logits.weight, self.logits.bias)
 
-    def description(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Describe the head in JSON values; its weights are in ``state_dict()``."""
         return {
             "length": self.length,
@@ -126,11 +126,11 @@ class RegionHead(nn.Module):
         }
 
 
-def restore_head(description: dict[str, Any], tensors: dict[str, Tensor]) -> RegionHead:
+def head_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> RegionHead:
     """Make the head again that was described.
 
     Args:
-        description: From :meth:`RegionHead.description`.
+        config: From :meth:`RegionHead.config`.
         tensors: Its ``state_dict()``.
 
     Returns:
@@ -141,13 +141,13 @@ def restore_head(description: dict[str, Any], tensors: dict[str, Tensor]) -> Reg
 
     Example:
         >>> head = RegionHead(8, 2, widths=(4, 4)).eval()
-        >>> again = restore_head(head.description(), head.state_dict())
+        >>> again = head_from_config(head.config(), head.state_dict())
         >>> torch.equal(again(torch.ones(1, 8)), head(torch.ones(1, 8)))
         True
     """
     try:
         with torch.device("meta"):  # weights that are replaced at once need no random numbers
-            head = RegionHead(**description)
+            head = RegionHead(**config)
         head.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -306,9 +306,9 @@ class WindowFeatures:
             self.head.to(device)
         return self
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything but the weights, in JSON values."""
-        head = None if self.head is None else self.head.description()
+        head = None if self.head is None else self.head.config()
         return {"layer": self.layer, "head": head}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -316,11 +316,11 @@ class WindowFeatures:
         return {} if self.head is None else dict(self.head.state_dict())
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "WindowFeatures":
-        """Put features together again from :meth:`configuration` and :meth:`tensors`."""
-        description = configuration["head"]
-        head = None if description is None else restore_head(description, tensors)
-        return cls(configuration["layer"], head)
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "WindowFeatures":
+        """Put features together again from :meth:`config` and :meth:`tensors`."""
+        config = config["head"]
+        head = None if config is None else head_from_config(config, tensors)
+        return cls(config["layer"], head)
 
 
 def check_length(offered: int, expected: int) -> None:

@@ -313,7 +313,7 @@ class AnchorProposer:
                 responses.append(grid.respond(rotated, self.learnt_.weights[number]))
         return torch.cat(boxes), torch.cat(responses)
 
-    def configuration(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
         """Everything but the tensors."""
         return {"geometry": asdict(self.geometry), "rule": asdict(self.rule), "seed": self.seed}
 
@@ -322,17 +322,15 @@ class AnchorProposer:
         return dict(vars(self.learnt_))
 
     @classmethod
-    def restore(cls, configuration: dict[str, Any], tensors: dict[str, Tensor]) -> "AnchorProposer":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "AnchorProposer":
         """Put a fitted proposer together again.
 
         Raises:
             KeyError: If a part is missing.
             TypeError: If a part has another name.
         """
-        geometry = dict(configuration["geometry"])
+        geometry = dict(config["geometry"])
         geometry["short_sides"] = tuple(geometry["short_sides"])
-        proposer = cls(
-            MapGeometry(**geometry), AnchorConfig(**configuration["rule"]), configuration["seed"]
-        )
+        proposer = cls(MapGeometry(**geometry), AnchorConfig(**config["rule"]), config["seed"])
         proposer.learnt_ = LearntAnchors(**tensors)
         return proposer

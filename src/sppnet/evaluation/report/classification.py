@@ -57,7 +57,7 @@ class ClassificationFigures:
         scores: (N, K) score of each class; the highest is the answer.
         seconds: By stage, in the order of the work.
         problems: Findings about input files.
-        configuration: Every setting of the run.
+        config: Every setting of the run.
         versions: Of the packages.
         extra: Further key figures to show, such as the accuracy over several splits.
     """
@@ -67,7 +67,7 @@ class ClassificationFigures:
     scores: ArrayLike
     seconds: Mapping[str, float] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
-    configuration: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Sequence[Tile] = ()
 
@@ -131,7 +131,7 @@ def write_classification_report(
     _add_picture_sections(page, image_paths, figures.names, answers, load)
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
-    add_origin_section(page, figures.configuration, figures.versions)
+    add_origin_section(page, figures.config, figures.versions)
     numbers = _numbers(figures, answers)
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)

@@ -234,7 +234,7 @@ def write_detection_report(
     shown = _add_image_section(page, images, detections, figures.names, point, load)
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
-    add_origin_section(page, figures.configuration, figures.versions)
+    add_origin_section(page, figures.config, figures.versions)
     numbers = {**figures.numbers(), "operating_point": point.numbers(), "images": shown}
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)

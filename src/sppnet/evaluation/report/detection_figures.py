@@ -126,7 +126,7 @@ class DetectionFigures:
         seconds: By stage, in the order of the work.
         seconds_per_image: Of the whole detector; None if it was not measured.
         problems: Findings about input files.
-        configuration: Every setting of the run.
+        config: Every setting of the run.
         versions: Of the packages.
     """
 
@@ -139,7 +139,7 @@ class DetectionFigures:
     seconds: Mapping[str, float] = field(default_factory=dict)
     seconds_per_image: float | None = None
     problems: Sequence[Problem] = ()
-    configuration: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -85,16 +85,16 @@ def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
 
 
 def add_origin_section(
-    page: Page, configuration: Mapping[str, object], versions: Mapping[str, str]
+    page: Page, config: Mapping[str, object], versions: Mapping[str, str]
 ) -> None:
     """Append what it takes to make the page again.
 
     Args:
         page: Appended to.
-        configuration: Every setting of the run.
+        config: Every setting of the run.
         versions: Of the packages.
     """
-    named = (("Configuration", configuration), ("Versions", versions))
+    named = (("Configuration", config), ("Versions", versions))
     blocks = [details(title, name_values(values)) for title, values in named if values]
     if blocks:
         page.add_section("How this was made", *blocks)
