@@ -18,7 +18,7 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearScorer
-from sppnet.detection.heads.box_regression import BoxRegressor
+from sppnet.detection.heads.box_regression import RidgeBoxRegressor
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
@@ -38,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = Encoder(build_backbone("small5"), (96,))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     mover = BoxCascade(2)
-    mover.stages_ = [BoxRegressor(), BoxRegressor()]
+    mover.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
     for stage in mover.stages_:
         stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
     rule = InferenceConfig(proposals="grid", max_proposals=80)

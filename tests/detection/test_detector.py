@@ -14,11 +14,11 @@ from oracles.box_loops import iou, suppress
 from sppnet.app.main import main
 from sppnet.detection import (
     BoxCascade,
-    BoxRegressor,
     Detector,
     EncodedImage,
     InferenceConfig,
     LinearScorer,
+    RidgeBoxRegressor,
 )
 from sppnet.detection.detector import CombinedDetector
 from sppnet.errors import InputError, UnusableFileError
@@ -38,7 +38,7 @@ def make_detector(make_encoder):
         draw = torch.Generator().manual_seed(1)
         weights = torch.randn(encoder.length, 3, generator=draw) / encoder.length**0.5
         mover = BoxCascade(3)
-        mover.stages_ = [BoxRegressor(), BoxRegressor()]
+        mover.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
         for stage in mover.stages_:
             stage.weights_ = torch.randn(3, encoder.length, 4, generator=draw) * 1e-3
             stage.bias_ = torch.zeros(3, 4)

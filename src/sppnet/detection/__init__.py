@@ -4,7 +4,7 @@ from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import CombinedDetector, Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
 from sppnet.detection.feature_set import PreparedImages
-from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor
+from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearScorer, WindowScorer
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig
 from sppnet.detection.postprocess import InferenceConfig
@@ -17,7 +17,6 @@ __all__ = [
     "PROPOSERS",
     "AnchorProposer",
     "BoxCascade",
-    "BoxRegressor",
     "CombinedDetector",
     "DetectionConfig",
     "Detector",
@@ -29,6 +28,7 @@ __all__ = [
     "LinearScorer",
     "MiningConfig",
     "PreparedImages",
+    "RidgeBoxRegressor",
     "WindowScorer",
     "build_encoder",
     "choose_scales",

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage
-from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor
+from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearScorer
 from sppnet.errors import OutputError
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
@@ -182,7 +182,7 @@ def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ..
     return scores, torch.stack([_moved(stage, vectors, boxes) for stage in cascade.stages_], 1)
 
 
-def _moved(stage: BoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
+def _moved(stage: RidgeBoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
     """Boxes as one stage moves them for each class: (B, G, 4)."""
     labels = torch.arange(len(stage.bias_)).repeat(len(boxes), 1)
     return torch.stack(

@@ -11,9 +11,9 @@ import torch
 from oracles.box_ridge import delta, predict_deltas, whiten
 from sppnet.detection.heads.box_regression import (
     BoxCascade,
-    BoxRegressor,
     BoxSamples,
     CascadeConfig,
+    RidgeBoxRegressor,
     _whitening,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
@@ -37,7 +37,7 @@ def _samples(count: int = 80, length: int = 30, seed: int = 0):
 @pytest.mark.parametrize("length", [6, 30, 200])
 def test_agrees_with_sklearns_ridge(strength: float, length: int) -> None:
     features, proposals, targets = _samples(length=length)
-    regressor = BoxRegressor(strength).fit([features], [proposals], [targets])
+    regressor = RidgeBoxRegressor(strength).fit([features], [proposals], [targets])
     asked = _samples(12, length, seed=1)[0]
     found = asked @ regressor.weights_[0] + regressor.bias_[0]
     pairs = zip(proposals.tolist(), targets.tolist(), strict=True)
@@ -62,7 +62,7 @@ def test_whitened_targets_have_nearly_the_identity_as_covariance() -> None:
 
 def test_moves_boxes_closer_to_the_objects() -> None:
     features, proposals, targets = _samples(200)
-    regressor = BoxRegressor(100.0).fit([features[:150]], [proposals[:150]], [targets[:150]])
+    regressor = RidgeBoxRegressor(100.0).fit([features[:150]], [proposals[:150]], [targets[:150]])
     moved = regressor.apply(features[150:], torch.zeros(50, dtype=torch.int64), proposals[150:])
     before = (proposals[150:] - targets[150:]).abs().mean()
     assert (moved - targets[150:]).abs().mean() < 0.3 * before
@@ -72,7 +72,7 @@ def test_class_without_samples_leaves_boxes_as_they_are() -> None:
     features, proposals, targets = _samples(20)
     nothing = (torch.zeros(0, 30), torch.zeros(0, 4), torch.zeros(0, 4))
     parts = zip((features, proposals, targets), nothing, strict=True)
-    regressor = BoxRegressor().fit(*(list(part) for part in parts))
+    regressor = RidgeBoxRegressor().fit(*(list(part) for part in parts))
     labels = torch.ones(20, dtype=torch.int64)
     assert torch.allclose(regressor.apply(features, labels, proposals), proposals, atol=1e-4)
     assert not torch.allclose(regressor.apply(features, 0 * labels, proposals), proposals, atol=0.1)
@@ -80,11 +80,11 @@ def test_class_without_samples_leaves_boxes_as_they_are() -> None:
 
 def test_each_window_is_moved_by_its_own_class() -> None:
     first, second = _samples(40), _samples(40, seed=5)
-    both = BoxRegressor(50.0).fit(*(list(part) for part in zip(first, second, strict=True)))
+    both = RidgeBoxRegressor(50.0).fit(*(list(part) for part in zip(first, second, strict=True)))
     labels = torch.arange(40) % 2
     moved = both.apply(first[0], labels, first[1])
     for label, samples in enumerate((first, second)):
-        alone = BoxRegressor(50.0).fit(*([part] for part in samples))
+        alone = RidgeBoxRegressor(50.0).fit(*([part] for part in samples))
         rows = labels == label
         expected = alone.apply(first[0][rows], 0 * labels[rows], first[1][rows])
         assert torch.allclose(moved[rows], expected, atol=1e-4)
@@ -93,14 +93,14 @@ def test_each_window_is_moved_by_its_own_class() -> None:
 def test_one_sample_is_enough() -> None:
     box = torch.tensor([[10.0, 10.0, 30.0, 50.0]])
     goal = torch.tensor([[12.0, 10.0, 34.0, 48.0]])
-    regressor = BoxRegressor().fit([torch.ones(1, 5)], [box], [goal])
+    regressor = RidgeBoxRegressor().fit([torch.ones(1, 5)], [box], [goal])
     moved = regressor.apply(torch.ones(1, 5), torch.tensor([0]), box)
     assert torch.allclose(moved, goal, atol=1e-4)  # the mean alone explains it
 
 
 def test_no_boxes() -> None:
     samples = _samples(10)
-    regressor = BoxRegressor().fit(*([part] for part in samples))
+    regressor = RidgeBoxRegressor().fit(*([part] for part in samples))
     empty = torch.zeros(0, 4)
     moved = regressor.apply(torch.zeros(0, 30), torch.zeros(0, dtype=torch.int64), empty)
     assert moved.shape == (0, 4)
@@ -195,7 +195,7 @@ def test_one_stage_is_the_released_regression() -> None:
         boxes.append(near)
         targets.append(image.boxes.expand(len(near), 4))
     parts = ([torch.cat(part)] for part in (features, boxes, targets))
-    expected = BoxRegressor(50.0).fit(*parts)
+    expected = RidgeBoxRegressor(50.0).fit(*parts)
     (found,) = cascade.stages_
     assert torch.allclose(found.weights_[0], expected.weights_[0], atol=1e-4)
     assert torch.allclose(found.bias_[0], expected.bias_[0], atol=1e-4)

@@ -46,7 +46,7 @@ class TunedNetwork:
         encoder: The encoder that was given, with the tuned trunk; the trunk has the same
             description as before, so it is saved and restored in the same way.
         head: fc6, fc7 and the logits of the classes and the background.
-        boxes: Moves boxes, in place of a :class:`BoxRegressor`.
+        boxes: Moves boxes, in place of a :class:`RidgeBoxRegressor`.
         history: One dict(epoch, rate, loss, accuracy, validation_loss, seconds) for each look at
             the validation images.
     """

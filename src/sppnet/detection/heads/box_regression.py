@@ -19,7 +19,7 @@ MOST_SAMPLES = 20_000
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]
 
 
-class BoxRegressor:
+class RidgeBoxRegressor:
     """One linear regression per class, in closed form.
 
     The four targets are whitened, so that one strength of regularisation suits all. The fit goes
@@ -34,7 +34,7 @@ class BoxRegressor:
 
     Example:
         >>> proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 20.0, 20.0]])
-        >>> regressor = BoxRegressor().fit([torch.eye(2)], [proposals], [proposals])
+        >>> regressor = RidgeBoxRegressor().fit([torch.eye(2)], [proposals], [proposals])
         >>> regressor.apply(torch.eye(2), torch.tensor([0, 0]), proposals)
         tensor([[ 0.,  0., 10., 10.],
                 [ 0.,  0., 20., 20.]])
@@ -48,7 +48,7 @@ class BoxRegressor:
 
     def fit(
         self, features: list[Tensor], proposals: list[Tensor], targets: list[Tensor]
-    ) -> "BoxRegressor":
+    ) -> "RidgeBoxRegressor":
         """Fit every class; a class without samples leaves boxes as they are.
 
         Args:
@@ -198,7 +198,7 @@ class BoxCascade:
         Stages: Cai and Vasconcelos 2018 (Cascade R-CNN); each stage: SPP-net, section 4.2.
     """
 
-    stages_: list[BoxRegressor]
+    stages_: list[RidgeBoxRegressor]
 
     def __init__(self, num_classes: int, rule: CascadeConfig | None = None, seed: int = 0) -> None:
         self.num_classes = num_classes
@@ -231,7 +231,9 @@ class BoxCascade:
             for image, encoded, windows in samples:
                 self._collect(image, encoded, windows, encoder, feature_scale, kept, draw)
             features, boxes, targets = zip(*(each.take() for each in kept), strict=True)
-            stage = BoxRegressor(self.rule.strength).fit(list(features), list(boxes), list(targets))
+            stage = RidgeBoxRegressor(self.rule.strength).fit(
+                list(features), list(boxes), list(targets)
+            )
             stage.weights_ = stage.weights_ * feature_scale
             self.stages_.append(stage)
         return self
@@ -294,7 +296,7 @@ class BoxCascade:
             )
         cascade.stages_ = []
         for weights, bias in zip(tensors["weights"], tensors["bias"], strict=True):
-            stage = BoxRegressor(rule.strength)
+            stage = RidgeBoxRegressor(rule.strength)
             stage.weights_, stage.bias_ = weights, bias
             cascade.stages_.append(stage)
         return cascade
