@@ -140,7 +140,7 @@ class Contest:
     ) -> TimedDetector:
         """A detector with the parts that were learnt for a way."""
         learnt = self.learnt[way]
-        parts = (scorer or learnt.scorer, learnt.mover, self.names, learnt.rule)
+        parts = (scorer or learnt.scorer, learnt.box_regressor, self.names, learnt.rule)
         return TimedDetector(encoder, *parts)
 
     def photos(self) -> list[tuple[Tensor, Tensor]]:

@@ -37,12 +37,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Classifier(network, View("full", 64), ("cat", "dog", "owl")).save(folder / "classifier")
     encoder = Encoder(build_backbone("small5"), (96,))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
-    mover = BoxCascade(2)
-    mover.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
-    for stage in mover.stages_:
+    box_regressor = BoxCascade(2)
+    box_regressor.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
+    for stage in box_regressor.stages_:
         stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
     rule = InferenceConfig(proposals="grid", max_proposals=80)
-    Detector(encoder, scores, mover, ("cup", "pen"), rule).save(folder / "detector")
+    Detector(encoder, scores, box_regressor, ("cup", "pen"), rule).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")

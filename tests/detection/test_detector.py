@@ -37,15 +37,15 @@ def make_detector(make_encoder):
         encoder = make_encoder((96,))
         draw = torch.Generator().manual_seed(1)
         weights = torch.randn(encoder.length, 3, generator=draw) / encoder.length**0.5
-        mover = BoxCascade(3)
-        mover.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
-        for stage in mover.stages_:
+        box_regressor = BoxCascade(3)
+        box_regressor.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
+        for stage in box_regressor.stages_:
             stage.weights_ = torch.randn(3, encoder.length, 4, generator=draw) * 1e-3
             stage.bias_ = torch.zeros(3, 4)
         return Detector(
             encoder,
             LinearScorer(weights, torch.full((3,), bias)),
-            mover if boxes else None,
+            box_regressor if boxes else None,
             NAMES,
             InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **rule}),
         )
@@ -104,7 +104,7 @@ def test_saved_and_loaded_gives_the_same_bits(
     assert loaded.names == NAMES
     assert loaded.rule == detector.rule
     assert loaded.config() == detector.config()
-    assert (loaded.mover is None) == (not boxes)
+    assert (loaded.box_regressor is None) == (not boxes)
     for seed in range(3):
         picture = make_picture(70 + 20 * seed, 90, seed)
         assert _same(loaded.predict(picture), detector.predict(picture))
@@ -200,7 +200,7 @@ def test_moved_boxes_are_clipped_and_suppressed_again(
     make_detector, make_picture, make_boxes
 ) -> None:
     detector = make_detector(nms_threshold=0.3)
-    for stage in detector.mover.stages_:
+    for stage in detector.box_regressor.stages_:
         stage.weights_ *= 60
     encoded, windows = detector.encode(make_picture(80, 100)), make_boxes(150, 80, 100)
     found = detector.detect(encoded, windows)
@@ -215,7 +215,7 @@ def test_moved_boxes_are_clipped_and_suppressed_again(
 
 def test_box_that_would_leave_the_image_stays_where_it_was(make_detector, make_picture) -> None:
     detector, still = make_detector(vote_overlap=1.0), make_detector(boxes=False)
-    for stage in detector.mover.stages_:
+    for stage in detector.box_regressor.stages_:
         stage.weights_ *= 0
         stage.bias_ += torch.tensor([50.0, 0, 0, 0])  # fifty widths to the right
     found, expected = (each.predict(make_picture(60, 60)) for each in (detector, still))

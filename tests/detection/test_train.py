@@ -257,7 +257,7 @@ def test_budget_of_the_mining_bounds_the_objects_and_they_stand_for_all(
 
 def test_without_box_regression_there_is_none(prepare, scenes) -> None:
     plain = replace(SETTINGS, box_regression=False, max_proposals=30)
-    assert train_detector(prepare(settings=plain), scenes.names, plain).mover is None
+    assert train_detector(prepare(settings=plain), scenes.names, plain).box_regressor is None
 
 
 def test_class_without_an_object_is_never_found(prepare, scenes) -> None:
@@ -384,13 +384,13 @@ TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_ancho
     ids=str,
 )
 def test_every_kind_of_detector_is_learnt_saved_and_used(
-    prepare, scenes, tmp_path: Path, wish: dict, kind: str, mover: str | None
+    prepare, scenes, tmp_path: Path, wish: dict, kind: str, box_regressor: str | None
 ) -> None:
     settings = replace(SETTINGS, **TUNED, **wish)
     detector = train_detector(prepare(settings=settings), scenes.names, settings)
     config = detector.config()
     assert config["scorer"]["kind"] == kind
-    assert (config["mover"] or {"kind": None})["kind"] == mover
+    assert (config["mover"] or {"kind": None})["kind"] == box_regressor
     detector.rule = replace(detector.rule, score_threshold=-30.0)  # little was learnt
     if isinstance(detector.scorer, LinearScorer):
         assert detector.scorer.features.layer == settings.layer_of_features

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sppnet.backbones import restore_backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.box_regressor import BoxMover, box_regressor_from_config
+from sppnet.detection.heads.box_regressor import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import WindowScorer, classifier_from_config
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
@@ -30,7 +30,7 @@ class Detector:
     Args:
         encoder: Convolves an image once and describes windows of it.
         scorer: Judges windows.
-        mover: Moves the boxes of what was found; None leaves them.
+        box_regressor: Moves the boxes of what was found; None leaves them.
         names: Class names in the order of the labels.
         rule: How windows are proposed and detections chosen.
         anchors: Proposes further windows from the feature maps; learnt from labelled boxes.
@@ -56,7 +56,7 @@ class Detector:
         self,
         encoder: Encoder,
         scorer: WindowScorer,
-        mover: BoxMover | None,
+        box_regressor: BoxRegressor | None,
         names: tuple[str, ...],
         rule: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
@@ -68,7 +68,7 @@ class Detector:
         scorer.check(encoder)
         self.encoder = encoder
         self.scorer = scorer
-        self.mover = mover
+        self.box_regressor = box_regressor
         self.names = tuple(names)
         self.rule = rule or InferenceConfig()
         self.anchors = anchors
@@ -144,7 +144,7 @@ class Detector:
         scores = self.score(encoded, boxes)
         window, label = (scores > self.rule.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[window], scores[window, label], label)
-        if self.mover is None:
+        if self.box_regressor is None:
             return self.rule.select(found)
         moved = self._refine(encoded, found.select(self.rule.preselect(found)))
         return self.rule.select(moved, moved=True)
@@ -169,9 +169,9 @@ class Detector:
 
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
         """Move boxes, judge them where they are now, and drop those that nothing is left of."""
-        if self.mover is None or not found.count:
+        if self.box_regressor is None or not found.count:
             return found
-        boxes = self.mover.apply(self.encoder, encoded, found.labels, found.boxes)
+        boxes = self.box_regressor.apply(self.encoder, encoded, found.labels, found.boxes)
         seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
         boxes, labels, before = boxes[seen], found.labels[seen], found.scores[seen]
         after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
@@ -189,7 +189,7 @@ class Detector:
             "names": list(self.names),
             "encoder": self.encoder.config(),
             "scorer": self.scorer.config(),
-            "mover": None if self.mover is None else self.mover.config(),
+            "mover": None if self.box_regressor is None else self.box_regressor.config(),
             "rule": asdict(self.rule),
             "anchors": None if self.anchors is None else self.anchors.config(),
         }
@@ -200,7 +200,9 @@ class Detector:
             put_under("backbone.", self.encoder.backbone.state_dict())
             | put_under("scorer.", self.scorer.tensors())
             | put_under("anchors.", {} if self.anchors is None else self.anchors.tensors())
-            | put_under("mover.", {} if self.mover is None else self.mover.tensors())
+            | put_under(
+                "mover.", {} if self.box_regressor is None else self.box_regressor.tensors()
+            )
         )
 
     def save(self, path: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -240,11 +242,12 @@ class Detector:
         trunk = restore_backbone(
             encoder_config.pop("backbone"), tensors_under("backbone.", tensors)
         )
-        mover, anchors = config["mover"], config["anchors"]
+        box_regressor, anchors = config["mover"], config["anchors"]
         return cls(
             Encoder(trunk, **encoder_config),
             classifier_from_config(config["scorer"], tensors_under("scorer.", tensors)),
-            mover and box_regressor_from_config(mover, tensors_under("mover.", tensors)),
+            box_regressor
+            and box_regressor_from_config(box_regressor, tensors_under("mover.", tensors)),
             tuple(config["names"]),
             InferenceConfig(**config["rule"]),
             anchors and AnchorProposer.from_config(anchors, tensors_under("anchors.", tensors)),

@@ -117,8 +117,8 @@ def cascade_of(detector: Detector) -> BoxCascade | None:
     Raises:
         OutputError: If the detector moves boxes in another way.
     """
-    if detector.mover is None or isinstance(detector.mover, BoxCascade):
-        return detector.mover
+    if detector.box_regressor is None or isinstance(detector.box_regressor, BoxCascade):
+        return detector.box_regressor
     raise OutputError("only box regressions on pooled windows can be exported")
 
 
@@ -144,7 +144,7 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
     sizes = [(1, 1, 1), (side, side, 7), (side + 5, side + 18, 0), (usual, usual * 3 // 2, 200)]
     narrow = max(side, NARROW_SIDE)
     sizes += [(narrow, 20 * narrow, 30), (20 * narrow, narrow, 31)]
-    moved = {} if detector.mover is None else {"moved": {0: "boxes"}}
+    moved = {} if detector.box_regressor is None else {"moved": {0: "boxes"}}
     return ExportRecipe(
         module=DetectorGraph(detector),
         example=_draw_windows(side + 30, side + 41, 5),

@@ -13,9 +13,9 @@ from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import PreparedImages
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import tune_network
-from sppnet.detection.finetune.region_network import HeadBoxes, NetworkTuningConfig
+from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
-from sppnet.detection.heads.box_regressor import BoxMover
+from sppnet.detection.heads.box_regressor import BoxRegressor
 from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
@@ -43,7 +43,7 @@ class TunedParts:
 
     head: RegionHead | None = None
     encoder: Encoder | None = None
-    boxes: HeadBoxes | None = None
+    boxes: BoxHead | None = None
 
     def features(self, settings: DetectionConfig) -> WindowFeatures:
         """What the SVMs are to see of a window."""
@@ -213,9 +213,14 @@ class _Training:
                 self.prepared, images=images, encoder=tuned.encoder, anchors=None
             )
             self._look(mirror=self.mirror)
-        scorer, mover = self._learn_scores(tuned), self._learn_boxes(tuned)
+        scorer, box_regressor = self._learn_scores(tuned), self._learn_boxes(tuned)
         return Detector(
-            self.prepared.encoder, scorer, mover, self.names, self._rule(), self.prepared.anchors
+            self.prepared.encoder,
+            scorer,
+            box_regressor,
+            self.names,
+            self._rule(),
+            self.prepared.anchors,
         )
 
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
@@ -273,7 +278,7 @@ class _Training:
             kernel = trainer.mine_kernel(self.track)
         return PrefilteredScorer(linear, kernel, keep) if keep else kernel
 
-    def _learn_boxes(self, tuned: TunedParts) -> BoxMover | None:
+    def _learn_boxes(self, tuned: TunedParts) -> BoxRegressor | None:
         """Learn to move boxes; a box regression that was tuned with the softmax goes with it."""
         settings = self.settings
         if not settings.box_regression:

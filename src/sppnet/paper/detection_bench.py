@@ -169,9 +169,9 @@ class DetectionBench:
             self._prepare_all()
         effort, seed = self.supplies.effort, self.supplies.seed
         rule = InferenceConfig(effort.proposals, effort.windows, seed)
-        mover = self._boxes if row.moves_boxes else None
+        box_regressor = self._boxes if row.moves_boxes else None
         scorer = self._scorer(row.layer, row.is_tuned)
-        return Detector(self.encoder, scorer, mover, self.images.names, rule).to(
+        return Detector(self.encoder, scorer, box_regressor, self.images.names, rule).to(
             self.supplies.device
         )
 

@@ -14,8 +14,8 @@ from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.finetune.batches import WindowSampler, split_images
 from sppnet.detection.finetune.network import _Tuning, tune_network
 from sppnet.detection.finetune.region_network import (
-    BoxLayer,
-    HeadBoxes,
+    BoxHead,
+    BoxPredictor,
     NetworkTuningConfig,
     build_optimizer,
     build_region_network,
@@ -171,7 +171,7 @@ def test_batch_normalisation_stays_as_it_is() -> None:
 
 def test_box_loss_counts_positives_only_and_is_the_plain_sum() -> None:
     torch.manual_seed(0)
-    layer = BoxLayer(width=5, num_classes=3)
+    layer = BoxPredictor(width=5, num_classes=3)
     nn.init.normal_(layer.linear.weight)
     fc7, deltas = torch.randn(6, 5), torch.randn(6, 4)
     labels = torch.tensor([0, 3, 2, 3, 1, 3])
@@ -208,7 +208,7 @@ def test_boxes_are_moved_by_the_deltas_of_their_class(scenes, windows, encoder) 
     boxes, labels = torch.tensor([[80.0, 80, 110, 120]]).expand(4, 4), torch.tensor([0, 1, 1, 0])
     features = tuned.encoder.describe(encoded, boxes)
     moved = boxes_to_deltas(boxes, tuned.boxes.apply(tuned.encoder, encoded, labels, boxes))
-    again = HeadBoxes.from_config(tuned.boxes.config(), tuned.boxes.tensors())
+    again = BoxHead.from_config(tuned.boxes.config(), tuned.boxes.tensors())
     same = again.apply(tuned.encoder, encoded, labels, boxes)
     assert torch.equal(same, tuned.boxes.apply(tuned.encoder, encoded, labels, boxes))
     layer = tuned.boxes.layer

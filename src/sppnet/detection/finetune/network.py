@@ -19,7 +19,7 @@ from torch.nn.utils import clip_grad_norm_
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.finetune.batches import ImageSample, Windows, WindowSampler, split_images
 from sppnet.detection.finetune.region_network import (
-    HeadBoxes,
+    BoxHead,
     NetworkTuningConfig,
     build_optimizer,
     build_region_network,
@@ -53,7 +53,7 @@ class TunedNetwork:
 
     encoder: Encoder
     head: RegionHead
-    boxes: HeadBoxes
+    boxes: BoxHead
     history: list[dict[str, Any]]
 
 
@@ -217,7 +217,7 @@ class _Tuning:
     def finish(self) -> TunedNetwork:
         """Put the best weights back and take the network apart."""
         self.states.put_best_back()
-        boxes = HeadBoxes(self.network.head, self.network.boxes)
+        boxes = BoxHead(self.network.head, self.network.boxes)
         if self.log is not None:
             self.log.close()
         return TunedNetwork(self.network.encoder, self.network.head, boxes, self.states.history)

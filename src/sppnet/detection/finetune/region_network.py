@@ -105,7 +105,7 @@ class NetworkTuningConfig:
         return self.rate * (0.1 if update >= self.drop_at * self.updates else 1.0)
 
 
-class BoxLayer(nn.Module):
+class BoxPredictor(nn.Module):
     """Box regression as one linear layer behind fc7, four numbers per class.
 
     Args:
@@ -117,7 +117,7 @@ class BoxLayer(nn.Module):
         spread: (4,) their standard deviation; the layer gives standardised deltas.
 
     Example:
-        >>> BoxLayer(width=8, num_classes=2)(torch.rand(5, 8)).shape
+        >>> BoxPredictor(width=8, num_classes=2)(torch.rand(5, 8)).shape
         torch.Size([5, 2, 4])
 
     Source:
@@ -162,7 +162,7 @@ class BoxLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class HeadBoxes:
+class BoxHead:
     """Moves boxes as :class:`BoxCascade` does, by the box regression that was tuned.
 
     Args:
@@ -171,7 +171,7 @@ class HeadBoxes:
     """
 
     head: RegionHead
-    layer: BoxLayer
+    layer: BoxPredictor
 
     @torch.no_grad()
     def apply(
@@ -203,10 +203,10 @@ class HeadBoxes:
         return put_under("head.", self.head.state_dict()) | layer
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadBoxes":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BoxHead":
         """Put it together again."""
         head = head_from_config(config["head"], tensors_under("head.", tensors))
-        layer = BoxLayer(head.widths[1], head.num_classes)
+        layer = BoxPredictor(head.widths[1], head.num_classes)
         layer.load_state_dict(tensors_under("layer.", tensors))
         return cls(head, layer.eval().requires_grad_(False))
 
@@ -231,7 +231,7 @@ class RegionNetwork(nn.Module):
         self.mixed_precision = mixed_precision
         self.backbone = encoder.backbone
         self.head = head
-        self.boxes = BoxLayer(head.widths[1], head.num_classes)
+        self.boxes = BoxPredictor(head.widths[1], head.num_classes)
 
     def pool(self, samples: Sequence[ImageSample]) -> Tensor:
         """Convolve images and pool their windows, with gradients down into the trunk: (W, D)."""

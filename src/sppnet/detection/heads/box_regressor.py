@@ -5,11 +5,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.finetune.region_network import HeadBoxes
+from sppnet.detection.finetune.region_network import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade
 
 
-class BoxMover(Protocol):
+class BoxRegressor(Protocol):
     """Moves boxes to where the things in them seem to be."""
 
     def apply(
@@ -37,10 +37,10 @@ class BoxMover(Protocol):
         ...
 
 
-_KINDS: dict[str, type[BoxCascade | HeadBoxes]] = {"cascade": BoxCascade, "head": HeadBoxes}
+_KINDS: dict[str, type[BoxCascade | BoxHead]] = {"cascade": BoxCascade, "head": BoxHead}
 
 
-def box_regressor_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> BoxMover:
+def box_regressor_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> BoxRegressor:
     """Put a box regression together again from its ``config()`` and ``tensors()``.
 
     Raises:
