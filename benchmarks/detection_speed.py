@@ -39,7 +39,11 @@ from detection_ways import (
 from sppnet.app.progress import track
 from sppnet.backbones import build_backbone
 from sppnet.detection import DetectionConfig, Detector, Encoder, PreparedImages, train_detector
-from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
+from sppnet.detection.heads.classifiers import (
+    RegionClassifier,
+    SoftmaxRegionClassifier,
+    TwoStageRegionClassifier,
+)
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, PAPER_WIDTHS, RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.evaluation import evaluate_detections
@@ -109,7 +113,7 @@ class Contest:
         ours, half = TimedEncoder(trunks[False], side), TimedEncoder(trunks[True], side)
         rcnn, rcnn_half = TimedRcnnEncoder(trunks[False]), TimedRcnnEncoder(trunks[True])
         rcnn.share = rcnn_half.share = self.words.share
-        linear, paper = self.learnt[OURS].scorer, self._head(PAPER_WIDTHS)
+        linear, paper = self.learnt[OURS].classifier, self._head(PAPER_WIDTHS)
         compact = self._head(COMPACT_WIDTHS)
         return {
             RCNN: self._timed(rcnn, RCNN),
@@ -124,23 +128,23 @@ class Contest:
             f"{OURS}, fc 4096-4096": self._timed(ours, OURS, paper),
             f"{OURS}, fc 256-256": self._timed(ours, OURS, compact),
             f"{OURS}, fc 4096-4096 on the best 100": self._timed(
-                ours, OURS, PrefilteredScorer(linear, paper, 100)
+                ours, OURS, TwoStageRegionClassifier(linear, paper, 100)
             ),
         }
 
-    def _head(self, widths: tuple[int, int]) -> HeadScorer:
+    def _head(self, widths: tuple[int, int]) -> SoftmaxRegionClassifier:
         """An untrained head that finds little."""
         length = Encoder(self.trunks[False]).length
         head = RegionHead(length, len(self.names), widths).eval().requires_grad_(False)
         head.logits.bias[-1] = BACKGROUND
-        return HeadScorer(head.to(self.words.device))
+        return SoftmaxRegionClassifier(head.to(self.words.device))
 
     def _timed(
-        self, encoder: Encoder, way: str = OURS, scorer: WindowScorer | None = None
+        self, encoder: Encoder, way: str = OURS, classifier: RegionClassifier | None = None
     ) -> TimedDetector:
         """A detector with the parts that were learnt for a way."""
         learnt = self.learnt[way]
-        parts = (scorer or learnt.scorer, learnt.box_regressor, self.names, learnt.rule)
+        parts = (classifier or learnt.classifier, learnt.box_regressor, self.names, learnt.rule)
         return TimedDetector(encoder, *parts)
 
     def photos(self) -> list[tuple[Tensor, Tensor]]:

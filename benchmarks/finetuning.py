@@ -30,7 +30,7 @@ from sppnet.detection import (
 )
 from sppnet.detection.finetune.network import TunedNetwork, tune_network
 from sppnet.detection.finetune.region_network import NetworkTuningConfig
-from sppnet.detection.heads.classifiers import HeadScorer
+from sppnet.detection.heads.classifiers import SoftmaxRegionClassifier
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
@@ -70,7 +70,7 @@ class Comparison:
         seconds = max(time.perf_counter() - begin, sum(row["seconds"] for row in tuned.history))
         detector, more = self._fit(tuned.encoder)
         rows[TUNED] = self._score(detector, seconds + more)
-        parts = (HeadScorer(tuned.head), tuned.boxes, self.train.names, detector.rule)
+        parts = (SoftmaxRegionClassifier(tuned.head), tuned.boxes, self.train.names, detector.rule)
         rows[JOINT] = self._score(Detector(tuned.encoder, *parts), seconds)
         return rows
 

@@ -17,7 +17,7 @@ from sppnet.app.main import main
 from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
-from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearScorer
+from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
@@ -36,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = build_classifier("small5", 3, hidden=(8,), feature_norm=1.0)
     Classifier(network, View("full", 64), ("cat", "dog", "owl")).save(folder / "classifier")
     encoder = Encoder(build_backbone("small5"), (96,))
-    scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
+    scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     box_regressor = BoxCascade(2)
     box_regressor.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
     for stage in box_regressor.stages_:
@@ -44,7 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rule = InferenceConfig(proposals="grid", max_proposals=80)
     Detector(encoder, scores, box_regressor, ("cup", "pen"), rule).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
-    scores = LinearScorer(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
+    scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
     save_model(folder / "toy", "toy", {}, {"w": torch.ones(1)})
     return folder

@@ -17,7 +17,7 @@ from sppnet.detection import (
     Detector,
     EncodedImage,
     InferenceConfig,
-    LinearScorer,
+    LinearRegionClassifier,
     RidgeBoxRegressor,
 )
 from sppnet.detection.detector import CombinedDetector
@@ -44,7 +44,7 @@ def make_detector(make_encoder):
             stage.bias_ = torch.zeros(3, 4)
         return Detector(
             encoder,
-            LinearScorer(weights, torch.full((3,), bias)),
+            LinearRegionClassifier(weights, torch.full((3,), bias)),
             box_regressor if boxes else None,
             NAMES,
             InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **rule}),
@@ -56,7 +56,7 @@ def make_detector(make_encoder):
 def margins_of(detector: Detector, encoded: EncodedImage, windows: torch.Tensor) -> torch.Tensor:
     """Distances to the planes by way of the whole vectors."""
     described = detector.encoder.describe(encoded, windows)
-    return described @ detector.scorer.weights + detector.scorer.bias
+    return described @ detector.classifier.weights + detector.classifier.bias
 
 
 def _same(first: Detections, second: Detections) -> bool:
@@ -167,8 +167,8 @@ def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
 
 def test_other_classes_do_not_suppress(make_detector, make_picture) -> None:
     detector = make_detector(boxes=False)
-    weights = detector.scorer.weights[:, :1].repeat(1, 3)
-    detector.scorer = LinearScorer(weights, torch.zeros(3))
+    weights = detector.classifier.weights[:, :1].repeat(1, 3)
+    detector.classifier = LinearRegionClassifier(weights, torch.zeros(3))
     found = detector.predict(make_picture(80, 100))
     per_class = [found.boxes[found.labels == label].tolist() for label in range(3)]
     assert per_class[0] == per_class[1] == per_class[2]
@@ -308,8 +308,8 @@ def test_config_says_how_the_model_came_to_be(make_detector, tmp_path: Path) -> 
 def test_scorer_of_another_shape_is_refused(make_detector) -> None:
     detector = make_detector()
     with pytest.raises(ValueError, match="scorer must have one column per name"):
-        Detector(detector.encoder, detector.scorer, None, ("only",))
-    lengths = LinearScorer(torch.zeros(7, 3), torch.zeros(3))
+        Detector(detector.encoder, detector.classifier, None, ("only",))
+    lengths = LinearRegionClassifier(torch.zeros(7, 3), torch.zeros(3))
     with pytest.raises(ValueError, match=r"windows must have .* numbers each, got"):
         Detector(detector.encoder, lengths, None, NAMES)
 
@@ -367,9 +367,9 @@ def make_linear(make_encoder):
         encoder = make_encoder((short_side,))
         draw = torch.Generator().manual_seed(seed)
         weights = torch.randn(encoder.length, len(names), generator=draw) / encoder.length**0.5
-        scorer = LinearScorer(weights, torch.zeros(len(names)))
+        classifier = LinearRegionClassifier(weights, torch.zeros(len(names)))
         wanted = {"proposals": "grid", "max_proposals": 120, **rule}
-        return Detector(encoder, scorer, None, names, InferenceConfig(**wanted))
+        return Detector(encoder, classifier, None, names, InferenceConfig(**wanted))
 
     return build
 

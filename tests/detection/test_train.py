@@ -13,7 +13,7 @@ from sppnet.app.settings import load_settings
 from sppnet.detection import (
     DetectionConfig,
     Detector,
-    LinearScorer,
+    LinearRegionClassifier,
     PreparedImages,
     build_encoder,
     choose_short_sides,
@@ -161,16 +161,18 @@ def test_saved_weights_take_plain_features(prepare, scenes) -> None:
     few = replace(SETTINGS, max_proposals=60)
     trainer = make_trainer(prepare(settings=few), scenes.names, few)
     trainer.gather_objects()
-    scorer = trainer.mine()
+    classifier = trainer.mine()
     again = make_trainer(prepare(settings=few), scenes.names, few, scale=1.0)
     again.gather_objects()
     plain = again.mine()  # fitted on features that are not scaled
-    assert not torch.allclose(plain.weights, scorer.weights, rtol=0.1)
+    assert not torch.allclose(plain.weights, classifier.weights, rtol=0.1)
     _, encoded, windows = next(iter(trainer.prepared))
     cells = trainer.encoder.locate(encoded, windows)
     vectors = trainer.encoder.describe(encoded, windows)
-    scores = scorer.score(trainer.encoder, encoded, cells)
-    torch.testing.assert_close(scores, vectors @ scorer.weights + scorer.bias, rtol=0, atol=1e-3)
+    scores = classifier.score(trainer.encoder, encoded, cells)
+    torch.testing.assert_close(
+        scores, vectors @ classifier.weights + classifier.bias, rtol=0, atol=1e-3
+    )
 
 
 def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) -> None:
@@ -392,8 +394,8 @@ def test_every_kind_of_detector_is_learnt_saved_and_used(
     assert config["scorer"]["kind"] == kind
     assert (config["mover"] or {"kind": None})["kind"] == box_regressor
     detector.rule = replace(detector.rule, score_threshold=-30.0)  # little was learnt
-    if isinstance(detector.scorer, LinearScorer):
-        assert detector.scorer.features.layer == settings.layer_of_features
+    if isinstance(detector.classifier, LinearRegionClassifier):
+        assert detector.classifier.features.layer == settings.layer_of_features
     assert [name for name, each in detector.tensors().items() if not each.is_contiguous()] == []
     detector.save(tmp_path / "model")
     again = Detector.load(tmp_path / "model")
@@ -410,7 +412,7 @@ def _same_bits(detector: Detector, again: Detector, path: Path) -> bool:
         windows = each.windows(pixels, encoded)
         cells = each.encoder.locate(encoded, windows)
         found = each.predict(path)
-        scores = each.scorer.score(each.encoder, encoded, cells)
+        scores = each.classifier.score(each.encoder, encoded, cells)
         each_finds.append((windows, scores, found.boxes, found.scores, found.labels))
     return found.count > 0 and all(map(torch.equal, *each_finds))
 

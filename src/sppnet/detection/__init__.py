@@ -5,7 +5,7 @@ from sppnet.detection.detector import CombinedDetector, Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
 from sppnet.detection.feature_set import PreparedImages
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
-from sppnet.detection.heads.classifiers import LinearScorer, WindowScorer
+from sppnet.detection.heads.classifiers import LinearRegionClassifier, RegionClassifier
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
@@ -25,11 +25,11 @@ __all__ = [
     "ExternalProposals",
     "HardNegativeMiner",
     "InferenceConfig",
-    "LinearScorer",
+    "LinearRegionClassifier",
     "MiningConfig",
     "PreparedImages",
+    "RegionClassifier",
     "RidgeBoxRegressor",
-    "WindowScorer",
     "build_encoder",
     "choose_scales",
     "choose_short_sides",

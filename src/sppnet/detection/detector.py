@@ -11,7 +11,7 @@ from torch import Tensor
 from sppnet.backbones import restore_backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regressor import BoxRegressor, box_regressor_from_config
-from sppnet.detection.heads.classifiers import WindowScorer, classifier_from_config
+from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import windows_file
@@ -29,7 +29,7 @@ class Detector:
 
     Args:
         encoder: Convolves an image once and describes windows of it.
-        scorer: Judges windows.
+        classifier: Judges windows.
         box_regressor: Moves the boxes of what was found; None leaves them.
         names: Class names in the order of the labels.
         rule: How windows are proposed and detections chosen.
@@ -41,9 +41,9 @@ class Detector:
 
     Example:
         >>> from sppnet.backbones import build_backbone
-        >>> from sppnet.detection.heads.classifiers import LinearScorer
+        >>> from sppnet.detection.heads.classifiers import LinearRegionClassifier
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        >>> nothing = LinearScorer(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
+        >>> nothing = LinearRegionClassifier(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
         >>> detector = Detector(encoder, nothing, None, ("thing",), InferenceConfig(proposals="grid"))
         >>> detector.predict(torch.rand(3, 60, 80)).boxes.shape
         torch.Size([0, 4])
@@ -55,19 +55,19 @@ class Detector:
     def __init__(
         self,
         encoder: Encoder,
-        scorer: WindowScorer,
+        classifier: RegionClassifier,
         box_regressor: BoxRegressor | None,
         names: tuple[str, ...],
         rule: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
     ) -> None:
-        if scorer.num_classes != len(names):
+        if classifier.num_classes != len(names):
             raise ValueError(
-                f"scorer must have one column per name ({len(names)}), got {scorer.num_classes}"
+                f"scorer must have one column per name ({len(names)}), got {classifier.num_classes}"
             )
-        scorer.check(encoder)
+        classifier.check(encoder)
         self.encoder = encoder
-        self.scorer = scorer
+        self.classifier = classifier
         self.box_regressor = box_regressor
         self.names = tuple(names)
         self.rule = rule or InferenceConfig()
@@ -161,7 +161,7 @@ class Detector:
         """
         cells = self.encoder.locate(encoded, boxes)
         distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
-        scores = self.scorer.score(self.encoder, encoded, distinct)[cell_of]
+        scores = self.classifier.score(self.encoder, encoded, distinct)[cell_of]
         if encoded.mirrored is None:
             return scores
         flipped = flip_boxes(boxes, encoded.image_size_hw[1])
@@ -180,7 +180,7 @@ class Detector:
     def to(self, device: torch.device | str) -> "Detector":
         """Move the trunk and the scorer to a device; returns itself."""
         self.encoder.backbone.to(device)
-        self.scorer = self.scorer.to(device)
+        self.classifier = self.classifier.to(device)
         return self
 
     def config(self) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class Detector:
         return {
             "names": list(self.names),
             "encoder": self.encoder.config(),
-            "scorer": self.scorer.config(),
+            "scorer": self.classifier.config(),
             "mover": None if self.box_regressor is None else self.box_regressor.config(),
             "rule": asdict(self.rule),
             "anchors": None if self.anchors is None else self.anchors.config(),
@@ -198,7 +198,7 @@ class Detector:
         """All weights by name."""
         return (
             put_under("backbone.", self.encoder.backbone.state_dict())
-            | put_under("scorer.", self.scorer.tensors())
+            | put_under("scorer.", self.classifier.tensors())
             | put_under("anchors.", {} if self.anchors is None else self.anchors.tensors())
             | put_under(
                 "mover.", {} if self.box_regressor is None else self.box_regressor.tensors()
@@ -269,12 +269,12 @@ class CombinedDetector:
 
     Example:
         >>> from sppnet.backbones import build_backbone
-        >>> from sppnet.detection import InferenceConfig, Encoder, LinearScorer
+        >>> from sppnet.detection import InferenceConfig, Encoder, LinearRegionClassifier
         >>> parts = []
         >>> for seed in (0, 1):
         ...     encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        ...     scorer = LinearScorer(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
-        ...     parts.append(Detector(encoder, scorer, None, ("a",), InferenceConfig("grid")))
+        ...     classifier = LinearRegionClassifier(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
+        ...     parts.append(Detector(encoder, classifier, None, ("a",), InferenceConfig("grid")))
         >>> CombinedDetector(parts).predict(torch.rand(3, 60, 80)).count
         0
 

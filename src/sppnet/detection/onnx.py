@@ -7,7 +7,7 @@ from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
-from sppnet.detection.heads.classifiers import LinearScorer
+from sppnet.detection.heads.classifiers import LinearRegionClassifier
 from sppnet.errors import OutputError
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
@@ -34,9 +34,9 @@ class DetectorGraph(nn.Module):
         self.backbone = detector.encoder.backbone
         self.levels = detector.encoder.levels
         self.projection = detector.encoder.projection
-        scorer = linear_scorer_of(detector)
-        self.register_buffer("weights", scorer.weights.contiguous())
-        self.register_buffer("bias", scorer.bias)
+        classifier = linear_classifier_of(detector)
+        self.register_buffer("weights", classifier.weights.contiguous())
+        self.register_buffer("bias", classifier.bias)
         self.classes = len(detector.names)
         cascade = cascade_of(detector)
         stages = [] if cascade is None else cascade.stages_
@@ -96,19 +96,19 @@ def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor
     return torch.stack(columns, 1).to(torch.int64)
 
 
-def linear_scorer_of(detector: Detector) -> LinearScorer:
+def linear_classifier_of(detector: Detector) -> LinearRegionClassifier:
     """Give the SVMs on pooled windows.
 
     Raises:
         OutputError: If the detector judges windows in another way.
     """
-    scorer = detector.scorer
-    if not isinstance(scorer, LinearScorer) or scorer.features.layer != "pooled":
+    classifier = detector.classifier
+    if not isinstance(classifier, LinearRegionClassifier) or classifier.features.layer != "pooled":
         raise OutputError(
             "only detectors with linear SVMs on pooled windows can be exported; "
-            f"this one has {scorer.config()['kind']} scores of another layer or kind"
+            f"this one has {classifier.config()['kind']} scores of another layer or kind"
         )
-    return scorer
+    return classifier
 
 
 def cascade_of(detector: Detector) -> BoxCascade | None:
@@ -174,7 +174,7 @@ def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ..
     grid_hw = (features.shape[2], features.shape[3])
     cells = project_boxes(boxes, encoder.projection, grid_hw)
     cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
-    scores = detector.scorer.score(encoder, encoded, cells)
+    scores = detector.classifier.score(encoder, encoded, cells)
     cascade = cascade_of(detector)
     if cascade is None:
         return (scores,)

@@ -16,7 +16,11 @@ from sppnet.detection.finetune.network import tune_network
 from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.box_regressor import BoxRegressor
-from sppnet.detection.heads.classifiers import HeadScorer, PrefilteredScorer, WindowScorer
+from sppnet.detection.heads.classifiers import (
+    RegionClassifier,
+    SoftmaxRegionClassifier,
+    TwoStageRegionClassifier,
+)
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
 from sppnet.detection.postprocess import InferenceConfig
@@ -213,10 +217,10 @@ class _Training:
                 self.prepared, images=images, encoder=tuned.encoder, anchors=None
             )
             self._look(mirror=self.mirror)
-        scorer, box_regressor = self._learn_scores(tuned), self._learn_boxes(tuned)
+        classifier, box_regressor = self._learn_scores(tuned), self._learn_boxes(tuned)
         return Detector(
             self.prepared.encoder,
-            scorer,
+            classifier,
             box_regressor,
             self.names,
             self._rule(),
@@ -251,10 +255,14 @@ class _Training:
                 self.prepared.use_anchors(proposer.fit(maps))
                 self.prepared.propose_learnt(self.track)
 
-    def _learn_scores(self, tuned: TunedParts) -> WindowScorer:
+    def _learn_scores(self, tuned: TunedParts) -> RegionClassifier:
         """Learn to judge windows; a tuned softmax knows already."""
         kind, keep = self.settings.classifier, self.settings.prefilter
-        softmax = HeadScorer(tuned.head) if kind == "softmax" and tuned.head is not None else None
+        softmax = (
+            SoftmaxRegionClassifier(tuned.head)
+            if kind == "softmax" and tuned.head is not None
+            else None
+        )
         if softmax is not None and not keep:
             return softmax
         features = tuned.features(self.settings)
@@ -273,10 +281,10 @@ class _Training:
         if kind == "svm":
             return linear
         if softmax is not None:
-            return PrefilteredScorer(linear, softmax, keep)
+            return TwoStageRegionClassifier(linear, softmax, keep)
         with self.stage("kernel"):
             kernel = trainer.mine_kernel(self.track)
-        return PrefilteredScorer(linear, kernel, keep) if keep else kernel
+        return TwoStageRegionClassifier(linear, kernel, keep) if keep else kernel
 
     def _learn_boxes(self, tuned: TunedParts) -> BoxRegressor | None:
         """Learn to move boxes; a box regression that was tuned with the softmax goes with it."""

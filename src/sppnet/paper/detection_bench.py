@@ -12,7 +12,7 @@ from sppnet.detection import (
     DetectionConfig,
     Detector,
     InferenceConfig,
-    LinearScorer,
+    LinearRegionClassifier,
 )
 from sppnet.detection.detector import CombinedDetector
 from sppnet.detection.feature_set import PreparedImages, digest_weights
@@ -125,7 +125,7 @@ class DetectionBench:
         self.test = self._prepare(images.test)
         self.key = self._make_key()
         self._is_prepared = False
-        self._scorers: dict[tuple[str, bool], LinearScorer] = {}
+        self._classifiers: dict[tuple[str, bool], LinearRegionClassifier] = {}
         self._scales = FeatureScales(
             self.train, self.settings.feature_norm, supplies.seed, self.track
         )
@@ -170,8 +170,8 @@ class DetectionBench:
         effort, seed = self.supplies.effort, self.supplies.seed
         rule = InferenceConfig(effort.proposals, effort.windows, seed)
         box_regressor = self._boxes if row.moves_boxes else None
-        scorer = self._scorer(row.layer, row.is_tuned)
-        return Detector(self.encoder, scorer, box_regressor, self.images.names, rule).to(
+        classifier = self._classifier(row.layer, row.is_tuned)
+        return Detector(self.encoder, classifier, box_regressor, self.images.names, rule).to(
             self.supplies.device
         )
 
@@ -200,9 +200,9 @@ class DetectionBench:
         samples = self.train.tracked("fitting boxes", self.track)
         return cascade.fit(samples, self.encoder, self._scales.of(WindowFeatures()))
 
-    def _scorer(self, layer: str, is_tuned: bool) -> LinearScorer:
+    def _classifier(self, layer: str, is_tuned: bool) -> LinearRegionClassifier:
         """SVMs on a layer."""
-        if (layer, is_tuned) not in self._scorers:
+        if (layer, is_tuned) not in self._classifiers:
             head = self.head if is_tuned else None if layer == "pooled" else self._new_head()
             features = WindowFeatures(layer, head)
             trainer = WindowTrainer(
@@ -213,8 +213,8 @@ class DetectionBench:
                 scale=self._scales.of(features),
             )
             trainer.gather_objects(self.track)
-            self._scorers[layer, is_tuned] = trainer.mine(self.track)
-        return self._scorers[layer, is_tuned]
+            self._classifiers[layer, is_tuned] = trainer.mine(self.track)
+        return self._classifiers[layer, is_tuned]
 
     def _make_key(self) -> str:
         """Everything that scores depend on."""

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from sppnet.detection import Encoder
 from sppnet.detection.heads.classifiers import (
-    HeadScorer,
-    LinearScorer,
-    PrefilteredScorer,
-    WindowScorer,
+    LinearRegionClassifier,
+    RegionClassifier,
+    SoftmaxRegionClassifier,
+    TwoStageRegionClassifier,
     classifier_from_config,
 )
 from sppnet.detection.heads.hard_negatives import NEVER
-from sppnet.detection.heads.kernel_svm import KernelScorer
+from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
 from sppnet.errors import UnusableFileError
 
@@ -37,37 +37,37 @@ def _head(encoder: Encoder) -> RegionHead:
     return RegionHead(encoder.length, K, widths=(16, 8), ranks=(4, 0)).eval()
 
 
-def _scorers(encoder: Encoder) -> dict[str, WindowScorer]:
+def _classifiers(encoder: Encoder) -> dict[str, RegionClassifier]:
     head = _head(encoder)
     fc7, fc6 = WindowFeatures("fc7", head), WindowFeatures("fc6", head)
-    linear = LinearScorer(_draw(encoder.length, K) / 50, _draw(K))
-    kernel = KernelScorer(_draw(9, 16).abs(), 3.0, _draw(9, K), _draw(K), fc6)
+    linear = LinearRegionClassifier(_draw(encoder.length, K) / 50, _draw(K))
+    kernel = KernelRegionClassifier(_draw(9, 16).abs(), 3.0, _draw(9, K), _draw(K), fc6)
     return {
         "linear": linear,
-        "fc7": LinearScorer(_draw(8, K), _draw(K), fc7),
-        "softmax": HeadScorer(head),
+        "fc7": LinearRegionClassifier(_draw(8, K), _draw(K), fc7),
+        "softmax": SoftmaxRegionClassifier(head),
         "kernel": kernel,
-        "kernel on pooled": KernelScorer(
+        "kernel on pooled": KernelRegionClassifier(
             _draw(9, encoder.length).abs(), 40.0, _draw(9, K), _draw(K)
         ),
-        "prefiltered": PrefilteredScorer(linear, kernel, 25),
+        "prefiltered": TwoStageRegionClassifier(linear, kernel, 25),
     }
 
 
 NAMES = ["linear", "fc7", "softmax", "kernel", "kernel on pooled", "prefiltered"]
 
 
-def _kernel_by_hand(scorer: KernelScorer, rows: Tensor) -> Tensor:
-    distances = torch.cdist(rows.double(), scorer.centres.double())
-    likeness = torch.exp(-(distances**2) / (2 * scorer.width**2))
-    return likeness @ scorer.weights.double() + scorer.bias.double()
+def _kernel_by_hand(classifier: KernelRegionClassifier, rows: Tensor) -> Tensor:
+    distances = torch.cdist(rows.double(), classifier.centres.double())
+    likeness = torch.exp(-(distances**2) / (2 * classifier.width**2))
+    return likeness @ classifier.weights.double() + classifier.bias.double()
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "prefiltered"])
 def test_scores_are_the_formula_on_the_vectors(scene, name: str) -> None:
     encoder, encoded, cells = scene
-    scorer = _scorers(encoder)[name]
-    scorer.check(encoder)
+    classifier = _classifiers(encoder)[name]
+    classifier.check(encoder)
     pooled = encoder.describe_cells(encoded, cells)
     head = _head(encoder)
     fc7 = head.describe(pooled).double()
@@ -80,15 +80,15 @@ def test_scores_are_the_formula_on_the_vectors(scene, name: str) -> None:
              for k in range(K)], 1),
         "kernel": lambda s: _kernel_by_hand(s, head.describe(pooled, "fc6")),
         "kernel on pooled": lambda s: _kernel_by_hand(s, pooled),
-    }[name](scorer)  # fmt: skip
-    found = scorer.score(encoder, encoded, cells)
+    }[name](classifier)  # fmt: skip
+    found = classifier.score(encoder, encoded, cells)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected.double(), atol=1e-4, rtol=1e-4)
 
 
 def test_only_the_best_windows_reach_the_second_scorer(scene) -> None:
     encoder, encoded, cells = scene
-    scorers = _scorers(encoder)
+    scorers = _classifiers(encoder)
     first = scorers["linear"].score(encoder, encoded, cells).amax(1)
     second = scorers["kernel"].score(encoder, encoded, cells)
     found = scorers["prefiltered"].score(encoder, encoded, cells)
@@ -102,7 +102,7 @@ def test_only_the_best_windows_reach_the_second_scorer(scene) -> None:
 
 def test_few_windows_all_reach_the_second_scorer(scene) -> None:
     encoder, encoded, cells = scene
-    scorers = _scorers(encoder)
+    scorers = _classifiers(encoder)
     found = scorers["prefiltered"].score(encoder, encoded, cells[:25])
     assert torch.equal(found, scorers["kernel"].score(encoder, encoded, cells[:25]))
 
@@ -110,17 +110,17 @@ def test_few_windows_all_reach_the_second_scorer(scene) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_no_window_gives_no_score(scene, name: str) -> None:
     encoder, encoded, cells = scene
-    assert _scorers(encoder)[name].score(encoder, encoded, cells[:0]).shape == (0, K)
+    assert _classifiers(encoder)[name].score(encoder, encoded, cells[:0]).shape == (0, K)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scorer_comes_back_bit_for_bit(scene, name: str) -> None:
     encoder, encoded, cells = scene
-    scorer = _scorers(encoder)[name]
-    again = classifier_from_config(scorer.config(), scorer.tensors())
-    assert type(again) is type(scorer)
+    classifier = _classifiers(encoder)[name]
+    again = classifier_from_config(classifier.config(), classifier.tensors())
+    assert type(again) is type(classifier)
     assert again.num_classes == K
-    before, after = (s.score(encoder, encoded, cells) for s in (scorer, again))
+    before, after = (s.score(encoder, encoded, cells) for s in (classifier, again))
     assert torch.equal(before, after)
     moved = again.to("cpu")
     assert torch.equal(moved.score(encoder, encoded, cells), before)
@@ -133,29 +133,31 @@ def test_windows_of_another_length_are_refused(scene, make_encoder, name: str) -
     if name in ("fc7", "kernel"):
         other.levels = (1, 2, 3)
     with pytest.raises(ValueError, match="windows must have"):
-        _scorers(encoder)[name].check(other)
+        _classifiers(encoder)[name].check(other)
 
 
 def test_parts_that_do_not_fit_are_refused(scene) -> None:
     encoder, _, _ = scene
     with pytest.raises(ValueError, match=r"weights must be \(D, K\) and bias \(K,\)"):
-        LinearScorer(torch.ones(4, 2), torch.ones(3))
+        LinearRegionClassifier(torch.ones(4, 2), torch.ones(3))
     with pytest.raises(ValueError, match=r"weights must have shape \(5, 2\)"):
-        KernelScorer(torch.ones(5, 4), 1.0, torch.ones(5, 3), torch.ones(2))
+        KernelRegionClassifier(torch.ones(5, 4), 1.0, torch.ones(5, 3), torch.ones(2))
     with pytest.raises(ValueError, match="head must be given for layer 'fc6'"):
         WindowFeatures("fc6")
     with pytest.raises(ValueError, match="keep must be at least 1"):
-        PrefilteredScorer(_scorers(encoder)["linear"], _scorers(encoder)["kernel"], 0)
+        TwoStageRegionClassifier(
+            _classifiers(encoder)["linear"], _classifiers(encoder)["kernel"], 0
+        )
 
 
 def test_spoiled_files_are_refused(scene) -> None:
     encoder, _, _ = scene
-    scorer = _scorers(encoder)["kernel"]
-    tensors = scorer.tensors()
+    classifier = _classifiers(encoder)["kernel"]
+    tensors = classifier.tensors()
     for config, kept in (
         ({"kind": "forest"}, tensors),
-        (scorer.config(), {k: v for k, v in tensors.items() if k != "bias"}),
-        (scorer.config(), tensors | {"bias": torch.ones(7)}),
+        (classifier.config(), {k: v for k, v in tensors.items() if k != "bias"}),
+        (classifier.config(), tensors | {"bias": torch.ones(7)}),
     ):
         with pytest.raises(UnusableFileError, match="the saved scorer does not fit together"):
             classifier_from_config(config, kept)

@@ -42,21 +42,21 @@ def test_all_rows_as_centres_give_kernel_ridge_regression() -> None:
     rule = KernelSvmConfig(
         centres=60, strength=1e-2, positive_share=0.25
     )  # the share that they have
-    scorer = fit_kernel(rows, _targets(is_inside)[:, :1], rule)
-    ridge = KernelRidge(alpha=60 * 1e-2, kernel="rbf", gamma=1 / (2 * scorer.width**2))
+    classifier = fit_kernel(rows, _targets(is_inside)[:, :1], rule)
+    ridge = KernelRidge(alpha=60 * 1e-2, kernel="rbf", gamma=1 / (2 * classifier.width**2))
     ridge.fit(rows.double().numpy(), _targets(is_inside)[:, 0].double().numpy() + 1)
     expected = ridge.predict(rows.double().numpy()) - 1
-    assert scorer.decide(rows)[:, 0].numpy() == pytest.approx(expected, abs=0.02)
+    assert classifier.decide(rows)[:, 0].numpy() == pytest.approx(expected, abs=0.02)
 
 
 def test_solution_has_no_gradient_left() -> None:
     rows, is_inside = _rings(80)
     rule = KernelSvmConfig(centres=20, strength=1e-3)
-    scorer = fit_kernel(rows, _targets(is_inside), rule)
-    likeness = gaussian_kernel(rows, scorer.centres, scorer.width).double()
-    among = gaussian_kernel(scorer.centres, scorer.centres, scorer.width).double()
+    classifier = fit_kernel(rows, _targets(is_inside), rule)
+    likeness = gaussian_kernel(rows, classifier.centres, classifier.width).double()
+    among = gaussian_kernel(classifier.centres, classifier.centres, classifier.width).double()
     shares = torch.where(is_inside, 0.3 / is_inside.sum(), 0.7 / (~is_inside).sum()).double()
-    weights = scorer.weights[:, 0].double().requires_grad_()
+    weights = classifier.weights[:, 0].double().requires_grad_()
     errors = likeness @ weights - (_targets(is_inside)[:, 0].double() + 1)
     loss = (shares * errors.square()).sum() + rule.strength * weights @ among @ weights
     (gradient,) = torch.autograd.grad(loss, weights)
@@ -65,11 +65,11 @@ def test_solution_has_no_gradient_left() -> None:
 
 def test_disc_and_ring_are_told_apart_and_far_windows_are_neither() -> None:
     rows, is_inside = _rings()
-    scorer = fit_kernel(rows, _targets(is_inside), KernelSvmConfig(centres=40, width=0.5))
-    scores = scorer.decide(rows)
+    classifier = fit_kernel(rows, _targets(is_inside), KernelSvmConfig(centres=40, width=0.5))
+    scores = classifier.decide(rows)
     assert float(((scores[:, 0] > 0) == is_inside).float().mean()) > 0.98
     assert float(((scores[:, 1] > 0) != is_inside).float().mean()) > 0.98
-    assert scorer.decide(torch.full((1, 2), 1e3)).tolist() == [[-1.0, -1.0]]
+    assert classifier.decide(torch.full((1, 2), 1e3)).tolist() == [[-1.0, -1.0]]
 
 
 @pytest.mark.parametrize("batch", [30, 10**6])
@@ -78,15 +78,15 @@ def test_mining_in_batches_comes_close_to_all_at_once(batch: int) -> None:
     inside, outside = rows[is_inside], rows[~is_inside]
     images = [(part, torch.ones(len(part), 1, dtype=torch.bool)) for part in outside.split(20)]
     rule = KernelSvmConfig(centres=60, width=0.5, batch=batch)
-    scorer = mine_kernel([inside], images, rule)
-    assert float((scorer.decide(rows)[:, 0] > 0).eq(is_inside).float().mean()) > 0.98
+    classifier = mine_kernel([inside], images, rule)
+    assert float((classifier.decide(rows)[:, 0] > 0).eq(is_inside).float().mean()) > 0.98
 
 
 def test_class_without_positives_never_fires() -> None:
     rows, is_inside = _rings()
     images = [(rows[~is_inside], torch.ones(300, 2, dtype=torch.bool))]
-    scorer = mine_kernel([rows[is_inside], rows[:0]], images, KernelSvmConfig(centres=40))
-    assert bool((scorer.decide(rows)[:, 1] == -1).all())
+    classifier = mine_kernel([rows[is_inside], rows[:0]], images, KernelSvmConfig(centres=40))
+    assert bool((classifier.decide(rows)[:, 1] == -1).all())
 
 
 def test_same_seed_gives_the_same_bits_and_nothing_to_learn_is_refused() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.hard_negatives import NEVER
-from sppnet.detection.heads.kernel_svm import KernelScorer
+from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
 from sppnet.detection.heads.region_head import (
     RegionHead,
     WindowFeatures,
@@ -19,7 +19,7 @@ from sppnet.errors import UnusableFileError
 from sppnet.storage import put_under, tensors_under
 
 
-class WindowScorer(Protocol):
+class RegionClassifier(Protocol):
     """What a detector asks of the model that judges windows."""
 
     @property
@@ -58,7 +58,7 @@ class WindowScorer(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearScorer:
+class LinearRegionClassifier:
     """One linear SVM per class.
 
     Args:
@@ -94,9 +94,11 @@ class LinearScorer:
         """Distances to the planes, in units of the margin: (W, K)."""
         return (self.features.multiply(encoder, encoded, cells, self.weights) + self.bias).cpu()
 
-    def to(self, device: torch.device | str) -> "LinearScorer":
+    def to(self, device: torch.device | str) -> "LinearRegionClassifier":
         """Return a copy on a device."""
-        return LinearScorer(self.weights.to(device), self.bias.to(device), self.features.to(device))
+        return LinearRegionClassifier(
+            self.weights.to(device), self.bias.to(device), self.features.to(device)
+        )
 
     def config(self) -> dict[str, Any]:
         """The features."""
@@ -108,7 +110,9 @@ class LinearScorer:
         return own | put_under("features.", self.features.tensors())
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "LinearScorer":
+    def from_config(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "LinearRegionClassifier":
         """Put it together again."""
         features = WindowFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
@@ -117,7 +121,7 @@ class LinearScorer:
 
 
 @dataclass(frozen=True)
-class HeadScorer:
+class SoftmaxRegionClassifier:
     """The softmax of a head as log-odds, so that 0 means as likely the class as not.
 
     Args:
@@ -142,7 +146,7 @@ class HeadScorer:
         shares = self.head.finish(products, "logits").double().softmax(1)[:, :-1]
         return shares.logit(eps=1e-12).float().cpu()
 
-    def to(self, device: torch.device | str) -> "HeadScorer":
+    def to(self, device: torch.device | str) -> "SoftmaxRegionClassifier":
         """Move the head to a device, in place."""
         self.head.to(device)
         return self
@@ -156,13 +160,15 @@ class HeadScorer:
         return dict(self.head.state_dict())
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadScorer":
+    def from_config(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "SoftmaxRegionClassifier":
         """Put it together again."""
         return cls(head_from_config(config["head"], tensors))
 
 
 @dataclass(frozen=True)
-class PrefilteredScorer:
+class TwoStageRegionClassifier:
     """A cheap scorer picks the windows that an expensive one looks at.
 
     Args:
@@ -174,8 +180,8 @@ class PrefilteredScorer:
         ValueError: If ``keep`` is below 1.
     """
 
-    first: WindowScorer
-    second: WindowScorer
+    first: RegionClassifier
+    second: RegionClassifier
     keep: int
 
     def __post_init__(self) -> None:
@@ -201,9 +207,9 @@ class PrefilteredScorer:
         scores[best] = self.second.score(encoder, encoded, cells[best])
         return scores
 
-    def to(self, device: torch.device | str) -> "PrefilteredScorer":
+    def to(self, device: torch.device | str) -> "TwoStageRegionClassifier":
         """Move both to a device."""
-        return PrefilteredScorer(self.first.to(device), self.second.to(device), self.keep)
+        return TwoStageRegionClassifier(self.first.to(device), self.second.to(device), self.keep)
 
     def config(self) -> dict[str, Any]:
         """Both scorers, and how many windows go on."""
@@ -216,7 +222,9 @@ class PrefilteredScorer:
         return put_under("first.", self.first.tensors()) | second
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "PrefilteredScorer":
+    def from_config(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "TwoStageRegionClassifier":
         """Put it together again."""
         first, second = (
             classifier_from_config(config[name], tensors_under(f"{name}.", tensors))
@@ -225,15 +233,23 @@ class PrefilteredScorer:
         return cls(first, second, config["keep"])
 
 
-_KINDS: dict[str, type[LinearScorer | HeadScorer | KernelScorer | PrefilteredScorer]] = {
-    "linear": LinearScorer,
-    "head": HeadScorer,
-    "kernel": KernelScorer,
-    "prefiltered": PrefilteredScorer,
+_KINDS: dict[
+    str,
+    type[
+        LinearRegionClassifier
+        | SoftmaxRegionClassifier
+        | KernelRegionClassifier
+        | TwoStageRegionClassifier
+    ],
+] = {
+    "linear": LinearRegionClassifier,
+    "head": SoftmaxRegionClassifier,
+    "kernel": KernelRegionClassifier,
+    "prefiltered": TwoStageRegionClassifier,
 }
 
 
-def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> WindowScorer:
+def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> RegionClassifier:
     """Put a scorer together again from its ``config()`` and ``tensors()``.
 
     Args:
@@ -247,8 +263,8 @@ def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -
         UnusableFileError: If they do not belong together.
 
     Example:
-        >>> scorer = LinearScorer(torch.ones(8, 2), torch.zeros(2))
-        >>> classifier_from_config(scorer.config(), scorer.tensors()).num_classes
+        >>> classifier = LinearRegionClassifier(torch.ones(8, 2), torch.zeros(2))
+        >>> classifier_from_config(classifier.config(), classifier.tensors()).num_classes
         2
     """
     try:

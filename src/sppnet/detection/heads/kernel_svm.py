@@ -41,7 +41,7 @@ def gaussian_kernel(rows: Tensor, centres: Tensor, width: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class KernelScorer:
+class KernelRegionClassifier:
     """Sums of likenesses to M chosen windows, one weighted sum per class.
 
     Args:
@@ -94,10 +94,10 @@ class KernelScorer:
         """Scores of features: (N, D) to (N, K)."""
         return gaussian_kernel(rows, self.centres, self.width) @ self.weights + self.bias
 
-    def to(self, device: torch.device | str) -> "KernelScorer":
+    def to(self, device: torch.device | str) -> "KernelRegionClassifier":
         """Return a copy on a device."""
         centres, weights, bias = (t.to(device) for t in (self.centres, self.weights, self.bias))
-        return KernelScorer(centres, self.width, weights, bias, self.features.to(device))
+        return KernelRegionClassifier(centres, self.width, weights, bias, self.features.to(device))
 
     def config(self) -> dict[str, Any]:
         """Width and features."""
@@ -110,7 +110,9 @@ class KernelScorer:
         return own | put_under("features.", self.features.tensors())
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "KernelScorer":
+    def from_config(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> "KernelRegionClassifier":
         """Put it together again."""
         features = WindowFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
@@ -150,7 +152,7 @@ class KernelSvmConfig:
 
 def fit_kernel(
     rows: Tensor, targets: Tensor, rule: KernelSvmConfig, features: WindowFeatures | None = None
-) -> KernelScorer:
+) -> KernelRegionClassifier:
     """Fit all classes on the same centres, in closed form.
 
     Args:
@@ -167,8 +169,8 @@ def fit_kernel(
 
     Example:
         >>> rows = torch.tensor([[0.0], [5.0]])
-        >>> scorer = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelSvmConfig())
-        >>> scorer.decide(rows)[:, 0].round().tolist()
+        >>> classifier = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelSvmConfig())
+        >>> classifier.decide(rows)[:, 0].round().tolist()
         [1.0, -1.0]
 
     Source:
@@ -182,7 +184,7 @@ def fit_kernel(
     among = gaussian_kernel(centres, centres, width).double()
     solutions = [_solve(likeness, among, column, rule) for column in targets.T]
     bias = torch.full((targets.shape[1],), FAR)
-    return KernelScorer(
+    return KernelRegionClassifier(
         centres, width, torch.stack(solutions, 1).float(), bias, features or WindowFeatures()
     )
 
@@ -192,7 +194,7 @@ def mine_kernel(
     images: Iterable[tuple[Tensor, Tensor]],
     rule: KernelSvmConfig | None = None,
     features: WindowFeatures | None = None,
-) -> KernelScorer:
+) -> KernelRegionClassifier:
     """Fit on the first batch of negatives, then on those of each further batch that are hard.
 
     Args:
@@ -210,14 +212,14 @@ def mine_kernel(
     """
     rule = rule or KernelSvmConfig()
     rows, targets = _positive_examples(positives)
-    scorer = fit_kernel(rows, targets, rule, features)
+    classifier = fit_kernel(rows, targets, rule, features)
     held = (rows[:0], targets[:0])
     for batch in _batches(images, rule.batch):
-        keep = _is_hard(scorer, batch, rule.hard_above if len(held[0]) else -torch.inf)
+        keep = _is_hard(classifier, batch, rule.hard_above if len(held[0]) else -torch.inf)
         joined = _join(held, _take(batch, keep))
-        scorer = fit_kernel(*_join((rows, targets), joined), rule, features)
-        held = _take(joined, _is_hard(scorer, joined, rule.easy_below))
-    return scorer
+        classifier = fit_kernel(*_join((rows, targets), joined), rule, features)
+        held = _take(joined, _is_hard(classifier, joined, rule.easy_below))
+    return classifier
 
 
 def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelSvmConfig) -> Tensor:
@@ -276,10 +278,10 @@ def _batches(images: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterable[Exa
         yield _join(*parts)
 
 
-def _is_hard(scorer: KernelScorer, examples: Examples, above: float) -> Tensor:
+def _is_hard(classifier: KernelRegionClassifier, examples: Examples, above: float) -> Tensor:
     """(N, K) which examples are negatives of a class and score above a bound."""
     rows, targets = examples
-    return (targets < 0) & (scorer.decide(rows) > above)
+    return (targets < 0) & (classifier.decide(rows) > above)
 
 
 def _take(examples: Examples, keep: Tensor) -> Examples:

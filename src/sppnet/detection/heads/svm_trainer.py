@@ -9,9 +9,9 @@ from sppnet.detection.assign import inside_crowd
 from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import PreparedImages
-from sppnet.detection.heads.classifiers import LinearScorer
+from sppnet.detection.heads.classifiers import LinearRegionClassifier
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, RowSample
-from sppnet.detection.heads.kernel_svm import KernelScorer, KernelSvmConfig, mine_kernel
+from sppnet.detection.heads.kernel_svm import KernelRegionClassifier, KernelSvmConfig, mine_kernel
 from sppnet.detection.heads.region_head import WindowFeatures
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
@@ -133,7 +133,7 @@ class WindowTrainer:
             raise NothingUsableError("no image has an object to learn from")
         self.positives = [each.take() for each in kept]
 
-    def mine(self, track: Track = no_tracking) -> LinearScorer:
+    def mine(self, track: Track = no_tracking) -> LinearRegionClassifier:
         """Go once through all windows: each class keeps the negatives that it finds hard.
 
         All windows are scored, but only those that are kept become vectors. The scale of the
@@ -151,9 +151,9 @@ class WindowTrainer:
         miner.finish()
         # products of columns with gaps differ in their last bits from those of a loaded detector
         weights = (miner.weights_ * self.scale).contiguous()
-        return LinearScorer(weights, miner.bias_, self.features)
+        return LinearRegionClassifier(weights, miner.bias_, self.features)
 
-    def mine_kernel(self, track: Track = no_tracking) -> KernelScorer:
+    def mine_kernel(self, track: Track = no_tracking) -> KernelRegionClassifier:
         """Fit a kernel scorer on the objects, and on negatives in batches."""
         plain = [rows.float() / self.scale for rows in self.positives]
         rule = KernelSvmConfig(seed=self.settings.seed)
