@@ -17,7 +17,7 @@ import torch
 
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import DetectionConfig, PreparedImages, build_encoder, train_detector
+from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
@@ -52,9 +52,9 @@ def score_folds(
             parts[place % words.folds == fold].append(images[number])
         learnt, scored = parts
         encoder = build_encoder(settings, learnt)
-        prepared = PreparedImages.of(settings, learnt, encoder, cache)
-        detector = train_detector(prepared, names, settings, track=track)
-        test = PreparedImages.of(
+        cached = CachedFeatures.of(settings, learnt, encoder, cache)
+        detector = train_detector(cached, names, settings, track=track)
+        test = CachedFeatures.of(
             settings, scored, detector.encoder, cache, anchors=detector.anchors
         )
         test.propose_all(track=track)

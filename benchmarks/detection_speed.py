@@ -38,7 +38,7 @@ from detection_ways import (
 )
 from sppnet.app.progress import track
 from sppnet.backbones import build_backbone
-from sppnet.detection import DetectionConfig, Detector, Encoder, PreparedImages, train_detector
+from sppnet.detection import CachedFeatures, DetectionConfig, Detector, Encoder, train_detector
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
     SoftmaxRegionClassifier,
@@ -74,10 +74,10 @@ class Contest:
 
     def _prepare(
         self, images: tuple[LabelledImage, ...], encoder: Encoder, way: str, windows: int
-    ) -> PreparedImages:
+    ) -> CachedFeatures:
         """Windows and maps of images; each way has a cache of its own."""
         cache = FeatureCache(self.words.out / "cache" / ("rcnn" if way == RCNN else "spp"))
-        return PreparedImages(images, encoder, cache, self.words.proposals, windows)
+        return CachedFeatures(images, encoder, cache, self.words.proposals, windows)
 
     def _learn(self, encoder: Encoder, way: str) -> Detector:
         """Fit SVMs and boxes on the first photos."""
@@ -89,17 +89,17 @@ class Contest:
             mirror="off",
             box_stages=1,
         )
-        prepared = self._prepare(images, encoder, way, limit)
-        return train_detector(prepared, self.names, settings, track=track).to(self.words.device)
+        cached = self._prepare(images, encoder, way, limit)
+        return train_detector(cached, self.names, settings, track=track).to(self.words.device)
 
     def precision(self, detector: Detector, way: str) -> dict[str, float]:
         """AP50 and AP75 on photos of the test split."""
         images = self.test.images[: self.words.test_images]
-        prepared = self._prepare(images, detector.encoder, way, self.words.test_windows)
+        cached = self._prepare(images, detector.encoder, way, self.words.test_windows)
         found = {}
         for image in track(images, f"judging {way}"):
             encoded = detector.encode(image.load())
-            found[image.image_id] = detector.detect(encoded, prepared.windows(image))
+            found[image.image_id] = detector.detect(encoded, cached.windows(image))
         return {
             name: evaluate_detections(
                 images, found, self.names, metric="area", iou_threshold=threshold
@@ -150,8 +150,8 @@ class Contest:
     def photos(self) -> list[tuple[Tensor, Tensor]]:
         """Images to time on, with as many windows as asked for."""
         images = self.test.images[: self.words.images]
-        prepared = self._prepare(images, self.learnt[OURS].encoder, OURS, self.words.windows)
-        return [(image.load(), prepared.windows(image)) for image in images]
+        cached = self._prepare(images, self.learnt[OURS].encoder, OURS, self.words.windows)
+        return [(image.load(), cached.windows(image)) for image in images]
 
 
 def take_turns(

@@ -21,10 +21,10 @@ import torch
 from sppnet.app.progress import track
 from sppnet.classification import Checkpoints
 from sppnet.detection import (
+    CachedFeatures,
     DetectionConfig,
     Detector,
     Encoder,
-    PreparedImages,
     build_encoder,
     train_detector,
 )
@@ -74,17 +74,17 @@ class Comparison:
         rows[JOINT] = self._score(Detector(tuned.encoder, *parts), seconds)
         return rows
 
-    def _prepare(self, dataset: DetectionDataset, encoder: Encoder) -> PreparedImages:
+    def _prepare(self, dataset: DetectionDataset, encoder: Encoder) -> CachedFeatures:
         """Windows and maps of a split, kept on disk."""
         cache, rule = FeatureCache(self.out / "cache"), self.settings
         images: tuple[LabelledImage, ...] = dataset.images
-        return PreparedImages(images, encoder, cache, rule.proposals, rule.max_proposals)
+        return CachedFeatures(images, encoder, cache, rule.proposals, rule.max_proposals)
 
     def _fit(self, encoder: Encoder) -> tuple[Detector, float]:
         """Fit SVMs and box regressions, and say in how many seconds."""
         begin = time.perf_counter()
-        prepared = self._prepare(self.train, encoder)
-        detector = train_detector(prepared, self.train.names, self.settings, track=track)
+        cached = self._prepare(self.train, encoder)
+        detector = train_detector(cached, self.train.names, self.settings, track=track)
         return detector, time.perf_counter() - begin
 
     def _tune(self, encoder: Encoder) -> TunedNetwork:
@@ -101,11 +101,11 @@ class Comparison:
 
     def _score(self, detector: Detector, seconds: float) -> dict[str, Any]:
         """AP50 and AP75 on the test split."""
-        prepared = self._prepare(self.test, detector.encoder)
+        cached = self._prepare(self.test, detector.encoder)
         found = {}
         for image in track(self.test.images, "judging"):
             encoded = detector.encode(image.load())
-            found[image.image_id] = detector.detect(encoded, prepared.windows(image))
+            found[image.image_id] = detector.detect(encoded, cached.windows(image))
         precision = {
             name: evaluate_detections(
                 self.test.images, found, self.test.names, metric="area", iou_threshold=threshold

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from sppnet.app.progress import track
-from sppnet.detection import DetectionConfig, PreparedImages, build_encoder, train_detector
+from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import surroundings
@@ -39,8 +39,8 @@ def train(folder: Path, count: int, results: "multiprocessing.Queue[dict[str, fl
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         began = time.perf_counter()
         encoder = build_encoder(SETTINGS)
-        prepared = PreparedImages.of(SETTINGS, images, encoder, FeatureCache(cache))
-        train_detector(prepared, dataset.names, SETTINGS, track=track)
+        cached = CachedFeatures.of(SETTINGS, images, encoder, FeatureCache(cache))
+        train_detector(cached, dataset.names, SETTINGS, track=track)
         seconds = time.perf_counter() - began
     objects = sum(len(image.boxes) for image in images)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sppnet.detection import PreparedImages, propose
+from sppnet.detection import CachedFeatures, propose
 from sppnet.detection.feature_set import digest_weights
 from sppnet.errors import MissingPackageError
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
@@ -21,11 +21,11 @@ def scenes(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def prepare(make_encoder, scenes, tmp_path: Path):
-    def build(short_sides=(64, 96), images=None, **options) -> PreparedImages:
+    def build(short_sides=(64, 96), images=None, **options) -> CachedFeatures:
         encoder = make_encoder(short_sides)
         cache = FeatureCache(tmp_path / "cache")
         settings = {"proposals": "grid", "max_proposals": 40, **options}
-        return PreparedImages(
+        return CachedFeatures(
             scenes.images if images is None else images, encoder, cache, **settings
         )
 
@@ -33,9 +33,9 @@ def prepare(make_encoder, scenes, tmp_path: Path):
 
 
 def test_cached_maps_and_windows_are_bit_equal_to_fresh_ones(prepare, scenes) -> None:
-    prepared = prepare()
-    prepared.propose_all()
-    prepared.encode_all()
+    cached = prepare()
+    cached.propose_all()
+    cached.encode_all()
     again = prepare()
     for image, encoded, windows in again:
         pixels = load_image(image.path)
@@ -56,11 +56,11 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     def refuse(*args):
         raise AssertionError("computed again")
 
-    prepared = prepare()
-    monkeypatch.setattr(prepared.encoder, "encode_scale", refuse)
+    cached = prepare()
+    monkeypatch.setattr(cached.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
     monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
-    second = [(e.maps, w) for _, e, w in prepared]
+    second = [(e.maps, w) for _, e, w in cached]
     assert len(second) == len(first) == len(scenes)
     for (maps, windows), (maps_again, windows_again) in zip(first, second, strict=True):
         assert torch.equal(windows, windows_again)
@@ -84,7 +84,7 @@ def test_other_weights_meet_other_maps(prepare, scenes) -> None:
     other = prepare(images=images)
     with torch.no_grad():
         next(other.encoder.backbone.parameters()).mul_(1.5)
-    other = PreparedImages(images, other.encoder, other.cache, "grid", 40)
+    other = CachedFeatures(images, other.encoder, other.cache, "grid", 40)
     assert not torch.equal(other.encoded(image).maps[0], before.maps[0])
     assert other.cache.hits == 0
 
@@ -113,9 +113,9 @@ def test_damaged_record_is_computed_again(prepare, scenes, tmp_path: Path) -> No
         data = bytearray(record.read_bytes())
         data[-3] ^= 4
         record.write_bytes(data)
-    prepared = prepare()
-    after = [e.maps for _, e, _ in prepared]
-    assert prepared.cache.damaged == len(records[::2])
+    cached = prepare()
+    after = [e.maps for _, e, _ in cached]
+    assert cached.cache.damaged == len(records[::2])
     for maps, again in zip(before, after, strict=True):
         assert all(torch.equal(*pair) for pair in zip(maps, again, strict=True))
 
@@ -133,27 +133,27 @@ def test_bad_images_are_recorded_once_and_left_out(
     prepare, scenes, tmp_path: Path, workers: int
 ) -> None:
     images = _spoiled(scenes, tmp_path)
-    prepared = prepare(images=images)
-    prepared.propose_all(workers)
-    prepared.encode_all()
+    cached = prepare(images=images)
+    cached.propose_all(workers)
+    cached.encode_all()
     for _ in range(2):
-        assert [image.image_id for image, _, _ in prepared] == ["scene_0001", "scene_0002"]
-    named = sorted(Path(problem.path).name for problem in prepared.problems)
+        assert [image.image_id for image, _, _ in cached] == ["scene_0001", "scene_0002"]
+    named = sorted(Path(problem.path).name for problem in cached.problems)
     assert named == ["cut.jpg", "gone.jpg", "text.jpg"]
-    assert all(problem.action == "image left out" for problem in prepared.problems)
-    assert prepared.usable == [images[1], images[3]]
+    assert all(problem.action == "image left out" for problem in cached.problems)
+    assert cached.usable == [images[1], images[3]]
 
 
 def test_image_that_goes_bad_while_training_is_left_out_then(prepare, scenes, tmp_path) -> None:
     copy = tmp_path / "copy.jpg"
     copy.write_bytes(scenes[0].path.read_bytes())
-    prepared = prepare(images=[dataclasses.replace(scenes[0], path=copy), scenes[1]])
-    prepared.propose_all()
-    assert len(prepared.usable) == 2
+    cached = prepare(images=[dataclasses.replace(scenes[0], path=copy), scenes[1]])
+    cached.propose_all()
+    assert len(cached.usable) == 2
     copy.write_text("overwritten")
-    prepared.encode_all()  # its bytes were read before; the map cannot be made now
-    assert [image.image_id for image, _, _ in prepared] == ["scene_0001"]
-    assert len(prepared.problems) == 1
+    cached.encode_all()  # its bytes were read before; the map cannot be made now
+    assert [image.image_id for image, _, _ in cached] == ["scene_0001"]
+    assert len(cached.problems) == 1
 
 
 def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> None:
@@ -164,10 +164,10 @@ def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> N
         seen.append((description, total, len(items)))
         return items
 
-    prepared = prepare(images=_spoiled(scenes, tmp_path))
-    prepared.propose_all(2, track)
-    prepared.encode_all(track)
-    list(prepared.tracked("looking", track))
+    cached = prepare(images=_spoiled(scenes, tmp_path))
+    cached.propose_all(2, track)
+    cached.encode_all(track)
+    list(cached.tracked("looking", track))
     assert [total for _, total, _ in seen] == [5, 2, 2]
     assert [count for _, _, count in seen] == [5, 2, 2]
 
@@ -196,9 +196,9 @@ def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch)
     many = [
         dataclasses.replace(scenes[0], path=path) for path in [image.path for image in scenes] * 20
     ]
-    prepared = prepare(images=many, seed=7)
+    cached = prepare(images=many, seed=7)
     jobs = []
-    attempt = prepared.windows
+    attempt = cached.windows
 
     def count(image):
         jobs.append(image)
@@ -207,9 +207,9 @@ def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch)
         time.sleep(0.01)
         return attempt(image)
 
-    monkeypatch.setattr(prepared, "windows", count)
+    monkeypatch.setattr(cached, "windows", count)
     with pytest.raises(KeyboardInterrupt):
-        prepared.propose_all(2, stopping)
+        cached.propose_all(2, stopping)
     assert len(jobs) < len(many) // 2
 
 
@@ -229,18 +229,18 @@ def test_digest_sees_names_types_shapes_and_values() -> None:
 def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_windows(
     prepare, scenes
 ) -> None:
-    prepared = prepare()
-    prepared.encode_all(mirror=True)
-    seen = list(prepared.tracked("", mirror=True))
+    cached = prepare()
+    cached.encode_all(mirror=True)
+    seen = list(cached.tracked("", mirror=True))
     assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(2)]
     for (image, _, windows), (mirror, encoded, mirrored) in zip(seen[::2], seen[1::2], strict=True):
         width = image.size_hw[1]
         assert (image.is_mirrored, mirror.is_mirrored) == (False, True)
         assert torch.equal(mirror.load(), image.load().flip(-1))
-        fresh = prepared.encoder.encode(load_image(image.path).flip(-1))
+        fresh = cached.encoder.encode(load_image(image.path).flip(-1))
         assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
         for there, here in ((mirrored, windows), (mirror.boxes, image.boxes)):
             assert torch.equal(there[:, [1, 3]], here[:, [1, 3]])
             assert torch.equal(there[:, [2, 0]], width - here[:, [0, 2]])
-    prepared.encode_all(mirror=True)
-    assert prepared.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the windows
+    cached.encode_all(mirror=True)
+    assert cached.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the windows

@@ -11,10 +11,10 @@ import torch
 
 from sppnet.app.settings import load_settings
 from sppnet.detection import (
+    CachedFeatures,
     DetectionConfig,
     Detector,
     LinearRegionClassifier,
-    PreparedImages,
     build_encoder,
     choose_short_sides,
     train_detector,
@@ -51,11 +51,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture
 def prepare(scenes, cache):
-    def build(images=None, settings: DetectionConfig = SETTINGS) -> PreparedImages:
+    def build(images=None, settings: DetectionConfig = SETTINGS) -> CachedFeatures:
         torch.manual_seed(0)
         encoder = build_encoder(settings)
         images = scenes.images if images is None else images
-        return PreparedImages(images, encoder, cache, settings.proposals, settings.max_proposals)
+        return CachedFeatures(images, encoder, cache, settings.proposals, settings.max_proposals)
 
     return build
 
@@ -108,10 +108,10 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
     ]
 
 
-def make_trainer(prepared: PreparedImages, names, settings=SETTINGS, scale=None) -> WindowTrainer:
+def make_trainer(cached: CachedFeatures, names, settings=SETTINGS, scale=None) -> WindowTrainer:
     features = WindowFeatures()
-    scale = scale or settings.feature_norm / mean_length(prepared, features)
-    return WindowTrainer(prepared, len(names), settings, features, scale=scale)
+    scale = scale or settings.feature_norm / mean_length(cached, features)
+    return WindowTrainer(cached, len(names), settings, features, scale=scale)
 
 
 def test_features_have_the_mean_length_that_was_asked_for(prepare, scenes) -> None:
@@ -119,7 +119,7 @@ def test_features_have_the_mean_length_that_was_asked_for(prepare, scenes) -> No
     trainer.gather_objects()
     lengths = [
         trainer.encoder.describe(encoded, windows).norm(dim=1)
-        for _, encoded, windows in trainer.prepared
+        for _, encoded, windows in trainer.cached
     ]
     assert float(torch.cat(lengths).mean() * trainer.scale) == pytest.approx(20, rel=1e-3)
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
@@ -148,7 +148,7 @@ def test_classes_with_many_objects_need_no_further_positives(prepare, scenes) ->
     trainer = make_trainer(prepare(), scenes.names, replace(SETTINGS, extra_positives=6))
     few = trainer._count_extras()
     assert few.tolist() == [6] * len(scenes.names)
-    trainer.prepared = prepare(scenes.images * 100)
+    trainer.cached = prepare(scenes.images * 100)
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
     assert trainer._count_extras().tolist() == [min(6, 1200 // (100 * n)) for n in counted.tolist()]
 
@@ -166,7 +166,7 @@ def test_saved_weights_take_plain_features(prepare, scenes) -> None:
     again.gather_objects()
     plain = again.mine()  # fitted on features that are not scaled
     assert not torch.allclose(plain.weights, classifier.weights, rtol=0.1)
-    _, encoded, windows = next(iter(trainer.prepared))
+    _, encoded, windows = next(iter(trainer.cached))
     cells = trainer.encoder.locate(encoded, windows)
     vectors = trainer.encoder.describe(encoded, windows)
     scores = classifier.score(trainer.encoder, encoded, cells)
@@ -178,7 +178,7 @@ def test_saved_weights_take_plain_features(prepare, scenes) -> None:
 def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) -> None:
     image = max(scenes.images, key=lambda each: len(each.labels.unique()))
     trainer = make_trainer(prepare([image]), scenes.names)
-    windows = torch.cat([image.boxes, trainer.prepared.windows(image)])
+    windows = torch.cat([image.boxes, trainer.cached.windows(image)])
     negative = trainer._negative_of(image, windows)
     overlaps = box_iou(windows, image.boxes)
     for row in range(len(windows)):
@@ -191,7 +191,7 @@ def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) 
 
 def test_windows_on_equal_cells_are_looked_at_once(prepare, scenes) -> None:
     trainer = make_trainer(prepare(), scenes.names)
-    image, encoded, windows = next(iter(trainer.prepared))
+    image, encoded, windows = next(iter(trainer.cached))
     boxes = torch.cat([image.boxes, windows, windows.flip(0)])
     kept, cells = trainer._distinct(encoded, boxes)
     every = [tuple(row) for row in trainer.encoder.locate(encoded, boxes).tolist()]
@@ -275,8 +275,8 @@ def test_class_without_an_object_is_never_found(prepare, scenes) -> None:
 def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> None:
     # every window of the first image overlaps an object of the class, so it gives no negatives
     few = replace(SETTINGS, max_proposals=60)
-    prepared = prepare(settings=few)
-    trainer = make_trainer(prepared, scenes.names, few)
+    cached = prepare(settings=few)
+    trainer = make_trainer(cached, scenes.names, few)
     trainer.gather_objects()
     label = int(scenes[0].labels[0])
     negative_of = trainer._negative_of
@@ -308,10 +308,10 @@ def test_images_without_objects_are_used_but_not_alone(prepare, scenes) -> None:
 
 def test_nothing_usable_is_said(prepare, scenes, tmp_path: Path) -> None:
     gone = [replace(image, path=tmp_path / image.path.name) for image in scenes]
-    prepared = prepare(gone)
+    cached = prepare(gone)
     with pytest.raises(NothingUsableError, match="no image of the data set can be used"):
-        train_detector(prepared, scenes.names, SETTINGS)
-    assert len(prepared.problems) == len(scenes)
+        train_detector(cached, scenes.names, SETTINGS)
+    assert len(cached.problems) == len(scenes)
 
 
 @pytest.mark.parametrize(
@@ -419,10 +419,10 @@ def _same_bits(detector: Detector, again: Detector, path: Path) -> bool:
 
 def test_tuned_trunk_is_another_trunk_and_the_given_one_stays(prepare, scenes) -> None:
     settings = replace(SETTINGS, **TUNED, tune="network", features="pooled", tune_from="conv3")
-    prepared = prepare(settings=settings)
-    before = {k: v.clone() for k, v in prepared.encoder.backbone.state_dict().items()}
-    tuned = train_detector(prepared, scenes.names, settings).encoder.backbone.state_dict()
-    assert all(torch.equal(v, before[k]) for k, v in prepared.encoder.backbone.state_dict().items())
+    cached = prepare(settings=settings)
+    before = {k: v.clone() for k, v in cached.encoder.backbone.state_dict().items()}
+    tuned = train_detector(cached, scenes.names, settings).encoder.backbone.state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in cached.encoder.backbone.state_dict().items())
     changed = {
         name.split(".")[1] for name, value in tuned.items() if not torch.equal(value, before[name])
     }

@@ -7,7 +7,7 @@ import torch
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification.network import build_classifier
-from sppnet.detection import Encoder, PreparedImages
+from sppnet.detection import CachedFeatures, Encoder
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.images import draw_detection_set, open_detection_dataset
@@ -67,10 +67,10 @@ def test_tuning_begins_where_the_trained_layers_are(
 ) -> None:
     data = open_detection_dataset(draw_detection_set(tmp_path / "drawn", count=5, seed=0))
     encoder = Encoder(backbone, (64,), (1, 2))
-    prepared = PreparedImages(data.images, encoder, FeatureCache(tmp_path / "c"), "grid", 20)
+    cached = CachedFeatures(data.images, encoder, FeatureCache(tmp_path / "c"), "grid", 20)
     head = RegionHead(encoder.length, len(data.names), (8, 8)).eval()
     plan = build_plan(2, head, 0, is_trained=is_trained)
-    arguments = (prepared, head, plan, tmp_path / "tuning", no_tracking)
+    arguments = (cached, head, plan, tmp_path / "tuning", no_tracking)
     tuned = tune_layers(*arguments, is_trained=is_trained)
     moved = (tuned.fc7[0].weight - head.fc7[0].weight).abs().max()
     assert bool(0 < moved < 0.1) == is_trained

@@ -3,7 +3,7 @@
 from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import CombinedDetector, Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
-from sppnet.detection.feature_set import PreparedImages
+from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearRegionClassifier, RegionClassifier
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig
@@ -17,6 +17,7 @@ __all__ = [
     "PROPOSERS",
     "AnchorProposer",
     "BoxCascade",
+    "CachedFeatures",
     "CombinedDetector",
     "DetectionConfig",
     "Detector",
@@ -27,7 +28,6 @@ __all__ = [
     "InferenceConfig",
     "LinearRegionClassifier",
     "MiningConfig",
-    "PreparedImages",
     "RegionClassifier",
     "RidgeBoxRegressor",
     "build_encoder",

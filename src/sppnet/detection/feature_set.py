@@ -27,7 +27,7 @@ Put = Callable[[str, dict[str, Tensor]], None]
 
 
 @dataclass
-class PreparedImages:
+class CachedFeatures:
     """Proposals and feature maps of a set of images, computed once and kept on disk.
 
     An image that cannot be decoded is recorded in ``problems`` and left out from then on.
@@ -73,7 +73,7 @@ class PreparedImages:
         *,
         anchors: AnchorProposer | None = None,
         external: ExternalProposals | None = None,
-    ) -> "PreparedImages":
+    ) -> "CachedFeatures":
         """Prepare images with the windows that settings ask for."""
         return cls(
             images,
@@ -223,19 +223,19 @@ class PreparedImages:
 
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
         """Go through the usable images with their maps and windows."""
-        return iter(PreparedWindows(PreparedMaps(self)))
+        return iter(CachedProposals(CachedMaps(self)))
 
     def maps(
         self, description: str, track: Track = no_tracking, *, mirror: bool = False
-    ) -> "PreparedMaps":
+    ) -> "CachedMaps":
         """The usable images with their maps, to be gone through as often as wanted."""
-        return PreparedMaps(self, description, track, mirror)
+        return CachedMaps(self, description, track, mirror)
 
     def tracked(
         self, description: str, track: Track = no_tracking, *, mirror: bool = False
-    ) -> "PreparedWindows":
+    ) -> "CachedProposals":
         """The usable images with their maps and windows, as often as wanted."""
-        return PreparedWindows(self.maps(description, track, mirror=mirror))
+        return CachedProposals(self.maps(description, track, mirror=mirror))
 
     def _digest(self, image: LabelledImage) -> str:
         """SHA-256 of the bytes of the file, read once per run."""
@@ -265,43 +265,43 @@ class PreparedImages:
 
 
 @dataclass(frozen=True)
-class PreparedMaps:
+class CachedMaps:
     """Images with their maps, without windows.
 
     Args:
-        prepared: Where they come from.
+        cached: Where they come from.
         description: What a pass is for.
         track: Shows the progress of each pass.
         mirror: Whether each image is followed by its mirror image.
     """
 
-    prepared: PreparedImages
+    cached: CachedFeatures
     description: str = ""
     track: Track = no_tracking
     mirror: bool = False
 
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage]]:
-        images = self.prepared.views(mirror=self.mirror)
+        images = self.cached.views(mirror=self.mirror)
         for image in self.track(images, self.description, total=len(images)):
-            encoded = self.prepared.attempt(self.prepared.encoded)(image)
+            encoded = self.cached.attempt(self.cached.encoded)(image)
             if encoded is not None:
                 yield image, encoded
 
 
 @dataclass(frozen=True)
-class PreparedWindows:
+class CachedProposals:
     """Images with their maps and windows.
 
     Args:
         maps: The images.
     """
 
-    maps: PreparedMaps
+    maps: CachedMaps
 
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
-        prepared = self.maps.prepared
+        cached = self.maps.cached
         for image, encoded in self.maps:
-            windows = prepared.attempt(prepared.all_windows)(image)
+            windows = cached.attempt(cached.all_windows)(image)
             if windows is not None:
                 yield image, encoded, windows
 

@@ -10,7 +10,7 @@ from sppnet.backbones import build_backbone
 from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
-from sppnet.detection.feature_set import PreparedImages
+from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import tune_network
 from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
@@ -56,7 +56,7 @@ class TunedParts:
 
 
 def tune(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     num_classes: int,
     settings: DetectionConfig,
     checkpoints: Checkpoints | None = None,
@@ -65,7 +65,7 @@ def tune(
     """Fine-tune the head, or the whole network, as the settings say.
 
     Args:
-        prepared: Images with windows and maps in the cache.
+        cached: Images with windows and maps in the cache.
         num_classes: K.
         settings: The constants.
         checkpoints: Where the state is kept and taken up again; None keeps none.
@@ -84,15 +84,15 @@ def tune(
     }
     if settings.tune == "head":
         head = tune_head(
-            prepared, num_classes, HeadTuningConfig(**shared), checkpoints=checkpoints, track=track
+            cached, num_classes, HeadTuningConfig(**shared), checkpoints=checkpoints, track=track
         ).head
         return TunedParts(head)
     tuned = tune_network(
-        prepared.usable,
-        prepared.encoder,
+        cached.usable,
+        cached.encoder,
         num_classes,
         NetworkTuningConfig(**shared, trainable_from=settings.tune_from),
-        prepared.all_windows,
+        cached.all_windows,
         checkpoints=checkpoints,
         track=track,
     )
@@ -129,7 +129,7 @@ def build_encoder(
 
 
 def train_detector(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     names: Sequence[str],
     settings: DetectionConfig,
     *,
@@ -144,7 +144,7 @@ def train_detector(
     first one stopped.
 
     Args:
-        prepared: The images, with the encoder and the cache.
+        cached: The images, with the encoder and the cache.
         names: Class names in the order of the labels.
         settings: The constants; the same seed gives the same detector.
         workers: Threads that look for windows.
@@ -163,8 +163,8 @@ def train_detector(
         code. The parts name their own sources.
     """
     with stage("proposals"):
-        prepared.propose_all(workers, track)
-    return _Training(prepared, tuple(names), settings, track, stage).run(checkpoints)
+        cached.propose_all(workers, track)
+    return _Training(cached, tuple(names), settings, track, stage).run(checkpoints)
 
 
 def wants_mirror(
@@ -193,7 +193,7 @@ def wants_mirror(
 class _Training:
     """A training under way: what every step asks for."""
 
-    prepared: PreparedImages
+    cached: CachedFeatures
     names: tuple[str, ...]
     settings: DetectionConfig
     track: Track
@@ -202,7 +202,7 @@ class _Training:
     @property
     def mirror(self) -> bool:
         """Whether mirror images teach, too."""
-        return wants_mirror(self.prepared.images, len(self.names), self.settings)
+        return wants_mirror(self.cached.images, len(self.names), self.settings)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Take one step after the other."""
@@ -212,25 +212,23 @@ class _Training:
             with self.stage("tuning"):
                 tuned = self._tune(checkpoints)
         if tuned.encoder is not None:  # other maps, and so other windows
-            images = self.prepared.usable
-            self.prepared = replace(
-                self.prepared, images=images, encoder=tuned.encoder, anchors=None
-            )
+            images = self.cached.usable
+            self.cached = replace(self.cached, images=images, encoder=tuned.encoder, anchors=None)
             self._look(mirror=self.mirror)
         classifier, box_regressor = self._learn_scores(tuned), self._learn_boxes(tuned)
         return Detector(
-            self.prepared.encoder,
+            self.cached.encoder,
             classifier,
             box_regressor,
             self.names,
             self._rule(),
-            self.prepared.anchors,
+            self.cached.anchors,
         )
 
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
         """Fine-tune the head or the network."""
         num_classes = len(self.names)
-        return tune(self.prepared, num_classes, self.settings, checkpoints, self.track)
+        return tune(self.cached, num_classes, self.settings, checkpoints, self.track)
 
     def _rule(self) -> InferenceConfig:
         """How windows are found in new images: as in those of the training."""
@@ -245,15 +243,15 @@ class _Training:
     def _look(self, *, mirror: bool) -> None:
         """Convolve the images, and learn to propose windows from their maps."""
         with self.stage("features"):
-            self.prepared.encode_all(self.track, mirror=mirror)
-        if not self.prepared.usable:
+            self.cached.encode_all(self.track, mirror=mirror)
+        if not self.cached.usable:
             raise NothingUsableError("no image of the data set can be used")
         if self.settings.anchors:
             with self.stage("anchors"):
-                proposer = AnchorProposer.of(self.prepared.encoder, seed=self.settings.seed)
-                maps = self.prepared.maps("learning to propose", self.track)
-                self.prepared.use_anchors(proposer.fit(maps))
-                self.prepared.propose_learnt(self.track)
+                proposer = AnchorProposer.of(self.cached.encoder, seed=self.settings.seed)
+                maps = self.cached.maps("learning to propose", self.track)
+                self.cached.use_anchors(proposer.fit(maps))
+                self.cached.propose_learnt(self.track)
 
     def _learn_scores(self, tuned: TunedParts) -> RegionClassifier:
         """Learn to judge windows; a tuned softmax knows already."""
@@ -268,7 +266,7 @@ class _Training:
         features = tuned.features(self.settings)
         with self.stage("objects"):
             trainer = WindowTrainer(
-                self.prepared,
+                self.cached,
                 len(self.names),
                 self.settings,
                 features,
@@ -304,11 +302,11 @@ class _Training:
         with self.stage("boxes"):
             scale = self._scales.of(WindowFeatures())
             cascade = BoxCascade(len(self.names), rule, settings.seed)
-            samples = self.prepared.tracked("fitting boxes", self.track, mirror=self.mirror)
-            return cascade.fit(samples, self.prepared.encoder, scale)
+            samples = self.cached.tracked("fitting boxes", self.track, mirror=self.mirror)
+            return cascade.fit(samples, self.cached.encoder, scale)
 
     @cached_property
     def _scales(self) -> FeatureScales:
         """Factors for the features; first asked for after the fine-tuning."""
         settings = self.settings
-        return FeatureScales(self.prepared, settings.feature_norm, settings.seed, self.track)
+        return FeatureScales(self.cached, settings.feature_norm, settings.seed, self.track)

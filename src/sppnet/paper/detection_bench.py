@@ -15,7 +15,7 @@ from sppnet.detection import (
     LinearRegionClassifier,
 )
 from sppnet.detection.detector import CombinedDetector
-from sppnet.detection.feature_set import PreparedImages, digest_weights
+from sppnet.detection.feature_set import CachedFeatures, digest_weights
 from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
@@ -62,7 +62,7 @@ def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -
 
 
 def tune_layers(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     head: RegionHead,
     plan: HeadTuningConfig,
     folder: Path,
@@ -73,7 +73,7 @@ def tune_layers(
     """Fine-tune fc6 and fc7 on cached maps; a run that was killed goes on.
 
     Args:
-        prepared: Images whose maps and windows are in the cache.
+        cached: Images whose maps and windows are in the cache.
         head: Where to begin.
         plan: The constants.
         folder: For the state of the training.
@@ -90,7 +90,7 @@ def tune_layers(
     if is_trained and checkpoints.newest() is None:
         tensors = pack_tensors(head, build_optimizer(head, plan), None)
         checkpoints.save(TrainingState(threads=torch.get_num_threads(), tensors=tensors))
-    tuned = tune_head(prepared, head.num_classes, plan, checkpoints=checkpoints, track=track)
+    tuned = tune_head(cached, head.num_classes, plan, checkpoints=checkpoints, track=track)
     return tuned.head
 
 
@@ -177,9 +177,9 @@ class DetectionBench:
 
     def _prepare_all(self) -> None:
         """Find windows and make maps of all images."""
-        for prepared in (self.train, self.test):
-            prepared.propose_all(track=self.track)
-            prepared.encode_all(self.track)
+        for cached in (self.train, self.test):
+            cached.propose_all(track=self.track)
+            cached.encode_all(self.track)
         self._is_prepared = True
 
     @cached_property
@@ -235,10 +235,10 @@ class DetectionBench:
         widths, seed = self.supplies.effort.widths, self.supplies.seed
         return self.network.build_head(self.encoder.length, len(self.images.names), widths, seed)
 
-    def _prepare(self, images: Sequence[LabelledImage]) -> PreparedImages:
+    def _prepare(self, images: Sequence[LabelledImage]) -> CachedFeatures:
         """Put images, encoder and cache together."""
         effort, seed = self.supplies.effort, self.supplies.seed
-        return PreparedImages(
+        return CachedFeatures(
             images, self.encoder, self.cache, effort.proposals, effort.windows, seed
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sppnet.classification import Checkpoints
-from sppnet.detection import PreparedImages
+from sppnet.detection import CachedFeatures
 from sppnet.detection.assign import SamplingConfig, label_windows
 from sppnet.detection.finetune.head import (
     HeadTuningConfig,
@@ -173,21 +173,21 @@ def scenes(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def prepared(make_encoder, scenes, tmp_path: Path) -> PreparedImages:
+def cached(make_encoder, scenes, tmp_path: Path) -> CachedFeatures:
     encoder = make_encoder((64, 96))
     cache = FeatureCache(tmp_path / "cache")
-    return PreparedImages(scenes.images, encoder, cache, "grid", 60)
+    return CachedFeatures(scenes.images, encoder, cache, "grid", 60)
 
 
-def _known(prepared: PreparedImages, flips: tuple[bool, ...], num_classes: int, *, best: bool):
+def _known(cached: CachedFeatures, flips: tuple[bool, ...], num_classes: int, *, best: bool):
     """All vectors that may be drawn, with their labels, as (vector in float16, label)."""
-    encoder, known = prepared.encoder, []
-    for image in prepared.images:
-        boxes = torch.cat([image.boxes, prepared.windows(image)])
+    encoder, known = cached.encoder, []
+    for image in cached.images:
+        boxes = torch.cat([image.boxes, cached.windows(image)])
         labels = label_windows(boxes, image, num_classes)
         for flipped in flips:
             seen = flip_boxes(boxes, image.size_hw[1]) if flipped else boxes
-            encoded = prepared.encoded(image.mirror() if flipped else image)
+            encoded = cached.encoded(image.mirror() if flipped else image)
             for scale in (None,) if best else (0, 1):
                 of = None if scale is None else torch.full((len(seen),), scale)
                 rows = encoder.describe_cells(encoded, encoder.locate(encoded, seen, of)).half()
@@ -198,11 +198,11 @@ def _known(prepared: PreparedImages, flips: tuple[bool, ...], num_classes: int, 
 @pytest.mark.parametrize(
     ("flips", "best"), [((False,), False), ((False, True), False), ((False,), True)]
 )
-def test_every_gathered_window_is_one_of_an_image(prepared, scenes, flips, best: bool) -> None:
+def test_every_gathered_window_is_one_of_an_image(cached, scenes, flips, best: bool) -> None:
     num_classes = len(scenes.names)
     plan = replace(PLAN_FC_WINDOWS, flip=True in flips)
-    pool = gather_windows(prepared, scenes.images, num_classes, plan, random_scale=not best)
-    rows, labels = _known(prepared, flips, num_classes, best=best)
+    pool = gather_windows(cached, scenes.images, num_classes, plan, random_scale=not best)
+    rows, labels = _known(cached, flips, num_classes, best=best)
     assert len(pool.rows) == len(pool.labels) == 16 * 6 * len(flips)
     for row, label in zip(pool.rows, pool.labels.tolist(), strict=True):
         same = (rows == row).all(1)
@@ -211,34 +211,34 @@ def test_every_gathered_window_is_one_of_an_image(prepared, scenes, flips, best:
     assert int((pool.labels == num_classes).sum()) > 16
 
 
-def test_both_scales_are_drawn(prepared, scenes, monkeypatch) -> None:
+def test_both_scales_are_drawn(cached, scenes, monkeypatch) -> None:
     drawn = []
-    locate = prepared.encoder.locate
+    locate = cached.encoder.locate
     monkeypatch.setattr(
-        prepared.encoder, "locate", lambda e, b, s: drawn.append(s) or locate(e, b, s)
+        cached.encoder, "locate", lambda e, b, s: drawn.append(s) or locate(e, b, s)
     )
-    gather_windows(prepared, scenes.images, len(scenes.names), PLAN_FC_WINDOWS)
+    gather_windows(cached, scenes.images, len(scenes.names), PLAN_FC_WINDOWS)
     share = torch.cat(drawn).float().mean()
     assert 0.3 < float(share) < 0.7
 
 
-def test_gathering_twice_gives_the_same_bits_and_the_budget_holds(prepared, scenes) -> None:
+def test_gathering_twice_gives_the_same_bits_and_the_budget_holds(cached, scenes) -> None:
     num_classes = len(scenes.names)
     first, second = (
-        gather_windows(prepared, scenes.images, num_classes, PLAN_FC_WINDOWS) for _ in "ab"
+        gather_windows(cached, scenes.images, num_classes, PLAN_FC_WINDOWS) for _ in "ab"
     )
     assert torch.equal(first.rows, second.rows)
     assert torch.equal(first.labels, second.labels)
-    tight = replace(PLAN_FC_WINDOWS, budget_bytes=2 * prepared.encoder.length * 10)
-    small = gather_windows(prepared, scenes.images, num_classes, tight)
+    tight = replace(PLAN_FC_WINDOWS, budget_bytes=2 * cached.encoder.length * 10)
+    small = gather_windows(cached, scenes.images, num_classes, tight)
     assert 0 < len(small.rows) <= 10
 
 
-def test_head_is_tuned_from_prepared_images(prepared, scenes) -> None:
+def test_head_is_tuned_from_prepared_images(cached, scenes) -> None:
     num_classes = len(scenes.names)
     plan = replace(PLAN_FC_WINDOWS, validation_share=0.3, flip=True)
-    tuned = tune_head(prepared, num_classes, plan)
-    assert tuned.head.length == prepared.encoder.length
+    tuned = tune_head(cached, num_classes, plan)
+    assert tuned.head.length == cached.encoder.length
     assert tuned.head.num_classes == num_classes
     assert len(tuned.history) == 2
     assert all(row["validation_loss"] > 0 for row in tuned.history)

@@ -23,10 +23,10 @@ from sppnet.app.console import (
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.detection import (
+    CachedFeatures,
     DetectionConfig,
     Encoder,
     ExternalProposals,
-    PreparedImages,
     build_encoder,
     propose,
     train_detector,
@@ -106,11 +106,11 @@ class TrainingJob:
             note(f"convolving {describe_scales(encoder)}")
             announce(measure_stages(dataset, encoder, external, self.settings)[0])
             cache = FeatureCache(self.cache_folder)
-            prepared = PreparedImages.of(
+            cached = CachedFeatures.of(
                 self.settings, dataset.images, encoder, cache, external=external
             )
             detector = train_detector(
-                prepared,
+                cached,
                 dataset.names,
                 self.settings,
                 workers=self.workers,
@@ -121,8 +121,8 @@ class TrainingJob:
             with run.stage("save"):
                 about = {**wanted, "data": self.data.name, "seed": seed}
                 detector.save(self.out / "model", extra=about)
-            problems = [*dataset.problems, *prepared.problems]
-            usable = len(prepared.usable)
+            problems = [*dataset.problems, *cached.problems]
+            usable = len(cached.usable)
             self._write_metrics(run.seconds(), dataset, encoder.short_sides, usable, problems)
             run.mark_done("model")
         self._summarise(run.seconds())

@@ -16,7 +16,7 @@ from torch.optim import SGD, Optimizer
 
 from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows
 from sppnet.detection.encoder import Encoder
-from sppnet.detection.feature_set import PreparedImages, list_views
+from sppnet.detection.feature_set import CachedFeatures, list_views
 from sppnet.detection.finetune.batches import split_images
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
 from sppnet.errors import NothingUsableError, UsageError
@@ -130,7 +130,7 @@ class WindowPool:
 
 
 def gather_windows(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     images: Sequence[LabelledImage],
     num_classes: int,
     plan: HeadTuningConfig,
@@ -143,7 +143,7 @@ def gather_windows(
     Every image draws from the seed and its own name only.
 
     Args:
-        prepared: Gives maps and windows.
+        cached: Gives maps and windows.
         images: Which images.
         num_classes: K.
         plan: How many windows, and what they are.
@@ -156,7 +156,7 @@ def gather_windows(
     Source:
         SPP-net, section 4.1; spp_finetune_voc.m of the authors' code.
     """
-    encoder = prepared.encoder
+    encoder = cached.encoder
     views = list_views(images, mirror=plan.flip)
     count, per_image = plan.share_out(len(views), encoder.length)
     draw = torch.Generator().manual_seed(seed_of(plan.seed, "images"))
@@ -165,8 +165,8 @@ def gather_windows(
     labels = [torch.zeros(0, dtype=torch.int64)]
     for place in track(order, "gathering windows", total=count):
         image = views[place]
-        encoded = prepared.encoded(image)
-        boxes, drawn = _draw_boxes(prepared, image, (num_classes, per_image), plan)
+        encoded = cached.encoded(image)
+        boxes, drawn = _draw_boxes(cached, image, (num_classes, per_image), plan)
         scale_of = _draw_scales(boxes, encoder, image, plan) if random_scale else None
         cells = encoder.locate(encoded, boxes, scale_of)
         rows.append(encoder.describe_cells(encoded, cells).half().cpu())
@@ -175,14 +175,14 @@ def gather_windows(
 
 
 def _draw_boxes(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     image: LabelledImage,
     sizes: tuple[int, int],
     plan: HeadTuningConfig,
 ) -> tuple[Tensor, Tensor]:
     """Windows of an image and what they show; ``sizes`` are K and how many windows."""
     num_classes, count = sizes
-    boxes = torch.cat([image.boxes, prepared.all_windows(image)])
+    boxes = torch.cat([image.boxes, cached.all_windows(image)])
     labels = label_windows(boxes, image, num_classes, plan.rule, plan.use_difficult)
     draw = torch.Generator().manual_seed(seed_of(plan.seed, "windows", str(image.path)))
     chosen = draw_windows(labels, num_classes, count, plan.rule, draw)
@@ -211,7 +211,7 @@ class TunedHead:
 
 
 def tune_head(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     num_classes: int,
     plan: HeadTuningConfig,
     *,
@@ -224,7 +224,7 @@ def tune_head(
     number, so a run that was stopped goes on to the same bits.
 
     Args:
-        prepared: Images whose maps and windows are in the cache.
+        cached: Images whose maps and windows are in the cache.
         num_classes: K.
         plan: The constants.
         checkpoints: Where the state is kept and taken up again; None keeps none.
@@ -241,10 +241,10 @@ def tune_head(
     Source:
         SPP-net, section 4.1.
     """
-    learnt, judges = split_images(prepared.usable, plan.validation_share, plan.seed)
-    pool = gather_windows(prepared, learnt, num_classes, plan, track=track)
+    learnt, judges = split_images(cached.usable, plan.validation_share, plan.seed)
+    pool = gather_windows(cached, learnt, num_classes, plan, track=track)
     still = replace(plan, flip=False)
-    judged = gather_windows(prepared, judges, num_classes, still, random_scale=False, track=track)
+    judged = gather_windows(cached, judges, num_classes, still, random_scale=False, track=track)
     return tune_on_windows(pool, judged, num_classes, plan, checkpoints=checkpoints, track=track)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sppnet.detection.assign import inside_crowd
 from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage
-from sppnet.detection.feature_set import PreparedImages
+from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, RowSample
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier, KernelSvmConfig, mine_kernel
@@ -27,7 +27,7 @@ KERNEL_WINDOWS = 100
 
 
 def mean_length(
-    prepared: PreparedImages,
+    cached: CachedFeatures,
     features: WindowFeatures,
     seed: int = 0,
     track: Track = no_tracking,
@@ -35,7 +35,7 @@ def mean_length(
     """Estimate the mean length of the vectors of windows.
 
     Args:
-        prepared: Images with their windows and maps.
+        cached: Images with their windows and maps.
         features: What of a window is measured.
         seed: Of the windows that are drawn.
         track: Shows progress.
@@ -44,15 +44,15 @@ def mean_length(
         The mean over at most 200 windows of each of at most 200 images; above 0.
     """
     draw = torch.Generator().manual_seed(seed)
-    images = prepared.usable
+    images = cached.usable
     some = torch.randperm(len(images), generator=draw)[:NORM_IMAGES].tolist()
     # one stretch of memory: small tensors kept from image to image would tear the heap to pieces
     lengths, count = torch.zeros(len(some) * NORM_WINDOWS), 0
     for image in track([images[i] for i in some], "measuring windows", total=len(some)):
-        encoded, windows = prepared.encoded(image), prepared.all_windows(image)
+        encoded, windows = cached.encoded(image), cached.all_windows(image)
         drawn = windows[torch.randperm(len(windows), generator=draw)[:NORM_WINDOWS]]
-        cells = prepared.encoder.locate(encoded, drawn)
-        rows = features.describe(prepared.encoder, encoded, cells)
+        cells = cached.encoder.locate(encoded, drawn)
+        rows = features.describe(cached.encoder, encoded, cells)
         lengths[count : count + len(rows)] = rows.norm(dim=1)
         count += len(rows)
     return max(float(lengths[:count].mean()), 1e-12) if count else 1.0
@@ -62,22 +62,22 @@ class FeatureScales:
     """Factors that give features the mean length that the SVMs want, each measured once.
 
     Args:
-        prepared: Images with their windows and maps.
+        cached: Images with their windows and maps.
         wanted: The mean length.
         seed: Of the windows that are drawn.
         track: Shows progress.
     """
 
     def __init__(
-        self, prepared: PreparedImages, wanted: float, seed: int = 0, track: Track = no_tracking
+        self, cached: CachedFeatures, wanted: float, seed: int = 0, track: Track = no_tracking
     ) -> None:
-        self.prepared, self.wanted, self.seed, self.track = prepared, wanted, seed, track
+        self.cached, self.wanted, self.seed, self.track = cached, wanted, seed, track
         self._known: dict[WindowFeatures, float] = {}
 
     def of(self, features: WindowFeatures) -> float:
         """Give the factor of some features."""
         if features not in self._known:
-            length = mean_length(self.prepared, features, self.seed, self.track)
+            length = mean_length(self.cached, features, self.seed, self.track)
             self._known[features] = self.wanted / length
         return self._known[features]
 
@@ -86,7 +86,7 @@ class WindowTrainer:
     """Learns to judge windows of prepared images.
 
     Args:
-        prepared: Images with their windows and maps.
+        cached: Images with their windows and maps.
         num_classes: K.
         settings: The constants.
         features: What of a window is judged.
@@ -99,7 +99,7 @@ class WindowTrainer:
 
     def __init__(
         self,
-        prepared: PreparedImages,
+        cached: CachedFeatures,
         num_classes: int,
         settings: DetectionConfig,
         features: WindowFeatures,
@@ -107,8 +107,8 @@ class WindowTrainer:
         scale: float,
         mirror: bool = False,
     ) -> None:
-        self.prepared = prepared
-        self.encoder = prepared.encoder
+        self.cached = cached
+        self.encoder = cached.encoder
         self.num_classes = num_classes
         self.settings = settings
         self.features = features
@@ -123,7 +123,7 @@ class WindowTrainer:
         limit = max(1, self.rule.most_rows(length_of_rows) // (2 * self.num_classes))
         self._extra_of = self._count_extras()
         kept = [RowSample(limit, length_of_rows) for _ in range(self.num_classes)]
-        for image, encoded in self.prepared.maps("describing objects", track, mirror=self.mirror):
+        for image, encoded in self.cached.maps("describing objects", track, mirror=self.mirror):
             boxes, labels = self._positives_of(image)
             rows = self._describe(encoded, self.encoder.locate(encoded, boxes))
             for label in labels.unique().tolist():
@@ -140,7 +140,7 @@ class WindowTrainer:
         features goes into the weights.
         """
         miner = HardNegativeMiner(self.positives, self.rule, self.counts)
-        passes = self.prepared.tracked("mining hard negatives", track, mirror=self.mirror)
+        passes = self.cached.tracked("mining hard negatives", track, mirror=self.mirror)
         for image, encoded, windows in passes:
             boxes, cells = self._distinct(encoded, torch.cat([image.boxes, windows]))
             weights = (miner.weights_ * self.scale).to(self.encoder.device)
@@ -161,7 +161,7 @@ class WindowTrainer:
 
     def _count_extras(self) -> Tensor:
         """(K,) how many windows close to an object stand beside it as positives."""
-        labels = torch.cat([image.labels for image in self.prepared.usable])
+        labels = torch.cat([image.labels for image in self.cached.usable])
         objects = labels.bincount(minlength=self.num_classes).clamp(min=1)
         return (ENOUGH_POSITIVES // objects).clamp(max=self.settings.extra_positives)
 
@@ -172,7 +172,7 @@ class WindowTrainer:
         extra = self._extra_of[labels]
         if not int(extra.sum()):
             return objects, labels
-        windows = self.prepared.all_windows(image)
+        windows = self.cached.all_windows(image)
         overlap, nearest = box_iou(windows, objects).max(1)
         close = (overlap >= self.settings.positive_from).nonzero().flatten()
         close = close[torch.randperm(len(close), generator=self.draw)]
@@ -184,7 +184,7 @@ class WindowTrainer:
 
     def _negatives(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
         """Per image, (W, D) features of some windows, and (W, K) of which classes they are none."""
-        passes = self.prepared.tracked("mining for the kernel", track, mirror=self.mirror)
+        passes = self.cached.tracked("mining for the kernel", track, mirror=self.mirror)
         for image, encoded, windows in passes:
             boxes, cells = self._distinct(encoded, windows)
             some = torch.randperm(len(boxes), generator=self.draw)[:KERNEL_WINDOWS]
