@@ -19,8 +19,8 @@ from sppnet.detection import (
     choose_short_sides,
     train_detector,
 )
-from sppnet.detection.heads.region_head import WindowFeatures
-from sppnet.detection.heads.svm_trainer import WindowTrainer, mean_length
+from sppnet.detection.heads.region_head import RegionFeatures
+from sppnet.detection.heads.svm_trainer import SvmTrainer, mean_length
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.geometry import box_iou
@@ -108,15 +108,15 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
     ]
 
 
-def make_trainer(cached: CachedFeatures, names, settings=SETTINGS, scale=None) -> WindowTrainer:
-    features = WindowFeatures()
+def make_trainer(cached: CachedFeatures, names, settings=SETTINGS, scale=None) -> SvmTrainer:
+    features = RegionFeatures()
     scale = scale or settings.feature_norm / mean_length(cached, features)
-    return WindowTrainer(cached, len(names), settings, features, scale=scale)
+    return SvmTrainer(cached, len(names), settings, features, scale=scale)
 
 
 def test_features_have_the_mean_length_that_was_asked_for(prepare, scenes) -> None:
     trainer = make_trainer(prepare(), scenes.names)
-    trainer.gather_objects()
+    trainer.collect_positives()
     lengths = [
         trainer.encoder.describe(encoded, windows).norm(dim=1)
         for _, encoded, windows in trainer.cached
@@ -154,16 +154,16 @@ def test_classes_with_many_objects_need_no_further_positives(prepare, scenes) ->
 
 
 def test_length_of_no_windows_is_one(prepare) -> None:
-    assert mean_length(prepare([]), WindowFeatures()) == 1.0
+    assert mean_length(prepare([]), RegionFeatures()) == 1.0
 
 
 def test_saved_weights_take_plain_features(prepare, scenes) -> None:
     few = replace(SETTINGS, max_proposals=60)
     trainer = make_trainer(prepare(settings=few), scenes.names, few)
-    trainer.gather_objects()
+    trainer.collect_positives()
     classifier = trainer.mine()
     again = make_trainer(prepare(settings=few), scenes.names, few, scale=1.0)
-    again.gather_objects()
+    again.collect_positives()
     plain = again.mine()  # fitted on features that are not scaled
     assert not torch.allclose(plain.weights, classifier.weights, rtol=0.1)
     _, encoded, windows = next(iter(trainer.cached))
@@ -202,7 +202,7 @@ def test_windows_on_equal_cells_are_looked_at_once(prepare, scenes) -> None:
 
 def test_object_stands_for_the_windows_on_its_cells(prepare, scenes, monkeypatch) -> None:
     trainer = make_trainer(prepare(scenes.images[:3]), scenes.names)
-    trainer.gather_objects()
+    trainer.collect_positives()
     distinct, asked = trainer._distinct, []
 
     def watch(encoded, boxes):
@@ -222,13 +222,13 @@ def test_difficult_and_crowd_are_no_positives_and_no_negatives(prepare, scenes) 
     marks[0] = True
     for marked in (replace(image, difficult=marks), replace(image, crowd=marks)):
         trainer = make_trainer(prepare([marked]), scenes.names)
-        trainer.gather_objects()
+        trainer.collect_positives()
         assert sum(map(len, trainer.positives)) == len(image.labels) - 1
         own = trainer._negative_of(marked, image.boxes)[:, image.labels[0]]
         assert not own[0]
     lenient = replace(SETTINGS, use_difficult=True)
     trainer = make_trainer(prepare([replace(image, difficult=marks)]), scenes.names, lenient)
-    trainer.gather_objects()
+    trainer.collect_positives()
     assert sum(map(len, trainer.positives)) == len(image.labels)
 
 
@@ -251,7 +251,7 @@ def test_budget_of_the_mining_bounds_the_objects_and_they_stand_for_all(
     trainer.rule = replace(
         trainer.rule, budget_bytes=2 * trainer.encoder.length * 4 * len(scenes.names)
     )
-    trainer.gather_objects()
+    trainer.collect_positives()
     assert max(len(rows) for rows in trainer.positives) == 2
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
     assert trainer.counts == counted.tolist()
@@ -277,7 +277,7 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
     few = replace(SETTINGS, max_proposals=60)
     cached = prepare(settings=few)
     trainer = make_trainer(cached, scenes.names, few)
-    trainer.gather_objects()
+    trainer.collect_positives()
     label = int(scenes[0].labels[0])
     negative_of = trainer._negative_of
 

@@ -91,7 +91,7 @@ def test_a_second_run_takes_the_scores_that_are_kept(
     assert code == 3  # fc6 asks for layers that were trained
     assert {row for row, _ in first} == {"pool5", "ft fc6", "ft fc7", "ft fc7 bb"}
     assert any("no fully connected layers" in reason for reason in record["not_measured"])
-    monkeypatch.setattr("sppnet.paper.detection_bench.WindowTrainer", None)
+    monkeypatch.setattr("sppnet.paper.detection_bench.SvmTrainer", None)
     again = run(9, *words, "--fresh", "--out", tmp_path)[1]
     assert {k: c["measured"] for k, c in first.items()} == {
         k: c["measured"] for k, c in again.items()

@@ -6,7 +6,7 @@ import pytest
 
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.training.schedules import cosine_share, plateau_share
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 
 def _sizes(text: str, epochs: int, seed: int = 0) -> list[int]:
@@ -105,6 +105,6 @@ def test_gain_below_a_hundredth_is_a_plateau() -> None:
 
 
 def test_seeds_differ() -> None:
-    seeds = {seed_of(seed, word, n) for seed in range(9) for word in "ab" for n in range(9)}
+    seeds = {derive_seed(seed, word, n) for seed in range(9) for word in "ab" for n in range(9)}
     assert len(seeds) == 162
     assert max(seeds) < 1 << 63

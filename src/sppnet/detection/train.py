@@ -21,8 +21,8 @@ from sppnet.detection.heads.classifiers import (
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
-from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
-from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
+from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
+from sppnet.detection.heads.svm_trainer import FeatureScales, SvmTrainer
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import NothingUsableError
@@ -49,10 +49,10 @@ class TunedParts:
     encoder: Encoder | None = None
     boxes: BoxHead | None = None
 
-    def features(self, settings: DetectionConfig) -> WindowFeatures:
+    def features(self, settings: DetectionConfig) -> RegionFeatures:
         """What the SVMs are to see of a window."""
         layer = settings.layer_of_features
-        return WindowFeatures(layer, None if layer == "pooled" else self.head)
+        return RegionFeatures(layer, None if layer == "pooled" else self.head)
 
 
 def tune(
@@ -265,7 +265,7 @@ class _Training:
             return softmax
         features = tuned.features(self.settings)
         with self.stage("objects"):
-            trainer = WindowTrainer(
+            trainer = SvmTrainer(
                 self.cached,
                 len(self.names),
                 self.settings,
@@ -273,7 +273,7 @@ class _Training:
                 scale=self._scales.of(features),
                 mirror=self.mirror,
             )
-            trainer.gather_objects(self.track)
+            trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track)
         if kind == "svm":
@@ -300,7 +300,7 @@ class _Training:
             use_difficult=settings.use_difficult,
         )
         with self.stage("boxes"):
-            scale = self._scales.of(WindowFeatures())
+            scale = self._scales.of(RegionFeatures())
             cascade = BoxCascade(len(self.names), rule, settings.seed)
             samples = self.cached.tracked("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.cached.encoder, scale)

@@ -18,8 +18,8 @@ from sppnet.detection.detector import CombinedDetector
 from sppnet.detection.feature_set import CachedFeatures, digest_weights
 from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
-from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
-from sppnet.detection.heads.svm_trainer import FeatureScales, WindowTrainer
+from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
+from sppnet.detection.heads.svm_trainer import FeatureScales, SvmTrainer
 from sppnet.errors import Problem
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage
@@ -198,21 +198,21 @@ class DetectionBench:
         rule = CascadeConfig(stages=1, per_image=self.supplies.effort.windows)
         cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
         samples = self.train.tracked("fitting boxes", self.track)
-        return cascade.fit(samples, self.encoder, self._scales.of(WindowFeatures()))
+        return cascade.fit(samples, self.encoder, self._scales.of(RegionFeatures()))
 
     def _classifier(self, layer: str, is_tuned: bool) -> LinearRegionClassifier:
         """SVMs on a layer."""
         if (layer, is_tuned) not in self._classifiers:
             head = self.head if is_tuned else None if layer == "pooled" else self._new_head()
-            features = WindowFeatures(layer, head)
-            trainer = WindowTrainer(
+            features = RegionFeatures(layer, head)
+            trainer = SvmTrainer(
                 self.train,
                 len(self.images.names),
                 self.settings,
                 features,
                 scale=self._scales.of(features),
             )
-            trainer.gather_objects(self.track)
+            trainer.collect_positives(self.track)
             self._classifiers[layer, is_tuned] = trainer.mine(self.track)
         return self._classifiers[layer, is_tuned]
 

@@ -18,13 +18,13 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"seed must be at least 0 and at most {MOST_SEED}, got {seed}")
 
 
-def seed_of(*parts: int | str) -> int:
+def derive_seed(*parts: int | str) -> int:
     """Make a seed out of what shall decide random numbers: the run's seed, a purpose, a place.
 
     Nothing that was drawn before matters, so a run can begin anywhere and draw the same.
 
     Example:
-        >>> seed_of(0, "order", 1) != seed_of(1, "order", 0)
+        >>> derive_seed(0, "order", 1) != derive_seed(1, "order", 0)
         True
     """
     digest = hashlib.sha256(repr(parts).encode()).digest()

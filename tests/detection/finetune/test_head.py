@@ -15,7 +15,7 @@ from sppnet.detection import CachedFeatures
 from sppnet.detection.assign import SamplingConfig, label_windows
 from sppnet.detection.finetune.head import (
     HeadTuningConfig,
-    WindowPool,
+    ProposalPool,
     build_head,
     build_optimizer,
     gather_windows,
@@ -42,13 +42,13 @@ PLAN = HeadTuningConfig(
 )
 
 
-def _pool(count: int = 600, seed: int = 0, noise: float = 1.0) -> WindowPool:
+def _pool(count: int = 600, seed: int = 0, noise: float = 1.0) -> ProposalPool:
     """Two classes and the background around three points, as large as pooled vectors."""
     draw = torch.Generator().manual_seed(seed)
     labels = torch.randint(K + 1, (count,), generator=draw)
     centres = torch.randn(K + 1, LENGTH, generator=torch.Generator().manual_seed(9))
     rows = centres[labels] + noise * torch.randn(count, LENGTH, generator=draw)
-    return WindowPool((30 * rows).half(), labels)
+    return ProposalPool((30 * rows).half(), labels)
 
 
 def test_head_learns_what_unseen_windows_show() -> None:
@@ -138,10 +138,10 @@ def test_one_step_is_sgd_written_out() -> None:
 
 
 def test_what_cannot_be_learnt_is_refused() -> None:
-    background = WindowPool(_pool(50).rows, torch.full((50,), K))
+    background = ProposalPool(_pool(50).rows, torch.full((50,), K))
     with pytest.raises(NothingUsableError, match="no window shows an object"):
         tune_on_windows(background, _pool(0), K, PLAN)
-    broken = WindowPool(torch.full((50, LENGTH), torch.inf).half(), torch.zeros(50).long())
+    broken = ProposalPool(torch.full((50, LENGTH), torch.inf).half(), torch.zeros(50).long())
     with pytest.raises(UsageError, match="tuning diverged"):
         tune_on_windows(broken, _pool(0), K, PLAN)
 

@@ -11,7 +11,7 @@ from torch import nn
 from sppnet.backbones import build_backbone, restore_backbone
 from sppnet.detection import Encoder, propose
 from sppnet.detection.assign import SamplingConfig
-from sppnet.detection.finetune.batches import WindowSampler, split_images
+from sppnet.detection.finetune.batches import ProposalSampler, split_images
 from sppnet.detection.finetune.network import _Tuning, tune_network
 from sppnet.detection.finetune.region_network import (
     BoxHead,
@@ -50,13 +50,13 @@ def encoder() -> Encoder:
     return Encoder(build_backbone("small5"), (96,), levels=(1, 2))
 
 
-def _draw(sampler: WindowSampler, updates: int):
+def _draw(sampler: ProposalSampler, updates: int):
     return [sample for update in range(updates) for sample in sampler.draw(update)]
 
 
 def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, windows) -> None:
     things = [image for image in scenes if len(image.boxes)]
-    sampler = WindowSampler(things, windows, len(scenes.names), SamplingConfig(batch=32))
+    sampler = ProposalSampler(things, windows, len(scenes.names), SamplingConfig(batch=32))
     samples = sampler.draw(0)
     assert [len(sample.labels) for sample in samples] == [16, 16]
     shares = [(s.labels < len(scenes.names)).float().mean().item() for s in _draw(sampler, 6)]
@@ -66,7 +66,7 @@ def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, windows) -
 
 def test_every_image_comes_once_in_a_turn_mirrored_or_not(scenes, windows) -> None:
     images = scenes.images[:6]
-    sampler = WindowSampler(
+    sampler = ProposalSampler(
         images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (64, 96)
     )
     sums = sorted(float(sample.image.sum()) for sample in _draw(sampler, 3))
@@ -75,7 +75,7 @@ def test_every_image_comes_once_in_a_turn_mirrored_or_not(scenes, windows) -> No
 
 
 def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
-    first = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
+    first = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
     again = replace(first)
     first.draw(0)
     for one, other in zip(first.draw(3), again.draw(3), strict=True):
@@ -85,7 +85,7 @@ def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
 
 
 def test_mirrored_windows_show_the_same_thing(scenes, windows) -> None:
-    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=16))
+    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=16))
     seen = set()
     for sample in _draw(sampler, 12):
         original = next(
@@ -110,7 +110,7 @@ def test_gradient_goes_through_the_pooling_to_the_first_layer_that_learns_and_no
 ) -> None:
     plan = replace(PLAN, trainable_from="conv3")
     network = build_region_network(encoder, len(scenes.names), plan)
-    sampler = WindowSampler(scenes.images, windows, len(scenes.names), plan.rule, 2, (96,))
+    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), plan.rule, 2, (96,))
     network.losses(sampler.draw(0))[0].backward()
     reached = {
         name.split(".")[1] for name, p in network.backbone.named_parameters() if p.grad is not None
@@ -122,7 +122,7 @@ def test_gradient_goes_through_the_pooling_to_the_first_layer_that_learns_and_no
 
 def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, windows, encoder) -> None:
     network = build_region_network(encoder, len(scenes.names), PLAN)
-    sampler = WindowSampler(
+    sampler = ProposalSampler(
         scenes.images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (96,)
     )
     samples = sampler.draw(1)
@@ -262,7 +262,7 @@ def test_best_state_on_the_validation_images_is_kept(
 
 
 def test_mixed_precision_changes_the_last_bits_only(scenes, windows, encoder) -> None:
-    sampler = WindowSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
+    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
     exact, rounded = (
         build_region_network(encoder, len(scenes.names), replace(PLAN, mixed_precision=mixed))
         for mixed in (False, True)
@@ -278,12 +278,12 @@ def test_mixed_precision_changes_the_last_bits_only(scenes, windows, encoder) ->
 
 
 def test_images_that_judge_do_not_teach(scenes) -> None:
-    learnt, judges = split_images(scenes.images, 0.3, seed=0)
-    assert len(judges) == round(0.3 * len(scenes))
-    assert {id(image) for image in learnt} | {id(image) for image in judges} == set(
+    learnt, validation = split_images(scenes.images, 0.3, seed=0)
+    assert len(validation) == round(0.3 * len(scenes))
+    assert {id(image) for image in learnt} | {id(image) for image in validation} == set(
         map(id, scenes.images)
     )
-    assert len(learnt) + len(judges) == len(scenes)
+    assert len(learnt) + len(validation) == len(scenes)
     assert split_images(scenes.images[:1], 0.5, seed=0)[1] == []
 
 

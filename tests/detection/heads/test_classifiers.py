@@ -14,7 +14,7 @@ from sppnet.detection.heads.classifiers import (
 )
 from sppnet.detection.heads.hard_negatives import NEVER
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
-from sppnet.detection.heads.region_head import RegionHead, WindowFeatures
+from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.errors import UnusableFileError
 
 K = 3
@@ -39,7 +39,7 @@ def _head(encoder: Encoder) -> RegionHead:
 
 def _classifiers(encoder: Encoder) -> dict[str, RegionClassifier]:
     head = _head(encoder)
-    fc7, fc6 = WindowFeatures("fc7", head), WindowFeatures("fc6", head)
+    fc7, fc6 = RegionFeatures("fc7", head), RegionFeatures("fc6", head)
     linear = LinearRegionClassifier(_draw(encoder.length, K) / 50, _draw(K))
     kernel = KernelRegionClassifier(_draw(9, 16).abs(), 3.0, _draw(9, K), _draw(K), fc6)
     return {
@@ -143,7 +143,7 @@ def test_parts_that_do_not_fit_are_refused(scene) -> None:
     with pytest.raises(ValueError, match=r"weights must have shape \(5, 2\)"):
         KernelRegionClassifier(torch.ones(5, 4), 1.0, torch.ones(5, 3), torch.ones(2))
     with pytest.raises(ValueError, match="head must be given for layer 'fc6'"):
-        WindowFeatures("fc6")
+        RegionFeatures("fc6")
     with pytest.raises(ValueError, match="keep must be at least 1"):
         TwoStageRegionClassifier(
             _classifiers(encoder)["linear"], _classifiers(encoder)["kernel"], 0

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from oracles.support_vectors import descend, hinge_objective
-from sppnet.detection.heads.dual_svm import BLOCK, DualSvms
+from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
 
 COST = 0.001
 
@@ -26,9 +26,9 @@ def _bounds(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _fitted(bias_factor: float, tolerance: float = 1e-7) -> tuple[DualSvms, float]:
+def _fitted(bias_factor: float, tolerance: float = 1e-7) -> tuple[DualCoordinateDescentSvm, float]:
     rows, signs = _rows()
-    svms = DualSvms(rows.shape[1], 1, bias_factor)
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1, bias_factor)
     svms.add(rows, *_bounds(signs))
     return svms, svms.fit(0, tolerance)
 
@@ -69,7 +69,7 @@ def test_weights_are_the_sum_of_the_rows_by_their_dual_variables() -> None:
 
 def test_dual_objective_never_falls() -> None:
     rows, signs = _rows()
-    svms = DualSvms(rows.shape[1], 1)
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
     svms.add(rows, *_bounds(signs))
     svms._mix()
     values = [0.0]
@@ -83,7 +83,7 @@ def test_dual_objective_never_falls() -> None:
 def test_going_on_with_more_rows_ends_where_a_fresh_fit_ends() -> None:
     rows, signs = _rows()
     low, high = _bounds(signs)
-    svms = DualSvms(rows.shape[1], 1)
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
     for part in np.array_split(np.arange(len(rows)), 5):
         svms.add(rows[torch.from_numpy(part)], low[part], high[part])
         value = svms.fit(0, 1e-7)
@@ -106,7 +106,7 @@ def test_forgetting_what_does_not_press_leaves_the_solution() -> None:
 def test_rows_of_other_classes_do_not_matter() -> None:
     rows, signs = _rows()
     low, high = (np.pad(bound, ((0, 0), (0, 1))) for bound in _bounds(signs))
-    svms = DualSvms(rows.shape[1], 2)
+    svms = DualCoordinateDescentSvm(rows.shape[1], 2)
     svms.add(rows, low, high)
     svms.add(rows.flip(1) * 3, np.roll(low, 1, axis=1), np.roll(high, 1, axis=1))
     assert svms.fit(0, 1e-7) == pytest.approx(_fitted(bias_factor=10.0)[1], rel=2e-3)

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from sppnet.detection import HardNegativeMiner, MiningConfig
-from sppnet.detection.heads.hard_negatives import NEVER, RowSample
+from sppnet.detection.heads.hard_negatives import NEVER, ReservoirSample
 
 RULE = MiningConfig(cost=0.003, refit_after=120)
 
@@ -249,7 +249,7 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def _sampled(limit: int, count: int, seed: int, step: int = 7) -> torch.Tensor:
-    sample = RowSample(limit, 1)
+    sample = ReservoirSample(limit, 1)
     draw = torch.Generator().manual_seed(seed)
     for rows in torch.arange(float(count))[:, None].split(step):
         taken, slots = sample.add(rows, draw)
@@ -273,9 +273,9 @@ def test_rows_are_distinct_and_in_order() -> None:
 
 def test_few_rows_are_all_kept() -> None:
     assert _sampled(60, 50, seed=0).tolist() == list(range(50))
-    assert RowSample(3, 2).take().shape == (0, 2)
+    assert ReservoirSample(3, 2).take().shape == (0, 2)
 
 
 def test_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
-        RowSample(0, 3)
+        ReservoirSample(0, 3)

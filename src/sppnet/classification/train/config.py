@@ -10,7 +10,7 @@ from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.transfer.config import _check_choice
 from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
 from sppnet.training.schedules import cosine_share, plateau_share
-from sppnet.training.seeds import check_seed, seed_of
+from sppnet.training.seeds import check_seed, derive_seed
 
 SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
@@ -76,7 +76,7 @@ class InputSizes:
         """The size of an epoch, 0 for the first; sizes that take turns begin with the largest."""
         if self.is_range:
             low, high = min(self.sides), max(self.sides)
-            draw = torch.Generator().manual_seed(seed_of(seed, "size", epoch))
+            draw = torch.Generator().manual_seed(derive_seed(seed, "size", epoch))
             return int(torch.randint(low, high + 1, (), generator=draw))
         ordered = sorted(self.sides, reverse=True)
         return ordered[epoch % len(ordered)]

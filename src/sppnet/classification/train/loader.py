@@ -22,7 +22,7 @@ from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side
 from sppnet.images.content import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept between epochs
 S = TypeVar("S")
@@ -176,8 +176,8 @@ class Epoch:
         square = (self.size, self.size)
         natural = plan.sizes.natural
         self._sizes_hw = images.natural_sizes(self.size) if natural else [square] * len(images)
-        self._draws = plan.augmentation.draw(len(images), seed_of(plan.seed, "images", number))
-        order = torch.Generator().manual_seed(seed_of(plan.seed, "order", number))
+        self._draws = plan.augmentation.draw(len(images), derive_seed(plan.seed, "images", number))
+        order = torch.Generator().manual_seed(derive_seed(plan.seed, "order", number))
         self.batches = equal_size_batches(self._sizes_hw, plan.batch, order)
 
     def parts(self, share: Tensor) -> list[Part]:

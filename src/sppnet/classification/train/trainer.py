@@ -22,7 +22,7 @@ from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
 from sppnet.training.distributed import Processes
 from sppnet.training.ema import WeightAverage
 from sppnet.training.log import TrainingLog
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 CLIP_NORM = 2.0
 ALONE = Processes()
@@ -277,7 +277,7 @@ class _Training:
 
     def _step_seed(self, epoch: int) -> int:
         """Dropout draws other numbers in every update and process."""
-        return seed_of(
+        return derive_seed(
             self.plan.seed, "dropout", epoch, self.state.updates_done, self.processes.rank
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows, target_boxes
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 Windows = Callable[[LabelledImage], Tensor]
 
@@ -34,7 +34,7 @@ class ImageSample:
 
 
 @dataclass(frozen=True)
-class WindowSampler:
+class ProposalSampler:
     """Draws images, and windows of them, by the number of the update alone.
 
     Nothing is remembered between updates: a training that goes on after a stop draws the same.
@@ -75,17 +75,17 @@ class WindowSampler:
         samples = [self._draw_image(place) for place in places]
         return [sample for sample in samples if len(sample.labels)]
 
-    def look(self, image: LabelledImage) -> ImageSample:
+    def fixed_sample(self, image: LabelledImage) -> ImageSample:
         """Draw the same windows of an image each time, not mirrored, at the first size."""
-        draw = torch.Generator().manual_seed(seed_of(self.seed, "look", str(image.image_id)))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, "look", str(image.image_id)))
         return self._sample(image, draw, self.short_sides[0])
 
     def _draw_image(self, place: int) -> ImageSample:
         """Draw an image's windows; ``place`` counts the images shown so far."""
         turn, index = divmod(place, len(self.images))
-        shuffle = torch.Generator().manual_seed(seed_of(self.seed, "order", turn))
+        shuffle = torch.Generator().manual_seed(derive_seed(self.seed, "order", turn))
         order = torch.randperm(len(self.images), generator=shuffle)
-        draw = torch.Generator().manual_seed(seed_of(self.seed, "windows", place))
+        draw = torch.Generator().manual_seed(derive_seed(self.seed, "windows", place))
         side = int(torch.randint(len(self.short_sides), (), generator=draw))
         is_mirrored = self.flip and bool(torch.rand((), generator=draw) < 0.5)
         chosen = self.images[int(order[index])]
@@ -113,7 +113,9 @@ def split_images(
         Images to learn from, and images to choose by; none of the latter if the share is 0.
     """
     count = min(round(share * len(images)), len(images) - 1)
-    draw = torch.Generator().manual_seed(seed_of(seed, "validation"))
-    judges = set(torch.randperm(len(images), generator=draw)[:count].tolist())
-    parts = [[image for i, image in enumerate(images) if (i in judges) == b] for b in (False, True)]
+    draw = torch.Generator().manual_seed(derive_seed(seed, "validation"))
+    validation = set(torch.randperm(len(images), generator=draw)[:count].tolist())
+    parts = [
+        [image for i, image in enumerate(images) if (i in validation) == b] for b in (False, True)
+    ]
     return parts[0], parts[1]

@@ -24,7 +24,7 @@ from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.training.best_state import TuningStates
 from sppnet.training.checkpoints import Checkpoints
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 # Of the pooled vectors, which are kept in float16.
 BYTES_PER_NUMBER = 2
@@ -113,7 +113,7 @@ class HeadTuningConfig:
 
 
 @dataclass(frozen=True)
-class WindowPool:
+class ProposalPool:
     """Windows that batches are drawn from.
 
     Args:
@@ -137,7 +137,7 @@ def gather_windows(
     *,
     random_scale: bool = True,
     track: Track = no_tracking,
-) -> WindowPool:
+) -> ProposalPool:
     """Draw windows of images and pool them from their cached maps.
 
     Every image draws from the seed and its own name only.
@@ -159,7 +159,7 @@ def gather_windows(
     encoder = cached.encoder
     views = list_views(images, mirror=plan.flip)
     count, per_image = plan.share_out(len(views), encoder.length)
-    draw = torch.Generator().manual_seed(seed_of(plan.seed, "images"))
+    draw = torch.Generator().manual_seed(derive_seed(plan.seed, "images"))
     order = torch.randperm(len(views), generator=draw)[:count].tolist()
     rows = [torch.zeros(0, encoder.length, dtype=torch.float16)]
     labels = [torch.zeros(0, dtype=torch.int64)]
@@ -171,7 +171,7 @@ def gather_windows(
         cells = encoder.locate(encoded, boxes, scale_of)
         rows.append(encoder.describe_cells(encoded, cells).half().cpu())
         labels.append(drawn)
-    return WindowPool(torch.cat(rows), torch.cat(labels))
+    return ProposalPool(torch.cat(rows), torch.cat(labels))
 
 
 def _draw_boxes(
@@ -184,7 +184,7 @@ def _draw_boxes(
     num_classes, count = sizes
     boxes = torch.cat([image.boxes, cached.all_windows(image)])
     labels = label_windows(boxes, image, num_classes, plan.rule, plan.use_difficult)
-    draw = torch.Generator().manual_seed(seed_of(plan.seed, "windows", str(image.path)))
+    draw = torch.Generator().manual_seed(derive_seed(plan.seed, "windows", str(image.path)))
     chosen = draw_windows(labels, num_classes, count, plan.rule, draw)
     return boxes[chosen], labels[chosen]
 
@@ -193,7 +193,7 @@ def _draw_scales(
     boxes: Tensor, encoder: Encoder, image: LabelledImage, plan: HeadTuningConfig
 ) -> Tensor:
     """One of the encoder's scales for each window, all equally likely."""
-    draw = torch.Generator().manual_seed(seed_of(plan.seed, "scales", str(image.path)))
+    draw = torch.Generator().manual_seed(derive_seed(plan.seed, "scales", str(image.path)))
     return torch.randint(len(encoder.short_sides), (len(boxes),), generator=draw)
 
 
@@ -241,16 +241,16 @@ def tune_head(
     Source:
         SPP-net, section 4.1.
     """
-    learnt, judges = split_images(cached.usable, plan.validation_share, plan.seed)
+    learnt, validation = split_images(cached.usable, plan.validation_share, plan.seed)
     pool = gather_windows(cached, learnt, num_classes, plan, track=track)
     still = replace(plan, flip=False)
-    judged = gather_windows(cached, judges, num_classes, still, random_scale=False, track=track)
+    judged = gather_windows(cached, validation, num_classes, still, random_scale=False, track=track)
     return tune_on_windows(pool, judged, num_classes, plan, checkpoints=checkpoints, track=track)
 
 
 def tune_on_windows(
-    pool: WindowPool,
-    judged: WindowPool,
+    pool: ProposalPool,
+    judged: ProposalPool,
     num_classes: int,
     plan: HeadTuningConfig,
     *,
@@ -281,8 +281,8 @@ class _Tuning:
 
     def __init__(
         self,
-        pool: WindowPool,
-        judged: WindowPool,
+        pool: ProposalPool,
+        judged: ProposalPool,
         num_classes: int,
         plan: HeadTuningConfig,
         checkpoints: Checkpoints | None,
@@ -306,12 +306,12 @@ class _Tuning:
 
     def _update(self, update: int) -> float:
         """Take one step down the loss of a batch: the loss before it."""
-        draw = torch.Generator().manual_seed(seed_of(self.plan.seed, "batch", update))
+        draw = torch.Generator().manual_seed(derive_seed(self.plan.seed, "batch", update))
         rule = self.plan.rule
         places = draw_windows(self.pool.labels, self.num_classes, rule.batch, rule, draw)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(update) * group["share"]
-        torch.manual_seed(seed_of(self.plan.seed, "dropout", update))
+        torch.manual_seed(derive_seed(self.plan.seed, "dropout", update))
         rows, labels = self.pool.batch(places)
         loss = cross_entropy(self.head(rows), labels)
         value = float(loss.detach())
@@ -333,10 +333,10 @@ class _Tuning:
         self.states.add(row)
 
 
-def build_head(pool: WindowPool, num_classes: int, plan: HeadTuningConfig) -> RegionHead:
+def build_head(pool: ProposalPool, num_classes: int, plan: HeadTuningConfig) -> RegionHead:
     """Make a new head; pooled vectors come in with a mean square of 1."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(plan.seed, "head"))
+        torch.manual_seed(derive_seed(plan.seed, "head"))
         head = RegionHead(pool.rows.shape[1], num_classes, plan.widths, plan.ranks, plan.dropout)
     some = pool.rows[:: max(1, len(pool.rows) // 500)].float()
     head.scale.copy_(some.square().mean().clamp(min=1e-12).rsqrt())
@@ -355,7 +355,7 @@ def build_optimizer(head: RegionHead, plan: HeadTuningConfig) -> Optimizer:
 
 
 @torch.no_grad()
-def validation_loss(head: RegionHead, judged: WindowPool) -> float:
+def validation_loss(head: RegionHead, judged: ProposalPool) -> float:
     """Mean loss without dropout; 0, so that the last state is kept, without windows."""
     was_training = head.training
     head.eval()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from sppnet.detection.encoder import Encoder
-from sppnet.detection.finetune.batches import ImageSample, Windows, WindowSampler, split_images
+from sppnet.detection.finetune.batches import ImageSample, ProposalSampler, Windows, split_images
 from sppnet.detection.finetune.region_network import (
     BoxHead,
     NetworkTuningConfig,
@@ -31,7 +31,7 @@ from sppnet.progress import Track, no_tracking
 from sppnet.training.best_state import TuningStates
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.log import TrainingLog
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
@@ -118,8 +118,8 @@ class _Tuning:
         log: TrainingLog | None,
     ) -> None:
         self.plan, self.log = plan, log
-        learnt, self.judges = split_images(images, plan.validation_share, plan.seed)
-        self.sampler = WindowSampler(
+        learnt, self.validation = split_images(images, plan.validation_share, plan.seed)
+        self.sampler = ProposalSampler(
             learnt,
             windows,
             num_classes,
@@ -160,7 +160,7 @@ class _Tuning:
     def _measure(self) -> None:
         """Bring pooled vectors to a mean square of 1, and find the spread of the deltas."""
         chosen = self.sampler.images[:: -(-len(self.sampler.images) // MEASURED_IMAGES)]
-        samples = [self.sampler.look(image) for image in chosen]
+        samples = [self.sampler.fixed_sample(image) for image in chosen]
         squares = [self.network.pool([sample]).square().mean() for sample in samples]
         self.network.head.scale.copy_(torch.stack(squares).mean().clamp(min=1e-12).rsqrt())
         positive = [each.deltas[each.labels < self.sampler.num_classes] for each in samples]
@@ -168,7 +168,7 @@ class _Tuning:
 
     def _update(self, update: int) -> tuple[float, float] | None:
         """Take one step: the loss and the share of right windows before it; None for no windows."""
-        torch.manual_seed(seed_of(self.plan.seed, "dropout", update))
+        torch.manual_seed(derive_seed(self.plan.seed, "dropout", update))
         rate = self.plan.rate_at(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
@@ -206,7 +206,7 @@ class _Tuning:
     def _validation_loss(self) -> float:
         """Mean loss over the validation images; 0, so that the last state is kept, without any."""
         self.network.head.eval()
-        samples = [self.sampler.look(image) for image in self.judges]
+        samples = [self.sampler.fixed_sample(image) for image in self.validation]
         losses = [float(self._loss_of(sample)) for sample in samples if len(sample.labels)]
         self.network.head.train()
         return mean(losses) if losses else 0.0

@@ -19,7 +19,7 @@ from sppnet.geometry import clip_boxes, deltas_to_boxes
 from sppnet.images import resize_short_side
 from sppnet.pooling import pool_regions
 from sppnet.storage import put_under, tensors_under
-from sppnet.training.seeds import seed_of
+from sppnet.training.seeds import derive_seed
 
 # Standard deviation of new weights of the box regression.
 BOX_SPREAD = 0.001
@@ -280,7 +280,7 @@ def build_region_network(
 ) -> RegionNetwork:
     """Copy a trunk, put a new head behind it, and say which layers learn."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(plan.seed, "head"))
+        torch.manual_seed(derive_seed(plan.seed, "head"))
         head = RegionHead(encoder.length, num_classes, plan.widths, plan.ranks, plan.dropout)
         tuned = copy.copy(encoder)
         tuned.backbone = copy.deepcopy(encoder.backbone).eval()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.hard_negatives import RowSample
+from sppnet.detection.heads.hard_negatives import ReservoirSample
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
 from sppnet.images import LabelledImage
 
@@ -136,7 +136,7 @@ class BoxSamples:
     """
 
     def __init__(self, limit: int, length: int) -> None:
-        self._features = RowSample(limit, length)
+        self._features = ReservoirSample(limit, length)
         self._boxes = torch.zeros(limit, 8)  # windows, objects
 
     def add(

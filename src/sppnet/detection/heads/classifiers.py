@@ -10,8 +10,8 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.hard_negatives import NEVER
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
 from sppnet.detection.heads.region_head import (
+    RegionFeatures,
     RegionHead,
-    WindowFeatures,
     check_length,
     head_from_config,
 )
@@ -72,7 +72,7 @@ class LinearRegionClassifier:
 
     weights: Tensor
     bias: Tensor
-    features: WindowFeatures = field(default_factory=WindowFeatures)
+    features: RegionFeatures = field(default_factory=RegionFeatures)
 
     def __post_init__(self) -> None:
         if self.weights.ndim != 2 or self.bias.shape != self.weights.shape[1:]:
@@ -114,7 +114,7 @@ class LinearRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "LinearRegionClassifier":
         """Put it together again."""
-        features = WindowFeatures.from_config(
+        features = RegionFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
         )
         return cls(tensors["weights"], tensors["bias"], features)

@@ -88,7 +88,7 @@ class RowBlock:
         return added, float(gain)
 
 
-class DualSvms:
+class DualCoordinateDescentSvm:
     """Hinge-loss SVMs that stay fitted while rows come and go.
 
     Minimises per class half the squared norm of weights and bias / ``bias_factor``, plus the cost
@@ -107,7 +107,7 @@ class DualSvms:
         bias: (K,).
 
     Example:
-        >>> svms = DualSvms(length=1, num_classes=1, bias_factor=0.0)
+        >>> svms = DualCoordinateDescentSvm(length=1, num_classes=1, bias_factor=0.0)
         >>> bounds = np.array([[1.0], [1.0]])
         >>> svms.add(torch.tensor([[1.0], [-1.0]]), -bounds * [[0], [1]], bounds * [[1], [0]])
         >>> svms.fit(0, tolerance=1e-6), svms.weights.tolist()

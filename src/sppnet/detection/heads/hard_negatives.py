@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.detection.heads.dual_svm import DualSvms
+from sppnet.detection.heads.dual_svm import DualCoordinateDescentSvm
 
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
@@ -101,7 +101,9 @@ class HardNegativeMiner:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
         self.rule = rule or MiningConfig()
-        self._svms = DualSvms(length, len(positives), self.rule.bias_factor, self.rule.seed)
+        self._svms = DualCoordinateDescentSvm(
+            length, len(positives), self.rule.bias_factor, self.rule.seed
+        )
         self._most_rows = self.rule.most_rows(length)
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
         self._new_of = [0 for _ in positives]
@@ -186,7 +188,7 @@ class HardNegativeMiner:
             self.bias_[label] = self._svms.bias[label]
 
 
-class RowSample:
+class ReservoirSample:
     """Some of the rows that come by, each with the same chance to stay.
 
     Each row draws a priority when it comes; those of the highest priority stay. They lie in one
@@ -204,7 +206,7 @@ class RowSample:
         ValueError: If ``limit`` is below 1.
 
     Example:
-        >>> sample = RowSample(limit=2, length=3)
+        >>> sample = ReservoirSample(limit=2, length=3)
         >>> for _ in range(5):
         ...     _ = sample.add(torch.rand(1, 3), torch.default_generator)
         >>> sample.seen, sample.take().shape

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.region_head import WindowFeatures, check_length
+from sppnet.detection.heads.region_head import RegionFeatures, check_length
 from sppnet.errors import NothingUsableError
 from sppnet.storage import put_under, tensors_under
 
@@ -62,7 +62,7 @@ class KernelRegionClassifier:
     width: float
     weights: Tensor
     bias: Tensor
-    features: WindowFeatures = field(default_factory=WindowFeatures)
+    features: RegionFeatures = field(default_factory=RegionFeatures)
 
     def __post_init__(self) -> None:
         shape = (len(self.centres), *self.bias.shape)
@@ -114,7 +114,7 @@ class KernelRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "KernelRegionClassifier":
         """Put it together again."""
-        features = WindowFeatures.from_config(
+        features = RegionFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
         )
         own = (tensors[name] for name in ("centres", "weights", "bias"))
@@ -151,7 +151,7 @@ class KernelSvmConfig:
 
 
 def fit_kernel(
-    rows: Tensor, targets: Tensor, rule: KernelSvmConfig, features: WindowFeatures | None = None
+    rows: Tensor, targets: Tensor, rule: KernelSvmConfig, features: RegionFeatures | None = None
 ) -> KernelRegionClassifier:
     """Fit all classes on the same centres, in closed form.
 
@@ -185,7 +185,7 @@ def fit_kernel(
     solutions = [_solve(likeness, among, column, rule) for column in targets.T]
     bias = torch.full((targets.shape[1],), FAR)
     return KernelRegionClassifier(
-        centres, width, torch.stack(solutions, 1).float(), bias, features or WindowFeatures()
+        centres, width, torch.stack(solutions, 1).float(), bias, features or RegionFeatures()
     )
 
 
@@ -193,7 +193,7 @@ def mine_kernel(
     positives: list[Tensor],
     images: Iterable[tuple[Tensor, Tensor]],
     rule: KernelSvmConfig | None = None,
-    features: WindowFeatures | None = None,
+    features: RegionFeatures | None = None,
 ) -> KernelRegionClassifier:
     """Fit on the first batch of negatives, then on those of each further batch that are hard.
 

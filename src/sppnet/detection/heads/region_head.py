@@ -241,7 +241,7 @@ def _compressed_layer(name: str, layer: nn.Sequential, rank: int) -> dict[str, T
 
 
 @dataclass(frozen=True)
-class WindowFeatures:
+class RegionFeatures:
     """Describes windows by the pooled vector, or by fc6 or fc7 of a head.
 
     Args:
@@ -254,7 +254,7 @@ class WindowFeatures:
     Example:
         >>> from sppnet.backbones import build_backbone
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        >>> features = WindowFeatures("fc7", RegionHead(encoder.length, 3, widths=(64, 32)))
+        >>> features = RegionFeatures("fc7", RegionHead(encoder.length, 3, widths=(64, 32)))
         >>> encoded = encoder.encode(torch.rand(3, 60, 80))
         >>> features.describe(encoder, encoded, torch.tensor([[0, 0, 0, 3, 2]])).shape
         torch.Size([1, 32])
@@ -300,7 +300,7 @@ class WindowFeatures:
             return encoder.score_cells(encoded, cells, weights)
         return self.describe(encoder, encoded, cells) @ weights
 
-    def to(self, device: torch.device | str) -> "WindowFeatures":
+    def to(self, device: torch.device | str) -> "RegionFeatures":
         """Move the head to a device, in place; returns itself."""
         if self.head is not None:
             self.head.to(device)
@@ -316,7 +316,7 @@ class WindowFeatures:
         return {} if self.head is None else dict(self.head.state_dict())
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "WindowFeatures":
+    def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RegionFeatures":
         """Put features together again from :meth:`config` and :meth:`tensors`."""
         config = config["head"]
         head = None if config is None else head_from_config(config, tensors)

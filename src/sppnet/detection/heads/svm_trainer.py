@@ -10,9 +10,9 @@ from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
-from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, RowSample
+from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, ReservoirSample
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier, KernelSvmConfig, mine_kernel
-from sppnet.detection.heads.region_head import WindowFeatures
+from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
 from sppnet.images import LabelledImage
@@ -28,7 +28,7 @@ KERNEL_WINDOWS = 100
 
 def mean_length(
     cached: CachedFeatures,
-    features: WindowFeatures,
+    features: RegionFeatures,
     seed: int = 0,
     track: Track = no_tracking,
 ) -> float:
@@ -72,9 +72,9 @@ class FeatureScales:
         self, cached: CachedFeatures, wanted: float, seed: int = 0, track: Track = no_tracking
     ) -> None:
         self.cached, self.wanted, self.seed, self.track = cached, wanted, seed, track
-        self._known: dict[WindowFeatures, float] = {}
+        self._known: dict[RegionFeatures, float] = {}
 
-    def of(self, features: WindowFeatures) -> float:
+    def of(self, features: RegionFeatures) -> float:
         """Give the factor of some features."""
         if features not in self._known:
             length = mean_length(self.cached, features, self.seed, self.track)
@@ -82,7 +82,7 @@ class FeatureScales:
         return self._known[features]
 
 
-class WindowTrainer:
+class SvmTrainer:
     """Learns to judge windows of prepared images.
 
     Args:
@@ -102,7 +102,7 @@ class WindowTrainer:
         cached: CachedFeatures,
         num_classes: int,
         settings: DetectionConfig,
-        features: WindowFeatures,
+        features: RegionFeatures,
         *,
         scale: float,
         mirror: bool = False,
@@ -117,12 +117,12 @@ class WindowTrainer:
         self.mirror = mirror
         self.draw = torch.Generator().manual_seed(settings.seed)
 
-    def gather_objects(self, track: Track = no_tracking) -> None:
+    def collect_positives(self, track: Track = no_tracking) -> None:
         """Describe the objects; as many are kept as fit into the budget, and stand for all."""
         length_of_rows = self.features.length(self.encoder)
         limit = max(1, self.rule.most_rows(length_of_rows) // (2 * self.num_classes))
         self._extra_of = self._count_extras()
-        kept = [RowSample(limit, length_of_rows) for _ in range(self.num_classes)]
+        kept = [ReservoirSample(limit, length_of_rows) for _ in range(self.num_classes)]
         for image, encoded in self.cached.maps("describing objects", track, mirror=self.mirror):
             boxes, labels = self._positives_of(image)
             rows = self._describe(encoded, self.encoder.locate(encoded, boxes))
