@@ -21,7 +21,7 @@ from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, tra
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 
 def read_all(folder: Path, splits: list[str]) -> tuple[list[LabelledImage], tuple[str, ...]]:
@@ -81,7 +81,7 @@ def main() -> None:
     result = score_folds(images, names, settings, FeatureCache(words.out / "cache"), words)
     write_json(
         words.out / f"{words.name}.json",
-        {**result, "images": len(images), "settings": asdict(settings), **surroundings()},
+        {**result, "images": len(images), "settings": asdict(settings), **environment()},
     )
     print(" ".join(f"{name} {result[name]:.3f}" for name in ("ap50", "ap75", "ap")))
 

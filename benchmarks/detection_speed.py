@@ -49,7 +49,7 @@ from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 FIVE_SCALES = (480, 576, 688, 864, 1200)
 RCNN, OURS = "R-CNN's way", "SPP-net's way"
@@ -253,7 +253,7 @@ def write(
     """Write the figures and the table; returns the table."""
     about = {k: str(v) if isinstance(v, Path) else v for k, v in vars(words).items()}
     about["mean_windows"] = sum(len(boxes) for _, boxes in photos) / len(photos)
-    result = {"about": {**about, "surroundings": surroundings()}, "ways": rows}
+    result = {"about": {**about, "surroundings": environment()}, "ways": rows}
     write_json(words.out / f"{words.backbone}.json", result)
     table = to_markdown(result)
     write_text(words.out / f"{words.backbone}.md", table)

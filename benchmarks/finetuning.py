@@ -34,7 +34,7 @@ from sppnet.detection.heads.classifiers import SoftmaxRegionClassifier
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 FROZEN, TUNED, JOINT = "frozen, SVM and ridge", "tuned, SVM and ridge", "tuned, softmax and boxes"
 
@@ -154,7 +154,7 @@ def main() -> None:
     plans = {folder.name: Comparison(folder, words) for folder in words.data}
     result = {
         "plan": {name: asdict(each.plan) for name, each in plans.items()},
-        "surroundings": surroundings(),
+        "surroundings": environment(),
         "data": {name: each.run() for name, each in plans.items()},
     }
     write_json(words.out / "finetuning.json", result)

@@ -23,7 +23,7 @@ from sppnet.app.progress import track
 from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 GOAL_BYTES = 4 * 2**30
 SETTINGS = DetectionConfig(
@@ -69,7 +69,7 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
     reached = all(row["peak_bytes"] <= GOAL_BYTES for row in rows)
     options.out.mkdir(parents=True, exist_ok=True)
-    report = {"rows": rows, "goal_bytes": GOAL_BYTES, "reached": reached, **surroundings()}
+    report = {"rows": rows, "goal_bytes": GOAL_BYTES, "reached": reached, **environment()}
     write_json(options.out / "memory.json", report)
     print(f"goal of 4 GiB: {'reached' if reached else 'missed'}")
 

@@ -20,7 +20,7 @@ from sppnet.app.progress import track
 from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
 from sppnet.images import DetectionDataset, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, write_json
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 BATCH = 2
 WARM_UP = 2  # batches
@@ -85,7 +85,7 @@ def main() -> None:
         "share_of_an_epoch": ours["total"] / epoch,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    write_json(options.out / "training_time.json", {**result, **surroundings()})
+    write_json(options.out / "training_time.json", {**result, **environment()})
     for name, seconds in ours.items():
         print(f"{name:12} {seconds:8.1f} s")
     print(f"one epoch of the peer {epoch:.1f} s: ours is {ours['total'] / epoch:.2f} of it")

@@ -16,7 +16,7 @@ from sppnet.classification import (
     View,
     convert_classifier,
 )
-from sppnet.classification.convert import CarriedHead
+from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.onnx import classifier_recipe
 from sppnet.errors import UnusableFileError
 from sppnet.pooling.onnx.export import export_onnx
@@ -73,7 +73,7 @@ def check_same(name: str, network: SppNet, plain: nn.Module, size: tuple[int, in
 def test_networks_that_average_keep_their_logits_at_any_size(name: str) -> None:
     network, plain = build_both(name, (1, 2))
     assert isinstance(network.pool, AverageAndPyramid)
-    assert isinstance(network.head, CarriedHead)
+    assert isinstance(network.head, PretrainedPlusPyramidHead)
     for size in ((224, 224), (160, 256)):
         check_same(name, network, plain, size)
 
@@ -193,6 +193,6 @@ def test_heads_that_cannot_be_carried_are_refused(name: str, reason: str) -> Non
 
 
 def test_layers_that_are_not_known_are_not_described() -> None:
-    head = CarriedHead(nn.Sequential(nn.Softmax(dim=1)), 3, 12, 3)
+    head = PretrainedPlusPyramidHead(nn.Sequential(nn.Softmax(dim=1)), 3, 12, 3)
     with pytest.raises(TypeError, match=r"layers must be of .*, got Softmax"):
         head.config()

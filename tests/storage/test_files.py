@@ -24,7 +24,7 @@ from sppnet.storage import (
     write_json,
     write_text,
 )
-from sppnet.storage.files import stale_temporaries, temporary_path
+from sppnet.storage.files import stale_temp_files, temporary_path
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
 
@@ -193,8 +193,8 @@ def test_leftovers_of_dead_processes_are_recognised(tmp_path: Path) -> None:
         path.touch()
     os.utime(old, (0, 0))
     assert child.returncode == 0
-    assert stale_temporaries(tmp_path) == sorted([stale, old])
-    assert stale_temporaries(tmp_path / "missing") == []
+    assert stale_temp_files(tmp_path) == sorted([stale, old])
+    assert stale_temp_files(tmp_path / "missing") == []
 
 
 def test_a_locked_leftover_has_a_living_writer(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_a_locked_leftover_has_a_living_writer(tmp_path: Path) -> None:
     with path.open("w") as file:
         os.utime(path, (0, 0))
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert stale_temporaries(tmp_path) == []
-    assert stale_temporaries(tmp_path) == [path]
+        assert stale_temp_files(tmp_path) == []
+    assert stale_temp_files(tmp_path) == [path]
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import typer
 
 from sppnet.app.console import say
 from sppnet.app.options import Debug, Threads, command_app
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 app = command_app("Show versions, kernels, devices and limits.")
 
@@ -45,7 +45,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
     from sppnet.app.options import list_devices
 
-    around = surroundings()
+    around = environment()
     return {
         "versions": {**around["versions"], "system": around["platform"]},
         "kernels": _kernels(torch),

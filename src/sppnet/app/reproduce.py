@@ -39,7 +39,7 @@ from sppnet.paper import PaperTable, Supplies, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
 from sppnet.paper.resources import Effort
 from sppnet.storage import RunFolder, write_json, write_text
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 app = command_app("Measure a table of the paper again and show both numbers side by side.")
 TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)  # a test compares it with sppnet.paper.TABLES
@@ -337,7 +337,7 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
         add_problem_section(page, result.problems)
     if entry.wants:
         page.add_section("What the table needs", *map(paragraph, entry.wants))
-    add_origin_section(page, config, surroundings()["versions"])
+    add_origin_section(page, config, environment()["versions"])
     return page.render()
 
 
@@ -360,7 +360,7 @@ def _record(
         "problems": [asdict(problem) for problem in result.problems],
         "configuration": config,
         "seconds": seconds,
-        **surroundings(),
+        **environment(),
     }
 
 

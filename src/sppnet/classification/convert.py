@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 }
 
 
-class CarriedHead(nn.Module):
+class PretrainedPlusPyramidHead(nn.Module):
     """An old classifier for the average of a map, and what the maxima of a pyramid add to it.
 
     The added weights start at zero, so that at first the logits are those of the old classifier.
@@ -42,7 +42,7 @@ class CarriedHead(nn.Module):
 
     Example:
         >>> import torch
-        >>> head = CarriedHead(nn.Sequential(nn.Linear(8, 3)), 8, 40, 3)
+        >>> head = PretrainedPlusPyramidHead(nn.Sequential(nn.Linear(8, 3)), 8, 40, 3)
         >>> rows = torch.rand(2, 48)
         >>> torch.equal(head(rows), head.carried(rows[:, :8]))
         True
@@ -70,7 +70,7 @@ class CarriedHead(nn.Module):
             TypeError: A layer of the old classifier is none of `LAYERS`.
 
         Example:
-            >>> CarriedHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).config()["carried"]
+            >>> PretrainedPlusPyramidHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).config()["carried"]
             [{'layer': 'Dropout', 'p': 0.2}]
         """
         return {
@@ -82,7 +82,7 @@ class CarriedHead(nn.Module):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "CarriedHead":
+    def from_config(cls, config: dict[str, Any]) -> "PretrainedPlusPyramidHead":
         """Make the head that was described; the weights of the old classifier are new ones.
 
         Raises:
@@ -156,7 +156,9 @@ def _carry_average(
     carried = nn.Sequential(*head.layers)
     with torch.no_grad():
         num_classes = carried.eval()(torch.zeros(1, channels)).shape[1]
-    new_head = CarriedHead(carried, channels, channels * num_bins(levels), num_classes)
+    new_head = PretrainedPlusPyramidHead(
+        carried, channels, channels * num_bins(levels), num_classes
+    )
     return AverageAndPyramid(levels), new_head
 
 

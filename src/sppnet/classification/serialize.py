@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from sppnet.classification.convert import CarriedHead
+from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.network import (
     AverageAndPyramid,
     FixedNorm,
@@ -62,7 +62,7 @@ def head_to_config(head: nn.Module) -> dict[str, Any]:
         >>> head_to_config(build_head(8, 3, (4,), dropout=0.5, feature_norm=1.0))
         {'in_features': 8, 'num_classes': 3, 'hidden': [4], 'dropout': 0.5, 'feature_norm': 1.0}
     """
-    if isinstance(head, CarriedHead):
+    if isinstance(head, PretrainedPlusPyramidHead):
         return head.config()
     layers = list(head.children())
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
@@ -87,7 +87,7 @@ def head_from_config(config: dict[str, Any]) -> nn.Module:
         KeyError, TypeError, ValueError: If the description is not one of :func:`head_to_config`.
     """
     if config.get("kind") == "carried":
-        return CarriedHead.from_config(config)
+        return PretrainedPlusPyramidHead.from_config(config)
     return build_head(
         config["in_features"],
         config["num_classes"],

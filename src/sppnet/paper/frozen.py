@@ -10,7 +10,7 @@ from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification import ClassData, Classifier
 from sppnet.classification.data import VocData
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
-from sppnet.classification.transfer.fit import FitResult, RecipeWay, RowSource, fit_splits
+from sppnet.classification.transfer.fit import ExtractedRows, FitResult, RecipeExtractor, fit_splits
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.classification.transfer.selection import COSTS
 from sppnet.paper.resources import Slot, Supplies
@@ -159,7 +159,7 @@ def fit_blocks(
         encoder = network.encoder((block,))
         end = begin + row_length(encoder)
         part = replace(features, rows=features.rows[:, begin:end].contiguous())
-        source = RowSource(part, RecipeWay(encoder))
+        source = ExtractedRows(part, RecipeExtractor(encoder))
         yield row, fit_splits([source], task, splits, costs=COSTS, seed=seed, track=track)
         begin = end
 

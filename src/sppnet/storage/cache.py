@@ -14,7 +14,7 @@ from types import TracebackType
 from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage.files import output_error, read_bytes, stale_temporaries, write_bytes
+from sppnet.storage.files import output_error, read_bytes, stale_temp_files, write_bytes
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
@@ -63,7 +63,7 @@ class FeatureCache:
         self._temporary_folder = self.folder / "unfinished"
         _make_private(self.folder)
         _make_private(self._temporary_folder)
-        for path in stale_temporaries(self._temporary_folder):
+        for path in stale_temp_files(self._temporary_folder):
             with suppress(OSError):  # another process may sweep at the same time
                 path.unlink()
 

@@ -206,7 +206,7 @@ def temporary_path(target: Path, folder: Path | None = None) -> Path:
     return (folder or target.parent) / f".{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def stale_temporaries(folder: Path) -> list[Path]:
+def stale_temp_files(folder: Path) -> list[Path]:
     """List the unfinished files and folders in ``folder`` whose writers are gone.
 
     A writer holds a lock on what it writes. So that a writer caught between making and locking is

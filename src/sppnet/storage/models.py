@@ -24,7 +24,7 @@ from sppnet.storage.files import (
     parse_json,
     read_bytes,
     sha256_bytes,
-    stale_temporaries,
+    stale_temp_files,
     temporary_path,
     try_lock,
     write_bytes,
@@ -269,7 +269,7 @@ def _sweep(target: Path) -> None:
             shutil.rmtree(previous)
         else:
             previous.rename(target)
-    for path in stale_temporaries(target.parent):
+    for path in stale_temp_files(target.parent):
         if path.name.startswith(f".{target.name}.tmp-"):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from sppnet.storage.files import (
     json_text,
     output_error,
     read_json,
-    stale_temporaries,
+    stale_temp_files,
     try_lock,
     write_json,
 )
@@ -129,7 +129,7 @@ def _read_stages(path: Path) -> tuple[dict[str, float], set[str]]:
     return seconds, done
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """What else a result may depend on: versions, threads, machine, command line."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
@@ -260,7 +260,7 @@ class RunFolder(Stages):
             _remove(folder / STAGES)
         else:
             _check_same(before, asked, folder)
-        record = {**asked, **surroundings()}
+        record = {**asked, **environment()}
         changes = _changes(before or record, record)
         write_json(folder / RUN, record)
         return cls(folder, lock, before is not None, changes)
@@ -351,7 +351,7 @@ def _take_lock(folder: Path) -> int:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left unfinished; models sweep their own folders."""
-    for path in stale_temporaries(folder):
+    for path in stale_temp_files(folder):
         if path.is_file():
             _remove(path)
 

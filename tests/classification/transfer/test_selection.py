@@ -12,7 +12,7 @@ from sppnet.classification.splits import Split
 from sppnet.classification.transfer import selection
 from sppnet.classification.transfer import svm as linear_svm
 from sppnet.classification.transfer.features import FeatureSet
-from sppnet.classification.transfer.fit import NetworkWay, RowSource, fit_splits
+from sppnet.classification.transfer.fit import ExtractedRows, NetworkExtractor, fit_splits
 from sppnet.classification.transfer.selection import DRAWS, fit_best
 from sppnet.classification.transfer.svm import gram_matrix
 
@@ -107,7 +107,7 @@ def test_inner_products_of_one_feature_set_are_worked_out_once(labels, task, mon
 def test_images_to_score_on_decide_nothing(labels, task) -> None:
     """Whatever the rows of test images are, the choice and the machine stay the same bits."""
     network = build_classifier("small5", 3)
-    way = NetworkWay(network.backbone, network.pool, View())
+    extractor = NetworkExtractor(network.backbone, network.pool, View())
     split = Split(torch.arange(24), torch.arange(24, 36))
     results = []
     for shift in (0, 1):  # the second time, test images look like the next class
@@ -116,7 +116,7 @@ def test_images_to_score_on_decide_nothing(labels, task) -> None:
             rows = noisy_rows(labels, noise).repeat(1, 80)  # (36, 4800)
             rows[split.test] = rows[split.test].roll(shift, dims=0)
             kept, digests = torch.arange(36), torch.arange(36)
-            sources.append(RowSource(FeatureSet(rows, kept, digests, ()), way))
+            sources.append(ExtractedRows(FeatureSet(rows, kept, digests, ()), extractor))
         results.append(fit_splits(sources, task, [split], costs=(1.0, 10.0)))
     first, second = results
     assert first.choices == second.choices

@@ -247,7 +247,7 @@ def train(
     `torchrun --nproc-per-node 2 -m sppnet classify train ...`.
     """
     from sppnet.app.classify.shared import RunOptions, read_rule
-    from sppnet.app.classify.train import Conduct, run_train
+    from sppnet.app.classify.train import RuntimeOptions, run_train
     from sppnet.app.settings import load_settings
     from sppnet.classification.train.config import TrainConfig
 
@@ -279,7 +279,7 @@ def train(
     settings = load_settings(TrainConfig, config, flags)
     rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
     options = RunOptions(data, out, device, download, fresh, dry_run)
-    run_train(settings, rule, options, Conduct(save_seconds, tensorboard, workers))
+    run_train(settings, rule, options, RuntimeOptions(save_seconds, tensorboard, workers))
 
 
 @app.command()

@@ -26,7 +26,13 @@ from sppnet.classification import (
     build_pool,
 )
 from sppnet.classification.data import VocData
-from sppnet.classification.transfer.fit import NetworkWay, RecipeWay, RowSource, RowWay, fit_splits
+from sppnet.classification.transfer.fit import (
+    ExtractedRows,
+    FeatureExtractor,
+    NetworkExtractor,
+    RecipeExtractor,
+    fit_splits,
+)
 from sppnet.errors import NothingUsableError
 from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
 
@@ -88,9 +94,9 @@ def run_fit(
     """Do the whole command."""
     data = steps.open_fit_data(options, rule, protocol)
     job = FitJob(settings, settings.recipes(), rule, options, data)
-    ways = make_ways(job)
+    extractors = make_extractors(job)
     data.splits()  # says now if a class is too small
-    estimate = estimate_features(data, ways)
+    estimate = estimate_features(data, extractors)
     if options.dry_run:
         _say_plan(data, estimate)
         return
@@ -101,7 +107,10 @@ def run_fit(
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
         with run.stage("features"):
             store = FeatureCache(cache or run.path / "cache")
-            sources = [RowSource(w.extract(data.paths, cache=store, track=track), w) for w in ways]
+            sources = [
+                ExtractedRows(w.extract(data.paths, cache=store, track=track), w)
+                for w in extractors
+            ]
         problems = sources[0].features.problems
         steps.report_each(problems)
         splits = _usable_splits(job, sources[0].features)
@@ -113,36 +122,38 @@ def run_fit(
     steps.finish([*data.problems, *problems])
 
 
-def make_ways(job: FitJob) -> list[RowWay]:
+def make_extractors(job: FitJob) -> list[FeatureExtractor]:
     """Build the trunk once, and a way for each recipe: an ordinary network's where it will do."""
     settings, options = job.settings, job.options
     if is_model(settings.backbone):
         network = Classifier.load(settings.backbone, choose_device(options.device)).network
         with options_to_blame():
-            return [RecipeWay(FeatureEncoder.of_network(network, each)) for each in job.recipes]
+            return [
+                RecipeExtractor(FeatureEncoder.of_network(network, each)) for each in job.recipes
+            ]
     first = job.recipes[0]
     layer = (first.blocks[0].layer or "") if first.is_plain else ""
     trunk, device = steps.make_trunk(settings, layer, options)
     if first.is_plain:
-        return [_plain_way(trunk, recipe.blocks[0]) for recipe in job.recipes]
+        return [_plain_extractor(trunk, recipe.blocks[0]) for recipe in job.recipes]
     with options_to_blame():
-        return [RecipeWay(FeatureEncoder(trunk, each).to(device)) for each in job.recipes]
+        return [RecipeExtractor(FeatureEncoder(trunk, each).to(device)) for each in job.recipes]
 
 
-def _plain_way(trunk: Backbone, block: Block) -> NetworkWay:
+def _plain_extractor(trunk: Backbone, block: Block) -> NetworkExtractor:
     """The way of an ordinary network."""
     view = View(block.view, block.short_side)
-    return NetworkWay(trunk, build_pool(block.pool, block.levels), view)
+    return NetworkExtractor(trunk, build_pool(block.pool, block.levels), view)
 
 
-def estimate_features(data: FitData, ways: Sequence[RowWay]) -> Estimate:
+def estimate_features(data: FitData, extractors: Sequence[FeatureExtractor]) -> Estimate:
     """Guess time and size of all features from a few images spread over the classes."""
     sample = steps.spread_sample(data.paths)
     seconds, length = 0.0, 0
-    for way in ways:
-        way.extract(sample[:1])  # the first call sets things up
+    for extractor in extractors:
+        extractor.extract(sample[:1])  # the first call sets things up
         begin = time.perf_counter()
-        length += way.extract(sample).rows.shape[1]
+        length += extractor.extract(sample).rows.shape[1]
         seconds += (time.perf_counter() - begin) / len(sample) * len(data.paths)
     return Estimate(seconds, length)
 
@@ -155,7 +166,7 @@ def _usable_splits(job: FitJob, features: FeatureSet) -> list[Split]:
 
 
 def _fit(
-    job: FitJob, sources: Sequence[RowSource], splits: Sequence[Split], run: RunFolder
+    job: FitJob, sources: Sequence[ExtractedRows], splits: Sequence[Split], run: RunFolder
 ) -> FitResult:
     """Fit, score and save the classifier of the first split."""
     settings = job.settings
@@ -211,7 +222,7 @@ def _plain_choices(job: FitJob, result: FitResult) -> list[dict[str, Any]]:
 
 
 def _write_metrics(
-    job: FitJob, sources: Sequence[RowSource], split: Split, result: FitResult, run: RunFolder
+    job: FitJob, sources: Sequence[ExtractedRows], split: Split, result: FitResult, run: RunFolder
 ) -> None:
     """Write metrics.json."""
     data, features = job.data, sources[0].features

@@ -42,7 +42,7 @@ from sppnet.training.distributed import local_device
 
 
 @dataclass(frozen=True)
-class Conduct:
+class RuntimeOptions:
     """How a training is carried out; its result does not depend on it.
 
     Args:
@@ -74,7 +74,7 @@ class TrainJob:
     settings: TrainConfig
     plan: TrainerConfig
     options: steps.RunOptions
-    conduct: Conduct
+    runtime: RuntimeOptions
     processes: Processes
     data: ClassData
 
@@ -84,7 +84,7 @@ class TrainJob:
 
 
 def run_train(
-    settings: TrainConfig, rule: SplitConfig, options: steps.RunOptions, conduct: Conduct
+    settings: TrainConfig, rule: SplitConfig, options: steps.RunOptions, runtime: RuntimeOptions
 ) -> None:
     """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
     device = local_device(choose_device(options.device))
@@ -93,7 +93,7 @@ def run_train(
         data = steps.open_data(options, rule)
         plan = settings.plan()
         work = _lead if processes.is_first else _follow
-        work(TrainJob(settings, plan, options, conduct, processes, data))
+        work(TrainJob(settings, plan, options, runtime, processes, data))
 
 
 def _lead(job: TrainJob) -> None:
@@ -149,7 +149,7 @@ def _follow(job: TrainJob) -> None:
             labels,
             job.plan,
             processes=job.processes,
-            workers=job.conduct.workers,
+            workers=job.runtime.workers,
         )
 
 
@@ -187,7 +187,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
     steps.report_each(images.problems)
     fitted = split.train[images.kept]
     name = f"split-{number:02d}"
-    checkpoints = Checkpoints(run.path / "checkpoints" / name, job.conduct.save_seconds)
+    checkpoints = Checkpoints(run.path / "checkpoints" / name, job.runtime.save_seconds)
     logs = run.path if number == 0 else ensure_output_folder(run.path / name)
     network = job.network()
     with run.stage("training"):
@@ -198,9 +198,9 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
             job.plan,
             checkpoints=checkpoints,
             track=track,
-            log=TrainingLog(logs, tensorboard=job.conduct.tensorboard),
+            log=TrainingLog(logs, tensorboard=job.runtime.tensorboard),
             processes=job.processes,
-            workers=job.conduct.workers,
+            workers=job.runtime.workers,
         )
     for folder in checkpoints.damaged:
         warn(Problem(str(folder), "training state is damaged", "E_CHECKSUM", action="not used"))

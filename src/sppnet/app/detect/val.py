@@ -25,7 +25,7 @@ from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import MEASURES, DetectionFigures
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
-from sppnet.storage.runs import surroundings
+from sppnet.storage.runs import environment
 
 
 @dataclass
@@ -104,7 +104,7 @@ class ScoringJob:
             seconds_per_image=median(sum(outcome.seconds) for outcome in outcomes.values()),
             problems=problems,
             config=detector.config(),
-            versions=surroundings()["versions"],
+            versions=environment()["versions"],
         )
         self._write_metrics(images, figures)
         write_detection_report(

@@ -21,7 +21,7 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 
 
-class RowWay(Protocol):
+class FeatureExtractor(Protocol):
     """From image files to rows, and from a head for such rows to a classifier."""
 
     @property
@@ -45,7 +45,7 @@ class RowWay(Protocol):
 
 
 @dataclass(frozen=True)
-class NetworkWay:
+class NetworkExtractor:
     """One pooled map: with the SVMs it becomes an ordinary network.
 
     Args:
@@ -82,7 +82,7 @@ class NetworkWay:
 
 
 @dataclass(frozen=True)
-class RecipeWay:
+class RecipeExtractor:
     """The blocks of a recipe.
 
     Args:
@@ -112,21 +112,21 @@ class RecipeWay:
 
 
 @dataclass(frozen=True)
-class RowSource:
+class ExtractedRows:
     """Rows of all images of a fit, and the way they came.
 
     Args:
         features: N images.
-        way: Where they came from.
+        extractor: Where they came from.
     """
 
     features: FeatureSet
-    way: RowWay
+    extractor: FeatureExtractor
 
     def rows_of(self, positions: Tensor) -> Tensor:
         """Rows of some images as the SVMs see them."""
         rows = self.features.rows[positions]
-        length = self.way.row_length
+        length = self.extractor.row_length
         return rows if length is None else FixedNorm(length)(rows)
 
 
@@ -150,7 +150,7 @@ class FitResult:
 
 
 def fit_splits(
-    sources: Sequence[RowSource],
+    sources: Sequence[ExtractedRows],
     task: Task,
     splits: Sequence[Split],
     *,
@@ -190,8 +190,8 @@ def fit_splits(
             options, targets, task.figure, costs=costs, loss=loss, seed=seed, track=track
         )
         source = sources[choice.option]
-        classifier = source.way.assemble(
-            svm_head(svm, source.way.row_length),
+        classifier = source.extractor.assemble(
+            svm_head(svm, source.extractor.row_length),
             task.names,
             seen=source.features.digests[split.train],
             about=about,
@@ -236,6 +236,6 @@ def fit_svm_classifier(
     Returns:
         The classifier of the first split, and the figures of all.
     """
-    source = RowSource(features, NetworkWay(backbone, pool, view))
+    source = ExtractedRows(features, NetworkExtractor(backbone, pool, view))
     task = class_task(labels, names)
     return fit_splits([source], task, splits, costs=(c,), about=about, track=track)
