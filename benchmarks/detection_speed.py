@@ -73,13 +73,13 @@ class Contest:
         }
 
     def _prepare(
-        self, images: tuple[LabelledImage, ...], encoder: Encoder, way: str, windows: int
+        self, images: tuple[LabelledImage, ...], encoder: Encoder, method: str, windows: int
     ) -> CachedFeatures:
         """Windows and maps of images; each way has a cache of its own."""
-        cache = FeatureCache(self.words.out / "cache" / ("rcnn" if way == RCNN else "spp"))
+        cache = FeatureCache(self.words.out / "cache" / ("rcnn" if method == RCNN else "spp"))
         return CachedFeatures(images, encoder, cache, self.words.proposals, windows)
 
-    def _learn(self, encoder: Encoder, way: str) -> Detector:
+    def _learn(self, encoder: Encoder, method: str) -> Detector:
         """Fit SVMs and boxes on the first photos."""
         images, limit = self.train.images[: self.words.train_images], self.words.train_windows
         settings = DetectionConfig(
@@ -89,15 +89,15 @@ class Contest:
             mirror="off",
             box_stages=1,
         )
-        cached = self._prepare(images, encoder, way, limit)
+        cached = self._prepare(images, encoder, method, limit)
         return train_detector(cached, self.names, settings, track=track).to(self.words.device)
 
-    def precision(self, detector: Detector, way: str) -> dict[str, float]:
+    def precision(self, detector: Detector, method: str) -> dict[str, float]:
         """AP50 and AP75 on photos of the test split."""
         images = self.test.images[: self.words.test_images]
-        cached = self._prepare(images, detector.encoder, way, self.words.test_windows)
+        cached = self._prepare(images, detector.encoder, method, self.words.test_windows)
         found = {}
-        for image in track(images, f"judging {way}"):
+        for image in track(images, f"judging {method}"):
             encoded = detector.encode(image.load())
             found[image.image_id] = detector.detect(encoded, cached.windows(image))
         return {
@@ -140,10 +140,10 @@ class Contest:
         return SoftmaxRegionClassifier(head.to(self.words.device))
 
     def _timed(
-        self, encoder: Encoder, way: str = OURS, classifier: RegionClassifier | None = None
+        self, encoder: Encoder, method: str = OURS, classifier: RegionClassifier | None = None
     ) -> TimedDetector:
         """A detector with the parts that were learnt for a way."""
-        learnt = self.learnt[way]
+        learnt = self.learnt[method]
         parts = (classifier or learnt.classifier, learnt.box_regressor, self.names, learnt.rule)
         return TimedDetector(encoder, *parts)
 
@@ -237,8 +237,8 @@ def main() -> None:
     with torch.inference_mode():
         rows = summarise(take_turns(contest.detectors(), photos, words.rounds))
         write(words, rows, photos)  # judging takes long, too
-        for way, detector in contest.learnt.items():
-            rows[way] |= contest.precision(detector, way)
+        for method, detector in contest.learnt.items():
+            rows[method] |= contest.precision(detector, method)
         half = copy.copy(contest.learnt[OURS])
         half.encoder = Encoder(contest.trunks[True], (words.imgsz,))
         rows[f"{OURS}, bfloat16"] |= contest.precision(half, OURS)

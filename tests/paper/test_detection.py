@@ -12,9 +12,9 @@ from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
 from sppnet.images import draw_detection_set
-from sppnet.paper import Supplies
-from sppnet.paper.detection import WAYS
-from sppnet.paper.detection_setup import ZF, DetectionImages, Way, open_detection_images
+from sppnet.paper import Resources
+from sppnet.paper.detection import METHODS
+from sppnet.paper.detection_setup import ZF, DetectionImages, Method, open_detection_images
 from sppnet.paper.printed import (
     BOTH,
     CONV,
@@ -47,8 +47,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's five scales would take seconds for every image."""
-    monkeypatch.setitem(WAYS, SPP_1, Way(ZF, (96,)))
-    monkeypatch.setitem(WAYS, SPP_5, Way(ZF, (64, 96, 128)))
+    monkeypatch.setitem(METHODS, SPP_1, Method(ZF, (96,)))
+    monkeypatch.setitem(METHODS, SPP_5, Method(ZF, (64, 96, 128)))
 
 
 def run(*words: object) -> tuple[int, Cells, dict[str, Any]]:
@@ -177,12 +177,12 @@ def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) ->
     whole = tmp_path / "whole"
     shutil.copytree(drawn, whole)
     shutil.rmtree(whole / "ImageSets")
-    images = open_detection_images(Supplies(tmp_path, data=whole))
+    images = open_detection_images(Resources(tmp_path, data=whole))
     assert isinstance(images, DetectionImages)
     learnt, scored = ({image.image_id for image in part} for part in (images.train, images.test))
     assert len(scored) == 2  # a fifth
     assert not learnt & scored
     assert len(learnt | scored) == 12
-    few = open_detection_images(Supplies(tmp_path, data=whole, limit=1))
+    few = open_detection_images(Resources(tmp_path, data=whole, limit=1))
     assert isinstance(few, DetectionImages)
     assert (len(few.train), len(few.test)) == (1, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from sppnet.app.main import main
 from sppnet.images import draw_class_folders, draw_detection_set
-from sppnet.paper import Measured, Supplies, find_table
+from sppnet.paper import Measured, Resources, find_table
 from sppnet.progress import no_tracking
 
 
@@ -34,7 +34,7 @@ def measured(record: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def test_table_1_has_the_printed_map_sizes(tmp_path: Path) -> None:
-    result = find_table(1).run(Supplies(tmp_path), no_tracking)
+    result = find_table(1).run(Resources(tmp_path), no_tracking)
     assert not result.not_run
     assert len(result.measured) == 22
     for cell in result.measured:
@@ -90,7 +90,7 @@ def test_a_table_or_network_that_does_not_exist_is_wrong_usage(
 
 
 def test_numbers_stand_beside_the_printed_ones(tmp_path: Path) -> None:
-    result = find_table(1).run(Supplies(tmp_path), no_tracking)
+    result = find_table(1).run(Resources(tmp_path), no_tracking)
     cell = next(record for record in result.records() if record["column"] == "Overfeat-7")
     assert cell["paper"] == cell["measured"] == 36
     result.add(Measured("conv1", "ZF-5", 54.0))

@@ -35,9 +35,9 @@ from sppnet.detection.proposals.propose import split_methods
 from sppnet.errors import UsageError
 from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table, tiles
 from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
-from sppnet.paper import PaperTable, Supplies, TableResult, find_table
+from sppnet.paper import PaperTable, Resources, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
-from sppnet.paper.resources import Effort
+from sppnet.paper.resources import Budget
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
 
@@ -144,13 +144,13 @@ def reproduce(
         legal = ", ".join(map(str, TABLE_NUMBERS))
         raise UsageError(f"TABLE must be one of {legal}, got {table}")
     from sppnet.app.options import choose_device  # imported here so that --help stays quick
-    from sppnet.paper import Supplies
+    from sppnet.paper import Resources
     from sppnet.paper.resources import Training
 
     widths = parse_numbers("--hidden", hidden) or ()
     training = Training(epochs, parse_numbers("--imgsz", imgsz) or (), widths, batch)
-    effort = read_effort(proposals, windows, updates, widths, timed, share, only)
-    supplies = Supplies(
+    budget = read_budget(proposals, windows, updates, widths, timed, share, only)
+    resources = Resources(
         out=out or Path(f"runs/table-{table}"),
         data=data,
         models=models,
@@ -164,9 +164,9 @@ def reproduce(
         splits=splits,
         seed=seed,
         device=choose_device(device),
-        effort=effort,
+        budget=budget,
     )
-    run_table(table, supplies, fresh=fresh, dry_run=dry_run)
+    run_table(table, resources, fresh=fresh, dry_run=dry_run)
 
 
 def read_networks(text: str | None) -> tuple[str, ...]:
@@ -187,7 +187,7 @@ def read_networks(text: str | None) -> tuple[str, ...]:
     return tuple(known[word] for word in words)
 
 
-def read_effort(
+def read_budget(
     proposals: str,
     windows: int,
     updates: int,
@@ -195,27 +195,27 @@ def read_effort(
     timed: int,
     share: float,
     only: str | None,
-) -> Effort:
+) -> Budget:
     """Read how much of the detection protocol is done.
 
     Raises:
         UsageError: If a word is none of the legal ones.
 
     Example:
-        >>> read_effort("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
+        >>> read_budget("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
         ('speed',)
     """
     with options_to_blame():
         split_methods(proposals)
-    if only not in (None, *Effort.parts):
+    if only not in (None, *Budget.parts):
         raise UsageError(f"--only must be precision or speed, got {only!r}")
     # networks of tables 2 to 4 may have other numbers of layers
-    layers = (widths[0], widths[-1]) if widths else Effort.widths
-    parts = Effort.parts if only is None else (only,)
-    return Effort(proposals, windows, updates, layers, timed, share, parts)
+    layers = (widths[0], widths[-1]) if widths else Budget.widths
+    parts = Budget.parts if only is None else (only,)
+    return Budget(proposals, windows, updates, layers, timed, share, parts)
 
 
-def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) -> None:
+def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) -> None:
     """Do the whole command."""
     entry = find_table(number)
     say(f"table {number}: {entry.printed.title}; {entry.printed.measure}")
@@ -223,13 +223,13 @@ def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) ->
         note(f"needs {line}")
     if dry_run:
         return
-    config = _settings(supplies)
+    config = _settings(resources)
     name = f"table-{number}"
     with RunFolder.open(
-        supplies.out, f"reproduce {number}", config, supplies.seed, fresh=fresh
+        resources.out, f"reproduce {number}", config, resources.seed, fresh=fresh
     ) as run:
         with run.stage(name):
-            result = entry.run(supplies, track)
+            result = entry.run(resources, track)
         record = _record(entry, result, config, run.seconds())
         write_json(run.path / f"{name}.json", record)
         write_text(run.path / f"{name}.html", render_page(entry, result, config))
@@ -238,7 +238,7 @@ def run_table(number: int, supplies: Supplies, *, fresh: bool, dry_run: bool) ->
     code = report_problems(result.problems)
     for reason, cells in result.reasons().items():
         note(f"{cells} number{'s' if cells > 1 else ''} not measured: {reason}")
-    say(f"written: {supplies.out / name}.json, {supplies.out / name}.html")
+    say(f"written: {resources.out / name}.json, {resources.out / name}.html")
     if result.not_run:
         code = SOME_FAILED if result.measured else NOTHING_USABLE
     raise typer.Exit(code=code)
@@ -364,11 +364,11 @@ def _record(
     }
 
 
-def _settings(supplies: Supplies) -> dict[str, Any]:
+def _settings(resources: Resources) -> dict[str, Any]:
     """All that decides the numbers, as plain values."""
-    values = asdict(supplies)
+    values = asdict(resources)
     del values["out"], values["seed"]
-    values["device"] = str(supplies.device)
+    values["device"] = str(resources.device)
     return values
 
 

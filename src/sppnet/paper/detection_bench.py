@@ -26,12 +26,12 @@ from sppnet.images import LabelledImage
 from sppnet.paper.detection_setup import (
     DetectionImages,
     DetectionNetwork,
+    Method,
     Row,
-    Way,
-    build_way_encoder,
+    build_method_encoder,
 )
 from sppnet.paper.frozen import NEEDS_HIDDEN
-from sppnet.paper.resources import Effort, Supplies
+from sppnet.paper.resources import Budget, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
@@ -94,40 +94,40 @@ def tune_layers(
     return tuned.head
 
 
-class DetectionBench:
+class DetectionExperiment:
     """Windows, maps, heads and SVMs of one way; each is made when a row first asks for it.
 
-    Maps, windows, tuned heads and scores are kept below ``supplies.out``: a run that was killed
+    Maps, windows, tuned heads and scores are kept below ``resources.out``: a run that was killed
     goes on, and another table finds what this one made.
 
     Args:
-        way: What to measure.
+        method: What to measure.
         network: Its trunk and fully connected layers.
         images: What to learn from and to score.
-        supplies: Where everything is.
+        resources: Where everything is.
         track: Shows the progress.
     """
 
     def __init__(
         self,
-        way: Way,
+        method: Method,
         network: DetectionNetwork,
         images: DetectionImages,
-        supplies: Supplies,
+        resources: Resources,
         track: Track,
     ) -> None:
-        self.way, self.network, self.images = way, network, images
-        self.supplies, self.track = supplies, way.label(track)
-        self.settings = DetectionConfig(mirror="off", seed=supplies.seed)  # constants of the paper
-        self.cache = FeatureCache(supplies.out / "cache" / ("rcnn" if way.is_rcnn else "spp"))
-        self.encoder = build_way_encoder(way, network, self.cache)
+        self.method, self.network, self.images = method, network, images
+        self.resources, self.track = resources, method.label(track)
+        self.settings = DetectionConfig(mirror="off", seed=resources.seed)  # constants of the paper
+        self.cache = FeatureCache(resources.out / "cache" / ("rcnn" if method.is_rcnn else "spp"))
+        self.encoder = build_method_encoder(method, network, self.cache)
         self.train = self._prepare(images.train)
         self.test = self._prepare(images.test)
         self.key = self._make_key()
         self._is_prepared = False
         self._classifiers: dict[tuple[str, bool], LinearRegionClassifier] = {}
         self._scales = FeatureScales(
-            self.train, self.settings.feature_norm, supplies.seed, self.track
+            self.train, self.settings.feature_norm, resources.seed, self.track
         )
 
     def why_not(self, row: Row) -> str:
@@ -137,15 +137,15 @@ class DetectionBench:
 
     def differs(self, row: Row) -> str:
         """Say in words what is not as in the paper."""
-        effort, usual = self.supplies.effort, Effort()
+        budget, usual = self.resources.budget, Budget()
         parts = [self.network.differs, self.images.differs]
-        if (effort.windows, effort.proposals) != (usual.windows, usual.proposals):
-            parts.append(f"{effort.windows} windows of {effort.proposals}")
+        if (budget.windows, budget.proposals) != (usual.windows, usual.proposals):
+            parts.append(f"{budget.windows} windows of {budget.proposals}")
         if row.is_tuned:
-            widths = "-".join(map(str, effort.widths))
+            widths = "-".join(map(str, budget.widths))
             parts.append("" if self.network.hidden else f"new fc layers {widths}")
-            parts.append("" if effort.updates == usual.updates else f"{effort.updates:,} updates")
-            parts.append("only fc layers tuned" if self.way.is_rcnn else "")
+            parts.append("" if budget.updates == usual.updates else f"{budget.updates:,} updates")
+            parts.append("only fc layers tuned" if self.method.is_rcnn else "")
         return "; ".join(filter(None, parts))
 
     @property
@@ -155,7 +155,7 @@ class DetectionBench:
 
     def score(self, row: Row) -> Tensor:
         """Average precision of each class by VOC 2007's rule: (K,), 0..1, NaN without objects."""
-        key = self.cache.make_key(kind="average precision", bench=self.key, row=repr(row))
+        key = self.cache.make_key(kind="average precision", experiment=self.key, row=repr(row))
         record = self.cache.get(key)
         if record is None:
             found = score_detector(self.detector(row), [self], self.track)
@@ -167,12 +167,12 @@ class DetectionBench:
         """Learn what a row needs, and put it together."""
         if not self._is_prepared:
             self._prepare_all()
-        effort, seed = self.supplies.effort, self.supplies.seed
-        rule = InferenceConfig(effort.proposals, effort.windows, seed)
+        budget, seed = self.resources.budget, self.resources.seed
+        rule = InferenceConfig(budget.proposals, budget.windows, seed)
         box_regressor = self._boxes if row.moves_boxes else None
         classifier = self._classifier(row.layer, row.is_tuned)
         return Detector(self.encoder, classifier, box_regressor, self.images.names, rule).to(
-            self.supplies.device
+            self.resources.device
         )
 
     def _prepare_all(self) -> None:
@@ -186,17 +186,17 @@ class DetectionBench:
     def head(self) -> RegionHead:
         """The head with fc6 and fc7 fine-tuned."""
         head, is_trained = self._new_head(), self.network.hidden is not None
-        effort, seed = self.supplies.effort, self.supplies.seed
-        plan = build_plan(effort.updates, head, seed, is_trained=is_trained)
-        folder = self.supplies.out / "tuning" / self.key[:16]
+        budget, seed = self.resources.budget, self.resources.seed
+        plan = build_plan(budget.updates, head, seed, is_trained=is_trained)
+        folder = self.resources.out / "tuning" / self.key[:16]
         tuned = tune_layers(self.train, head, plan, folder, self.track, is_trained=is_trained)
-        return tuned.to(self.supplies.device)
+        return tuned.to(self.resources.device)
 
     @cached_property
     def _boxes(self) -> BoxCascade:
         """Box regression on the pooled vectors: one stage, as in the paper."""
-        rule = CascadeConfig(stages=1, per_image=self.supplies.effort.windows)
-        cascade = BoxCascade(len(self.images.names), rule, self.supplies.seed)
+        rule = CascadeConfig(stages=1, per_image=self.resources.budget.windows)
+        cascade = BoxCascade(len(self.images.names), rule, self.resources.seed)
         samples = self.train.tracked("fitting boxes", self.track)
         return cascade.fit(samples, self.encoder, self._scales.of(RegionFeatures()))
 
@@ -218,7 +218,7 @@ class DetectionBench:
 
     def _make_key(self) -> str:
         """Everything that scores depend on."""
-        effort, network = self.supplies.effort, self.network
+        budget, network = self.resources.budget, self.network
         return self.cache.make_key(
             version=BENCH_VERSION,
             settings=repr(self.settings),
@@ -226,37 +226,37 @@ class DetectionBench:
             weights=digest_weights(network.backbone.state_dict()),
             hidden=tuple(digest_weights(each.state_dict()) for each in network.hidden or ()),
             images=(digest_images(self.images.train), digest_images(self.images.test)),
-            effort=(effort.proposals, effort.windows, effort.updates, effort.widths),
-            seed=self.supplies.seed,
+            budget=(budget.proposals, budget.windows, budget.updates, budget.widths),
+            seed=self.resources.seed,
         )
 
     def _new_head(self) -> RegionHead:
         """fc6 and fc7 before fine-tuning."""
-        widths, seed = self.supplies.effort.widths, self.supplies.seed
+        widths, seed = self.resources.budget.widths, self.resources.seed
         return self.network.build_head(self.encoder.length, len(self.images.names), widths, seed)
 
     def _prepare(self, images: Sequence[LabelledImage]) -> CachedFeatures:
         """Put images, encoder and cache together."""
-        effort, seed = self.supplies.effort, self.supplies.seed
+        budget, seed = self.resources.budget, self.resources.seed
         return CachedFeatures(
-            images, self.encoder, self.cache, effort.proposals, effort.windows, seed
+            images, self.encoder, self.cache, budget.proposals, budget.windows, seed
         )
 
 
 def score_detector(
-    detector: Detector | CombinedDetector, benches: Sequence[DetectionBench], track: Track
+    detector: Detector | CombinedDetector, experiments: Sequence[DetectionExperiment], track: Track
 ) -> Tensor:
     """Detect on the images to score, from the maps that are kept, and score.
 
     Args:
         detector: One, or several combined.
-        benches: Where the maps of each come from.
+        experiments: Where the maps of each come from.
         track: Shows the progress.
 
     Returns:
         (K,) average precision of each class, NaN for one without objects.
     """
-    first, *others = (bench.test for bench in benches)
+    first, *others = (experiment.test for experiment in experiments)
     found = {}
     for image, encoded, windows in first.tracked("detecting", track):
         if isinstance(detector, CombinedDetector):

@@ -25,7 +25,7 @@ from sppnet.images import (
     open_detection_dataset,
 )
 from sppnet.paper.frozen import FrozenNetwork, find_network, load_stand_in
-from sppnet.paper.resources import VOC07, Slot, Supplies
+from sppnet.paper.resources import VOC07, ModelSpec, Resources
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.pooling.bins import DEFAULT_LEVELS
 from sppnet.progress import Track
@@ -82,31 +82,31 @@ class DetectionNetwork:
         return head.to(device).eval()
 
 
-def find_detection_network(name: str, supplies: Supplies) -> DetectionNetwork | str:
+def find_detection_network(name: str, resources: Resources) -> DetectionNetwork | str:
     """Find a network, or what stands in for it, or say what is missing.
 
     Args:
         name: `ZF`, `ZF_SECOND` or `ALEX`.
-        supplies: Where everything is.
+        resources: Where everything is.
     """
     if name == ALEX:
-        return _find_alexnet(supplies)
-    slot = Slot("ZF-5", "multi" if name == ZF else "multi-2")
-    if name == ZF_SECOND and slot.find(supplies) is None and supplies.backbone:
-        if not supplies.second:
+        return _find_alexnet(resources)
+    spec = ModelSpec("ZF-5", "multi" if name == ZF else "multi-2")
+    if name == ZF_SECOND and spec.find(resources) is None and resources.backbone:
+        if not resources.second:
             return "a second network; let --second NAME stand in"
-        return _of_frozen(load_stand_in(supplies.second, supplies.second_weights, supplies))
-    found = find_network(slot, supplies)
+        return _of_frozen(load_stand_in(resources.second, resources.second_weights, resources))
+    found = find_network(spec, resources)
     return found if isinstance(found, str) else _of_frozen(found)
 
 
-def _find_alexnet(supplies: Supplies) -> DetectionNetwork | str:
+def _find_alexnet(resources: Resources) -> DetectionNetwork | str:
     """Take torchvision's AlexNet if its weights are there."""
     try:
-        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(supplies.device)
+        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(resources.device)
     except UsageError as error:
-        if supplies.backbone:
-            return _of_frozen(load_stand_in(supplies.backbone, supplies.weights, supplies))
+        if resources.backbone:
+            return _of_frozen(load_stand_in(resources.backbone, resources.weights, resources))
         return f"{error.message}; or let --backbone NAME stand in"
     return _of_frozen(FrozenNetwork(network.backbone, network.pool, network.head, ALEX_DIFFERS))  # type: ignore[arg-type]
 
@@ -195,7 +195,7 @@ class KeptRcnnEncoder(RcnnEncoder):
 
 
 @dataclass(frozen=True)
-class Way:
+class Method:
     """A column of tables 9 and 10.
 
     Args:
@@ -219,7 +219,7 @@ class Way:
             >>> def track(iterable, description, total=None):
             ...     said.append(description)
             ...     return iterable
-            >>> loop = Way("ZF-5", (688,)).label(track)([1, 2], "timing")
+            >>> loop = Method("ZF-5", (688,)).label(track)([1, 2], "timing")
             >>> said
             ['SPP-net ZF-5 at 688: timing']
         """
@@ -258,18 +258,18 @@ ROWS = {
 }
 
 
-def build_way_encoder(
-    way: Way, network: DetectionNetwork, cache: FeatureCache | None = None
+def build_method_encoder(
+    method: Method, network: DetectionNetwork, cache: FeatureCache | None = None
 ) -> Encoder:
     """Make the encoder of a way; images have no cap on their long side, as in the paper.
 
     Args:
-        way: SPP-net's or R-CNN's.
+        method: SPP-net's or R-CNN's.
         network: Gives the trunk and the pyramid.
         cache: Where R-CNN's vectors are kept; None computes them whenever they are asked for.
     """
-    if not way.is_rcnn:
-        return Encoder(network.backbone, way.short_sides, network.levels, max_long_side=None)
+    if not method.is_rcnn:
+        return Encoder(network.backbone, method.short_sides, network.levels, max_long_side=None)
     if cache is None:
         return RcnnEncoder(network.backbone, network.levels)
     return KeptRcnnEncoder(network.backbone, network.levels, cache)
@@ -294,7 +294,7 @@ class DetectionImages:
     differs: str
 
 
-def open_detection_images(supplies: Supplies) -> DetectionImages | str:
+def open_detection_images(resources: Resources) -> DetectionImages | str:
     """Open the images of the protocol, or say what is missing.
 
     Splits named as VOC's or like them are taken; without them a fifth is held out with the seed.
@@ -303,20 +303,20 @@ def open_detection_images(supplies: Supplies) -> DetectionImages | str:
         UsageError: If the data set cannot be divided.
         NothingUsableError: If no image is usable.
     """
-    root = find_detection_root(supplies)
+    root = find_detection_root(resources)
     if root is None:
-        return f"{supplies.missing_data(VOC07)}; or name any detection data set"
-    train, test, names, problems = _divide(root, supplies.seed)
-    train, test = (_draw(part, supplies.limit, supplies.seed) for part in (train, test))
-    parts = [] if root != supplies.data else [f"{root.name}: {_count(len(names), 'class', 'es')}"]
+        return f"{resources.missing_data(VOC07)}; or name any detection data set"
+    train, test, names, problems = _divide(root, resources.seed)
+    train, test = (_draw(part, resources.limit, resources.seed) for part in (train, test))
+    parts = [] if root != resources.data else [f"{root.name}: {_count(len(names), 'class', 'es')}"]
     if (len(train), len(test)) != VOC07_IMAGES:
         parts.append(f"{len(train):,} images to learn from, {len(test):,} to score")
     return DetectionImages(tuple(train), tuple(test), names, problems, "; ".join(parts))
 
 
-def find_detection_root(supplies: Supplies) -> Path | None:
+def find_detection_root(resources: Resources) -> Path | None:
     """Find VOC 2007 below the data folder, or take the folder itself if boxes are in it."""
-    data = supplies.data
+    data = resources.data
     if data is None or not data.exists():
         return None
     if (data / VOC07).is_dir():
@@ -324,21 +324,21 @@ def find_detection_root(supplies: Supplies) -> Path | None:
     return data if find_layout(data) is not None else None
 
 
-def find_photos(supplies: Supplies) -> list[Path]:
+def find_photos(resources: Resources) -> list[Path]:
     """Choose the images that are timed: of the scored ones, or of any folder; drawn with the seed.
 
     Example:
-        >>> find_photos(Supplies(Path("out")))
+        >>> find_photos(Resources(Path("out")))
         []
     """
-    images = open_detection_images(supplies)
+    images = open_detection_images(resources)
     if isinstance(images, DetectionImages):
         paths = [image.path for image in images.test]
-    elif supplies.data is not None:
-        paths = list(list_images([supplies.data]).paths)
+    elif resources.data is not None:
+        paths = list(list_images([resources.data]).paths)
     else:
         return []
-    return _draw(paths, supplies.effort.timed, supplies.seed)
+    return _draw(paths, resources.budget.timed, resources.seed)
 
 
 def _divide(

@@ -16,9 +16,14 @@ from sppnet.detection.proposals.propose import propose
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import InputError, Problem
 from sppnet.images import load_image
-from sppnet.paper.detection_setup import Way, build_way_encoder, find_detection_network, find_photos
+from sppnet.paper.detection_setup import (
+    Method,
+    build_method_encoder,
+    find_detection_network,
+    find_photos,
+)
 from sppnet.paper.printed import CONV, CONV_SPEED_UP, FC, POOLING, SPEED_UP, TOTAL
-from sppnet.paper.resources import Effort, Supplies
+from sppnet.paper.resources import Budget, Resources
 from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
 from sppnet.progress import Track
 
@@ -74,38 +79,38 @@ Timed = tuple[str, Seconds, str]  # column, seconds, what differs
 
 
 def measure_speed(
-    columns: Mapping[str, Way], supplies: Supplies, track: Track
+    columns: Mapping[str, Method], resources: Resources, track: Track
 ) -> Iterator[Finding]:
     """Measure the speed rows; R-CNN's way is what the others are compared with.
 
     Args:
-        columns: Way of each column.
-        supplies: Where everything is.
+        columns: Method of each column.
+        resources: Where everything is.
         track: Shows the progress.
     """
-    effort = supplies.effort
-    photos, problems = propose_photos(find_photos(supplies), effort, supplies.seed, track)
+    budget = resources.budget
+    photos, problems = propose_photos(find_photos(resources), budget, resources.seed, track)
     yield from problems
     timed: dict[bool, list[Timed]] = {True: [], False: []}
-    for column, way in columns.items():
-        network = find_detection_network(way.network, supplies)
+    for column, method in columns.items():
+        network = find_detection_network(method.network, resources)
         if isinstance(network, str) or not photos:
             reason = missing_words(network, *([] if photos else [NO_PHOTOS]))
             yield from (NotRun(row, column, reason) for row in (CONV, FC, TOTAL))
             continue
-        encoder = build_way_encoder(way, network)
-        head = network.build_head(encoder.length, 1, effort.widths, supplies.seed)
-        seconds = time_features(encoder, head, photos, effort.share, way.label(track))
-        words = "; ".join(filter(None, [network.differs, timing_words(photos, supplies)]))
+        encoder = build_method_encoder(method, network)
+        head = network.build_head(encoder.length, 1, budget.widths, resources.seed)
+        seconds = time_features(encoder, head, photos, budget.share, method.label(track))
+        words = "; ".join(filter(None, [network.differs, timing_words(photos, resources)]))
         yield from _cells(column, seconds, words)
-        timed[way.is_rcnn].append((column, seconds, words))
+        timed[method.is_rcnn].append((column, seconds, words))
     yield from _speed_ups(timed[True], timed[False])
 
 
-def timing_words(photos: Sequence[Photo], supplies: Supplies) -> str:
+def timing_words(photos: Sequence[Photo], resources: Resources) -> str:
     """Say what was timed, where."""
     windows = mean(len(photo.windows) for photo in photos)
-    device, share = supplies.device, supplies.effort.share
+    device, share = resources.device, resources.budget.share
     threads = torch.get_num_threads()
     words = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     if device.type == "cuda":
@@ -134,7 +139,7 @@ def _speed_ups(peers: Sequence[Timed], ours: Sequence[Timed]) -> Iterator[Findin
 
 
 def propose_photos(
-    paths: Sequence[Path], effort: Effort, seed: int, track: Track
+    paths: Sequence[Path], budget: Budget, seed: int, track: Track
 ) -> tuple[list[Photo], list[Problem]]:
     """Find the windows of the images, outside of all times.
 
@@ -148,7 +153,7 @@ def propose_photos(
         except InputError as error:
             problems.append(Problem.of(error, "image left out"))
             continue
-        photos.append(Photo(path, propose(image, effort.proposals, effort.windows, seed)))
+        photos.append(Photo(path, propose(image, budget.proposals, budget.windows, seed)))
     return photos, problems
 
 

@@ -13,7 +13,7 @@ from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
 from sppnet.classification.transfer.fit import ExtractedRows, FitResult, RecipeExtractor, fit_splits
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.classification.transfer.selection import COSTS
-from sppnet.paper.resources import Slot, Supplies
+from sppnet.paper.resources import ModelSpec, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, is_model
 
@@ -43,9 +43,9 @@ class Column:
     short_side: int
 
     @property
-    def slot(self) -> Slot:
+    def spec(self) -> ModelSpec:
         """The trained network."""
-        return Slot(self.network, self.kind)
+        return ModelSpec(self.network, self.kind)
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,26 @@ class FrozenNetwork:
         return FeatureEncoder(self.backbone, FeatureRecipe(blocks), self.pool, self.head)
 
 
-def find_network(slot: Slot, supplies: Supplies) -> FrozenNetwork | str:
+def find_network(spec: ModelSpec, resources: Resources) -> FrozenNetwork | str:
     """Find a trained network, or what stands in for it, or say what is missing."""
-    found = slot.load(supplies)
+    found = spec.load(resources)
     if found is not None:
         return _of_classifier(found, "")
-    if not supplies.backbone:
-        return f"{slot.missing(supplies)}; or let --backbone NAME stand in"
-    if slot.kind == "no-spp":
+    if not resources.backbone:
+        return f"{spec.missing(resources)}; or let --backbone NAME stand in"
+    if spec.kind == "no-spp":
         return NEEDS_NO_SPP
-    return load_stand_in(supplies.backbone, supplies.weights, supplies)
+    return load_stand_in(resources.backbone, resources.weights, resources)
 
 
-def load_stand_in(name: str, weights: str, supplies: Supplies) -> FrozenNetwork:
+def load_stand_in(name: str, weights: str, resources: Resources) -> FrozenNetwork:
     """Build a trunk by name, or read the folder of a trained network."""
     if is_model(name):
-        return _of_classifier(Classifier.load(name, supplies.device), f"network of {name}")
-    torch.manual_seed(supplies.seed)
+        return _of_classifier(Classifier.load(name, resources.device), f"network of {name}")
+    torch.manual_seed(resources.seed)
     backbone = build_backbone(name, weights)
     words = f"{name}, weights {weights}"
-    return FrozenNetwork(backbone.to(supplies.device).eval(), differs=words)
+    return FrozenNetwork(backbone.to(resources.device).eval(), differs=words)
 
 
 def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
@@ -123,11 +123,11 @@ def extract_blocks(
     blocks: Mapping[str, Block],
     network: FrozenNetwork,
     data: TransferData,
-    supplies: Supplies,
+    resources: Resources,
     track: Track,
 ) -> FeatureSet:
     """Work out several layers of all images; each image goes through the trunk once for all."""
-    cache = FeatureCache(supplies.out / "cache")
+    cache = FeatureCache(resources.out / "cache")
     encoder = network.encoder(tuple(blocks.values()))
     return encoder.extract(data.paths, cache=cache, track=track)
 

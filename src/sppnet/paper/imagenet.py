@@ -32,8 +32,8 @@ from sppnet.paper.resources import (
     BACKBONES,
     IMAGENET,
     KINDS,
-    Slot,
-    Supplies,
+    ModelSpec,
+    Resources,
     Training,
     draw_images,
     images_to_score,
@@ -54,8 +54,8 @@ BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before 
 NOTE = "conv2 of ZF-5 is the map before its pooling, as the printed number must be; after it 13"
 
 
-def train_slot(
-    slot: Slot, root: Path, supplies: Supplies, track: Track
+def train_model(
+    spec: ModelSpec, root: Path, resources: Resources, track: Track
 ) -> tuple[Classifier, Sequence[Problem]]:
     """Train one network and keep it where the tables look for it.
 
@@ -63,37 +63,37 @@ def train_slot(
     turn. A run that was killed goes on from its last checkpoint.
 
     Args:
-        slot: Which network, and how.
+        spec: Which network, and how.
         root: Class folders.
-        supplies: Where everything is; ``training`` says how.
+        resources: Where everything is; ``training`` says how.
         track: Shows the progress.
 
     Returns:
         The trained network, and what was wrong with files.
 
     Raises:
-        ValueError: If ``supplies`` do not say how to train.
+        ValueError: If ``resources`` do not say how to train.
 
     Source:
         SPP-net, sections 2.3 and 3.1.
     """
-    if supplies.training is None:
+    if resources.training is None:
         raise ValueError("training must be given, got None")
-    plan = slot_plan(slot, supplies.training, supplies.seed)
-    dataset = images_to_train(root, supplies.seed)
-    torch.manual_seed(supplies.seed)
+    plan = trainer_config(spec, resources.training, resources.seed)
+    dataset = images_to_train(root, resources.seed)
+    torch.manual_seed(resources.seed)
     network = build_paper_network(
-        BACKBONES[slot.network],
+        BACKBONES[spec.network],
         len(dataset.names),
-        spp=slot.kind != "no-spp",
-        hidden=supplies.training.hidden,
-    ).to(supplies.device)
+        spp=spec.kind != "no-spp",
+        hidden=resources.training.hidden,
+    ).to(resources.device)
     photos = TrainingImages(dataset.paths, plan.short_side, track=track)
-    folder = supplies.models_folder / slot.name
+    folder = resources.models_folder / spec.name
     checkpoints = Checkpoints(folder / "checkpoints")
     labels = dataset.labels[photos.kept]
     train_network(network, photos, labels, plan, checkpoints=checkpoints, track=track)
-    about = {"command": "reproduce", "settings": {"epochs": plan.epochs, "kind": slot.kind}}
+    about = {"command": "reproduce", "settings": {"epochs": plan.epochs, "kind": spec.kind}}
     classifier = Classifier(
         network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
     )
@@ -101,14 +101,14 @@ def train_slot(
     return classifier, (*dataset.problems, *photos.problems)
 
 
-def slot_plan(slot: Slot, training: Training, seed: int) -> TrainerConfig:
+def trainer_config(spec: ModelSpec, training: Training, seed: int) -> TrainerConfig:
     """Turn a kind of training into a plan.
 
     Example:
-        >>> slot_plan(Slot("ZF-5", "single"), Training(epochs=2), seed=0).crop
+        >>> trainer_config(ModelSpec("ZF-5", "single"), Training(epochs=2), seed=0).crop
         224
     """
-    sizes = training.sizes if slot.kind == "multi" else (max(training.sizes),)
+    sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
     return TrainerConfig(
         epochs=training.epochs,
         sizes=InputSizes(sizes),
@@ -118,64 +118,64 @@ def slot_plan(slot: Slot, training: Training, seed: int) -> TrainerConfig:
     )
 
 
-def measure_table_2(supplies: Supplies, track: Track) -> Findings:
+def measure_table_2(resources: Resources, track: Track) -> Findings:
     """Measure no SPP, single-size and multi-size training: 10 views, top-1 and top-5."""
-    for network in wanted(NETWORKS, supplies):
+    for network in wanted(NETWORKS, resources):
         for kind, words in KINDS.items():
             rows = {"top1": f"{words}, top-1", "top5": f"{words}, top-5"}
             places = [(metric, row, network) for metric, row in rows.items()]
-            yield from measure_slot(Slot(network, kind), "10", places, supplies, track)
+            yield from measure_model(ModelSpec(network, kind), "10", places, resources, track)
 
 
-def measure_table_3(supplies: Supplies, track: Track) -> Findings:
+def measure_table_3(resources: Resources, track: Track) -> Findings:
     """Measure one crop against the whole image."""
     for row in TABLE_3.rows:
         network, _, training = row.partition(", ")
-        if not wanted((network,), supplies):
+        if not wanted((network,), resources):
             continue
-        slot = Slot(network, training.split("-")[0])
+        spec = ModelSpec(network, training.split("-")[0])
         for view, column in (("crop", "1 crop"), ("full", "1 full")):
-            yield from measure_slot(slot, view, [("top1", row, column)], supplies, track)
+            yield from measure_model(spec, view, [("top1", row, column)], resources, track)
 
 
-def measure_table_4(supplies: Supplies, track: Track) -> Findings:
+def measure_table_4(resources: Resources, track: Track) -> Findings:
     """Measure the paper's best single network with 10 and with 98 views."""
-    slot = Slot("Overfeat-7", "multi")
+    spec = ModelSpec("Overfeat-7", "multi")
     for view, row in (("10", SPP_OVERFEAT_10), ("98", SPP_OVERFEAT_98)):
         places = [("top1", row, "top-1 val"), ("top5", row, "top-5 val")]
-        yield from measure_slot(slot, view, places, supplies, track)
+        yield from measure_model(spec, view, places, resources, track)
     yield NotRun(SPP_OVERFEAT_98, TABLE_4.columns[2], NO_TEST_LABELS)
 
 
-def measure_slot(
-    slot: Slot,
+def measure_model(
+    spec: ModelSpec,
     view: str,
     places: Sequence[tuple[str, str, str]],
-    supplies: Supplies,
+    resources: Resources,
     track: Track,
 ) -> Findings:
     """Score one network in one view and yield its errors.
 
     Args:
-        slot: Which network.
+        spec: Which network.
         view: What of an image is seen, as ``--view`` has it.
         places: Figure, row and column of each number.
-        supplies: Where everything is.
+        resources: Where everything is.
         track: Shows the progress.
     """
-    root = supplies.find_data(IMAGENET)
-    is_there = supplies.training is not None or slot.find(supplies) is not None
-    missing = [] if root is not None else [supplies.missing_data(IMAGENET)]
-    missing += [] if is_there else [slot.missing(supplies)]
+    root = resources.find_data(IMAGENET)
+    is_there = resources.training is not None or spec.find(resources) is not None
+    missing = [] if root is not None else [resources.missing_data(IMAGENET)]
+    missing += [] if is_there else [spec.missing(resources)]
     if root is None or missing:
         yield from (NotRun(row, column, "; ".join(missing)) for _, row, column in places)
         return
-    classifier = slot.load(supplies)
+    classifier = spec.load(resources)
     if classifier is None:
-        classifier, problems = train_slot(slot, root, supplies, track)
+        classifier, problems = train_model(spec, root, resources, track)
         yield from problems
     began = time.perf_counter()
-    figures, images, problems = score_folder(classifier, root, view, supplies, track)
+    figures, images, problems = score_folder(classifier, root, view, resources, track)
     yield from problems
     seconds = time.perf_counter() - began
     words = what_differs(classifier, root, images)
@@ -185,7 +185,7 @@ def measure_slot(
 
 
 def score_folder(
-    classifier: Classifier, root: Path, view: str, supplies: Supplies, track: Track
+    classifier: Classifier, root: Path, view: str, resources: Resources, track: Track
 ) -> tuple[Mapping[str, float], int, Sequence[Problem]]:
     """Score a network on validation images.
 
@@ -195,9 +195,9 @@ def score_folder(
     Raises:
         UsageError: If an image is of a class that the network does not know.
     """
-    dataset = draw_images(images_to_score(root, supplies.seed), supplies.limit, supplies.seed)
+    dataset = draw_images(images_to_score(root, resources.seed), resources.limit, resources.seed)
     labels = match_classes(dataset, classifier.names)
-    cache = FeatureCache(supplies.out / "cache")
+    cache = FeatureCache(resources.out / "cache")
     found = predict_files(classifier, dataset.paths, view=PLANS[view], cache=cache, track=track)
     truth = labels[found.kept]
     figures = score_predictions(found.rows, truth, classifier.names)
@@ -217,9 +217,9 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     return "; ".join(parts)
 
 
-def measure_table_1(supplies: Supplies, track: Track) -> Iterator[Finding]:
+def measure_table_1(resources: Resources, track: Track) -> Iterator[Finding]:
     """Give the side of the map after each convolution stage of each network."""
-    del supplies
+    del resources
     for network in track(NETWORKS, "networks", total=len(NETWORKS)):
         sides = stage_sides(BACKBONES[network])
         for row in TABLE_1.rows:

@@ -45,7 +45,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Budget:
     """How much of the detection protocol is done, for tables 9 to 12; as in the paper by default.
 
     Args:
@@ -68,7 +68,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Supplies:
+class Resources:
     """Where everything is.
 
     Args:
@@ -87,7 +87,7 @@ class Supplies:
         splits: Random splits of the Caltech-101 protocol.
         seed: Of draws and training.
         device: Where to compute.
-        effort: How much of the detection protocol is done.
+        budget: How much of the detection protocol is done.
     """
 
     out: Path
@@ -103,7 +103,7 @@ class Supplies:
     splits: int = 10
     seed: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device never changes
-    effort: Effort = Effort()
+    budget: Budget = Budget()
 
     def find_data(self, place: str) -> Path | None:
         """Find a data set: in its place below ``data``, or ``data`` itself if it looks like one.
@@ -147,7 +147,7 @@ def _holds_classes(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Slot:
+class ModelSpec:
     """One network of the paper in one way of training.
 
     Args:
@@ -163,33 +163,33 @@ class Slot:
         """Name of its folder.
 
         Example:
-            >>> Slot("Overfeat-7", "multi").name
+            >>> ModelSpec("Overfeat-7", "multi").name
             'overfeat7-multi'
         """
         return f"{BACKBONES[self.network]}-{self.kind}"
 
-    def find(self, supplies: Supplies) -> Path | None:
+    def find(self, resources: Resources) -> Path | None:
         """Return its folder, or the ``model`` folder in a run's folder; None if there is none."""
-        folder = supplies.models_folder / self.name
+        folder = resources.models_folder / self.name
         for candidate in (folder / "model", folder):
             if is_model(candidate):
                 return candidate
         return None
 
-    def load(self, supplies: Supplies) -> Classifier | None:
+    def load(self, resources: Resources) -> Classifier | None:
         """Read the network; None if there is none.
 
         Raises:
             UnusableFileError: If it is there and cannot be used.
         """
-        folder = self.find(supplies)
-        return None if folder is None else Classifier.load(folder, supplies.device)
+        folder = self.find(resources)
+        return None if folder is None else Classifier.load(folder, resources.device)
 
-    def missing(self, supplies: Supplies) -> str:
+    def missing(self, resources: Resources) -> str:
         """Say what is missing and how it gets there."""
         return (
             f"the network {self.name} is not there; 'sppnet classify train' writes it, or --train; "
-            f"it goes to {supplies.models_folder / self.name}"
+            f"it goes to {resources.models_folder / self.name}"
         )
 
 
@@ -244,6 +244,6 @@ def _take(dataset: ClassificationDataset, positions: Tensor) -> ClassificationDa
     return replace(dataset, paths=paths, labels=dataset.labels[positions])
 
 
-def wanted(networks: Sequence[str], supplies: Supplies) -> list[str]:
+def wanted(networks: Sequence[str], resources: Resources) -> list[str]:
     """Keep the networks that were asked for, all if none was."""
-    return [name for name in networks if not supplies.networks or name in supplies.networks]
+    return [name for name in networks if not resources.networks or name in resources.networks]

@@ -6,7 +6,7 @@ from typing import Any
 
 from sppnet.errors import Problem
 from sppnet.paper.printed import Printed
-from sppnet.paper.resources import Supplies
+from sppnet.paper.resources import Resources
 from sppnet.progress import Track
 
 
@@ -139,7 +139,7 @@ def _record(
     }
 
 
-Work = Callable[[Supplies, Track], Iterator[Finding]]
+Work = Callable[[Resources, Track], Iterator[Finding]]
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,18 @@ class PaperTable:
     work: Work
     wants: tuple[str, ...] = ()
 
-    def run(self, supplies: Supplies, track: Track) -> TableResult:
+    def run(self, resources: Resources, track: Track) -> TableResult:
         """Measure what can be measured with what is there.
 
         Args:
-            supplies: Data, networks, and how much of them to take.
+            resources: Data, networks, and how much of them to take.
             track: Shows the progress.
 
         Returns:
             The printed and the measured numbers; what could not be run says why.
         """
         result = TableResult(self.printed)
-        for finding in self.work(supplies, track):
+        for finding in self.work(resources, track):
             result.add(finding)
         return result
 

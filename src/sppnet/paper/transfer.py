@@ -20,7 +20,7 @@ from sppnet.paper.frozen import (
     row_blocks,
 )
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.resources import CALTECH, VOC07, Supplies, wanted
+from sppnet.paper.resources import CALTECH, VOC07, Resources, wanted
 from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
 from sppnet.progress import Track
 
@@ -36,19 +36,19 @@ COLUMNS_6 = (*VIEWS, ("ZF-5", "multi", "full", 392), ("Overfeat-7", "multi", "fu
 COLUMNS_7 = (*VIEWS, ("Overfeat-7", "multi", "full", 224))
 
 
-def measure_table_6(supplies: Supplies, track: Track) -> Findings:
+def measure_table_6(resources: Resources, track: Track) -> Findings:
     """Measure mean average precision on VOC 2007, or on a VOC folder in its place."""
     columns = [Column(n, *v) for n, v in zip(TABLE_6.columns, COLUMNS_6, strict=True)]
-    yield from _measure(TABLE_6, columns, VOC07, supplies, track)
+    yield from _measure(TABLE_6, columns, VOC07, resources, track)
 
 
-def measure_table_7(supplies: Supplies, track: Track) -> Findings:
+def measure_table_7(resources: Resources, track: Track) -> Findings:
     """Measure mean class accuracy on Caltech-101, or on class folders in its place."""
     columns = [Column(n, *v) for n, v in zip(TABLE_7.columns, COLUMNS_7, strict=True)]
-    yield from _measure(TABLE_7, columns, CALTECH, supplies, track)
+    yield from _measure(TABLE_7, columns, CALTECH, resources, track)
 
 
-def measure_table_8(supplies: Supplies, track: Track) -> Findings:
+def measure_table_8(resources: Resources, track: Track) -> Findings:
     """Measure the row of SPP-net: the best layer of the best network on either data set."""
     best = (
         (TABLE_8.columns[0], VOC07, TABLE_6.columns[-1], COLUMNS_6[-1], "fc7/9"),
@@ -56,46 +56,46 @@ def measure_table_8(supplies: Supplies, track: Track) -> Findings:
     )
     for column, place, name, values, row in best:
         source = Column(name, *values)
-        data, network = open_data(place, supplies), find_network(source.slot, supplies)
+        data, network = open_data(place, resources), find_network(source.spec, resources)
         if isinstance(data, str) or isinstance(network, str):
             yield NotRun("SPP-net", column, missing_words(data, network))
             continue
         block = row_blocks(source, network)[row]
         if isinstance(block, str) or network.is_stand_in:
             block = RECIPES["paper"].blocks[0]
-        for cell in _fit_cells({"SPP-net": block}, network, data, place, supplies, track):
+        for cell in _fit_cells({"SPP-net": block}, network, data, place, resources, track):
             yield replace(cell, column=column) if isinstance(cell, Measured) else cell
 
 
-def open_data(place: str, supplies: Supplies) -> TransferData | str:
+def open_data(place: str, resources: Resources) -> TransferData | str:
     """Open the images of a protocol, or say what is missing.
 
     Classes of fewer than 31 images lower the number of training images; the result says so.
     """
-    root = supplies.find_data(place)
+    root = resources.find_data(place)
     if root is None:
-        return supplies.missing_data(place)
-    return open_voc_data(root) if place == VOC07 else _open_classes(root, supplies)
+        return resources.missing_data(place)
+    return open_voc_data(root) if place == VOC07 else _open_classes(root, resources)
 
 
-def _open_classes(root: Path, supplies: Supplies) -> TransferData:
+def _open_classes(root: Path, resources: Resources) -> TransferData:
     """Class folders under the Caltech-101 protocol, with fewer images where there are fewer."""
     smallest = min(read_class_folders(root).images_per_class().values())
     train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
-    rule = SplitConfig(train, TEST_PER_CLASS, supplies.splits, supplies.seed)
+    rule = SplitConfig(train, TEST_PER_CLASS, resources.splits, resources.seed)
     return open_class_data(root, rule)
 
 
 def _measure(
-    printed: Printed, columns: list[Column], place: str, supplies: Supplies, track: Track
+    printed: Printed, columns: list[Column], place: str, resources: Resources, track: Track
 ) -> Findings:
     """Measure the printed cells of some columns."""
-    data = open_data(place, supplies)
+    data = open_data(place, resources)
     for column in columns:
         rows = [row for row in printed.rows if printed.value(row, column.name) is not None]
-        if not wanted((column.network,), supplies):
+        if not wanted((column.network,), resources):
             continue
-        network = find_network(column.slot, supplies)
+        network = find_network(column.spec, resources)
         if isinstance(data, str) or isinstance(network, str):
             reason = missing_words(data, network)
             yield from (NotRun(row, column.name, reason) for row in rows)
@@ -105,7 +105,7 @@ def _measure(
             if isinstance(block, str):
                 yield NotRun(row, column.name, block)
         usable = {row: block for row, block in blocks.items() if isinstance(block, Block)}
-        for cell in _fit_cells(usable, network, data, place, supplies, track):
+        for cell in _fit_cells(usable, network, data, place, resources, track):
             yield replace(cell, column=column.name) if isinstance(cell, Measured) else cell
 
 
@@ -114,7 +114,7 @@ def _fit_cells(
     network: FrozenNetwork,
     data: TransferData,
     place: str,
-    supplies: Supplies,
+    resources: Resources,
     track: Track,
 ) -> Findings:
     """Fit every block; the column is filled in by the caller."""
@@ -122,12 +122,12 @@ def _fit_cells(
     parts = [{row: blocks[row]} for row in blocks if row in FLATTENED]
     parts.append({row: block for row, block in blocks.items() if row not in FLATTENED})
     key = "mean_ap" if place == VOC07 else "mean_class_accuracy"
-    words = what_differs(network, data, place, supplies)
+    words = what_differs(network, data, place, resources)
     for part in filter(None, parts):
         began = time.perf_counter()
-        features = extract_blocks(part, network, data, supplies, track)
+        features = extract_blocks(part, network, data, resources, track)
         yield from features.problems
-        for row, result in fit_blocks(part, features, network, data, supplies.seed, track):
+        for row, result in fit_blocks(part, features, network, data, resources.seed, track):
             seconds, began = time.perf_counter() - began, time.perf_counter()
             yield _cell(row, result, key, words, len(data.paths), seconds)
 
@@ -141,13 +141,15 @@ def _cell(
     return Measured(row, "", value, words, deviation, images, seconds)
 
 
-def what_differs(network: FrozenNetwork, data: TransferData, place: str, supplies: Supplies) -> str:
+def what_differs(
+    network: FrozenNetwork, data: TransferData, place: str, resources: Resources
+) -> str:
     """Say in words what is not as in the paper."""
     parts = [network.differs] if network.differs else []
-    if supplies.is_stand_in(place):
-        root = supplies.find_data(place)
+    if resources.is_stand_in(place):
+        root = resources.find_data(place)
         parts.append(f"{root.name if root else ''}: {len(data.names)} classes")
     if place == CALTECH:
-        parts += [data.rule_words()] if supplies.splits != SPLITS or parts else []
+        parts += [data.rule_words()] if resources.splits != SPLITS or parts else []
     parts.append("C chosen on validation images")
     return "; ".join(parts)
