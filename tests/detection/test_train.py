@@ -365,7 +365,7 @@ TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_ancho
 
 
 @pytest.mark.parametrize(
-    ("wish", "kind", "mover"),
+    ("wish", "kind", "box_regressor"),
     [
         ({}, "linear", "cascade"),
         ({"anchors": False, "box_stages": 1}, "linear", "cascade"),

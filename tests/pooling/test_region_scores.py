@@ -87,7 +87,7 @@ def test_every_generation_of_processors_gives_the_same_bits(capability: str) -> 
         env={
             **os.environ,
             "ATEN_CPU_CAPABILITY": capability,
-            "PYTHONPATH": str(Path(__file__).parent / "kernels"),
+            "PYTHONPATH": str(Path(__file__).parent),
         },
         capture_output=True,
         text=True,

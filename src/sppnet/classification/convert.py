@@ -70,7 +70,8 @@ class PretrainedPlusPyramidHead(nn.Module):
             TypeError: A layer of the old classifier is none of `LAYERS`.
 
         Example:
-            >>> PretrainedPlusPyramidHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3).config()["carried"]
+            >>> head = PretrainedPlusPyramidHead(nn.Sequential(nn.Dropout(0.2)), 3, 12, 3)
+            >>> head.config()["carried"]
             [{'layer': 'Dropout', 'p': 0.2}]
         """
         return {

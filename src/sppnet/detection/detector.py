@@ -44,7 +44,8 @@ class Detector:
         >>> from sppnet.detection.heads.classifiers import LinearRegionClassifier
         >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,))
         >>> nothing = LinearRegionClassifier(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
-        >>> detector = Detector(encoder, nothing, None, ("thing",), InferenceConfig(proposals="grid"))
+        >>> config = InferenceConfig(proposals="grid")
+        >>> detector = Detector(encoder, nothing, None, ("thing",), config)
         >>> detector.predict(torch.rand(3, 60, 80)).boxes.shape
         torch.Size([0, 4])
 
@@ -273,7 +274,8 @@ class CombinedDetector:
         >>> parts = []
         >>> for seed in (0, 1):
         ...     encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        ...     classifier = LinearRegionClassifier(torch.zeros(encoder.length, 1), torch.tensor([-9.0]))
+        ...     weights, biases = torch.zeros(encoder.length, 1), torch.tensor([-9.0])
+        ...     classifier = LinearRegionClassifier(weights, biases)
         ...     parts.append(Detector(encoder, classifier, None, ("a",), InferenceConfig("grid")))
         >>> CombinedDetector(parts).predict(torch.rand(3, 60, 80)).count
         0

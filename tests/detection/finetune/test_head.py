@@ -63,8 +63,9 @@ def test_head_learns_what_unseen_windows_show() -> None:
 
 def test_state_of_least_validation_loss_is_kept() -> None:
     noisy = _pool(40, noise=4.0)  # learnt by heart: unseen windows get worse and worse
-    plan = HeadTuningConfig(updates=300, check_every=10, rule=PLAN.rule, widths=(64, 32), dropout=0.0,
-                  rate=0.05)  # fmt: skip
+    plan = HeadTuningConfig(
+        updates=300, check_every=10, rule=PLAN.rule, widths=(64, 32), dropout=0.0, rate=0.05
+    )
     judged = _pool(300, seed=1, noise=4.0)
     tuned = tune_on_windows(noisy, judged, K, plan)
     losses = [row["validation_loss"] for row in tuned.history]

@@ -318,8 +318,7 @@ class RegionFeatures:
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RegionFeatures":
         """Put features together again from :meth:`config` and :meth:`tensors`."""
-        config = config["head"]
-        head = None if config is None else head_from_config(config, tensors)
+        head = config["head"] and head_from_config(config["head"], tensors)
         return cls(config["layer"], head)
 
 

@@ -15,12 +15,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import triton.language as tl
 from torch import Tensor
 
 from sppnet.pooling.bins import check_levels, num_bins
 from sppnet.pooling.checks import check_out
 from sppnet.pooling.kernels.torch_reference import whole_maps
+
+try:
+    import triton
+except ImportError as error:
+    raise ImportError("pooling on CUDA needs triton: pip install triton") from error
+if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
+    raise ImportError(
+        f"pooling on CUDA needs triton 3.4 or newer (torch 2.8), got {triton.__version__}: "
+        "pip install -U torch"
+    )
+import triton.language as tl
+
 from sppnet.pooling.kernels.triton_kernels import pool_views, prepare_cells, scatter_views
 
 # Bins and channels of a program at a time: 2048 values, 16 to each thread of 4 warps.
@@ -136,19 +147,6 @@ def _choose_block(channels: int, views: int, compute_size: int) -> int:
     if views * -(-channels // block) < FEW_PROGRAMS:
         block = FEW_CHANNELS
     return min(block, max(16, 1 << (channels - 1).bit_length()))
-
-
-try:
-    import triton
-except ImportError as error:
-    raise ImportError("pooling on CUDA needs triton: pip install triton") from error
-
-
-if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4):
-    raise ImportError(
-        f"pooling on CUDA needs triton 3.4 or newer (torch 2.8), got {triton.__version__}: "
-        "pip install -U torch"
-    )
 
 
 class Source(NamedTuple):

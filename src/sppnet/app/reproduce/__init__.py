@@ -1,0 +1,147 @@
+"""``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sppnet.app.options import (
+    BackboneChoice,
+    Debug,
+    Device,
+    DryRun,
+    Fresh,
+    Seed,
+    Threads,
+    WeightsChoice,
+    command_app,
+    number_option,
+    parse_numbers,
+)
+from sppnet.errors import UsageError
+
+app = command_app("Measure a table of the paper again and show both numbers side by side.")
+TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)  # a test compares it with sppnet.paper.TABLES
+Table = Annotated[
+    int, typer.Argument(metavar="TABLE", help="Number in the paper: 1 to 12, but not 5.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="Folder with imagenet/, caltech101/, VOCdevkit/VOC2007/, or one data set itself.",
+    ),
+]
+Models = Annotated[
+    Path | None,
+    typer.Option("--models", metavar="DIR", help="Trained networks: zf5-no-spp/, zf5-multi/, ..."),
+]
+OutOrUsual = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder for the results; runs/table-N if not given."),
+]
+
+
+@app.command()
+def reproduce(
+    table: Table,
+    data: Data = None,
+    models: Models = None,
+    backbone: BackboneChoice = None,
+    weights: WeightsChoice = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train networks that are not there (tables 2 to 4).")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images for --train.")] = 70,
+    imgsz: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")
+    ] = "180,224",
+    hidden: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,...",
+            help="Fully connected layers for --train, and new ones of tables 9-12.",
+        ),
+    ] = "4096,4096",
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per update.")] = 128,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Networks to take: ZF-5,Overfeat-7; all if not given."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most images to score on, drawn with the seed; 9-12: also to learn from."
+        ),
+    ] = None,
+    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random splits of table 7.")] = 10,
+    second: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stand-in for table 12's second network.")
+    ] = None,
+    second_weights: Annotated[
+        str, typer.Option(metavar="DEFAULT|none|FILE", help="Weights of the second stand-in.")
+    ] = "DEFAULT",
+    proposals: Annotated[
+        str, typer.Option(metavar="METHOD", help="Windows of tables 9-12: graph, grid, ...")
+    ] = "selective_search",
+    windows: Annotated[
+        int, typer.Option(min=1, help="Most windows per image, tables 9-12.")
+    ] = 2000,
+    updates: Annotated[
+        int, typer.Option(min=1, help="Steps of the fine-tuning, tables 9-12.")
+    ] = 200_000,
+    timed: Annotated[int, typer.Option(min=1, help="Images to time, tables 9 and 10.")] = 100,
+    share: Annotated[
+        float,
+        number_option(
+            "--share", low=0, above=True, high=1, text="Part of the windows to time R-CNN's way on."
+        ),
+    ] = 1.0,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="precision|speed", help="Part of tables 9 and 10; both if not given."),
+    ] = None,
+    out: OutOrUsual = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
+    threads: Threads = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a table of the paper again: OUT/table-N.json and OUT/table-N.html.
+
+    What is missing is named, with the place where it goes; the rest is measured. Where the paper's
+    networks are not there, --backbone and --weights stand in for the tables of frozen features.
+    """
+    if table not in TABLE_NUMBERS:
+        legal = ", ".join(map(str, TABLE_NUMBERS))
+        raise UsageError(f"TABLE must be one of {legal}, got {table}")
+    from sppnet.app.options import choose_device  # imported here so that --help stays quick
+    from sppnet.app.reproduce.job import read_budget, read_networks, run_table
+    from sppnet.paper import Resources
+    from sppnet.paper.resources import Training
+
+    widths = parse_numbers("--hidden", hidden) or ()
+    training = Training(epochs, parse_numbers("--imgsz", imgsz) or (), widths, batch)
+    budget = read_budget(proposals, windows, updates, widths, timed, share, only)
+    resources = Resources(
+        out=out or Path(f"runs/table-{table}"),
+        data=data,
+        models=models,
+        backbone=backbone or "",
+        weights=weights or "DEFAULT",
+        second=second or "",
+        second_weights=second_weights,
+        training=training if train else None,
+        networks=read_networks(networks),
+        limit=limit,
+        splits=splits,
+        seed=seed,
+        device=choose_device(device),
+        budget=budget,
+    )
+    run_table(table, resources, fresh=fresh, dry_run=dry_run)
