@@ -1,6 +1,7 @@
 """Names images of any size: the network, its training, frozen features with linear SVMs."""
 
 from sppnet.classification.classifier import Classifier
+from sppnet.classification.config import FitConfig, TrainConfig
 from sppnet.classification.convert import convert_classifier
 from sppnet.classification.data import ClassData, SplitConfig, open_class_data
 from sppnet.classification.multi_view import score_on_crops, score_on_maps
@@ -19,11 +20,10 @@ from sppnet.classification.predict import load_classifier, predict_files
 from sppnet.classification.scoring import score_predictions
 from sppnet.classification.splits import Split, holdout_split, protocol_splits
 from sppnet.classification.train.augmentation import Augmentation
-from sppnet.classification.train.config import InputSizes, TrainConfig, TrainerConfig
+from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
 from sppnet.classification.transfer.classifier import TransferClassifier
-from sppnet.classification.transfer.config import FitConfig
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
 from sppnet.classification.transfer.fit import FitResult, fit_svm_classifier
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe, load_recipe

@@ -125,7 +125,7 @@ def fit(
     from sppnet.app.classify.fit import run_fit  # imported here so that --help stays quick
     from sppnet.app.classify.shared import RunOptions, number_or_word, read_rule
     from sppnet.app.settings import load_settings
-    from sppnet.classification.transfer.config import FitConfig
+    from sppnet.classification.config import FitConfig
 
     flags = {
         "backbone": backbone,
@@ -249,7 +249,7 @@ def train(
     from sppnet.app.classify.shared import RunOptions, read_rule
     from sppnet.app.classify.train import RuntimeOptions, run_train
     from sppnet.app.settings import load_settings
-    from sppnet.classification.train.config import TrainConfig
+    from sppnet.classification.config import TrainConfig
 
     flags = {
         "backbone": backbone,

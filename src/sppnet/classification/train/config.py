@@ -1,16 +1,14 @@
-"""Settings of training, and the plain values that one training depends on."""
+"""What one training does, in plain values; every number that its result depends on."""
 
 import re
 from dataclasses import dataclass, field
 
 import torch
 
-from sppnet.classification.network import POOLS
 from sppnet.classification.train.augmentation import Augmentation
-from sppnet.classification.transfer.config import _check_choice
 from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
 from sppnet.training.schedules import cosine_share, plateau_share
-from sppnet.training.seeds import check_seed, derive_seed
+from sppnet.training.seeds import derive_seed
 
 SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
@@ -170,107 +168,3 @@ class TrainerConfig:
             return self.rate * cosine_share(done - warmup, self.epochs * per_epoch - warmup)
         window = 1 if self.sizes.is_range else len(self.sizes.sides)
         return self.rate * plateau_share(losses, self.epochs, self.patience, window)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Training of trunk and head together with gradient descent, at one size or at many."""
-
-    backbone: str = "squeezenet1_1"
-    """Convolution trunk, by name."""
-    weights: str = "DEFAULT"
-    """Weights that the trunk starts from: DEFAULT, none or a safetensors file."""
-    pool: str = "spp"
-    """Pooling of the map: spp, 6x6, avg, max or spp+avg."""
-    levels: tuple[int, ...] = (1, 2, 3, 6)
-    """Bins along each side, one number per level of the pyramid."""
-    imgsz: str = "180,224"
-    """Input sizes: 224, 180,224 (one epoch each), 180-224 (drawn per epoch), natural[:SIZES]."""
-    test_imgsz: int = 0
-    """Short side of whole images at test; 0 takes what training saw the images at."""
-    hidden: tuple[int, ...] = ()
-    """Width of each hidden layer of the head; the paper has 4096, 4096."""
-    dropout: float = 0.5
-    """Share of values that training sets to zero in the head."""
-    feature_norm: float = 20.0
-    """Length to which pooled vectors are scaled; 0 leaves them as they are, as in the paper."""
-    epochs: int = 30
-    """Passes over all training images."""
-    batch: int = 32
-    """Images in one update, over all processes."""
-    accumulate: int = 1
-    """Parts in which a batch goes through the network; more need less memory."""
-    lr: float = 0.02
-    """Highest learning rate of the head."""
-    trunk_lr: float = -1.0
-    """The trunk's rate over the head's; 0 freezes it; below 0: 1 from random weights, else 0.1."""
-    schedule: str = "plateau"
-    """How the rate falls: plateau (by ten, twice) or cosine."""
-    patience: int = 5
-    """Epochs without improvement that make a plateau."""
-    optimizer: str = "sgd"
-    """Gradient descent with momentum (sgd), or adamw."""
-    momentum: float = 0.9
-    """Momentum of the gradient descent."""
-    weight_decay: float = 5e-4
-    """Pull of the weights towards zero."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all classes."""
-    ema: float = 0.0
-    """Decay of the moving average of the weights, which is then what is saved; 0 is none."""
-    amp: bool = False
-    """Compute in bfloat16 where it is safe; weights stay float32."""
-    crops: str = "random"
-    """Where crops lie in the whole image: random, paper (centre and corners) or centre."""
-    flip: bool = True
-    """Mirror half of the images."""
-    colour_noise: float = 0.1
-    """Noise along the principal components of colours; the usual is 0.1, and 0 is none."""
-    seed: int = 0
-    """Seed of weights, split, order, crops and dropout."""
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        _check_choice("pool", self.pool, POOLS)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if not self.feature_norm >= 0:
-            raise ValueError(f"feature_norm must be at least 0, got {self.feature_norm}")
-        self.plan()
-
-    def plan(self) -> TrainerConfig:
-        """The values of the training itself.
-
-        Raises:
-            ValueError: If one is out of range.
-        """
-        return TrainerConfig(
-            epochs=self.epochs,
-            sizes=InputSizes.parse(self.imgsz),
-            batch=self.batch,
-            accumulate=self.accumulate,
-            rate=self.lr,
-            trunk_rate=self.trunk_share,
-            schedule=self.schedule,
-            patience=self.patience,
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            label_smoothing=self.label_smoothing,
-            averaging=self.ema,
-            mixed_precision=self.amp,
-            augmentation=Augmentation(self.crops, self.flip, self.colour_noise),
-            seed=self.seed,
-        )
-
-    @property
-    def trunk_share(self) -> float:
-        """The trunk's learning rate as a share of the head's."""
-        if self.trunk_lr >= 0:
-            return self.trunk_lr
-        return 1.0 if self.weights.lower() == "none" else 0.1
-
-    @property
-    def test_short_side(self) -> int:
-        """Short side of whole images at test."""
-        return self.test_imgsz or self.plan().short_side
