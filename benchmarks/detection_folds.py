@@ -17,7 +17,12 @@ import torch
 
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
+from sppnet.detection import (
+    DetectionConfig,
+    build_cached_features,
+    build_encoder,
+    train_detector,
+)
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
@@ -52,14 +57,14 @@ def score_folds(
             parts[place % words.folds == fold].append(images[number])
         learnt, scored = parts
         encoder = build_encoder(settings, learnt)
-        cached = CachedFeatures.of(settings, learnt, encoder, cache)
+        cached = build_cached_features(settings, learnt, encoder, cache)
         detector = train_detector(cached, names, settings, track=track)
-        test = CachedFeatures.of(
+        test = build_cached_features(
             settings, scored, detector.encoder, cache, anchors=detector.anchors
         )
         test.propose_all(track=track)
-        for image, encoded, windows in test.tracked("judging", track):
-            found[image.image_id] = detector.detect(encoded, windows)
+        for image, encoded, proposals in test.samples("detecting", track):
+            found[image.image_id] = detector.detect(encoded, proposals)
     return summarise_detections(images, found, names)
 
 

@@ -3,13 +3,13 @@ r"""Seconds per image of detection, stage by stage: SPP-net's way against R-CNN'
     python benchmarks/detection_speed.py --data DIR --backbone squeezenet1_1 --threads 2
     python benchmarks/detection_speed.py --data DIR --backbone alexnet --weights none --threads 2
 
-All ways get the same photos, the same windows, the same trunk in the same memory layout, and the
+All ways get the same photos, the same proposals, the same trunk in the same memory layout, and the
 same code for scores, suppression and boxes; they take turns on every photo, and the table has the
 medians. Both have their convolutions in float32 and in bfloat16. Proposals are outside of the
 times, as in the paper.
 
 Average precision: SVMs and box regressions are learnt for both ways with the same protocol, from
---train-images photos with --train-windows windows each, and scored on --test-images photos of the
+--train-images photos with --train-windows proposals each, and scored on --test-images photos of the
 split "test" with --test-windows each; R-CNN's way cannot pay for more. Heads are not trained: only
 their seconds count.
 
@@ -53,12 +53,12 @@ from sppnet.storage.runs import environment
 
 FIVE_SCALES = (480, 576, 688, 864, 1200)
 RCNN, OURS = "R-CNN's way", "SPP-net's way"
-# The background of an untrained head: few windows go on to suppression, as with a trained one.
+# The background of an untrained head: few boxes go on to suppression, as with a trained one.
 BACKGROUND = 6.0
 
 
 class Contest:
-    """Trunk, windows and detectors of one run."""
+    """Trunk, proposals and detectors of one run."""
 
     def __init__(self, words: argparse.Namespace) -> None:
         self.words = words
@@ -73,11 +73,11 @@ class Contest:
         }
 
     def _prepare(
-        self, images: tuple[LabelledImage, ...], encoder: Encoder, method: str, windows: int
+        self, images: tuple[LabelledImage, ...], encoder: Encoder, method: str, limit: int
     ) -> CachedFeatures:
-        """Windows and maps of images; each way has a cache of its own."""
+        """Proposals and maps of images; each way has a cache of its own."""
         cache = FeatureCache(self.words.out / "cache" / ("rcnn" if method == RCNN else "spp"))
-        return CachedFeatures(images, encoder, cache, self.words.proposals, windows)
+        return CachedFeatures(images, encoder, cache, self.words.proposals, limit)
 
     def _learn(self, encoder: Encoder, method: str) -> Detector:
         """Fit SVMs and boxes on the first photos."""
@@ -97,9 +97,9 @@ class Contest:
         images = self.test.images[: self.words.test_images]
         cached = self._prepare(images, detector.encoder, method, self.words.test_windows)
         found = {}
-        for image in track(images, f"judging {method}"):
+        for image in track(images, f"detecting, {method}"):
             encoded = detector.encode(image.load())
-            found[image.image_id] = detector.detect(encoded, cached.windows(image))
+            found[image.image_id] = detector.detect(encoded, cached.propose(image))
         return {
             name: evaluate_detections(
                 images, found, self.names, metric="area", iou_threshold=threshold
@@ -144,14 +144,19 @@ class Contest:
     ) -> TimedDetector:
         """A detector with the parts that were learnt for a way."""
         learnt = self.learnt[method]
-        parts = (classifier or learnt.classifier, learnt.box_regressor, self.names, learnt.rule)
+        parts = (
+            classifier or learnt.classifier,
+            learnt.box_regressor,
+            self.names,
+            learnt.inference,
+        )
         return TimedDetector(encoder, *parts)
 
     def photos(self) -> list[tuple[Tensor, Tensor]]:
-        """Images to time on, with as many windows as asked for."""
+        """Images to time on, with as many proposals as asked for."""
         images = self.test.images[: self.words.images]
         cached = self._prepare(images, self.learnt[OURS].encoder, OURS, self.words.windows)
-        return [(image.load(), cached.windows(image)) for image in images]
+        return [(image.load(), cached.propose(image)) for image in images]
 
 
 def take_turns(

@@ -1,4 +1,4 @@
-"""The ways to describe windows that ``detection_speed.py`` compares, each with a stop-watch."""
+"""The ways to describe proposals that ``detection_speed.py`` compares, each with a stop-watch."""
 
 import copy
 import time
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sppnet.app.benchmark.peers import TextbookPyramid, roi_pool_pyramid, rows_to_boxes
 from sppnet.backbones import Backbone
 from sppnet.detection import Detector, EncodedImage, Encoder
-from sppnet.detection.rcnn import CPU_BATCH, RcnnEncoder, warp_places
+from sppnet.detection.rcnn import CPU_BATCH, RcnnEncoder, warp_regions
 from sppnet.geometry import Detections
 from sppnet.pooling import spatial_pyramid_pool
 
@@ -75,7 +75,7 @@ class TimedDetector(Detector):
     clock: Clock
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
-        """Judge windows."""
+        """Score proposals."""
         with self.clock.stage(HEAD):
             return super().score(encoded, boxes)
 
@@ -89,7 +89,7 @@ class TimedDetector(Detector):
 
 
 class TimedEncoder(Encoder):
-    """SPP-net's way: one convolution per scale, windows pooled from the map."""
+    """SPP-net's way: one convolution per scale, regions pooled from the map."""
 
     clock: Clock
 
@@ -98,33 +98,33 @@ class TimedEncoder(Encoder):
         with self.clock.stage(CONVOLUTION):
             return super().encode(image)
 
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
-        """Pool windows and multiply them by a matrix."""
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
+        """Pool regions and multiply their vectors by a matrix."""
         with self.clock.stage(POOLING):
-            return super().score_cells(encoded, cells, weights)
+            return super().pool_and_multiply(encoded, regions, weights)
 
 
 class RoiPoolEncoder(TimedEncoder):
     """The same maps, pooled by torchvision's ``roi_pool`` once for each level."""
 
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Pool windows of an image of one scale."""
-        boxes = rows_to_boxes(cells).to(self.device)
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Pool regions of an image of one scale."""
+        boxes = rows_to_boxes(regions).to(self.device)
         return roi_pool_pyramid(encoded.maps[0], boxes, self.levels)
 
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
         """Build all vectors, then multiply."""
         with self.clock.stage(POOLING):
-            return self.describe_cells(encoded, cells) @ weights
+            return self.pool(encoded, regions) @ weights
 
 
 class CropLoopEncoder(RoiPoolEncoder):
-    """The same maps, cut out window by window."""
+    """The same maps, cut out region by region."""
 
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Pool windows of an image of one scale."""
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Pool regions of an image of one scale."""
         textbook, (features,) = TextbookPyramid(self.levels), encoded.maps
-        crops = [features[:, :, y0:y1, x0:x1] for _, x0, y0, x1, y1 in cells.tolist()]
+        crops = [features[:, :, y0:y1, x0:x1] for _, x0, y0, x1, y1 in regions.tolist()]
         rows = [textbook(crop) for crop in crops]
         return torch.cat(rows) if rows else features.new_empty(0, self.length)
 
@@ -132,7 +132,7 @@ class CropLoopEncoder(RoiPoolEncoder):
 class TimedRcnnEncoder(RcnnEncoder):
     """R-CNN's way. It keeps its vectors, so that moving the boxes convolves nothing again.
 
-    ``share`` of the windows, spread evenly, are really computed where that is below 1; the others
+    ``share`` of the regions, spread evenly, is really computed where that is below 1; the others
     get vectors of zeros, and the seconds are scaled up.
     """
 
@@ -141,22 +141,22 @@ class TimedRcnnEncoder(RcnnEncoder):
     _row_of: dict[tuple[int, ...], int]
 
     def encode(self, image: Tensor) -> EncodedImage:
-        """Forget the windows of the image before."""
+        """Forget the regions of the image before."""
         self._row_of = {}
         return super().encode(image)
 
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
-        """Warp, convolve, pool and score windows, a batch at a time."""
-        if all(tuple(cell) in self._row_of for cell in cells.tolist()):
-            return self.describe_cells(encoded, cells) @ weights
-        self._vectors = encoded.maps[0].new_zeros(len(cells), self.length)
-        self._row_of = {tuple(cell): row for row, cell in enumerate(cells.tolist())}
-        chosen = torch.arange(0, len(cells), max(1, round(1 / self.share)))
-        scale = len(cells) / max(len(chosen), 1)
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
+        """Warp, convolve, pool and score regions, a batch at a time."""
+        if all(tuple(region) in self._row_of for region in regions.tolist()):
+            return self.pool(encoded, regions) @ weights
+        self._vectors = encoded.maps[0].new_zeros(len(regions), self.length)
+        self._row_of = {tuple(region): row for row, region in enumerate(regions.tolist())}
+        chosen = torch.arange(0, len(regions), max(1, round(1 / self.share)))
+        scale = len(regions) / max(len(chosen), 1)
         for rows in chosen.split(self.batch or CPU_BATCH):
             with self.clock.stage(WARPING, scale):
                 pixels, colour = encoded.maps[0][0], self._mean_colour()
-                crops = warp_places(pixels, cells[rows, 1:], self.size, colour)
+                crops = warp_regions(pixels, regions[rows, 1:], self.size, colour)
             with self.clock.stage(CONVOLUTION, scale):
                 maps = self.backbone(crops)
             with self.clock.stage(POOLING, scale):
@@ -164,7 +164,7 @@ class TimedRcnnEncoder(RcnnEncoder):
         with self.clock.stage(POOLING):
             return self._vectors @ weights
 
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:  # noqa: ARG002
-        """Look up the vectors of windows that were scored."""
-        rows = [self._row_of[tuple(cell)] for cell in cells.tolist()]
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:  # noqa: ARG002
+        """Look up the vectors of regions that were scored."""
+        rows = [self._row_of[tuple(region)] for region in regions.tolist()]
         return self._vectors[rows]

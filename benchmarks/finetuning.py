@@ -2,8 +2,8 @@ r"""Frozen trunk against one that is fine-tuned through the pooling: average pre
 
     python benchmarks/finetuning.py --data DIR --data DIR2 --threads 2
 
-On the same photos and windows: SVMs and ridge regression on the maps of the frozen trunk; the same
-on the maps of the tuned trunk; and the softmax and box regression that were tuned with the trunk.
+On the same photos and proposals: SVMs and ridge regression on the maps of the frozen trunk; the
+same on the maps of the tuned trunk; and the softmax and box regression that were tuned with it.
 The tuning sees the split "train" only and chooses its best state on a part of it; all are scored on
 the split "test". Seconds are those of training, from proposals that are there. A run that is
 stopped goes on. Writes OUT/finetuning.json and .md and prints the table.
@@ -45,12 +45,12 @@ class Comparison:
     def __init__(self, folder: Path, words: argparse.Namespace) -> None:
         self.train, self.test = (open_detection_dataset(folder, part) for part in ("train", "test"))
         self.out = words.out / folder.name
-        self.settings = DetectionConfig(
+        self.config = DetectionConfig(
             backbone=words.backbone,
             imgsz=(words.imgsz,),
             proposals=words.proposals,
             max_proposals=words.windows,
-            anchors=False,  # the same windows for all
+            anchors=False,  # the same proposals for all
         )
         self.plan = NetworkTuningConfig(
             updates=words.updates,
@@ -61,7 +61,7 @@ class Comparison:
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Train and score all three."""
-        encoder = build_encoder(self.settings)
+        encoder = build_encoder(self.config)
         self._prepare(self.train, encoder).propose_all(track=track)
         rows = {FROZEN: self._score(*self._fit(encoder))}
         begin = time.perf_counter()
@@ -70,21 +70,26 @@ class Comparison:
         seconds = max(time.perf_counter() - begin, sum(row["seconds"] for row in tuned.history))
         detector, more = self._fit(tuned.encoder)
         rows[TUNED] = self._score(detector, seconds + more)
-        parts = (SoftmaxRegionClassifier(tuned.head), tuned.boxes, self.train.names, detector.rule)
+        parts = (
+            SoftmaxRegionClassifier(tuned.head),
+            tuned.boxes,
+            self.train.names,
+            detector.inference,
+        )
         rows[JOINT] = self._score(Detector(tuned.encoder, *parts), seconds)
         return rows
 
     def _prepare(self, dataset: DetectionDataset, encoder: Encoder) -> CachedFeatures:
-        """Windows and maps of a split, kept on disk."""
-        cache, rule = FeatureCache(self.out / "cache"), self.settings
+        """Proposals and maps of a split, kept on disk."""
+        cache, config = FeatureCache(self.out / "cache"), self.config
         images: tuple[LabelledImage, ...] = dataset.images
-        return CachedFeatures(images, encoder, cache, rule.proposals, rule.max_proposals)
+        return CachedFeatures(images, encoder, cache, config.proposals, config.max_proposals)
 
     def _fit(self, encoder: Encoder) -> tuple[Detector, float]:
         """Fit SVMs and box regressions, and say in how many seconds."""
         begin = time.perf_counter()
         cached = self._prepare(self.train, encoder)
-        detector = train_detector(cached, self.train.names, self.settings, track=track)
+        detector = train_detector(cached, self.train.names, self.config, track=track)
         return detector, time.perf_counter() - begin
 
     def _tune(self, encoder: Encoder) -> TunedNetwork:
@@ -94,7 +99,7 @@ class Comparison:
             encoder,
             len(self.train.names),
             self.plan,
-            self._prepare(self.train, encoder).windows,
+            self._prepare(self.train, encoder).propose,
             checkpoints=Checkpoints(self.out / "checkpoints"),
             track=track,
         )
@@ -103,9 +108,9 @@ class Comparison:
         """AP50 and AP75 on the test split."""
         cached = self._prepare(self.test, detector.encoder)
         found = {}
-        for image in track(self.test.images, "judging"):
+        for image in track(self.test.images, "detecting"):
             encoded = detector.encode(image.load())
-            found[image.image_id] = detector.detect(encoded, cached.windows(image))
+            found[image.image_id] = detector.detect(encoded, cached.propose(image))
         precision = {
             name: evaluate_detections(
                 self.test.images, found, self.test.names, metric="area", iou_threshold=threshold

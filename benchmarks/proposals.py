@@ -1,10 +1,10 @@
-r"""Compares ways to find windows: how many objects they cover, and how long they take.
+r"""Compares ways to find proposals: how many objects they cover, and how long they take.
 
     python benchmarks/proposals.py --data DIR --split train --threads 1
 
 DIR is a detection data set in any layout. The methods take turns on every image, shrunk to the
 working size beforehand as every method sees it; the least of --repeats counts, and the table has
-the median over the images. Recall is that of ``propose`` on the whole image, windows that are too
+the median over the images. Recall is that of ``propose`` on the whole image, proposals that are too
 thin left out. OpenCV uses as many threads as torch. Writes OUT/proposals.json and OUT/proposals.md.
 """
 
@@ -50,10 +50,10 @@ def seconds_of_methods(
 
 
 def recall_of(images: list[LabelledImage], method: str) -> dict[str, Any]:
-    """Share of the objects covered, by overlap and number of windows."""
+    """Share of the objects covered, by overlap and number of proposals."""
     found = {
         image.image_id: propose(load_image(image.path), method, max(LIMITS))
-        for image in track(images, f"windows of {method}")
+        for image in track(images, f"proposals of {method}")
     }
     curve = proposal_recall_curve(images, found, OVERLAPS, LIMITS)
     shares = {

@@ -4,7 +4,7 @@ r"""Peak memory of a detector's training, against the number of images.
 
 Draws scenes, trains a detector on so many images in a process of its own, and asks the system how
 much memory that process had at most. Beyond ``--distinct`` scenes they come again, read from the
-cache like any other. Windows have the 25,600 numbers of squeezenet1_1; the images are small, so
+cache like any other. Regions have the 25,600 numbers of squeezenet1_1; the images are small, so
 that the time is short. Leaves memory.json in the folder of ``--out``.
 """
 
@@ -20,7 +20,12 @@ from pathlib import Path
 import torch
 
 from sppnet.app.progress import track
-from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
+from sppnet.detection import (
+    DetectionConfig,
+    build_cached_features,
+    build_encoder,
+    train_detector,
+)
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
@@ -39,7 +44,7 @@ def train(folder: Path, count: int, results: "multiprocessing.Queue[dict[str, fl
     with tempfile.TemporaryDirectory(dir=folder) as cache:
         began = time.perf_counter()
         encoder = build_encoder(SETTINGS)
-        cached = CachedFeatures.of(SETTINGS, images, encoder, FeatureCache(cache))
+        cached = build_cached_features(SETTINGS, images, encoder, FeatureCache(cache))
         train_detector(cached, dataset.names, SETTINGS, track=track)
         seconds = time.perf_counter() - began
     objects = sum(len(image.boxes) for image in images)

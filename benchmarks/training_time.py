@@ -17,7 +17,12 @@ import torch
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from sppnet.app.progress import track
-from sppnet.detection import CachedFeatures, DetectionConfig, build_encoder, train_detector
+from sppnet.detection import (
+    DetectionConfig,
+    build_cached_features,
+    build_encoder,
+    train_detector,
+)
 from sppnet.images import DetectionDataset, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, write_json
 from sppnet.storage.runs import environment
@@ -32,7 +37,7 @@ def time_ours(dataset: DetectionDataset, threads: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, stages.stage("total"):
         encoder = build_encoder(settings, dataset.images)
         cache = FeatureCache(Path(name) / "cache")
-        cached = CachedFeatures.of(settings, dataset.images, encoder, cache)
+        cached = build_cached_features(settings, dataset.images, encoder, cache)
         detector = train_detector(
             cached, dataset.names, settings, workers=threads, track=track, stage=stages.stage
         )

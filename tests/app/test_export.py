@@ -41,8 +41,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     box_regressor.stages_ = [RidgeBoxRegressor(), RidgeBoxRegressor()]
     for stage in box_regressor.stages_:
         stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
-    rule = InferenceConfig(proposals="grid", max_proposals=80)
-    Detector(encoder, scores, box_regressor, ("cup", "pen"), rule).save(folder / "detector")
+    config = InferenceConfig(proposals="grid", max_proposals=80)
+    Detector(encoder, scores, box_regressor, ("cup", "pen"), config).save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
@@ -93,21 +93,21 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
     resized, (zoom_y, zoom_x) = resize_short_side(image, 96, 2000)
     zoom = torch.tensor([zoom_x, zoom_y, zoom_x, zoom_y], dtype=torch.float64)
 
-    def ask(windows: Tensor) -> list[Tensor]:
-        feed = {"image": resized[None].numpy(), "boxes": (windows.double() * zoom).numpy()}
+    def ask(boxes: Tensor) -> list[Tensor]:
+        feed = {"image": resized[None].numpy(), "boxes": (boxes.double() * zoom).numpy()}
         return [torch.from_numpy(found) for found in session.run(None, feed)]
 
-    rule, (scores, moved) = detector.rule, ask(boxes)
-    window, label = (scores > rule.score_threshold).nonzero().unbind(1)
-    found = Detections(boxes[window], scores[window, label], label)
-    found = found.select(rule.preselect(found))
-    windows, rows = found.boxes, torch.arange(found.count)
+    config, (scores, moved) = detector.inference, ask(boxes)
+    row, label = (scores > config.score_threshold).nonzero().unbind(1)
+    found = Detections(boxes[row], scores[row, label], label)
+    found = found.select(config.preselect(found))
+    boxes, rows = found.boxes, torch.arange(found.count)
     for stage in range(moved.shape[1]):
-        after = ask(windows)[1][rows, stage, found.labels]
-        windows = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
-    after = ask(windows)[0][rows, found.labels]
-    after = Detections(windows, (found.scores + after) / 2, found.labels)
-    return rule.select(after, moved=True)
+        after = ask(boxes)[1][rows, stage, found.labels]
+        boxes = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
+    after = ask(boxes)[0][rows, found.labels]
+    after = Detections(boxes, (found.scores + after) / 2, found.labels)
+    return config.select(after, moved=True)
 
 
 def test_detector_finds_the_same_boxes(exported: Path) -> None:
@@ -123,7 +123,7 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
     }
     for number, (height, width) in enumerate([(60, 80), (97, 200), (150, 31)]):
         image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(number))
-        boxes = detector.windows(image, detector.encode(image))
+        boxes = detector.propose(image, detector.encode(image))
         expected = detector.detect(detector.encode(image), boxes)
         found = detect_by_onnx(session, detector, image, boxes)
         assert expected.count > 3

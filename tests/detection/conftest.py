@@ -46,7 +46,7 @@ def make_picture():
 
 @pytest.fixture
 def make_boxes():
-    """Random windows of at least one pixel inside an image."""
+    """Random proposals of at least one pixel inside an image."""
 
     def build(count: int, height: int, width: int, seed: int = 0) -> Tensor:
         rng = np.random.default_rng(seed)

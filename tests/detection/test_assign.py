@@ -1,4 +1,4 @@
-"""Windows are labelled as a loop over windows and objects labels them, and drawn in fair shares."""
+"""Proposals get the labels of a slow loop over them and the objects; batches are fair shares."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from sppnet.detection.assign import (
     UNUSED,
     SamplingConfig,
-    draw_windows,
-    label_windows,
+    label_proposals,
+    sample_proposals,
     target_boxes,
 )
 from sppnet.images import LabelledImage
@@ -34,8 +34,10 @@ def _overlap(box: list[float], other: list[float]) -> tuple[float, float]:
     return width * height / joint, width * height / area
 
 
-def _slow_label(box: list[float], image: LabelledImage, rule: SamplingConfig, use_difficult: bool):
-    """One window, one object at a time: its label and its object."""
+def _slow_label(
+    box: list[float], image: LabelledImage, config: SamplingConfig, use_difficult: bool
+):
+    """One proposal, one object at a time: its label and its object."""
     if not len(image.boxes):
         return K, None
     best, best_wanted, label, thing, hidden = 0.0, -1.0, UNUSED, None, False
@@ -47,27 +49,27 @@ def _slow_label(box: list[float], image: LabelledImage, rule: SamplingConfig, us
         best = max(best, joint)
         if (use_difficult or not image.difficult[place]) and joint > best_wanted:
             best_wanted, label, thing = joint, int(image.labels[place]), place
-    if best_wanted >= rule.positive_from:
+    if best_wanted >= config.positive_from:
         return label, thing
-    near = rule.negative_from <= best < rule.negative_below and not hidden
+    near = config.negative_from <= best < config.negative_below and not hidden
     return (K if near else UNUSED), None
 
 
 @pytest.mark.parametrize("use_difficult", [False, True])
-@pytest.mark.parametrize("rule", [SamplingConfig(), SamplingConfig(64, 0.5, 0.7, 0.0, 0.3)])
-def test_labels_and_targets_are_those_of_the_loop(make_boxes, rule, use_difficult: bool) -> None:
+@pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(64, 0.5, 0.7, 0.0, 0.3)])
+def test_labels_and_targets_are_those_of_the_loop(make_boxes, config, use_difficult: bool) -> None:
     things = make_boxes(7, 100, 120, seed=1)
     image = _image(things, [0, 1, 2, 2, 1, 0, 1], difficult=[1, 4], crowd=[3])
     near = (things.repeat(30, 1) + make_boxes(210, 12, 12, seed=2) - 6).clamp(0, 100)
-    windows = torch.cat([things, make_boxes(150, 100, 120, seed=3), near])
-    windows[:, 2:] = torch.maximum(windows[:, 2:], windows[:, :2] + 1)
-    labels = label_windows(windows, image, K, rule, use_difficult)
-    targets = target_boxes(windows, image, labels)
-    expected = [_slow_label(box, image, rule, use_difficult) for box in windows.tolist()]
+    proposals = torch.cat([things, make_boxes(150, 100, 120, seed=3), near])
+    proposals[:, 2:] = torch.maximum(proposals[:, 2:], proposals[:, :2] + 1)
+    labels = label_proposals(proposals, image, K, config, use_difficult)
+    targets = target_boxes(proposals, image, labels)
+    expected = [_slow_label(box, image, config, use_difficult) for box in proposals.tolist()]
     assert labels.tolist() == [label for label, _ in expected]
     assert {-1, 0, 1, 2, K} <= set(labels.tolist())
     for box, target, label, (_, thing) in zip(
-        windows.tolist(), targets.tolist(), labels.tolist(), expected, strict=True
+        proposals.tolist(), targets.tolist(), labels.tolist(), expected, strict=True
     ):
         if thing is None:
             assert target == box
@@ -82,18 +84,18 @@ def test_labels_and_targets_are_those_of_the_loop(make_boxes, rule, use_difficul
             assert target == max(of_class, key=lambda other: _overlap(box, other)[0])
 
 
-def test_every_window_of_an_image_without_objects_is_a_negative(make_boxes) -> None:
+def test_every_proposal_of_an_image_without_objects_is_a_negative(make_boxes) -> None:
     image = _image(torch.zeros(0, 4), [])
-    windows = make_boxes(5, 100, 120)
-    labels = label_windows(windows, image, K)
+    proposals = make_boxes(5, 100, 120)
+    labels = label_proposals(proposals, image, K)
     assert labels.tolist() == [K] * 5
-    assert torch.equal(target_boxes(windows, image, labels), windows)
+    assert torch.equal(target_boxes(proposals, image, labels), proposals)
 
 
-def test_no_window_gives_no_label(make_boxes) -> None:
+def test_no_proposal_gives_no_label(make_boxes) -> None:
     image = _image(make_boxes(2, 100, 120), [0, 1])
     nothing = torch.zeros(0, 4)
-    labels = label_windows(nothing, image, K)
+    labels = label_proposals(nothing, image, K)
     assert labels.shape == (0,)
     assert target_boxes(nothing, image, labels).shape == (0, 4)
 
@@ -113,7 +115,7 @@ def test_draws_the_share_and_repeats_only_what_lacks(
     of_positives: int, of_negatives: int, positives: int, distinct: int
 ) -> None:
     labels = torch.tensor([UNUSED] * 9 + [1] * of_positives + [K] * of_negatives)
-    drawn = draw_windows(labels, K, 64, generator=torch.Generator().manual_seed(0))
+    drawn = sample_proposals(labels, K, 64, generator=torch.Generator().manual_seed(0))
     assert len(drawn) == (64 if distinct else 0)
     assert int((labels[drawn] == 1).sum()) == positives
     assert bool((labels[drawn] != UNUSED).all())
@@ -121,10 +123,10 @@ def test_draws_the_share_and_repeats_only_what_lacks(
         assert len(drawn.unique()) == distinct
 
 
-def test_every_usable_window_is_drawn_equally_often() -> None:
+def test_every_usable_proposal_is_drawn_equally_often() -> None:
     labels = torch.tensor([0] * 8 + [K] * 24)
     draw = torch.Generator().manual_seed(0)
-    drawn = torch.cat([draw_windows(labels, K, 16, generator=draw) for _ in range(2000)])
+    drawn = torch.cat([sample_proposals(labels, K, 16, generator=draw) for _ in range(2000)])
     counts = torch.bincount(drawn, minlength=32) / 2000
     assert float((counts - 0.5).abs().max()) < 0.05  # 4 of 8 and 12 of 24
 
@@ -132,7 +134,8 @@ def test_every_usable_window_is_drawn_equally_often() -> None:
 def test_same_generator_state_draws_the_same() -> None:
     labels = torch.randint(-1, K + 1, (300,), generator=torch.Generator().manual_seed(1))
     first, second = (
-        draw_windows(labels, K, 40, generator=torch.Generator().manual_seed(7)) for _ in range(2)
+        sample_proposals(labels, K, 40, generator=torch.Generator().manual_seed(7))
+        for _ in range(2)
     )
     assert torch.equal(first, second)
 

@@ -1,6 +1,4 @@
-"""The detector: the same answers after saving, any kind of image, the rules of what is kept.
-
-Detectors that answer as one: the union of what each finds, suppressed once more."""
+"""The detector: the same answers after saving, any kind of image, what is kept, combinations."""
 
 import json
 from pathlib import Path
@@ -31,9 +29,9 @@ NAMES = ("left", "right", "none")
 
 @pytest.fixture
 def make_detector(make_encoder):
-    """A detector with random weights, so scaled that many windows score above the threshold."""
+    """A detector with random weights, so scaled that many proposals score above the threshold."""
 
-    def build(*, boxes: bool = True, bias: float = 0.0, **rule) -> Detector:
+    def build(*, boxes: bool = True, bias: float = 0.0, **options) -> Detector:
         encoder = make_encoder((96,))
         draw = torch.Generator().manual_seed(1)
         weights = torch.randn(encoder.length, 3, generator=draw) / encoder.length**0.5
@@ -47,15 +45,15 @@ def make_detector(make_encoder):
             LinearRegionClassifier(weights, torch.full((3,), bias)),
             box_regressor if boxes else None,
             NAMES,
-            InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **rule}),
+            InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **options}),
         )
 
     return build
 
 
-def margins_of(detector: Detector, encoded: EncodedImage, windows: torch.Tensor) -> torch.Tensor:
+def margins_of(detector: Detector, encoded: EncodedImage, proposals: torch.Tensor) -> torch.Tensor:
     """Distances to the planes by way of the whole vectors."""
-    described = detector.encoder.describe(encoded, windows)
+    described = detector.encoder.describe(encoded, proposals)
     return described @ detector.classifier.weights + detector.classifier.bias
 
 
@@ -88,7 +86,7 @@ def test_nothing_found_keeps_the_shapes(make_detector, make_picture, boxes: bool
     assert found["labels"].dtype == torch.int64
 
 
-def test_no_windows_are_no_detections(make_detector, make_picture) -> None:
+def test_no_proposals_are_no_detections(make_detector, make_picture) -> None:
     detector = make_detector()
     encoded = detector.encode(make_picture(50, 60))
     assert detector.detect(encoded, torch.zeros(0, 4)).count == 0
@@ -102,7 +100,7 @@ def test_saved_and_loaded_gives_the_same_bits(
     detector.save(tmp_path / "model", extra={"split": "train"})
     loaded = Detector.load(tmp_path / "model")
     assert loaded.names == NAMES
-    assert loaded.rule == detector.rule
+    assert loaded.inference == detector.inference
     assert loaded.config() == detector.config()
     assert (loaded.box_regressor is None) == (not boxes)
     for seed in range(3):
@@ -151,14 +149,14 @@ def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
 ) -> None:
     detector = make_detector(boxes=False, max_detections=10**6, score_threshold=-0.5)
     encoded = detector.encode(make_picture(80, 110))
-    windows = make_boxes(60, 80, 110).round()
-    windows[:, 2:] = torch.maximum(windows[:, 2:], windows[:, :2] + 1)
-    found = detector.detect(encoded, windows)
-    scores = margins_of(detector, encoded, windows)
+    proposals = make_boxes(60, 80, 110).round()
+    proposals[:, 2:] = torch.maximum(proposals[:, 2:], proposals[:, :2] + 1)
+    found = detector.detect(encoded, proposals)
+    scores = margins_of(detector, encoded, proposals)
     for label in range(3):
         rows = [row for row in range(60) if scores[row, label] > -0.5]
-        boxes = [windows[row].tolist() for row in rows]
-        # windows on the same cells score the same up to rounding: round the scores of both ways
+        boxes = [proposals[row].tolist() for row in rows]
+        # proposals on the same cells score the same up to rounding: round the scores of both ways
         values = [round(float(scores[row, label]), 4) for row in rows]
         kept = suppress(boxes, values, 0.3)
         mine = found.labels == label
@@ -186,14 +184,16 @@ def test_threshold_is_exclusive_and_scores_are_margins(
     make_detector, make_picture, make_boxes
 ) -> None:
     detector = make_detector(boxes=False, nms_threshold=1.0)
-    encoded, windows = detector.encode(make_picture(70, 70)), make_boxes(12, 70, 70)
-    everything = detector.detect(encoded, windows)
-    scores = margins_of(detector, encoded, windows)
+    encoded, proposals = detector.encode(make_picture(70, 70)), make_boxes(12, 70, 70)
+    everything = detector.detect(encoded, proposals)
+    scores = margins_of(detector, encoded, proposals)
     kept = scores[scores > -1.5].sort(descending=True).values
     assert torch.allclose(everything.scores, kept, atol=1e-4)
     strict = make_detector(boxes=False, nms_threshold=1.0)
-    strict.rule = InferenceConfig(score_threshold=float(everything.scores[3]), nms_threshold=1.0)
-    assert strict.detect(encoded, windows).count == 3
+    strict.inference = InferenceConfig(
+        score_threshold=float(everything.scores[3]), nms_threshold=1.0
+    )
+    assert strict.detect(encoded, proposals).count == 3
 
 
 def test_moved_boxes_are_clipped_and_suppressed_again(
@@ -202,8 +202,8 @@ def test_moved_boxes_are_clipped_and_suppressed_again(
     detector = make_detector(nms_threshold=0.3)
     for stage in detector.box_regressor.stages_:
         stage.weights_ *= 60
-    encoded, windows = detector.encode(make_picture(80, 100)), make_boxes(150, 80, 100)
-    found = detector.detect(encoded, windows)
+    encoded, proposals = detector.encode(make_picture(80, 100)), make_boxes(150, 80, 100)
+    found = detector.detect(encoded, proposals)
     boxes = found.boxes
     assert bool((boxes >= 0).all() & (boxes <= torch.tensor([100.0, 80, 100, 80])).all())
     for one in range(found.count):
@@ -277,7 +277,10 @@ def _without(config: dict, key: str) -> dict:
         lambda config, tensors: ({**config, "rule": {"colour": 1}}, tensors),
         lambda config, tensors: ({**config, "names": ["one"]}, tensors),
         lambda config, tensors: ({**config, "encoder": {"levels": [1]}}, tensors),
-        lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "scorer.bias"}),
+        lambda config, tensors: (
+            config,
+            {k: v for k, v in tensors.items() if k != "scorer.bias"},
+        ),
         lambda config, tensors: (config, {**tensors, "scorer.weights": torch.zeros(7, 3)}),
         lambda config, tensors: (config, {k: v for k, v in tensors.items() if k != "mover.bias"}),
     ],
@@ -305,23 +308,25 @@ def test_config_says_how_the_model_came_to_be(make_detector, tmp_path: Path) -> 
     assert json.dumps(config).count('"seed": 3') == 1
 
 
-def test_scorer_of_another_shape_is_refused(make_detector) -> None:
+def test_classifier_of_another_shape_is_refused(make_detector) -> None:
     detector = make_detector()
-    with pytest.raises(ValueError, match="scorer must have one column per name"):
+    with pytest.raises(ValueError, match="classifier must have one score per name"):
         Detector(detector.encoder, detector.classifier, None, ("only",))
     lengths = LinearRegionClassifier(torch.zeros(7, 3), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"windows must have .* numbers each, got"):
+    with pytest.raises(ValueError, match=r"vectors of regions must have .* numbers, got"):
         Detector(detector.encoder, lengths, None, NAMES)
 
 
 def test_mirror_images_average_the_scores(make_detector, make_picture) -> None:
     image = make_picture(90, 120)
     detector, both = make_detector(boxes=False), make_detector(boxes=False, flip=True)
-    windows = torch.tensor([[10.0, 5, 60, 80], [0.0, 0, 120, 90], [70.0, 30, 119, 60]])
-    mirrored = torch.stack([120 - windows[:, 2], windows[:, 1], 120 - windows[:, 0], windows[:, 3]])
-    seen = detector.score(detector.encode(image), windows)
+    proposals = torch.tensor([[10.0, 5, 60, 80], [0.0, 0, 120, 90], [70.0, 30, 119, 60]])
+    mirrored = torch.stack(
+        [120 - proposals[:, 2], proposals[:, 1], 120 - proposals[:, 0], proposals[:, 3]]
+    )
+    seen = detector.score(detector.encode(image), proposals)
     flipped = detector.score(detector.encode(image.flip(-1)), mirrored.T)
-    assert torch.equal(both.score(both.encode(image), windows), (seen + flipped) / 2)
+    assert torch.equal(both.score(both.encode(image), proposals), (seen + flipped) / 2)
     assert not torch.equal(seen, flipped)
 
 
@@ -330,9 +335,11 @@ def test_detections_do_not_depend_on_which_side_is_left_when_both_are_looked_at(
 ) -> None:
     image = make_picture(64, 96)
     detector = make_detector(boxes=False, flip=True)
-    windows = detector.windows(image, detector.encode(image))
-    turned = torch.stack([96 - windows[:, 2], windows[:, 1], 96 - windows[:, 0], windows[:, 3]], 1)
-    found = detector.detect(detector.encode(image), windows)
+    proposals = detector.propose(image, detector.encode(image))
+    turned = torch.stack(
+        [96 - proposals[:, 2], proposals[:, 1], 96 - proposals[:, 0], proposals[:, 3]], 1
+    )
+    found = detector.detect(detector.encode(image), proposals)
     again = detector.detect(detector.encode(image.flip(-1)), turned)
     assert found.count
     assert torch.allclose(found.scores, again.scores, atol=1e-5)
@@ -346,7 +353,7 @@ def test_soft_suppression_keeps_more_and_never_raises_a_score(
     hard, soft = make_detector(boxes=boxes), make_detector(boxes=boxes, nms="soft")
     found, more = hard.predict(image), soft.predict(image)
     assert more.count > found.count
-    assert more.count <= soft.rule.max_detections
+    assert more.count <= soft.inference.max_detections
     assert bool((more.scores[1:] <= more.scores[:-1]).all())
     assert float(more.scores[0]) == pytest.approx(float(found.scores[0]), abs=1e-4)
 
@@ -356,20 +363,17 @@ def test_rule_with_another_suppression_is_refused() -> None:
         InferenceConfig(nms="none")
 
 
-NAMES_COMBINATION = ("dog", "cat")
-
-
 @pytest.fixture
 def make_linear(make_encoder):
     """A detector with random weights and a trunk of its own scale."""
 
-    def build(seed: int, short_side: int = 96, names=NAMES_COMBINATION, **rule) -> Detector:
+    def build(seed: int, short_side: int = 96, names=("dog", "cat"), **options) -> Detector:
         encoder = make_encoder((short_side,))
         draw = torch.Generator().manual_seed(seed)
         weights = torch.randn(encoder.length, len(names), generator=draw) / encoder.length**0.5
         classifier = LinearRegionClassifier(weights, torch.zeros(len(names)))
-        wanted = {"proposals": "grid", "max_proposals": 120, **rule}
-        return Detector(encoder, classifier, None, names, InferenceConfig(**wanted))
+        options = {"proposals": "grid", "max_proposals": 120, **options}
+        return Detector(encoder, classifier, None, names, InferenceConfig(**options))
 
     return build
 
@@ -408,13 +412,13 @@ def test_the_same_detector_twice_finds_what_it_finds_alone(make_linear, make_pic
     assert torch.equal(alone.scores[best], twice.scores)
 
 
-def test_windows_are_those_of_all_each_once(make_linear, make_picture) -> None:
+def test_proposals_are_those_of_all_each_once(make_linear, make_picture) -> None:
     parts, image = [make_linear(1), make_linear(2, max_proposals=60)], make_picture(90, 120)
     combined = CombinedDetector(parts)
-    windows = combined.windows(image, combined.encode(image))
-    each = [part.windows(image, part.encode(image)) for part in parts]
-    assert {tuple(w) for w in windows.tolist()} == {tuple(w) for w in torch.cat(each).tolist()}
-    assert len(windows.unique(dim=0)) == len(windows)
+    proposals = combined.propose(image, combined.encode(image))
+    each = [part.propose(image, part.encode(image)) for part in parts]
+    assert {tuple(w) for w in proposals.tolist()} == {tuple(w) for w in torch.cat(each).tolist()}
+    assert len(proposals.unique(dim=0)) == len(proposals)
 
 
 def test_detectors_of_other_classes_are_refused(make_linear) -> None:

@@ -1,7 +1,8 @@
-"""Encode once, describe often: the vector of a window is the pyramid of its part of the map.
+"""Encode once, pool often: the vector of a proposal is the pyramid of its part of the map.
 
-The scale of a window: the published vectors, ties, any order of scales, a slow loop.
-Scales chosen from objects of known sizes."""
+The scale of a proposal: published cases, ties, any order of scales, a slow loop. Scales for objects
+of known sizes.
+"""
 
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ def test_vector_is_the_pyramid_of_the_crop_of_the_map(
         expected = spatial_pyramid_pool(features[:, :, y0:y1, x0:x1], LEVELS)[0]
         assert torch.equal(vector, expected)
         seen.add(scale)
-    assert len(seen) > 1  # the test would be weak if all windows fell on one scale
+    assert len(seen) > 1  # the test would be weak if all proposals fell on one scale
     assert float(found.std()) > 0.01
 
 
@@ -53,13 +54,13 @@ def test_vector_agrees_with_the_slow_loops(make_encoder, make_picture, make_boxe
         assert vector.tolist() == pool_region(features[0].tolist(), region, (1, 3))
 
 
-def test_locate_gives_scale_and_half_open_cells(make_encoder, make_picture, make_boxes) -> None:
+def test_regions_are_a_scale_and_half_open_cells(make_encoder, make_picture, make_boxes) -> None:
     encoder = make_encoder((200, 64))
     encoded = encoder.encode(make_picture(100, 70))
-    cells = encoder.locate(encoded, make_boxes(200, 100, 70))
-    assert cells.dtype == torch.int64
-    assert set(cells[:, 0].tolist()) == {0, 1}
-    for scale, x0, y0, x1, y1 in cells.tolist():
+    regions = encoder.assign_regions(encoded, make_boxes(200, 100, 70))
+    assert regions.dtype == torch.int64
+    assert set(regions[:, 0].tolist()) == {0, 1}
+    for scale, x0, y0, x1, y1 in regions.tolist():
         height, width = encoded.maps[scale].shape[2:]
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
@@ -71,24 +72,24 @@ def test_one_of_several_scales_equals_that_scale_alone(
     picture, boxes = make_picture(90, 140), make_boxes(30, 90, 140)
     many = make_encoder((64, 128))
     encoded = many.encode(picture)
-    cells, found = many.locate(encoded, boxes), many.describe(encoded, boxes)
+    regions, found = many.assign_regions(encoded, boxes), many.describe(encoded, boxes)
     for scale, short_side in enumerate((64, 128)):
         alone = make_encoder((short_side,))
-        rows = cells[:, 0] == scale
+        rows = regions[:, 0] == scale
         assert rows.any()
         assert torch.equal(found[rows], alone.describe(alone.encode(picture), boxes[rows]))
 
 
 @pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
-def test_scores_of_cells_are_the_product_with_the_vectors(
+def test_products_of_regions_are_those_of_their_vectors(
     make_encoder, make_picture, make_boxes, short_sides: tuple[int, ...]
 ) -> None:
     encoder = make_encoder(short_sides)
     encoded = encoder.encode(make_picture(80, 60))
-    cells = encoder.locate(encoded, make_boxes(50, 80, 60))
+    regions = encoder.assign_regions(encoded, make_boxes(50, 80, 60))
     weights = torch.randn(encoder.length, 3, generator=torch.manual_seed(1))
-    expected = encoder.describe_cells(encoded, cells).double() @ weights.double()
-    found = encoder.score_cells(encoded, cells, weights)
+    expected = encoder.pool(encoded, regions).double() @ weights.double()
+    found = encoder.pool_and_multiply(encoded, regions, weights)
     assert torch.allclose(found.double(), expected, rtol=1e-4, atol=1e-3)
 
 
@@ -111,19 +112,19 @@ def test_each_axis_has_its_own_zoom(make_encoder) -> None:
         encoded = encoder.encode(torch.rand(3, *size_hw, generator=torch.manual_seed(0)))
         half = [0.0, 0.0, size_hw[1], size_hw[0]]
         half[axis] = 200.0
-        (cells,) = encoder.locate(encoded, torch.tensor([half])).tolist()
-        assert cells[1 + axis] == 19  # 0.75 * 200 px, shrunk by 3.25 px, nearest centre 8 k
-        assert cells[2 - axis] == 0
+        (regions,) = encoder.assign_regions(encoded, torch.tensor([half])).tolist()
+        assert regions[1 + axis] == 19  # 0.75 * 200 px, shrunk by 3.25 px, nearest centre 8 k
+        assert regions[2 - axis] == 0
 
 
 @pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
-def test_no_windows(make_encoder, make_picture, short_sides: tuple[int, ...]) -> None:
+def test_no_proposals(make_encoder, make_picture, short_sides: tuple[int, ...]) -> None:
     encoder = make_encoder(short_sides)
     encoded = encoder.encode(make_picture(50, 50))
     assert encoder.describe(encoded, torch.zeros(0, 4)).shape == (0, encoder.length)
 
 
-def test_window_is_the_same_in_any_company(make_encoder, make_picture, make_boxes) -> None:
+def test_proposal_is_the_same_in_any_company(make_encoder, make_picture, make_boxes) -> None:
     encoder = make_encoder()
     encoded = encoder.encode(make_picture(70, 90))
     boxes = make_boxes(20, 70, 90)
@@ -135,7 +136,7 @@ def test_window_is_the_same_in_any_company(make_encoder, make_picture, make_boxe
 def test_whole_image_covers_the_whole_map(make_encoder, make_picture) -> None:
     encoder = make_encoder((160,))
     encoded = encoder.encode(make_picture(120, 200))
-    (found,) = encoder.locate(encoded, torch.tensor([[0.0, 0.0, 200.0, 120.0]])).tolist()
+    (found,) = encoder.assign_regions(encoded, torch.tensor([[0.0, 0.0, 200.0, 120.0]])).tolist()
     height, width = encoded.maps[0].shape[2:]
     # small5's first cell is centred on pixel 0, so the shrinking by half a cell may drop the border
     assert found[1] <= 1

@@ -1,4 +1,4 @@
-"""Prepared images: maps and windows are made once, bit for bit; bad images are named once."""
+"""Cached features: maps and proposals are made once, bit for bit; bad images are named once."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sppnet.detection import CachedFeatures, propose
-from sppnet.detection.feature_set import digest_weights
 from sppnet.errors import MissingPackageError
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
 from sppnet.storage import FeatureCache
@@ -24,28 +23,28 @@ def prepare(make_encoder, scenes, tmp_path: Path):
     def build(short_sides=(64, 96), images=None, **options) -> CachedFeatures:
         encoder = make_encoder(short_sides)
         cache = FeatureCache(tmp_path / "cache")
-        settings = {"proposals": "grid", "max_proposals": 40, **options}
+        options = {"method": "grid", "max_proposals": 40, **options}
         return CachedFeatures(
-            scenes.images if images is None else images, encoder, cache, **settings
+            scenes.images if images is None else images, encoder, cache, **options
         )
 
     return build
 
 
-def test_cached_maps_and_windows_are_bit_equal_to_fresh_ones(prepare, scenes) -> None:
+def test_cached_maps_and_proposals_are_bit_equal_to_fresh_ones(prepare, scenes) -> None:
     cached = prepare()
     cached.propose_all()
     cached.encode_all()
     again = prepare()
-    for image, encoded, windows in again:
+    for image, encoded, proposals in again:
         pixels = load_image(image.path)
         fresh = again.encoder.encode(pixels)
         assert encoded.zooms_xy == fresh.zooms_xy
         assert encoded.image_size_hw == fresh.image_size_hw == tuple(pixels.shape[1:])
         assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
-        assert torch.equal(windows, propose(pixels, "grid", 40))
-        boxes = again.encoder.describe(encoded, windows)
-        assert torch.equal(boxes, again.encoder.describe(fresh, windows))
+        assert torch.equal(proposals, propose(pixels, "grid", 40))
+        boxes = again.encoder.describe(encoded, proposals)
+        assert torch.equal(boxes, again.encoder.describe(fresh, proposals))
     assert again.cache.misses == 0
     assert again.cache.hits == 3 * len(scenes)
 
@@ -62,8 +61,8 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
     second = [(e.maps, w) for _, e, w in cached]
     assert len(second) == len(first) == len(scenes)
-    for (maps, windows), (maps_again, windows_again) in zip(first, second, strict=True):
-        assert torch.equal(windows, windows_again)
+    for (maps, proposals), (maps_again, proposals_again) in zip(first, second, strict=True):
+        assert torch.equal(proposals, proposals_again)
         assert all(torch.equal(*pair) for pair in zip(maps, maps_again, strict=True))
 
 
@@ -167,7 +166,7 @@ def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> N
     cached = prepare(images=_spoiled(scenes, tmp_path))
     cached.propose_all(2, track)
     cached.encode_all(track)
-    list(cached.tracked("looking", track))
+    list(cached.samples("looking", track))
     assert [total for _, total, _ in seen] == [5, 2, 2]
     assert [count for _, _, count in seen] == [5, 2, 2]
 
@@ -198,7 +197,7 @@ def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch)
     ]
     cached = prepare(images=many, seed=7)
     jobs = []
-    attempt = cached.windows
+    attempt = cached.propose_from_pixels
 
     def count(image):
         jobs.append(image)
@@ -207,40 +206,29 @@ def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch)
         time.sleep(0.01)
         return attempt(image)
 
-    monkeypatch.setattr(cached, "windows", count)
+    monkeypatch.setattr(cached, "propose_from_pixels", count)
     with pytest.raises(KeyboardInterrupt):
         cached.propose_all(2, stopping)
     assert len(jobs) < len(many) // 2
 
 
-def test_digest_sees_names_types_shapes_and_values() -> None:
-    one = {"a": torch.zeros(2, 3)}
-    others = [
-        {"b": torch.zeros(2, 3)},
-        {"a": torch.zeros(3, 2)},
-        {"a": torch.zeros(2, 3, dtype=torch.int32)},
-        {"a": torch.zeros(2, 3).index_put((torch.tensor(1), torch.tensor(2)), torch.tensor(1e-30))},
-        {"a": torch.zeros(2, 3), "b": torch.tensor(0)},
-    ]
-    assert len({digest_weights(each) for each in [one, *others]}) == 6
-    assert digest_weights({"a": torch.zeros(3, 2).T}) == digest_weights(one)
-
-
-def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_windows(
+def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_proposals(
     prepare, scenes
 ) -> None:
     cached = prepare()
     cached.encode_all(mirror=True)
-    seen = list(cached.tracked("", mirror=True))
+    seen = list(cached.samples("", mirror=True))
     assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(2)]
-    for (image, _, windows), (mirror, encoded, mirrored) in zip(seen[::2], seen[1::2], strict=True):
+    for (image, _, proposals), (mirror, encoded, mirrored) in zip(
+        seen[::2], seen[1::2], strict=True
+    ):
         width = image.size_hw[1]
         assert (image.is_mirrored, mirror.is_mirrored) == (False, True)
         assert torch.equal(mirror.load(), image.load().flip(-1))
         fresh = cached.encoder.encode(load_image(image.path).flip(-1))
         assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
-        for there, here in ((mirrored, windows), (mirror.boxes, image.boxes)):
+        for there, here in ((mirrored, proposals), (mirror.boxes, image.boxes)):
             assert torch.equal(there[:, [1, 3]], here[:, [1, 3]])
             assert torch.equal(there[:, [2, 0]], width - here[:, [0, 2]])
     cached.encode_all(mirror=True)
-    assert cached.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the windows
+    assert cached.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the proposals

@@ -31,23 +31,23 @@ def test_kept_vectors_are_those_of_rcnn_and_are_convolved_once(
 ) -> None:
     plain, cache = RcnnEncoder(backbone, (1, 2)), FeatureCache(tmp_path)
     encoded = plain.encode(torch.rand(3, 80, 100))
-    cells = plain.locate(encoded, WINDOWS)
+    cells = plain.assign_regions(encoded, WINDOWS)
     kept = KeptRcnnEncoder(backbone, (1, 2), cache)
-    kept.describe_cells(encoded, cells[:2])
-    found = kept.describe_cells(encoded, cells[[2, 0, 2]])
-    expected = plain.describe_cells(encoded, cells)[[2, 0, 2]]
+    kept.pool(encoded, cells[:2])
+    found = kept.pool(encoded, cells[[2, 0, 2]])
+    expected = plain.pool(encoded, cells)[[2, 0, 2]]
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     weights = torch.rand(plain.length, 2)
     torch.testing.assert_close(
-        kept.score_cells(encoded, cells[[2, 0, 2]], weights), found @ weights
+        kept.pool_and_multiply(encoded, cells[[2, 0, 2]], weights), found @ weights
     )
 
     monkeypatch.setattr(backbone, "forward", None)
     again = KeptRcnnEncoder(backbone, (1, 2), cache)  # as after a kill
-    assert torch.equal(again.describe_cells(encoded, cells[[2, 0, 2]]), found)
+    assert torch.equal(again.pool(encoded, cells[[2, 0, 2]]), found)
     other = plain.encode(torch.rand(3, 80, 100))
     with pytest.raises(TypeError):
-        again.describe_cells(other, cells)  # vectors of another image are never taken
+        again.pool(other, cells)  # vectors of another image are never taken
 
 
 def test_a_head_begins_with_the_layers_that_were_trained() -> None:

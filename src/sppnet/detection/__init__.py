@@ -1,4 +1,15 @@
-"""Detection from features that are computed once per image."""
+"""Detection from features that are computed once per image.
+
+Where to start reading, in this order:
+
+- ``encoder.py``: convolve an image once, then pool as many of its regions as wanted.
+- ``detector.py``: the fitted detector; ``postprocess.py``: how scored boxes become detections.
+- ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
+- ``train.py``: trains a detector stage by stage, as ``config.py`` describes it; ``feature_set.py``
+  keeps what it computes, ``assign.py`` says which proposals are positives and negatives.
+- ``finetune/``: fine-tuning of the fully connected layers, or of the whole network.
+- ``rcnn.py`` is the baseline, ``onnx.py`` the export.
+"""
 
 from sppnet.detection.config import DetectionConfig
 from sppnet.detection.detector import CombinedDetector, Detector
@@ -11,7 +22,7 @@ from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose
-from sppnet.detection.train import build_encoder, train_detector
+from sppnet.detection.train import build_cached_features, build_encoder, train_detector
 
 __all__ = [
     "PROPOSERS",
@@ -30,6 +41,7 @@ __all__ = [
     "MiningConfig",
     "RegionClassifier",
     "RidgeBoxRegressor",
+    "build_cached_features",
     "build_encoder",
     "choose_scales",
     "choose_short_sides",

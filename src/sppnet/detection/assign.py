@@ -1,4 +1,4 @@
-"""Which windows of an image teach a softmax, and which of them make a batch."""
+"""Compares proposals with the objects of an image: which are positives, negatives or neither."""
 
 from dataclasses import dataclass
 
@@ -10,20 +10,20 @@ from sppnet.geometry.boxes import box_area, box_intersection
 from sppnet.images import LabelledImage
 
 UNUSED = -1
-# A window is hidden in a crowd when this part of it or more lies inside.
+# A proposal of which this share or more lies inside a crowd may hide an object.
 CROWD_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Constants of the fine-tuning.
+    """Which proposals are positives and negatives in fine-tuning, and how many make a batch.
 
     Args:
-        batch: Windows of an update.
-        positive_share: Part of a batch that shows objects.
-        positive_from: A window that overlaps an object by this or more is a positive.
-        negative_from: A window that overlaps its best object by this or more, ...
-        negative_below: ... and by less than this, is a negative.
+        batch: Proposals of an update.
+        positive_share: Share of a batch that is positives.
+        positive_from: A proposal whose IoU with an object is at least this is a positive.
+        negative_from: A proposal is a negative if its largest IoU with any object is at least this
+        negative_below: and below this.
 
     Raises:
         ValueError: If a number is out of range, or positives and negatives would overlap.
@@ -51,63 +51,83 @@ class SamplingConfig:
             )
 
 
-def label_windows(
+def trainable_objects(image: LabelledImage, use_difficult: bool = False) -> Tensor:
+    """Mark the objects that a model learns to find: no crowds, and difficult ones only if asked.
+
+    Args:
+        image: Holds the objects.
+        use_difficult: Whether objects marked difficult count.
+
+    Returns:
+        (G,) bool, one for each object of the image.
+
+    Example:
+        >>> from pathlib import Path
+        >>> yes, no = torch.tensor([True]), torch.tensor([False])
+        >>> box, label = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0])
+        >>> image = LabelledImage(Path("a"), 1, (20, 40), box, label, yes, no, no)
+        >>> trainable_objects(image), trainable_objects(image, use_difficult=True)
+        (tensor([False]), tensor([True]))
+    """
+    return ~image.crowd & (~image.difficult | use_difficult)
+
+
+def label_proposals(
     boxes: Tensor,
     image: LabelledImage,
     num_classes: int,
-    rule: SamplingConfig | None = None,
+    config: SamplingConfig | None = None,
     use_difficult: bool = False,
 ) -> Tensor:
-    """Say what each window of an image shows.
+    """Label each proposal of an image as a class, as background, or as neither.
 
-    Crowds are never positives, nor are difficult objects unless asked for; but both are things, so
-    a window on a difficult object or half inside a crowd is no negative either. In an image without
-    any object every window is a negative.
+    Crowds are never positives, and difficult objects only if asked for. Neither are they
+    background: a proposal on a difficult object, or with half of its area inside a crowd, is not a
+    negative. In an image without objects every proposal is a negative.
 
     Args:
-        boxes: (W, 4) xyxy in pixels; the objects themselves belong here, too.
+        boxes: (W, 4) proposals, xyxy in pixels; the objects' own boxes should be among them.
         image: Holds the objects.
         num_classes: K.
-        rule: The constants.
+        config: The thresholds; those of the 2014 code if None.
         use_difficult: Whether objects marked difficult are positives.
 
     Returns:
-        (W,) int64: the class of a positive (of the object that it overlaps most), K for a negative,
-        -1 for a window that is neither.
+        (W,) int64: for a positive the class of the object that it overlaps most, K for a negative,
+        -1 for a proposal that is neither.
 
     Example:
         >>> from pathlib import Path
         >>> no = torch.tensor([False])
-        >>> thing = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
-        >>> image = LabelledImage(Path("a"), 1, (20, 40), thing, torch.tensor([2]), no, no, no)
-        >>> windows = torch.tensor([[0.0, 0, 8, 10], [0.0, 0, 4, 10], [20.0, 0, 30, 10]])
-        >>> label_windows(windows, image, num_classes=3).tolist()
+        >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+        >>> image = LabelledImage(Path("a"), 1, (20, 40), box, torch.tensor([2]), no, no, no)
+        >>> proposals = torch.tensor([[0.0, 0, 8, 10], [0.0, 0, 4, 10], [20.0, 0, 30, 10]])
+        >>> label_proposals(proposals, image, num_classes=3).tolist()
         [2, 3, -1]
     """
-    rule = rule or SamplingConfig()
+    config = config or SamplingConfig()
     labels = torch.full((len(boxes),), UNUSED)
     if not len(image.boxes):
         return labels.fill_(num_classes)
     overlaps = box_iou(boxes, image.boxes)
     best = _best(overlaps, ~image.crowd)[0]
-    is_negative = (best >= rule.negative_from) & (best < rule.negative_below)
+    is_negative = (best >= config.negative_from) & (best < config.negative_below)
     labels[is_negative & ~inside_crowd(boxes, image)] = num_classes
-    wanted = ~image.crowd & (~image.difficult | use_difficult)
-    best, nearest = _best(overlaps, wanted)
-    return torch.where(best >= rule.positive_from, image.labels[nearest], labels)
+    best, nearest = _best(overlaps, trainable_objects(image, use_difficult))
+    return torch.where(best >= config.positive_from, image.labels[nearest], labels)
 
 
 def target_boxes(boxes: Tensor, image: LabelledImage, labels: Tensor) -> Tensor:
-    """Find the object of each positive window.
+    """Find the object of each positive proposal.
 
     Args:
         boxes: (W, 4) xyxy.
         image: Holds the objects.
-        labels: (W,) from :func:`label_windows`.
+        labels: (W,) from :func:`label_proposals`.
 
     Returns:
-        (W, 4): the object of the window's class that it overlaps most; the window itself where it
-        is no positive.
+        (W, 4) xyxy: the box of the object of its class that a positive overlaps most; other
+        proposals keep their own box.
     """
     if not len(image.boxes):
         return boxes.clone()
@@ -116,35 +136,35 @@ def target_boxes(boxes: Tensor, image: LabelledImage, labels: Tensor) -> Tensor:
     return torch.where((best >= 0)[:, None], image.boxes[nearest], boxes)
 
 
-def draw_windows(
+def sample_proposals(
     labels: Tensor,
     num_classes: int,
     count: int,
-    rule: SamplingConfig | None = None,
+    config: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw a part of a batch: positives first, then negatives.
+    """Draw proposals for a batch: positives first, then negatives.
 
-    No window comes twice as long as there are enough; missing positives are replaced by negatives.
-    Only where negatives are too few is a window drawn again.
+    Negatives replace positives that are missing. A proposal is drawn more than once only if there
+    are too few negatives.
 
     Args:
-        labels: (W,) from :func:`label_windows`, of one image or of many.
+        labels: (W,) from :func:`label_proposals`, of one image or of many.
         num_classes: K.
-        count: Windows to draw.
-        rule: Gives the share of the positives.
+        count: Proposals to draw.
+        config: Gives the share of the positives.
         generator: Source of the random numbers.
 
     Returns:
-        (count,) int64 positions in ``labels``; none if no window can be used.
+        (count,) int64 rows of ``labels``; (0,) if there are neither positives nor negatives.
 
     Example:
         >>> labels = torch.tensor([-1, 0, 1, 2, 2, 2, 2])
-        >>> drawn = draw_windows(labels, 2, 4, generator=torch.Generator().manual_seed(0))
+        >>> drawn = sample_proposals(labels, 2, 4, generator=torch.Generator().manual_seed(0))
         >>> labels[drawn].tolist().count(2)
         3
     """
-    wanted = round(count * (rule or SamplingConfig()).positive_share)
+    wanted = round(count * (config or SamplingConfig()).positive_share)
     is_positive = (labels >= 0) & (labels < num_classes)
     positives = _shuffled(is_positive.nonzero().flatten(), generator)
     negatives = _shuffled((labels == num_classes).nonzero().flatten(), generator)
@@ -157,19 +177,19 @@ def draw_windows(
 
 
 def _best(overlaps: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest overlap of each window with a usable object, -1 if there is none, and which it is."""
+    """(W,) largest IoU of each proposal with a usable object, or -1, and (W,) which object."""
     return torch.where(usable, overlaps, -1.0).max(1)
 
 
 def inside_crowd(boxes: Tensor, image: LabelledImage) -> Tensor:
-    """Say which windows may hide objects of a crowd, so that they are no negatives.
+    """Mark proposals that may show objects of a crowd, and so cannot be negatives.
 
     Args:
         boxes: (W, 4) xyxy.
         image: Holds the crowds.
 
     Returns:
-        (W,) whether half of each window lies inside a crowd.
+        (W,) bool: whether at least half of the proposal's area lies inside one crowd.
     """
     if not bool(image.crowd.any()):
         return torch.zeros(len(boxes), dtype=torch.bool)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sppnet.detection.encoder import TARGET_SIDE
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, LAYERS
-from sppnet.detection.proposals.precomputed import windows_file
+from sppnet.detection.proposals.precomputed import proposals_file
 from sppnet.detection.proposals.propose import split_methods
 from sppnet.training.seeds import check_seed
 
@@ -117,9 +117,9 @@ class DetectionConfig:
         return "pooled" if self.tune == "none" else "fc7"
 
     @property
-    def windows_file(self) -> Path | None:
+    def proposals_file(self) -> Path | None:
         """The file that windows come from; None if a method finds them."""
-        return windows_file(self.proposals)
+        return proposals_file(self.proposals)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -127,7 +127,7 @@ class DetectionConfig:
             raise ValueError(f"imgsz must be sizes of at least 16, got {self.imgsz}")
         if not self.levels or min(self.levels) < 1:
             raise ValueError(f"levels must be one or more numbers from 1 on, got {self.levels}")
-        if self.windows_file is None:
+        if self.proposals_file is None:
             split_methods(self.proposals)
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from sppnet.backbones import restore_backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.box_regressor import BoxRegressor, box_regressor_from_config
+from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
-from sppnet.detection.proposals.precomputed import windows_file
+from sppnet.detection.proposals.precomputed import proposals_file
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
 from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
@@ -25,19 +25,22 @@ MODEL_KIND = "detector"
 
 
 class Detector:
-    """Finds things in images of any size.
+    """Finds objects in images of any size.
+
+    :meth:`encode` an image once, then :meth:`propose`, :meth:`score` or :meth:`detect` as often as
+    wanted; :meth:`predict` does it all.
 
     Args:
-        encoder: Convolves an image once and describes windows of it.
-        classifier: Judges windows.
-        box_regressor: Moves the boxes of what was found; None leaves them.
+        encoder: Convolves an image once and pools regions of its maps.
+        classifier: Scores regions for every class.
+        box_regressor: Refines the boxes of what was found; None leaves them.
         names: Class names in the order of the labels.
-        rule: How windows are proposed and detections chosen.
-        anchors: Proposes further windows from the feature maps; learnt from labelled boxes.
+        inference: How images are searched and which boxes become detections.
+        anchors: Proposes from the feature maps; learnt from labelled boxes.
 
     Raises:
-        ValueError: If the scorer does not have one column per name, or is not for windows of this
-            encoder.
+        ValueError: If the classifier does not have one score per name, or expects vectors of
+            another length than the encoder's.
 
     Example:
         >>> from sppnet.backbones import build_backbone
@@ -59,23 +62,24 @@ class Detector:
         classifier: RegionClassifier,
         box_regressor: BoxRegressor | None,
         names: tuple[str, ...],
-        rule: InferenceConfig | None = None,
+        inference: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
     ) -> None:
         if classifier.num_classes != len(names):
             raise ValueError(
-                f"scorer must have one column per name ({len(names)}), got {classifier.num_classes}"
+                f"classifier must have one score per name ({len(names)}), "
+                f"got {classifier.num_classes}"
             )
         classifier.check(encoder)
         self.encoder = encoder
         self.classifier = classifier
         self.box_regressor = box_regressor
         self.names = tuple(names)
-        self.rule = rule or InferenceConfig()
+        self.inference = inference or InferenceConfig()
         self.anchors = anchors
 
     def predict(self, image: ImageSource) -> Detections:
-        """Find things in one image.
+        """Find objects in one image.
 
         Args:
             image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any
@@ -83,7 +87,7 @@ class Detector:
 
         Returns:
             A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score
-            is the margin of an SVM or the log-odds of a softmax: above 0 the window is more likely
+            is the margin of an SVM or the log-odds of a softmax: above 0 the box more likely shows
             the class than not.
 
         Raises:
@@ -92,106 +96,113 @@ class Detector:
         """
         pixels = to_image(image)
         encoded = self.encode(pixels)
-        return self.detect(encoded, self.windows(pixels, encoded))
+        return self.detect(encoded, self.propose(pixels, encoded))
 
-    def windows(
+    def propose(
         self, image: Tensor, encoded: EncodedImage, external: Tensor | None = None
     ) -> Tensor:
-        """Find windows that may hold a thing.
+        """Propose boxes that may show an object.
 
         Args:
             image: (3, H, W) float RGB 0..1.
             encoded: The same image, from :meth:`encode`.
-            external: (E, 4) windows that another program proposed, in place of those that would be
-                searched in the pixels.
+            external: (E, 4) boxes that another program proposed, used instead of a search in the
+                pixels.
 
         Returns:
-            (W, 4) xyxy in pixels; windows of the pixels and of the maps take turns.
+            (W, 4) xyxy in pixels; proposals from the pixels and from the maps take turns.
 
         Raises:
-            UsageError: If the detector was trained on windows of a file and none are given.
+            UsageError: If the detector was trained on proposals from a file and none are given.
         """
-        rule = self.rule
-        if external is None and windows_file(rule.proposals) is not None:
+        config = self.inference
+        if external is None and proposals_file(config.proposals) is not None:
             raise UsageError(
-                f"this detector was trained on the windows of {rule.proposals}: give --proposals, "
-                "a file with windows of these images or a method"
+                f"this detector was trained on the proposals of {config.proposals}: give "
+                "--proposals, a file with proposals of these images or a method"
             )
         if external is None:
-            external = propose(image, rule.proposals, rule.max_proposals, rule.seed)
-        windows = external[: rule.max_proposals]
+            external = propose(image, config.proposals, config.max_proposals, config.seed)
+        proposals = external[: config.max_proposals]
         if self.anchors is None:
-            return windows
-        return take_turns([windows, self.anchors.propose(encoded, rule.max_anchors)[0]])
+            return proposals
+        return take_turns([proposals, self.anchors.propose(encoded, config.max_anchors)[0]])
 
     def encode(self, image: Tensor) -> EncodedImage:
-        """Convolve an image, (3, H, W) RGB 0..1, once per scale; and its mirror image, if asked."""
+        """Convolve an image once per scale, and its mirror image if ``inference.flip`` is set.
+
+        Args:
+            image: (3, H, W) float RGB 0..1 of any size.
+
+        Returns:
+            Its feature maps.
+        """
         encoded = self.encoder.encode(image)
-        if not self.rule.flip:
+        if not self.inference.flip:
             return encoded
         return replace(encoded, mirrored=self.encoder.encode(flip_left_right(image)))
 
     @torch.no_grad()
     def detect(self, encoded: EncodedImage, boxes: Tensor) -> Detections:
-        """Score windows of an encoded image and keep the detections.
+        """Score proposals of an encoded image, refine the best, and choose the detections.
 
         Args:
             encoded: From :meth:`encode`.
-            boxes: (W, 4) windows, xyxy in pixels of the original image.
+            boxes: (W, 4) proposals, xyxy in pixels of the original image.
 
         Returns:
-            Detections, best first, at most ``rule.max_detections``.
+            At most ``inference.max_detections`` detections, best first.
         """
         scores = self.score(encoded, boxes)
-        window, label = (scores > self.rule.score_threshold).nonzero().unbind(1)
-        found = Detections(boxes[window], scores[window, label], label)
+        row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
+        found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
-            return self.rule.select(found)
-        moved = self._refine(encoded, found.select(self.rule.preselect(found)))
-        return self.rule.select(moved, moved=True)
+            return self.inference.select(found)
+        moved = self._refine(encoded, found.select(self.inference.preselect(found)))
+        return self.inference.select(moved, moved=True)
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
-        """Judge windows; windows that fall on the same cells are judged once.
+        """Score proposals; those that share a region are scored once.
 
         Args:
             encoded: From :meth:`encode`.
-            boxes: (W, 4) windows, xyxy in pixels of the original image.
+            boxes: (W, 4) proposals, xyxy in pixels of the original image.
 
         Returns:
-            (W, K) scores on the CPU; the mean over the image and its mirror image, if there is one.
+            (W, K) scores on the CPU; means over the image and its mirror image, if there is one.
         """
-        cells = self.encoder.locate(encoded, boxes)
-        distinct, cell_of = torch.unique(cells, dim=0, return_inverse=True)
-        scores = self.classifier.score(self.encoder, encoded, distinct)[cell_of]
+        regions = self.encoder.assign_regions(encoded, boxes)
+        distinct, region_of = torch.unique(regions, dim=0, return_inverse=True)
+        scores = self.classifier.score(self.encoder, encoded, distinct)[region_of]
         if encoded.mirrored is None:
             return scores
         flipped = flip_boxes(boxes, encoded.image_size_hw[1])
         return (scores + self.score(encoded.mirrored, flipped)) / 2
 
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
-        """Move boxes, judge them where they are now, and drop those that nothing is left of."""
+        """Refine boxes, score them again, and drop those without area."""
         if self.box_regressor is None or not found.count:
             return found
         boxes = self.box_regressor.apply(self.encoder, encoded, found.labels, found.boxes)
-        seen = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
-        boxes, labels, before = boxes[seen], found.labels[seen], found.scores[seen]
+        has_area = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
+        boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
         after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
         return Detections(boxes, (before + after) / 2, labels)
 
     def to(self, device: torch.device | str) -> "Detector":
-        """Move the trunk and the scorer to a device; returns itself."""
+        """Move the trunk and the classifier to a device; returns itself."""
         self.encoder.backbone.to(device)
         self.classifier = self.classifier.to(device)
         return self
 
     def config(self) -> dict[str, Any]:
-        """Everything about the detector that is not a weight."""
+        """Everything but the weights, in JSON values."""
         return {
             "names": list(self.names),
             "encoder": self.encoder.config(),
             "scorer": self.classifier.config(),
             "mover": None if self.box_regressor is None else self.box_regressor.config(),
-            "rule": asdict(self.rule),
+            "rule": asdict(self.inference),
             "anchors": None if self.anchors is None else self.anchors.config(),
         }
 
@@ -211,7 +222,7 @@ class Detector:
 
         Args:
             path: The folder; an older model there is replaced as a whole.
-            extra: Anything more to record in the configuration, such as how it was trained.
+            extra: JSON values to record beside the configuration, such as how it was trained.
 
         Raises:
             OutputError: If it cannot be written.
@@ -225,7 +236,7 @@ class Detector:
 
         Args:
             path: The folder.
-            device: Where its trunk runs.
+            device: Where its trunk and classifier run.
 
         Returns:
             The detector, with the same answers bit for bit on the same kind of device.
@@ -238,7 +249,7 @@ class Detector:
 
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
-        """Put the parts of a saved detector together."""
+        """Restore the parts of a saved detector."""
         encoder_config = dict(config["encoder"])
         trunk = restore_backbone(
             encoder_config.pop("backbone"), tensors_under("backbone.", tensors)
@@ -256,11 +267,11 @@ class Detector:
 
 
 class CombinedDetector:
-    """Several detectors of the same classes that answer as one.
+    """Several detectors of the same classes, combined into one.
 
-    Every network scores the windows of all of them; what they find is put together and suppressed
-    once more. Scores are compared as they are: detectors that were trained alike have margins of
-    one scale.
+    Every network scores the proposals of all networks; the detections are joined, and copies are
+    suppressed once more. Scores are compared as they are, since the margins of detectors that were
+    trained alike have one scale.
 
     Args:
         detectors: Two or more, with the same class names in the same order.
@@ -292,31 +303,31 @@ class CombinedDetector:
             raise ValueError(f"detectors must have the same classes, got {sorted(names)}")
         self.detectors = tuple(detectors)
         (self.names,) = names
-        self.rule = detectors[0].rule
+        self.inference = detectors[0].inference
 
     def predict(self, image: ImageSource) -> Detections:
-        """Find things in one image; see :meth:`Detector.predict`."""
+        """Find objects in one image; see :meth:`Detector.predict`."""
         pixels = to_image(image)
         encoded = self.encode(pixels)
-        return self.detect(encoded, self.windows(pixels, encoded))
+        return self.detect(encoded, self.propose(pixels, encoded))
 
     def encode(self, image: Tensor) -> tuple[EncodedImage, ...]:
-        """Convolve an image, (3, H, W) RGB 0..1, by every network."""
+        """Convolve an image, (3, H, W) RGB 0..1, by every network; see :meth:`Detector.encode`."""
         return tuple(detector.encode(image) for detector in self.detectors)
 
-    def windows(
+    def propose(
         self, image: Tensor, encoded: Sequence[EncodedImage], external: Tensor | None = None
     ) -> Tensor:
-        """Windows of all detectors, each once: (W, 4) xyxy in pixels."""
+        """Join the (W, 4) proposals of all detectors, each once; see :meth:`Detector.propose`."""
         pairs = zip(self.detectors, encoded, strict=True)
-        return keep_first(torch.cat([each.windows(image, maps, external) for each, maps in pairs]))
+        return keep_first(torch.cat([each.propose(image, maps, external) for each, maps in pairs]))
 
     def detect(self, encoded: Sequence[EncodedImage], boxes: Tensor) -> Detections:
-        """Score windows by every network, join what is found, and suppress copies.
+        """Detect by every network, join the detections, and suppress copies.
 
         Args:
             encoded: From :meth:`encode`.
-            boxes: (W, 4) windows, xyxy in pixels of the original image.
+            boxes: (W, 4) proposals, xyxy in pixels of the original image.
 
         Returns:
             Detections, best first.
@@ -324,10 +335,10 @@ class CombinedDetector:
         pairs = zip(self.detectors, encoded, strict=True)
         found = [each.detect(maps, boxes) for each, maps in pairs]
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        return self.rule.select(Detections(*joined))
+        return self.inference.select(Detections(*joined))
 
     def config(self) -> dict[str, Any]:
-        """Everything about the detectors that is not a weight."""
+        """Everything but the weights of all detectors, in JSON values."""
         return {"combined": [detector.config() for detector in self.detectors]}
 
 
@@ -335,20 +346,20 @@ class AnyDetector(Protocol):
     """What one detector and several have in common."""
 
     names: tuple[str, ...]
-    rule: InferenceConfig
+    inference: InferenceConfig
 
     def encode(self, image: Tensor) -> Any:
         """Convolve an image, (3, H, W) RGB 0..1."""
         ...
 
-    def windows(self, image: Tensor, encoded: Any, external: Tensor | None = None) -> Tensor:
-        """Find (W, 4) windows, xyxy in pixels."""
+    def propose(self, image: Tensor, encoded: Any, external: Tensor | None = None) -> Tensor:
+        """Propose (W, 4) boxes, xyxy in pixels."""
         ...
 
     def detect(self, encoded: Any, boxes: Tensor) -> Detections:
-        """Judge windows and keep the detections."""
+        """Score (W, 4) proposals and choose the detections."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """Everything that is not a weight."""
+        """Everything but the weights, in JSON values."""
         ...

@@ -1,4 +1,4 @@
-"""The idea of the paper: encode an image once, then describe as many windows as wanted."""
+"""The idea of the paper: convolve an image once, then pool as many regions of it as wanted."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
 
-# A window is best seen at the size that the trunk was trained on (section 4.1 of the paper).
+# A proposal suits the trunk at the size of the images that it was trained on (section 4.1).
 TARGET_SIDE = 224
 # The time of a trunk grows with the square of the short side: between these, by a factor of four.
 SMALLEST_SIDE, LARGEST_SIDE = 400, 800
-# Two scales where the one that small things want is larger by this than what large things want.
+# Two scales are used where small objects ask for one at least this many times that of large ones.
 TWO_SCALES_FROM = 1.5
 SMALL_SHARE, LARGE_SHARE = 0.8, 0.2
 STEP = 16
@@ -59,13 +59,13 @@ def choose_scales(
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """Feature maps of one image at every scale, ready to be asked about windows.
+    """Feature maps of one image at every scale.
 
     Args:
         maps: One (1, C, h, w) feature map per scale.
         zooms_xy: Per scale, pixels of the resized image per pixel of the original, along x and y.
         image_size_hw: Size of the original image.
-        mirrored: The mirror image, where windows are to be judged in both.
+        mirrored: The mirror image, if scores are averaged over both.
     """
 
     maps: tuple[Tensor, ...]
@@ -75,22 +75,26 @@ class EncodedImage:
 
     @property
     def short_sides(self) -> tuple[int, ...]:
-        """Length of the resized image's short side at each scale; a cap makes it smaller."""
+        """Short side of the resized image at each scale; smaller where the long side was capped."""
         height, width = self.image_size_hw
         return tuple(min(round(width * x), round(height * y)) for x, y in self.zooms_xy)
 
 
 class Encoder:
-    """Turns images into feature maps, and windows into vectors of one length.
+    """Turns images into feature maps, and regions of them into vectors of one length.
+
+    A proposal is a box in pixels of the original image. :meth:`assign_regions` finds its region:
+    the scale that suits its size, and the cells that it covers on that scale's map. Regions are
+    what :meth:`pool` and :meth:`pool_and_multiply` take.
 
     Args:
-        backbone: Convolution trunk; knows its stride and the centre of its cell 0.
+        backbone: Convolutional trunk; knows its stride and the centre of its cell 0.
         short_sides: Length of the image's short side at each scale, in pixels.
         levels: Bins along each side, one number per pyramid level.
-        projection: ``released`` or ``paper_v4``: how pixel boxes become cells.
-        max_long_side: Cap on the long side, in pixels: very long images are convolved at a smaller
-            scale; None for no cap, as in the paper.
-        target_side: Size that a window should have at its scale, in pixels.
+        projection: How boxes in pixels become cells: ``released`` or ``paper_v4``.
+        max_long_side: The most pixels along the long side; longer images are convolved at a smaller
+            scale. None for no limit, as in the paper.
+        target_side: Side, in pixels, that a proposal should have at the scale chosen for it.
 
     Raises:
         ValueError: If there is no scale, a level is below 1, or the projection does not exist.
@@ -130,7 +134,7 @@ class Encoder:
 
     @property
     def length(self) -> int:
-        """Numbers in the description of a window: C * sum(n * n)."""
+        """D, numbers in the vector of a region: C * sum(n * n)."""
         return self.backbone.channels * num_bins(self.levels)
 
     @property
@@ -165,66 +169,66 @@ class Encoder:
         batch = resized[None].to(self.device, memory_format=torch.channels_last)
         return self.backbone(batch), (zoom_x, zoom_y)
 
-    def locate(
+    def assign_regions(
         self, encoded: EncodedImage, boxes: Tensor, scale_of: Tensor | None = None
     ) -> Tensor:
-        """Find the cells of each window at the scale that suits it.
+        """Find the region of each proposal: the scale that suits its size, and its cells there.
 
         Args:
             encoded: The image.
             boxes: (K, 4) xyxy in pixels of the original image.
-            scale_of: (K,) int64 index of the scale of each window; the best one if not given.
+            scale_of: (K,) int64 index of the scale of each proposal; the best one if None.
 
         Returns:
-            (K, 5) int64 [scale, x0, y0, x1, y1], half-open cells.
+            (K, 5) int64 [scale, x0, y0, x1, y1], half-open, in cells.
         """
         if scale_of is None:
             sides = encoded.short_sides
             scale_of = choose_scales(boxes, encoded.image_size_hw, sides, self.target_side)
-        cells = torch.zeros(len(boxes), 5, dtype=torch.int64)
+        regions = torch.zeros(len(boxes), 5, dtype=torch.int64)
         for scale, (features, zoom) in enumerate(zip(encoded.maps, encoded.zooms_xy, strict=True)):
             rows = (scale_of == scale).nonzero().flatten()
             zoomed = boxes[rows].double() * torch.tensor([*zoom, *zoom], dtype=torch.float64)
             grid_hw = (features.shape[2], features.shape[3])
-            cells[rows, 0] = scale
-            cells[rows, 1:] = project_boxes(zoomed, self.projection, grid_hw)
-        return cells
+            regions[rows, 0] = scale
+            regions[rows, 1:] = project_boxes(zoomed, self.projection, grid_hw)
+        return regions
 
     @torch.no_grad()
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Pool windows that :meth:`locate` found.
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Pool regions of an encoded image.
 
         Args:
             encoded: The image.
-            cells: (K, 5) int64 [scale, x0, y0, x1, y1].
+            regions: (K, 5) int64 [scale, x0, y0, x1, y1] from :meth:`assign_regions`.
 
         Returns:
-            (K, length) vectors.
+            (K, length) vectors on the device of the maps.
         """
-        vectors = encoded.maps[0].new_empty(len(cells), self.length)
-        for features, rows, regions in _by_scale(encoded, cells):
-            vectors[rows] = pool_regions(features, regions, self.levels)
+        vectors = encoded.maps[0].new_empty(len(regions), self.length)
+        for features, rows, of_map in _by_scale(encoded, regions):
+            vectors[rows] = pool_regions(features, of_map, self.levels)
         return vectors
 
     @torch.no_grad()
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
-        """Multiply the vectors of windows by a matrix without building them.
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
+        """Multiply the vectors of regions by a matrix, without keeping the vectors in memory.
 
         Args:
             encoded: The image.
-            cells: (K, 5) int64 [scale, x0, y0, x1, y1].
+            regions: (K, 5) int64 [scale, x0, y0, x1, y1] from :meth:`assign_regions`.
             weights: (length, M).
 
         Returns:
-            (K, M), equal to ``describe_cells(...) @ weights`` up to rounding.
+            (K, M), equal to ``pool(...) @ weights`` up to rounding.
         """
-        scores = encoded.maps[0].new_empty(len(cells), weights.shape[1])
-        for features, rows, regions in _by_scale(encoded, cells):
-            scores[rows] = score_regions(features, regions, weights, self.levels)
-        return scores
+        products = encoded.maps[0].new_empty(len(regions), weights.shape[1])
+        for features, rows, of_map in _by_scale(encoded, regions):
+            products[rows] = score_regions(features, of_map, weights, self.levels)
+        return products
 
     def describe(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
-        """Describe windows of an encoded image by vectors of one length.
+        """Turn proposals of an encoded image into vectors of one length.
 
         Args:
             encoded: The image.
@@ -233,10 +237,10 @@ class Encoder:
         Returns:
             (K, length) pooled features.
         """
-        return self.describe_cells(encoded, self.locate(encoded, boxes))
+        return self.pool(encoded, self.assign_regions(encoded, boxes))
 
     def config(self) -> dict[str, object]:
-        """Everything but the weights that decides what a window's vector is."""
+        """Everything but the weights that decides the vector of a proposal."""
         return {
             "backbone": self.backbone.config(),
             "short_sides": list(self.short_sides),
@@ -247,12 +251,15 @@ class Encoder:
         }
 
 
-def _by_scale(encoded: EncodedImage, cells: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Give the map of each scale, the rows of the windows there, and their regions."""
+def _by_scale(encoded: EncodedImage, regions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the map of each scale, the (R,) rows that lie on it, and these (R, 5) regions.
+
+    The first column of the regions becomes 0, the index of the only image.
+    """
     for scale, features in enumerate(encoded.maps):
-        rows = (cells[:, 0] == scale).nonzero().flatten()
+        rows = (regions[:, 0] == scale).nonzero().flatten()
         if len(rows):
-            yield features, rows, torch.cat([torch.zeros_like(rows)[:, None], cells[rows, 1:]], 1)
+            yield features, rows, torch.cat([torch.zeros_like(rows)[:, None], regions[rows, 1:]], 1)
 
 
 def choose_short_sides(
@@ -261,25 +268,25 @@ def choose_short_sides(
     smallest: int = SMALLEST_SIDE,
     largest: int = LARGEST_SIDE,
 ) -> tuple[int, ...]:
-    """Pick one or two scales at which the objects come near the size that a trunk sees best.
+    """Choose one or two scales at which the objects come close to the size that the trunk expects.
 
-    Each object wants the short side at which its area would be ``target_side`` squared, kept
-    within ``smallest`` and ``largest``. Where most want about the same, their median is the only
-    scale; where small and large ones disagree, each group has its own. All classes weigh the same,
-    however rare, and so do the objects of one class.
+    For each object there is a short side at which its area would be ``target_side`` squared, kept
+    within ``smallest`` and ``largest``. If most objects agree, the median is the only scale; if
+    small and large objects ask for very different ones, each group gets its own. All classes weigh
+    the same, however rare, and so do the objects of one class.
 
     Args:
-        images: Labelled images; crowds are not looked at.
+        images: Labelled images; crowds do not count.
         target_side: In pixels of the convolved image.
         smallest: The least short side, in pixels.
         largest: The greatest short side, in pixels.
 
     Returns:
-        Short sides in pixels, multiples of 16, ascending; the middle between the limits, on a
-        logarithmic scale, if there is no object.
+        Short sides in pixels, multiples of 16, ascending. Without objects, the geometric mean of
+        the two limits.
 
     Raises:
-        ValueError: If the limits are not in order or below 16.
+        ValueError: If ``smallest`` is below 16 or above ``largest``.
 
     Example:
         >>> from types import SimpleNamespace
@@ -290,7 +297,7 @@ def choose_short_sides(
         (448, 800)
 
     Source:
-        The size that a window should have: SPP-net, section 4.1.
+        The size that a proposal should have at its scale: SPP-net, section 4.1.
     """
     if not STEP <= smallest <= largest:
         raise ValueError(
@@ -309,7 +316,7 @@ def choose_short_sides(
 
 
 def _wanted_sides(images: Iterable[LabelledImage], target_side: float) -> tuple[Tensor, Tensor]:
-    """(K,) short side that suits each object, and what each weighs."""
+    """(K,) the short side that suits each object, and (K,) the weights of the objects."""
     sides, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for image in images:
         length = box_area(image.boxes[~image.crowd]).clamp(min=1e-6).sqrt()
@@ -320,7 +327,7 @@ def _wanted_sides(images: Iterable[LabelledImage], target_side: float) -> tuple[
 
 
 def _quantile(values: Tensor, weights: Tensor, share: float) -> float:
-    """The least value such that values up to it have at least this share of the weight."""
+    """The least value such that the values up to it hold at least this share of the weight."""
     order = values.argsort(stable=True)
     reached = weights[order].cumsum(0) >= share * weights.sum() * (1 - 1e-9)
     return float(values[order][reached][0])

@@ -1,16 +1,16 @@
-"""What training asks of each image again and again: its windows and its maps, from the cache."""
+"""The features of a data set: proposals and feature maps of each image, kept in a cache on disk."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial, wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
@@ -20,10 +20,41 @@ from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, WriteBehind
+from sppnet.storage.tensors import digest_of
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
 T = TypeVar("T")
+P = ParamSpec("P")
 Put = Callable[[str, dict[str, Tensor]], None]
+
+
+@dataclass(frozen=True)
+class Repeatable(Generic[T]):
+    """Begins a generator anew each time it is iterated over.
+
+    Args:
+        begin: Calls the generator function.
+
+    Example:
+        >>> numbers = Repeatable(lambda: iter([1, 2]))
+        >>> list(numbers), list(numbers)
+        ([1, 2], [1, 2])
+    """
+
+    begin: Callable[[], Iterator[T]]
+
+    def __iter__(self) -> Iterator[T]:
+        return self.begin()
+
+
+def repeatable(generator: Callable[P, Iterator[T]]) -> Callable[P, Iterable[T]]:
+    """Let a generator function return something that can be iterated over more than once."""
+
+    @wraps(generator)
+    def start(*args: P.args, **kwargs: P.kwargs) -> Iterable[T]:
+        return Repeatable(partial(generator, *args, **kwargs))
+
+    return start
 
 
 @dataclass
@@ -33,22 +64,22 @@ class CachedFeatures:
     An image that cannot be decoded is recorded in ``problems`` and left out from then on.
 
     Args:
-        images: What to prepare.
+        images: The images; some may be mirror images of others.
         encoder: Makes the maps.
-        cache: Where proposals and maps are kept; survives a kill at any time.
-        proposals: Name of the proposal method.
-        max_proposals: The most windows per image.
-        seed: Of the order of proposals.
-        problems: Findings about images, filled as they are met.
-        anchors: Proposes further windows, from the maps; None as long as nothing is learnt.
-        max_anchors: The most such windows per image.
-        external: Windows from a file, in place of those of a method.
+        cache: Keeps proposals and maps; survives a kill at any time.
+        method: Method that proposes from the pixels; see :func:`sppnet.detection.propose`.
+        max_proposals: The most such proposals per image.
+        seed: Seed of their order.
+        problems: Findings about images, added as they are met.
+        anchors: Proposes from the maps as well; None until it has been learnt.
+        max_anchors: The most proposals per image from the maps.
+        external: Proposals from a file, used instead of ``method``.
     """
 
     images: Sequence[LabelledImage]
     encoder: Encoder
     cache: FeatureCache
-    proposals: str = "graph"
+    method: str = "graph"
     max_proposals: int = 1000
     seed: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -59,33 +90,9 @@ class CachedFeatures:
     def __post_init__(self) -> None:
         self._digests: dict[Path, str] = {}
         self._bad: set[Path] = set()
-        self._weights = digest_weights(self.encoder.backbone.state_dict())
+        self._weights = digest_of(None, self.encoder.backbone.state_dict())
         if self.anchors is not None:
             self.use_anchors(self.anchors)
-
-    @classmethod
-    def of(
-        cls,
-        settings: DetectionConfig,
-        images: Sequence[LabelledImage],
-        encoder: Encoder,
-        cache: FeatureCache,
-        *,
-        anchors: AnchorProposer | None = None,
-        external: ExternalProposals | None = None,
-    ) -> "CachedFeatures":
-        """Prepare images with the windows that settings ask for."""
-        return cls(
-            images,
-            encoder,
-            cache,
-            settings.proposals,
-            settings.max_proposals,
-            settings.seed,
-            anchors=anchors,
-            max_anchors=settings.max_anchors,
-            external=external,
-        )
 
     @property
     def usable(self) -> list[LabelledImage]:
@@ -93,27 +100,37 @@ class CachedFeatures:
         return [image for image in self.images if image.path not in self._bad]
 
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:
-        """The usable images, each followed by its mirror image, if asked."""
+        """The usable images, each followed by its mirror image if ``mirror`` is set."""
         return list_views(self.usable, mirror=mirror)
 
     def use_anchors(self, anchors: AnchorProposer) -> None:
-        """Have further windows proposed from the maps from now on."""
+        """Propose from the maps as well, from now on."""
         self.anchors = anchors
-        self._anchors_digest = digest_weights(anchors.tensors())
+        self._anchors_digest = digest_of(None, anchors.tensors())
 
     def propose_all(self, workers: int = 2, track: Track = no_tracking) -> None:
-        """Compute the windows of every image, several images at a time."""
+        """Compute the proposals of every image from its pixels.
+
+        Args:
+            workers: Threads, each of which works on one image at a time.
+            track: Shows progress.
+        """
         images = self.usable  # counted before the threads begin to find bad ones
         pool = ThreadPoolExecutor(workers)
         try:
-            jobs = pool.map(self.attempt(self.windows), images)
-            for _ in track(jobs, "proposing windows", total=len(images)):
+            jobs = pool.map(self.attempt(self.propose_from_pixels), images)
+            for _ in track(jobs, "finding proposals", total=len(images)):
                 pass
         finally:  # Ctrl-C waits for the images in work, not for all those that wait in line
             pool.shutdown(cancel_futures=True)
 
     def encode_all(self, track: Track = no_tracking, *, mirror: bool = False) -> None:
-        """Convolve every image at every scale; its mirror image, too, if asked."""
+        """Convolve every image at every scale.
+
+        Args:
+            track: Shows progress.
+            mirror: Whether the mirror images are convolved, too.
+        """
         images = self.views(mirror=mirror)
         with WriteBehind(self.cache) as later:
             attempt = self.attempt(lambda image: self.encoded(image, put=later.put))
@@ -121,50 +138,70 @@ class CachedFeatures:
                 attempt(image)
 
     def propose_learnt(self, track: Track = no_tracking) -> None:
-        """Compute the windows that the maps propose, of every image."""
+        """Compute the proposals of every image from its maps; nothing without learnt anchors."""
         if self.anchors is None:
             return
         with WriteBehind(self.cache) as later:
-            for image, encoded in self.maps("proposing learnt windows", track):
-                self._learnt_windows(image, self.anchors, encoded, later.put)
+            for image, encoded in self.maps("finding learnt proposals", track):
+                self._propose_from_maps(image, self.anchors, encoded, later.put)
 
-    def windows(self, image: LabelledImage) -> Tensor:
-        """(K, 4) proposals from the pixels of an image or from a file, xyxy in pixels."""
+    def propose(self, image: LabelledImage) -> Tensor:
+        """Give the proposals of an image; those from pixels and from maps take turns.
+
+        Args:
+            image: One of the images, or the mirror image of one.
+
+        Returns:
+            (K, 4) xyxy in pixels; a mirror image has the mirrored boxes of its original.
+
+        Raises:
+            InputError: If the image cannot be read, or a file of proposals has none for it.
+        """
         if image.is_mirrored:
-            return flip_boxes(self.windows(image.mirror()), image.size_hw[1])
+            return flip_boxes(self.propose(image.mirror()), image.size_hw[1])
+        found = self.propose_from_pixels(image)
+        if self.anchors is None:
+            return found
+        return take_turns([found, self._propose_from_maps(image, self.anchors)])
+
+    def propose_from_pixels(self, image: LabelledImage) -> Tensor:
+        """Give the proposals of an image from its pixels, or from the file if there is one.
+
+        Args:
+            image: One of the images, or the mirror image of one.
+
+        Returns:
+            (K, 4) xyxy in pixels, at most ``max_proposals``.
+
+        Raises:
+            InputError: If the image cannot be read, or a file of proposals has none for it.
+        """
+        if image.is_mirrored:
+            return flip_boxes(self.propose_from_pixels(image.mirror()), image.size_hw[1])
         if self.external is not None:
-            return self.external.windows(image.path, image.size_hw)[: self.max_proposals]
+            return self.external.look_up(image.path, image.size_hw)[: self.max_proposals]
         key = self.cache.make_key(
             kind="proposals",
             version=PROPOSALS_VERSION,
             image=self._digest(image),
-            method=self.proposals,
+            method=self.method,
             limit=self.max_proposals,
             seed=self.seed,
         )
         record = self.cache.get(key)
         if record is None:
-            pixels = image.load()
-            record = {"boxes": propose(pixels, self.proposals, self.max_proposals, self.seed)}
+            record = {"boxes": propose(image.load(), self.method, self.max_proposals, self.seed)}
             self.cache.put(key, record)
         return record["boxes"]
 
-    def all_windows(self, image: LabelledImage) -> Tensor:
-        """(K, 4) proposals from the pixels and from the maps, which take turns."""
-        if image.is_mirrored:
-            return flip_boxes(self.all_windows(image.mirror()), image.size_hw[1])
-        if self.anchors is None:
-            return self.windows(image)
-        return take_turns([self.windows(image), self._learnt_windows(image, self.anchors)])
-
-    def _learnt_windows(
+    def _propose_from_maps(
         self,
         image: LabelledImage,
         anchors: AnchorProposer,
         encoded: EncodedImage | None = None,
         put: Put | None = None,
     ) -> Tensor:
-        """(A, 4) proposals from the maps of an image."""
+        """(A, 4) proposals of an image from its maps."""
         key = self.cache.make_key(
             kind="anchors",
             anchors=self._anchors_digest,
@@ -179,14 +216,17 @@ class CachedFeatures:
         return record["boxes"]
 
     def encoded(self, image: LabelledImage, put: Put | None = None) -> EncodedImage:
-        """Feature maps of an image.
+        """Give the feature maps of an image.
 
         Args:
-            image: Which one.
-            put: Keeps a new map; into the cache at once if not given.
+            image: One of the images, or the mirror image of one.
+            put: Stores a map that had to be computed; the cache's own ``put`` if None.
 
         Returns:
             The maps at every scale.
+
+        Raises:
+            InputError: If the image cannot be read or decoded.
         """
         pixels: Tensor | None = None
         maps, zooms = [], []
@@ -216,26 +256,54 @@ class CachedFeatures:
         )
 
     def _convolve(self, pixels: Tensor, short_side: int) -> dict[str, Tensor]:
-        """One map as the cache keeps it: (1, h, w, C), a cell in one stretch."""
+        """One map as the cache keeps it: (1, h, w, C), so that a cell is contiguous."""
         features, zoom = self.encoder.encode_scale(pixels, short_side)
         cells = features.cpu().permute(0, 2, 3, 1)
         return {"map": cells, "zoom": torch.tensor(zoom, dtype=torch.float64)}
 
     def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
-        """Go through the usable images with their maps and windows."""
-        return iter(CachedProposals(CachedMaps(self)))
+        """Go through the usable images with their maps and (K, 4) proposals."""
+        return iter(self.samples(""))
 
+    @repeatable
     def maps(
         self, description: str, track: Track = no_tracking, *, mirror: bool = False
-    ) -> "CachedMaps":
-        """The usable images with their maps, to be gone through as often as wanted."""
-        return CachedMaps(self, description, track, mirror)
+    ) -> Iterator[tuple[LabelledImage, EncodedImage]]:
+        """Go through the usable images with their maps, as often as wanted.
 
-    def tracked(
+        Args:
+            description: Says what the pass is for while ``track`` shows its progress.
+            track: Shows progress.
+            mirror: Whether each image is followed by its mirror image.
+
+        Yields:
+            An image and its maps; an image that turns out to be bad is left out.
+        """
+        images = self.views(mirror=mirror)
+        for image in track(images, description, total=len(images)):
+            encoded = self.attempt(self.encoded)(image)
+            if encoded is not None:
+                yield image, encoded
+
+    @repeatable
+    def samples(
         self, description: str, track: Track = no_tracking, *, mirror: bool = False
-    ) -> "CachedProposals":
-        """The usable images with their maps and windows, as often as wanted."""
-        return CachedProposals(self.maps(description, track, mirror=mirror))
+    ) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
+        """Go through the usable images with maps and proposals, as often as wanted.
+
+        Args:
+            description: Says what the pass is for while ``track`` shows its progress.
+            track: Shows progress.
+            mirror: Whether each image is followed by its mirror image.
+
+        Yields:
+            An image, its maps and its (K, 4) proposals, xyxy in pixels; an image that turns out to
+            be bad is left out.
+        """
+        for image, encoded in self.maps(description, track, mirror=mirror):
+            proposals = self.attempt(self.propose)(image)
+            if proposals is not None:
+                yield image, encoded, proposals
 
     def _digest(self, image: LabelledImage) -> str:
         """SHA-256 of the bytes of the file, read once per run."""
@@ -248,7 +316,7 @@ class CachedFeatures:
         return self._digests[image.path]
 
     def attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
-        """Wrap work on one image so that a bad image is recorded instead of stopping the run."""
+        """Wrap a function of an image, so that a bad image is recorded and does not end the run."""
 
         def attempt(image: LabelledImage) -> T | None:
             if image.path in self._bad:
@@ -264,50 +332,8 @@ class CachedFeatures:
         return attempt
 
 
-@dataclass(frozen=True)
-class CachedMaps:
-    """Images with their maps, without windows.
-
-    Args:
-        cached: Where they come from.
-        description: What a pass is for.
-        track: Shows the progress of each pass.
-        mirror: Whether each image is followed by its mirror image.
-    """
-
-    cached: CachedFeatures
-    description: str = ""
-    track: Track = no_tracking
-    mirror: bool = False
-
-    def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage]]:
-        images = self.cached.views(mirror=self.mirror)
-        for image in self.track(images, self.description, total=len(images)):
-            encoded = self.cached.attempt(self.cached.encoded)(image)
-            if encoded is not None:
-                yield image, encoded
-
-
-@dataclass(frozen=True)
-class CachedProposals:
-    """Images with their maps and windows.
-
-    Args:
-        maps: The images.
-    """
-
-    maps: CachedMaps
-
-    def __iter__(self) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
-        cached = self.maps.cached
-        for image, encoded in self.maps:
-            windows = cached.attempt(cached.all_windows)(image)
-            if windows is not None:
-                yield image, encoded, windows
-
-
 def list_views(images: Sequence[LabelledImage], *, mirror: bool) -> list[LabelledImage]:
-    """List images, each followed by its mirror image if asked.
+    """List images, each followed by its mirror image if ``mirror`` is set.
 
     Example:
         >>> list_views([], mirror=True)
@@ -316,18 +342,3 @@ def list_views(images: Sequence[LabelledImage], *, mirror: bool) -> list[Labelle
     if not mirror:
         return list(images)
     return [view for image in images for view in (image, image.mirror())]
-
-
-def digest_weights(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over the names and values of tensors.
-
-    Example:
-        >>> digest_weights({"a": torch.zeros(1)}) == digest_weights({"a": torch.ones(1)})
-        False
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        values = tensors[name].detach().cpu().contiguous().flatten()
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A detector's scoring of windows as an ONNX file: an image and boxes in, scores out."""
+"""Export of a detector to ONNX: an image and boxes in, scores and refined boxes out."""
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
 from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
 
-LARGEST_SIDE = 256  # of the usual size to compare on; larger ones take longer and show no more
-NARROW_SIDE = 16
+LARGEST_SIDE = 256  # of images that are compared; larger ones take longer and show no more
+NARROW_SIDE = 16  # of very long images
 
 
 class DetectorGraph(nn.Module):
-    """Trunk, projection, pooling, classifier and regression for an exporter.
+    """Trunk, projection, pooling, classifier and box regression as one module for the exporter.
 
     Args:
-        detector: On the CPU, with linear scores of pooled windows.
+        detector: On the CPU, with linear SVMs on pooled features.
     """
 
     weights: Tensor
@@ -49,17 +49,26 @@ class DetectorGraph(nn.Module):
         )
 
     def forward(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) and (B, 4) -> scores (B, K), moved boxes, and what the check looks at."""
+        """Score and refine boxes.
+
+        Args:
+            image: (1, 3, H, W) float RGB 0..1.
+            boxes: (B, 4) float64 xyxy in its pixels.
+
+        Returns:
+            (B, K) scores; (B, S, G, 4) refined boxes, if there is box regression; then the probes
+            of the check: (1, C, h, w) map, (B, 5) regions, (B, D) pooled vectors.
+        """
         features = convolve_any_size(self.backbone, image)
-        cells = project_to_free_grid(boxes, self.projection, features)
-        pooled = pool_regions(features, cells, self.levels)
+        regions = project_to_free_grid(boxes, self.projection, features)
+        pooled = pool_regions(features, regions, self.levels)
         scores = pooled @ self.weights + self.bias
         if not self.grid[0]:
-            return scores, features, cells, pooled
-        return scores, self._move(pooled, boxes), features, cells, pooled
+            return scores, features, regions, pooled
+        return scores, self._move(pooled, boxes), features, regions, pooled
 
     def _move(self, pooled: Tensor, boxes: Tensor) -> Tensor:
-        """Move each box as each stage and class would have it: (B, S, G, 4)."""
+        """Refine each box by each stage for each class: (B, S, G, 4)."""
         stages, groups = self.grid
         deltas = (pooled @ self.box_weights + self.box_bias).reshape(-1, 4)
         copies = boxes.to(pooled.dtype)[:, None].expand(-1, stages * groups, 4).reshape(-1, 4)
@@ -67,7 +76,7 @@ class DetectorGraph(nn.Module):
 
 
 def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor) -> Tensor:
-    """Find cells as :func:`sppnet.geometry.project_boxes` does, for maps whose size stays free.
+    """Project boxes as :func:`sppnet.geometry.project_boxes` does, for maps of any size.
 
     Args:
         boxes: (B, 4) float64 xyxy in pixels of the image that was convolved; not checked.
@@ -97,29 +106,29 @@ def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor
 
 
 def linear_classifier_of(detector: Detector) -> LinearRegionClassifier:
-    """Give the SVMs on pooled windows.
+    """Give the linear SVMs of a detector.
 
     Raises:
-        OutputError: If the detector judges windows in another way.
+        OutputError: If it has another classifier, or SVMs on another layer than the pooled one.
     """
     classifier = detector.classifier
     if not isinstance(classifier, LinearRegionClassifier) or classifier.features.layer != "pooled":
         raise OutputError(
-            "only detectors with linear SVMs on pooled windows can be exported; "
+            "only detectors with linear SVMs on pooled features can be exported; "
             f"this one has {classifier.config()['kind']} scores of another layer or kind"
         )
     return classifier
 
 
 def cascade_of(detector: Detector) -> BoxCascade | None:
-    """Give the box regressions on pooled windows; None if the detector has none.
+    """Give the box regression of a detector; None if it has none.
 
     Raises:
-        OutputError: If the detector moves boxes in another way.
+        OutputError: If it is not a cascade on pooled features.
     """
     if detector.box_regressor is None or isinstance(detector.box_regressor, BoxCascade):
         return detector.box_regressor
-    raise OutputError("only box regressions on pooled windows can be exported")
+    raise OutputError("only box regressions on pooled features can be exported")
 
 
 def detector_recipe(detector: Detector) -> ExportRecipe:
@@ -132,11 +141,12 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
         A recipe for :func:`sppnet.pooling.onnx.export.export_onnx`: ``image`` (1, 3, H, W), resized
         to one of the encoder's scales, and ``boxes`` (B, 4) float64 in its pixels in; ``scores``
         (B, K), and ``moved`` (B, S, G, 4) if the detector has box regression, out: the box as each
-        of S stages would move it, for each of G classes (one for all if it is class-agnostic); a
-        later stage is for boxes that the one before has moved. H, W and B are free.
+        of S stages refines it, for each of G classes (one for all if it is class-agnostic); a
+        later stage expects boxes that the one before has refined. H, W and B are free.
 
     Raises:
-        OutputError: If no graph for all sizes can describe the trunk, or the scores are not linear.
+        OutputError: If the trunk cannot be exported for all sizes, or the scores are not linear in
+            the pooled features.
     """
     encoder = detector.encoder
     check_exportable(encoder.backbone)
@@ -147,51 +157,51 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
     moved = {} if detector.box_regressor is None else {"moved": {0: "boxes"}}
     return ExportRecipe(
         module=DetectorGraph(detector),
-        example=_draw_windows(side + 30, side + 41, 5),
+        example=_draw_boxes(side + 30, side + 41, 5),
         inputs={"image": {2: "height", 3: "width"}, "boxes": {0: "boxes"}},
         outputs={"scores": {0: "boxes"}, **moved},
         expect=lambda image, boxes: _score(detector, image, boxes),
-        cases=[_draw_windows(*size) for size in sizes],
+        cases=[_draw_boxes(*size) for size in sizes],
         tolerance=ROUNDING,
         probes=("features", "cells", "pooled"),
-        repool=lambda features, cells: pool_regions(features, cells, encoder.levels),
+        repool=lambda features, regions: pool_regions(features, regions, encoder.levels),
         about=_facts(detector),
     )
 
 
 def _facts(detector: Detector) -> dict[str, object]:
-    """What the program around the graph has to know."""
+    """What a program needs to know to use the graph, in JSON values."""
     projection = detector.encoder.projection
     places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
     return {"kind": MODEL_KIND, **detector.config(), "cells": places}
 
 
 def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-    """Score and refine windows by the detector's own parts."""
+    """Score and refine boxes by the detector's own parts, as the graph should."""
     encoder, features = detector.encoder, detector.encoder.backbone(image)
     image_size_hw = (image.shape[2], image.shape[3])
     encoded = EncodedImage((features,), ((1.0, 1.0),), image_size_hw)
     grid_hw = (features.shape[2], features.shape[3])
-    cells = project_boxes(boxes, encoder.projection, grid_hw)
-    cells = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
-    scores = detector.classifier.score(encoder, encoded, cells)
+    regions = project_boxes(boxes, encoder.projection, grid_hw)
+    regions = torch.cat([torch.zeros_like(regions[:, :1]), regions], 1)
+    scores = detector.classifier.score(encoder, encoded, regions)
     cascade = cascade_of(detector)
     if cascade is None:
         return (scores,)
-    vectors = encoder.describe_cells(encoded, cells)
+    vectors = encoder.pool(encoded, regions)
     return scores, torch.stack([_moved(stage, vectors, boxes) for stage in cascade.stages_], 1)
 
 
 def _moved(stage: RidgeBoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
-    """Boxes as one stage moves them for each class: (B, G, 4)."""
+    """Boxes as one stage refines them for each class: (B, G, 4)."""
     labels = torch.arange(len(stage.bias_)).repeat(len(boxes), 1)
     return torch.stack(
         [stage.apply(vectors, label, boxes.float()) for label in labels.unbind(1)], 1
     )
 
 
-def _draw_windows(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:
-    """A random image, and windows of it, some far too small and some outside."""
+def _draw_boxes(height: int, width: int, count: int) -> tuple[Tensor, Tensor]:
+    """A random image, and random boxes on it, some far too small and some outside."""
     draw = torch.Generator().manual_seed(height * width)
     image = torch.rand(1, 3, height, width, generator=draw)
     corners = torch.rand(count, 2, 2, generator=draw, dtype=torch.float64) * 1.2 - 0.1

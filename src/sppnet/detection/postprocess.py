@@ -1,11 +1,11 @@
-"""Which proposals are scored, and which scored boxes become detections."""
+"""From scored boxes to detections: suppression of copies and box voting, and their constants."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sppnet.detection.proposals.precomputed import windows_file
+from sppnet.detection.proposals.precomputed import proposals_file
 from sppnet.detection.proposals.propose import split_methods
 from sppnet.geometry import Detections, box_iou, nms_per_class, soft_nms_per_class
 
@@ -14,16 +14,16 @@ SHARE_MARGIN = 1e-6
 
 
 def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> Detections:
-    """Replace each box by the mean of the boxes of its class around it, weighted by their scores.
+    """Replace each box by a weighted mean of the boxes of its class that overlap it.
 
-    A score counts as 1 plus itself, and not at all below -1: windows outside the margin of an SVM
-    do not vote. Non-maximum suppression throws the other windows away; their sides still tell
-    where the thing ends.
+    A box weighs 1 plus its score, and nothing below a score of -1: boxes outside the margin of an
+    SVM do not vote. Non-maximum suppression has dropped the voters, but their sides still tell
+    where the object ends.
 
     Args:
         kept: Detections after suppression.
         voters: All scored boxes before it.
-        overlap: A voter overlaps the box by at least this.
+        overlap: Least IoU of a voter with the box.
 
     Returns:
         The detections in the same order, with the same scores; a box without voters stays.
@@ -39,7 +39,7 @@ def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> D
     """
     near = box_iou(kept.boxes, voters.boxes) >= overlap
     near &= kept.labels[:, None] == voters.labels[None, :]
-    # double: a mean in float32 may lie beyond all of its voters, and so beyond the image
+    # in float32 a mean may lie beyond all of its voters, and so outside the image
     weights = near * (1 + voters.scores.double()).clamp(min=0)
     total = weights.sum(1, keepdim=True)
     means = (weights @ voters.boxes.double() / total.clamp(min=1e-12)).float()
@@ -48,27 +48,26 @@ def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> D
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """Constants of testing.
+    """Constants of a detector at test time.
 
     Args:
-        proposals: Name of the proposal method, or of the file that the windows of training were in.
-        max_proposals: The most windows per image from the pixels.
-        seed: Of the order of proposals.
-        max_anchors: The most windows per image from the feature maps, if the detector learnt any.
-        score_threshold: Windows that score lower are dropped.
-        nms: ``hard`` drops what overlaps a better detection of its class too much; ``soft`` lowers
-            its score instead.
-        nms_threshold: Of two detections of a class that overlap by more, the worse is dropped.
-        soft_sigma: With soft suppression, the width of the bell.
+        proposals: Method that proposes, or the file from which the detector was trained.
+        max_proposals: The most proposals per image from the pixels.
+        seed: Seed of the order of proposals.
+        max_anchors: The most proposals per image from the feature maps, if anchors were learnt.
+        score_threshold: Boxes with a score that is not above this are dropped.
+        nms: ``hard`` drops boxes that overlap a better detection of their class; ``soft`` lowers
+            their scores instead.
+        nms_threshold: Of two detections of a class with an IoU above this, the worse is dropped.
+        soft_sigma: Width of the Gaussian of soft suppression.
         max_detections: The most detections per image.
-        moved_per_class: Windows of each class, best first, that box regression moves before copies
-            are suppressed.
-        vote_overlap: Boxes that were moved are replaced by the mean of those that overlap them by
-            this or more; 1 for no voting.
+        moved_per_class: The most boxes of each class, best first, that box regression refines.
+        vote_overlap: Least IoU of the boxes that vote for a refined box; 1 for no voting.
         flip: Whether scores are averaged over the image and its mirror image.
 
     Raises:
-        ValueError: If ``nms`` is neither hard nor soft, or there is no such method of proposals.
+        ValueError: If ``nms`` is neither hard nor soft, or ``proposals`` is neither a method nor a
+            file.
 
     Source:
         SPP-net, section 4.1; spp_test.m of the authors' code. Soft: Bodla et al. 2017.
@@ -90,27 +89,33 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         if self.nms not in ("hard", "soft"):
             raise ValueError(f"nms must be hard or soft, got {self.nms!r}")
-        if windows_file(self.proposals) is None:
+        if proposals_file(self.proposals) is None:
             split_methods(self.proposals)
 
     def preselect(self, found: Detections) -> Tensor:
-        """Choose the windows of each class whose boxes are worth moving: (M,) rows, best first."""
+        """Choose the boxes of each class that box regression refines.
+
+        Args:
+            found: Scored boxes of one image.
+
+        Returns:
+            (M,) int64 rows, best score first, at most ``moved_per_class`` of each class.
+        """
         order = found.scores.argsort(descending=True, stable=True)
         labels = found.labels[order]
         of_class = labels[:, None] == labels.unique()[None]  # (W, K)
-        place = of_class.cumsum(0)[of_class]  # 1 for the best of each class
-        return order[place <= self.moved_per_class]
+        rank = of_class.cumsum(0)[of_class]  # 1 for the best of each class
+        return order[rank <= self.moved_per_class]
 
     def select(self, found: Detections, *, moved: bool = False) -> Detections:
         """Suppress copies, and keep the best detections.
 
         Args:
             found: Scored boxes of one image.
-            moved: Whether box regression has moved them, each to the thing that it saw; then
-                those that agree say together where it is.
+            moved: Whether box regression has refined them; if so, boxes of one object vote on it.
 
         Returns:
-            At most ``max_detections``, best first.
+            At most ``max_detections`` detections, best first.
         """
         if self.nms == "soft":
             return self._soften(found)
@@ -120,13 +125,13 @@ class InferenceConfig:
         return kept
 
     def _suppress(self, found: Detections) -> Detections:
-        """Drop what overlaps a better detection of its class too much."""
+        """Hard suppression: drop boxes that overlap a better detection of their class."""
         kept = nms_per_class(found.boxes, found.scores, found.labels, self.nms_threshold)
         return found.select(kept[: self.max_detections])
 
     def _soften(self, found: Detections) -> Detections:
-        """Lower the scores of what overlaps a better detection of its class."""
-        # probabilities can be lowered by a factor; a margin below 0 would rise
+        """Soft suppression: lower the scores of boxes that overlap a better one of their class."""
+        # a factor below 1 lowers a probability, but would raise a negative margin
         shares = soft_nms_per_class(
             found.boxes, found.scores.sigmoid(), found.labels, self.soft_sigma
         )

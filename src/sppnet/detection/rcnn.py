@@ -1,4 +1,4 @@
-"""R-CNN's way, to compare with: cut every window out of the image and convolve it by itself."""
+"""R-CNN's features, the baseline: each proposal is cut out of the image and convolved by itself."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,51 +11,51 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.pooling import spatial_pyramid_pool
 
 CROP_SIDE = 227
-CONTEXT = 16  # pixels around the window, at the size of the crop
-# Crops convolved at a time: the batch of the 2014 code is for a GPU, a CPU wants a smaller one.
+CONTEXT = 16  # pixels around the proposal, at the size of the crop
+# Crops convolved at a time: the batch of the 2014 code is for a GPU; a CPU needs a smaller one.
 BATCH, CPU_BATCH = 256, 32
 
 
-def warp_windows(
+def warp_proposals(
     image: Tensor,
     boxes: Tensor,
     size: int = CROP_SIDE,
     context: int = CONTEXT,
     fill: Tensor | None = None,
 ) -> Tensor:
-    """Stretch windows, with some context around each, to squares of one size.
+    """Warp proposals, with some context around each, to squares of one size.
 
     Each box grows about its centre until ``context`` of the crop's pixels surround it, and its
-    corners are rounded. What lies outside of the image is filled; the rest is resized by itself,
-    bilinearly and without antialiasing, and put where it belongs.
+    corners are rounded. The part inside the image is resized, bilinearly and without antialiasing,
+    and put at its place in the crop; the rest of the crop is filled with one colour.
 
     Args:
         image: (3, H, W) floating point.
         boxes: (K, 4) xyxy in pixels.
         size: Side of a crop, in pixels.
         context: Pixels of a crop on each side of the box, below half of ``size``.
-        fill: (3,) colour outside of the image; the trunk's mean in R-CNN. None is black.
+        fill: (3,) colour outside the image; the trunk's mean in R-CNN. None is black.
 
     Returns:
         (K, 3, size, size) crops, channels last in memory.
 
     Raises:
-        ValueError: If ``size`` leaves nothing of the box between the contexts.
+        ValueError: If ``context`` is negative or not below half of ``size``.
 
     Example:
         >>> image = torch.arange(16.0).reshape(1, 4, 4).expand(3, 4, 4)
-        >>> warp_windows(image, torch.tensor([[1.0, 1.0, 3.0, 3.0]]), size=2, context=0)[0, 0]
+        >>> warp_proposals(image, torch.tensor([[1.0, 1.0, 3.0, 3.0]]), size=2, context=0)[0, 0]
         tensor([[ 5.,  6.],
                 [ 9., 10.]])
 
     Source:
         R-CNN (Girshick et al. 2014), appendix A; rcnn_im_crop.m of its code.
     """
-    return warp_places(image, add_context(boxes, size, context), size, fill)
+    return warp_regions(image, add_context(boxes, size, context), size, fill)
 
 
 def add_context(boxes: Tensor, size: int = CROP_SIDE, context: int = CONTEXT) -> Tensor:
-    """Grow boxes about their centres as :func:`warp_windows` does.
+    """Grow boxes about their centres as :func:`warp_proposals` does.
 
     Args:
         boxes: (K, 4) xyxy in pixels.
@@ -63,10 +63,10 @@ def add_context(boxes: Tensor, size: int = CROP_SIDE, context: int = CONTEXT) ->
         context: Pixels of a crop on each side of the box.
 
     Returns:
-        (K, 4) int64 xyxy, half-open, at least a pixel wide and high; not cut at the image.
+        (K, 4) int64 xyxy, half-open, at least a pixel wide and high, not clipped to the image.
 
     Raises:
-        ValueError: If ``size`` leaves nothing of the box between the contexts.
+        ValueError: If ``context`` is negative or not below half of ``size``.
 
     Example:
         >>> add_context(torch.tensor([[0.0, 0.0, 195.0, 39.0]])).tolist()
@@ -81,22 +81,22 @@ def add_context(boxes: Tensor, size: int = CROP_SIDE, context: int = CONTEXT) ->
     return torch.cat([first, torch.maximum(last, first + 1)], dim=1)
 
 
-def warp_places(image: Tensor, places: Tensor, size: int, fill: Tensor | None = None) -> Tensor:
-    """Cut out places that :func:`add_context` gave and resize them; see :func:`warp_windows`.
+def warp_regions(image: Tensor, regions: Tensor, size: int, fill: Tensor | None = None) -> Tensor:
+    """Cut out and resize boxes that have their context already; see :func:`warp_proposals`.
 
     Args:
         image: (3, H, W) floating point.
-        places: (K, 4) int64 xyxy, which may stick out of the image.
+        regions: (K, 4) int64 xyxy in pixels, from :func:`add_context`; may reach beyond the image.
         size: Side of a crop, in pixels.
-        fill: (3,) colour outside of the image; None is black.
+        fill: (3,) colour outside the image; None is black.
 
     Returns:
         (K, 3, size, size) crops, channels last in memory.
     """
     pixels = image[None].contiguous(memory_format=torch.channels_last)
     colour = image.new_zeros(3) if fill is None else fill.to(image)
-    crops = colour.expand(len(places), size, size, 3).contiguous().permute(0, 3, 1, 2)
-    sources, targets = _clip_places(places, (image.shape[1], image.shape[2]), size)
+    crops = colour.expand(len(regions), size, size, 3).contiguous().permute(0, 3, 1, 2)
+    sources, targets = _clip_regions(regions, (image.shape[1], image.shape[2]), size)
     for crop, source, target in zip(crops, sources.tolist(), targets.tolist(), strict=True):
         (x0, y0, x1, y1), (left, top, right, bottom) = source, target
         part = pixels[:, :, y0:y1, x0:x1]
@@ -105,13 +105,13 @@ def warp_places(image: Tensor, places: Tensor, size: int, fill: Tensor | None = 
     return crops
 
 
-def _clip_places(
-    places: Tensor, image_size_hw: tuple[int, int], size: int
+def _clip_regions(
+    regions: Tensor, image_size_hw: tuple[int, int], size: int
 ) -> tuple[Tensor, Tensor]:
-    """What of each place is inside the image, and where in the crop it goes: two (K, 4) xyxy."""
+    """The part of each region inside the image, and its place in the crop: two (K, 4) xyxy."""
     height, width = image_size_hw
     sides = torch.tensor([width, height])
-    first, last = places.cpu()[:, :2], places.cpu()[:, 2:]
+    first, last = regions.cpu()[:, :2], regions.cpu()[:, 2:]
     start = torch.minimum(first.clamp(min=0), sides - 1)
     end = torch.maximum(torch.minimum(last, sides), start + 1)
     zoom = size / (last - first).double()
@@ -126,21 +126,21 @@ def _round(values: Tensor) -> Tensor:
 
 
 class RcnnEncoder(Encoder):
-    """Describes windows by convolving each of them: the features that SPP-net is compared with.
+    """Describes proposals by convolving each of them: the features that SPP-net is compared with.
 
-    It has the methods of :class:`Encoder`, so the same SVMs, box regression and suppression work on
-    it. "Encoding" keeps the pixels, "cells" are places in pixels with their context, and all of the
-    work is done in ``describe_cells``.
+    It has the methods of :class:`Encoder`, so that the same SVMs, box regression and suppression
+    work on it. Encoding an image only keeps its pixels; the region of a proposal is its box with
+    context, in pixels; all of the work is done in :meth:`pool`.
 
     Args:
-        backbone: Convolution trunk, the same as SPP-net's.
+        backbone: Convolutional trunk, the same as SPP-net's.
         levels: Bins along each side of the crop's map, one number per pyramid level.
         size: Side of a crop, in pixels.
-        context: Pixels of a crop on each side of the window.
-        batch: Crops convolved at a time; by default what suits the device.
+        context: Pixels of a crop on each side of the proposal.
+        batch: Crops convolved at a time; None for 256 on a GPU and 32 on a CPU.
 
     Raises:
-        ValueError: If a level is below 1, or the context leaves nothing of a window.
+        ValueError: If a level or the size is below 1.
 
     Example:
         >>> from sppnet.backbones import build_backbone
@@ -168,16 +168,16 @@ class RcnnEncoder(Encoder):
         self.batch = batch
 
     def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:  # noqa: ARG002
-        """Keep the pixels: R-CNN cuts its windows out of the original image."""
+        """Keep the pixels, from which the proposals are cut later: (1, 3, H, W), at zooms of 1."""
         return image[None].to(self.device), (1.0, 1.0)
 
-    def locate(
+    def assign_regions(
         self,
         encoded: EncodedImage,  # noqa: ARG002
         boxes: Tensor,
         scale_of: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Find the pixels that windows cover together with their context.
+        """Add the context to proposals.
 
         Args:
             encoded: The image.
@@ -185,46 +185,49 @@ class RcnnEncoder(Encoder):
             scale_of: Not used; there is one scale.
 
         Returns:
-            (K, 5) int64 [0, x0, y0, x1, y1], half-open; they may stick out of the image.
+            (K, 5) int64 [0, x0, y0, x1, y1], half-open, in pixels; may reach beyond the image.
+
+        Raises:
+            ValueError: If the context is negative or not below half of the crop's side.
         """
-        places = add_context(boxes, self.size, self.context)
-        return torch.cat([torch.zeros_like(places[:, :1]), places], dim=1)
+        regions = add_context(boxes, self.size, self.context)
+        return torch.cat([torch.zeros_like(regions[:, :1]), regions], dim=1)
 
     @torch.no_grad()
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Warp windows that :meth:`locate` found, convolve them, and pool the whole map of each.
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Warp regions, convolve them, and pool the whole map of each.
 
         Args:
             encoded: The image.
-            cells: (K, 5) int64 [0, x0, y0, x1, y1].
+            regions: (K, 5) int64 [0, x0, y0, x1, y1] from :meth:`assign_regions`.
 
         Returns:
             (K, length) vectors.
         """
-        vectors = encoded.maps[0].new_empty(len(cells), self.length)
-        for rows, pooled in self._batches(encoded, cells):
+        vectors = encoded.maps[0].new_empty(len(regions), self.length)
+        for rows, pooled in self._batches(encoded, regions):
             vectors[rows] = pooled
         return vectors
 
     @torch.no_grad()
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
-        """Multiply the vectors of windows by a matrix, a batch at a time.
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
+        """Multiply the vectors of regions by a matrix, a batch at a time.
 
         Args:
             encoded: The image.
-            cells: (K, 5) int64 [0, x0, y0, x1, y1].
+            regions: (K, 5) int64 [0, x0, y0, x1, y1] from :meth:`assign_regions`.
             weights: (length, M).
 
         Returns:
             (K, M).
         """
-        scores = encoded.maps[0].new_empty(len(cells), weights.shape[1])
-        for rows, pooled in self._batches(encoded, cells):
-            scores[rows] = pooled @ weights
-        return scores
+        products = encoded.maps[0].new_empty(len(regions), weights.shape[1])
+        for rows, pooled in self._batches(encoded, regions):
+            products[rows] = pooled @ weights
+        return products
 
     def config(self) -> dict[str, object]:
-        """Everything but the weights that decides what a window's vector is."""
+        """Everything but the weights that decides the vector of a proposal."""
         return {
             "backbone": self.backbone.config(),
             "levels": list(self.levels),
@@ -232,13 +235,13 @@ class RcnnEncoder(Encoder):
             "context": self.context,
         }
 
-    def _batches(self, encoded: EncodedImage, cells: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Describe some windows at a time: their rows and their vectors."""
+    def _batches(self, encoded: EncodedImage, regions: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Pool a batch of regions at a time: yield their rows and their vectors."""
         (pixels,) = encoded.maps[0]
         count = self.batch or (CPU_BATCH if pixels.device.type == "cpu" else BATCH)
-        for start in range(0, len(cells), count):
+        for start in range(0, len(regions), count):
             rows = slice(start, start + count)
-            crops = warp_places(pixels, cells[rows, 1:], self.size, self._mean_colour())
+            crops = warp_regions(pixels, regions[rows, 1:], self.size, self._mean_colour())
             yield rows, spatial_pyramid_pool(self.backbone(crops), self.levels)
 
     def _mean_colour(self) -> Tensor:

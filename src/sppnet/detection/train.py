@@ -1,4 +1,4 @@
-"""Trains a detector, stage by stage."""
+"""Builds and trains a detector, stage by stage, as a :class:`DetectionConfig` describes it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,20 +14,21 @@ from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import tune_network
 from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
-from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
-from sppnet.detection.heads.box_regressor import BoxRegressor
+from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
-from sppnet.detection.heads.svm_trainer import FeatureScales, SvmTrainer
+from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
 from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
+from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
+from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
 
 # With fewer objects per class than this, mirror images are worth the time.
@@ -37,11 +38,11 @@ Stage = Callable[[str], AbstractContextManager[object]]
 
 @dataclass(frozen=True)
 class TunedParts:
-    """Parts of a network that were fine-tuned; None where nothing was.
+    """The parts of a network that were fine-tuned; None for those that were not.
 
     Args:
         head: fc6, fc7 and the logits.
-        encoder: With a tuned trunk.
+        encoder: The encoder with the tuned trunk.
         boxes: Box regression behind fc7.
     """
 
@@ -49,105 +50,101 @@ class TunedParts:
     encoder: Encoder | None = None
     boxes: BoxHead | None = None
 
-    def features(self, settings: DetectionConfig) -> RegionFeatures:
-        """What the SVMs are to see of a window."""
-        layer = settings.layer_of_features
+    def features(self, layer: str) -> RegionFeatures:
+        """Give the features of a layer: ``pooled``, ``fc6`` or ``fc7``."""
         return RegionFeatures(layer, None if layer == "pooled" else self.head)
 
 
-def tune(
-    cached: CachedFeatures,
-    num_classes: int,
-    settings: DetectionConfig,
-    checkpoints: Checkpoints | None = None,
-    track: Track = no_tracking,
-) -> TunedParts:
-    """Fine-tune the head, or the whole network, as the settings say.
-
-    Args:
-        cached: Images with windows and maps in the cache.
-        num_classes: K.
-        settings: The constants.
-        checkpoints: Where the state is kept and taken up again; None keeps none.
-        track: Shows progress.
-
-    Returns:
-        The tuned parts.
-    """
-    shared: dict[str, Any] = {
-        "updates": settings.tune_updates,
-        "rate": settings.tune_rate,
-        "use_difficult": settings.use_difficult,
-        "widths": settings.widths,
-        "ranks": settings.ranks,
-        "seed": settings.seed,
-    }
-    if settings.tune == "head":
-        head = tune_head(
-            cached, num_classes, HeadTuningConfig(**shared), checkpoints=checkpoints, track=track
-        ).head
-        return TunedParts(head)
-    tuned = tune_network(
-        cached.usable,
-        cached.encoder,
-        num_classes,
-        NetworkTuningConfig(**shared, trainable_from=settings.tune_from),
-        cached.all_windows,
-        checkpoints=checkpoints,
-        track=track,
-    )
-    return TunedParts(tuned.head, tuned.encoder, tuned.boxes)
-
-
 def build_encoder(
-    settings: DetectionConfig,
+    config: DetectionConfig,
     images: Sequence[LabelledImage] = (),
     *,
     download: bool = False,
 ) -> Encoder:
-    """Build the trunk and the encoder that the settings describe.
+    """Build the trunk and the encoder that a configuration describes.
 
     Args:
-        settings: Names the trunk, its weights, the scales and the levels.
-        images: Their objects choose the scales, where the settings leave them open.
+        config: Names the trunk, its weights, the scales and the levels.
+        images: Their objects choose the scales if the configuration does not.
         download: Whether missing weights may be downloaded.
 
     Returns:
         The encoder.
+
+    Raises:
+        ValueError: If the trunk or the layer does not exist, or has cells without a fixed place.
+        UsageError: If the weights are not there.
+        UnusableFileError: If the file of weights is damaged or for another trunk.
+        MissingPackageError: If the trunk is one of timm's, and timm is not installed.
     """
     backbone = build_backbone(
-        settings.backbone, settings.weights, layer=settings.layer or None, download=download
+        config.backbone, config.weights, layer=config.layer or None, download=download
     )
     return Encoder(
         backbone,
-        settings.imgsz or choose_short_sides(images, settings.target_side),
-        settings.levels,
-        settings.projection,
-        settings.max_long_side or None,
-        settings.target_side,
+        config.imgsz or choose_short_sides(images, config.target_side),
+        config.levels,
+        config.projection,
+        config.max_long_side or None,
+        config.target_side,
+    )
+
+
+def build_cached_features(
+    config: DetectionConfig,
+    images: Sequence[LabelledImage],
+    encoder: Encoder,
+    cache: FeatureCache,
+    *,
+    anchors: AnchorProposer | None = None,
+    external: ExternalProposals | None = None,
+) -> CachedFeatures:
+    """Put images, encoder and cache together, with the proposals that a configuration asks for.
+
+    Args:
+        config: Says how proposals are found, and how many.
+        images: The images; nothing is computed yet.
+        encoder: Makes the maps.
+        cache: Keeps proposals and maps.
+        anchors: Learnt anchors; None in training, which learns them.
+        external: Proposals from a file, used instead of those from the pixels.
+
+    Returns:
+        The features of the images.
+    """
+    return CachedFeatures(
+        images,
+        encoder,
+        cache,
+        config.proposals,
+        config.max_proposals,
+        config.seed,
+        anchors=anchors,
+        max_anchors=config.max_anchors,
+        external=external,
     )
 
 
 def train_detector(
     cached: CachedFeatures,
     names: Sequence[str],
-    settings: DetectionConfig,
+    config: DetectionConfig,
     *,
     workers: int = 2,
     track: Track = no_tracking,
     stage: Stage = nullcontext,
     checkpoints: Checkpoints | None = None,
 ) -> Detector:
-    """Learn a detector: windows, maps, fine-tuning if asked for, SVMs, box regression.
+    """Train a detector: proposals, maps, anchors, fine-tuning if asked for, SVMs, box regression.
 
-    Windows and maps are kept in the cache, so that a second call after a kill goes on where the
+    Proposals and maps are kept in the cache, so that a second call after a kill continues where the
     first one stopped.
 
     Args:
         cached: The images, with the encoder and the cache.
         names: Class names in the order of the labels.
-        settings: The constants; the same seed gives the same detector.
-        workers: Threads that look for windows.
+        config: The constants; the same seed gives the same detector.
+        workers: Threads that look for proposals.
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
         checkpoints: Where the state of a fine-tuning is kept; None keeps none.
@@ -164,98 +161,119 @@ def train_detector(
     """
     with stage("proposals"):
         cached.propose_all(workers, track)
-    return _Training(cached, tuple(names), settings, track, stage).run(checkpoints)
+    return _Training(cached, tuple(names), config, track, stage).run(checkpoints)
 
 
-def wants_mirror(
-    images: Sequence[LabelledImage], num_classes: int, settings: DetectionConfig
-) -> bool:
-    """Say whether mirror images teach, too; if it is left open, where labels are few.
+def wants_mirror(images: Sequence[LabelledImage], num_classes: int, mirror: str = "auto") -> bool:
+    """Decide whether mirror images are learnt from, too.
 
     Args:
-        images: What is learnt from; crowds do not count.
+        images: The images to learn from; crowds do not count as objects.
         num_classes: K.
-        settings: The constants.
+        mirror: ``on``, ``off``, or ``auto``: where there are fewer than 400 objects per class.
 
     Returns:
-        Whether they do.
+        Whether they are.
 
     Example:
-        >>> wants_mirror([], 3, DetectionConfig(mirror="auto"))
-        True
+        >>> wants_mirror([], 3, "auto"), wants_mirror([], 3, "off")
+        (True, False)
     """
-    if settings.mirror != "auto":
-        return settings.mirror == "on"
+    if mirror != "auto":
+        return mirror == "on"
     return sum(int((~image.crowd).sum()) for image in images) < FEW_OBJECTS * num_classes
 
 
 @dataclass
 class _Training:
-    """A training under way: what every step asks for."""
+    """A training in progress: what every step needs."""
 
     cached: CachedFeatures
     names: tuple[str, ...]
-    settings: DetectionConfig
+    config: DetectionConfig
     track: Track
     stage: Stage
 
     @property
     def mirror(self) -> bool:
-        """Whether mirror images teach, too."""
-        return wants_mirror(self.cached.images, len(self.names), self.settings)
+        """Whether mirror images are learnt from, too."""
+        return wants_mirror(self.cached.images, len(self.names), self.config.mirror)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
-        """Take one step after the other."""
-        self._look(mirror=self.mirror and self.settings.tune != "network")
+        """Go through all stages; a tuned trunk makes new maps, and anchors are learnt again."""
+        self._extract_features(mirror=self.mirror and self.config.tune != "network")
         tuned = TunedParts()
-        if self.settings.tune != "none":
+        if self.config.tune != "none":
             with self.stage("tuning"):
                 tuned = self._tune(checkpoints)
-        if tuned.encoder is not None:  # other maps, and so other windows
+        if tuned.encoder is not None:
             images = self.cached.usable
             self.cached = replace(self.cached, images=images, encoder=tuned.encoder, anchors=None)
-            self._look(mirror=self.mirror)
-        classifier, box_regressor = self._learn_scores(tuned), self._learn_boxes(tuned)
+            self._extract_features(mirror=self.mirror)
+        classifier, box_regressor = self._train_classifier(tuned), self._fit_boxes(tuned)
         return Detector(
             self.cached.encoder,
             classifier,
             box_regressor,
             self.names,
-            self._rule(),
+            self._inference(),
             self.cached.anchors,
         )
 
-    def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
-        """Fine-tune the head or the network."""
-        num_classes = len(self.names)
-        return tune(self.cached, num_classes, self.settings, checkpoints, self.track)
-
-    def _rule(self) -> InferenceConfig:
-        """How windows are found in new images: as in those of the training."""
-        settings = self.settings
+    def _inference(self) -> InferenceConfig:
+        """Search new images as those of the training were searched."""
+        config = self.config
         return InferenceConfig(
-            settings.proposals,
-            settings.max_proposals,
-            settings.seed,
-            max_anchors=settings.max_anchors,
+            config.proposals,
+            config.max_proposals,
+            config.seed,
+            max_anchors=config.max_anchors,
         )
 
-    def _look(self, *, mirror: bool) -> None:
-        """Convolve the images, and learn to propose windows from their maps."""
+    def _extract_features(self, *, mirror: bool) -> None:
+        """Convolve the images, and learn anchors on their maps."""
         with self.stage("features"):
             self.cached.encode_all(self.track, mirror=mirror)
         if not self.cached.usable:
             raise NothingUsableError("no image of the data set can be used")
-        if self.settings.anchors:
+        if self.config.anchors:
             with self.stage("anchors"):
-                proposer = AnchorProposer.of(self.cached.encoder, seed=self.settings.seed)
-                maps = self.cached.maps("learning to propose", self.track)
+                proposer = AnchorProposer.of(self.cached.encoder, seed=self.config.seed)
+                maps = self.cached.maps("learning anchors", self.track)
                 self.cached.use_anchors(proposer.fit(maps))
                 self.cached.propose_learnt(self.track)
 
-    def _learn_scores(self, tuned: TunedParts) -> RegionClassifier:
-        """Learn to judge windows; a tuned softmax knows already."""
-        kind, keep = self.settings.classifier, self.settings.prefilter
+    def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
+        """Fine-tune the head, or the whole network."""
+        config, num_classes = self.config, len(self.names)
+        shared: dict[str, Any] = {
+            "updates": config.tune_updates,
+            "rate": config.tune_rate,
+            "use_difficult": config.use_difficult,
+            "widths": config.widths,
+            "ranks": config.ranks,
+            "seed": config.seed,
+        }
+        if config.tune == "head":
+            head_config = HeadTuningConfig(**shared)
+            head = tune_head(
+                self.cached, num_classes, head_config, checkpoints=checkpoints, track=self.track
+            ).head
+            return TunedParts(head)
+        tuned = tune_network(
+            self.cached.usable,
+            self.cached.encoder,
+            num_classes,
+            NetworkTuningConfig(**shared, trainable_from=config.tune_from),
+            self.cached.propose,
+            checkpoints=checkpoints,
+            track=self.track,
+        )
+        return TunedParts(tuned.head, tuned.encoder, tuned.boxes)
+
+    def _train_classifier(self, tuned: TunedParts) -> RegionClassifier:
+        """Train the SVMs and the kernel that are asked for; a tuned softmax is trained already."""
+        kind, keep = self.config.classifier, self.config.prefilter
         softmax = (
             SoftmaxRegionClassifier(tuned.head)
             if kind == "softmax" and tuned.head is not None
@@ -263,16 +281,8 @@ class _Training:
         )
         if softmax is not None and not keep:
             return softmax
-        features = tuned.features(self.settings)
         with self.stage("objects"):
-            trainer = SvmTrainer(
-                self.cached,
-                len(self.names),
-                self.settings,
-                features,
-                scale=self._scales.of(features),
-                mirror=self.mirror,
-            )
+            trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
             trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track)
@@ -284,29 +294,50 @@ class _Training:
             kernel = trainer.mine_kernel(self.track)
         return TwoStageRegionClassifier(linear, kernel, keep) if keep else kernel
 
-    def _learn_boxes(self, tuned: TunedParts) -> BoxRegressor | None:
-        """Learn to move boxes; a box regression that was tuned with the softmax goes with it."""
-        settings = self.settings
-        if not settings.box_regression:
+    def _svm_trainer(self, features: RegionFeatures) -> SvmTrainer:
+        """Set up the training of SVMs on some features."""
+        config = self.config
+        svm_config = SvmConfig(
+            cost=config.svm_cost,
+            positive_weight=config.positive_weight,
+            extra_positives=config.extra_positives,
+            positive_from=config.positive_from,
+            negative_below=config.negative_below,
+            use_difficult=config.use_difficult,
+            seed=config.seed,
+        )
+        return SvmTrainer(
+            self.cached,
+            len(self.names),
+            features,
+            svm_config,
+            scale=self._scaler.factor(features),
+            mirror=self.mirror,
+        )
+
+    def _fit_boxes(self, tuned: TunedParts) -> BoxRegressor | None:
+        """Fit the box regression; one that was tuned together with the softmax is kept."""
+        config = self.config
+        if not config.box_regression:
             return None
-        if settings.classifier == "softmax" and tuned.boxes is not None:
+        if config.classifier == "softmax" and tuned.boxes is not None:
             return tuned.boxes
-        rule = CascadeConfig(
-            stages=settings.box_stages,
-            strength=settings.box_strength,
-            overlap=settings.box_overlap,
-            class_agnostic=settings.box_agnostic,
-            most_samples=settings.max_box_samples,
-            use_difficult=settings.use_difficult,
+        cascade_config = CascadeConfig(
+            stages=config.box_stages,
+            strength=config.box_strength,
+            overlap=config.box_overlap,
+            class_agnostic=config.box_agnostic,
+            most_samples=config.max_box_samples,
+            use_difficult=config.use_difficult,
         )
         with self.stage("boxes"):
-            scale = self._scales.of(RegionFeatures())
-            cascade = BoxCascade(len(self.names), rule, settings.seed)
-            samples = self.cached.tracked("fitting boxes", self.track, mirror=self.mirror)
+            scale = self._scaler.factor(RegionFeatures())
+            cascade = BoxCascade(len(self.names), cascade_config, config.seed)
+            samples = self.cached.samples("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.cached.encoder, scale)
 
     @cached_property
-    def _scales(self) -> FeatureScales:
+    def _scaler(self) -> FeatureScaler:
         """Factors for the features; first asked for after the fine-tuning."""
-        settings = self.settings
-        return FeatureScales(self.cached, settings.feature_norm, settings.seed, self.track)
+        config = self.config
+        return FeatureScaler(self.cached, config.feature_norm, config.seed, self.track)

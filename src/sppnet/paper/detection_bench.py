@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import (
-    DetectionConfig,
     Detector,
     InferenceConfig,
     LinearRegionClassifier,
 )
 from sppnet.detection.detector import CombinedDetector
-from sppnet.detection.feature_set import CachedFeatures, digest_weights
+from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
-from sppnet.detection.heads.svm_trainer import FeatureScales, SvmTrainer
+from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
 from sppnet.errors import Problem
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage
@@ -34,12 +33,14 @@ from sppnet.paper.frozen import NEEDS_HIDDEN
 from sppnet.paper.resources import Budget, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import digest_of
 from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
 
 # Trained layers learn on at the rate of the 2014 code; new ones need a higher one.
 TRAINED_RATE, NEW_RATE = 1e-3, 1e-2
 CHECK_EVERY = 2000
 BUDGET_BYTES = 4_000_000_000
+FEATURE_NORM = 20.0  # mean norm of the features that the SVMs see, as in the 2014 code
 BENCH_VERSION = 1
 
 
@@ -118,7 +119,7 @@ class DetectionExperiment:
     ) -> None:
         self.method, self.network, self.images = method, network, images
         self.resources, self.track = resources, method.label(track)
-        self.settings = DetectionConfig(mirror="off", seed=resources.seed)  # constants of the paper
+        self.svm_config = SvmConfig(seed=resources.seed)
         self.cache = FeatureCache(resources.out / "cache" / ("rcnn" if method.is_rcnn else "spp"))
         self.encoder = build_method_encoder(method, network, self.cache)
         self.train = self._prepare(images.train)
@@ -126,9 +127,7 @@ class DetectionExperiment:
         self.key = self._make_key()
         self._is_prepared = False
         self._classifiers: dict[tuple[str, bool], LinearRegionClassifier] = {}
-        self._scales = FeatureScales(
-            self.train, self.settings.feature_norm, resources.seed, self.track
-        )
+        self._scaler = FeatureScaler(self.train, FEATURE_NORM, resources.seed, self.track)
 
     def why_not(self, row: Row) -> str:
         """Say why a row cannot be measured; empty if it can."""
@@ -197,8 +196,8 @@ class DetectionExperiment:
         """Box regression on the pooled vectors: one stage, as in the paper."""
         rule = CascadeConfig(stages=1, per_image=self.resources.budget.windows)
         cascade = BoxCascade(len(self.images.names), rule, self.resources.seed)
-        samples = self.train.tracked("fitting boxes", self.track)
-        return cascade.fit(samples, self.encoder, self._scales.of(RegionFeatures()))
+        samples = self.train.samples("fitting boxes", self.track)
+        return cascade.fit(samples, self.encoder, self._scaler.factor(RegionFeatures()))
 
     def _classifier(self, layer: str, is_tuned: bool) -> LinearRegionClassifier:
         """SVMs on a layer."""
@@ -208,9 +207,9 @@ class DetectionExperiment:
             trainer = SvmTrainer(
                 self.train,
                 len(self.images.names),
-                self.settings,
                 features,
-                scale=self._scales.of(features),
+                self.svm_config,
+                scale=self._scaler.factor(features),
             )
             trainer.collect_positives(self.track)
             self._classifiers[layer, is_tuned] = trainer.mine(self.track)
@@ -221,10 +220,10 @@ class DetectionExperiment:
         budget, network = self.resources.budget, self.network
         return self.cache.make_key(
             version=BENCH_VERSION,
-            settings=repr(self.settings),
+            settings=repr((self.svm_config, FEATURE_NORM)),
             encoder=repr(sorted(self.encoder.config().items())),
-            weights=digest_weights(network.backbone.state_dict()),
-            hidden=tuple(digest_weights(each.state_dict()) for each in network.hidden or ()),
+            weights=digest_of(None, network.backbone.state_dict()),
+            hidden=tuple(digest_of(None, each.state_dict()) for each in network.hidden or ()),
             images=(digest_images(self.images.train), digest_images(self.images.test)),
             budget=(budget.proposals, budget.windows, budget.updates, budget.widths),
             seed=self.resources.seed,
@@ -258,7 +257,7 @@ def score_detector(
     """
     first, *others = (experiment.test for experiment in experiments)
     found = {}
-    for image, encoded, windows in first.tracked("detecting", track):
+    for image, encoded, windows in first.samples("detecting", track):
         if isinstance(detector, CombinedDetector):
             maps = (encoded, *(other.encoded(image) for other in others))
             found[image.image_id] = detector.detect(maps, windows)

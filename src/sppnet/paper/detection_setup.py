@@ -13,7 +13,6 @@ from sppnet.backbones import Backbone
 from sppnet.classification.convert import convert_classifier
 from sppnet.detection import Encoder
 from sppnet.detection.encoder import EncodedImage
-from sppnet.detection.feature_set import digest_weights
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import Problem, UsageError
@@ -30,6 +29,7 @@ from sppnet.pooling import SpatialPyramidPool
 from sppnet.pooling.bins import DEFAULT_LEVELS
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import digest_of
 
 ZF, ZF_SECOND, ALEX = "ZF-5", "second ZF-5", "Alex-5"
 ALEX_LEVELS = (6,)
@@ -139,33 +139,33 @@ class KeptRcnnEncoder(RcnnEncoder):
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     encoder = KeptRcnnEncoder(build_backbone("small5"), (1,), FeatureCache(folder))
         ...     encoded = encoder.encode(torch.rand(3, 60, 80))
-        ...     cells = encoder.locate(encoded, torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
-        ...     encoder.describe_cells(encoded, cells).shape, len(list(encoder.cache.keys()))
+        ...     regions = encoder.assign_regions(encoded, torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+        ...     encoder.pool(encoded, regions).shape, len(list(encoder.cache.keys()))
         (torch.Size([1, 96]), 1)
     """
 
     def __init__(self, backbone: Backbone, levels: tuple[int, ...], cache: FeatureCache) -> None:
         super().__init__(backbone, levels)
         self.cache = cache
-        self._weights = digest_weights(backbone.state_dict())
+        self._weights = digest_of(None, backbone.state_dict())
         self._key = ""  # of the image whose vectors are at hand
         self._row_of: dict[tuple[int, ...], int] = {}
         self._vectors = torch.zeros(0, self.length, dtype=torch.float16)
 
     @torch.no_grad()
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
+    def pool(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
         """Look up the vectors of windows; convolve those that were never asked for."""
         self._take_up(encoded)
-        wanted = [tuple(cell) for cell in cells.tolist()]
+        wanted = [tuple(cell) for cell in regions.tolist()]
         new = [cell for cell in dict.fromkeys(wanted) if cell not in self._row_of]
         if new:
             self._add(encoded, torch.tensor(new))
         rows = torch.tensor([self._row_of[cell] for cell in wanted], dtype=torch.int64)
         return self._vectors[rows].float().to(self.device)
 
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
+    def pool_and_multiply(self, encoded: EncodedImage, regions: Tensor, weights: Tensor) -> Tensor:
         """Multiply the vectors of windows by a matrix."""
-        return self.describe_cells(encoded, cells) @ weights
+        return self.pool(encoded, regions) @ weights
 
     def _take_up(self, encoded: EncodedImage) -> None:
         """Read what is kept of an image, unless it is at hand."""
@@ -186,7 +186,7 @@ class KeptRcnnEncoder(RcnnEncoder):
 
     def _add(self, encoded: EncodedImage, cells: Tensor) -> None:
         """Convolve windows and keep their vectors."""
-        vectors = super().describe_cells(encoded, cells).cpu().half()
+        vectors = super().pool(encoded, cells).cpu().half()
         for cell in cells.tolist():
             self._row_of[tuple(cell)] = len(self._row_of)
         self._vectors = torch.cat([self._vectors, vectors])

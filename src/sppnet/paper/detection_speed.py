@@ -192,10 +192,10 @@ def _time_image(
         encoded = encoder.encode(image)
     chosen = torch.arange(0, len(photo.windows), max(1, round(1 / share)))
     scale = len(photo.windows) / max(1, len(chosen))
-    cells = encoder.locate(encoded, photo.windows[chosen])
+    regions = encoder.assign_regions(encoded, photo.windows[chosen])
     part = "conv" if isinstance(encoder, RcnnEncoder) else "pooling"
     with seconds.stage(part, device, scale):
-        pooled = encoder.describe_cells(encoded, cells)
+        pooled = encoder.pool(encoded, regions)
     # all rows at once whatever the share: fewer would take longer each
     filled = pooled[torch.arange(len(photo.windows)) % max(1, len(chosen))]
     with seconds.stage("fc", device):

@@ -100,14 +100,16 @@ def _own_copy(tensor: Tensor) -> Tensor:
     return copy.copy_(tensor.detach())
 
 
-def digest_of(description: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of plain values and named tensors.
+def digest_of(description: Mapping[str, object] | None, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of plain values, if any, and of the names and values of tensors.
 
     Example:
         >>> digest_of({"a": 1}, {}) == digest_of({"a": 2}, {})
         False
     """
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    digest = hashlib.sha256()
+    if description is not None:
+        digest.update(json.dumps(description, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         values = tensor.detach().cpu().contiguous().reshape(-1)

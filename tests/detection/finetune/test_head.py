@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sppnet.classification import Checkpoints
 from sppnet.detection import CachedFeatures
-from sppnet.detection.assign import SamplingConfig, label_windows
+from sppnet.detection.assign import SamplingConfig, label_proposals
 from sppnet.detection.finetune.head import (
     HeadTuningConfig,
     ProposalPool,
@@ -184,14 +184,14 @@ def _known(cached: CachedFeatures, flips: tuple[bool, ...], num_classes: int, *,
     """All vectors that may be drawn, with their labels, as (vector in float16, label)."""
     encoder, known = cached.encoder, []
     for image in cached.images:
-        boxes = torch.cat([image.boxes, cached.windows(image)])
-        labels = label_windows(boxes, image, num_classes)
+        boxes = torch.cat([image.boxes, cached.propose(image)])
+        labels = label_proposals(boxes, image, num_classes)
         for flipped in flips:
             seen = flip_boxes(boxes, image.size_hw[1]) if flipped else boxes
             encoded = cached.encoded(image.mirror() if flipped else image)
             for scale in (None,) if best else (0, 1):
                 of = None if scale is None else torch.full((len(seen),), scale)
-                rows = encoder.describe_cells(encoded, encoder.locate(encoded, seen, of)).half()
+                rows = encoder.pool(encoded, encoder.assign_regions(encoded, seen, of)).half()
                 known.append((rows, labels))
     return torch.cat([rows for rows, _ in known]), torch.cat([labels for _, labels in known])
 
@@ -214,9 +214,9 @@ def test_every_gathered_window_is_one_of_an_image(cached, scenes, flips, best: b
 
 def test_both_scales_are_drawn(cached, scenes, monkeypatch) -> None:
     drawn = []
-    locate = cached.encoder.locate
+    assign_regions = cached.encoder.assign_regions
     monkeypatch.setattr(
-        cached.encoder, "locate", lambda e, b, s: drawn.append(s) or locate(e, b, s)
+        cached.encoder, "assign_regions", lambda e, b, s: drawn.append(s) or assign_regions(e, b, s)
     )
     gather_windows(cached, scenes.images, len(scenes.names), PLAN_FC_WINDOWS)
     share = torch.cat(drawn).float().mean()

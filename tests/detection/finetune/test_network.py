@@ -133,7 +133,7 @@ def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, windows, encode
     rows = []
     for sample in samples:
         image = network._encode(sample)
-        cells = encoder.locate(image, sample.boxes)
+        cells = encoder.assign_regions(image, sample.boxes)
         rows += [
             spatial_pyramid_pool(image.maps[0][:, :, y0:y1, x0:x1], encoder.levels)
             for _, x0, y0, x1, y1 in cells.tolist()

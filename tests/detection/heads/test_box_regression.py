@@ -20,7 +20,7 @@ from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
 
 
 def _samples(count: int = 80, length: int = 30, seed: int = 0):
-    """Features that tell where the object lies, windows, objects."""
+    """Features that tell where the object lies, proposals, objects."""
     rng = np.random.default_rng(seed)
     corner, size = rng.uniform(0, 90, (count, 2)), rng.uniform(20, 80, (count, 2))
     shift, growth = rng.normal(0.05, 0.1, (count, 2)), rng.normal(0.1, 0.15, (count, 2))
@@ -78,7 +78,7 @@ def test_class_without_samples_leaves_boxes_as_they_are() -> None:
     assert not torch.allclose(regressor.apply(features, 0 * labels, proposals), proposals, atol=0.1)
 
 
-def test_each_window_is_moved_by_its_own_class() -> None:
+def test_each_proposal_is_moved_by_its_own_class() -> None:
     first, second = _samples(40), _samples(40, seed=5)
     both = RidgeBoxRegressor(50.0).fit(*(list(part) for part in zip(first, second, strict=True)))
     labels = torch.arange(40) % 2
@@ -136,7 +136,7 @@ SIZE_HW = (100, 120)
 
 
 class _Eye:
-    """In place of an encoder: sees a blurred view of where the object is, from the window."""
+    """In place of an encoder: sees a blurred view of where the object is, from the proposal."""
 
     length, device = 4, torch.device("cpu")
 
@@ -144,38 +144,38 @@ class _Eye:
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
         return torch.tanh(3 * (encoded.boxes[0] - boxes) / sides)
 
-    def locate(self, _encoded, boxes):
+    def assign_regions(self, _encoded, boxes):
         return boxes
 
-    def score_cells(self, encoded, cells, weights):
-        return self.describe(encoded, cells) @ weights
+    def pool_and_multiply(self, encoded, regions, weights):
+        return self.describe(encoded, regions) @ weights
 
 
 def _image(seed: int):
     draw = torch.Generator().manual_seed(seed)
     corner = torch.rand(1, 2, generator=draw) * 40 + 10
     box = torch.cat([corner, corner + 20 + 25 * torch.rand(1, 2, generator=draw)], 1)
-    windows = (box + 7 * torch.randn(40, 4, generator=draw)).clamp(0, 100)
+    proposals = (box + 7 * torch.randn(40, 4, generator=draw)).clamp(0, 100)
     flag = torch.tensor([False])
     label = torch.tensor([seed % 2])
     image = SimpleNamespace(boxes=box, labels=label, crowd=flag, difficult=flag)
-    return image, SimpleNamespace(boxes=box, image_size_hw=SIZE_HW), windows
+    return image, SimpleNamespace(boxes=box, image_size_hw=SIZE_HW), proposals
 
 
 def _overlap(cascade: BoxCascade) -> float:
-    """Mean overlap of moved windows with the objects of images that were not learnt from."""
+    """Mean overlap of moved proposals with the objects of images that were not learnt from."""
     overlaps = []
     for seed in range(100, 120):
-        image, encoded, windows = _image(seed)
-        labels = image.labels.expand(len(windows))
-        moved = cascade.apply(_Eye(), encoded, labels, windows)
+        image, encoded, proposals = _image(seed)
+        labels = image.labels.expand(len(proposals))
+        moved = cascade.apply(_Eye(), encoded, labels, proposals)
         overlaps.append(box_iou(moved, image.boxes)[:, 0])
     return float(torch.cat(overlaps).mean())
 
 
-def _fitted(**rule) -> BoxCascade:
-    rule = {"strength": 1.0, **rule}
-    return BoxCascade(2, CascadeConfig(**rule)).fit([_image(seed) for seed in range(40)], _Eye())
+def _fitted(**config) -> BoxCascade:
+    config = {"strength": 1.0, **config}
+    return BoxCascade(2, CascadeConfig(**config)).fit([_image(seed) for seed in range(40)], _Eye())
 
 
 def test_each_stage_comes_closer() -> None:
@@ -188,8 +188,8 @@ def test_one_stage_is_the_released_regression() -> None:
     cascade = BoxCascade(2, CascadeConfig(stages=1, strength=50.0, per_image=999))
     cascade.fit(samples, _Eye())
     features, boxes, targets = [], [], []
-    for image, encoded, windows in samples:
-        every = torch.cat([image.boxes, windows])
+    for image, encoded, proposals in samples:
+        every = torch.cat([image.boxes, proposals])
         near = every[box_iou(every, image.boxes)[:, 0] > 0.5]
         features.append(_Eye().describe(encoded, near))
         boxes.append(near)
@@ -205,18 +205,18 @@ def test_one_stage_is_the_released_regression() -> None:
 def test_class_agnostic_has_one_regression_for_all() -> None:
     cascade = _fitted(class_agnostic=True)
     assert cascade.tensors()["weights"].shape == (2, 1, 4, 4)
-    _, encoded, windows = _image(100)
+    _, encoded, proposals = _image(100)
     first, second = (
-        cascade.apply(_Eye(), encoded, torch.full((40,), label), windows) for label in (0, 1)
+        cascade.apply(_Eye(), encoded, torch.full((40,), label), proposals) for label in (0, 1)
     )
     assert torch.equal(first, second)
 
 
 def test_feature_scale_goes_into_the_weights() -> None:
     samples = [_image(seed) for seed in range(10)]
-    rule = CascadeConfig(stages=1, strength=4.0)
+    config = CascadeConfig(stages=1, strength=4.0)
     plain = BoxCascade(2, CascadeConfig(stages=1, strength=1.0)).fit(samples, _Eye())
-    scaled = BoxCascade(2, rule).fit(samples, _Eye(), feature_scale=2.0)
+    scaled = BoxCascade(2, config).fit(samples, _Eye(), feature_scale=2.0)
     # twice the features at four times the penalty: the same but for the constant's own penalty
     found, expected = scaled.tensors()["weights"], plain.tensors()["weights"]
     assert torch.allclose(found, expected, atol=0.02)
@@ -226,11 +226,11 @@ def test_feature_scale_goes_into_the_weights() -> None:
 def test_restored_moves_the_same() -> None:
     cascade = _fitted()
     restored = BoxCascade.from_config(cascade.config(), cascade.tensors())
-    image, encoded, windows = _image(7)
+    image, encoded, proposals = _image(7)
     labels = image.labels.expand(40)
-    expected = cascade.apply(_Eye(), encoded, labels, windows)
-    assert torch.equal(restored.apply(_Eye(), encoded, labels, windows), expected)
-    other = BoxCascade(3, cascade.rule).config()
+    expected = cascade.apply(_Eye(), encoded, labels, proposals)
+    assert torch.equal(restored.apply(_Eye(), encoded, labels, proposals), expected)
+    other = {**cascade.config(), "num_classes": 3}
     with pytest.raises(ValueError, match="weights and bias must begin with shape"):
         BoxCascade.from_config(other, cascade.tensors())
 

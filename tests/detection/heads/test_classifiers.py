@@ -1,4 +1,4 @@
-"""Every scorer gives what its formula gives on the vectors of the windows, saved or not."""
+"""Every classifier gives what its formula gives on the vectors of the proposals, saved or not."""
 
 import pytest
 import torch
@@ -22,10 +22,10 @@ K = 3
 
 @pytest.fixture
 def scene(make_encoder, make_picture, make_boxes):
-    """An encoder with two scales, an image, and cells of more windows than one chunk."""
+    """An encoder with two scales, an image, and regions of more proposals than one chunk."""
     encoder = make_encoder((96, 160), levels=(1, 2))
     encoded = encoder.encode(make_picture(90, 130))
-    return encoder, encoded, encoder.locate(encoded, make_boxes(600, 90, 130))
+    return encoder, encoded, encoder.assign_regions(encoded, make_boxes(600, 90, 130))
 
 
 def _draw(*shape: int) -> Tensor:
@@ -65,10 +65,10 @@ def _kernel_by_hand(classifier: KernelRegionClassifier, rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "prefiltered"])
 def test_scores_are_the_formula_on_the_vectors(scene, name: str) -> None:
-    encoder, encoded, cells = scene
+    encoder, encoded, regions = scene
     classifier = _classifiers(encoder)[name]
     classifier.check(encoder)
-    pooled = encoder.describe_cells(encoded, cells)
+    pooled = encoder.pool(encoded, regions)
     head = _head(encoder)
     fc7 = head.describe(pooled).double()
     odds = head(pooled).double()
@@ -81,58 +81,58 @@ def test_scores_are_the_formula_on_the_vectors(scene, name: str) -> None:
         "kernel": lambda s: _kernel_by_hand(s, head.describe(pooled, "fc6")),
         "kernel on pooled": lambda s: _kernel_by_hand(s, pooled),
     }[name](classifier)  # fmt: skip
-    found = classifier.score(encoder, encoded, cells)
+    found = classifier.score(encoder, encoded, regions)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected.double(), atol=1e-4, rtol=1e-4)
 
 
-def test_only_the_best_windows_reach_the_second_scorer(scene) -> None:
-    encoder, encoded, cells = scene
-    scorers = _classifiers(encoder)
-    first = scorers["linear"].score(encoder, encoded, cells).amax(1)
-    second = scorers["kernel"].score(encoder, encoded, cells)
-    found = scorers["prefiltered"].score(encoder, encoded, cells)
+def test_only_the_best_proposals_reach_the_second_classifier(scene) -> None:
+    encoder, encoded, regions = scene
+    classifiers = _classifiers(encoder)
+    first = classifiers["linear"].score(encoder, encoded, regions).amax(1)
+    second = classifiers["kernel"].score(encoder, encoded, regions)
+    found = classifiers["prefiltered"].score(encoder, encoded, regions)
     looked = set(first.argsort(descending=True)[:25].tolist())
-    for row in range(len(cells)):
+    for row in range(len(regions)):
         if row in looked:
             torch.testing.assert_close(found[row], second[row])
         else:
             assert found[row].tolist() == [NEVER] * K
 
 
-def test_few_windows_all_reach_the_second_scorer(scene) -> None:
-    encoder, encoded, cells = scene
-    scorers = _classifiers(encoder)
-    found = scorers["prefiltered"].score(encoder, encoded, cells[:25])
-    assert torch.equal(found, scorers["kernel"].score(encoder, encoded, cells[:25]))
+def test_few_proposals_all_reach_the_second_classifier(scene) -> None:
+    encoder, encoded, regions = scene
+    classifiers = _classifiers(encoder)
+    found = classifiers["prefiltered"].score(encoder, encoded, regions[:25])
+    assert torch.equal(found, classifiers["kernel"].score(encoder, encoded, regions[:25]))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_window_gives_no_score(scene, name: str) -> None:
-    encoder, encoded, cells = scene
-    assert _classifiers(encoder)[name].score(encoder, encoded, cells[:0]).shape == (0, K)
+def test_no_proposal_gives_no_score(scene, name: str) -> None:
+    encoder, encoded, regions = scene
+    assert _classifiers(encoder)[name].score(encoder, encoded, regions[:0]).shape == (0, K)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scorer_comes_back_bit_for_bit(scene, name: str) -> None:
-    encoder, encoded, cells = scene
+    encoder, encoded, regions = scene
     classifier = _classifiers(encoder)[name]
     again = classifier_from_config(classifier.config(), classifier.tensors())
     assert type(again) is type(classifier)
     assert again.num_classes == K
-    before, after = (s.score(encoder, encoded, cells) for s in (classifier, again))
+    before, after = (s.score(encoder, encoded, regions) for s in (classifier, again))
     assert torch.equal(before, after)
     moved = again.to("cpu")
-    assert torch.equal(moved.score(encoder, encoded, cells), before)
+    assert torch.equal(moved.score(encoder, encoded, regions), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_windows_of_another_length_are_refused(scene, make_encoder, name: str) -> None:
+def test_proposals_of_another_length_are_refused(scene, make_encoder, name: str) -> None:
     encoder, _, _ = scene
     other = make_encoder((96,), levels=(1,))
     if name in ("fc7", "kernel"):
         other.levels = (1, 2, 3)
-    with pytest.raises(ValueError, match="windows must have"):
+    with pytest.raises(ValueError, match="vectors of regions must have"):
         _classifiers(encoder)[name].check(other)
 
 
@@ -159,5 +159,5 @@ def test_spoiled_files_are_refused(scene) -> None:
         (classifier.config(), {k: v for k, v in tensors.items() if k != "bias"}),
         (classifier.config(), tensors | {"bias": torch.ones(7)}),
     ):
-        with pytest.raises(UnusableFileError, match="the saved scorer does not fit together"):
+        with pytest.raises(UnusableFileError, match="the saved classifier does not fit together"):
             classifier_from_config(config, kept)

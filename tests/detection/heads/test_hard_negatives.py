@@ -13,28 +13,28 @@ from torch import Tensor
 from sppnet.detection import HardNegativeMiner, MiningConfig
 from sppnet.detection.heads.hard_negatives import NEVER, ReservoirSample
 
-RULE = MiningConfig(cost=0.003, refit_after=120)
+CONFIG = MiningConfig(cost=0.003, refit_after=120)
 
 
-def _problem(images: int = 8, windows: int = 150, classes: int = 3, length: int = 24):
+def _problem(images: int = 8, proposals: int = 150, classes: int = 3, length: int = 24):
     """Positives per class; images as (features, is_negative)."""
     draw = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, length, generator=draw) * 0.9
     positives = [torch.randn(15, length, generator=draw) + centre for centre in centres]
     data = []
     for _ in range(images):
-        features = torch.randn(windows, length, generator=draw)
-        near = torch.rand(windows, generator=draw) < 0.2  # things of other classes
-        of = torch.randint(classes, (windows,), generator=draw)
+        features = torch.randn(proposals, length, generator=draw)
+        near = torch.rand(proposals, generator=draw) < 0.2  # things of other classes
+        of = torch.randint(classes, (proposals,), generator=draw)
         features[near] += centres[of[near]]
-        is_negative = torch.ones(windows, classes, dtype=torch.bool)
+        is_negative = torch.ones(proposals, classes, dtype=torch.bool)
         is_negative[near, of[near]] = False
         data.append((4 * features, is_negative))
     return [4 * rows for rows in positives], data  # of mean length 20, as the trainer scales them
 
 
-def _mine(positives: list[Tensor], data, rule: MiningConfig = RULE) -> HardNegativeMiner:
-    miner = HardNegativeMiner(positives, rule)
+def _mine(positives: list[Tensor], data, config: MiningConfig = CONFIG) -> HardNegativeMiner:
+    miner = HardNegativeMiner(positives, config)
     for features, is_negative in data:
         is_hard = miner.choose(features @ miner.weights_ + miner.bias_, is_negative)
         kept = is_hard.any(1)
@@ -47,42 +47,42 @@ def _all_negatives(data, label: int) -> Tensor:
     return torch.cat([features[negative[:, label]] for features, negative in data])
 
 
-def _full_svm(positives: Tensor, negatives: Tensor, rule: MiningConfig) -> tuple[Tensor, float]:
+def _full_svm(positives: Tensor, negatives: Tensor, config: MiningConfig) -> tuple[Tensor, float]:
     """sklearn's liblinear on every negative; a large intercept scaling all but frees the bias."""
     rows = torch.cat([positives, negatives]).double().numpy()
     signs = np.r_[np.ones(len(positives)), -np.ones(len(negatives))]
-    weight = {1: rule.positive_weight, -1: 1.0}
+    weight = {1: config.positive_weight, -1: 1.0}
     svm = LinearSVC(
-        loss="hinge", dual=True, C=rule.cost, class_weight=weight, intercept_scaling=10.0,
+        loss="hinge", dual=True, C=config.cost, class_weight=weight, intercept_scaling=10.0,
         tol=1e-5, max_iter=200_000, random_state=0,
     ).fit(rows, signs)  # fmt: skip
     return torch.tensor(svm.coef_[0], dtype=torch.float32), float(svm.intercept_[0])
 
 
-def _objective(positives: Tensor, negatives: Tensor, weights: Tensor, bias: float, rule) -> float:
+def _objective(positives: Tensor, negatives: Tensor, weights: Tensor, bias: float, config) -> float:
     """Half the squares of weights and bias / 10, plus the weighted hinge losses."""
     scores = torch.cat([positives, negatives]).double() @ weights.double() + bias
-    losses = rule.positive_weight * (1 - scores[: len(positives)]).clamp(min=0).sum()
+    losses = config.positive_weight * (1 - scores[: len(positives)]).clamp(min=0).sum()
     losses += (1 + scores[len(positives) :]).clamp(min=0).sum()
     squares = weights.double().square().sum() + (bias / 10) ** 2
-    return float(0.5 * squares + rule.cost * losses)
+    return float(0.5 * squares + config.cost * losses)
 
 
 @pytest.mark.parametrize("cost", [0.0003, 0.001, 0.003])
 def test_one_fit_is_the_svm_of_sklearn(cost: float) -> None:
-    rule = MiningConfig(cost=cost, tolerance=1e-5, refit_after=10**6)
+    config = MiningConfig(cost=cost, tolerance=1e-5, refit_after=10**6)
     positives, data = _problem(images=2)
     features = torch.cat([rows for rows, _ in data])
     negative = torch.cat([flags for _, flags in data])
-    miner = HardNegativeMiner(positives, rule)
+    miner = HardNegativeMiner(positives, config)
     miner.add(features, negative)
     miner.finish()
     for label in range(3):
         negatives = _all_negatives(data, label)
-        theirs = _full_svm(positives[label], negatives, rule)
+        theirs = _full_svm(positives[label], negatives, config)
         ours = miner.weights_[:, label], float(miner.bias_[label])
-        value = _objective(positives[label], negatives, *ours, rule)
-        best = _objective(positives[label], negatives, *theirs, rule)
+        value = _objective(positives[label], negatives, *ours, config)
+        best = _objective(positives[label], negatives, *theirs, config)
         assert 0.999 * best <= value <= 1.005 * best
         assert float((ours[0] - theirs[0]).norm() / theirs[0].norm()) < 0.05
 
@@ -93,10 +93,10 @@ def test_mining_comes_close_to_the_svm_of_all_negatives() -> None:
     kept = miner.held
     for label, rows in enumerate(positives):
         negatives = _all_negatives(data, label)
-        weights, bias = _full_svm(rows, negatives, RULE)
-        best = _objective(rows, negatives, weights, bias, RULE)
+        weights, bias = _full_svm(rows, negatives, CONFIG)
+        best = _objective(rows, negatives, weights, bias, CONFIG)
         found = _objective(
-            rows, negatives, miner.weights_[:, label], float(miner.bias_[label]), RULE
+            rows, negatives, miner.weights_[:, label], float(miner.bias_[label]), CONFIG
         )
         assert 0.99 * best <= found <= 1.03 * best
         ours = negatives @ miner.weights_[:, label] + miner.bias_[label]
@@ -142,7 +142,7 @@ def test_class_that_meets_no_negative_in_the_first_image_starts_later() -> None:
 
 def test_first_image_gives_all_negatives_later_ones_those_near_the_margin() -> None:
     positives, data = _problem()
-    miner = HardNegativeMiner(positives, RULE)
+    miner = HardNegativeMiner(positives, CONFIG)
     (features, negative), (later, negative_later) = data[:2]
     scores = features @ miner.weights_ + miner.bias_
     assert torch.equal(miner.choose(scores, negative), negative)
@@ -160,18 +160,18 @@ def test_easy_negatives_are_forgotten() -> None:
     for label in range(3):
         scores = _all_negatives(data, label) @ miner.weights_[:, label] + miner.bias_[label]
         inside = int((scores > -1 + 0.02).sum())
-        assert inside <= miner.held[label] <= int((scores > RULE.easy_below - 0.1).sum())
+        assert inside <= miner.held[label] <= int((scores > CONFIG.easy_below - 0.1).sum())
     choosy = _mine(positives, data, MiningConfig(cost=0.003, refit_after=120, easy_below=-1.0))
     assert sum(choosy.held) < sum(miner.held)
 
 
 def test_classes_share_rows_as_if_each_were_alone() -> None:
     positives, data = _problem()
-    rule = MiningConfig(cost=0.003, refit_after=120, tolerance=1e-6)
-    together = _mine(positives, data, rule)
+    config = MiningConfig(cost=0.003, refit_after=120, tolerance=1e-6)
+    together = _mine(positives, data, config)
     for label in range(3):
         one = [(features, negative[:, label : label + 1]) for features, negative in data]
-        alone = _mine([positives[label]], one, rule)
+        alone = _mine([positives[label]], one, config)
         apart = alone.weights_[:, 0] - together.weights_[:, label]
         assert float(apart.norm() / alone.weights_.norm()) < 0.05
         assert alone.held[0] == pytest.approx(together.held[label], rel=0.1)
@@ -180,7 +180,7 @@ def test_classes_share_rows_as_if_each_were_alone() -> None:
 def test_sample_of_the_positives_weighs_as_much_as_all() -> None:
     positives, data = _problem(classes=1)
     twice = _mine([positives[0].repeat(2, 1)], data)
-    sample = HardNegativeMiner(positives, RULE, counts=[30])
+    sample = HardNegativeMiner(positives, CONFIG, counts=[30])
     for features, negative in data:
         chosen = sample.choose(features @ sample.weights_ + sample.bias_, negative)
         sample.add(features, chosen)
@@ -190,8 +190,8 @@ def test_sample_of_the_positives_weighs_as_much_as_all() -> None:
 
 def test_budget_holds_whatever_the_number_of_images() -> None:
     positives, data = _problem(images=30)
-    rule = MiningConfig(cost=0.003, refit_after=120, budget_bytes=400 * 2 * 24)
-    free, bound = _mine(positives, data), HardNegativeMiner(positives, rule)
+    config = MiningConfig(cost=0.003, refit_after=120, budget_bytes=400 * 2 * 24)
+    free, bound = _mine(positives, data), HardNegativeMiner(positives, config)
     for features, negative in data:
         chosen = bound.choose(features @ bound.weights_ + bound.bias_, negative)
         bound.add(features, chosen)
@@ -202,7 +202,7 @@ def test_budget_holds_whatever_the_number_of_images() -> None:
         negatives = _all_negatives(data, label)
         best, found = (
             _objective(
-                positives[label], negatives, m.weights_[:, label], m.bias_[label].item(), rule
+                positives[label], negatives, m.weights_[:, label], m.bias_[label].item(), config
             )
             for m in (free, bound)
         )
@@ -230,7 +230,7 @@ def test_refit_waits_for_enough_new_negatives() -> None:
     assert all(len(values) > 3 for values in eager.objectives_)
 
 
-def test_image_without_windows_changes_nothing() -> None:
+def test_image_without_proposals_changes_nothing() -> None:
     positives, data = _problem()
     nothing = (torch.zeros(0, 24), torch.zeros(0, 3, dtype=torch.bool))
     assert torch.equal(_mine(positives, [nothing, *data]).weights_, _mine(positives, data).weights_)

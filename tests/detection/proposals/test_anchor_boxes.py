@@ -1,4 +1,4 @@
-"""Anchors on cells: places and averages against loops over windows, bins and cells.
+"""Anchors on cells: places and averages against loops over proposals, bins and cells.
 
 Shapes of anchors: overlap against boxes on one centre, groups against sizes made in groups."""
 
@@ -7,9 +7,9 @@ import torch
 
 from sppnet.detection.proposals.anchor_boxes import (
     AnchorGrid,
-    find_shapes,
+    cluster_shapes,
+    integral_image,
     size_overlap,
-    table_of_sums,
 )
 from sppnet.geometry import box_iou
 
@@ -30,7 +30,7 @@ def _average(features: torch.Tensor, x0: int, y0: int, x1: int, y1: int) -> torc
 def test_averages_equal_the_loop(width: float, height: float, bins: int) -> None:
     features = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0))
     grid = AnchorGrid(width, height, stride=16, centre=15, bins=bins)
-    found = grid.describe(table_of_sums(features), torch.arange(54))
+    found = grid.describe(integral_image(features), torch.arange(54))
     assert torch.equal(found[:, -1], torch.ones(54))
     for place in range(0, 54, 5):
         y, x = divmod(place, 9)
@@ -45,22 +45,22 @@ def test_responses_equal_the_product_with_the_averages(width: float, height: flo
     features = torch.randn(4, 11, 8, generator=draw)
     weights = torch.randn(4 * 9 + 1, 5, generator=draw)
     grid = AnchorGrid(width, height, stride=16, centre=15)
-    expected = grid.describe(table_of_sums(features), torch.arange(88)) @ weights
+    expected = grid.describe(integral_image(features), torch.arange(88)) @ weights
     assert torch.allclose(grid.respond(features, weights), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "height"), SHAPES)
-def test_bins_lie_on_the_window(width: float, height: float) -> None:
+def test_bins_lie_on_the_proposal(width: float, height: float) -> None:
     grid = AnchorGrid(width, height, stride=16, centre=15)
     cells = torch.stack([grid.rectangles[:, :2].amin(0), grid.rectangles[:, 2:].amax(0)])
     # a cell reaches half a stride to each side of its centre, which is the middle of pixel 15
     edges = cells * 16.0 + 15 + 0.5 - 8
-    window = grid.boxes((1, 1)).reshape(2, 2)
-    assert torch.allclose(edges.mean(0), window.mean(0))
-    assert bool(((edges - window).abs() <= 8).all())
+    proposal = grid.boxes((1, 1)).reshape(2, 2)
+    assert torch.allclose(edges.mean(0), proposal.mean(0))
+    assert bool(((edges - proposal).abs() <= 8).all())
 
 
-def test_windows_are_a_stride_apart_and_of_one_size() -> None:
+def test_proposals_are_a_stride_apart_and_of_one_size() -> None:
     boxes = AnchorGrid(50, 30, stride=8, centre=3).boxes((4, 5)).unflatten(0, (4, 5))
     assert torch.allclose(boxes[:, 1:] - boxes[:, :-1], torch.tensor([8.0, 0, 8, 0]))
     assert torch.allclose(boxes[1:] - boxes[:-1], torch.tensor([0.0, 8, 0, 8]))
@@ -83,7 +83,7 @@ def test_finds_the_groups_that_sizes_were_made_in() -> None:
     middles = torch.tensor([[20.0, 20.0], [100.0, 40.0], [40.0, 160.0]])
     noise = torch.randn(3, 50, 2, generator=torch.Generator().manual_seed(0)) * 0.03
     sizes = (middles[:, None].log() + noise).exp().flatten(0, 1)
-    shapes = find_shapes(sizes, torch.ones(150), 3)
+    shapes = cluster_shapes(sizes, torch.ones(150), 3)
     shapes = shapes[shapes.prod(1).argsort()]
     assert torch.allclose(shapes, middles, rtol=0.02)
 
@@ -91,7 +91,7 @@ def test_finds_the_groups_that_sizes_were_made_in() -> None:
 def test_more_shapes_cover_the_sizes_better() -> None:
     sizes, weights = _sizes(200), torch.ones(200)
     covered = [
-        float(size_overlap(sizes, find_shapes(sizes, weights, count)).amax(1).mean())
+        float(size_overlap(sizes, cluster_shapes(sizes, weights, count)).amax(1).mean())
         for count in (1, 3, 9)
     ]
     assert covered == sorted(covered)
@@ -101,9 +101,9 @@ def test_more_shapes_cover_the_sizes_better() -> None:
 
 def test_heavy_sizes_pull_the_middle() -> None:
     sizes = torch.tensor([[10.0, 10.0], [20.0, 20.0]])
-    (shape,) = find_shapes(sizes, torch.tensor([1.0, 3.0]), 1)
+    (shape,) = cluster_shapes(sizes, torch.tensor([1.0, 3.0]), 1)
     assert torch.allclose(shape, torch.full((2,), 10 * 2**0.75), rtol=1e-5)
 
 
 def test_no_more_shapes_than_distinct_sizes() -> None:
-    assert find_shapes(torch.full((6, 2), 30.0), torch.ones(6), 4).tolist() == [[30.0, 30.0]]
+    assert cluster_shapes(torch.full((6, 2), 30.0), torch.ones(6), 4).tolist() == [[30.0, 30.0]]

@@ -1,4 +1,4 @@
-"""Learnt anchors: normal equations against numpy's least squares, windows on made-up scenes."""
+"""Learnt anchors: normal equations against numpy's least squares, proposals on made-up scenes."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sppnet.detection.encoder import EncodedImage
-from sppnet.detection.proposals.anchor_boxes import AnchorEquations, ChannelAxes
+from sppnet.detection.proposals.anchor_boxes import NormalEquations, PrincipalComponents
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, MapGeometry
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
@@ -34,15 +34,15 @@ def _scene(seed: int, count: int = 3, size_hw: tuple[int, int] = (160, 200)):
     return image, EncodedImage((features,), ((1.0, 1.0),), size_hw)
 
 
-def _fitted(**rule) -> AnchorProposer:
-    return AnchorProposer(GEOMETRY, AnchorConfig(**rule)).fit([_scene(i) for i in range(30)])
+def _fitted(**config) -> AnchorProposer:
+    return AnchorProposer(GEOMETRY, AnchorConfig(**config)).fit([_scene(i) for i in range(30)])
 
 
 def test_equations_give_weighted_ridge_regression() -> None:
     rng = np.random.default_rng(0)
     positives, negatives = (np.c_[rng.normal(m, 1, (40, 5)), np.ones(40)] for m in (0.5, 0))
     deltas, weights = rng.normal(size=(40, 4)), rng.uniform(0.2, 2, 40)
-    equations = AnchorEquations(6)
+    equations = NormalEquations(6)
     rows, moves, heavy = (torch.tensor(a).float() for a in (positives, deltas, weights))
     for part in (slice(0, 15), slice(15, 40)):
         equations.add_positives(rows[part], moves[part], heavy[part])
@@ -62,7 +62,7 @@ def test_equations_give_weighted_ridge_regression() -> None:
 
 
 def test_equations_without_examples_say_no() -> None:
-    equations = AnchorEquations(3)
+    equations = NormalEquations(3)
     equations.add_negatives(torch.tensor([[0.2, -0.1, 1.0], [-0.2, 0.1, 1.0]]))
     weights = equations.solve(0.1)
     assert torch.allclose(weights[:, 0], torch.tensor([0.0, 0.0, -1.0]), atol=1e-4)
@@ -71,7 +71,7 @@ def test_equations_without_examples_say_no() -> None:
 
 def test_axes_are_principal_components() -> None:
     cells = np.random.default_rng(0).normal(size=(500, 4)) @ np.diag([5.0, 1, 3, 0.1]) + 7
-    axes = ChannelAxes(4)
+    axes = PrincipalComponents(4)
     for part in np.split(cells, 5):
         axes.add(torch.tensor(part.T).float())
     rotation, shift = axes.solve(2)
@@ -84,7 +84,7 @@ def test_axes_are_principal_components() -> None:
     assert np.allclose(np.abs(found) / np.abs(found).max(0), expected / expected.max(0), atol=1e-3)
 
 
-def test_finds_the_objects_of_new_scenes_in_few_windows() -> None:
+def test_finds_the_objects_of_new_scenes_in_few_proposals() -> None:
     proposer = _fitted()
     overlaps = []
     for seed in range(100, 110):
@@ -96,7 +96,7 @@ def test_finds_the_objects_of_new_scenes_in_few_windows() -> None:
     assert float(torch.cat(overlaps).min()) >= 0.6
 
 
-def test_windows_differ_and_stay_inside_the_image() -> None:
+def test_proposals_differ_and_stay_inside_the_image() -> None:
     _, encoded = _scene(100)
     boxes, _ = _fitted().propose(encoded, 500)
     overlaps = box_iou(boxes, boxes).fill_diagonal_(0)
@@ -106,7 +106,7 @@ def test_windows_differ_and_stay_inside_the_image() -> None:
     assert bool(((boxes[:, 2:] - boxes[:, :2]) >= 1).all())
 
 
-def test_windows_are_in_pixels_of_the_original_image() -> None:
+def test_proposals_are_in_pixels_of_the_original_image() -> None:
     proposer = _fitted()
     _, encoded = _scene(101)
     once, scores = proposer.propose(encoded, 50)

@@ -14,7 +14,7 @@ import torch
 from oracles.graph_grouping import graph_rows, to_planes
 from sppnet.detection import propose
 from sppnet.detection.proposals import graph as graph_kernel
-from sppnet.detection.proposals.graph import graph_windows, group_segments
+from sppnet.detection.proposals.graph import graph_proposals, group_segments
 from sppnet.errors import MissingPackageError
 
 
@@ -38,7 +38,7 @@ def rows_of(pixels: torch.Tensor, spaces: list[str], ks: list[float]) -> np.ndar
 
 
 def digest(image: torch.Tensor) -> str:
-    return hashlib.sha256(graph_windows(image).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(graph_proposals(image).numpy().tobytes()).hexdigest()
 
 
 def test_this_machine_has_a_kernel() -> None:
@@ -90,13 +90,13 @@ def test_joining_ends_with_the_whole_image_and_doubles_the_segments() -> None:
     assert (runs == 2).sum() < (runs == 0).sum()
 
 
-def test_every_number_of_threads_gives_the_same_windows() -> None:
+def test_every_number_of_threads_gives_the_same_proposals() -> None:
     image = draw("blocks", 120, 150) / 255
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(graph_windows(image))
+            found.append(graph_proposals(image))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(each, found[0]) for each in found)
@@ -104,9 +104,9 @@ def test_every_number_of_threads_gives_the_same_windows() -> None:
 
 def test_eight_python_threads_at_once_get_their_own_answers() -> None:
     images = [draw("blocks", 40 + n, 50 - n, n) / 255 for n in range(8)]
-    expected = [graph_windows(image) for image in images]
+    expected = [graph_proposals(image) for image in images]
     with ThreadPoolExecutor(8) as executor:
-        found = list(executor.map(graph_windows, images))
+        found = list(executor.map(graph_proposals, images))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -136,16 +136,16 @@ def test_runs_that_agree_and_whole_contours_come_first() -> None:
     image = torch.full((3, 120, 160), 0.4)
     image += 0.02 * torch.rand(image.shape, generator=torch.manual_seed(0))
     image[:, 30:70, 50:110] = torch.tensor([0.9, 0.2, 0.1])[:, None, None]
-    first = graph_windows(image)[:3]
+    first = graph_proposals(image)[:3]
     thing = torch.tensor([50.0, 30, 110, 70])
     assert bool(((first - thing).abs().amax(1) <= 2).any())
 
 
-def test_windows_are_distinct_and_the_seed_does_not_matter() -> None:
+def test_proposals_are_distinct_and_the_seed_does_not_matter() -> None:
     image = draw("blocks", 100, 130) / 255
-    windows = graph_windows(image)
-    assert len(windows.unique(dim=0)) == len(windows) > 100
-    assert torch.equal(graph_windows(image, seed=9), windows)
+    proposals = graph_proposals(image)
+    assert len(proposals.unique(dim=0)) == len(proposals) > 100
+    assert torch.equal(graph_proposals(image, seed=9), proposals)
 
 
 @pytest.mark.parametrize(

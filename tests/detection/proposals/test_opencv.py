@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sppnet.detection import propose
-from sppnet.detection.proposals import opencv as opencv_windows
+from sppnet.detection.proposals.opencv import _edges
 
 
 def test_mirrored_colours_are_not_swapped(monkeypatch) -> None:
@@ -35,7 +35,7 @@ def test_mirrored_colours_are_not_swapped(monkeypatch) -> None:
 def test_edges_are_thin_and_their_directions_those_of_the_gradient() -> None:
     image = torch.zeros(3, 60, 80)
     image[:, :, 40:] = 1
-    strength, direction = opencv_windows._edges(image)
+    strength, direction = _edges(image)
     assert (strength[10:50] > 0).sum(1).max() <= 2  # one or two columns beside the step
     assert set(np.nonzero(strength[30])[0]) <= {39, 40}
     assert np.allclose(np.minimum(direction[30, 38:42], np.pi - direction[30, 38:42]), 0, atol=1e-5)

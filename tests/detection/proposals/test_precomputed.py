@@ -1,4 +1,4 @@
-"""Windows from files of others: what is read, and what is said about damaged files."""
+"""Proposals from files of others: what is read, and what is said about damaged files."""
 
 import json
 import pickle
@@ -40,11 +40,11 @@ def test_npz_is_read_as_it_is(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **{"000005.jpg": BOXES, "dir/b": BOXES[:0]})
     found = ExternalProposals.open(tmp_path / "a.npz")
     assert len(found) == 2
-    windows = found.windows("photos/000005.jpg", SIZE)
-    assert windows.dtype == torch.float32
-    assert windows.tolist() == BOXES.tolist()
-    assert found.windows("b.png", SIZE).shape == (0, 4)
-    assert torch.equal(found.windows("5", SIZE), windows)
+    proposals = found.look_up("photos/000005.jpg", SIZE)
+    assert proposals.dtype == torch.float32
+    assert proposals.tolist() == BOXES.tolist()
+    assert found.look_up("b.png", SIZE).shape == (0, 4)
+    assert torch.equal(found.look_up("5", SIZE), proposals)
 
 
 def test_coco_results_come_best_first_and_equals_in_the_files_order(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_coco_results_come_best_first_and_equals_in_the_files_order(tmp_path: Pa
         {"image_id": 8, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5},
     ]
     found = ExternalProposals.open(save_json(tmp_path / "a.json", entries))
-    assert found.windows("000007.jpg", SIZE).tolist() == [
+    assert found.look_up("000007.jpg", SIZE).tolist() == [
         [1, 1, 3, 3],
         [3, 4, 20, 30],
         [5, 5, 7, 7],
@@ -63,8 +63,8 @@ def test_coco_results_come_best_first_and_equals_in_the_files_order(tmp_path: Pa
     images = [{"id": 7, "file_name": "x/first.jpg"}, {"id": 9, "file_name": "none.jpg"}]
     whole = {"images": images, "annotations": entries[:3]}
     named = ExternalProposals.open(save_json(tmp_path / "b.json", whole))
-    assert torch.equal(named.windows("first.png", SIZE), found.windows("7", SIZE))
-    assert named.windows("none.jpg", SIZE).shape == (0, 4)
+    assert torch.equal(named.look_up("first.png", SIZE), found.look_up("7", SIZE))
+    assert named.look_up("none.jpg", SIZE).shape == (0, 4)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -75,24 +75,24 @@ def test_mat_files_of_2014_count_rows_and_columns_from_one(
     boxes = uneven(first, [[2, 3, 2, 3]], np.zeros((0, 0)))
     path = save_mat(tmp_path / "a.mat", ["000005", "000007", "9"], boxes, do_compression=compressed)
     found = ExternalProposals.open(path)
-    assert found.windows("000005.jpg", SIZE).tolist() == [[0, 0, 80, 60], [3, 4, 20, 30]]
-    assert found.windows("000007.jpg", SIZE).tolist() == [[2, 1, 3, 2]]  # one pixel
-    assert found.windows("9.jpg", SIZE).shape == (0, 4)
+    assert found.look_up("000005.jpg", SIZE).tolist() == [[0, 0, 80, 60], [3, 4, 20, 30]]
+    assert found.look_up("000007.jpg", SIZE).tolist() == [[2, 1, 3, 2]]  # one pixel
+    assert found.look_up("9.jpg", SIZE).shape == (0, 4)
 
 
 def test_a_name_that_fits_two_images_fits_none() -> None:
     found = ExternalProposals("a.npz", {"x/a.jpg": BOXES, "y/a.jpg": BOXES[:1]})
-    assert len(found.windows("x/a.jpg", SIZE)) == 2
-    assert len(found.windows("y/a.jpg", SIZE)) == 1
-    with pytest.raises(InputError, match=r"'z/a.jpg': a.npz has no windows of this image"):
-        found.windows("z/a.jpg", SIZE)
+    assert len(found.look_up("x/a.jpg", SIZE)) == 2
+    assert len(found.look_up("y/a.jpg", SIZE)) == 1
+    with pytest.raises(InputError, match=r"'z/a.jpg': a.npz has no proposals of this image"):
+        found.look_up("z/a.jpg", SIZE)
 
 
-def test_windows_are_clipped_by_little_and_refused_by_more() -> None:
+def test_proposals_are_clipped_by_little_and_refused_by_more() -> None:
     found = ExternalProposals("a.npz", {"a": BOXES + np.array([0, 0, 1.5, 0])})
-    assert found.windows("a.jpg", SIZE)[1].tolist() == [0, 0, 80, 60]
+    assert found.look_up("a.jpg", SIZE)[1].tolist() == [0, 0, 80, 60]
     with pytest.raises(InputError, match=r"a.npz reach beyond the 40 x 60 pixels"):
-        found.windows("a.jpg", (60, 40))
+        found.look_up("a.jpg", (60, 40))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_windows_are_clipped_by_little_and_refused_by_more() -> None:
         np.array([[3.0, 4, 3, 9]]),
     ],
 )
-def test_what_is_no_window_is_named_by_file_and_image(tmp_path: Path, boxes: np.ndarray) -> None:
+def test_what_is_no_proposal_is_named_by_file_and_image(tmp_path: Path, boxes: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", cat=boxes)
     with pytest.raises(UnusableFileError, match=r"a\.npz'.*'cat'"):
         ExternalProposals.open(tmp_path / "a.npz")

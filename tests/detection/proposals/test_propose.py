@@ -1,4 +1,4 @@
-"""Proposals: the same windows every time, inside the image, over the things that are there."""
+"""Proposals: the same proposals every time, inside the image, over the things that are there."""
 
 import hashlib
 import subprocess
@@ -40,7 +40,7 @@ def _digest(boxes: torch.Tensor) -> str:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_windows_lie_inside_and_the_whole_image_comes_first(photo, method: str) -> None:
+def test_proposals_lie_inside_and_the_whole_image_comes_first(photo, method: str) -> None:
     boxes = propose(photo, method)
     height, width = photo.shape[1:]
     assert boxes.dtype == torch.float32
@@ -64,7 +64,7 @@ def test_calls_agree_also_after_the_librarys_random_numbers_moved(photo, method:
     import ctypes
 
     first = propose(photo, method, seed=5)
-    ctypes.CDLL(None).srand(99)  # OpenCV orders its windows by rand()
+    ctypes.CDLL(None).srand(99)  # OpenCV orders its proposals by rand()
     torch.manual_seed(99)
     assert torch.equal(propose(photo, method, seed=5), first)
 
@@ -83,7 +83,7 @@ def test_processes_agree(scenes, photo) -> None:
 
 
 @pytest.mark.parametrize("method", ["selective_search", "selective_search_quality"])
-def test_seed_changes_the_order_of_selective_search_but_not_the_windows(photo, method) -> None:
+def test_seed_changes_the_order_of_selective_search_but_not_the_proposals(photo, method) -> None:
     first, second = (propose(photo, method, 10**6, seed) for seed in (0, 1))
     assert not torch.equal(first, second)
     assert _rows(first) == _rows(second)
@@ -95,7 +95,7 @@ def test_other_methods_are_ranked_so_that_the_seed_does_not_matter(photo, method
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_window_comes_twice(photo, method: str) -> None:
+def test_no_proposal_comes_twice(photo, method: str) -> None:
     boxes = propose(photo, method, 10**6)
     assert len(_rows(boxes)) == len(boxes)
 
@@ -111,8 +111,8 @@ def test_joined_methods_take_turns_and_share_the_limit(photo) -> None:
     graph, grid = (propose(photo, method, 10**6) for method in ("graph", "grid"))
     joined = propose(photo, "graph+grid", 200)
     assert _rows(graph[:2]) | _rows(grid[:2]) <= _rows(joined[:4])
-    for windows in (graph, grid):
-        assert len(_rows(joined) & _rows(windows[:110])) >= 100
+    for proposals in (graph, grid):
+        assert len(_rows(joined) & _rows(proposals[:110])) >= 100
     everything = propose(photo, "grid+graph", 10**6)
     assert _rows(everything) == _rows(graph) | _rows(grid)
 
@@ -129,8 +129,8 @@ def test_taking_turns_goes_on_when_one_has_no_more() -> None:
 def _recall(scenes, method: str, limit: int) -> float:
     hits = []
     for image in scenes:
-        windows = propose(load_image(image.path), method, limit)
-        hits.append((box_iou(image.boxes, windows) >= 0.5).any(1))
+        proposals = propose(load_image(image.path), method, limit)
+        hits.append((box_iou(image.boxes, proposals) >= 0.5).any(1))
     return float(torch.cat(hits).float().mean())
 
 
@@ -163,13 +163,13 @@ def test_images_of_any_shape(method: str, size_hw: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_flat_image_still_has_windows(method: str) -> None:
+def test_flat_image_still_has_proposals(method: str) -> None:
     boxes = propose(torch.full((3, 60, 80), 0.5), method)
     assert boxes[0].tolist() == [0, 0, 80, 60]
     assert boxes.isfinite().all()
 
 
-def test_large_image_is_searched_small_and_its_windows_are_mapped_back(photo) -> None:
+def test_large_image_is_searched_small_and_its_proposals_are_mapped_back(photo) -> None:
     large = torch.nn.functional.interpolate(photo[None], (1400, 2100), mode="bilinear")[0]
     boxes = propose(large, "grid")
     assert boxes[0].tolist() == [0, 0, 2100, 1400]

@@ -189,9 +189,10 @@ def draw_joined(
     Returns:
         RGB image of the same size.
     """
-    rule = detector.rule
-    windows = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
-    found = detector.detect(encoded, windows)
+    config = detector.inference
+    limit = config.max_proposals * joined.count
+    proposals = propose(joined.pixels, config.proposals, limit, config.seed)
+    found = detector.detect(encoded, proposals)
     found = found.select(found.scores >= score_threshold)
     judged = judge_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))

@@ -39,7 +39,7 @@ def measure(steps: DemoSteps) -> DemoScores:
     scenes = folder.scenes_of("test")
     outcomes = steps.detect(folder.detector, scenes)
     untrained = steps.detect(folder.work / "untrained-detector", scenes)
-    windows = {name: outcome.windows for name, outcome in outcomes.items()}
+    windows = {name: outcome.proposals for name, outcome in outcomes.items()}
     rule = InferenceConfig()
     detections = {
         TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},

@@ -30,7 +30,7 @@ from sppnet.classification import (
     open_class_data,
     train_network,
 )
-from sppnet.detection import CachedFeatures, Detector, build_encoder, train_detector
+from sppnet.detection import Detector, build_cached_features, build_encoder, train_detector
 from sppnet.images import (
     DetectionDataset,
     draw_class_folders,
@@ -219,7 +219,7 @@ class DemoSteps:
         encoder.backbone.to(choose_device(self.device))
         cache_folder = self.folder.work / "cache"
         cache = FeatureCache(cache_folder)
-        cached = CachedFeatures.of(settings, dataset.images, encoder, cache)
+        cached = build_cached_features(settings, dataset.images, encoder, cache)
         detector = train_detector(cached, dataset.names, settings, track=track)
         detector.save(model, extra=asdict(settings))
         shutil.rmtree(cache_folder, ignore_errors=True)  # hundreds of megabytes, not needed again

@@ -197,8 +197,8 @@ def val(
     from sppnet.app.detect.val import ScoringJob
 
     part = choose_split(data, split, ("test", "val"))
-    rule, windows_file = read_rule(flip, nms, proposals, max_proposals)
-    job = ScoringJob([model, *(combine or [])], data, part, out, device, rule, windows_file)
+    rule, proposals_file = read_rule(flip, nms, proposals, max_proposals)
+    job = ScoringJob([model, *(combine or [])], data, part, out, device, rule, proposals_file)
     if dry_run:
         job.explain()
         return
@@ -230,10 +230,10 @@ def predict(
     """Find things in images, folders and globs; leaves detections.json, .csv and overlays."""
     from sppnet.app.detect.predict import PredictionJob
 
-    rule, windows_file = read_rule(flip, nms, proposals, max_proposals)
+    rule, proposals_file = read_rule(flip, nms, proposals, max_proposals)
     models = [model, *(combine or [])]
     job = PredictionJob(
-        models, images, out, device, rule, windows_file, score_threshold, show_above
+        models, images, out, device, rule, proposals_file, score_threshold, show_above
     )
     if dry_run:
         job.explain()
@@ -245,9 +245,9 @@ def read_rule(
     flip: bool, nms: str | None, proposals: str | None, max_proposals: int | None
 ) -> tuple[dict[str, object], Path | None]:
     """Fields of a detector's rule that options change, and the file of windows, if one is named."""
-    from sppnet.detection.proposals.precomputed import windows_file
+    from sppnet.detection.proposals.precomputed import proposals_file
 
-    path = None if proposals is None else windows_file(proposals)
+    path = None if proposals is None else proposals_file(proposals)
     method = proposals if path is None else None
     wanted = {"flip": flip or None, "nms": nms, "proposals": method, "max_proposals": max_proposals}
     return {name: value for name, value in wanted.items() if value is not None}, path

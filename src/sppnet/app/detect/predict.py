@@ -34,12 +34,12 @@ class ImageOutcome:
 
     Args:
         detections: What was found.
-        windows: (W, 4) the proposals that were scored.
+        proposals: (W, 4) boxes that were scored, xyxy in pixels.
         seconds: Time of each of :data:`STAGES`.
     """
 
     detections: Detections
-    windows: Tensor
+    proposals: Tensor
     seconds: tuple[float, ...]
 
 
@@ -51,10 +51,10 @@ def detect_file(
     Args:
         detector: The detector, or several as one.
         path: The image file.
-        external: Windows from a file, in place of those that would be searched.
+        external: Proposals from a file, used instead of a search in the pixels.
 
     Returns:
-        Detections, windows and times.
+        Detections, proposals and times.
 
     Raises:
         InputError: If the file cannot be decoded.
@@ -65,49 +65,49 @@ def detect_file(
     encoded = detector.encode(pixels)
     times.append(time.perf_counter())
     size_hw = (pixels.shape[1], pixels.shape[2])
-    given = None if external is None else external.windows(path, size_hw)
-    windows = detector.windows(pixels, encoded, given)
+    given = None if external is None else external.look_up(path, size_hw)
+    proposals = detector.propose(pixels, encoded, given)
     times.append(time.perf_counter())
-    detections = detector.detect(encoded, windows)
+    detections = detector.detect(encoded, proposals)
     times.append(time.perf_counter())
     return ImageOutcome(
         detections,
-        windows,
+        proposals,
         tuple(end - start for start, end in pairwise(times)),
     )
 
 
 def open_detectors(
-    models: Sequence[Path], device: str, rule: Mapping[str, Any] = MappingProxyType({})
+    models: Sequence[Path], device: str, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> AnyDetector:
-    """Read the detectors that options name; several answer as one.
+    """Read the detectors that options name; several are combined into one.
 
     Args:
         models: Folders of the detectors.
         device: Where to compute, as the option says it.
-        rule: Fields of their rule that are to be others.
+        overrides: Fields of their :class:`InferenceConfig` to change.
 
     Returns:
         The detector.
 
     Raises:
         UnusableFileError: If a folder is no detector.
-        UsageError: If the detectors have different classes, or a value of the rule is wrong.
+        UsageError: If the detectors have different classes, or a value is out of range.
     """
     detectors = [Detector.load(model, choose_device(device)) for model in models]
     with options_to_blame():
         for detector in detectors:
-            detector.rule = replace(detector.rule, **rule)
+            detector.inference = replace(detector.inference, **overrides)
         return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)
 
 
 class OutcomeStore:
-    """Finished images of one model, on disk.
+    """Keeps the outcomes of images on disk, so that a run that was stopped continues.
 
     Args:
         folder: Where the records are kept.
-        models: Folders of the models; other models never meet these records.
-        windows_file: Where windows come from; None if they are found.
+        models: Folders of the models; the outcomes of other models are never read.
+        proposals_file: File of proposals; None if the detectors search for them.
         fresh: Whether to compute everything again.
     """
 
@@ -115,21 +115,21 @@ class OutcomeStore:
         self,
         folder: Path,
         models: Sequence[Path],
-        windows_file: Path | None = None,
+        proposals_file: Path | None = None,
         *,
         fresh: bool = False,
     ) -> None:
         self.cache = FeatureCache(folder)
         self.models = repr([read_json(model / "manifest.json") for model in models])
-        self.external = None if windows_file is None else ExternalProposals.open(windows_file)
-        self.windows = "" if windows_file is None else sha256_file(windows_file)
+        self.external = None if proposals_file is None else ExternalProposals.open(proposals_file)
+        self.proposals = "" if proposals_file is None else sha256_file(proposals_file)
         self.fresh = fresh
 
     def detect(self, detector: AnyDetector, path: Path) -> ImageOutcome:
         """Look the image up, or run the detector on it and keep the outcome.
 
         Args:
-            detector: The detector of this model.
+            detector: The detector that was read from ``models``.
             path: The image file.
 
         Returns:
@@ -160,7 +160,7 @@ class OutcomeStore:
 def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
     """Write an outcome as named tensors."""
     seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
-    return {**outcome.detections, "windows": outcome.windows, "seconds": seconds}
+    return {**outcome.detections, "windows": outcome.proposals, "seconds": seconds}
 
 
 @dataclass
@@ -172,8 +172,8 @@ class PredictionJob:
         sources: Files, folders and globs.
         out: Folder for the results.
         device: Where to compute, as the option says it.
-        rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
-        windows_file: Where windows come from; None if the detectors find them.
+        overrides: Fields of the detectors' :class:`InferenceConfig` to change.
+        proposals_file: File of proposals; None if the detectors search for them.
         score_threshold: Detections that score less are not reported.
         show_above: Detections that score less are not drawn.
     """
@@ -182,14 +182,14 @@ class PredictionJob:
     sources: list[str]
     out: Path
     device: str = "auto"
-    rule: Mapping[str, Any] = field(default_factory=dict)
-    windows_file: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    proposals_file: Path | None = None
     score_threshold: float = -1.0
     show_above: float = 0.0
 
     def explain(self) -> None:
         """Say what would be done; write nothing."""
-        detector = open_detectors(self.models, self.device, self.rule)
+        detector = open_detectors(self.models, self.device, self.overrides)
         listing = list_images(self.sources)
         seconds = 0.0
         for path in listing.paths[:2]:
@@ -208,9 +208,9 @@ class PredictionJob:
             tally.add_failed(problem)
         if not listing.paths:
             tally.finish()
-        detector = open_detectors(self.models, self.device, self.rule)
+        detector = open_detectors(self.models, self.device, self.overrides)
         ensure_output_folder(self.out / "overlays")
-        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
         found: dict[str, Detections] = {}
         names = overlay_names(list(listing.paths))
         for path in track(listing.paths, "detecting", total=len(listing.paths)):
@@ -230,7 +230,7 @@ class PredictionJob:
         tally.finish()
 
     def _reported(self, detections: Detections) -> Detections:
-        """Leave out what scores too low to report."""
+        """Drop detections whose score is too low to report."""
         return detections.select(detections.scores >= self.score_threshold)
 
     def _draw(self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]) -> None:
@@ -240,7 +240,7 @@ class PredictionJob:
 
 
 def overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each image in the results by its stem; twins get a number.
+    """Name each image in the results by its stem; equal stems get a number.
 
     Example:
         >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())

@@ -23,10 +23,10 @@ from sppnet.app.console import (
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.detection import (
-    CachedFeatures,
     DetectionConfig,
     Encoder,
     ExternalProposals,
+    build_cached_features,
     build_encoder,
     propose,
     train_detector,
@@ -55,17 +55,17 @@ class TrainingJob:
         data: Folder of the data set.
         split: Part of it to learn from.
         out: Folder of the run.
-        settings: What the detector is to be.
+        config: What the detector is to be.
         device: Where to compute, as the option says it.
-        workers: Threads that look for windows.
-        cache: Where maps and windows are kept; ``out``/cache if None.
+        workers: Threads that look for proposals.
+        cache: Where maps and proposals are kept; ``out``/cache if None.
         download: Whether missing weights may be downloaded.
     """
 
     data: Path
     split: str | None
     out: Path
-    settings: DetectionConfig
+    config: DetectionConfig
     device: str = "auto"
     workers: int = 2
     cache: Path | None = None
@@ -73,15 +73,15 @@ class TrainingJob:
 
     @property
     def cache_folder(self) -> Path:
-        """Where maps and windows are kept."""
+        """Where maps and proposals are kept."""
         return self.cache or self.out / "cache"
 
     def explain(self) -> None:
-        """Say what training would do: counts, disk, and the time of a few images; write nothing."""
+        """Say what training would do: counts, disk space and the time it takes; write nothing."""
         dataset = self._open()
         objects = sum(len(image.boxes) for image in dataset)
         encoder = self._build_encoder(dataset)
-        stages, map_bytes = measure_stages(dataset, encoder, self._proposals(), self.settings)
+        stages, map_bytes = measure_stages(dataset, encoder, self._proposals(), self.config)
         say(
             f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
         )
@@ -91,10 +91,10 @@ class TrainingJob:
         report_problems(dataset.problems)
 
     def run(self, *, fresh: bool = False) -> int:
-        """Train, or go on where an earlier run stopped; returns the exit code."""
+        """Train, or continue a run that was stopped; returns the exit code."""
         dataset = self._open()
         ensure_output_folder(self.out)
-        wanted = {**asdict(self.settings), "data": str(self.data.resolve()), "split": self.split}
+        wanted = {**asdict(self.config), "data": str(self.data.resolve()), "split": self.split}
         seed = wanted.pop("seed")  # a run names it beside the rest
         with RunFolder.open(self.out, "detect train", wanted, seed, fresh=fresh) as run:
             for change in run.changes:
@@ -104,15 +104,15 @@ class TrainingJob:
                 return self._report_again(dataset)
             encoder, external = self._build_encoder(dataset), self._proposals()
             note(f"convolving {describe_scales(encoder)}")
-            announce(measure_stages(dataset, encoder, external, self.settings)[0])
+            announce(measure_stages(dataset, encoder, external, self.config)[0])
             cache = FeatureCache(self.cache_folder)
-            cached = CachedFeatures.of(
-                self.settings, dataset.images, encoder, cache, external=external
+            cached = build_cached_features(
+                self.config, dataset.images, encoder, cache, external=external
             )
             detector = train_detector(
                 cached,
                 dataset.names,
-                self.settings,
+                self.config,
                 workers=self.workers,
                 track=track,
                 stage=run.stage,
@@ -140,16 +140,16 @@ class TrainingJob:
         return dataset
 
     def _proposals(self) -> ExternalProposals | None:
-        """Read the file of windows, if the settings name one."""
-        path = self.settings.windows_file
+        """Read the file of proposals, if the configuration names one."""
+        path = self.config.proposals_file
         return None if path is None else ExternalProposals.open(path)
 
     def _build_encoder(self, dataset: DetectionDataset) -> Encoder:
-        """Build the trunk; random weights follow the seed."""
+        """Build the encoder; random weights follow the seed."""
         device = choose_device(self.device)
-        torch.manual_seed(self.settings.seed)
+        torch.manual_seed(self.config.seed)
         with options_to_blame():
-            encoder = build_encoder(self.settings, dataset.images, download=self.download)
+            encoder = build_encoder(self.config, dataset.images, download=self.download)
         encoder.backbone.to(device)
         return encoder
 
@@ -169,8 +169,8 @@ class TrainingJob:
             "names": list(dataset.names),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
-            "settings": asdict(self.settings),
-            "seed": self.settings.seed,
+            "settings": asdict(self.config),
+            "seed": self.config.seed,
             "problems": [str(problem) for problem in problems],
         }
         write_json(self.out / "metrics.json", metrics)
@@ -202,15 +202,15 @@ def measure_stages(
     dataset: DetectionDataset,
     encoder: Encoder,
     external: ExternalProposals | None,
-    settings: DetectionConfig,
+    config: DetectionConfig,
 ) -> tuple[list[Stage], float]:
     """Time the work on a few images spread over the data set.
 
     Args:
         dataset: The images.
         encoder: Makes the maps.
-        external: Windows from a file; None if they are found.
-        settings: Say how windows are found.
+        external: Proposals from a file; None if they are searched.
+        config: Says how proposals are found.
 
     Returns:
         The stages with the seconds that they will take, and the bytes of all feature maps.
@@ -224,30 +224,30 @@ def measure_stages(
         except InputError:
             continue  # reported where the image is used
         times = [time.perf_counter()]
-        windows = _windows(image, pixels, external, settings)
+        proposals = _propose(image, pixels, external, config)
         times.append(time.perf_counter())
         encoded = encoder.encode(pixels)
         times.append(time.perf_counter())
-        encoder.describe(encoded, windows)
+        encoder.describe(encoded, proposals)
         times.append(time.perf_counter())
         for name, start, end in zip(seconds, times, times[1:], strict=False):
             seconds[name] += end - start
         map_bytes += sum(each.nbytes for each in encoded.maps)
         measured += 1
     share = len(dataset) / max(measured, 1)
-    views = 2 if wants_mirror(dataset.images, len(dataset.names), settings) else 1
+    views = 2 if wants_mirror(dataset.images, len(dataset.names), config.mirror) else 1
     seconds |= {name: views * seconds[name] for name in ("features", "svm")}
     stages = [Stage(name, value * share) for name, value in seconds.items()]
     return stages, map_bytes * share * views
 
 
-def _windows(
+def _propose(
     image: LabelledImage,
     pixels: Tensor,
     external: ExternalProposals | None,
-    settings: DetectionConfig,
+    config: DetectionConfig,
 ) -> Tensor:
-    """Windows of one image, as training will have them."""
+    """(W, 4) proposals of one image, as training will have them."""
     if external is not None:
-        return external.windows(image.path, image.size_hw)
-    return propose(pixels, settings.proposals, settings.max_proposals, settings.seed)
+        return external.look_up(image.path, image.size_hw)
+    return propose(pixels, config.proposals, config.max_proposals, config.seed)

@@ -38,8 +38,8 @@ class ScoringJob:
         split: Part of it to score on.
         out: Folder for the figures and the report.
         device: Where to compute, as the option says it.
-        rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
-        windows_file: Where windows come from; None if the detectors find them.
+        overrides: Fields of the detectors' :class:`InferenceConfig` to change.
+        proposals_file: File of proposals; None if the detectors search for them.
     """
 
     models: Sequence[Path]
@@ -47,8 +47,8 @@ class ScoringJob:
     split: str | None
     out: Path
     device: str = "auto"
-    rule: Mapping[str, Any] = field(default_factory=dict)
-    windows_file: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    proposals_file: Path | None = None
 
     def explain(self) -> None:
         """Say what scoring would do; write nothing."""
@@ -66,7 +66,7 @@ class ScoringJob:
         """Detect, score, write; returns the exit code."""
         detector, dataset = self._open()
         ensure_output_folder(self.out)
-        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
         problems = list(dataset.problems)
         outcomes: dict[LabelledImage, ImageOutcome] = {}
         for image in track(dataset.images, "detecting", total=len(dataset)):
@@ -81,7 +81,7 @@ class ScoringJob:
 
     def _open(self) -> tuple[AnyDetector, DetectionDataset]:
         """Read the model, and the annotations with the classes of the model."""
-        detector = open_detectors(self.models, self.device, self.rule)
+        detector = open_detectors(self.models, self.device, self.overrides)
         dataset = open_detection_dataset(self.data, self.split, names=detector.names)
         return detector, dataset
 
@@ -94,12 +94,12 @@ class ScoringJob:
         """Write the figures and the report, and print the table."""
         images = list(outcomes)
         found = {image.image_id: outcome.detections for image, outcome in outcomes.items()}
-        windows = {image.image_id: outcome.windows for image, outcome in outcomes.items()}
+        proposals = {image.image_id: outcome.proposals for image, outcome in outcomes.items()}
         figures = DetectionFigures.measure(
             images,
             found,
             detector.names,
-            proposal_recall=proposal_recall_curve(images, windows),
+            proposal_recall=proposal_recall_curve(images, proposals),
             seconds=median_seconds(list(outcomes.values())),
             seconds_per_image=median(sum(outcome.seconds) for outcome in outcomes.values()),
             problems=problems,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows, target_boxes
+from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals, target_boxes
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
 from sppnet.training.seeds import derive_seed
@@ -95,9 +95,9 @@ class ProposalSampler:
     def _sample(self, image: LabelledImage, draw: torch.Generator, short_side: int) -> ImageSample:
         """Choose windows of an image and say what each of them shows."""
         boxes = torch.cat([image.boxes, self.windows(image)])
-        labels = label_windows(boxes, image, self.num_classes, self.rule, self.use_difficult)
+        labels = label_proposals(boxes, image, self.num_classes, self.rule, self.use_difficult)
         count = max(1, self.rule.batch // self.images_per_update)
-        rows = draw_windows(labels, self.num_classes, count, self.rule, draw)
+        rows = sample_proposals(labels, self.num_classes, count, self.rule, draw)
         boxes, labels = boxes[rows], labels[rows]
         targets = target_boxes(boxes, image, labels)
         deltas = boxes_to_deltas(boxes, targets)

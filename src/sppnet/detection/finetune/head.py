@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Optimizer
 
-from sppnet.detection.assign import SamplingConfig, draw_windows, label_windows
+from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures, list_views
 from sppnet.detection.finetune.batches import split_images
@@ -168,8 +168,8 @@ def gather_windows(
         encoded = cached.encoded(image)
         boxes, drawn = _draw_boxes(cached, image, (num_classes, per_image), plan)
         scale_of = _draw_scales(boxes, encoder, image, plan) if random_scale else None
-        cells = encoder.locate(encoded, boxes, scale_of)
-        rows.append(encoder.describe_cells(encoded, cells).half().cpu())
+        cells = encoder.assign_regions(encoded, boxes, scale_of)
+        rows.append(encoder.pool(encoded, cells).half().cpu())
         labels.append(drawn)
     return ProposalPool(torch.cat(rows), torch.cat(labels))
 
@@ -182,10 +182,10 @@ def _draw_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Windows of an image and what they show; ``sizes`` are K and how many windows."""
     num_classes, count = sizes
-    boxes = torch.cat([image.boxes, cached.all_windows(image)])
-    labels = label_windows(boxes, image, num_classes, plan.rule, plan.use_difficult)
+    boxes = torch.cat([image.boxes, cached.propose(image)])
+    labels = label_proposals(boxes, image, num_classes, plan.rule, plan.use_difficult)
     draw = torch.Generator().manual_seed(derive_seed(plan.seed, "windows", str(image.path)))
-    chosen = draw_windows(labels, num_classes, count, plan.rule, draw)
+    chosen = sample_proposals(labels, num_classes, count, plan.rule, draw)
     return boxes[chosen], labels[chosen]
 
 
@@ -308,7 +308,7 @@ class _Tuning:
         """Take one step down the loss of a batch: the loss before it."""
         draw = torch.Generator().manual_seed(derive_seed(self.plan.seed, "batch", update))
         rule = self.plan.rule
-        places = draw_windows(self.pool.labels, self.num_classes, rule.batch, rule, draw)
+        places = sample_proposals(self.pool.labels, self.num_classes, rule.batch, rule, draw)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(update) * group["share"]
         torch.manual_seed(derive_seed(self.plan.seed, "dropout", update))

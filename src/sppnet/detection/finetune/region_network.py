@@ -177,17 +177,7 @@ class BoxHead:
     def apply(
         self, encoder: Encoder, encoded: EncodedImage, labels: Tensor, boxes: Tensor
     ) -> Tensor:
-        """Move boxes to where the things in them seem to be.
-
-        Args:
-            encoder: Describes windows.
-            encoded: The image.
-            labels: (W,) class of each box.
-            boxes: (W, 4) xyxy in pixels of the original image.
-
-        Returns:
-            (W, 4) better boxes, cut at the image.
-        """
+        """Refine boxes, as ``BoxRegressor.apply`` describes."""
         fc7 = self.head.describe(encoder.describe(encoded, boxes))
         found = self.layer(fc7)[torch.arange(len(labels)), labels]
         deltas = (found * self.layer.spread + self.layer.mean).cpu()
@@ -239,7 +229,7 @@ class RegionNetwork(nn.Module):
         rows = []
         for index, (sample, image) in enumerate(zip(samples, encoded, strict=True)):
             only_scale = torch.zeros(len(sample.boxes), dtype=torch.int64)
-            cells = self.encoder.locate(image, sample.boxes, only_scale)
+            cells = self.encoder.assign_regions(image, sample.boxes, only_scale)
             rows.append(torch.cat([torch.full_like(cells[:, :1], index), cells[:, 1:]], dim=1))
         maps = [image.maps[0] for image in encoded]
         return pool_regions(maps, torch.cat(rows), self.encoder.levels)

@@ -1,29 +1,59 @@
-"""Box regression by ridge, once or in a cascade."""
+"""Box regression: what a detector asks of it, ridge regression, and a cascade of these."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.detection.finetune.region_network import BoxHead
 from sppnet.detection.heads.hard_negatives import ReservoirSample
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
 from sppnet.images import LabelledImage
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
-# Windows over all regressions: 1 GB at 25,600 numbers each, in float16.
+# Over all regressions: 1 GB at 25,600 numbers each, in float16.
 MOST_SAMPLES = 20_000
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]
 
 
-class RidgeBoxRegressor:
-    """One linear regression per class, in closed form.
+class BoxRegressor(Protocol):
+    """What a detector asks of the model that refines boxes."""
 
-    The four targets are whitened, so that one strength of regularisation suits all. The fit goes
-    through the products of the rows, because windows are fewer than their features.
+    def apply(
+        self, encoder: Encoder, encoded: EncodedImage, labels: Tensor, boxes: Tensor
+    ) -> Tensor:
+        """Move and resize boxes to fit the objects that they overlap.
+
+        Args:
+            encoder: Gives the features of the boxes.
+            encoded: The image.
+            labels: (W,) class of each box.
+            boxes: (W, 4) xyxy in pixels of the original image.
+
+        Returns:
+            (W, 4) refined boxes, clipped to the image.
+        """
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """Everything but the weights, in JSON values; ``kind`` names the class."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        ...
+
+
+class RidgeBoxRegressor:
+    """One linear regression of the box deltas per class, fitted in closed form.
+
+    The four targets are whitened, so that one strength of regularisation suits all of them. The
+    dual problem is solved, because there are fewer proposals than features.
 
     Args:
         strength: Ridge penalty, for features of mean norm 20; 4000 in the released code.
@@ -52,9 +82,9 @@ class RidgeBoxRegressor:
         """Fit every class; a class without samples leaves boxes as they are.
 
         Args:
-            features: Per class (S, D) features of windows that overlap an object by more than 0.5.
-            proposals: Per class (S, 4) these windows.
-            targets: Per class (S, 4) the objects.
+            features: Per class, (S, D) features of proposals that overlap an object.
+            proposals: Per class, (S, 4) these proposals, xyxy in pixels.
+            targets: Per class, (S, 4) the boxes of the objects.
 
         Returns:
             Itself.
@@ -80,29 +110,29 @@ class RidgeBoxRegressor:
         return (rows.T @ duals.to(rows.dtype)), (duals.sum(0) + mean).to(rows.dtype)
 
     def apply(self, features: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
-        """Move boxes to where the things in them seem to be.
+        """Refine boxes by the deltas that are predicted from their features.
 
         Args:
-            features: (W, D) features of the windows.
-            labels: (W,) class of each window.
-            boxes: (W, 4) the windows.
+            features: (W, D) features of the boxes.
+            labels: (W,) class of each box.
+            boxes: (W, 4) xyxy in pixels.
 
         Returns:
-            (W, 4) better boxes, not clipped to the image.
+            (W, 4) refined boxes, not clipped to the image.
         """
         return self.apply_products(lambda rows, weights: features[rows] @ weights, labels, boxes)
 
     def apply_products(self, multiply: Multiply, labels: Tensor, boxes: Tensor) -> Tensor:
-        """Move boxes as :meth:`apply`, where the features need not be there.
+        """Refine boxes as :meth:`apply` does, without having their features in memory.
 
         Args:
-            multiply: Gives the (R, 4) products of the features of some windows, a (W,) mask, with
-                a (D, 4) matrix.
-            labels: (W,) class of each window.
-            boxes: (W, 4) the windows.
+            multiply: Called with a (W,) mask of R boxes and a (D, 4) matrix; gives the (R, 4)
+                products of their features with the matrix.
+            labels: (W,) class of each box.
+            boxes: (W, 4) xyxy in pixels.
 
         Returns:
-            (W, 4) better boxes, not clipped to the image.
+            (W, 4) refined boxes, not clipped to the image.
         """
         deltas = torch.zeros(len(boxes), 4)
         for label in labels.unique().tolist():
@@ -112,7 +142,7 @@ class RidgeBoxRegressor:
 
 
 def _whitening(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean of the targets, and the matrices that whiten them and colour them again."""
+    """(4,) mean of the targets, and the (4, 4) matrices that whiten them and undo it."""
     mean = deltas.mean(0)
     centred = deltas - mean
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
@@ -121,10 +151,10 @@ def _whitening(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class BoxSamples:
-    """A random part of the windows that overlap an object, to teach the regression of one class.
+    """A random sample of proposals that overlap an object, to fit the regression of one class.
 
     Args:
-        limit: Samples to keep, each with the same chance.
+        limit: Most samples that are kept; each proposal has the same chance.
         length: D, numbers per feature vector.
 
     Example:
@@ -137,17 +167,17 @@ class BoxSamples:
 
     def __init__(self, limit: int, length: int) -> None:
         self._features = ReservoirSample(limit, length)
-        self._boxes = torch.zeros(limit, 8)  # windows, objects
+        self._boxes = torch.zeros(limit, 8)  # xyxy of the proposal, xyxy of its object
 
     def add(
         self, features: Tensor, proposals: Tensor, targets: Tensor, draw: torch.Generator
     ) -> None:
-        """Take samples in: (S, D) features, (S, 4) windows, (S, 4) objects."""
-        taken, slots = self._features.add(features, draw)
-        self._boxes[slots] = torch.cat([proposals[taken], targets[taken]], 1)
+        """Offer (S, D) features of (S, 4) proposals, and the (S, 4) boxes of their objects."""
+        taken, places = self._features.add(features, draw)
+        self._boxes[places] = torch.cat([proposals[taken], targets[taken]], 1)
 
     def take(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Give features (float16), windows and objects of at most ``limit`` samples."""
+        """Give (S, D) float16 features, (S, 4) proposals and (S, 4) objects of the sample."""
         proposals, targets = self._boxes[self._features.order].split(4, 1)
         return self._features.take(), proposals, targets
 
@@ -157,13 +187,16 @@ class CascadeConfig:
     """Constants of box regression in stages.
 
     Args:
-        stages: How often boxes are moved; 1 is the released code.
+        stages: How many regressions follow each other; 1 in the released code.
         strength: Ridge penalty, for features of mean norm 20.
-        overlap: Windows that overlap an object by more than this teach every stage.
+        overlap: Every stage learns from proposals whose IoU with an object is above this.
         class_agnostic: Whether one regression serves all classes.
-        per_image: The most windows per image.
-        most_samples: The most windows per regression.
-        use_difficult: Whether objects marked difficult teach.
+        per_image: The most proposals per image to learn from.
+        most_samples: The most proposals per regression.
+        use_difficult: Whether objects marked difficult are learnt from.
+
+    Raises:
+        ValueError: If a count is below 1.
     """
 
     stages: int = 2
@@ -181,15 +214,15 @@ class CascadeConfig:
 
 
 class BoxCascade:
-    """Moves boxes several times, each time by a regression for windows that lie as close by now.
+    """Refines boxes several times, each time by a regression fitted to what the last one left.
 
-    One regression applied again hardly helps, because it has learnt from windows that lie farther
-    off; the second stage has learnt from windows where the first one put them.
+    Applying one regression again hardly helps, because it was fitted to proposals that lie farther
+    from their objects. The second stage is fitted to proposals that the first one has refined.
 
     Args:
         num_classes: K.
-        rule: The constants.
-        seed: Of the windows that are drawn.
+        config: The constants.
+        seed: Seed of the sample of proposals.
 
     Attributes:
         stages_: Fitted regressions, after :meth:`fit`.
@@ -200,38 +233,39 @@ class BoxCascade:
 
     stages_: list[RidgeBoxRegressor]
 
-    def __init__(self, num_classes: int, rule: CascadeConfig | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, num_classes: int, config: CascadeConfig | None = None, seed: int = 0
+    ) -> None:
         self.num_classes = num_classes
-        self.rule = rule or CascadeConfig()
+        self._config = config or CascadeConfig()
         self.seed = seed
 
     def fit(self, samples: Samples, encoder: Encoder, feature_scale: float = 1.0) -> "BoxCascade":
         """Fit one stage after the other.
 
         Args:
-            samples: Images with their maps and windows, gone through once per stage.
-            encoder: Describes windows.
-            feature_scale: Factor that gives features their mean norm of 20; it goes into the
-                weights.
+            samples: Images with their maps and (K, 4) proposals; iterated over once per stage.
+            encoder: Gives the features of boxes.
+            feature_scale: Factor that gives features a mean norm of 20; the weights absorb it.
 
         Returns:
-            Itself; a class without windows near an object leaves boxes as they are.
+            Itself; a class without proposals near an object leaves boxes as they are.
 
         Raises:
-            TypeError: If the samples can be gone through only once.
+            TypeError: If ``samples`` can be iterated over only once.
         """
         if isinstance(samples, Iterator):
             raise TypeError("samples must be iterable more than once, got an iterator")
         self.stages_ = []
-        groups = 1 if self.rule.class_agnostic else self.num_classes
-        for _ in range(self.rule.stages):
-            # the same windows in every stage, moved as far as the stages before can
+        groups = 1 if self._config.class_agnostic else self.num_classes
+        for _ in range(self._config.stages):
+            # every stage samples the same proposals, as refined by the stages before it
             draw = torch.Generator().manual_seed(self.seed)
             kept = [BoxSamples(self._limit(groups), encoder.length) for _ in range(groups)]
-            for image, encoded, windows in samples:
-                self._collect(image, encoded, windows, encoder, feature_scale, kept, draw)
+            for image, encoded, proposals in samples:
+                self._collect(image, encoded, proposals, encoder, feature_scale, kept, draw)
             features, boxes, targets = zip(*(each.take() for each in kept), strict=True)
-            stage = RidgeBoxRegressor(self.rule.strength).fit(
+            stage = RidgeBoxRegressor(self._config.strength).fit(
                 list(features), list(boxes), list(targets)
             )
             stage.weights_ = stage.weights_ * feature_scale
@@ -241,32 +275,27 @@ class BoxCascade:
     def apply(
         self, encoder: Encoder, encoded: EncodedImage, labels: Tensor, boxes: Tensor
     ) -> Tensor:
-        """Move boxes to where the things in them seem to be.
+        """Refine boxes stage by stage, as :meth:`BoxRegressor.apply` describes.
 
-        Args:
-            encoder: Describes windows.
-            encoded: The image.
-            labels: (W,) class of each box.
-            boxes: (W, 4) xyxy in pixels of the original image.
-
-        Returns:
-            (W, 4) better boxes, cut at the image; where a move leaves nothing, the box before it.
+        A box that a stage would move out of the image stays as it was before that stage.
         """
-        groups = torch.zeros_like(labels) if self.rule.class_agnostic else labels
+        groups = torch.zeros_like(labels) if self._config.class_agnostic else labels
         for stage in self.stages_:
-            cells = encoder.locate(encoded, boxes)
-            moved = stage.apply_products(partial(_multiply, encoder, encoded, cells), groups, boxes)
+            regions = encoder.assign_regions(encoded, boxes)
+            moved = stage.apply_products(
+                partial(_multiply, encoder, encoded, regions), groups, boxes
+            )
             moved = clip_boxes(moved, encoded.image_size_hw)
-            seen = ((moved[:, 2:] - moved[:, :2]) > 0).all(1)
-            boxes = torch.where(seen[:, None], moved, boxes)
+            has_area = ((moved[:, 2:] - moved[:, :2]) > 0).all(1)
+            boxes = torch.where(has_area[:, None], moved, boxes)
         return boxes
 
     def config(self) -> dict[str, Any]:
-        """Everything but the tensors."""
+        """Everything but the tensors, in JSON values."""
         return {
             "kind": "cascade",
             "num_classes": self.num_classes,
-            "rule": asdict(self.rule),
+            "rule": asdict(self._config),
             "seed": self.seed,
         }
 
@@ -279,16 +308,16 @@ class BoxCascade:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BoxCascade":
-        """Put a fitted cascade together again.
+        """Restore a fitted cascade from :meth:`config` and :meth:`tensors`.
 
         Raises:
             KeyError: If a part is missing.
-            TypeError: If the rule has other names.
-            ValueError: If the tensors are not those of this cascade.
+            TypeError: If the constants have other names.
+            ValueError: If the tensors do not have the shapes of this cascade.
         """
-        rule = CascadeConfig(**config["rule"])
-        cascade = cls(config["num_classes"], rule, config["seed"])
-        shape = (rule.stages, 1 if rule.class_agnostic else cascade.num_classes)
+        constants = CascadeConfig(**config["rule"])
+        cascade = cls(config["num_classes"], constants, config["seed"])
+        shape = (constants.stages, 1 if constants.class_agnostic else cascade.num_classes)
         if tensors["weights"].shape[:2] != shape or tensors["bias"].shape != (*shape, 4):
             raise ValueError(
                 f"weights and bias must begin with shape {shape}, got "
@@ -296,53 +325,74 @@ class BoxCascade:
             )
         cascade.stages_ = []
         for weights, bias in zip(tensors["weights"], tensors["bias"], strict=True):
-            stage = RidgeBoxRegressor(rule.strength)
+            stage = RidgeBoxRegressor(constants.strength)
             stage.weights_, stage.bias_ = weights, bias
             cascade.stages_.append(stage)
         return cascade
 
     def _limit(self, groups: int) -> int:
-        """Windows per regression: 20,000 in all, whatever the number of classes."""
-        return max(1, min(self.rule.most_samples, MOST_SAMPLES // groups))
+        """The most proposals per regression: 20,000 over all classes, however many there are."""
+        return max(1, min(self._config.most_samples, MOST_SAMPLES // groups))
 
     def _collect(
         self,
         image: LabelledImage,
         encoded: EncodedImage,
-        windows: Tensor,
+        proposals: Tensor,
         encoder: Encoder,
         feature_scale: float,
         kept: Sequence[BoxSamples],
         draw: torch.Generator,
     ) -> None:
-        """Add some windows near the objects of an image, as the stages so far have moved them."""
-        boxes, targets, labels = self._near(image, windows, draw)
+        """Sample proposals near the objects of an image, as the stages so far have refined them."""
+        boxes, targets, labels = self._near(image, proposals, draw)
         if not len(boxes):
             return
         boxes = self.apply(encoder, encoded, labels, boxes)
         features = encoder.describe(encoded, boxes).cpu() * feature_scale
-        groups = torch.zeros_like(labels) if self.rule.class_agnostic else labels
+        groups = torch.zeros_like(labels) if self._config.class_agnostic else labels
         for group in groups.unique().tolist():
             rows = groups == group
             kept[group].add(features[rows], boxes[rows], targets[rows], draw)
 
     def _near(
-        self, image: LabelledImage, windows: Tensor, draw: torch.Generator
+        self, image: LabelledImage, proposals: Tensor, draw: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Windows (and objects themselves) near an object: boxes, these objects, their labels."""
-        wanted = ~image.crowd & (~image.difficult | self.rule.use_difficult)
-        objects, labels = image.boxes[wanted], image.labels[wanted]
+        """(S, 4) boxes that overlap an object, (S, 4) these objects, and (S,) their labels."""
+        trainable = trainable_objects(image, self._config.use_difficult)
+        objects, labels = image.boxes[trainable], image.labels[trainable]
         if not len(objects):
             return objects, objects, labels
-        boxes = torch.cat([objects, windows])
+        boxes = torch.cat([objects, proposals])
         overlap, nearest = box_iou(boxes, objects).max(1)
-        near = (overlap > self.rule.overlap).nonzero().flatten()
-        near = near[torch.randperm(len(near), generator=draw)[: self.rule.per_image]]
+        near = (overlap > self._config.overlap).nonzero().flatten()
+        near = near[torch.randperm(len(near), generator=draw)[: self._config.per_image]]
         return boxes[near], objects[nearest[near]], labels[nearest[near]]
 
 
 def _multiply(
-    encoder: Encoder, encoded: EncodedImage, cells: Tensor, rows: Tensor, weights: Tensor
+    encoder: Encoder, encoded: EncodedImage, regions: Tensor, rows: Tensor, weights: Tensor
 ) -> Tensor:
-    """Multiply the vectors of some windows by a matrix, without building them."""
-    return encoder.score_cells(encoded, cells[rows], weights.to(encoder.device)).cpu()
+    """Multiply the vectors of some regions, a (W,) mask, by a (D, 4) matrix."""
+    return encoder.pool_and_multiply(encoded, regions[rows], weights.to(encoder.device)).cpu()
+
+
+_KINDS: dict[str, type[BoxCascade | BoxHead]] = {"cascade": BoxCascade, "head": BoxHead}
+
+
+def box_regressor_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> BoxRegressor:
+    """Restore a box regressor from its ``config()`` and ``tensors()``.
+
+    Args:
+        config: Plain values; ``kind`` names the class.
+        tensors: The weights by name.
+
+    Returns:
+        The regressor, with the same answers bit for bit.
+
+    Raises:
+        KeyError: If a part is missing.
+        TypeError: If a part has another name.
+        ValueError: If the parts do not fit together.
+    """
+    return _KINDS[config["kind"]].from_config(config, tensors)

@@ -1,4 +1,7 @@
-"""From windows to scores: linear, softmax, kernel, and one scorer that spares another the work."""
+"""Region classifiers: linear SVMs, the softmax of a head, and two classifiers in a row.
+
+The kernel classifier has a file of its own, ``kernel_svm.py``.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -20,40 +23,45 @@ from sppnet.storage import put_under, tensors_under
 
 
 class RegionClassifier(Protocol):
-    """What a detector asks of the model that judges windows."""
+    """What a detector asks of the model that classifies regions."""
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """K, without the background."""
         ...
 
     def check(self, encoder: Encoder) -> None:
-        """Raise ValueError if it is not for windows of this encoder."""
+        """Check that the classifier fits an encoder.
+
+        Raises:
+            ValueError: If it expects vectors of another length.
+        """
         ...
 
-    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Judge windows.
+    def score(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Score regions for every class.
 
         Args:
-            encoder: Pools them.
+            encoder: Pools the regions.
             encoded: The image.
-            cells: (W, 5) int64 [scale, x0, y0, x1, y1].
+            regions: (W, 5) int64 [scale, x0, y0, x1, y1] from ``encoder.assign_regions``.
 
         Returns:
-            (W, K) float32 on the CPU; above 0 the window is more likely the class than not.
+            (W, K) float32 scores on the CPU; above 0 the region more likely shows the class than
+            not.
         """
         ...
 
     def to(self, device: torch.device | str) -> Self:
-        """Return itself, or a copy, on a device."""
+        """Move to a device; return itself or a copy."""
         ...
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights, in JSON values; has the ``kind``."""
+        """Everything but the weights, in JSON values; ``kind`` names the class."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights."""
+        """The weights by name."""
         ...
 
 
@@ -64,7 +72,7 @@ class LinearRegionClassifier:
     Args:
         weights: (D, K).
         bias: (K,).
-        features: What of a window the SVMs see.
+        features: What the SVMs see of a region.
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -87,12 +95,12 @@ class LinearRegionClassifier:
         return self.weights.shape[1]
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse an encoder with windows of another length."""
+        """Check the length of the encoder's vectors; ValueError if it is another."""
         check_length(self.features.length(encoder), len(self.weights))
 
-    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Distances to the planes, in units of the margin: (W, K)."""
-        return (self.features.multiply(encoder, encoded, cells, self.weights) + self.bias).cpu()
+    def score(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Score regions by their distances to the hyperplanes, in units of the margin: (W, K)."""
+        return (self.features.multiply(encoder, encoded, regions, self.weights) + self.bias).cpu()
 
     def to(self, device: torch.device | str) -> "LinearRegionClassifier":
         """Return a copy on a device."""
@@ -101,7 +109,7 @@ class LinearRegionClassifier:
         )
 
     def config(self) -> dict[str, Any]:
-        """The features."""
+        """The features, in JSON values."""
         return {"kind": "linear", "features": self.features.config()}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -113,7 +121,7 @@ class LinearRegionClassifier:
     def from_config(
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "LinearRegionClassifier":
-        """Put it together again."""
+        """Restore from :meth:`config` and :meth:`tensors`."""
         features = RegionFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
         )
@@ -122,7 +130,7 @@ class LinearRegionClassifier:
 
 @dataclass(frozen=True)
 class SoftmaxRegionClassifier:
-    """The softmax of a head as log-odds, so that 0 means as likely the class as not.
+    """The softmax of a head; scores are log-odds, so that 0 means a probability of one half.
 
     Args:
         head: In evaluation mode.
@@ -136,13 +144,13 @@ class SoftmaxRegionClassifier:
         return self.head.num_classes
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse an encoder with windows of another length."""
+        """Check the length of the encoder's vectors; ValueError if it is another."""
         check_length(encoder.length, self.head.length)
 
     @torch.no_grad()
-    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """log(p / (1 - p)) of each class: (W, K)."""
-        products = encoder.score_cells(encoded, cells, self.head.first)
+    def score(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Score regions by log(p / (1 - p)) of each class: (W, K)."""
+        products = encoder.pool_and_multiply(encoded, regions, self.head.first)
         shares = self.head.finish(products, "logits").double().softmax(1)[:, :-1]
         return shares.logit(eps=1e-12).float().cpu()
 
@@ -152,7 +160,7 @@ class SoftmaxRegionClassifier:
         return self
 
     def config(self) -> dict[str, Any]:
-        """The head."""
+        """The head, in JSON values."""
         return {"kind": "head", "head": self.head.config()}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -163,18 +171,18 @@ class SoftmaxRegionClassifier:
     def from_config(
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "SoftmaxRegionClassifier":
-        """Put it together again."""
+        """Restore from :meth:`config` and :meth:`tensors`."""
         return cls(head_from_config(config["head"], tensors))
 
 
 @dataclass(frozen=True)
 class TwoStageRegionClassifier:
-    """A cheap scorer picks the windows that an expensive one looks at.
+    """A cheap classifier selects the regions that an expensive one scores.
 
     Args:
-        first: Scores all windows; the best by any of its columns go on.
-        second: Scores those; the others get :data:`NEVER`.
-        keep: How many go on.
+        first: Scores all regions; those with the highest score for any class are selected.
+        second: Scores the selected regions; the others get :data:`NEVER`.
+        keep: The number of regions that are selected.
 
     Raises:
         ValueError: If ``keep`` is below 1.
@@ -190,29 +198,29 @@ class TwoStageRegionClassifier:
 
     @property
     def num_classes(self) -> int:
-        """K of the second scorer."""
+        """K of the second classifier."""
         return self.second.num_classes
 
     def check(self, encoder: Encoder) -> None:
-        """Check both."""
+        """Check both classifiers."""
         self.first.check(encoder)
         self.second.check(encoder)
 
-    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Scores of the second scorer where it looked, :data:`NEVER` elsewhere: (W, K)."""
-        if len(cells) <= self.keep:
-            return self.second.score(encoder, encoded, cells)
-        best = self.first.score(encoder, encoded, cells).amax(1).topk(self.keep).indices
-        scores = torch.full((len(cells), self.num_classes), NEVER)
-        scores[best] = self.second.score(encoder, encoded, cells[best])
+    def score(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Score the selected regions by the second classifier, others :data:`NEVER`: (W, K)."""
+        if len(regions) <= self.keep:
+            return self.second.score(encoder, encoded, regions)
+        best = self.first.score(encoder, encoded, regions).amax(1).topk(self.keep).indices
+        scores = torch.full((len(regions), self.num_classes), NEVER)
+        scores[best] = self.second.score(encoder, encoded, regions[best])
         return scores
 
     def to(self, device: torch.device | str) -> "TwoStageRegionClassifier":
-        """Move both to a device."""
+        """Return a copy on a device."""
         return TwoStageRegionClassifier(self.first.to(device), self.second.to(device), self.keep)
 
     def config(self) -> dict[str, Any]:
-        """Both scorers, and how many windows go on."""
+        """Both classifiers, and how many regions are selected."""
         parts = {"first": self.first.config(), "second": self.second.config()}
         return {"kind": "prefiltered", **parts, "keep": self.keep}
 
@@ -225,7 +233,7 @@ class TwoStageRegionClassifier:
     def from_config(
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "TwoStageRegionClassifier":
-        """Put it together again."""
+        """Restore from :meth:`config` and :meth:`tensors`."""
         first, second = (
             classifier_from_config(config[name], tensors_under(f"{name}.", tensors))
             for name in ("first", "second")
@@ -250,17 +258,17 @@ _KINDS: dict[
 
 
 def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> RegionClassifier:
-    """Put a scorer together again from its ``config()`` and ``tensors()``.
+    """Restore a classifier from its ``config()`` and ``tensors()``.
 
     Args:
-        config: Plain values; ``kind`` tells the class.
+        config: Plain values; ``kind`` names the class.
         tensors: All weights by name.
 
     Returns:
-        The scorer, with the same answers bit for bit.
+        The classifier, with the same answers bit for bit.
 
     Raises:
-        UnusableFileError: If they do not belong together.
+        UnusableFileError: If the two do not belong together.
 
     Example:
         >>> classifier = LinearRegionClassifier(torch.ones(8, 2), torch.zeros(2))
@@ -273,5 +281,5 @@ def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UnusableFileError(
-            f"the saved scorer does not fit together: {reason}", code="E_WEIGHTS_ARCH"
+            f"the saved classifier does not fit together: {reason}", code="E_WEIGHTS_ARCH"
         ) from error

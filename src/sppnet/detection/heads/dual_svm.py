@@ -1,4 +1,4 @@
-"""Linear SVMs of several classes over shared rows: block coordinate ascent on the dual problem."""
+"""Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,35 +7,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Rows whose products with each other are kept.
+# Rows per block; their products with each other are kept.
 BLOCK = 64
-# Passes over the rows of a block while it is at hand.
+# Passes over the rows of a block at each visit.
 INNER_PASSES = 2
 MOST_ROUNDS = 50
-# A round is one sweep over all rows of a class and so many over those that still moved.
-SHORT_SWEEPS = 2
+# A round is one sweep over all rows of a class, then so many over those that are still active.
+ACTIVE_SWEEPS = 2
 NO_PRODUCTS = np.zeros((0, 0))
-# Blocks with a smaller part of used rows are built anew.
+# Blocks of which a smaller share of the rows is used are rebuilt.
 LEAST_USE = 0.5
 
 
 @dataclass
-class RowBlock:
-    """Some rows, their products with each other, and each class's dual variables for them.
+class ExampleBlock:
+    """A block of examples, their products with each other, and each class's dual variables.
 
-    The dual variable of a row is signed: from 0 to its cost for a positive, from minus its cost to
-    0 for a negative, and 0 for a row that is none of the class's business.
+    The dual variable of a row is signed: from 0 to its cost for a positive of the class, from minus
+    its cost to 0 for a negative, and 0 for a row that the class does not use.
 
     Args:
         rows: (B, D) float16 features.
-        low: (B, K) least value of each dual variable, below 0 for negatives.
-        high: (B, K) largest value, above 0 for positives.
+        low: (B, K) least value of each dual variable; below 0 for negatives.
+        high: (B, K) largest value of each; above 0 for positives.
         duals: (B, K) present values.
-        products: (B, B) of the rows and of the constant feature that stands for the bias.
+        products: (B, B) inner products of the rows, each with the constant feature for the bias.
 
     Attributes:
-        moving: (B, K) whether the last visit changed a dual variable.
-        scores: (B, K) by the weights of each class's last fit.
+        active: (B, K) whether the last visit changed a dual variable.
+        scores: (B, K) scores by the weights of each class's last fit.
     """
 
     rows: Tensor
@@ -45,29 +45,29 @@ class RowBlock:
     products: np.ndarray
 
     def __post_init__(self) -> None:
-        self.moving = np.zeros(self.low.shape, dtype=bool)
+        self.active = np.zeros(self.low.shape, dtype=bool)
         self.scores = np.zeros_like(self.low)
 
     @property
     def is_used(self) -> np.ndarray:
-        """(B,) whether any class has a use for a row."""
+        """(B,) whether any class uses a row."""
         return (self.high != self.low).any(1)
 
-    def find_rows(self, label: int, *, only_moving: bool = False) -> np.ndarray:
-        """Positions of the rows of a class, or of those whose dual variable has just changed."""
+    def find_rows(self, label: int, *, only_active: bool = False) -> np.ndarray:
+        """(R,) indices of the rows of a class, or only of those that are active."""
         is_member = self.high[:, label] != self.low[:, label]
-        return np.flatnonzero(is_member & self.moving[:, label] if only_moving else is_member)
+        return np.flatnonzero(is_member & self.active[:, label] if only_active else is_member)
 
     def ascend(self, label: int, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
-        """Improve one dual variable of a class after the other, each to its best value.
+        """Set one dual variable of a class after the other to its best value.
 
         Args:
             label: The class.
-            rows: (R,) positions of the rows to look at.
-            scores: (R,) by the present weights.
+            rows: (R,) indices of the rows to visit.
+            scores: (R,) scores by the present weights.
 
         Returns:
-            (R,) what was added to the dual variables, and what the dual objective gained.
+            (R,) the changes of the dual variables, and by how much the dual objective rose.
         """
         low, high, duals = (part[rows, label] for part in (self.low, self.high, self.duals))
         missing = np.sign(high + low) - scores
@@ -84,23 +84,24 @@ class RowBlock:
                 missing -= products[row] * move
         added = duals - self.duals[rows, label]
         self.duals[rows, label] = duals
-        self.moving[rows, label] = added != 0
+        self.active[rows, label] = added != 0
         return added, float(gain)
 
 
 class DualCoordinateDescentSvm:
-    """Hinge-loss SVMs that stay fitted while rows come and go.
+    """Linear SVMs with hinge loss that can be fitted further while examples are added and dropped.
 
-    Minimises per class half the squared norm of weights and bias / ``bias_factor``, plus the cost
-    of each row times its hinge loss. A sweep visits the rows of a class block by block; inside a
-    block the dual variables are improved one by one, through the block's own products, which all
-    classes share. Memory is that of the rows in float16; there is no matrix of all products.
+    Minimises, for each class, half the squared norm of the weights and of bias / ``bias_factor``,
+    plus the cost of each row times its hinge loss. A sweep visits the rows of a class block by
+    block; inside a block the dual variables are improved one by one by means of the block's own
+    products, which all classes share. Memory is that of the rows in float16: there is no matrix of
+    the products of all rows.
 
     Args:
         length: D.
         num_classes: K.
         bias_factor: Value of the constant feature that stands for the bias; 10 in the 2014 code.
-        seed: Of the order of the rows, which must be mixed for fast progress.
+        seed: Seed of the order of the rows, which must be random for fast progress.
 
     Attributes:
         weights: (K, D), the sum of the rows times their dual variables.
@@ -124,8 +125,8 @@ class DualCoordinateDescentSvm:
         self.weights = torch.zeros(num_classes, length)
         self.bias = torch.zeros(num_classes)
         self.bias_factor = bias_factor
-        self.blocks: list[RowBlock] = []
-        self._new: list[RowBlock] = []
+        self.blocks: list[ExampleBlock] = []
+        self._new: list[ExampleBlock] = []
         self._values = torch.zeros(BLOCK, length)
         self._random = np.random.default_rng(seed)
 
@@ -135,87 +136,87 @@ class DualCoordinateDescentSvm:
         return sum(len(block.rows) for block in self.blocks + self._new)
 
     def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray) -> None:
-        """Take rows in, to be used from the next fit on.
+        """Add rows, to be used from the next fit on.
 
         Args:
-            rows: (B, D).
-            low: (B, K) minus the cost of the row for each class that it is a negative of, else 0.
-            high: (B, K) its cost for each class that it is a positive of, else 0.
+            rows: (B, D) features; kept in float16.
+            low: (B, K) minus the cost of the row where it is a negative of the class, else 0.
+            high: (B, K) its cost where it is a positive of the class, else 0.
         """
         if len(rows):
-            self._new.append(RowBlock(rows.half(), low, high, np.zeros_like(low), NO_PRODUCTS))
+            self._new.append(ExampleBlock(rows.half(), low, high, np.zeros_like(low), NO_PRODUCTS))
 
     def fit(self, label: int, tolerance: float) -> float:
-        """Go on from the last fit of a class until a round gains little.
+        """Fit a class, starting from its last solution.
 
         Args:
             label: The class.
-            tolerance: Share of the dual objective that a round must gain to be followed by another.
+            tolerance: The fit ends when a round raises the dual objective by at most this share.
 
         Returns:
-            The objective.
+            The value of the primal objective.
         """
         self._mix()
         for _ in range(MOST_ROUNDS):
             gain = self._sweep(label)
-            gain += sum(self._sweep(label, only_moving=True) for _ in range(SHORT_SWEEPS))
+            gain += sum(self._sweep(label, only_active=True) for _ in range(ACTIVE_SWEEPS))
             if gain <= tolerance * self.dual_objective(label):
                 break
         return self._score_all(label)
 
     def dual_objective(self, label: int) -> float:
-        """What the ascent raises: never above the objective."""
+        """The dual objective of a class, a lower bound of the primal one."""
         total = sum(float(np.abs(block.duals[:, label]).sum()) for block in self.blocks)
         return total - self._half_square(label)
 
     def forget(self, label: int, below: float) -> None:
-        """Drop a class's negatives whose score is low and whose dual variable is 0.
+        """Drop the negatives of a class that have a low score and a dual variable of 0.
 
-        Dropping them leaves the solution as it is.
+        The solution stays the same.
 
         Args:
             label: The class, which must have been fitted.
-            below: Scores under this are low.
+            below: Scores below this are low.
         """
         for block in self.blocks:
             is_idle = (block.scores[:, label] < below) & (block.duals[:, label] == 0)
             block.low[is_idle, label] = 0
 
     def compact(self) -> None:
-        """Free all rows that no class uses any more."""
+        """Free the memory of all rows that no class uses."""
         idle = [not block.is_used.all() for block in self.blocks]
         self._rebuild(set(np.flatnonzero(idle).tolist()))
 
     def count_negatives(self) -> list[int]:
-        """Negatives of each class."""
+        """Count the negatives of each class."""
         counts = np.zeros(len(self.bias), dtype=np.int64)
         for block in self.blocks + self._new:
             counts += (block.low < 0).sum(0)
         return [int(count) for count in counts]
 
     def _mix(self) -> None:
-        """Put new rows into blocks together with as many old ones, and free what is not used."""
+        """Put new rows into blocks together with as many old ones, and free unused rows."""
         count = -(-sum(len(block.rows) for block in self._new) // BLOCK)
         mixed = set(self._random.permutation(len(self.blocks))[:count].tolist())
         idle = [block.is_used.mean() < LEAST_USE for block in self.blocks]
         self._rebuild(mixed | set(np.flatnonzero(idle).tolist()))
 
     def _rebuild(self, places: set[int]) -> None:
-        """Build blocks of the new rows and of the used rows of some blocks."""
+        """Build new blocks from the new rows and from the used rows of some blocks."""
         taken = [block for place, block in enumerate(self.blocks) if place in places]
         kept = [block for place, block in enumerate(self.blocks) if place not in places]
         self.blocks, self._new = kept + self._build([*self._new, *taken]), []
 
-    def _build(self, chosen: Sequence[RowBlock]) -> list[RowBlock]:
-        """Make full blocks of the used rows of others, in random order."""
+    def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
+        """Build full blocks from the used rows of others, in random order."""
         used = [np.flatnonzero(block.is_used) for block in chosen]
         places = [(b, row) for b, rows in zip(chosen, used, strict=True) for row in rows.tolist()]
         order = self._random.permutation(len(places))
         groups = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
         return [self._join([places[place] for place in group]) for group in groups]
 
-    def _join(self, places: Sequence[tuple[RowBlock, int]]) -> RowBlock:
-        """Make one block of rows of others."""
+    def _join(self, places: Sequence[tuple[ExampleBlock, int]]) -> ExampleBlock:
+        """Build one block from rows of others."""
         rows = torch.stack([block.rows[row] for block, row in places])
         low, high, duals = (
             np.stack([getattr(block, name)[row] for block, row in places])
@@ -223,14 +224,14 @@ class DualCoordinateDescentSvm:
         )
         values = rows.float()
         products = (values @ values.T).double().numpy() + self.bias_factor**2
-        return RowBlock(rows, low, high, duals, products)
+        return ExampleBlock(rows, low, high, duals, products)
 
-    def _sweep(self, label: int, *, only_moving: bool = False) -> float:
-        """Visit the blocks of a class once, in random order: what the dual objective gained."""
+    def _sweep(self, label: int, *, only_active: bool = False) -> float:
+        """Visit the blocks of a class in random order; return the rise of the dual objective."""
         gain = 0.0
         for place in self._random.permutation(len(self.blocks)):
             block = self.blocks[place]
-            rows = block.find_rows(label, only_moving=only_moving)
+            rows = block.find_rows(label, only_active=only_active)
             if len(rows):
                 values = self._read(block, rows)
                 scores = torch.mv(values, self.weights[label]) + self.bias[label]
@@ -240,21 +241,21 @@ class DualCoordinateDescentSvm:
                 gain += gained
         return gain
 
-    def _read(self, block: RowBlock, rows: np.ndarray) -> Tensor:
-        """Some rows of a block in float32: (R, D), in memory that is used again."""
+    def _read(self, block: ExampleBlock, rows: np.ndarray) -> Tensor:
+        """(R, D) some rows of a block in float32; the next call overwrites them."""
         for place, row in enumerate(rows.tolist()):
             self._values[place].copy_(block.rows[row])
         return self._values[: len(rows)]
 
     def _half_square(self, label: int) -> float:
-        """Half the squared norm of the weights, the bias among them."""
+        """Half the squared norm of the weights and the scaled bias."""
         square = float(self.weights[label].square().sum())
         if self.bias_factor:
             square += (float(self.bias[label]) / self.bias_factor) ** 2
         return 0.5 * square
 
     def _score_all(self, label: int) -> float:
-        """Score all rows of a class, and add up what its SVM minimises."""
+        """Score all rows of a class; return the primal objective."""
         total = self._half_square(label)
         for block in self.blocks:
             rows = block.find_rows(label)

@@ -1,4 +1,4 @@
-"""Linear SVMs for windows, trained on positives and on the negatives that they find hard."""
+"""Hard negative mining for linear SVMs, and the random sample that keeps their positives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from sppnet.detection.heads.dual_svm import DualCoordinateDescentSvm
 
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
-# Memory for windows, positives and hard negatives of all classes.
+# Memory for the features of positives and hard negatives of all classes.
 BUDGET_BYTES = 800_000_000
 BYTES_PER_NUMBER = 2
-# SVMs that are fitted on later may be so much less exact.
+# Until the last fit, the tolerance of the SVMs is this many times as large.
 EARLY_TOLERANCE = 20
 
 
@@ -26,15 +26,14 @@ class MiningConfig:
     Args:
         cost: C of the SVM, for features of mean norm 20.
         positive_weight: Cost of a positive relative to that of a negative.
-        hard_above: A window whose score is above this is a hard negative: inside or near the
-            margin.
-        easy_below: A kept negative whose score falls below this is dropped again.
-        refit_after: New negatives of a class after which its SVM is fitted anew.
+        hard_above: A negative with a score above this is hard: it lies inside or near the margin.
+        easy_below: A negative that is held is dropped once its score falls below this.
+        refit_after: New negatives of a class after which its SVM is fitted again.
         bias_factor: Value of the constant feature that stands for the bias.
-        tolerance: Share of the dual objective that one pass over the windows must gain to be
-            followed by another.
-        budget_bytes: Memory for windows, whatever the number of images.
-        seed: Of the order in which the SVMs take their windows.
+        tolerance: A fit ends when a pass over its examples raises the dual objective by no more
+            than this share.
+        budget_bytes: Memory for features, whatever the number of images.
+        seed: Seed of the order in which the SVMs visit their examples.
     """
 
     cost: float = 1e-3
@@ -48,26 +47,27 @@ class MiningConfig:
     seed: int = 0
 
     def most_rows(self, length: int) -> int:
-        """Windows of ``length`` numbers that fit into the budget; half of them for positives."""
+        """Vectors of ``length`` numbers that fit into the budget; half of them for positives."""
         return max(2, self.budget_bytes // (BYTES_PER_NUMBER * length))
 
 
 class HardNegativeMiner:
     """One pass over the images: each class keeps the negatives that its SVM scores too high.
 
-    All negatives of the first image start the SVMs. From then on a window joins the negatives of a
-    class when its score is above the margin; a class is fitted on after ``refit_after`` new
-    negatives and at the end, from where its last fit stopped, and then forgets the negatives that
-    have become easy. Classes share the windows that they hold.
+    The SVMs start with all negatives of the first image. From then on a proposal becomes a negative
+    of a class if its score lies above the lower edge of the margin. A class is fitted again after
+    ``refit_after`` new negatives and at the end, starting from its last solution, and then drops
+    the negatives that have become easy. Classes share the vectors that they hold.
 
-    When the budget is used up, every negative that is outside the margin goes; if that does not
-    help, further negatives are not taken in.
+    When the budget is used up, all negatives outside the margin are dropped; if that is not enough,
+    no further negatives are added.
 
     Args:
-        positives: One (P, D) tensor of features per class; at most half of
-            ``rule.most_rows(D)`` in all, or the budget is exceeded.
-        rule: The constants.
-        counts: How many objects the positives of each class stand for, where they are a sample.
+        positives: Per class, (P, D) features; at most half of ``config.most_rows(D)`` in all, or
+            the budget is exceeded.
+        config: The constants.
+        counts: Per class, the number of objects of which the positives are a sample; None if the
+            positives are all objects.
 
     Attributes:
         weights_: (D, K) weights, after the first :meth:`add`.
@@ -79,8 +79,8 @@ class HardNegativeMiner:
 
     Example:
         >>> noise = torch.randn(40, 3, generator=torch.manual_seed(0))
-        >>> rule = MiningConfig(cost=1.0)
-        >>> miner = HardNegativeMiner([noise[:10] + torch.tensor([9.0, 0.0, 0.0])], rule)
+        >>> config = MiningConfig(cost=1.0)
+        >>> miner = HardNegativeMiner([noise[:10] + torch.tensor([9.0, 0.0, 0.0])], config)
         >>> miner.add(noise[10:], torch.ones(30, 1, dtype=torch.bool))
         >>> miner.finish()
         >>> scores = noise @ miner.weights_ + miner.bias_
@@ -94,17 +94,17 @@ class HardNegativeMiner:
     def __init__(
         self,
         positives: list[Tensor],
-        rule: MiningConfig | None = None,
+        config: MiningConfig | None = None,
         counts: Sequence[int] | None = None,
     ) -> None:
         if not positives:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
-        self.rule = rule or MiningConfig()
+        self.config = config or MiningConfig()
         self._svms = DualCoordinateDescentSvm(
-            length, len(positives), self.rule.bias_factor, self.rule.seed
+            length, len(positives), self.config.bias_factor, self.config.seed
         )
-        self._most_rows = self.rule.most_rows(length)
+        self._most_rows = self.config.most_rows(length)
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
         self._new_of = [0 for _ in positives]
         self.weights_ = self._svms.weights.T
@@ -113,38 +113,38 @@ class HardNegativeMiner:
         for label, rows in enumerate(positives):
             share = counts[label] / max(1, len(rows)) if counts else 1.0
             high = np.zeros((len(rows), len(positives)))
-            high[:, label] = self.rule.cost * self.rule.positive_weight * share
+            high[:, label] = self.config.cost * self.config.positive_weight * share
             self._svms.add(rows, np.zeros_like(high), high)
 
     @property
     def waiting(self) -> Tensor:
-        """(K,) bool: classes that have positives and have not met a negative yet."""
+        """(K,) bool: classes that have positives but no negative so far."""
         return self._has_positives & torch.tensor([not fits for fits in self.objectives_])
 
     @property
     def held(self) -> list[int]:
-        """Per class, how many negatives it holds."""
+        """Per class, the number of negatives that it holds."""
         return self._svms.count_negatives()
 
     def choose(self, scores: Tensor, is_negative: Tensor) -> Tensor:
-        """Say which windows of an image are hard negatives of which class.
+        """Choose the hard negatives of each class among the proposals of an image.
 
         Args:
-            scores: (W, K) of the windows by the present SVMs, ``features @ weights_ + bias_``.
-            is_negative: (W, K) bool: the window overlaps no object of the class by 0.3 or more.
+            scores: (W, K) scores by the present SVMs, ``features @ weights_ + bias_``.
+            is_negative: (W, K) bool: whether the proposal is a negative of the class.
 
         Returns:
-            (W, K) bool: all negatives for a class that has met none yet, those near or inside the
-            margin later, and none for a class without positives.
+            (W, K) bool: all negatives of a class that holds none so far, later those inside or near
+            the margin; none of a class without positives.
         """
-        return is_negative & ((scores > self.rule.hard_above) | self.waiting)
+        return is_negative & ((scores > self.config.hard_above) | self.waiting)
 
     def add(self, features: Tensor, is_hard: Tensor) -> None:
-        """Take hard negatives in, and fit the classes that have enough new ones.
+        """Add hard negatives, and fit the classes that have enough new ones.
 
         Args:
-            features: (W, D) features of windows of one image.
-            is_hard: (W, K) bool, the rows of :meth:`choose` that belong to these windows.
+            features: (W, D) features of proposals of one image.
+            is_hard: (W, K) bool: their rows of what :meth:`choose` returned.
 
         Raises:
             ValueError: If the shapes do not fit together.
@@ -157,19 +157,19 @@ class HardNegativeMiner:
         wanted = (is_hard & self._has_positives).any(1).nonzero().flatten()
         wanted = wanted[: self._make_room(len(wanted))]
         chosen = is_hard[wanted] & self._has_positives
-        low = -self.rule.cost * chosen.double().numpy()
+        low = -self.config.cost * chosen.double().numpy()
         self._svms.add(features[wanted], low, np.zeros_like(low))
         self._new_of = [n + int(new) for n, new in zip(self._new_of, chosen.sum(0), strict=True)]
-        limits = [0 if first else self.rule.refit_after for first in self.waiting.tolist()]
+        limits = [0 if first else self.config.refit_after for first in self.waiting.tolist()]
         self._fit([k for k, new in enumerate(self._new_of) if new > limits[k]])
 
     def finish(self) -> None:
-        """Fit every class once more on the negatives that it holds."""
+        """Fit every class that holds negatives once more, to the full tolerance."""
         held = self.held
         self._fit([label for label, count in enumerate(held) if count], is_last=True)
 
     def _make_room(self, count: int) -> int:
-        """Forget easy negatives where the budget asks for it; say how many new ones fit."""
+        """Drop easy negatives if the budget is used up; return how many new ones fit."""
         if self._svms.num_rows + count > self._most_rows:
             self._fit([label for label, new in enumerate(self._new_of) if new])
             for label, fits in enumerate(self.objectives_):
@@ -180,27 +180,27 @@ class HardNegativeMiner:
 
     def _fit(self, labels: Sequence[int], *, is_last: bool = False) -> None:
         """Fit the SVMs of some classes, then drop the negatives that have become easy."""
-        tolerance = self.rule.tolerance * (1 if is_last else EARLY_TOLERANCE)
+        tolerance = self.config.tolerance * (1 if is_last else EARLY_TOLERANCE)
         for label in labels:
             self._new_of[label] = 0
             self.objectives_[label].append(self._svms.fit(label, tolerance))
-            self._svms.forget(label, self.rule.easy_below)
+            self._svms.forget(label, self.config.easy_below)
             self.bias_[label] = self._svms.bias[label]
 
 
 class ReservoirSample:
-    """Some of the rows that come by, each with the same chance to stay.
+    """A uniform random sample of a stream of rows.
 
-    Each row draws a priority when it comes; those of the highest priority stay. They lie in one
-    stretch of memory: many small ones between the large ones of the pooling would tear the heap to
-    pieces, and the process would hold several times what it uses.
+    Each row draws a random priority, and the rows of the highest priority are kept. They lie in one
+    block of memory: many small tensors between the large ones of the pooling would fragment the
+    heap, and the process would hold several times the memory that it uses.
 
     Args:
-        limit: Rows to keep.
+        limit: The most rows to keep.
         length: D, numbers per row.
 
     Attributes:
-        seen: Rows that came by.
+        seen: Rows offered so far.
 
     Raises:
         ValueError: If ``limit`` is below 1.
@@ -223,15 +223,15 @@ class ReservoirSample:
         self._arrivals = torch.zeros(0, dtype=torch.int64)
 
     def add(self, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Show it (S, D) rows.
+        """Offer rows to the sample.
 
         Args:
-            rows: Any numbers; kept in float16.
+            rows: (S, D) numbers; kept in float16.
             draw: Source of the priorities.
 
         Returns:
-            (T,) which of the rows stay for now, and (T,) the slots that they lie in; what lay there
-            before is gone.
+            (T,) int64 indices of the rows that were taken, and (T,) the places where they are kept;
+            what a place held before is gone.
         """
         held = len(self._priorities)
         priorities = torch.cat([self._priorities, torch.rand(len(rows), generator=draw)])
@@ -239,23 +239,23 @@ class ReservoirSample:
         stays[priorities.argsort(descending=True, stable=True)[: self.limit]] = True
         taken = stays[held:].nonzero().flatten()
         free = torch.arange(held, min(self.limit, held + len(taken)))
-        slots = torch.cat([(~stays[:held]).nonzero().flatten(), free])[: len(taken)]
-        grown = len(free) if len(slots) else 0
+        places = torch.cat([(~stays[:held]).nonzero().flatten(), free])[: len(taken)]
+        grown = len(free) if len(places) else 0
         self._priorities = torch.cat([self._priorities, torch.zeros(grown)])
         self._arrivals = torch.cat([self._arrivals, torch.zeros(grown, dtype=torch.int64)])
-        self._rows[slots] = rows[taken].to(self._rows)
-        self._priorities[slots] = priorities[held + taken]
-        self._arrivals[slots] = self.seen + taken
+        self._rows[places] = rows[taken].to(self._rows)
+        self._priorities[places] = priorities[held + taken]
+        self._arrivals[places] = self.seen + taken
         self.seen += len(rows)
-        return taken, slots
+        return taken, places
 
     @property
     def order(self) -> Tensor:
-        """(M,) slots of the rows that are held, in the order in which the rows came."""
+        """(M,) places of the rows that are held, in the order in which the rows came."""
         return self._arrivals.argsort()
 
     def take(self) -> Tensor:
-        """Give at most ``limit`` rows, float16, in the order in which they came."""
+        """Give the (M, D) float16 rows of the sample, in the order in which they came."""
         order = self.order
         is_in_order = bool((order == torch.arange(len(order))).all())
         return self._rows[: len(order)] if is_in_order else self._rows[order]

@@ -1,4 +1,4 @@
-"""Windows judged by their likeness to chosen windows: Gaussian kernel, Nystroem approximation."""
+"""Kernel classifier of regions: Gaussian kernel, Nystroem approximation, mined hard negatives."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from sppnet.detection.heads.region_head import RegionFeatures, check_length
 from sppnet.errors import NothingUsableError
 from sppnet.storage import put_under, tensors_under
 
-# Windows whose vectors are held at a time.
+# Regions whose vectors are in memory at a time.
 CHUNK = 512
 # Added to the diagonal, relative to its mean, when a matrix is factored.
 JITTER = 1e-6
-# Score of a window that is like none of the centres.
+# Score of a region that is similar to none of the centres.
 FAR = -1.0
 Examples = tuple[Tensor, Tensor]
 
@@ -27,7 +27,7 @@ def gaussian_kernel(rows: Tensor, centres: Tensor, width: float) -> Tensor:
     Args:
         rows: (N, D).
         centres: (M, D).
-        width: Distance at which likeness has fallen to 0.61.
+        width: Distance at which the kernel has fallen to 0.61.
 
     Returns:
         (N, M) in 0..1.
@@ -42,14 +42,14 @@ def gaussian_kernel(rows: Tensor, centres: Tensor, width: float) -> Tensor:
 
 @dataclass(frozen=True)
 class KernelRegionClassifier:
-    """Sums of likenesses to M chosen windows, one weighted sum per class.
+    """Classifies regions by weighted sums of their similarities to M centres, one sum per class.
 
     Args:
-        centres: (M, D) features of the chosen windows.
-        width: Of the Gaussian kernel.
+        centres: (M, D) features of proposals that were chosen in training.
+        width: Width of the Gaussian kernel.
         weights: (M, K).
         bias: (K,).
-        features: What of a window is compared.
+        features: What the kernel compares.
 
     Raises:
         ValueError: If the shapes do not fit together.
@@ -78,20 +78,20 @@ class KernelRegionClassifier:
         return len(self.bias)
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse an encoder with windows of another length."""
+        """Check the length of the encoder's vectors; ValueError if it is another."""
         check_length(self.features.length(encoder), self.centres.shape[1])
 
     @torch.no_grad()
-    def score(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Sums of likenesses: (W, K); targets were 1 for the class and -1 for the rest."""
+    def score(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Score regions: (W, K); the targets of the fit were 1 for the class and -1 for others."""
         parts = [torch.zeros(0, self.num_classes)]
-        for chunk in cells.split(CHUNK):
+        for chunk in regions.split(CHUNK):
             rows = self.features.describe(encoder, encoded, chunk)
-            parts.append(self.decide(rows).cpu())
+            parts.append(self.decision_function(rows).cpu())
         return torch.cat(parts)
 
-    def decide(self, rows: Tensor) -> Tensor:
-        """Scores of features: (N, D) to (N, K)."""
+    def decision_function(self, rows: Tensor) -> Tensor:
+        """Score (N, D) features: (N, K)."""
         return gaussian_kernel(rows, self.centres, self.width) @ self.weights + self.bias
 
     def to(self, device: torch.device | str) -> "KernelRegionClassifier":
@@ -100,7 +100,7 @@ class KernelRegionClassifier:
         return KernelRegionClassifier(centres, self.width, weights, bias, self.features.to(device))
 
     def config(self) -> dict[str, Any]:
-        """Width and features."""
+        """Width and features, in JSON values."""
         features = self.features.config()
         return {"kind": "kernel", "width": self.width, "features": features}
 
@@ -113,7 +113,7 @@ class KernelRegionClassifier:
     def from_config(
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "KernelRegionClassifier":
-        """Put it together again."""
+        """Restore from :meth:`config` and :meth:`tensors`."""
         features = RegionFeatures.from_config(
             config["features"], tensors_under("features.", tensors)
         )
@@ -124,17 +124,17 @@ class KernelRegionClassifier:
 
 @dataclass(frozen=True)
 class KernelSvmConfig:
-    """Constants of the kernel scorer.
+    """Constants of the kernel classifier.
 
     Args:
-        centres: The most windows that others are compared with.
-        width: Of the kernel, relative to the median distance between centres.
+        centres: The most centres.
+        width: Width of the kernel, relative to the median distance between centres.
         strength: Ridge penalty, relative to the number of examples.
-        positive_share: What the positives of a class weigh against all of its examples.
-        hard_above: A negative whose score is above this is kept for the next fit.
-        easy_below: A kept negative whose score falls below this is dropped again.
-        batch: Negatives that are gathered before the next fit.
-        seed: Of the choice of centres.
+        positive_share: Share of the positives of a class in the total weight of its examples.
+        hard_above: A negative with a score above this is kept for the next fit.
+        easy_below: A kept negative is dropped once its score falls below this.
+        batch: Negatives that are collected before the next fit.
+        seed: Seed of the choice of centres.
 
     Source:
         Maiettini et al. 2018, arXiv 1803.08740.
@@ -151,18 +151,21 @@ class KernelSvmConfig:
 
 
 def fit_kernel(
-    rows: Tensor, targets: Tensor, rule: KernelSvmConfig, features: RegionFeatures | None = None
+    rows: Tensor,
+    targets: Tensor,
+    config: KernelSvmConfig,
+    features: RegionFeatures | None = None,
 ) -> KernelRegionClassifier:
     """Fit all classes on the same centres, in closed form.
 
     Args:
-        rows: (N, D) features of windows.
-        targets: (N, K): 1 for windows of the class, -1 for others, 0 for those left out.
-        rule: The constants.
-        features: What the rows are; the pooled vectors if not given.
+        rows: (N, D) features of proposals.
+        targets: (N, K): 1 for proposals of the class, -1 for others, 0 for those left out.
+        config: The constants.
+        features: What the rows are; the pooled vectors if None.
 
     Returns:
-        The scorer: near 1 for the class, -1 for what is like nothing that was seen.
+        The classifier; it scores near 1 for the class, and -1 what is similar to no centre.
 
     Raises:
         NothingUsableError: If no row is of any class.
@@ -170,19 +173,19 @@ def fit_kernel(
     Example:
         >>> rows = torch.tensor([[0.0], [5.0]])
         >>> classifier = fit_kernel(rows, torch.tensor([[1], [-1]]), KernelSvmConfig())
-        >>> classifier.decide(rows)[:, 0].round().tolist()
+        >>> classifier.decision_function(rows)[:, 0].round().tolist()
         [1.0, -1.0]
 
     Source:
-        Rudi et al. 2017, "FALKON", whose system is small enough here to be solved at once.
+        Rudi et al. 2017, "FALKON"; the system is small enough here to be solved directly.
     """
     if not bool((targets > 0).any()):
-        raise NothingUsableError("no window shows an object to learn from")
-    centres = _choose_centres(rows, targets, rule)
-    width = rule.width * _median_distance(centres)
-    likeness = gaussian_kernel(rows, centres, width).double()  # (N, M)
+        raise NothingUsableError("no proposal shows an object to learn from")
+    centres = _choose_centres(rows, targets, config)
+    width = config.width * _median_distance(centres)
+    similarity = gaussian_kernel(rows, centres, width).double()  # (N, M)
     among = gaussian_kernel(centres, centres, width).double()
-    solutions = [_solve(likeness, among, column, rule) for column in targets.T]
+    solutions = [_solve(similarity, among, column, config) for column in targets.T]
     bias = torch.full((targets.shape[1],), FAR)
     return KernelRegionClassifier(
         centres, width, torch.stack(solutions, 1).float(), bias, features or RegionFeatures()
@@ -192,62 +195,62 @@ def fit_kernel(
 def mine_kernel(
     positives: list[Tensor],
     images: Iterable[tuple[Tensor, Tensor]],
-    rule: KernelSvmConfig | None = None,
+    config: KernelSvmConfig | None = None,
     features: RegionFeatures | None = None,
 ) -> KernelRegionClassifier:
-    """Fit on the first batch of negatives, then on those of each further batch that are hard.
+    """Fit on the first batch of negatives, then again with the hard ones of each further batch.
 
     Args:
-        positives: Per class (P, D) features.
-        images: Per image (W, D) features of windows, and (W, K) bool: of which classes each is a
-            negative.
-        rule: The constants.
-        features: What the rows are.
+        positives: Per class, (P, D) features.
+        images: Per image, (W, D) features of proposals, and (W, K) bool: whether each is a negative
+            of each class.
+        config: The constants.
+        features: What the rows are; the pooled vectors if None.
 
     Returns:
-        The scorer after the last batch.
+        The classifier after the last batch.
 
     Raises:
         NothingUsableError: If there is no positive.
     """
-    rule = rule or KernelSvmConfig()
+    config = config or KernelSvmConfig()
     rows, targets = _positive_examples(positives)
-    classifier = fit_kernel(rows, targets, rule, features)
+    classifier = fit_kernel(rows, targets, config, features)
     held = (rows[:0], targets[:0])
-    for batch in _batches(images, rule.batch):
-        keep = _is_hard(classifier, batch, rule.hard_above if len(held[0]) else -torch.inf)
+    for batch in _batches(images, config.batch):
+        keep = _is_hard(classifier, batch, config.hard_above if len(held[0]) else -torch.inf)
         joined = _join(held, _take(batch, keep))
-        classifier = fit_kernel(*_join((rows, targets), joined), rule, features)
-        held = _take(joined, _is_hard(classifier, joined, rule.easy_below))
+        classifier = fit_kernel(*_join((rows, targets), joined), config, features)
+        held = _take(joined, _is_hard(classifier, joined, config.easy_below))
     return classifier
 
 
-def _solve(likeness: Tensor, among: Tensor, targets: Tensor, rule: KernelSvmConfig) -> Tensor:
+def _solve(similarity: Tensor, among: Tensor, targets: Tensor, config: KernelSvmConfig) -> Tensor:
     """(M,) weights of one class; zeros for a class without positives."""
     is_positive, is_used = targets > 0, targets != 0
     if not bool(is_positive.any()):
         return torch.zeros(len(among), dtype=among.dtype)
-    shares = is_positive * rule.positive_share / is_positive.sum()
+    shares = is_positive * config.positive_share / is_positive.sum()
     is_other = is_used & ~is_positive
-    shares = shares + is_other * (1 - rule.positive_share) / is_other.sum().clamp(min=1)
-    weighted = likeness * shares[:, None]
-    system = weighted.T @ likeness + rule.strength * among
+    shares = shares + is_other * (1 - config.positive_share) / is_other.sum().clamp(min=1)
+    weighted = similarity * shares[:, None]
+    system = weighted.T @ similarity + config.strength * among
     system.diagonal().add_(JITTER * float(system.diagonal().mean()))
     wanted = weighted.T @ (targets.double() - FAR)
     return torch.cholesky_solve(wanted[:, None], torch.linalg.cholesky(system))[:, 0]
 
 
-def _choose_centres(rows: Tensor, targets: Tensor, rule: KernelSvmConfig) -> Tensor:
-    """Draw centres: half of them positives, as far as there are."""
-    draw = torch.Generator().manual_seed(rule.seed)
+def _choose_centres(rows: Tensor, targets: Tensor, config: KernelSvmConfig) -> Tensor:
+    """Draw centres from the rows, half of them positives if there are enough: (M, D)."""
+    draw = torch.Generator().manual_seed(config.seed)
     is_positive = (targets > 0).any(1)
     positives, others = (
         chosen[torch.randperm(len(chosen), generator=draw)]
         for chosen in (is_positive.nonzero().flatten(), (~is_positive).nonzero().flatten())
     )
-    half = max(rule.centres // 2, rule.centres - len(others))
+    half = max(config.centres // 2, config.centres - len(others))
     positives = positives[:half]
-    return rows[torch.cat([positives, others[: rule.centres - len(positives)]])]
+    return rows[torch.cat([positives, others[: config.centres - len(positives)]])]
 
 
 def _median_distance(centres: Tensor) -> float:
@@ -257,7 +260,7 @@ def _median_distance(centres: Tensor) -> float:
 
 
 def _positive_examples(positives: list[Tensor]) -> Examples:
-    """Join the positives of all classes; a positive of one says nothing about the others."""
+    """Join the positives of all classes; a positive of one class is left out of the others."""
     count = len(positives)
     targets = [
         torch.zeros(len(rows), count).index_fill_(1, torch.tensor([k]), 1.0)
@@ -279,13 +282,13 @@ def _batches(images: Iterable[tuple[Tensor, Tensor]], size: int) -> Iterable[Exa
 
 
 def _is_hard(classifier: KernelRegionClassifier, examples: Examples, above: float) -> Tensor:
-    """(N, K) which examples are negatives of a class and score above a bound."""
+    """(N, K) which examples are negatives of a class and have a score above a bound."""
     rows, targets = examples
-    return (targets < 0) & (classifier.decide(rows) > above)
+    return (targets < 0) & (classifier.decision_function(rows) > above)
 
 
 def _take(examples: Examples, keep: Tensor) -> Examples:
-    """Keep the marked targets, and the rows that have one."""
+    """Keep the marked targets, and the rows that have any."""
     rows = keep.any(1)
     return examples[0][rows], (examples[1] * keep)[rows]
 

@@ -1,4 +1,4 @@
-"""fc6, fc7 and logits of regions, and their features layer by layer."""
+"""The fully connected head of a detector (fc6, fc7, logits), and the features that it gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +22,16 @@ LOGIT_SPREAD = 0.01
 class RegionHead(nn.Module):
     """fc6, fc7 and the logits of K classes and the background.
 
-    Almost all of the arithmetic of detection is the first matrix, which meets the pooled vectors.
-    It comes in two parts, ``first`` and the rest, so that windows can be multiplied with it without
-    their vectors ever being built. A layer of low rank is two matrices with nothing in between.
+    Almost all of the arithmetic of detection is the product of the pooled vectors with the first
+    matrix. Therefore the head comes in two parts, :attr:`first` and :meth:`finish`: the product can
+    be computed while regions are pooled, and their vectors are never built. A layer of low rank is
+    two matrices with nothing in between.
 
     Args:
         length: D, numbers per pooled vector.
         num_classes: K; index K of the logits is the background.
         widths: Outputs of fc6 and of fc7.
-        ranks: Rank of fc6 and of fc7; 0 for full matrices.
+        ranks: Ranks of fc6 and of fc7; 0 for full matrices.
         dropout: Share of the outputs of fc6 and fc7 that training drops.
 
     Attributes:
@@ -95,18 +96,18 @@ class RegionHead(nn.Module):
 
     @property
     def first(self) -> Tensor:
-        """(D, M): the first matrix, with the scale of the vectors in it."""
+        """(D, M): the first matrix, multiplied by the scale of the vectors."""
         return next(self.fc6.parameters()).T * self.scale
 
     def finish(self, products: Tensor, layer: str) -> Tensor:
-        """Go on from ``pooled @ first``: (W, M) to the outputs of fc6 or fc7, without dropout.
+        """Compute the outputs of a layer from ``pooled @ first``, without dropout.
 
         Args:
-            products: (W, M).
+            products: (W, M) products of the pooled vectors and :attr:`first`.
             layer: ``fc6``, ``fc7``, or ``logits``.
 
         Returns:
-            (W, width), or (W, K + 1) logits.
+            (W, width) after the ReLU, or (W, K + 1) logits.
         """
         *_, bias = self.fc6.parameters()
         fc6: Tensor = (self.fc6[1:](products) if self.ranks[0] else products + bias).relu()
@@ -116,7 +117,7 @@ class RegionHead(nn.Module):
         return fc7 if layer == "fc7" else linear(fc7, self.logits.weight, self.logits.bias)
 
     def config(self) -> dict[str, Any]:
-        """Describe the head in JSON values; its weights are in ``state_dict()``."""
+        """Everything but the weights, in JSON values; the weights are in ``state_dict()``."""
         return {
             "length": self.length,
             "num_classes": self.num_classes,
@@ -127,11 +128,11 @@ class RegionHead(nn.Module):
 
 
 def head_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> RegionHead:
-    """Make the head again that was described.
+    """Restore a head.
 
     Args:
         config: From :meth:`RegionHead.config`.
-        tensors: Its ``state_dict()``.
+        tensors: From its ``state_dict()``.
 
     Returns:
         The head, in evaluation mode.
@@ -159,11 +160,11 @@ def head_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> Regi
 
 @torch.no_grad()
 def compress(head: RegionHead, ranks: Sequence[int]) -> RegionHead:
-    """Replace matrices of a trained head by their best approximations of low rank.
+    """Replace the matrices of a trained head by their best approximations of low rank.
 
     Args:
-        head: Any head; it is left as it is.
-        ranks: Rank for fc6 and for fc7; 0 leaves the layer.
+        head: Any head; it is not changed.
+        ranks: Ranks for fc6 and fc7; 0 leaves the layer as it is.
 
     Returns:
         A new head, in evaluation mode.
@@ -194,7 +195,7 @@ def compress(head: RegionHead, ranks: Sequence[int]) -> RegionHead:
 
 
 def check_layer(layer: str) -> str:
-    """Return the name of a layer that windows can be described by.
+    """Return the name of a layer if it gives features of regions.
 
     Raises:
         ValueError: If there is no such layer.
@@ -205,7 +206,7 @@ def check_layer(layer: str) -> str:
 
 
 def _check_sizes(sizes: Sequence[int], ranks: Sequence[int], dropout: float) -> None:
-    """Refuse a head that cannot be built."""
+    """Raise ValueError for a head that cannot be built."""
     if len(sizes) != 4 or min(sizes) < 1:
         raise ValueError(f"length, num_classes and two widths must be at least 1, got {sizes}")
     if len(ranks) != 2 or min(ranks) < 0:
@@ -226,7 +227,7 @@ def _build_layer(inputs: int, outputs: int, rank: int) -> nn.Sequential:
 
 
 def _compressed_layer(name: str, layer: nn.Sequential, rank: int) -> dict[str, Tensor]:
-    """State of a layer whose matrix is projected on its strongest directions."""
+    """State of a layer whose matrix is projected onto its strongest directions."""
     *matrices, bias = layer.parameters()
     weight = matrices[0].double()
     for more in matrices[1:]:
@@ -242,11 +243,11 @@ def _compressed_layer(name: str, layer: nn.Sequential, rank: int) -> dict[str, T
 
 @dataclass(frozen=True)
 class RegionFeatures:
-    """Describes windows by the pooled vector, or by fc6 or fc7 of a head.
+    """The features of a region: its pooled vector, or the outputs of fc6 or fc7 of a head.
 
     Args:
         layer: ``pooled``, ``fc6`` or ``fc7``.
-        head: Where the layer is; not needed for ``pooled``.
+        head: The head with that layer; not needed for ``pooled``.
 
     Raises:
         ValueError: If there is no such layer, or no head that has it.
@@ -269,36 +270,42 @@ class RegionFeatures:
             raise ValueError(f"head must be given for layer {self.layer!r}, got None")
 
     def length(self, encoder: Encoder) -> int:
-        """Numbers per window; ValueError if the head is not for windows of this encoder."""
+        """Give D, the numbers per region.
+
+        Raises:
+            ValueError: If the head expects vectors of another length than the encoder's.
+        """
         if self.layer == "pooled" or self.head is None:
             return encoder.length
         check_length(encoder.length, self.head.length)
         return self.head.widths[0 if self.layer == "fc6" else 1]
 
     @torch.no_grad()
-    def describe(self, encoder: Encoder, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Describe windows.
+    def describe(self, encoder: Encoder, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Compute the features of regions.
 
         Args:
-            encoder: Pools them.
+            encoder: Pools the regions.
             encoded: The image.
-            cells: (W, 5) int64 [scale, x0, y0, x1, y1] from ``encoder.locate``.
+            regions: (W, 5) int64 [scale, x0, y0, x1, y1] from ``encoder.assign_regions``.
 
         Returns:
-            (W, length) on the encoder's device. Pooled vectors are not built for fc6 and fc7.
+            (W, D) on the encoder's device. Pooled vectors are not built for fc6 and fc7.
         """
         if self.layer == "pooled" or self.head is None:
-            return encoder.describe_cells(encoded, cells)
-        return self.head.finish(encoder.score_cells(encoded, cells, self.head.first), self.layer)
+            return encoder.pool(encoded, regions)
+        return self.head.finish(
+            encoder.pool_and_multiply(encoded, regions, self.head.first), self.layer
+        )
 
     @torch.no_grad()
     def multiply(
-        self, encoder: Encoder, encoded: EncodedImage, cells: Tensor, weights: Tensor
+        self, encoder: Encoder, encoded: EncodedImage, regions: Tensor, weights: Tensor
     ) -> Tensor:
-        """Multiply the features of windows by a matrix: (length, M) weights to (W, M)."""
+        """Multiply the features of (W, 5) regions by (D, M) weights: (W, M)."""
         if self.layer == "pooled":
-            return encoder.score_cells(encoded, cells, weights)
-        return self.describe(encoder, encoded, cells) @ weights
+            return encoder.pool_and_multiply(encoded, regions, weights)
+        return self.describe(encoder, encoded, regions) @ weights
 
     def to(self, device: torch.device | str) -> "RegionFeatures":
         """Move the head to a device, in place; returns itself."""
@@ -307,7 +314,7 @@ class RegionFeatures:
         return self
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights, in JSON values."""
+        """The layer and the head, in JSON values."""
         head = None if self.head is None else self.head.config()
         return {"layer": self.layer, "head": head}
 
@@ -317,16 +324,20 @@ class RegionFeatures:
 
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RegionFeatures":
-        """Put features together again from :meth:`config` and :meth:`tensors`."""
+        """Restore from :meth:`config` and :meth:`tensors`."""
         head = config["head"] and head_from_config(config["head"], tensors)
         return cls(config["layer"], head)
 
 
 def check_length(offered: int, expected: int) -> None:
-    """Refuse windows of another length than a model was made for.
+    """Check that vectors have the length that a model was made for.
+
+    Args:
+        offered: Numbers per vector.
+        expected: Numbers that the model takes.
 
     Raises:
         ValueError: If the two differ.
     """
     if offered != expected:
-        raise ValueError(f"windows must have {expected} numbers each, got {offered}")
+        raise ValueError(f"vectors of regions must have {expected} numbers, got {offered}")

@@ -1,4 +1,10 @@
-"""Where things may be: regions proposed from pixels, from files, and from learnt anchors.
+"""Proposals: boxes that may show an object, from pixels, from files, or from learnt anchors.
 
-Start with ``propose.py``.
+Where to start reading, in this order:
+
+- ``propose.py``: one function for all methods that search in the pixels.
+- ``graph.py``: our own segmentation and grouping, whose C++ source is in ``native/``.
+- ``opencv.py``: selective search and EdgeBoxes; ``grid.py``: sliding windows.
+- ``precomputed.py``: files that another program has written.
+- ``anchors.py``: a proposer that is learnt from labelled boxes; ``anchor_boxes.py`` has its parts.
 """

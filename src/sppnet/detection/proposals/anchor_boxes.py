@@ -1,6 +1,6 @@
-"""Anchors: their shapes, where they lie, and the normal equations over them.
+"""Anchors: their shapes, their places on a map, and the linear models that are fitted to them.
 
-Averages of rectangles come from a table of sums. Cells outside the map count as zeros.
+Means over rectangles of cells come from integral images. Cells outside the map count as zeros.
 """
 
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ ROUNDS = 50
 
 @dataclass(frozen=True)
 class AnchorGrid:
-    """Windows of one shape, one on every cell of a map of any size.
+    """Anchors of one shape, one on each cell of a map of any size.
 
     Args:
-        width: Of the window, in pixels of the image that was convolved.
-        height: Of the window.
+        width: Width of an anchor, in pixels of the image that was convolved.
+        height: Height of an anchor, in the same pixels.
         stride: Pixels from cell to cell.
         centre: Pixel on which cell 0 is centred.
-        bins: Bins along each side of the window.
+        bins: Bins along each side of an anchor.
 
     Example:
         >>> grid = AnchorGrid(width=32, height=16, stride=16, centre=8, bins=1)
@@ -41,13 +41,13 @@ class AnchorGrid:
 
     @property
     def cells_wh(self) -> tuple[int, int]:
-        """Width and height of the window in cells, at least 1."""
+        """Width and height of an anchor in cells, at least 1."""
         width, height = self.width / self.stride, self.height / self.stride
         return max(1, round(width)), max(1, round(height))
 
     @property
     def rectangles(self) -> Tensor:
-        """(bins * bins, 4) half-open cells x0, y0, x1, y1 of each bin, from the window's cell."""
+        """(bins * bins, 4) cells x0, y0, x1, y1 of each bin, relative to the anchor's cell."""
         left, top = (-((cells - 1) // 2) for cells in self.cells_wh)
         across, down = (bin_edges(cells, self.bins) for cells in self.cells_wh)
         return torch.tensor(
@@ -55,8 +55,8 @@ class AnchorGrid:
         )
 
     def boxes(self, grid_hw: tuple[int, int]) -> Tensor:
-        """(h * w, 4) windows xyxy in pixels of the convolved image, row by row, not clipped."""
-        # an even number of cells has its middle half a cell after the window's cell
+        """(h * w, 4) anchors xyxy in pixels of the convolved image, row by row, not clipped."""
+        # an even number of cells has its middle half a cell after the anchor's cell
         shift = torch.tensor([(1 - cells % 2) / 2 for cells in self.cells_wh])
         rows, columns = (torch.arange(float(size)) for size in grid_hw)
         y, x = torch.meshgrid(rows + shift[1], columns + shift[0], indexing="ij")
@@ -64,27 +64,27 @@ class AnchorGrid:
         half = torch.tensor([self.width, self.height]) / 2
         return torch.cat([middle - half, middle + half], 1)
 
-    def describe(self, sums: Tensor, places: Tensor) -> Tensor:
-        """Average a map in the bins of some windows.
+    def describe(self, sums: Tensor, anchors: Tensor) -> Tensor:
+        """Average a map over the bins of some anchors.
 
         Args:
-            sums: (C, h + 1, w + 1) from :func:`table_of_sums`.
-            places: (N,) numbers of windows, rows of :meth:`boxes`.
+            sums: (C, h + 1, w + 1) from :func:`integral_image`.
+            anchors: (N,) int64 rows of :meth:`boxes`.
 
         Returns:
             (N, C * bins * bins + 1) float32, channel slowest; the last column is 1.
         """
         height, width = sums.shape[1] - 1, sums.shape[2] - 1
-        at = torch.stack([places % width, places // width], 1).repeat(1, 2)
+        at = torch.stack([anchors % width, anchors // width], 1).repeat(1, 2)
         x0, y0, x1, y1 = (at[:, None] + self.rectangles).unbind(-1)
         x0, x1 = x0.clamp(0, width), x1.clamp(0, width)
         y0, y1 = y0.clamp(0, height), y1.clamp(0, height)
         totals = sums[:, y1, x1] - sums[:, y0, x1] - sums[:, y1, x0] + sums[:, y0, x0]
         means = (totals / _areas(self.rectangles)).permute(1, 0, 2).flatten(1)
-        return torch.cat([means, means.new_ones(len(places), 1)], 1).float()
+        return torch.cat([means, means.new_ones(len(anchors), 1)], 1).float()
 
     def respond(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Multiply the averages of every window by a matrix, without building them.
+        """Multiply the means of every anchor by a matrix, without building them.
 
         The matrix is applied to the cells first, so that few channels remain to be summed.
 
@@ -98,18 +98,24 @@ class AnchorGrid:
         channels, height, width = features.shape
         per_bin = weights[:-1].unflatten(0, (channels, -1)).flatten(1).T  # (bins * bins * M, C)
         mixed = (per_bin @ features.flatten(1)).unflatten(1, (height, width))
-        sums = table_of_sums(mixed).unflatten(0, (-1, weights.shape[1]))
+        sums = integral_image(mixed).unflatten(0, (-1, weights.shape[1]))
         total = torch.zeros(weights.shape[1], height, width, dtype=sums.dtype)
         for part, rectangle in zip(sums, self.rectangles, strict=True):
-            total += _slide(part, rectangle) / _areas(rectangle)
+            total += _box_filter(part, rectangle) / _areas(rectangle)
         return (total.flatten(1).T + weights[-1]).float()
 
 
-def table_of_sums(features: Tensor) -> Tensor:
-    """Sums of all cells above and to the left: (C, h, w) -> (C, h + 1, w + 1), float64.
+def integral_image(features: Tensor) -> Tensor:
+    """Sum all cells above and to the left of each corner.
+
+    Args:
+        features: (C, h, w) map.
+
+    Returns:
+        (C, h + 1, w + 1) float64.
 
     Example:
-        >>> table_of_sums(torch.ones(1, 2, 2))
+        >>> integral_image(torch.ones(1, 2, 2))
         tensor([[[0., 0., 0.],
                  [0., 1., 2.],
                  [0., 2., 4.]]], dtype=torch.float64)
@@ -121,8 +127,8 @@ def table_of_sums(features: Tensor) -> Tensor:
     return torch.nn.functional.pad(summed, (1, 0, 1, 0))
 
 
-def _slide(sums: Tensor, rectangle: Tensor) -> Tensor:
-    """(M, h, w) sums over a rectangle of cells that is moved to every cell of the map."""
+def _box_filter(sums: Tensor, rectangle: Tensor) -> Tensor:
+    """(M, h, w) sums over a rectangle, placed at every cell of the map."""
     height, width = sums.shape[1] - 1, sums.shape[2] - 1
     x0, y0, x1, y1 = rectangle.tolist()
     rows, columns = torch.arange(height), torch.arange(width)
@@ -133,19 +139,19 @@ def _slide(sums: Tensor, rectangle: Tensor) -> Tensor:
 
 
 def _areas(rectangles: Tensor) -> Tensor:
-    """Cells in each rectangle, whether or not they lie on the map."""
+    """Cells in each rectangle, including those outside the map."""
     return (rectangles[..., 2:] - rectangles[..., :2]).prod(-1)
 
 
-def find_shapes(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Group sizes so that each lies close, by overlap, to the middle of its group.
+def cluster_shapes(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Cluster the sizes of boxes by k-means, with 1 - IoU as the distance.
 
-    Lloyd's rounds from a fixed start: the size nearest to the mean, then always the size that the
-    shapes so far cover worst. The middle of a group is the mean of the logarithms.
+    The start is fixed: the size nearest to the mean, then always the size that the shapes so far
+    cover worst. The centre of a cluster is the geometric mean of its sizes.
 
     Args:
         sizes: (N, 2) widths and heights, positive.
-        weights: (N,) how much each counts, positive.
+        weights: (N,) weights of the sizes, positive.
         count: The most shapes.
 
     Returns:
@@ -153,7 +159,7 @@ def find_shapes(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
 
     Example:
         >>> sizes = torch.tensor([[9.0, 9.0], [11.0, 11.0], [90.0, 40.0]])
-        >>> find_shapes(sizes, torch.ones(3), 2).round()
+        >>> cluster_shapes(sizes, torch.ones(3), 2).round()
         tensor([[10., 10.],
                 [90., 40.]])
 
@@ -170,7 +176,7 @@ def find_shapes(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
 
 
 def size_overlap(sizes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes on one centre: (N, 2) and (M, 2) -> (N, M).
+    """Intersection over union of boxes with one common centre: (N, 2) and (M, 2) -> (N, M).
 
     Example:
         >>> size_overlap(torch.tensor([[2.0, 4.0]]), torch.tensor([[4.0, 2.0], [2.0, 2.0]]))
@@ -181,7 +187,7 @@ def size_overlap(sizes: Tensor, others: Tensor) -> Tensor:
 
 
 def _spread(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
-    """Start: the middle size, then the size that is covered worst, until all are covered."""
+    """Start of the clusters: the middle size, then the size that is covered worst, and so on."""
     logs = sizes.log()
     middle = (logs - logs.mean(0)).square().sum(1).argmin()
     chosen = [int(middle)]
@@ -194,23 +200,23 @@ def _spread(sizes: Tensor, weights: Tensor, count: int) -> Tensor:
 
 
 def _middles(sizes: Tensor, weights: Tensor, group_of: Tensor, shapes: Tensor) -> Tensor:
-    """Weighted geometric mean of each group; a group that is empty stays where it is."""
+    """Weighted geometric mean of each cluster; the shape of an empty cluster stays."""
     member = torch.nn.functional.one_hot(group_of, len(shapes)).to(sizes.dtype) * weights[:, None]
     total = member.sum(0)[:, None]
     means = (member.T @ sizes.log() / total.clamp(min=1e-12)).exp()
     return torch.where(total > 0, means, shapes)
 
 
-class ChannelAxes:
-    """Finds the few directions in which the cells of maps vary most (principal components).
+class PrincipalComponents:
+    """Principal components of the channels of feature maps, from a stream of cells.
 
     Args:
         channels: C of the maps.
 
     Example:
-        >>> axes = ChannelAxes(2)
-        >>> axes.add(torch.tensor([[1.0, 3.0, 5.0], [7.0, 7.0, 7.0]]))
-        >>> rotation, shift = axes.solve(1)
+        >>> components = PrincipalComponents(2)
+        >>> components.add(torch.tensor([[1.0, 3.0, 5.0], [7.0, 7.0, 7.0]]))
+        >>> rotation, shift = components.solve(1)
         >>> (rotation @ torch.tensor([3.0, 7.0]) + shift).abs() < 1e-6
         tensor([True])
     """
@@ -221,15 +227,20 @@ class ChannelAxes:
         self._products = torch.zeros(channels, channels, dtype=torch.float64)
 
     def add(self, cells: Tensor) -> None:
-        """Take in (C, N) cells."""
+        """Add (C, N) cells."""
         self._count += cells.shape[1]
         self._sum += cells.sum(1).cpu()
         self._products += (cells @ cells.T).cpu()
 
     def solve(self, count: int) -> tuple[Tensor, Tensor]:
-        """Give the rotation (P, C) and the shift (P,), P at most ``count`` and C.
+        """Find the directions in which the cells vary most.
 
-        ``rotation @ cells + shift`` has mean 0, and variance 1 on the average of its channels.
+        Args:
+            count: The most directions.
+
+        Returns:
+            (P, C) rotation and (P,) shift, float32, with P at most ``count`` and C:
+            ``rotation @ cells + shift`` has mean 0, and its channels have variance 1 on average.
         """
         mean = self._sum / self._count
         covariance = self._products / self._count - mean[:, None] * mean
@@ -241,11 +252,11 @@ class ChannelAxes:
         return rotation.float().contiguous(), -(rotation @ mean).float()
 
 
-class AnchorEquations:
-    """Normal equations of one shape of anchor: is there a thing, and where are its sides.
+class NormalEquations:
+    """Least squares for the anchors of one shape: a score, and the deltas to the object's box.
 
-    The score is fitted to +1 on windows with a thing and to -1 on others, both kinds weighing the
-    same; the four numbers that move the window are fitted on those with a thing.
+    The score is fitted to +1 on positives and to -1 on negatives, both with the same total weight;
+    the four deltas are fitted on positives only.
 
     Args:
         length: Numbers per row, the last of which is the constant 1.
@@ -267,22 +278,25 @@ class AnchorEquations:
         return torch.zeros(self._length, columns)
 
     def add_positives(self, rows: Tensor, deltas: Tensor, weights: Tensor) -> None:
-        """Take in (N, length) rows of windows with a thing, the way to it, what each weighs."""
+        """Add positives: (N, length) rows, (N, 4) deltas to their objects, (N,) weights."""
         weighted = rows * weights[:, None]
         self._positive += weighted.T @ rows
         self._to_deltas += weighted.T @ deltas
         self._weight += float(weights.sum())
 
     def add_negatives(self, rows: Tensor) -> None:
-        """Take in (N, length) rows of windows without a thing."""
+        """Add negatives: (N, length) rows."""
         self._negative += rows.T @ rows
         self._count += len(rows)
 
     def solve(self, strength: float) -> Tensor:
-        """(length, 5) weights: the score, then the four deltas.
+        """Solve the equations.
 
         Args:
-            strength: Ridge penalty beside the mean of the squares; the constant goes free.
+            strength: Ridge penalty, relative to the mean of the squares; the constant has none.
+
+        Returns:
+            (length, 5) weights of the score and of the four deltas.
         """
         positive = self._positive.double() / max(self._weight, 1e-12)
         negative = self._negative.double() / max(self._count, 1)

@@ -1,14 +1,14 @@
 """Proposals by grouping the segments of an image: our own selective search, in C++.
 
 Felzenszwalb and Huttenlocher's segmentation runs once per colour space; segmentations with larger k
-are made from its segments instead of from pixels. Every one is grouped by likeness of colours and
-gradients and by closeness, and once more without the colours. Where selective search draws its
-order by lot, ours is ranked.
+are made from its segments instead of from pixels. The segments of each are grouped by closeness and
+by the similarity of their colours and gradients, and once more without the colours. The proposals
+of selective search are shuffled; ours are ranked.
 
-``native/`` holds its source, which the installation compiles once for each generation of
-processors. Every generation, any number of threads and any caller get the same windows: colours
-are computed without the mathematical library, and everything that is compared is a whole number or
-comes from the same operations in the same order.
+The source is in ``native/``; the installation compiles it once for each generation of processors.
+The proposals are the same on every generation, with any number of threads, and from any thread:
+colours are computed without the mathematical library, and everything that is compared is an integer
+or comes from the same operations in the same order.
 """
 
 import ctypes
@@ -28,17 +28,17 @@ from sppnet.pooling.kernels.native_library import NativeLibrary
 
 LIBRARY = NativeLibrary(Path(__file__).parent / "native", "graph_windows")
 SPACES = {"hsv": 0, "lab": 1, "rgb": 2}
-MAX_PIXELS = 1 << 22  # numbers of regions have 22 bits, and there may be two of each pixel
+MAX_PIXELS = 1 << 22  # indices of regions have 22 bits, and there may be two regions per pixel
 MAX_RUNS = 64
 DEFAULT_SPACES = ("hsv", "lab")
 KS = (30.0, 60.0, 120.0, 240.0, 480.0)
-# Windows whose sides and centres differ by less than a part of this many are about the same.
+# Proposals whose sides and centres differ by less than 1 / FINENESS count as nearly the same.
 FINENESS = 4
 
 
 @functools.cache
 def kernel_name() -> str | None:
-    """Name of the kernel that this processor gets, None where none was compiled.
+    """Name of the kernel for this processor; None if none was compiled.
 
     Example:
         >>> kernel_name() in ("avx512", "avx2", "baseline", None)
@@ -55,15 +55,16 @@ def group_segments(
     Args:
         pixels: (3, H, W) uint8 RGB.
         spaces: Colour spaces, of :data:`SPACES`.
-        ks: Felzenszwalb and Huttenlocher's k, rising; also the least pixels of a segment. Segments
-            of the second and later ones are joined from those of the first.
+        ks: Felzenszwalb and Huttenlocher's k, rising; also the least number of pixels of a segment.
+            The segments of the second and later ones are joined from those of the first.
 
     Returns:
-        Of all regions, run after run (spaces, then ks, then with and without colour): boxes (R, 4)
-        xyxy; the run of each (R,); how many regions its run made after it (R,).
+        All regions, run after run (spaces, then ks, then with and without colour): (R, 4) boxes
+        xyxy; (R,) the run of each; (R,) how many regions its run made after it.
 
     Raises:
-        ValueError: If the image or the plan cannot be meant.
+        ValueError: If ``pixels`` are not (3, H, W) uint8 or too many, a space is unknown, or ``ks``
+            do not rise or are too many.
         MissingPackageError: If no kernel was compiled; names what to do.
         MemoryError: If there is no memory.
 
@@ -81,7 +82,7 @@ def group_segments(
     runs = 2 * len(spaces) * len(ks)
     # no segment is smaller than the least k, and grouping n of them makes n - 1 more
     room = runs * 2 * max(1, height * width // max(1, int(min(ks))))
-    windows = np.empty((room, 6), np.int32)
+    proposals = np.empty((room, 6), np.int32)
     count = _function()(
         pixels.data_ptr(),
         height,
@@ -91,17 +92,17 @@ def group_segments(
         sizes.ctypes.data,
         len(sizes),
         torch.get_num_threads(),
-        windows.ctypes.data,
+        proposals.ctypes.data,
         room,
     )
     if count < 0:
         raise MemoryError(f"not enough memory to segment an image of {height} x {width}")
-    found = windows[:count]
+    found = proposals[:count]
     return found[:, :4], found[:, 4], found[:, 5]
 
 
 def _check(pixels: Tensor, spaces: Sequence[str], ks: Sequence[float]) -> None:
-    """Refuse what the library would not survive."""
+    """Raise ValueError for arguments that would crash the library."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or len(pixels) != 3 or not pixels.numel():
         raise ValueError(
             f"pixels must be (3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}"
@@ -118,10 +119,10 @@ def _check(pixels: Tensor, spaces: Sequence[str], ks: Sequence[float]) -> None:
 
 @functools.cache
 def _function() -> Any:
-    """Load the library's one function."""
+    """Load the only function of the library."""
     if kernel_name() is None:
         raise MissingPackageError(
-            "the graph windows need a compiled kernel, which this installation lacks: run "
+            "the graph proposals need a compiled kernel, which this installation lacks: run "
             "`pip install --force-reinstall --no-deps sppnet` where pip can get ziglang, or choose "
             "--proposals selective_search or --proposals grid"
         )
@@ -131,11 +132,12 @@ def _function() -> Any:
     return LIBRARY.functions({name: arguments}, ctypes.c_int64)[name]
 
 
-def graph_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
-    """Segment the image and join its segments to ever larger regions; their boxes are windows.
+def graph_proposals(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
+    """Segment an image, merge its segments into larger and larger regions, and rank their boxes.
 
-    First come windows that many runs have found, that hold whole contours, and that were among the
-    last to be made. Of windows that are about the same, the second comes after all first ones.
+    The first proposals are those that many runs have found, that enclose whole contours, and that
+    were merged late. Of several that are nearly the same, one is ranked as usual, and the others
+    come after all proposals that are different.
 
     Args:
         image: (3, H, W) float RGB 0..1.
@@ -151,19 +153,19 @@ def graph_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
         Felzenszwalb and Huttenlocher 2004; Uijlings et al. 2013.
     """
     boxes, runs, places = group_segments((image * 255).round().to(torch.uint8), DEFAULT_SPACES, KS)
-    windows, which = _distinct(boxes.astype(np.int64))
-    alike = _distinct(_rough(windows))[1]
+    proposals, which = _distinct(boxes.astype(np.int64))
+    alike = _distinct(_round_boxes(proposals))[1]
     votes = np.bincount(_distinct(np.stack([alike[which], runs], 1))[0][:, 0])[alike]
-    last = np.full(len(windows), np.iinfo(np.int64).max)
+    last = np.full(len(proposals), np.iinfo(np.int64).max)
     np.minimum.at(last, which, places)
-    contours = enclosed_edges(image, torch.from_numpy(windows)).numpy()
+    contours = enclosed_edges(image, torch.from_numpy(proposals)).numpy()
     best = np.argsort(-votes * contours / np.sqrt(last + 1.0), kind="stable")
-    best = best[np.argsort(_was_there(alike[best]), kind="stable")]
-    return torch.from_numpy(windows[best]).to(torch.float32)
+    best = best[np.argsort(_seen_before(alike[best]), kind="stable")]
+    return torch.from_numpy(proposals[best]).to(torch.float32)
 
 
 def _distinct(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct rows of whole numbers, in order; and which of them each row is."""
+    """(U, C) distinct rows of integers, sorted, and (R,) the index among them of each row."""
     low = rows.min(0)
     sizes = rows.max(0) - low + 1
     keys = np.ravel_multi_index(tuple((rows - low).T), tuple(sizes))  # sorts 30 times as fast
@@ -171,16 +173,16 @@ def _distinct(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
     return rows[first], which
 
 
-def _rough(windows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Windows (K, 4) as steps of size and place, the same for those that are about the same."""
-    sides = np.rint(FINENESS * np.log2(windows[:, 2:] - windows[:, :2]))
+def _round_boxes(proposals: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(K, 4) proposals rounded to steps of size and place: equal if they are nearly the same."""
+    sides = np.rint(FINENESS * np.log2(proposals[:, 2:] - proposals[:, :2]))
     steps = np.exp2(sides / FINENESS) / FINENESS
-    centres = np.rint((windows[:, :2] + windows[:, 2:]) / 2 / steps)
+    centres = np.rint((proposals[:, :2] + proposals[:, 2:]) / 2 / steps)
     return np.concatenate([centres, sides], 1).astype(np.int64)
 
 
-def _was_there(groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a row's group has an earlier row."""
+def _seen_before(groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(K,) whether an earlier row has the same group."""
     earlier = np.ones(len(groups), bool)
     earlier[np.unique(groups, return_index=True)[1]] = False
     return earlier

@@ -1,16 +1,16 @@
-"""Windows of many sizes and shapes, slid over the image and ranked by the contours they hold."""
+"""Sliding windows of many sizes and shapes, ranked by the contours that they enclose."""
 
 import torch
 from torch import Tensor
 
 
-def grid_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
-    """Slide windows of many sizes and shapes, and put first those that enclose contours.
+def grid_proposals(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
+    """Slide windows of many sizes and shapes over an image, and rank them by enclosed contours.
 
-    The score of a window is the gradient magnitude inside it, less that in its middle, per length
-    of its border to the power 1.5: contours near the border that the window holds whole speak for
-    a thing. Windows of each size are ranked among themselves and the sizes take turns, so that
-    large windows do not crowd out small ones.
+    The score of a window is the gradient magnitude inside it, without that in its middle, divided
+    by the length of its border to the power 1.5: an object shows by contours near the border that
+    do not cross it. Windows are ranked within their size, and the sizes take turns, so that large
+    windows do not crowd out small ones.
 
     Args:
         image: (3, H, W) float RGB 0..1.
@@ -40,7 +40,18 @@ def grid_windows(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
 
 
 def rank_within(groups: Tensor) -> Tensor:
-    """(K,) place of each row among the earlier rows of its group."""
+    """Count, for each row, the earlier rows of its group.
+
+    Args:
+        groups: (K,) group of each row.
+
+    Returns:
+        (K,) int64.
+
+    Example:
+        >>> rank_within(torch.tensor([7, 3, 7, 7])).tolist()
+        [0, 0, 1, 2]
+    """
     rank = torch.zeros(len(groups), dtype=torch.int64)
     for group in groups.unique():
         rows = (groups == group).nonzero().flatten()
@@ -67,20 +78,28 @@ def _slide(height: int, width: int, window_w: float, window_h: float) -> Tensor:
     return torch.stack([x0, y0, x0 + w, y0 + h], 1)
 
 
-def enclosed_edges(image: Tensor, windows: Tensor) -> Tensor:
-    """Gradient magnitude in the outer part of each window, per border length to the power 1.5."""
+def enclosed_edges(image: Tensor, boxes: Tensor) -> Tensor:
+    """Score boxes by the gradient magnitude near their border, as :func:`grid_proposals` describes.
+
+    Args:
+        image: (3, H, W) float RGB 0..1.
+        boxes: (K, 4) int64 xyxy in pixels.
+
+    Returns:
+        (K,) float64.
+    """
     edges = torch.zeros(image.shape[1:], dtype=torch.float64)
     edges[:, 1:] += (image[:, :, 1:] - image[:, :, :-1]).abs().amax(0)
     edges[1:, :] += (image[:, 1:, :] - image[:, :-1, :]).abs().amax(0)
     integral = torch.nn.functional.pad(edges.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    sides = windows[:, 2:] - windows[:, :2]
+    sides = boxes[:, 2:] - boxes[:, :2]
     quarter = sides // 4
-    inner = torch.cat([windows[:, :2] + quarter, windows[:, 2:] - quarter], 1)
-    enclosed = _box_sums(integral, windows) - _box_sums(integral, inner)
+    inner = torch.cat([boxes[:, :2] + quarter, boxes[:, 2:] - quarter], 1)
+    enclosed = _box_sums(integral, boxes) - _box_sums(integral, inner)
     return enclosed / (2 * sides.sum(1).double()) ** 1.5
 
 
 def _box_sums(integral: Tensor, boxes: Tensor) -> Tensor:
-    """Sum of an image over integer boxes, from its integral image."""
+    """(K,) sums of an image over integer boxes, from its integral image."""
     x0, y0, x1, y1 = boxes.unbind(1)
     return integral[y1, x1] - integral[y0, x1] - integral[y1, x0] + integral[y0, x0]

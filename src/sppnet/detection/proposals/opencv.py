@@ -1,4 +1,4 @@
-"""Windows by OpenCV's contrib modules: selective search, and EdgeBoxes on plain gradients."""
+"""Proposals by OpenCV's contrib modules: selective search, and EdgeBoxes on image gradients."""
 
 from types import ModuleType
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from sppnet.errors import MissingPackageError
 
-# Edges are measured on the image smoothed by so many pixels.
+# Standard deviation, in pixels, of the Gaussian that smooths the image before edges are found.
 SMOOTHING = 2.0
-# EdgeBoxes traces contours along edges stronger than 0.1: so strong shall be one pixel in five.
+# EdgeBoxes traces contours along edges above 0.1: edges are scaled so that a fifth of them is.
 STRONG_SHARE, STRONG = 0.2, 0.1
 
 
 def selective_search(image: Tensor, seed: int = 0) -> Tensor:
     """Run selective search in its fast mode, as the paper does.
 
-    OpenCV orders its windows by the C library's random numbers; here they are put in a fixed order
-    and shuffled by ``seed``, so that the first n of them are a fair sample at every n.
+    OpenCV orders its proposals by the C library's random numbers. Here they are sorted, then
+    shuffled by ``seed``, so that the first n of them are a fair sample for every n.
 
     Args:
         image: (3, H, W) float RGB 0..1.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
         (K, 4) float32 xyxy, distinct.
@@ -38,11 +38,11 @@ def selective_search(image: Tensor, seed: int = 0) -> Tensor:
 
 
 def selective_search_quality(image: Tensor, seed: int = 0) -> Tensor:
-    """Run selective search in its quality mode: more colour spaces, more windows, far slower.
+    """Run selective search in its quality mode: more colour spaces, more proposals, far slower.
 
     Args:
         image: (3, H, W) float RGB 0..1.
-        seed: Of the order.
+        seed: Seed of the order.
 
     Returns:
         (K, 4) float32 xyxy, distinct.
@@ -57,7 +57,7 @@ def selective_search_quality(image: Tensor, seed: int = 0) -> Tensor:
 
 
 def _search_selectively(image: Tensor, seed: int, mode: str) -> Tensor:
-    """Search in one of OpenCV's modes; each window once, in an order that the seed makes."""
+    """Search in one of OpenCV's modes: (K, 4) distinct boxes, in an order that follows the seed."""
     search = _contrib("selective search").segmentation.createSelectiveSearchSegmentation()
     if min(image.shape[1:]) < 2:  # OpenCV's segmentation needs neighbours in both directions
         return torch.zeros(0, 4)
@@ -70,10 +70,10 @@ def _search_selectively(image: Tensor, seed: int, mode: str) -> Tensor:
 
 
 def edge_boxes(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
-    """Run EdgeBoxes: windows that hold many whole contours, on edges found by plain gradients.
+    """Run EdgeBoxes: boxes that enclose many whole contours, on edges from image gradients.
 
-    The edges are gradients of the smoothed image, thinned to the strongest along their direction;
-    a learnt detector of edges, as in the original, would need a file of its own.
+    The edges are gradients of the smoothed image, thinned to the strongest along their direction.
+    The original uses a learnt edge detector, which would need a file of weights.
 
     Args:
         image: (3, H, W) float RGB 0..1.
@@ -99,7 +99,7 @@ def edge_boxes(image: Tensor, seed: int = 0) -> Tensor:  # noqa: ARG001
 
 
 def _edges(image: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Thin edges (H, W), scaled to EdgeBoxes' limit, and the directions of their gradients."""
+    """(H, W) thin edges, scaled for EdgeBoxes, and (H, W) the directions of their gradients."""
     import cv2
 
     smooth = cv2.GaussianBlur(image.permute(1, 2, 0).contiguous().numpy(), (0, 0), SMOOTHING)
@@ -115,7 +115,7 @@ def _edges(image: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 def _thin(strength: NDArray[np.float32], direction: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Keep edges that are at least as strong as a pixel ahead and a pixel behind."""
+    """Keep edges that are at least as strong as one pixel ahead and one pixel behind."""
     import cv2
 
     y, x = np.indices(strength.shape, np.float32)
@@ -128,12 +128,12 @@ def _thin(strength: NDArray[np.float32], direction: NDArray[np.float32]) -> NDAr
 
 
 def _blue_green_red(image: Tensor) -> NDArray[np.uint8]:
-    """Bytes (H, W, 3) in OpenCV's order of colours."""
+    """(H, W, 3) uint8 in OpenCV's order of colours."""
     return (image * 255).round().to(torch.uint8).flip(0).permute(1, 2, 0).contiguous().numpy()
 
 
 def _contrib(method: str) -> ModuleType:
-    """OpenCV's ximgproc module, or the command that installs it."""
+    """Import OpenCV's ximgproc module; MissingPackageError names the command that installs it."""
     fix = "or choose --proposals grid, which needs no OpenCV"
     install = "pip install --force-reinstall opencv-contrib-python-headless"
     try:

@@ -1,4 +1,4 @@
-"""Windows that somebody else computed, from npz, COCO results JSON, or the MAT files of 2014."""
+"""Proposals that another program computed: npz, COCO results JSON, or the MAT files of 2014."""
 
 import io
 import math
@@ -18,29 +18,29 @@ from sppnet.geometry import clip_boxes
 from sppnet.storage.files import read_bytes, read_json
 
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
-# Windows may reach so far beyond the image: rounded, or corners counted in another way.
+# Proposals may reach this far beyond the image: rounding, or another convention of corners.
 SLACK_PIXELS = 2.0
 _MAT_FAULTS = (ValueError, TypeError, KeyError, IndexError, OSError, MemoryError, zlib.error)
 Boxes = NDArray[np.float64]
 
 
 class ExternalProposals:
-    """Windows of many images, in the order of their file.
+    """Proposals of many images, in the order of their file.
 
-    An image is found by its file name, with or without folders and ending; in COCO files also by
-    its number. A name that fits two entries fits none.
+    An image is found by its file name, with or without folders and suffix; in COCO files also by
+    its number. A name that fits two entries finds neither.
 
     Args:
-        path: Of the file, for errors.
-        boxes: Name -> (K, 4) xyxy, half-open, in pixels of the image.
+        path: The file, for messages.
+        boxes: Name of the image -> (K, 4) xyxy, half-open, in pixels of the image.
 
     Raises:
-        UnusableFileError: If windows are not (K, 4), not finite or have no area; names the file
-            and the image.
+        UnusableFileError: If proposals are not (K, 4), not finite or have no area; the message
+            names the file and the image.
 
     Example:
-        >>> windows = ExternalProposals("a.npz", {"cat.jpg": np.array([[0.0, 0, 5, 9]])})
-        >>> windows.windows("photos/cat.png", (10, 20)).tolist()
+        >>> external = ExternalProposals("a.npz", {"cat.jpg": np.array([[0.0, 0, 5, 9]])})
+        >>> external.look_up("photos/cat.png", (10, 20)).tolist()
         [[0.0, 0.0, 5.0, 9.0]]
     """
 
@@ -56,7 +56,7 @@ class ExternalProposals:
 
     @classmethod
     def open(cls, path: str | Path) -> "ExternalProposals":
-        """Read a file; nothing in it is run.
+        """Read a file; nothing in it is executed.
 
         Args:
             path: ``.npz``: arrays (K, 4) xyxy, half-open, by image name. ``.json``: a list of
@@ -66,63 +66,69 @@ class ExternalProposals:
                 from 1, inclusive), as published with R-CNN and SPP-net; not version 7.3.
 
         Returns:
-            The windows.
+            The proposals.
 
         Raises:
-            UnusableFileError: If the file cannot be read, has another format, or a window is no
-                window; names the file and the image.
+            UnusableFileError: If the file cannot be read, has another format, or holds a proposal
+                that is not finite or has no area; the message names the file and the image.
         """
         path = Path(path)
-        reader = WINDOW_FILES.get(path.suffix.lower())
+        reader = PROPOSAL_FILES.get(path.suffix.lower())
         if reader is None:
-            raise UnusableFileError(f"windows must be in one of {sorted(WINDOW_FILES)}", path=path)
+            raise UnusableFileError(
+                f"proposals must be in one of {sorted(PROPOSAL_FILES)}", path=path
+            )
         return cls(path, reader(path))
 
     def __len__(self) -> int:
         return len(self._boxes)
 
-    def windows(self, image_path: str | Path, size_hw: tuple[int, int]) -> Tensor:
-        """Look up the windows of an image.
+    def look_up(self, image_path: str | Path, size_hw: tuple[int, int]) -> Tensor:
+        """Look up the proposals of an image.
 
         Args:
-            image_path: Of the image; only its name counts.
-            size_hw: Its height and width.
+            image_path: Path of the image; only its name counts.
+            size_hw: Height and width of the image, in pixels.
 
         Returns:
-            (K, 4) float32 xyxy within the image, in the file's order.
+            (K, 4) float32 xyxy, clipped to the image, in the file's order.
 
         Raises:
-            InputError: If the file has no windows of this image, or windows of another size.
+            InputError: If the file has no proposals of this image, or they are for another size.
         """
         tried = [str(image_path), PurePath(image_path).name, *_spellings(str(image_path))]
         name = next((found for each in tried if (found := self._names.get(each))), None)
         if name is None:
-            raise InputError(f"{self.path} has no windows of this image", path=image_path)
+            raise InputError(f"{self.path} has no proposals of this image", path=image_path)
         boxes, (height, width) = torch.from_numpy(self._boxes[name]), size_hw
         beyond = (boxes - clip_boxes(boxes, size_hw)).abs().amax() if len(boxes) else 0
         if beyond > SLACK_PIXELS:
-            rule = f"windows in {self.path} reach beyond the {width} x {height} pixels of the image"
+            rule = (
+                f"proposals in {self.path} reach beyond the {width} x {height} pixels of the image"
+            )
             raise InputError(rule, path=image_path)
         return clip_boxes(boxes, size_hw).to(torch.float32)
 
     def _checked(self, name: str, boxes: NDArray[Any]) -> Boxes:
-        """Windows in float64, each with an area."""
+        """(K, 4) float64 proposals, each of which is finite and has an area."""
         boxes = np.asarray(boxes)
         if boxes.dtype.kind not in "fiu" or boxes.shape[1:] != (4,) or boxes.ndim != 2:
-            rule = f"windows must be (K, 4) numbers, are {boxes.shape} {boxes.dtype}"
+            rule = f"proposals must be (K, 4) numbers, are {boxes.shape} {boxes.dtype}"
             raise UnusableFileError(f"image {name!r}: {rule}", path=self.path)
         boxes = boxes.astype(np.float64)
         # the negation also catches NaN
         bad = ~(np.isfinite(boxes).all(1) & (boxes[:, :2] < boxes[:, 2:]).all(1))
         if bad.any():
             row = int(bad.argmax())
-            rule = f"window {row} must be finite with x0 < x1 and y0 < y1, is {boxes[row].tolist()}"
+            rule = (
+                f"proposal {row} must be finite with x0 < x1 and y0 < y1, is {boxes[row].tolist()}"
+            )
             raise UnusableFileError(f"image {name!r}: {rule}", path=self.path)
         return boxes
 
 
 def _spellings(name: str) -> list[str]:
-    """A name without folders, without ending, and as a number without leading zeros."""
+    """A name without folders, without suffix, and as a number without leading zeros."""
     path = PurePath(name.replace("\\", "/"))
     number = [str(int(path.stem))] if path.stem.isascii() and path.stem.isdecimal() else []
     return [path.name, path.stem, *number]
@@ -143,7 +149,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_coco(path: Path) -> dict[str, NDArray[Any]]:
-    """Windows of a COCO results file, best first."""
+    """Proposals of a COCO results file, best first."""
     content = read_json(path, MAX_BYTES)
     names: dict[Any, str] = {}
     if isinstance(content, dict):
@@ -184,7 +190,7 @@ def _entries(content: Any, path: Path) -> Iterable[dict[str, Any]]:
 
 
 def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
-    """Windows of a MAT file: rows and columns from 1, the last ones inclusive."""
+    """Proposals of a MAT file, which counts rows and columns from 1, the last ones inclusive."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -208,25 +214,25 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     }
 
 
-WINDOW_FILES: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
+PROPOSAL_FILES: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
     ".npz": _read_npz,
     ".json": _read_coco,
     ".mat": _read_mat,
 }
 
 
-def windows_file(text: str) -> Path | None:
-    """Tell the name of a file of windows from that of a method.
+def proposals_file(text: str) -> Path | None:
+    """Tell a file of proposals from the name of a method.
 
     Args:
-        text: What a user gave.
+        text: A method, or a path.
 
     Returns:
-        The path, or None if it has not the ending of such a file.
+        The path, or None if the text does not have the suffix of such a file.
 
     Example:
-        >>> windows_file("graph+grid"), windows_file("runs/boxes.npz").name
+        >>> proposals_file("graph+grid"), proposals_file("runs/boxes.npz").name
         (None, 'boxes.npz')
     """
     path = Path(text)
-    return path if path.suffix.lower() in WINDOW_FILES else None
+    return path if path.suffix.lower() in PROPOSAL_FILES else None

@@ -1,7 +1,7 @@
-"""Windows that may hold a thing: one call for all methods, which may be joined by "+".
+"""Finds proposals in the pixels of an image: one function for all methods, which "+" joins.
 
-All work on a copy of the image no longer than ``WORKING_SIDE``, always give the same windows in the
-same order for the same image and seed, and never depend on the order of a library's random numbers.
+Every method works on a copy of the image no longer than ``WORKING_SIDE``. For one image and seed it
+always gives the same proposals in the same order, whatever random numbers a library draws.
 """
 
 from collections.abc import Callable
@@ -9,42 +9,44 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sppnet.detection.proposals.graph import graph_windows
-from sppnet.detection.proposals.grid import grid_windows
+from sppnet.detection.proposals.graph import graph_proposals
+from sppnet.detection.proposals.grid import grid_proposals
 from sppnet.detection.proposals.opencv import edge_boxes, selective_search, selective_search_quality
 from sppnet.geometry import clip_boxes
 from sppnet.images import resize_image
 
 # The R-CNN code searches at a width of 500; beyond it the time grows and the recall does not.
 WORKING_SIDE = 500
-SMALLEST_SIDE = 0.02  # of the image's short side: thinner windows hold less than a cell of the map
-PROPOSALS_VERSION = 2  # part of cache keys: raise it whenever the windows change
+# Of the image's short side; thinner proposals cover less than a cell of the map.
+SMALLEST_SIDE = 0.02
+PROPOSALS_VERSION = 2  # part of cache keys: raise it whenever the proposals change
 PROPOSERS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "graph": graph_windows,
+    "graph": graph_proposals,
     "selective_search": selective_search,
     "selective_search_quality": selective_search_quality,
     "edge_boxes": edge_boxes,
-    "grid": grid_windows,
+    "grid": grid_proposals,
 }
 
 
 def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int = 0) -> Tensor:
-    """Find windows that may hold a thing.
+    """Propose boxes that may show an object.
 
     Args:
         image: (3, H, W) float RGB 0..1.
         method: One of :data:`PROPOSERS`, or several joined by "+", which take turns.
-        limit: The most windows to return.
-        seed: Of the order in which windows come, where the method does not rank them.
+        limit: The most proposals to return.
+        seed: Seed of the order of proposals, for methods that do not rank them.
 
     Returns:
         (K, 4) float32 xyxy in pixels of the image, distinct, none thinner than 2 % of the short
-        side; the whole image comes first, then the best ones.
+        side; the whole image comes first, then the best proposals.
 
     Raises:
-        ValueError: If the method does not exist; lists those that do. If the image is not finite.
-        MissingPackageError: If the method needs OpenCV's contrib modules or a compiled kernel and
-            they are not there; names the command that mends it.
+        ValueError: If there is no such method (the message lists them), ``limit`` is below 1, or
+            the image is not finite (3, H, W).
+        MissingPackageError: If the method needs OpenCV's contrib modules or a compiled kernel that
+            is not installed; the message names the command that installs it.
 
     Example:
         >>> propose(torch.rand(3, 40, 60, generator=torch.manual_seed(0)), "grid", limit=100).shape
@@ -59,22 +61,22 @@ def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int =
         raise ValueError("image must be finite, got NaN or infinity")
     height, width = image.shape[1:]
     small = shrink_to_search(image)
-    windows = take_turns([proposer(small, seed) for proposer in proposers])
+    proposals = take_turns([proposer(small, seed) for proposer in proposers])
     scale = torch.tensor([width / small.shape[2], height / small.shape[1]]).repeat(2)
-    boxes = clip_boxes(windows * scale, (height, width))
+    boxes = clip_boxes(proposals * scale, (height, width))
     thick = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= max(1.0, SMALLEST_SIDE * min(height, width))
     whole_image = torch.tensor([[0.0, 0.0, float(width), float(height)]])
     return keep_first(torch.cat([whole_image, boxes[thick]]))[:limit]
 
 
 def shrink_to_search(image: Tensor) -> Tensor:
-    """Make the copy that is searched: no longer than ``WORKING_SIDE``, on the CPU, within 0..1.
+    """Make the copy of an image that is searched, with sides of at most ``WORKING_SIDE``.
 
     Args:
         image: (3, H, W) float RGB 0..1.
 
     Returns:
-        (3, H', W').
+        (3, H', W') on the CPU, clamped to 0..1.
 
     Example:
         >>> shrink_to_search(torch.zeros(3, 30, 1000)).shape
@@ -87,16 +89,16 @@ def shrink_to_search(image: Tensor) -> Tensor:
 
 
 def split_methods(method: str) -> list[str]:
-    """Names of the methods that are joined by "+".
+    """Split a name such as "graph+grid" into the methods that "+" joins.
 
     Args:
-        method: Such as "graph" or "graph+grid".
+        method: One name, or several joined by "+".
 
     Returns:
         The names, each of :data:`PROPOSERS`.
 
     Raises:
-        ValueError: If one of them does not exist or comes twice; lists those that do.
+        ValueError: If there is no such method, or one is named twice; the message lists them.
 
     Example:
         >>> split_methods("graph+grid")
@@ -110,10 +112,10 @@ def split_methods(method: str) -> list[str]:
 
 
 def take_turns(ranked: list[Tensor]) -> Tensor:
-    """Join lists of windows: the best of each, the second of each, and so on.
+    """Interleave lists of proposals: the best of each, the second of each, and so on.
 
     Args:
-        ranked: (K_i, 4) each, best first.
+        ranked: One (K_i, 4) tensor per list, best first.
 
     Returns:
         (sum of K_i, 4).
@@ -122,12 +124,12 @@ def take_turns(ranked: list[Tensor]) -> Tensor:
         >>> take_turns([torch.zeros(1, 4), torch.ones(3, 4)])[:, 0].tolist()
         [0.0, 1.0, 1.0, 1.0]
     """
-    places = torch.cat([torch.arange(len(windows)) for windows in ranked])
-    return torch.cat(ranked)[places.argsort(stable=True)]
+    ranks = torch.cat([torch.arange(len(proposals)) for proposals in ranked])
+    return torch.cat(ranked)[ranks.argsort(stable=True)]
 
 
 def keep_first(boxes: Tensor) -> Tensor:
-    """Leave out boxes that were there before.
+    """Drop boxes that are equal to an earlier one.
 
     Args:
         boxes: (K, 4).
