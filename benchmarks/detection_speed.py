@@ -241,7 +241,7 @@ def main() -> None:
     photos = contest.photos()
     with torch.inference_mode():
         rows = summarise(take_turns(contest.detectors(), photos, words.rounds))
-        write(words, rows, photos)  # judging takes long, too
+        write(words, rows, photos)  # scoring takes long, too
         for method, detector in contest.learnt.items():
             rows[method] |= contest.precision(detector, method)
         half = copy.copy(contest.learnt[OURS])

@@ -12,6 +12,7 @@ from sppnet.detection.assign import (
     label_proposals,
     sample_proposals,
     target_boxes,
+    trainable_objects,
 )
 from sppnet.images import LabelledImage
 
@@ -82,6 +83,12 @@ def test_labels_and_targets_are_those_of_the_loop(make_boxes, config, use_diffic
                 if kind == label and not crowd
             ]
             assert target == max(of_class, key=lambda other: _overlap(box, other)[0])
+
+
+def test_crowds_are_never_learnt_from_and_difficult_objects_if_asked(make_boxes) -> None:
+    image = _image(make_boxes(4, 100, 120), [0, 1, 2, 0], difficult=[1, 3], crowd=[2, 3])
+    assert trainable_objects(image).tolist() == [True, False, False, False]
+    assert trainable_objects(image, use_difficult=True).tolist() == [True, True, False, False]
 
 
 def test_every_proposal_of_an_image_without_objects_is_a_negative(make_boxes) -> None:

@@ -358,7 +358,7 @@ def test_soft_suppression_keeps_more_and_never_raises_a_score(
     assert float(more.scores[0]) == pytest.approx(float(found.scores[0]), abs=1e-4)
 
 
-def test_rule_with_another_suppression_is_refused() -> None:
+def test_another_suppression_is_refused() -> None:
     with pytest.raises(ValueError, match="nms must be hard or soft, got 'none'"):
         InferenceConfig(nms="none")
 

@@ -171,6 +171,16 @@ def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> N
     assert [count for _, _, count in seen] == [5, 2, 2]
 
 
+def test_maps_and_samples_can_be_gone_through_again(prepare, scenes) -> None:
+    cached = prepare()
+    for passes in (cached.maps("maps"), cached.samples("samples", mirror=True)):
+        first, second = ([image.image_id for image, *_ in passes] for _ in range(2))
+        assert first == second
+        assert len(first) >= len(scenes)
+    with pytest.raises(TypeError):
+        next(cached.maps("maps"))  # no iterator, which would be used up
+
+
 def test_missing_package_stops_at_once(prepare, monkeypatch) -> None:
     def refuse(*args):
         raise MissingPackageError("run `pip install it`")

@@ -15,6 +15,7 @@ from sppnet.detection import (
     DetectionConfig,
     Detector,
     LinearRegionClassifier,
+    build_cached_features,
     build_encoder,
     choose_short_sides,
     train_detector,
@@ -90,6 +91,13 @@ def test_same_seed_same_bytes_other_seed_other_bytes(prepare, scenes, tmp_path: 
         detector.save(tmp_path / name)
         digests.append(sha256_file(tmp_path / name / "model.safetensors"))
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_cached_features_are_built_as_the_configuration_says(prepare, scenes, cache) -> None:
+    config = replace(SETTINGS, proposals="grid", max_proposals=7, max_anchors=3, seed=5)
+    cached = build_cached_features(config, scenes.images, prepare().encoder, cache)
+    assert (cached.method, cached.max_proposals, cached.max_anchors) == ("grid", 7, 3)
+    assert (cached.seed, cached.anchors, cached.external) == (5, None, None)
 
 
 def test_stages_are_timed_in_their_order(prepare, scenes) -> None:

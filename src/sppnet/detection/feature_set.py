@@ -64,7 +64,7 @@ class CachedFeatures:
     An image that cannot be decoded is recorded in ``problems`` and left out from then on.
 
     Args:
-        images: The images; some may be mirror images of others.
+        images: The images; nothing is computed before it is asked for.
         encoder: Makes the maps.
         cache: Keeps proposals and maps; survives a kill at any time.
         method: Method that proposes from the pixels; see :func:`sppnet.detection.propose`.

@@ -63,7 +63,11 @@ class ScoringJob:
         report_problems(dataset.problems)
 
     def run(self, *, fresh: bool = False) -> int:
-        """Detect, score, write; returns the exit code."""
+        """Detect, score and write; returns the exit code.
+
+        Raises:
+            NothingUsableError: If no image of the split could be scored.
+        """
         detector, dataset = self._open()
         ensure_output_folder(self.out)
         store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)

@@ -177,7 +177,7 @@ class BoxHead:
     def apply(
         self, encoder: Encoder, encoded: EncodedImage, labels: Tensor, boxes: Tensor
     ) -> Tensor:
-        """Refine boxes, as ``BoxRegressor.apply`` describes."""
+        """Refine (W, 4) boxes, as ``BoxRegressor.apply`` describes."""
         fc7 = self.head.describe(encoder.describe(encoded, boxes))
         found = self.layer(fc7)[torch.arange(len(labels)), labels]
         deltas = (found * self.layer.spread + self.layer.mean).cpu()

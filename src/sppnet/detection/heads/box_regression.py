@@ -275,7 +275,7 @@ class BoxCascade:
     def apply(
         self, encoder: Encoder, encoded: EncodedImage, labels: Tensor, boxes: Tensor
     ) -> Tensor:
-        """Refine boxes stage by stage, as :meth:`BoxRegressor.apply` describes.
+        """Refine (W, 4) boxes stage by stage, as :meth:`BoxRegressor.apply` describes.
 
         A box that a stage would move out of the image stays as it was before that stage.
         """
