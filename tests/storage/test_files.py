@@ -24,7 +24,7 @@ from sppnet.storage import (
     write_json,
     write_text,
 )
-from sppnet.storage.files import stale_temp_files, temporary_path
+from sppnet.storage.temp_files import stale_temp_files, temporary_path
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
 

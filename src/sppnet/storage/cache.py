@@ -14,7 +14,8 @@ from types import TracebackType
 from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage.files import output_error, read_bytes, stale_temp_files, write_bytes
+from sppnet.storage.files import output_error, read_bytes, write_bytes
+from sppnet.storage.temp_files import ON_WINDOWS, stale_temp_files
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
@@ -140,10 +141,6 @@ class FeatureCache:
         for path in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.record")):
             yield path.stem
 
-    def bytes_used(self) -> int:
-        """Bytes that the records take on the disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("[0-9a-f][0-9a-f]/*.record"))
-
     def _path(self, key: str) -> Path:
         """Place of a record; a key is checked because it becomes a file name."""
         if len(key) != 64 or set(key) - set("0123456789abcdef"):
@@ -164,7 +161,7 @@ def _make_private(folder: Path) -> None:
         raise OutputError("is a file; the cache needs a folder", path=folder) from error
     except (OSError, ValueError) as error:
         raise output_error(folder, error) from error
-    if mode & 0o002:
+    if mode & 0o002 and not ON_WINDOWS:  # which has no such bits
         warnings.warn(f"{str(folder)!r}: everybody can write to this cache", stacklevel=3)
 
 

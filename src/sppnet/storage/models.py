@@ -6,11 +6,11 @@ kill before the first rename leaves the old model; between the two, ``load_model
 ``.NAME.previous``; after them the new one is there.
 """
 
-import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +24,9 @@ from sppnet.storage.files import (
     parse_json,
     read_bytes,
     sha256_bytes,
-    stale_temp_files,
-    temporary_path,
-    try_lock,
     write_bytes,
 )
+from sppnet.storage.temp_files import open_folder, stale_temp_files, temporary_path, try_lock
 from sppnet.storage.tensors import bytes_to_tensors, first_not_finite, tensors_to_bytes
 
 FORMAT = "sppnet-model"
@@ -36,6 +34,8 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
 TENSORS, CONFIG = "model.safetensors", "config.json"
+LOCK = ".models.lock"
+_WAIT_SECONDS = 0.02
 _MAX_TENSOR_BYTES = 2**36
 T = TypeVar("T")
 
@@ -252,10 +252,12 @@ def _check_own(target: Path) -> None:
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
     """Let one process at a time swap models in a folder."""
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(parent)
+    if descriptor is None:  # Windows: a file in its place
+        descriptor = os.open(parent / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        with suppress(OSError):  # a disk without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not try_lock(descriptor):
+            time.sleep(_WAIT_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -278,9 +280,10 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
     """Write the new folder beside the old one, check it, and exchange them."""
     temporary = temporary_path(target)
     temporary.mkdir()
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(temporary)
     try:
-        try_lock(descriptor)
+        if descriptor is not None:
+            try_lock(descriptor)
         for name, data in files.items():
             _write_checked(temporary / name, data, target / name)
         _swap(temporary, target)
@@ -288,7 +291,8 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _write_checked(path: Path, data: bytes, target: Path) -> None:

@@ -19,10 +19,9 @@ from sppnet.storage.files import (
     json_text,
     output_error,
     read_json,
-    stale_temp_files,
-    try_lock,
     write_json,
 )
+from sppnet.storage.temp_files import stale_temp_files, try_lock
 
 _MAX_STAGE_BYTES = 16 * 2**20
 PACKAGES = (
@@ -41,6 +40,8 @@ _SECRET = re.compile(r"^--?[\w-]*(token|secret|password|passwd|api-?key|credenti
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 __all__ = ["RunFolder", "Stages"]
 RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
+# The process number stands behind the first byte of the lock, which Windows lets nobody else read.
+_OWNER_AT = 1
 _MAX_BYTES = 16 * 2**20
 
 
@@ -332,17 +333,19 @@ def _take_lock(folder: Path) -> int:
     """Lock the folder for this process and write down who holds it."""
     path = folder / LOCK
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise output_error(path, error) from error
     if not try_lock(lock):
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
         owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
         os.close(lock)
         rule = f"another process ({owner}) is working in this folder"
         raise OutputError(rule, path=folder, code="E_LOCKED")
     try:
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
+        os.write(lock, str(os.getpid()).encode())
     except OSError as error:
         os.close(lock)
         raise output_error(path, error) from error
