@@ -9,7 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sppnet"
-UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+UNSAFE_YAML = {
+    *("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"),
+    *("Loader", "CLoader", "FullLoader", "CFullLoader", "UnsafeLoader", "CUnsafeLoader"),
+}
 UNIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 NETWORK_MODULES = {"urllib.request", "requests", "httpx", "http.client", "socket"}
 BROAD = {"Exception", "BaseException"}
@@ -66,6 +70,13 @@ def _swallows(node: ast.AST) -> bool:
 
 RULES: dict[str, tuple[Rule, str]] = {
     "loads objects that can run code": (lambda n: _imports(n, UNSAFE_MODULES), "import pickle"),
+    "makes objects of YAML": (
+        lambda n: (
+            any(_names_attribute(n, "yaml", name) for name in UNSAFE_YAML)
+            or _imports(n, {f"yaml.{name}" for name in UNSAFE_YAML})
+        ),
+        "yaml.load(text, Loader=yaml.FullLoader)",
+    ),
     "evaluates text": (lambda n: _calls_bare(n, "eval", "exec", "compile"), "eval('1 + 1')"),
     "allows pickle in numpy files": (
         lambda n: _passes(n, "allow_pickle", True),
