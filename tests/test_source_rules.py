@@ -150,8 +150,9 @@ def test_planted_line_is_caught(name: str) -> None:
 
 
 def test_look_alikes_are_left_in_peace() -> None:
-    source = "model.eval()\nre.compile('a')\ntorch.load(f, weights_only=True)\nimport tomllib"
-    assert broken_rules(source) == set()
+    lines = ["model.eval()", "re.compile('a')", "torch.load(f, weights_only=True)"]
+    lines += ["yaml.compose(t, Loader=yaml.SafeLoader)", "yaml.safe_load(t)", "import tomllib"]
+    assert broken_rules("\n".join(lines)) == set()
 
 
 def vague(path: Path) -> bool:

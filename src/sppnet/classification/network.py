@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.backbones.paper import PAPER_TRUNKS, build_paper_trunk, initialise
 from sppnet.backbones.tracing.propagate import through_module
-from sppnet.backbones.tracing.receptive_field import Axis, Placed
+from sppnet.backbones.tracing.receptive_field import Axis, ReceptiveField
 from sppnet.images import group_equal_sizes
 from sppnet.pooling import SpatialPyramidPool, check_levels, num_bins
 from sppnet.pooling.bins import DEFAULT_LEVELS
@@ -345,13 +345,13 @@ def layer_table(name: str, sizes: Sequence[int] = (224,)) -> list[LayerRow]:
         pool1 96 3 2 0 (55, 44)
     """
     rows, channels = [], 0
-    place = Placed(Axis(), Axis())
+    field = ReceptiveField(Axis(), Axis())
     for layer, module in build_paper_trunk(name).named_children():
         if isinstance(module, nn.ReLU):
             continue
         channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
-        place = cast(Placed, through_module(module, place))
-        cells = tuple(place.x.cells(size) for size in sizes)
+        field = cast(ReceptiveField, through_module(module, field))
+        cells = tuple(field.x.cells(size) for size in sizes)
         rows.append(LayerRow(layer, channels, *_window_of(module), cells))
     return rows
 
