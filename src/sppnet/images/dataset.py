@@ -31,7 +31,7 @@ class LabelledImage:
         labels: (K,) int64, 0..len(names)-1.
         difficult: (K,) bool; VOC's mark, neither reward nor punishment in scoring.
         crowd: (K,) bool; COCO's ``iscrowd``.
-        truncated: (K,) bool; VOC's mark that the thing reaches beyond the image.
+        truncated: (K,) bool; VOC's mark that the object reaches beyond the image.
         areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
             where it says nothing and the boxes' areas are meant.
         is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.
