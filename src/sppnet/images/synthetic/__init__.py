@@ -4,5 +4,5 @@
 - ``shapes.py``: the objects, clutter and backgrounds of a scene, with Pillow and numpy.
 
 Every picture depends on a seed and its number alone, so that tests and the demo always see the
-same ones, on any machine.
+same ones.
 """

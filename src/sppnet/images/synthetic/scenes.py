@@ -171,7 +171,7 @@ def _place_objects(
 def _extent(
     rng: np.random.Generator, height: int, width: int, smallest: float, largest: float
 ) -> float:
-    """Length of an object: a share of the image, small ones as likely as large ones in log scale."""
+    """Length of an object: a share of the image, evenly spread in log scale."""
     share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
     return min(share * (height * width) ** 0.5, 0.85 * min(height, width))
 
