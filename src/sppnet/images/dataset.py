@@ -1,4 +1,8 @@
-"""Labelled images, the set of them, and how readers build both from raw annotations."""
+"""Labelled images, the set of them, and how readers make both of the boxes that they find.
+
+A reader makes a ``RawBox`` of whatever its format says; here it is held against the image's real
+size and the class names, clipped, or left out with a finding.
+"""
 
 import math
 import os

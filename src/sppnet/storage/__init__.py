@@ -1,4 +1,10 @@
-"""Atomic checked files, the feature cache, model folders and run folders."""
+"""What is kept on disk: whole or absent, checked when read, safe from kills and second processes.
+
+- ``files.py``: reads, hashes and atomically writes single files. Start here.
+- ``temp_files.py``: unfinished files, and the locks that tell whether their writers live.
+- ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
+- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,8 @@
-"""The folder of a run: its lock, its finished stages, and the environment it ran in."""
+"""The folder of a run: a lock, the stages that are finished, and the environment it ran in.
+
+A run goes on only as the run it was: ``run.json`` holds command, configuration and seed, and
+another one is refused.
+"""
 
 import importlib.metadata
 import json
@@ -23,7 +27,10 @@ from sppnet.storage.files import (
 )
 from sppnet.storage.temp_files import stale_temp_files, try_lock
 
-_MAX_STAGE_BYTES = 16 * 2**20
+RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
+# The process number stands behind the first byte of the lock, which Windows lets nobody else read.
+_OWNER_AT = 1
+_MAX_BYTES = 16 * 2**20
 PACKAGES = (
     "sppnet",
     "torch",
@@ -38,11 +45,6 @@ PACKAGES = (
 )
 _SECRET = re.compile(r"^--?[\w-]*(token|secret|password|passwd|api-?key|credential)[\w-]*", re.I)
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
-__all__ = ["RunFolder", "Stages"]
-RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
-# The process number stands behind the first byte of the lock, which Windows lets nobody else read.
-_OWNER_AT = 1
-_MAX_BYTES = 16 * 2**20
 
 
 class Stages:
@@ -120,7 +122,7 @@ class Stages:
 
 def _read_stages(path: Path) -> tuple[dict[str, float], set[str]]:
     """Read seconds and finished stages, checking every type."""
-    record = read_json(path, _MAX_STAGE_BYTES)
+    record = read_json(path, _MAX_BYTES)
     try:
         seconds = {name: float(value) for name, value in record["seconds"].items()}
         done = {name for name in record["done"] if isinstance(name, str)}
@@ -128,63 +130,6 @@ def _read_stages(path: Path) -> tuple[dict[str, float], set[str]]:
         rule = "is not a record of stages; begin again with --fresh"
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error
     return seconds, done
-
-
-def environment() -> dict[str, Any]:
-    """What else a result may depend on: versions, threads, machine, command line."""
-    return {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "threads": _thread_count(),
-        "platform": platform.platform(),
-        "argv": arguments_without_secrets(sys.argv),
-    }
-
-
-def _versions() -> dict[str, str | None]:
-    """Versions of the installed packages, read without importing them."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def _thread_count() -> int:
-    """Threads that torch uses, or will use: results are bit-identical only at the same number."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else os.cpu_count() or 1
-
-
-def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Copy a command line, with the values of options that sound secret replaced by ``***``.
-
-    Args:
-        arguments: As in ``sys.argv``.
-
-    Returns:
-        The copy; logins inside URLs are replaced too.
-
-    Example:
-        >>> arguments_without_secrets(["sppnet", "serve", "--token", "abc", "--api-key=def"])
-        ['sppnet', 'serve', '--token', '***', '--api-key=***']
-    """
-    clean: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        secret = _SECRET.match(argument)
-        if hide_next and not argument.startswith("--"):
-            clean.append("***")
-        elif secret and "=" in argument:
-            clean.append(argument.split("=", 1)[0] + "=***")
-        else:
-            clean.append(_URL_LOGIN.sub("***@", argument))
-        hide_next = bool(secret) and "=" not in argument
-    return clean
 
 
 class RunFolder(Stages):
@@ -284,6 +229,29 @@ class RunFolder(Stages):
         self.close()
 
 
+def _take_lock(folder: Path) -> int:
+    """Lock the folder for this process and write down who holds it."""
+    path = folder / LOCK
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not try_lock(lock):
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
+        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        rule = f"another process ({owner}) is working in this folder"
+        raise OutputError(rule, path=folder, code="E_LOCKED")
+    try:
+        os.ftruncate(lock, 0)
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
+        os.write(lock, str(os.getpid()).encode())
+    except OSError as error:
+        os.close(lock)
+        raise output_error(path, error) from error
+    return lock
+
+
 def _earlier_run(path: Path) -> dict[str, Any] | None:
     """Read the record of the run that was begun here, if there is one."""
     if not path.exists():
@@ -329,29 +297,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _take_lock(folder: Path) -> int:
-    """Lock the folder for this process and write down who holds it."""
-    path = folder / LOCK
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise output_error(path, error) from error
-    if not try_lock(lock):
-        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
-        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        rule = f"another process ({owner}) is working in this folder"
-        raise OutputError(rule, path=folder, code="E_LOCKED")
-    try:
-        os.ftruncate(lock, 0)
-        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
-        os.write(lock, str(os.getpid()).encode())
-    except OSError as error:
-        os.close(lock)
-        raise output_error(path, error) from error
-    return lock
-
-
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left unfinished; models sweep their own folders."""
     for path in stale_temp_files(folder):
@@ -365,3 +310,60 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def environment() -> dict[str, Any]:
+    """What else a result may depend on: versions, threads, machine, command line."""
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "threads": _thread_count(),
+        "platform": platform.platform(),
+        "argv": arguments_without_secrets(sys.argv),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions of the installed packages, read without importing them."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _thread_count() -> int:
+    """Threads that torch uses, or will use: results are bit-identical only at the same number."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else os.cpu_count() or 1
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Copy a command line, with the values of options that sound secret replaced by ``***``.
+
+    Args:
+        arguments: As in ``sys.argv``.
+
+    Returns:
+        The copy; logins inside URLs are replaced too.
+
+    Example:
+        >>> arguments_without_secrets(["sppnet", "serve", "--token", "abc", "--api-key=def"])
+        ['sppnet', 'serve', '--token', '***', '--api-key=***']
+    """
+    clean: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        secret = _SECRET.match(argument)
+        if hide_next and not argument.startswith("--"):
+            clean.append("***")
+        elif secret and "=" in argument:
+            clean.append(argument.split("=", 1)[0] + "=***")
+        else:
+            clean.append(_URL_LOGIN.sub("***@", argument))
+        hide_next = bool(secret) and "=" not in argument
+    return clean
