@@ -22,7 +22,7 @@ from sppnet.images import (
     read_class_folders,
     to_image,
 )
-from sppnet.images.content import content_number, read_content
+from sppnet.images.decode import content_number, read_content
 from sppnet.images.readers.voc_classes import common_names, read_voc_classes
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")

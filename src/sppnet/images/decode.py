@@ -6,6 +6,7 @@ comes out is the one image type of this package: (3, H, W) float32, RGB, 0..1.
 """
 
 import ctypes
+import hashlib
 import io
 import logging
 import re
@@ -27,12 +28,15 @@ from sppnet.images.formats import (
     is_cut_short,
     is_start_of_signature,
     png_exif,
+    read_orientation,
     sniff_format,
+    swaps_sides,
     webp_canvas,
 )
-from sppnet.storage.files import open_regular_file
+from sppnet.storage.files import open_regular_file, read_capped
 
 MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 1 << 30
 # Pillow refuses twice its own warning limit whatever is asked of it.
 _PILLOW_MAX_PIXELS = 178_956_970
 # These are decoded row by row: what comes before a cut can be shown.
@@ -43,7 +47,6 @@ _FLOAT_SLACK = 1e-3
 _SLACK = 1e-4
 # What a caller may have in hand; `to_image` makes a tensor of it.
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
-_ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -111,6 +114,32 @@ def decode_image(
     """
     file = io.BytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
     return _decode(file, None, max_pixels, allow_truncated)
+
+
+def read_content(path: str | Path) -> bytes:
+    """Read an image file whole, without ever waiting on a pipe.
+
+    Raises:
+        InputError: If it is missing, empty, too large or no regular file.
+    """
+    return read_capped(path, MAX_FILE_BYTES)
+
+
+def decode_content(data: bytes, path: str | Path) -> Tensor:
+    """Decode an image file's content; errors name the file.
+
+    Raises:
+        InputError: If it is not an image, damaged or too large.
+    """
+    try:
+        return decode_image(data)
+    except InputError as error:
+        raise InputError(error.message, path=path, code=error.code) from None
+
+
+def content_number(data: bytes) -> int:
+    """The first 8 bytes of a file's SHA-256 as a signed number, to know the file again."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
 def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -415,35 +444,6 @@ def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
     """
     method = _UPRIGHT.get(orientation)
     return image if method is None else image.transpose(method)
-
-
-def read_orientation(exif_block: bytes | None) -> int:
-    r"""Read the orientation out of an EXIF block; a damaged block counts as none.
-
-    Args:
-        exif_block: The block with or without its ``Exif`` prefix, or None.
-
-    Returns:
-        1..8; 1 is upright.
-
-    Example:
-        >>> read_orientation(b"Exif\0\0damaged"), read_orientation(None)
-        (1, 1)
-    """
-    if not exif_block:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(exif_block)
-        value = exif.get(_ORIENTATION_TAG)
-    except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def swaps_sides(orientation: int) -> bool:
-    """Tell whether turning upright makes height of width."""
-    return 5 <= orientation <= 8
 
 
 class _Quiet:

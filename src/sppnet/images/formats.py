@@ -10,6 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from PIL import Image
+
 from sppnet.errors import InputError
 
 # A name of Pillow's decoder for each signature; nothing outside this table reaches a decoder.
@@ -26,6 +28,7 @@ _SIGNATURES = (
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF or MPO"
 HEAD_BYTES = 32
+_ORIENTATION_TAG = 0x0112
 MAX_STRIPS = 65_536
 _MAX_TAGS = 4_096
 # The rest is TIFF's. Bytes of one value of each type, 1 BYTE to 18 IFD8.
@@ -152,6 +155,35 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
     if name == "BMP":
         return int.from_bytes(head[2:6], "little") > size
     return is_tiff_cut(file)
+
+
+def read_orientation(exif_block: bytes | None) -> int:
+    r"""Read the orientation out of an EXIF block; a damaged block counts as none.
+
+    Args:
+        exif_block: The block with or without its ``Exif`` prefix, or None.
+
+    Returns:
+        1..8; 1 is upright.
+
+    Example:
+        >>> read_orientation(b"Exif\0\0damaged"), read_orientation(None)
+        (1, 1)
+    """
+    if not exif_block:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(exif_block)
+        value = exif.get(_ORIENTATION_TAG)
+    except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Tell whether turning upright makes height of width."""
+    return 5 <= orientation <= 8
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side
-from sppnet.images.content import content_number, decode_content, read_content
+from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
 from sppnet.training.seeds import derive_seed
 

@@ -23,7 +23,7 @@ from sppnet.classification.transfer.recipe import FIRST_HIDDEN, Block, FeatureRe
 from sppnet.classification.views import View
 from sppnet.errors import InputError, Problem
 from sppnet.images import flip_left_right, group_equal_sizes
-from sppnet.images.content import content_number, decode_content, read_content
+from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
