@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from sppnet.app.benchmark.peers import WINDOW_WORDS
 from sppnet.app.benchmark.timing import BenchmarkConfig, Timing
 from sppnet.evaluation.report.axes import Scale, number_text, thin
-from sppnet.evaluation.report.charts import WIDTH, svg_drawing, svg_line, svg_text
+from sppnet.evaluation.report.charts import (
+    WIDTH,
+    svg_drawing,
+    svg_element,
+    svg_line,
+    svg_text,
+)
 from sppnet.evaluation.report.html import (
-    STYLE_FILE,
-    Html,
     Page,
     Tile,
-    element,
     figure,
     figures,
     name_values,
@@ -214,7 +218,7 @@ def check_equal(what: str, ours: Tensor, theirs: Tensor) -> None:
     raise RuntimeError(f"{what}: ours must equal the peer before it is timed, got {rule}")
 
 
-def growth_chart(growth: Growth) -> Html:
+def growth_chart(growth: Growth) -> Markup:
     """Draw the milliseconds per megabyte of output along one axis, beside filling the output."""
     curves = {
         "ours": [(p["x"], p["ms_per_mb"]) for p in growth.points],
@@ -223,7 +227,7 @@ def growth_chart(growth: Growth) -> Html:
     return log_chart(curves, growth.axis, "ms per MB of output")
 
 
-def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Html:
+def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw the ratios of all shapes in ascending order, one curve for each way."""
     curves = {}
     for way in dict.fromkeys(str(row["way"]) for row in sweep):
@@ -232,7 +236,7 @@ def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Html:
     return log_chart(curves, "shapes, the worst first", "times as fast")
 
 
-def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Html:
+def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Markup:
     """Draw curves over two logarithmic axes, their names above.
 
     Args:
@@ -265,7 +269,7 @@ def _ends(values: Any) -> tuple[float, float]:
     return min(listed) / 1.15, max(listed) * 1.15
 
 
-def _axes(across: Scale, up: Scale) -> list[Html]:
+def _axes(across: Scale, up: Scale) -> list[Markup]:
     """Grid and ticks of both axes."""
     marks = []
     for value in up.ticks():
@@ -279,30 +283,16 @@ def _axes(across: Scale, up: Scale) -> list[Html]:
     return [*marks, svg_line(LEFT, up.start, WIDTH - RIGHT, up.start, "axis")]
 
 
-def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Html]:
+def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Markup]:
     """A line, and a dot at each point where they are few."""
     places = [(across.pixel(x), up.pixel(y)) for x, y in points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    line = element("path", d=path, class_=f"curve stroke-{colour}")
+    line = svg_element("path", d=path, class_=f"curve stroke-{colour}")
     dots = [
-        element("circle", cx=x, cy=y, r=DOT / 2, class_=f"fill-{colour}")
+        svg_element("circle", cx=x, cy=y, r=DOT / 2, class_=f"fill-{colour}")
         for x, y in (places if len(places) < WIDTH / DOT / 4 else [])
     ]
     return [line, *dots]
-
-
-def stand_alone(drawing: Html) -> str:
-    """Turn a drawing of the page into an SVG file that brings its colours.
-
-    Example:
-        >>> stand_alone(log_chart({"a": [(1, 2)]}, "x", "y"))[:40]
-        '<svg xmlns="http://www.w3.org/2000/svg" '
-    """
-    start, rest = drawing.split(">", 1)
-    name = '<svg xmlns="http://www.w3.org/2000/svg"'
-    rules = STYLE_FILE.read_text(encoding="utf-8").replace(">", "&gt;")
-    style = element("style", Html(f"{rules}svg {{ font-family: sans-serif; }}"))
-    return f"{start.replace('<svg', name, 1)}>{style}{rest}\n"
 
 
 def table_rows(results: Results) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from sppnet.detection import Detector, EncodedImage, propose
 from sppnet.evaluation import draw_detections, judge_detections
 from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
-from sppnet.evaluation.report.html import Html, figure
+from sppnet.evaluation.report.html import figure
 from sppnet.evaluation.report.sections import ranked_names
 from sppnet.evaluation.visualize import FALSE_ALARM, HIT, MISS, BoxPainter, to_picture
 from sppnet.geometry import Detections
@@ -25,14 +26,14 @@ MONTAGE_WIDTH, MONTAGE_ROW, GAP = 1200, 250, 8
 PAPER = (255, 255, 255)
 
 
-def joint_curve_figure(scores: DemoScores) -> Html:
+def joint_curve_figure(scores: DemoScores) -> Markup:
     """Precision against recall of the three contenders, all classes together."""
     series = [Series(TITLES[name], *scores.curves[name]) for name in CONTENDERS]
     chart = line_chart(series, x_label="recall", y_label="precision")
     return figure(chart, "Detector", "All classes together, at overlap 0.5.")
 
 
-def score_figure(scores: DemoScores) -> Html:
+def score_figure(scores: DemoScores) -> Markup:
     """The two key figures of the three contenders, as bars."""
     measures: list[tuple[str, Mapping[str, Mapping[str, Any]], str]] = [
         ("detector AP50", scores.detector, "ap50"),
@@ -44,7 +45,7 @@ def score_figure(scores: DemoScores) -> Html:
     return figure(chart, "Both", "A full bar is 1.")
 
 
-def class_figure(scores: DemoScores) -> Html:
+def class_figure(scores: DemoScores) -> Markup:
     """Average precision of each class."""
     values = {
         name: {each: _number(scores.detector[name]["per_class"].get(each)) for each in scores.names}
@@ -56,7 +57,7 @@ def class_figure(scores: DemoScores) -> Html:
     return figure(chart, "AP50 by class", "A full bar is 1.")
 
 
-def class_curve_figure(scores: DemoScores) -> Html:
+def class_curve_figure(scores: DemoScores) -> Markup:
     """Precision against recall of the trained detector, by class."""
     values = {
         name: _number(scores.detector[TRAINED]["per_class"].get(name)) for name in scores.names
@@ -69,7 +70,7 @@ def class_curve_figure(scores: DemoScores) -> Html:
     return figure(chart, "Precision and recall by class", "The figure after each name is its AP50.")
 
 
-def proposal_figure(scores: DemoScores) -> Html:
+def proposal_figure(scores: DemoScores) -> Markup:
     """How many things the windows cover."""
     counts = scores.proposals.windows
     series = [
@@ -86,7 +87,7 @@ def proposal_figure(scores: DemoScores) -> Html:
     return figure(chart, "Recall of the windows", f"At right: with {counts.max():,} windows.")
 
 
-def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Html:
+def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Markup:
     """Top-1 of one classifier whose input has one size after the other."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]
@@ -109,7 +110,7 @@ def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Html:
     return figure(chart, "The classifier at other sizes", note)
 
 
-def learning_figure(history: Sequence[Mapping[str, float]]) -> Html:
+def learning_figure(history: Sequence[Mapping[str, float]]) -> Markup:
     """Accuracy of the classifier on its training images, one curve per size."""
     series = []
     for size in sorted({int(epoch["size"]) for epoch in history}):

@@ -1,9 +1,10 @@
 """The report of the demo: one page that shows what was learnt, beside what was not."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import (
@@ -29,18 +30,18 @@ from sppnet.evaluation.error_analysis import (
 )
 from sppnet.evaluation.report.axes import score_text, seconds_text
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Picture,
     Tile,
+    column,
     details,
-    element,
     figures,
     heading,
     paragraph,
     pictures,
     table,
     tiles,
+    whole_picture,
 )
 from sppnet.evaluation.report.sections import (
     add_origin_section,
@@ -91,10 +92,12 @@ def size_blocks(
     sizes = _size_table(encoded, detector.encoder.length)
     return [
         text,
-        _wide_picture(Picture(to_jpeg_bytes(wide, wide.width), f"Panorama, {strip.words}")),
+        whole_picture(Picture(to_jpeg_bytes(wide, wide.width), f"Panorama, {strip.words}")),
         figures(
-            _side_picture(Picture(to_jpeg_bytes(high, high.height), f"Tower, {tower.words}")),
-            element("div", chart, sizes, style="flex:0 1 28.75rem;min-width:0"),
+            whole_picture(
+                Picture(to_jpeg_bytes(high, high.height), f"Tower, {tower.words}"), beside=True
+            ),
+            column(chart, sizes),
         ),
     ]
 
@@ -111,7 +114,7 @@ def _extremes(scenes: Sequence[LabelledImage]) -> tuple[LabelledImage, LabelledI
     return ranked[0], ranked[-1]
 
 
-def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Html:
+def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
     """Pixels of some images, cells of their maps, and the numbers that describe a window."""
     rows = [
         (
@@ -128,29 +131,6 @@ def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Html:
 def _across(size_hw: tuple[int, int]) -> str:
     """Width and height, as people write them, on one line."""
     return f"{size_hw[1]:,}{NO_BREAK}\u00d7{NO_BREAK}{size_hw[0]:,}"
-
-
-def _wide_picture(picture: Picture) -> Html:
-    """A picture as wide as the page."""
-    return _framed(picture, "width:100%;margin:0 0 1.75rem")
-
-
-def _side_picture(picture: Picture) -> Html:
-    """A tall picture beside a chart."""
-    return _framed(picture, "flex:0 1 13rem")
-
-
-def _framed(picture: Picture, style: str) -> Html:
-    """A picture of any shape with its title below."""
-    source = "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode("ascii")
-    image = element(
-        "img",
-        src=source,
-        alt=picture.title,
-        style="display:block;width:100%;border-radius:.375rem",
-    )
-    caption = element("figcaption", picture.title, style="margin-top:.35rem")
-    return element("figure", image, caption, style=style)
 
 
 def write_demo_report(
@@ -232,7 +212,7 @@ def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
     others = [entry for entry in judged if entry.image.image_id not in shown]
     worst = best_and_worst(others, WORST_SCENES)[1]
 
-    def drawn(entries: Sequence[Any]) -> Html:
+    def drawn(entries: Sequence[Any]) -> Markup:
         names, threshold = scores.names, point.score_threshold
         return pictures(scene_pictures(entries, found, names, threshold, load_image))
 

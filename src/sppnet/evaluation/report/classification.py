@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from sppnet.errors import Problem
@@ -18,7 +19,6 @@ from sppnet.evaluation.classification import (
 from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import confusion_chart
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Tile,
     details,
@@ -177,7 +177,7 @@ def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile
     return [*entries, *figures.extra]
 
 
-def _class_blocks(names: Sequence[str], answers: _Answers) -> list[Html]:
+def _class_blocks(names: Sequence[str], answers: _Answers) -> list[Markup]:
     """Bars of the classes beside the confusion matrix, and the pairs most often confused."""
     accuracy = dict(zip(names, answers.class_accuracy.tolist(), strict=True))
     matrix = confusion_chart(answers.confusion, names) if names else None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from sppnet.evaluation.calibration import Reliability
 from sppnet.evaluation.coco import RECALL_LIMITS, CocoMeasures
@@ -27,7 +28,6 @@ from sppnet.evaluation.report.detection_figures import (
     comparable_paper_ap,
 )
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Tile,
     details,
@@ -99,7 +99,7 @@ def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
         page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
 
 
-def coco_table(coco: CocoMeasures) -> Html:
+def coco_table(coco: CocoMeasures) -> Markup:
     """COCO's twelve numbers, sizes by column."""
     rows: list[list[object]] = []
     for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
@@ -109,7 +109,7 @@ def coco_table(coco: CocoMeasures) -> Html:
     return table(["measure", "all", *SIZES], rows)
 
 
-def _coco_note() -> Html:
+def _coco_note() -> Markup:
     """What the rows and columns are."""
     return paragraph(
         "AP: mean over overlaps 0.50 to 0.95. AR: share of the objects found with 1, 10 and 100 "
@@ -118,7 +118,7 @@ def _coco_note() -> Html:
     )
 
 
-def _error_figure(errors: ErrorTypes) -> Html:
+def _error_figure(errors: ErrorTypes) -> Markup:
     """Kinds of mistakes: how many, and what they cost."""
     rows: list[list[object]] = [
         [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
@@ -128,16 +128,16 @@ def _error_figure(errors: ErrorTypes) -> Html:
     return figure(listing, "Kinds of mistakes", note)
 
 
-def _confusion_figure(confusion: DetectionConfusion) -> Html:
+def _confusion_figure(confusion: DetectionConfusion) -> Markup:
     """The confusion matrix; nothing if there is nothing in it or too much."""
     if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
-        return Html()
+        return Markup()
     chart = confusion_chart(confusion.counts, confusion.names)
     note = "Last column: objects not found. Last row: detections where nothing is."
     return figure(chart, "Confusion", note)
 
 
-def _pairs(confusion: DetectionConfusion) -> Html:
+def _pairs(confusion: DetectionConfusion) -> Markup:
     """The pairs of classes that are mixed up most; nothing if none is."""
     mixed = confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(mixed, 0)
@@ -148,11 +148,11 @@ def _pairs(confusion: DetectionConfusion) -> Html:
         if mixed[row, column]
     ]
     if not rows:
-        return Html()
+        return Markup()
     return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
 
 
-def _reliability_blocks(reliability: Reliability) -> list[Html]:
+def _reliability_blocks(reliability: Reliability) -> list[Markup]:
     """The diagram, in words and as a table."""
     is_filled = reliability.counts > 0
     series = [
@@ -254,7 +254,7 @@ def _key_figures(figures: DetectionFigures) -> list[Tile]:
     return entries
 
 
-def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Html]:
+def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Markup]:
     """Table of all measures by class; beside the paper's where the data are the same."""
     keys = [key for key in MEASURES if key in figures.per_class]
     paper = comparable_paper_ap(figures.names, len(images))
@@ -288,18 +288,18 @@ def _object_counts(images: Sequence[LabelledImage], names: Sequence[str]) -> dic
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def _curves(figures: DetectionFigures) -> Html:
+def _curves(figures: DetectionFigures) -> Markup:
     """Precision against recall, and recall of the proposals."""
     return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
 
 
-def _class_bars(figures: DetectionFigures) -> Html | None:
+def _class_bars(figures: DetectionFigures) -> Markup | None:
     """AP50 of each class; a single class needs no bars."""
     values = figures.per_class.get("ap50", {})
     return class_bars(values, "AP50 by class") if len(values) > 1 else None
 
 
-def _precision_recall_figure(figures: DetectionFigures) -> Html | None:
+def _precision_recall_figure(figures: DetectionFigures) -> Markup | None:
     """One curve per class; of many classes only the best and the worst three are coloured."""
     if not figures.curves:
         return None
@@ -319,7 +319,7 @@ def _precision_recall_figure(figures: DetectionFigures) -> Html | None:
     return figure(chart, "Precision and recall", note)
 
 
-def _proposal_figure(figures: DetectionFigures) -> Html | None:
+def _proposal_figure(figures: DetectionFigures) -> Markup | None:
     """Share of the objects that some proposal covers, against how many are looked at."""
     if figures.proposal_recall is None:
         return None

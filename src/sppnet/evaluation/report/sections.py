@@ -5,20 +5,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from torch import Tensor
 
 from sppnet.errors import InputError, Problem
 from sppnet.evaluation.error_analysis import JudgedImage
 from sppnet.evaluation.report.axes import seconds_text
-from sppnet.evaluation.report.charts import bar_chart, swatch
+from sppnet.evaluation.report.charts import bar_chart, svg_element
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Picture,
     details,
-    element,
     figure,
     figures,
+    legend,
     name_values,
     paragraph,
     table,
@@ -100,7 +100,7 @@ def add_origin_section(
         page.add_section("How this was made", *blocks)
 
 
-def in_columns(*blocks: Html | None) -> Html:
+def in_columns(*blocks: Markup | None) -> Markup:
     """Figures that exist, side by side."""
     return figures(*(block for block in blocks if block))
 
@@ -116,7 +116,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,}\u00a0{noun}{ending}"
 
 
-def class_bars(values: Mapping[str, float], title: str) -> Html:
+def class_bars(values: Mapping[str, float], title: str) -> Markup:
     """Bars of the classes, the best on top; of more than 30 only the best and the worst 15.
 
     Args:
@@ -223,15 +223,27 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
     return shown
 
 
-def scene_legend() -> Html:
+def scene_legend() -> Markup:
     """What the colours of hits and misses mean."""
     entries = [
-        (HIT, False, "found (tick, with its score)"),
-        (FALSE_ALARM, False, "false alarm (cross)"),
-        (MISS, True, "missed (dashed)"),
+        (_outline(HIT), "found (tick, with its score)", ""),
+        (_outline(FALSE_ALARM), "false alarm (cross)", ""),
+        (_outline(MISS, dashes="3.5 2"), "missed (dashed)", ""),
     ]
-    items = [
-        element("li", swatch(colour, is_dashed=is_dashed), element("span", text))
-        for colour, is_dashed, text in entries
-    ]
-    return element("ul", *items, class_="legend above")
+    return legend(entries, above=True)
+
+
+def _outline(colour: tuple[int, int, int], dashes: str | None = None) -> Markup:
+    """An outline in a colour of the pictures, which are the same in light and dark."""
+    line = svg_element(
+        "rect",
+        x=1.5,
+        y=1.5,
+        width=17,
+        height=11,
+        fill="none",
+        stroke="#{:02x}{:02x}{:02x}".format(*colour),
+        stroke_width=3,
+        stroke_dasharray=dashes,
+    )
+    return svg_element("svg", line, width=20, height=14, viewBox="0 0 20 14", aria_hidden="true")
