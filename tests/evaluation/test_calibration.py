@@ -1,4 +1,4 @@
-"""Scores become probabilities: against scikit-learn, and on scores of known probability."""
+"""Scores become probabilities: by the definitions, and on scores of known probability."""
 
 import json
 
@@ -50,6 +50,45 @@ def test_the_sigmoid_is_that_of_logistic_regression(scale: float, shift: float) 
     expected = model.predict_proba(scores[:, None])[:, 1]
     moved = scores * scale + shift * scale
     np.testing.assert_allclose(fit_platt(moved, is_hit)(moved), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_sigmoid_has_a_smaller_log_loss(seed: int) -> None:
+    """At the minimum the log loss, which is convex, falls neither with the slope nor the offset."""
+    scores, is_hit = known_scores([3, 50, 400][seed % 3], seed)
+    hits, others = is_hit.sum(), (~is_hit).sum()
+    targets = np.where(is_hit, (hits + 1) / (hits + 2), 1 / (others + 2))
+    curve = fit_platt(scores, is_hit)
+    error = curve(scores) - targets
+    assert error.mean() == pytest.approx(0, abs=1e-8)
+    if curve.slope > 0:
+        assert (error * scores).mean() == pytest.approx(0, abs=1e-8)
+
+
+@pytest.mark.parametrize("score", [-2.5, 0.0, 1e-300, 1e6 + 0.1])
+def test_equal_scores_have_one_probability(score: float) -> None:
+    is_hit = np.array([True, False, False])
+    expected = (2 / 3 + 1 / 4 + 1 / 4) / 3  # the mean of Platt's targets
+    curve = fit_platt(np.full(3, score), is_hit)
+    np.testing.assert_allclose(curve(np.array([score, 0.0])), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_steps_are_those_of_the_definition(seed: int) -> None:
+    """The level at a score: of all stretches from below it, the highest of the lowest means."""
+    scores, is_hit = known_scores([3, 30, 90][seed % 3], seed)
+    scores = np.round(scores, [1, 4][seed % 2])  # many ties, or few
+    values = np.unique(scores)
+    fitted = fit_isotonic(scores, is_hit)(values)
+    for place, level in enumerate(fitted):
+        expected = max(
+            min(
+                is_hit[(scores >= low) & (scores <= high)].mean()
+                for high in values[place:].tolist()
+            )
+            for low in values[: place + 1].tolist()
+        )
+        assert level == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
