@@ -1,4 +1,4 @@
-"""Hits, false alarms and misses: judged rightly, and drawn where they are."""
+"""Hits, false alarms and misses: matched rightly, and drawn where they are."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.evaluation.matching import judge_detections
+from sppnet.evaluation.matching import match_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
     FALSE_ALARM,
@@ -35,7 +35,7 @@ def found(boxes, scores, labels):
 
 
 def counts(detections, labels=(0, 0), **options):
-    return judge_detections(TRUTH, torch.tensor(labels), detections, **options).counts()
+    return match_detections(TRUTH, torch.tensor(labels), detections, **options).counts()
 
 
 def count_colour(picture, colour):
@@ -62,8 +62,8 @@ def test_hits_and_misses_are_counted_by_the_rule_of_voc(name):
 
 def test_of_two_on_one_object_the_better_score_is_the_hit():
     detections = found([[100, 100, 200, 200], [105, 100, 200, 200]], [0.5, 0.9], [0, 0])
-    judged = judge_detections(TRUTH, torch.tensor([0, 0]), detections)
-    assert judged.is_hit.tolist() == [False, True]
+    matches = match_detections(TRUTH, torch.tensor([0, 0]), detections)
+    assert matches.is_hit.tolist() == [False, True]
 
 
 def test_objects_that_do_not_count_are_neither_hit_nor_missed():
@@ -72,10 +72,10 @@ def test_objects_that_do_not_count_are_neither_hit_nor_missed():
 
 
 def test_image_without_objects():
-    judged = judge_detections(
+    matches = match_detections(
         torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), found([[0, 0, 9, 9]], [0.1], [0])
     )
-    assert judged.counts() == (0, 1, 0)
+    assert matches.counts() == (0, 1, 0)
 
 
 def test_each_kind_is_drawn_in_its_colour():

@@ -27,7 +27,7 @@ from sppnet.evaluation.error_analysis import (
     confuse_detections,
     find_error_types,
 )
-from sppnet.evaluation.matching import Judgement, judge_detections
+from sppnet.evaluation.matching import ImageMatches, match_detections
 from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
@@ -46,7 +46,7 @@ __all__ = [
     "DetectionConfusion",
     "DetectionFigures",
     "ErrorTypes",
-    "Judgement",
+    "ImageMatches",
     "ProposalRecall",
     "Reliability",
     "ScoreCalibration",
@@ -57,8 +57,8 @@ __all__ = [
     "draw_hits_and_misses",
     "evaluate_detections",
     "find_error_types",
-    "judge_detections",
     "judge_scores",
+    "match_detections",
     "mean_class_accuracy",
     "measure_reliability",
     "per_class_accuracy",

@@ -23,7 +23,7 @@ from sppnet.evaluation.matching import (
     collect_detections,
     collect_truth,
     each_image,
-    judge_detections,
+    match_detections,
     match_voc,
 )
 from sppnet.geometry import Detections
@@ -418,8 +418,8 @@ def judge_images(
         found = detections.get(image.image_id, Detections.empty())
         found = found.select(found.scores >= score_threshold)
         ignored = image.difficult | image.crowd
-        result = judge_detections(image.boxes, image.labels, found, iou_threshold, ignored)
-        judged.append(JudgedImage(image, *result.counts()))
+        matches = match_detections(image.boxes, image.labels, found, iou_threshold, ignored)
+        judged.append(JudgedImage(image, *matches.counts()))
     return judged
 
 

@@ -302,7 +302,7 @@ def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ImageMatches:
     """What became of each detection and each object of one image.
 
     Args:
@@ -329,13 +329,13 @@ class Judgement:
         )
 
 
-def judge_detections(
+def match_detections(
     truth_boxes: Tensor,
     truth_labels: Tensor,
     detections: Detections,
     iou_threshold: float = 0.5,
     truth_ignored: Tensor | None = None,
-) -> Judgement:
+) -> ImageMatches:
     """Match the detections of one image with its objects, by the rule of PASCAL VOC.
 
     The best score goes first. Each detection looks at the object of its class that it overlaps
@@ -349,12 +349,12 @@ def judge_detections(
         truth_ignored: (T,) bool, objects that count neither way, such as difficult ones.
 
     Returns:
-        The judgement, in the orders given.
+        What became of each, in the orders given.
 
     Example:
         >>> truth = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
         >>> found = Detections(truth, torch.tensor([0.9]), torch.tensor([0]))
-        >>> judge_detections(truth, torch.tensor([0]), found).counts()
+        >>> match_detections(truth, torch.tensor([0]), found).counts()
         (1, 0, 0)
 
     Source:
@@ -376,4 +376,4 @@ def judge_detections(
             is_ignored[row] = ignored[target]
             is_hit[row] = not (ignored[target] or is_taken[target])
             is_taken[target] = True
-    return Judgement(is_hit, is_ignored, ~(is_taken | ignored))
+    return ImageMatches(is_hit, is_ignored, ~(is_taken | ignored))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sppnet.evaluation.matching import judge_detections
+from sppnet.evaluation.matching import match_detections
 from sppnet.geometry import Detections
 
 Box = tuple[float, float, float, float]
@@ -269,16 +269,16 @@ def draw_hits_and_misses(
     picture, factor = _enlarged(to_picture(image))
     painter = BoxPainter(picture)
     shown = detections.select(_best_first(detections, score_threshold))
-    judged = judge_detections(truth_boxes, truth_labels, shown, iou_threshold, truth_ignored)
+    matches = match_detections(truth_boxes, truth_labels, shown, iou_threshold, truth_ignored)
     many = len(names) > 1
-    is_crowded = int(judged.is_hit.sum()) > MOST_LABELLED_HITS
-    for row in judged.is_missed.nonzero()[:, 0].tolist():
+    is_crowded = int(matches.is_hit.sum()) > MOST_LABELLED_HITS
+    for row in matches.is_missed.nonzero()[:, 0].tolist():
         name = f"{_class_name(names, int(truth_labels[row]))} " if many else ""
         box = _scaled(truth_boxes[row].tolist(), factor)
         painter.box(box, f"{name}missed", MISS, is_dashed=True)
     kinds: list[tuple[Tensor, Colour, Mark]] = [
-        (judged.is_false_alarm, FALSE_ALARM, "cross"),
-        (judged.is_hit, HIT, "tick"),
+        (matches.is_false_alarm, FALSE_ALARM, "cross"),
+        (matches.is_hit, HIT, "tick"),
     ]
     for rows, colour, mark in kinds:
         for row in rows.nonzero()[:, 0].tolist():

@@ -12,7 +12,7 @@ from torch import Tensor
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
 from sppnet.detection import Detector, EncodedImage, propose
-from sppnet.evaluation import draw_detections, judge_detections
+from sppnet.evaluation import draw_detections, match_detections
 from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
 from sppnet.evaluation.report.html import figure
@@ -194,12 +194,12 @@ def draw_joined(
     windows = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
     found = detector.detect(encoded, windows)
     found = found.select(found.scores >= score_threshold)
-    judged = judge_detections(joined.boxes, joined.labels, found)
+    matches = match_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))
     for boxes, colour, is_dashed in (
-        (joined.boxes[judged.is_missed], MISS, True),
-        (found.boxes[judged.is_false_alarm], FALSE_ALARM, False),
-        (found.boxes[judged.is_hit], HIT, False),
+        (joined.boxes[matches.is_missed], MISS, True),
+        (found.boxes[matches.is_false_alarm], FALSE_ALARM, False),
+        (found.boxes[matches.is_hit], HIT, False),
     ):
         for x1, y1, x2, y2 in boxes.tolist():
             painter.box((x1, y1, x2, y2), "", colour, is_dashed=is_dashed)

@@ -16,7 +16,7 @@ from sppnet.classification import Classifier, View, predict_files, score_predict
 from sppnet.detection import InferenceConfig
 from sppnet.evaluation import (
     evaluate_detections,
-    judge_detections,
+    match_detections,
     proposal_recall_curve,
     summarise_detections,
 )
@@ -112,7 +112,7 @@ def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Dete
     for image in images:
         found = detections[image.image_id]
         scores.append(found.scores)
-        hits.append(judge_detections(image.boxes, image.labels, found).is_hit)
+        hits.append(match_detections(image.boxes, image.labels, found).is_hit)
     order = torch.cat(scores).sort(descending=True, stable=True).indices
     right = torch.cat(hits)[order].double().cumsum(0)
     asked = max(1, sum(len(image.labels) for image in images))
