@@ -9,7 +9,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from evaluation_scenes import as_detections, as_images, random_scene
-from sppnet.evaluation import ScoreCalibration, evaluate_detections, judge_scores
+from sppnet.evaluation import ScoreCalibration, evaluate_detections, match_scores
 from sppnet.evaluation.calibration import (
     cross_calibrate,
     fit_isotonic,
@@ -181,19 +181,19 @@ def test_where_probabilities_come_from() -> None:
         image.boxes, image.labels = box, torch.tensor([0])
         image.difficult = image.crowd = torch.tensor([False])
 
-    def judged(low: float):
+    def matched(low: float):
         pairs = torch.cat([box, box + 50])
         scores = torch.tensor([0.9, low])
         labels = torch.tensor([0, 0])
-        return judge_scores(scenes, {n: Detections(pairs, scores, labels) for n in range(6)}, ["a"])
+        return match_scores(scenes, {n: Detections(pairs, scores, labels) for n in range(6)}, ["a"])
 
-    assert measure_reliability(judged(0.1), 1).source == "scores"
-    assert measure_reliability(judged(0.1), 1).ece == pytest.approx(0.1)
-    margins = judged(-0.4)
+    assert measure_reliability(matched(0.1), 1).source == "scores"
+    assert measure_reliability(matched(0.1), 1).ece == pytest.approx(0.1)
+    margins = matched(-0.4)
     assert measure_reliability(margins, 1).source == "cross-calibration"
     calibration = ScoreCalibration().fit(margins.scores, margins.labels, margins.is_hit, 1)
     assert measure_reliability(margins, 1, calibration).source == "calibration"
-    assert measure_reliability(judge_scores([], {}, ["a"]), 1) is None
+    assert measure_reliability(match_scores([], {}, ["a"]), 1) is None
 
 
 def test_callers_mistakes_are_named() -> None:

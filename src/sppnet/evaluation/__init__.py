@@ -11,7 +11,7 @@ from sppnet.evaluation.average_precision import (
 from sppnet.evaluation.calibration import (
     Reliability,
     ScoreCalibration,
-    judge_scores,
+    match_scores,
     measure_reliability,
 )
 from sppnet.evaluation.classification import (
@@ -57,8 +57,8 @@ __all__ = [
     "draw_hits_and_misses",
     "evaluate_detections",
     "find_error_types",
-    "judge_scores",
     "match_detections",
+    "match_scores",
     "mean_class_accuracy",
     "measure_reliability",
     "per_class_accuracy",

@@ -169,7 +169,7 @@ class ScoreCalibration:
     def fit(
         self, scores: ArrayLike, labels: ArrayLike, is_hit: ArrayLike, num_classes: int
     ) -> "ScoreCalibration":
-        """Learn from judged detections, such as those of ``judge_scores``.
+        """Learn from scores that were matched with the truth, as ``match_scores`` gives them.
 
         Args:
             scores: (N,) finite.
@@ -288,7 +288,7 @@ def cross_calibrate(
     return result
 
 
-class JudgedScores(NamedTuple):
+class MatchedScores(NamedTuple):
     """The detections that count, of all images."""
 
     scores: Floats  # (N,)
@@ -323,12 +323,12 @@ class Reliability:
         return {"source": self.source, **arrays, "ece": self.ece, "brier": self.brier}
 
 
-def judge_scores(
+def match_scores(
     truth: Sequence["LabelledImage"],
     detections: Mapping[Any, Any],
     names: Sequence[object],
     iou_threshold: float = 0.5,
-) -> JudgedScores:
+) -> MatchedScores:
     """Collect scores and whether they are hits, by PASCAL VOC's rule; what is ignored is left out.
 
     Args:
@@ -347,18 +347,18 @@ def judge_scores(
     found = collect_detections(truth, detections, len(names))
     matches = match_voc(objects, found, np.array([iou_threshold]))
     kept = ~matches.ignored[0]
-    return JudgedScores(
+    return MatchedScores(
         found.scores[kept], found.label[kept], matches.hit[0][kept], found.image[kept]
     )
 
 
 def measure_reliability(
-    judged: JudgedScores, num_classes: int, calibration: ScoreCalibration | None = None
+    matched: MatchedScores, num_classes: int, calibration: ScoreCalibration | None = None
 ) -> Reliability | None:
     """Compare probabilities with shares of hits.
 
     Args:
-        judged: Detections.
+        matched: Scores of detections, and whether each is right.
         num_classes: Number of classes.
         calibration: Turns scores into probabilities. Without one, scores of 0..1 are taken as they
             are; others are calibrated across images: five parts, each by the other four.
@@ -366,19 +366,19 @@ def measure_reliability(
     Returns:
         The comparison; None if there are too few images or detections to make one.
     """
-    if not len(judged.scores):
+    if not len(matched.scores):
         return None
     if calibration is not None:
-        probability: Floats | None = calibration.probabilities(judged.scores, judged.labels)
+        probability: Floats | None = calibration.probabilities(matched.scores, matched.labels)
         source = "calibration"
-    elif judged.scores.min() >= 0 and judged.scores.max() <= 1:
-        probability, source = judged.scores, "scores"
+    elif matched.scores.min() >= 0 and matched.scores.max() <= 1:
+        probability, source = matched.scores, "scores"
     else:
         probability = cross_calibrate(
-            judged.scores, judged.labels, judged.is_hit, judged.image, num_classes
+            matched.scores, matched.labels, matched.is_hit, matched.image, num_classes
         )
         source = "cross-calibration"
-    return None if probability is None else reliability_of(probability, judged.is_hit, source)
+    return None if probability is None else reliability_of(probability, matched.is_hit, source)
 
 
 def reliability_of(

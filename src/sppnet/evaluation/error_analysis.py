@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sppnet.evaluation.average_precision import average_precision_area, precision_and_recall
-from sppnet.evaluation.calibration import judge_scores
+from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.matching import (
     Floats,
     Found,
@@ -361,9 +361,9 @@ def best_operating_point(
     found = {name: detections[name] for name in shown}
     every_label = [image.labels for image in images] + [one.labels for one in found.values()]
     num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
-    judged = judge_scores(images, found, range(num_classes), iou_threshold)
+    matched = match_scores(images, found, range(num_classes), iou_threshold)
     num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
-    scores, is_hit = torch.from_numpy(judged.scores), torch.from_numpy(judged.is_hit)
+    scores, is_hit = torch.from_numpy(matched.scores), torch.from_numpy(matched.is_hit)
     return _best_point(scores, is_hit, num_objects)
 
 

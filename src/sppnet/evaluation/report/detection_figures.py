@@ -13,7 +13,7 @@ from sppnet.evaluation.average_precision import evaluate_detections, summarise_d
 from sppnet.evaluation.calibration import (
     Reliability,
     ScoreCalibration,
-    judge_scores,
+    match_scores,
     measure_reliability,
 )
 from sppnet.evaluation.coco import CocoMeasures, coco_measures
@@ -97,7 +97,7 @@ class DetectionAnalysis:
             point,
             confuse_detections(*scene, point.score_threshold),
             find_error_types(*scene, point.score_threshold),
-            measure_reliability(judge_scores(*scene), len(names), calibration),
+            measure_reliability(match_scores(*scene), len(names), calibration),
         )
 
     def numbers(self) -> dict[str, object]:
