@@ -382,7 +382,7 @@ def _best_point(scores: Tensor, is_hit: Tensor, num_objects: int) -> OperatingPo
 
 
 @dataclass(frozen=True)
-class JudgedImage:
+class ImageCounts:
     """An image with the number of its hits, false alarms and misses at one threshold."""
 
     image: LabelledImage
@@ -396,12 +396,12 @@ class JudgedImage:
         return self.false_alarms + self.misses
 
 
-def judge_images(
+def count_matches(
     images: Sequence[LabelledImage],
     detections: Mapping[Any, Detections],
     score_threshold: float,
     iou_threshold: float = 0.5,
-) -> list[JudgedImage]:
+) -> list[ImageCounts]:
     """Count hits and mistakes of each image.
 
     Args:
@@ -413,30 +413,30 @@ def judge_images(
     Returns:
         One record per image, in their order.
     """
-    judged = []
+    counts = []
     for image in images:
         found = detections.get(image.image_id, Detections.empty())
         found = found.select(found.scores >= score_threshold)
         ignored = image.difficult | image.crowd
         matches = match_detections(image.boxes, image.labels, found, iou_threshold, ignored)
-        judged.append(JudgedImage(image, *matches.counts()))
-    return judged
+        counts.append(ImageCounts(image, *matches.counts()))
+    return counts
 
 
 def best_and_worst(
-    judged: Sequence[JudgedImage], count: int = 6
-) -> tuple[list[JudgedImage], list[JudgedImage]]:
+    images: Sequence[ImageCounts], count: int = 6
+) -> tuple[list[ImageCounts], list[ImageCounts]]:
     """Choose images to show.
 
     Args:
-        judged: All images.
+        images: All of them, counted.
         count: How many of each kind at most.
 
     Returns:
         Those with most hits and fewest mistakes, and those with most mistakes; none is in both.
     """
-    with_mistakes = [entry for entry in judged if entry.mistakes]
+    with_mistakes = [entry for entry in images if entry.mistakes]
     worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.hits))[:count]
     shown = {id(entry) for entry in worst}
-    others = [entry for entry in judged if entry.hits and id(entry) not in shown]
+    others = [entry for entry in images if entry.hits and id(entry) not in shown]
     return sorted(others, key=lambda entry: (entry.mistakes, -entry.hits))[:count], worst

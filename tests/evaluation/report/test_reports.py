@@ -9,7 +9,7 @@ import torch
 
 from html_checks import check_page
 from sppnet.errors import InputError, Problem
-from sppnet.evaluation.error_analysis import best_and_worst, best_operating_point, judge_images
+from sppnet.evaluation.error_analysis import best_and_worst, best_operating_point, count_matches
 from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
@@ -219,9 +219,9 @@ def test_difficult_objects_count_neither_way():
 
 
 def test_worst_images_have_most_mistakes_and_none_is_shown_twice():
-    judged = judge_images(IMAGES, DETECTIONS, 0.5)
-    assert [(e.hits, e.false_alarms, e.misses) for e in judged] == [(2, 0, 0), (0, 1, 2), (0, 0, 0)]
-    best, worst = best_and_worst(judged)
+    counts = count_matches(IMAGES, DETECTIONS, 0.5)
+    assert [(e.hits, e.false_alarms, e.misses) for e in counts] == [(2, 0, 0), (0, 1, 2), (0, 0, 0)]
+    best, worst = best_and_worst(counts)
     assert [entry.image.image_id for entry in worst] == ["bad"]
     assert [entry.image.image_id for entry in best] == ["good"]
 

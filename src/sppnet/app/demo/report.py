@@ -26,7 +26,7 @@ from sppnet.evaluation.error_analysis import (
     OperatingPoint,
     best_and_worst,
     best_operating_point,
-    judge_images,
+    count_matches,
 )
 from sppnet.evaluation.report.axes import score_text, seconds_text
 from sppnet.evaluation.report.html import (
@@ -206,10 +206,10 @@ def _key_figures(scores: DemoScores, seconds: Mapping[str, float]) -> list[Tile]
 def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
     """The first held-out scenes and the worst ones, with hits and misses."""
     found = scores.detections[TRAINED]
-    judged = judge_images(scores.images, found, point.score_threshold)
-    first = [entry for entry in judged if len(entry.image.labels)][:FIRST_SCENES]
+    counts = count_matches(scores.images, found, point.score_threshold)
+    first = [entry for entry in counts if len(entry.image.labels)][:FIRST_SCENES]
     shown = {entry.image.image_id for entry in first}
-    others = [entry for entry in judged if entry.image.image_id not in shown]
+    others = [entry for entry in counts if entry.image.image_id not in shown]
     worst = best_and_worst(others, WORST_SCENES)[1]
 
     def drawn(entries: Sequence[Any]) -> Markup:

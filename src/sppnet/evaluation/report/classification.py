@@ -119,7 +119,7 @@ def write_classification_report(
         ValueError: If the numbers of paths, labels and scores differ.
         OutputError: If a file cannot be written.
     """
-    answers = _judge(figures, len(image_paths))
+    answers = _answers(figures, len(image_paths))
     counts = [counted(len(image_paths), "image"), counted(len(figures.names), "class")]
     page = Page(
         title,
@@ -138,7 +138,7 @@ def write_classification_report(
     return numbers
 
 
-def _judge(figures: ClassificationFigures, num_images: int) -> _Answers:
+def _answers(figures: ClassificationFigures, num_images: int) -> _Answers:
     """Check the shapes and compare answers with the truth."""
     num_classes = len(figures.names)
     labels = np.asarray(figures.labels, dtype=np.int64).reshape(-1)

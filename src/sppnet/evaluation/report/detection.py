@@ -17,7 +17,7 @@ from sppnet.evaluation.error_analysis import (
     OperatingPoint,
     best_and_worst,
     best_operating_point,
-    judge_images,
+    count_matches,
 )
 from sppnet.evaluation.report.axes import score_text, seconds_text
 from sppnet.evaluation.report.charts import Series, confusion_chart, line_chart
@@ -346,8 +346,8 @@ def _add_image_section(
     load: LoadImage,
 ) -> dict[str, list[str | int]]:
     """Append images with hits and misses; returns their ids."""
-    judged = judge_images(images, detections, point.score_threshold)
-    best, worst = best_and_worst(judged)
+    counts = count_matches(images, detections, point.score_threshold)
+    best, worst = best_and_worst(counts)
     if not best and not worst:
         return {"worst": [], "best": []}
     blocks: list[object] = [_point_text(point), scene_legend()]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from sppnet.errors import InputError, Problem
-from sppnet.evaluation.error_analysis import JudgedImage
+from sppnet.evaluation.error_analysis import ImageCounts
 from sppnet.evaluation.report.axes import seconds_text
 from sppnet.evaluation.report.charts import bar_chart, svg_element
 from sppnet.evaluation.report.html import (
@@ -146,7 +146,7 @@ def ranked_names(values: Mapping[str, float]) -> list[str]:
 
 
 def scene_pictures(
-    entries: Sequence[JudgedImage],
+    entries: Sequence[ImageCounts],
     detections: Mapping[Any, Detections],
     names: Sequence[str],
     score_threshold: float,
@@ -176,7 +176,7 @@ def scene_pictures(
 
 
 def _scene(
-    entry: JudgedImage,
+    entry: ImageCounts,
     pixels: Tensor,
     found: Detections,
     names: Sequence[str],
