@@ -128,7 +128,7 @@ def found_at(box: tuple, points: float, image: int = 0) -> Thing:
         # found twice: the second is a false alarm, after full recall it costs nothing
         ([CAR], [found_at(CAR.box, 0.9), found_at(CAR.box, 0.8)], 1, 1),
         ([CAR, CAR._replace(box=FAR)], [found_at(CAR.box, 0.9)] * 2, 6 / 11, 0.5),
-        # a false alarm before the hit halves the precision
+        # a false alarm before the true positive halves the precision
         ([CAR], [found_at(FAR, 0.9), found_at(CAR.box, 0.8)], 0.5, 0.5),
         # equal scores: as given
         ([CAR], [found_at(CAR.box, 0.5), found_at(FAR, 0.5)], 1, 1),
@@ -136,7 +136,7 @@ def found_at(box: tuple, points: float, image: int = 0) -> Thing:
         # equal scores in two images: the first image first
         ([CAR], [found_at(CAR.box, 0.5), found_at(FAR, 0.5, image=1)], 1, 1),
         ([CAR._replace(image=1)], [found_at(FAR, 0.5), found_at(CAR.box, 0.5, image=1)], 0.5, 0.5),
-        # the same box in another image hits nothing
+        # the same box in another image finds nothing
         ([CAR], [found_at(CAR.box, 0.5, image=1)], 0, 0),
         # the wrong class
         ([CAR], [found_at(CAR.box, 1)._replace(label=1)], 0, 0),

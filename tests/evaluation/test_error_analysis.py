@@ -30,8 +30,8 @@ def test_counts_equal_the_loop(seed: int) -> None:
         expected = [shown[d].label for d, one in kinds.items() if one == kind]
         assert ours.counts[kind] == len(expected)
         assert list(ours.per_class[kind].values()) == [expected.count(k) for k in range(4)]
-    hits, _ = slow.voc_hits(truth, shown, 0.5)
-    assert ours.counts["missed"] == len(slow.missed_objects(truth, hits, meant))
+    right, _ = slow.voc_hits(truth, shown, 0.5)
+    assert ours.counts["missed"] == len(slow.missed_objects(truth, right, meant))
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -1,4 +1,4 @@
-"""Hits, false alarms and misses: matched rightly, and drawn where they are."""
+"""True positives, false alarms and misses: matched rightly, and drawn where they are."""
 
 import io
 
@@ -11,8 +11,8 @@ from sppnet.evaluation.matching import match_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
     FALSE_ALARM,
-    HIT,
     MISS,
+    TRUE_POSITIVE,
     BoxPainter,
     draw_detections,
     draw_hits_and_misses,
@@ -42,7 +42,7 @@ def count_colour(picture, colour):
     return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
 
 
-# (detections, (hits, false alarms, misses)) against two objects of class 0
+# (detections, (true positives, false alarms, misses)) against two objects of class 0
 CASES = {
     "nothing found": (([], [], []), (0, 0, 2)),
     "exact": (([[100, 100, 200, 200]], [0.9], [0]), (1, 0, 1)),
@@ -63,7 +63,7 @@ def test_hits_and_misses_are_counted_by_the_rule_of_voc(name):
 def test_of_two_on_one_object_the_better_score_is_the_hit():
     detections = found([[100, 100, 200, 200], [105, 100, 200, 200]], [0.5, 0.9], [0, 0])
     matches = match_detections(TRUTH, torch.tensor([0, 0]), detections)
-    assert matches.is_hit.tolist() == [False, True]
+    assert matches.is_true_positive.tolist() == [False, True]
 
 
 def test_objects_that_do_not_count_are_neither_hit_nor_missed():
@@ -80,14 +80,14 @@ def test_image_without_objects():
 
 def test_each_kind_is_drawn_in_its_colour():
     labels = torch.tensor([0, 0])
-    hit, alarm = [100, 100, 200, 200], [300, 50, 360, 110]
+    right, alarm = [100, 100, 200, 200], [300, 50, 360, 110]
     nothing = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
     assert count_colour(nothing, MISS) > 500
-    assert count_colour(nothing, HIT) == count_colour(nothing, FALSE_ALARM) == 0
+    assert count_colour(nothing, TRUE_POSITIVE) == count_colour(nothing, FALSE_ALARM) == 0
     both = draw_hits_and_misses(
-        WHITE, TRUTH, labels, found([hit, alarm], [0.9, 0.8], [0, 0]), ["a"]
+        WHITE, TRUTH, labels, found([right, alarm], [0.9, 0.8], [0, 0]), ["a"]
     )
-    assert both.getpixel((100, 150)) == HIT
+    assert both.getpixel((100, 150)) == TRUE_POSITIVE
     assert both.getpixel((300, 80)) == FALSE_ALARM
     assert count_colour(both, MISS) > 200
 
@@ -95,10 +95,12 @@ def test_each_kind_is_drawn_in_its_colour():
 def test_a_miss_is_dashed_and_a_hit_is_not():
     labels = torch.tensor([0, 0])
     missed = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    hit = draw_hits_and_misses(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
+    right = draw_hits_and_misses(
+        WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"]
+    )
     edge = [(100, y) for y in range(110, 190)]
     assert {missed.getpixel(p) for p in edge} > {MISS, (255, 255, 255)}
-    assert {hit.getpixel(p) for p in edge} == {HIT}
+    assert {right.getpixel(p) for p in edge} == {TRUE_POSITIVE}
 
 
 def test_line_runs_through_the_last_pixel_inside_a_half_open_box():

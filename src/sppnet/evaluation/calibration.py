@@ -61,17 +61,18 @@ CURVES: dict[str, type[PlattCurve] | type[IsotonicCurve]] = {
 }
 
 
-def fit_platt(scores: Floats, is_hit: Mask) -> PlattCurve:
+def fit_platt(scores: Floats, is_true_positive: Mask) -> PlattCurve:
     """Fit the sigmoid of the least log loss, as a logistic regression without a penalty.
 
-    Targets are (hits + 1) / (hits + 2) and 1 / (others + 2) instead of 1 and 0, which keeps the
-    slope finite where the scores separate hits from the rest: each detection stands in the
-    regression twice, as right and as wrong, weighted by its target. Scores that fall with the hits
-    give the level curve: the order of detections is never turned round.
+    With P right and N wrong detections, targets are (P + 1) / (P + 2) and 1 / (N + 2) instead of 1
+    and 0, which keeps the slope finite where the scores separate right from wrong: each detection
+    stands in the regression twice, as right and as wrong, weighted by its target. Scores that are
+    lower where detections are right give the level curve: the order of detections is never turned
+    round.
 
     Args:
         scores: (N,) finite.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
 
     Returns:
         The curve.
@@ -82,8 +83,8 @@ def fit_platt(scores: Floats, is_hit: Mask) -> PlattCurve:
     """
     from sklearn.linear_model import LogisticRegression  # imported here so that --help stays quick
 
-    hits, others = int(is_hit.sum()), int((~is_hit).sum())
-    targets = np.where(is_hit, (hits + 1) / (hits + 2), 1 / (others + 2))
+    right, wrong = int(is_true_positive.sum()), int((~is_true_positive).sum())
+    targets = np.where(is_true_positive, (right + 1) / (right + 2), 1 / (wrong + 2))
     level = PlattCurve(0.0, float(np.log(targets.mean() / (1 - targets.mean()))))
     if scores.min() == scores.max():
         return level
@@ -101,12 +102,12 @@ def fit_platt(scores: Floats, is_hit: Mask) -> PlattCurve:
     return PlattCurve(slope / spread, offset - slope * middle / spread)
 
 
-def fit_isotonic(scores: Floats, is_hit: Mask) -> IsotonicCurve:
+def fit_isotonic(scores: Floats, is_true_positive: Mask) -> IsotonicCurve:
     """Fit the rising curve of the least squared error.
 
     Args:
         scores: (N,) finite.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
 
     Returns:
         The curve; its points are the ends of the level parts.
@@ -116,7 +117,7 @@ def fit_isotonic(scores: Floats, is_hit: Mask) -> IsotonicCurve:
     """
     from sklearn.isotonic import IsotonicRegression  # imported here so that --help stays quick
 
-    fitted = IsotonicRegression().fit(scores, is_hit.astype(np.float64))
+    fitted = IsotonicRegression().fit(scores, is_true_positive.astype(np.float64))
     return IsotonicCurve(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
 
 
@@ -141,16 +142,16 @@ class ScoreCalibration:
     Args:
         method: "platt" (a sigmoid, two numbers a class) or "isotonic" (rising steps; needs more
             data).
-        least: A class with fewer hits or fewer false alarms than this uses the curve of all
-            classes together.
+        least: A class with fewer true positives or fewer false alarms than this uses the curve of
+            all classes together.
 
     Attributes:
         curves_: One per class after ``fit``; None where the shared one is used.
         shared_: The curve of all classes together.
 
     Example:
-        >>> scores, is_hit = [-2.0, -1.0, 1.0, 2.0] * 10, [False, False, True, True] * 10
-        >>> calibration = ScoreCalibration().fit(scores, [0] * 40, is_hit, num_classes=1)
+        >>> scores, is_true_positive = [-2.0, -1.0, 1.0, 2.0] * 10, [False, False, True, True] * 10
+        >>> calibration = ScoreCalibration().fit(scores, [0] * 40, is_true_positive, num_classes=1)
         >>> calibration.probabilities([-2.0, 0.0, 2.0], [0, 0, 0]).round(1).tolist()
         [0.0, 0.5, 1.0]
 
@@ -167,14 +168,14 @@ class ScoreCalibration:
         self.shared_: Curve | None = None
 
     def fit(
-        self, scores: ArrayLike, labels: ArrayLike, is_hit: ArrayLike, num_classes: int
+        self, scores: ArrayLike, labels: ArrayLike, is_true_positive: ArrayLike, num_classes: int
     ) -> "ScoreCalibration":
         """Learn from scores that were matched with the truth, as ``match_scores`` gives them.
 
         Args:
             scores: (N,) finite.
             labels: (N,) classes, 0..num_classes-1.
-            is_hit: (N,) bool.
+            is_true_positive: (N,) bool.
             num_classes: Number of classes.
 
         Returns:
@@ -184,17 +185,17 @@ class ScoreCalibration:
             ValueError: If there is no detection, or a score is not finite.
         """
         values = np.asarray(scores, dtype=np.float64)
-        classes, hits = np.asarray(labels), np.asarray(is_hit, dtype=np.bool_)
+        classes, is_right = np.asarray(labels), np.asarray(is_true_positive, dtype=np.bool_)
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"scores must be finite and at least one, got {values[:5]}")
         fit_curve = _FITS[self.method]
-        self.shared_ = fit_curve(values, hits)
+        self.shared_ = fit_curve(values, is_right)
         self.curves_ = []
         for label in range(num_classes):
             own = classes == label
-            fewest = min(int(hits[own].sum()), int((~hits[own]).sum()))
+            fewest = min(int(is_right[own].sum()), int((~is_right[own]).sum()))
             enough = fewest >= self.least
-            self.curves_.append(fit_curve(values[own], hits[own]) if enough else None)
+            self.curves_.append(fit_curve(values[own], is_right[own]) if enough else None)
         return self
 
     def probabilities(self, scores: ArrayLike, labels: ArrayLike) -> Floats:
@@ -257,7 +258,7 @@ class ScoreCalibration:
 def cross_calibrate(
     scores: Floats,
     labels: Ints,
-    is_hit: Mask,
+    is_true_positive: Mask,
     groups: Ints,
     num_classes: int,
     method: str = "platt",
@@ -268,7 +269,7 @@ def cross_calibrate(
     Args:
         scores: (N,) finite.
         labels: (N,) classes.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
         groups: (N,) what belongs together, such as the number of the image.
         num_classes: Number of classes.
         method: As for :class:`ScoreCalibration`.
@@ -283,7 +284,9 @@ def cross_calibrate(
     result = np.zeros(len(scores))
     for number in np.unique(fold):
         own = fold == number
-        curve = ScoreCalibration(method).fit(scores[~own], labels[~own], is_hit[~own], num_classes)
+        curve = ScoreCalibration(method).fit(
+            scores[~own], labels[~own], is_true_positive[~own], num_classes
+        )
         result[own] = curve.probabilities(scores[own], labels[own])
     return result
 
@@ -293,21 +296,21 @@ class MatchedScores(NamedTuple):
 
     scores: Floats  # (N,)
     labels: Ints  # (N,)
-    is_hit: Mask  # (N,)
+    is_true_positive: Mask  # (N,)
     image: Ints  # (N,) number of the image
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities against shares of hits.
+    """A reliability diagram: probabilities against shares of true positives.
 
     Args:
         source: Where the probabilities are from: "scores", "calibration" or "cross-calibration".
         probability: (B,) mean probability of the detections in each bin; NaN for an empty one.
-        share: (B,) share of them that are hits.
+        share: (B,) share of them that are true positives.
         counts: (B,) how many they are.
         ece: Expected calibration error: mean distance of the two, weighted by the counts.
-        brier: Mean squared distance of the probability from 1 (hit) or 0.
+        brier: Mean squared distance of the probability from 1 (true positive) or 0.
     """
 
     source: str
@@ -329,13 +332,13 @@ def match_scores(
     names: Sequence[object],
     iou_threshold: float = 0.5,
 ) -> MatchedScores:
-    """Collect scores and whether they are hits, by PASCAL VOC's rule; what is ignored is left out.
+    """Collect scores, and which are of true positives by PASCAL VOC's rule; leave out the ignored.
 
     Args:
         truth: Images with their objects.
         detections: By image id.
         names: Class names, of which only the number matters.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
         What ``ScoreCalibration.fit`` learns from.
@@ -348,14 +351,14 @@ def match_scores(
     matches = match_voc(objects, found, np.array([iou_threshold]))
     kept = ~matches.ignored[0]
     return MatchedScores(
-        found.scores[kept], found.label[kept], matches.hit[0][kept], found.image[kept]
+        found.scores[kept], found.label[kept], matches.true_positive[0][kept], found.image[kept]
     )
 
 
 def measure_reliability(
     matched: MatchedScores, num_classes: int, calibration: ScoreCalibration | None = None
 ) -> Reliability | None:
-    """Compare probabilities with shares of hits.
+    """Compare probabilities with shares of true positives.
 
     Args:
         matched: Scores of detections, and whether each is right.
@@ -375,20 +378,24 @@ def measure_reliability(
         probability, source = matched.scores, "scores"
     else:
         probability = cross_calibrate(
-            matched.scores, matched.labels, matched.is_hit, matched.image, num_classes
+            matched.scores, matched.labels, matched.is_true_positive, matched.image, num_classes
         )
         source = "cross-calibration"
-    return None if probability is None else reliability_of(probability, matched.is_hit, source)
+    return (
+        None
+        if probability is None
+        else reliability_of(probability, matched.is_true_positive, source)
+    )
 
 
 def reliability_of(
-    probability: ArrayLike, is_hit: ArrayLike, source: str = "scores", bins: int = 10
+    probability: ArrayLike, is_true_positive: ArrayLike, source: str = "scores", bins: int = 10
 ) -> Reliability:
-    """Compare probabilities with shares of hits, in bins of equal width.
+    """Compare probabilities with shares of true positives, in bins of equal width.
 
     Args:
         probability: (N,) 0..1.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
         source: Recorded in the result.
         bins: Number of bins; the last one holds 1.
 
@@ -405,16 +412,16 @@ def reliability_of(
     Source:
         Guo et al., On Calibration of Modern Neural Networks (2017).
     """
-    values, hits = np.asarray(probability, np.float64), np.asarray(is_hit, np.float64)
+    values, is_right = np.asarray(probability, np.float64), np.asarray(is_true_positive, np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"probability must be 0..1, got {values.min()}..{values.max()}")
     place = np.minimum((values * bins).astype(np.int64), bins - 1)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(place, values, bins) / counts
-        share = np.bincount(place, hits, bins) / counts
+        share = np.bincount(place, is_right, bins) / counts
     if not len(values):
         return Reliability(source, mean, share, counts, math.nan, math.nan)
     ece = float(np.nansum(counts * np.abs(mean - share)) / len(values))
-    brier = float(((values - hits) ** 2).mean())
+    brier = float(((values - is_right) ** 2).mean())
     return Reliability(source, mean, share, counts, ece, brier)

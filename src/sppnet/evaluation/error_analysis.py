@@ -67,7 +67,7 @@ class ErrorTypes:
 class _Sorted(NamedTuple):
     """The kind of each detection, and the object that it should have found."""
 
-    kind: Ints  # (D,) place in FALSE_ALARMS; _NONE for hits and what is ignored
+    kind: Ints  # (D,) place in FALSE_ALARMS; _NONE for true positives and what is ignored
     meant: Ints  # (D,) row of an object; only for localisation and classification
 
 
@@ -81,14 +81,14 @@ def find_error_types(
 ) -> ErrorTypes:
     """Sort the mistakes of a detector.
 
-    Hits are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
+    True positives are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
 
     Args:
         truth: Images with their objects.
         detections: By image id; an image that is missing has none.
         names: Class names.
         score_threshold: Lowest score that is counted; the costs take all scores.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
         background_iou: Less overlap than this counts as none.
 
     Returns:
@@ -145,16 +145,16 @@ def _sort(
         kind[detected] = np.select(tests, range(4), _BOTH)
         nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
         meant[detected] = asked[nearest]
-    kind[matches.hit[0] | matches.ignored[0]] = _NONE
+    kind[matches.true_positive[0] | matches.ignored[0]] = _NONE
     return _Sorted(kind, meant)
 
 
 def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:
-    """Objects that no hit and no mistake of class or place is about: (G,)."""
+    """Objects that no true positive and no mistake of class or place is about: (G,)."""
     is_about = shown & np.isin(found.kind, (_LOCALISATION, _CLASSIFICATION))
     missed = ~truth.ignored
     missed[found.meant[is_about]] = False
-    missed[matches.target[0][shown & matches.hit[0]]] = False
+    missed[matches.target[0][shown & matches.true_positive[0]]] = False
     return missed
 
 
@@ -169,34 +169,36 @@ def _costs(
     """Rise of the mean average precision when one kind of mistake is mended."""
     asked = np.bincount(truth.label[~truth.ignored], minlength=num_classes)
     order = np.argsort(-found.scores, kind="stable")
-    hit, kept = matches.hit[0], ~matches.ignored[0]
-    before = _mean_precision(order, found.label, hit, kept, asked, asked)
+    true_positive, kept = matches.true_positive[0], ~matches.ignored[0]
+    before = _mean_precision(order, found.label, true_positive, kept, asked, asked)
     costs = {}
     for kind, name in enumerate(FALSE_ALARMS):
         mended = _mended(kind, order, matches, kinds)
         label = found.label.copy()
         label[mended] = truth.label[kinds.meant[mended]]
         left = kept & ((kinds.kind != kind) | mended)
-        costs[name] = _mean_precision(order, label, hit | mended, left, asked, asked) - before
-    missed = _missed(truth, matches, kinds, np.ones(len(hit), np.bool_))
+        costs[name] = (
+            _mean_precision(order, label, true_positive | mended, left, asked, asked) - before
+        )
+    missed = _missed(truth, matches, kinds, np.ones(len(true_positive), np.bool_))
     left_to_find = asked - np.bincount(truth.label[missed], minlength=num_classes)
-    after = _mean_precision(order, found.label, hit, kept, asked, left_to_find)
+    after = _mean_precision(order, found.label, true_positive, kept, asked, left_to_find)
     return {**costs, MISSED: after - before}
 
 
 def _mended(kind: int, order: Ints, matches: Matches, kinds: _Sorted) -> Mask:
-    """Mark the mistakes of a kind that become hits: the best of those about a free object."""
+    """Mark the mistakes of a kind that mending makes right: the best about each free object."""
     mended = np.zeros(len(order), np.bool_)
     if kind in (_LOCALISATION, _CLASSIFICATION):
         candidates = order[kinds.kind[order] == kind]
-        is_free = ~np.isin(kinds.meant[candidates], matches.target[0][matches.hit[0]])
+        is_free = ~np.isin(kinds.meant[candidates], matches.target[0][matches.true_positive[0]])
         _, first = np.unique(kinds.meant[candidates[is_free]], return_index=True)
         mended[candidates[is_free][first]] = True
     return mended
 
 
 def _mean_precision(
-    order: Ints, label: Ints, hit: Mask, kept: Mask, asked: Ints, to_find: Ints
+    order: Ints, label: Ints, true_positive: Mask, kept: Mask, asked: Ints, to_find: Ints
 ) -> float:
     """Mean over the classes with objects; one of which nothing is left to find counts as 1."""
     ranked = order[kept[order]]
@@ -204,13 +206,13 @@ def _mean_precision(
     for number in np.flatnonzero(asked):
         rows = ranked[label[ranked] == number]
         count = int(to_find[number])
-        values.append(_area(hit[rows], count) if count else 1.0)
+        values.append(_area(true_positive[rows], count) if count else 1.0)
     return float(np.mean(values)) if values else float("nan")
 
 
-def _area(hit: Mask, count: int) -> float:
+def _area(true_positive: Mask, count: int) -> float:
     """Average precision of ranked detections."""
-    curve: tuple[Floats, Floats] = precision_and_recall(hit, count)
+    curve: tuple[Floats, Floats] = precision_and_recall(true_positive, count)
     return average_precision_area(*curve)
 
 
@@ -245,9 +247,9 @@ def confuse_detections(
 ) -> DetectionConfusion:
     """Count which class was taken for which.
 
-    The hits of PASCAL VOC's rule are the diagonal. Of what is left, detections and objects of
-    different classes are paired, those that overlap most first, each once. The rest is background.
-    Difficult objects and crowds, and what lies on them, are left out.
+    The true positives of PASCAL VOC's rule are the diagonal. Of what is left, detections and
+    objects of different classes are paired, those that overlap most first, each once. The rest is
+    background. Difficult objects and crowds, and what lies on them, are left out.
 
     Args:
         truth: Images with their objects.
@@ -310,29 +312,36 @@ class OperatingPoint:
 
     Args:
         score_threshold: Lowest score that counts.
-        hits: Objects found.
+        true_positives: Objects found.
         false_alarms: Detections that found nothing new.
         misses: Objects not found.
     """
 
     score_threshold: float
-    hits: int
+    true_positives: int
     false_alarms: int
     misses: int
 
     @property
     def precision(self) -> float:
         """Share of the detections that are right; NaN without detections."""
-        return _share(self.hits, self.hits + self.false_alarms)
+        return _share(self.true_positives, self.true_positives + self.false_alarms)
 
     @property
     def recall(self) -> float:
         """Share of the objects that are found; NaN without objects."""
-        return _share(self.hits, self.hits + self.misses)
+        return _share(self.true_positives, self.true_positives + self.misses)
 
     def numbers(self) -> dict[str, float]:
         """All of it, for JSON."""
-        return {**vars(self), "precision": self.precision, "recall": self.recall}
+        return {
+            "score_threshold": self.score_threshold,
+            "hits": self.true_positives,
+            "false_alarms": self.false_alarms,
+            "misses": self.misses,
+            "precision": self.precision,
+            "recall": self.recall,
+        }
 
 
 def _share(part: int, whole: int) -> float:
@@ -352,7 +361,7 @@ def best_operating_point(
     Args:
         images: With their truth; difficult objects and crowds do not count.
         detections: By image id; an image that is missing has none.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
         The point; its threshold is infinite if nothing was found.
@@ -363,30 +372,30 @@ def best_operating_point(
     num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
     matched = match_scores(images, found, range(num_classes), iou_threshold)
     num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
-    scores, is_hit = torch.from_numpy(matched.scores), torch.from_numpy(matched.is_hit)
-    return _best_point(scores, is_hit, num_objects)
+    is_right = torch.from_numpy(matched.is_true_positive)
+    return _best_point(torch.from_numpy(matched.scores), is_right, num_objects)
 
 
-def _best_point(scores: Tensor, is_hit: Tensor, num_objects: int) -> OperatingPoint:
+def _best_point(scores: Tensor, is_right: Tensor, num_objects: int) -> OperatingPoint:
     """The best threshold among the scores that occur."""
     ranked, order = scores.sort(descending=True, stable=True)
-    hits = is_hit[order].cumsum(0)
-    if not len(ranked) or not int(hits[-1]):
+    true_positives = is_right[order].cumsum(0)
+    if not len(ranked) or not int(true_positives[-1]):
         return OperatingPoint(math.inf, 0, 0, num_objects)
-    f1 = 2 * hits / (torch.arange(1, len(ranked) + 1) + num_objects)
+    f1 = 2 * true_positives / (torch.arange(1, len(ranked) + 1) + num_objects)
     # Equal scores are taken together: only the last of them is a threshold.
     is_last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])])
     best = int(torch.where(is_last, f1, -1).argmax())
-    found = int(hits[best])
+    found = int(true_positives[best])
     return OperatingPoint(float(ranked[best]), found, best + 1 - found, num_objects - found)
 
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """An image with the number of its hits, false alarms and misses at one threshold."""
+    """An image with the number of its true positives, false alarms and misses at one threshold."""
 
     image: LabelledImage
-    hits: int
+    true_positives: int
     false_alarms: int
     misses: int
 
@@ -402,13 +411,13 @@ def count_matches(
     score_threshold: float,
     iou_threshold: float = 0.5,
 ) -> list[ImageCounts]:
-    """Count hits and mistakes of each image.
+    """Count the true positives and the mistakes of each image.
 
     Args:
         images: With their truth.
         detections: By image id.
         score_threshold: Lowest score that counts.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
         One record per image, in their order.
@@ -433,10 +442,11 @@ def best_and_worst(
         count: How many of each kind at most.
 
     Returns:
-        Those with most hits and fewest mistakes, and those with most mistakes; none is in both.
+        Those with most true positives and fewest mistakes, and those with most mistakes; none is
+        in both.
     """
     with_mistakes = [entry for entry in images if entry.mistakes]
-    worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.hits))[:count]
+    worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.true_positives))[:count]
     shown = {id(entry) for entry in worst}
-    others = [entry for entry in images if entry.hits and id(entry) not in shown]
-    return sorted(others, key=lambda entry: (entry.mistakes, -entry.hits))[:count], worst
+    others = [entry for entry in images if entry.true_positives and id(entry) not in shown]
+    return sorted(others, key=lambda entry: (entry.mistakes, -entry.true_positives))[:count], worst

@@ -52,9 +52,9 @@ class Found(NamedTuple):
 class Matches(NamedTuple):
     """What became of each detection at each of T overlap thresholds."""
 
-    hit: Mask  # (T, D)
+    true_positive: Mask  # (T, D)
     ignored: Mask  # (T, D) counts neither way
-    target: Ints  # (T, D) row of the object that a hit found, -1 for the others
+    target: Ints  # (T, D) row of the object found, -1 unless a true positive
 
 
 def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
@@ -115,9 +115,9 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     """Match by the rule of PASCAL VOC.
 
     A detection looks only at the object of its class that it overlaps most (the first one of
-    equals). Enough overlap with an object that is not taken yet: a hit; with a taken one: a false
-    alarm; with a difficult one: ignored. VOC knows no crowds: a detection that hits nothing and
-    lies on a crowd is ignored, as in COCO.
+    equals). Enough overlap with an object that is not taken yet: a true positive; with a taken one:
+    a false alarm; with a difficult one: ignored. VOC knows no crowds: a detection that finds
+    nothing and lies on a crowd is ignored, as in COCO.
 
     Args:
         truth: All objects.
@@ -265,11 +265,13 @@ def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Flo
         for d in order[touching[order]]:
             usable = ~taken | truth.crowd[objects]
             chosen = _choose(overlaps[d], usable, not_asked[:, objects], rows.thresholds)
-            hits = np.flatnonzero(chosen >= 0)
-            taken[hits, chosen[hits]] = True
-            is_ignored = not_asked[hits, objects[chosen[hits]]]
-            target[hits, detected[d]] = np.where(is_ignored, -1, objects[chosen[hits]])
-            ignored[hits, detected[d]] = is_ignored
+            rows_taking = np.flatnonzero(chosen >= 0)
+            taken[rows_taking, chosen[rows_taking]] = True
+            is_ignored = not_asked[rows_taking, objects[chosen[rows_taking]]]
+            target[rows_taking, detected[d]] = np.where(
+                is_ignored, -1, objects[chosen[rows_taking]]
+            )
+            ignored[rows_taking, detected[d]] = is_ignored
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     ignored |= beyond | ((target < 0) & _outside(sides.prod(1), rows.areas))
     return Matches(target >= 0, ignored, target)
@@ -306,24 +308,24 @@ class ImageMatches:
     """What became of each detection and each object of one image.
 
     Args:
-        is_hit: (K,) bool: the detection found an object that nothing better-scored had found.
+        is_true_positive: (K,) bool: the detection found an object that no better one had found.
         is_ignored: (K,) bool: it lies on an object that does not count.
         is_missed: (T,) bool: the object counts, and nothing found it.
     """
 
-    is_hit: Tensor
+    is_true_positive: Tensor
     is_ignored: Tensor
     is_missed: Tensor
 
     @property
     def is_false_alarm(self) -> Tensor:
-        """(K,) bool: neither a hit nor ignored."""
-        return ~(self.is_hit | self.is_ignored)
+        """(K,) bool: neither a true positive nor ignored."""
+        return ~(self.is_true_positive | self.is_ignored)
 
     def counts(self) -> tuple[int, int, int]:
-        """Number of hits, of false alarms and of misses."""
+        """Number of true positives, of false alarms and of misses."""
         return (
-            int(self.is_hit.sum()),
+            int(self.is_true_positive.sum()),
             int(self.is_false_alarm.sum()),
             int(self.is_missed.sum()),
         )
@@ -339,7 +341,7 @@ def match_detections(
     """Match the detections of one image with its objects, by the rule of PASCAL VOC.
 
     The best score goes first. Each detection looks at the object of its class that it overlaps
-    most; if the overlap is large enough and the object not taken yet, it is a hit.
+    most; if the overlap is large enough and the object not taken yet, it is a true positive.
 
     Args:
         truth_boxes: (T, 4) xyxy pixels.
@@ -363,7 +365,7 @@ def match_detections(
     num_truth = len(truth_boxes)
     ignored = torch.zeros(num_truth, dtype=torch.bool) if truth_ignored is None else truth_ignored
     is_taken = torch.zeros(num_truth, dtype=torch.bool)
-    is_hit = torch.zeros(detections.count, dtype=torch.bool)
+    is_true_positive = torch.zeros(detections.count, dtype=torch.bool)
     is_ignored = torch.zeros(detections.count, dtype=torch.bool)
     if num_truth and detections.count:
         overlaps = box_iou(detections.boxes, truth_boxes.to(torch.float32))
@@ -374,6 +376,6 @@ def match_detections(
             if best_overlaps[row] < iou_threshold:
                 continue
             is_ignored[row] = ignored[target]
-            is_hit[row] = not (ignored[target] or is_taken[target])
+            is_true_positive[row] = not (ignored[target] or is_taken[target])
             is_taken[target] = True
-    return ImageMatches(is_hit, is_ignored, ~(is_taken | ignored))
+    return ImageMatches(is_true_positive, is_ignored, ~(is_taken | ignored))

@@ -35,11 +35,11 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     (160, 176, 255),
     (235, 235, 235),
 )
-HIT: Colour = (60, 203, 146)
+TRUE_POSITIVE: Colour = (60, 203, 146)
 FALSE_ALARM: Colour = (246, 98, 64)
 MISS: Colour = (255, 200, 20)
 # On a crowded picture only the mistakes are labelled.
-MOST_LABELLED_HITS = 8
+MOST_LABELLED_TRUE_POSITIVES = 8
 # Smaller pictures are enlarged, so that a label fits on them.
 SMALLEST_LONG_SIDE = 320
 Picturable = Tensor | Image.Image
@@ -241,11 +241,11 @@ def draw_hits_and_misses(
     score_threshold: float = -math.inf,
     truth_ignored: Tensor | None = None,
 ) -> Image.Image:
-    """Draw hits green with a tick, false alarms red with a cross, missed objects dashed yellow.
+    """Draw boxes: true positives green, false alarms red, missed objects dashed yellow.
 
-    Detections on objects that do not count are not drawn. Mistakes have the first choice of a place
-    for their label; a label without room is left out, its box stays. Of more than eight hits none
-    is labelled.
+    True positives have a tick, false alarms a cross; detections on objects that do not count are
+    not drawn. Mistakes have the first choice of a place for their label; a label without room is
+    left out, its box stays. Of more than eight true positives none is labelled.
 
     Args:
         image: (3, H, W) RGB, float 0..1 or uint8, or a Pillow image; it is not changed.
@@ -253,7 +253,7 @@ def draw_hits_and_misses(
         truth_labels: (T,) classes.
         detections: What was found, in pixels of this image.
         names: Class names; a single one is not written into every label.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
         score_threshold: Lowest score that counts.
         truth_ignored: (T,) bool, objects that count neither way.
 
@@ -271,14 +271,14 @@ def draw_hits_and_misses(
     shown = detections.select(_best_first(detections, score_threshold))
     matches = match_detections(truth_boxes, truth_labels, shown, iou_threshold, truth_ignored)
     many = len(names) > 1
-    is_crowded = int(matches.is_hit.sum()) > MOST_LABELLED_HITS
+    is_crowded = int(matches.is_true_positive.sum()) > MOST_LABELLED_TRUE_POSITIVES
     for row in matches.is_missed.nonzero()[:, 0].tolist():
         name = f"{_class_name(names, int(truth_labels[row]))} " if many else ""
         box = _scaled(truth_boxes[row].tolist(), factor)
         painter.box(box, f"{name}missed", MISS, is_dashed=True)
     kinds: list[tuple[Tensor, Colour, Mark]] = [
         (matches.is_false_alarm, FALSE_ALARM, "cross"),
-        (matches.is_hit, HIT, "tick"),
+        (matches.is_true_positive, TRUE_POSITIVE, "tick"),
     ]
     for rows, colour, mark in kinds:
         for row in rows.nonzero()[:, 0].tolist():

@@ -17,7 +17,7 @@ from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
 from sppnet.evaluation.report.html import figure
 from sppnet.evaluation.report.sections import ranked_names
-from sppnet.evaluation.visualize import FALSE_ALARM, HIT, MISS, BoxPainter, to_picture
+from sppnet.evaluation.visualize import FALSE_ALARM, MISS, TRUE_POSITIVE, BoxPainter, to_picture
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 
@@ -179,7 +179,9 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
 def draw_joined(
     joined: Joined, detector: Detector, encoded: EncodedImage, score_threshold: float
 ) -> Image.Image:
-    """Draw hits, false alarms and misses of a strip as boxes without labels, which would cover it.
+    """Draw true positives, false alarms and misses of a strip as boxes, without labels.
+
+    Labels would cover the strip.
 
     Args:
         joined: The strip.
@@ -199,7 +201,7 @@ def draw_joined(
     for boxes, colour, is_dashed in (
         (joined.boxes[matches.is_missed], MISS, True),
         (found.boxes[matches.is_false_alarm], FALSE_ALARM, False),
-        (found.boxes[matches.is_hit], HIT, False),
+        (found.boxes[matches.is_true_positive], TRUE_POSITIVE, False),
     ):
         for x1, y1, x2, y2 in boxes.tolist():
             painter.box((x1, y1, x2, y2), "", colour, is_dashed=is_dashed)

@@ -108,13 +108,13 @@ def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Dete
     Returns:
         Recall and precision after each detection, best score first.
     """
-    scores, hits = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
+    scores, is_right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
     for image in images:
         found = detections[image.image_id]
         scores.append(found.scores)
-        hits.append(match_detections(image.boxes, image.labels, found).is_hit)
+        is_right.append(match_detections(image.boxes, image.labels, found).is_true_positive)
     order = torch.cat(scores).sort(descending=True, stable=True).indices
-    right = torch.cat(hits)[order].double().cumsum(0)
+    right = torch.cat(is_right)[order].double().cumsum(0)
     asked = max(1, sum(len(image.labels) for image in images))
     precision = right / torch.arange(1, len(right) + 1)
     return (right / asked).numpy(), precision.numpy()

@@ -204,7 +204,7 @@ def _key_figures(scores: DemoScores, seconds: Mapping[str, float]) -> list[Tile]
 
 
 def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
-    """The first held-out scenes and the worst ones, with hits and misses."""
+    """The first held-out scenes and the worst ones, with what was found and missed."""
     found = scores.detections[TRAINED]
     counts = count_matches(scores.images, found, point.score_threshold)
     first = [entry for entry in counts if len(entry.image.labels)][:FIRST_SCENES]

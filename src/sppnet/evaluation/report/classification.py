@@ -228,7 +228,7 @@ def _add_picture_sections(
     """Append the wrong and the right answers with the highest scores."""
     kinds = (
         ("Surest mistakes", "The wrong answers with the highest scores.", ~answers.is_right),
-        ("Surest hits", "The right answers with the highest scores.", answers.is_right),
+        ("Surest correct answers", "The right answers with the highest scores.", answers.is_right),
     )
     for title, text, mask in kinds:
         rows = np.flatnonzero(mask)

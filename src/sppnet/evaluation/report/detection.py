@@ -164,7 +164,7 @@ def _reliability_blocks(reliability: Reliability) -> list[Markup]:
         ),
         Series("as it should be", [0.0, 1.0], [0.0, 1.0]),
     ]
-    chart = line_chart(series, x_label="probability", y_label="share of hits")
+    chart = line_chart(series, x_label="probability", y_label="share of true positives")
     note = "Expected calibration error: mean distance from the diagonal."
     width = 1 / len(reliability.counts)
     columns = (reliability.counts, reliability.probability, reliability.share)
@@ -172,7 +172,9 @@ def _reliability_blocks(reliability: Reliability) -> list[Markup]:
         [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
         for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
     ]
-    listing = table(["probability", "detections", "mean probability", "share of hits"], rows)
+    listing = table(
+        ["probability", "detections", "mean probability", "share of true positives"], rows
+    )
     return [
         paragraph(_SOURCES[reliability.source]),
         figures(figure(chart, "Reliability", note)),
@@ -194,8 +196,8 @@ def write_detection_report(
 
     The page shows the average precision of each class, precision-recall curves, the recall of the
     proposals, COCO's numbers, mistakes by kind and by class, the reliability of the scores, images
-    with hits and misses, the time of each stage, problems in the input, and the configuration. It
-    needs nothing but itself: images lie inside it, reduced to 640 pixels.
+    with what was found and missed, the time of each stage, problems in the input, and the
+    configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
 
     Args:
         path: The HTML file; the JSON file has its name with another ending.
@@ -345,7 +347,7 @@ def _add_image_section(
     point: OperatingPoint,
     load: LoadImage,
 ) -> dict[str, list[str | int]]:
-    """Append images with hits and misses; returns their ids."""
+    """Append images with what was found and missed; returns their ids."""
     counts = count_matches(images, detections, point.score_threshold)
     best, worst = best_and_worst(counts)
     if not best and not worst:
@@ -363,7 +365,7 @@ def _add_image_section(
 
 def _point_text(point: OperatingPoint) -> str:
     """What the pictures show, in words."""
-    if not point.hits:
+    if not point.true_positives:
         return "No detection is right."
     return (
         f"Shown are detections that score at least {point.score_threshold:.2f}, the threshold with "

@@ -58,7 +58,7 @@ class DetectionAnalysis:
         point: The threshold with the best F1; confusion and kinds of mistakes are counted there.
         confusion: Which class was taken for which, the background included.
         errors: Kinds of mistakes and what each costs.
-        reliability: Probabilities against shares of hits; None if there is too little for it.
+        reliability: Probabilities against shares of true positives; None with too few detections.
     """
 
     coco: CocoMeasures

@@ -25,8 +25,8 @@ from sppnet.evaluation.report.html import (
 )
 from sppnet.evaluation.visualize import (
     FALSE_ALARM,
-    HIT,
     MISS,
+    TRUE_POSITIVE,
     draw_hits_and_misses,
     fit_picture,
     to_jpeg_bytes,
@@ -152,7 +152,7 @@ def scene_pictures(
     score_threshold: float,
     load: LoadImage,
 ) -> list[Picture]:
-    """Draw images with their hits, false alarms and misses.
+    """Draw images with their true positives, false alarms and misses.
 
     Args:
         entries: Images to show, in this order.
@@ -194,7 +194,11 @@ def _scene(
         score_threshold=score_threshold,
         truth_ignored=entry.image.difficult | entry.image.crowd,
     )
-    note = [(entry.hits, "hit"), (entry.false_alarms, "false alarm"), (entry.misses, "missed")]
+    note = [
+        (entry.true_positives, "true positive"),
+        (entry.false_alarms, "false alarm"),
+        (entry.misses, "missed"),
+    ]
     text = ", ".join(
         f"{number} {noun}{'' if number == 1 or noun == 'missed' else 's'}"
         for number, noun in note
@@ -224,9 +228,9 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
 
 
 def scene_legend() -> Markup:
-    """What the colours of hits and misses mean."""
+    """What the colours of the boxes mean."""
     entries = [
-        (_outline(HIT), "found (tick, with its score)", ""),
+        (_outline(TRUE_POSITIVE), "found (tick, with its score)", ""),
         (_outline(FALSE_ALARM), "false alarm (cross)", ""),
         (_outline(MISS, dashes="3.5 2"), "missed (dashed)", ""),
     ]
