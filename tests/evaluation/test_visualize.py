@@ -1,4 +1,4 @@
-"""True positives, false alarms and misses: matched rightly, and drawn where they are."""
+"""True and false positives and false negatives: matched rightly, drawn where they are."""
 
 import io
 
@@ -10,12 +10,12 @@ from PIL import Image
 from sppnet.evaluation.matching import match_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
-    FALSE_ALARM,
-    MISS,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
     TRUE_POSITIVE,
     BoxPainter,
     draw_detections,
-    draw_hits_and_misses,
+    draw_matches,
     fit_picture,
     to_jpeg_bytes,
     to_picture,
@@ -42,7 +42,7 @@ def count_colour(picture, colour):
     return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
 
 
-# (detections, (true positives, false alarms, misses)) against two objects of class 0
+# (detections, (true positives, false positives, false negatives)) against two objects of class 0
 CASES = {
     "nothing found": (([], [], []), (0, 0, 2)),
     "exact": (([[100, 100, 200, 200]], [0.9], [0]), (1, 0, 1)),
@@ -55,7 +55,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_hits_and_misses_are_counted_by_the_rule_of_voc(name):
+def test_they_are_counted_by_the_rule_of_voc(name):
     detections, expected = CASES[name]
     assert counts(found(*detections)) == expected
 
@@ -80,26 +80,22 @@ def test_image_without_objects():
 
 def test_each_kind_is_drawn_in_its_colour():
     labels = torch.tensor([0, 0])
-    right, alarm = [100, 100, 200, 200], [300, 50, 360, 110]
-    nothing = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    assert count_colour(nothing, MISS) > 500
-    assert count_colour(nothing, TRUE_POSITIVE) == count_colour(nothing, FALSE_ALARM) == 0
-    both = draw_hits_and_misses(
-        WHITE, TRUTH, labels, found([right, alarm], [0.9, 0.8], [0, 0]), ["a"]
-    )
+    right, wrong = [100, 100, 200, 200], [300, 50, 360, 110]
+    nothing = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    assert count_colour(nothing, FALSE_NEGATIVE) > 500
+    assert count_colour(nothing, TRUE_POSITIVE) == count_colour(nothing, FALSE_POSITIVE) == 0
+    both = draw_matches(WHITE, TRUTH, labels, found([right, wrong], [0.9, 0.8], [0, 0]), ["a"])
     assert both.getpixel((100, 150)) == TRUE_POSITIVE
-    assert both.getpixel((300, 80)) == FALSE_ALARM
-    assert count_colour(both, MISS) > 200
+    assert both.getpixel((300, 80)) == FALSE_POSITIVE
+    assert count_colour(both, FALSE_NEGATIVE) > 200
 
 
 def test_a_miss_is_dashed_and_a_hit_is_not():
     labels = torch.tensor([0, 0])
-    missed = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    right = draw_hits_and_misses(
-        WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"]
-    )
+    missed = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    right = draw_matches(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
     edge = [(100, y) for y in range(110, 190)]
-    assert {missed.getpixel(p) for p in edge} > {MISS, (255, 255, 255)}
+    assert {missed.getpixel(p) for p in edge} > {FALSE_NEGATIVE, (255, 255, 255)}
     assert {right.getpixel(p) for p in edge} == {TRUE_POSITIVE}
 
 
@@ -127,7 +123,7 @@ def test_any_size_is_drawn(size):
     height, width = size
     box = [[0.0, 0.0, float(width), float(height)]]
     labels = torch.tensor([0])
-    drawn = draw_hits_and_misses(
+    drawn = draw_matches(
         torch.rand(3, height, width), torch.tensor(box), labels, found(box, [1.0], [0]), ["a", "b"]
     )
     assert drawn.width * height == drawn.height * width

@@ -36,7 +36,7 @@ from sppnet.evaluation.report.classification import (
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import DetectionAnalysis, DetectionFigures
 from sppnet.evaluation.results_io import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.visualize import draw_detections, draw_hits_and_misses, to_jpeg_bytes
+from sppnet.evaluation.visualize import draw_detections, draw_matches, to_jpeg_bytes
 
 __all__ = [
     "AveragePrecision",
@@ -54,7 +54,7 @@ __all__ = [
     "confuse_detections",
     "confusion_matrix",
     "draw_detections",
-    "draw_hits_and_misses",
+    "draw_matches",
     "evaluate_detections",
     "find_error_types",
     "match_detections",

@@ -142,8 +142,8 @@ class ScoreCalibration:
     Args:
         method: "platt" (a sigmoid, two numbers a class) or "isotonic" (rising steps; needs more
             data).
-        least: A class with fewer true positives or fewer false alarms than this uses the curve of
-            all classes together.
+        least: A class with fewer true or fewer false positives than this uses the curve of all
+            classes together.
 
     Attributes:
         curves_: One per class after ``fit``; None where the shared one is used.

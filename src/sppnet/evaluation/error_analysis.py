@@ -30,9 +30,9 @@ from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 
 # In the order in which they are tried; "both" is what none of the others is.
-FALSE_ALARMS = ("localisation", "classification", "duplicate", "background", "both")
+FALSE_POSITIVES = ("localisation", "classification", "duplicate", "background", "both")
 MISSED = "missed"
-ERROR_TYPES = (*FALSE_ALARMS, MISSED)
+ERROR_TYPES = (*FALSE_POSITIVES, MISSED)
 _LOCALISATION, _CLASSIFICATION, _DUPLICATE, _BACKGROUND, _BOTH = range(5)
 _NONE = -1
 BACKGROUND = "background"
@@ -99,9 +99,10 @@ def find_error_types(
 
     Source:
         Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (2020), with
-        its order of kinds. Mending: a box or class is put right if its object was not found (of
-        several only the best score), and taken away otherwise; other false alarms are taken away;
-        missed objects are not asked for.
+        its order of kinds. To mend a mistake of place or class, the box or the class is put right
+        if nothing else found its object (of several detections, for the one with the best score),
+        and the detection is taken away otherwise. Other false positives are taken away, and missed
+        objects are no longer asked for.
     """
     objects = collect_truth(truth, len(names))
     found = collect_detections(truth, detections, len(names))
@@ -111,7 +112,7 @@ def find_error_types(
     missed = _missed(objects, matches, found_kinds, shown)
     kinds = {
         name: _per_class(found.label[shown & (found_kinds.kind == kind)], names)
-        for kind, name in enumerate(FALSE_ALARMS)
+        for kind, name in enumerate(FALSE_POSITIVES)
     }
     kinds[MISSED] = _per_class(objects.label[missed], names)
     return ErrorTypes(
@@ -125,7 +126,7 @@ def find_error_types(
 def _sort(
     truth: Truth, found: Found, matches: Matches, iou_threshold: float, background_iou: float
 ) -> _Sorted:
-    """Give each false alarm its kind."""
+    """Give each false positive its kind."""
     kind = np.full(len(found.scores), _BACKGROUND)
     meant = np.full(len(found.scores), -1)
     for detected, objects in each_image(truth, found):
@@ -172,7 +173,7 @@ def _costs(
     true_positive, kept = matches.true_positive[0], ~matches.ignored[0]
     before = _mean_precision(order, found.label, true_positive, kept, asked, asked)
     costs = {}
-    for kind, name in enumerate(FALSE_ALARMS):
+    for kind, name in enumerate(FALSE_POSITIVES):
         mended = _mended(kind, order, matches, kinds)
         label = found.label.copy()
         label[mended] = truth.label[kinds.meant[mended]]
@@ -298,9 +299,9 @@ def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray
     is_paired = target >= 0
     rows = np.full(len(label), num_classes)
     rows[is_paired] = truth.label[target[is_paired]]
-    is_missed = ~truth.ignored
-    is_missed[target[is_paired]] = False
-    lost = truth.label[is_missed]
+    is_false_negative = ~truth.ignored
+    is_false_negative[target[is_paired]] = False
+    lost = truth.label[is_false_negative]
     sides = num_classes + 1
     truths, seen = np.r_[rows, lost], np.r_[label, np.full(len(lost), num_classes)]
     return np.bincount(truths * sides + seen, minlength=sides**2).reshape(sides, sides)
@@ -313,32 +314,32 @@ class OperatingPoint:
     Args:
         score_threshold: Lowest score that counts.
         true_positives: Objects found.
-        false_alarms: Detections that found nothing new.
-        misses: Objects not found.
+        false_positives: Detections that found nothing new.
+        false_negatives: Objects not found.
     """
 
     score_threshold: float
     true_positives: int
-    false_alarms: int
-    misses: int
+    false_positives: int
+    false_negatives: int
 
     @property
     def precision(self) -> float:
         """Share of the detections that are right; NaN without detections."""
-        return _share(self.true_positives, self.true_positives + self.false_alarms)
+        return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
         """Share of the objects that are found; NaN without objects."""
-        return _share(self.true_positives, self.true_positives + self.misses)
+        return _share(self.true_positives, self.true_positives + self.false_negatives)
 
     def numbers(self) -> dict[str, float]:
         """All of it, for JSON."""
         return {
             "score_threshold": self.score_threshold,
             "hits": self.true_positives,
-            "false_alarms": self.false_alarms,
-            "misses": self.misses,
+            "false_alarms": self.false_positives,
+            "misses": self.false_negatives,
             "precision": self.precision,
             "recall": self.recall,
         }
@@ -392,17 +393,17 @@ def _best_point(scores: Tensor, is_right: Tensor, num_objects: int) -> Operating
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """An image with the number of its true positives, false alarms and misses at one threshold."""
+    """An image with its true positives, false positives and false negatives, counted."""
 
     image: LabelledImage
     true_positives: int
-    false_alarms: int
-    misses: int
+    false_positives: int
+    false_negatives: int
 
     @property
     def mistakes(self) -> int:
-        """False alarms and misses."""
-        return self.false_alarms + self.misses
+        """False positives and false negatives."""
+        return self.false_positives + self.false_negatives
 
 
 def count_matches(

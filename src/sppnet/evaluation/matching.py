@@ -116,7 +116,7 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
 
     A detection looks only at the object of its class that it overlaps most (the first one of
     equals). Enough overlap with an object that is not taken yet: a true positive; with a taken one:
-    a false alarm; with a difficult one: ignored. VOC knows no crowds: a detection that finds
+    a false positive; with a difficult one: ignored. VOC knows no crowds: a detection that finds
     nothing and lies on a crowd is ignored, as in COCO.
 
     Args:
@@ -310,24 +310,24 @@ class ImageMatches:
     Args:
         is_true_positive: (K,) bool: the detection found an object that no better one had found.
         is_ignored: (K,) bool: it lies on an object that does not count.
-        is_missed: (T,) bool: the object counts, and nothing found it.
+        is_false_negative: (T,) bool: the object counts, and nothing found it.
     """
 
     is_true_positive: Tensor
     is_ignored: Tensor
-    is_missed: Tensor
+    is_false_negative: Tensor
 
     @property
-    def is_false_alarm(self) -> Tensor:
+    def is_false_positive(self) -> Tensor:
         """(K,) bool: neither a true positive nor ignored."""
         return ~(self.is_true_positive | self.is_ignored)
 
     def counts(self) -> tuple[int, int, int]:
-        """Number of true positives, of false alarms and of misses."""
+        """Number of true positives, of false positives and of false negatives."""
         return (
             int(self.is_true_positive.sum()),
-            int(self.is_false_alarm.sum()),
-            int(self.is_missed.sum()),
+            int(self.is_false_positive.sum()),
+            int(self.is_false_negative.sum()),
         )
 
 

@@ -36,8 +36,8 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     (235, 235, 235),
 )
 TRUE_POSITIVE: Colour = (60, 203, 146)
-FALSE_ALARM: Colour = (246, 98, 64)
-MISS: Colour = (255, 200, 20)
+FALSE_POSITIVE: Colour = (246, 98, 64)
+FALSE_NEGATIVE: Colour = (255, 200, 20)
 # On a crowded picture only the mistakes are labelled.
 MOST_LABELLED_TRUE_POSITIVES = 8
 # Smaller pictures are enlarged, so that a label fits on them.
@@ -230,7 +230,7 @@ def draw_detections(
     return painter.finish()
 
 
-def draw_hits_and_misses(
+def draw_matches(
     image: Picturable,
     truth_boxes: Tensor,
     truth_labels: Tensor,
@@ -241,9 +241,9 @@ def draw_hits_and_misses(
     score_threshold: float = -math.inf,
     truth_ignored: Tensor | None = None,
 ) -> Image.Image:
-    """Draw boxes: true positives green, false alarms red, missed objects dashed yellow.
+    """Draw boxes: true positives green, false positives red, false negatives dashed yellow.
 
-    True positives have a tick, false alarms a cross; detections on objects that do not count are
+    True positives have a tick, false positives a cross; detections on objects that do not count are
     not drawn. Mistakes have the first choice of a place for their label; a label without room is
     left out, its box stays. Of more than eight true positives none is labelled.
 
@@ -263,7 +263,7 @@ def draw_hits_and_misses(
     Example:
         >>> truth = torch.tensor([[40.0, 40.0, 200.0, 180.0]])
         >>> labels, nothing = torch.tensor([0]), Detections.empty()
-        >>> draw_hits_and_misses(torch.ones(3, 240, 320), truth, labels, nothing, ["a"]).size
+        >>> draw_matches(torch.ones(3, 240, 320), truth, labels, nothing, ["a"]).size
         (320, 240)
     """
     picture, factor = _enlarged(to_picture(image))
@@ -272,12 +272,12 @@ def draw_hits_and_misses(
     matches = match_detections(truth_boxes, truth_labels, shown, iou_threshold, truth_ignored)
     many = len(names) > 1
     is_crowded = int(matches.is_true_positive.sum()) > MOST_LABELLED_TRUE_POSITIVES
-    for row in matches.is_missed.nonzero()[:, 0].tolist():
+    for row in matches.is_false_negative.nonzero()[:, 0].tolist():
         name = f"{_class_name(names, int(truth_labels[row]))} " if many else ""
         box = _scaled(truth_boxes[row].tolist(), factor)
-        painter.box(box, f"{name}missed", MISS, is_dashed=True)
+        painter.box(box, f"{name}missed", FALSE_NEGATIVE, is_dashed=True)
     kinds: list[tuple[Tensor, Colour, Mark]] = [
-        (matches.is_false_alarm, FALSE_ALARM, "cross"),
+        (matches.is_false_positive, FALSE_POSITIVE, "cross"),
         (matches.is_true_positive, TRUE_POSITIVE, "tick"),
     ]
     for rows, colour, mark in kinds:

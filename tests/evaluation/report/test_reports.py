@@ -130,7 +130,7 @@ def test_measured_figures_are_those_of_the_evaluation(tmp_path):
     figures = DetectionFigures.measure(
         IMAGES, DETECTIONS, ["a", "never seen"], proposal_recall=recall, seconds_per_image=0.2
     )
-    # best score first: right, false alarm, right, right of four objects, precision made monotone
+    # best score first: right, false, right, right of four objects, precision made monotone
     assert figures.mean["ap50"] == pytest.approx(1 / 4 + 2 * (3 / 4) / 4)
     assert math.isnan(figures.per_class["ap50"]["never seen"])
     path = tmp_path / "report.html"
@@ -149,7 +149,7 @@ def test_mistakes_sizes_and_reliability_are_shown_and_in_the_numbers(tmp_path):
     for part in ("Confusion", "Reliability of the scores", "as they are", "small", "costs AP50"):
         assert part in text
     saved = json.loads((tmp_path / "report.json").read_text())
-    # at the best threshold, 0.2: three right; one false alarm at (0, 0), which overlaps too little
+    # at the best threshold, 0.2: three right; one wrong at (0, 0), which overlaps too little
     assert saved["confusion"]["counts"] == [[3, 0, 1], [0, 0, 0], [1, 0, 0]]
     assert saved["errors"]["counts"]["background"] == 1
     assert saved["errors"]["counts"]["missed"] == 1
@@ -174,7 +174,7 @@ def test_detector_that_finds_nothing(tmp_path):
     write_detection_report(path, IMAGES, {}, figures, load=load_white)
     text = check_page(path.read_text(encoding="utf-8")).visible_text()
     assert "No detection is right." in text
-    assert "2 missed" in text
+    assert "2 false negatives" in text
     saved = json.loads((tmp_path / "report.json").read_text())  # strict: no NaN or Infinity inside
     assert saved["mean"]["ap50"] is None
 
@@ -202,25 +202,25 @@ def test_best_threshold_balances_precision_and_recall():
     # 0.9 right, 0.85 false, 0.8 right, 0.2 right: F1 is 2*3/(4+4) with all, 2*2/(3+4) down to 0.8,
     # 2*1/(1+4) with the first alone
     assert point.score_threshold == pytest.approx(0.2)
-    assert (point.true_positives, point.false_alarms, point.misses) == (3, 1, 1)
+    assert (point.true_positives, point.false_positives, point.false_negatives) == (3, 1, 1)
     assert point.precision == point.recall == 0.75
 
 
 def test_equal_scores_are_taken_together():
     images = [image("x", [A])]
     point = best_operating_point(images, {"x": found([A, C, C], [0.5, 0.5, 0.5])})
-    assert (point.true_positives, point.false_alarms) == (1, 2)
+    assert (point.true_positives, point.false_positives) == (1, 2)
 
 
 def test_difficult_objects_count_neither_way():
     images = [image("x", [A, B], difficult=[True, False])]
     point = best_operating_point(images, {"x": found([A, B], [0.9, 0.8])})
-    assert (point.true_positives, point.false_alarms, point.misses) == (1, 0, 0)
+    assert (point.true_positives, point.false_positives, point.false_negatives) == (1, 0, 0)
 
 
 def test_worst_images_have_most_mistakes_and_none_is_shown_twice():
     counts = count_matches(IMAGES, DETECTIONS, 0.5)
-    assert [(e.true_positives, e.false_alarms, e.misses) for e in counts] == [
+    assert [(e.true_positives, e.false_positives, e.false_negatives) for e in counts] == [
         (2, 0, 0),
         (0, 1, 2),
         (0, 0, 0),

@@ -17,7 +17,13 @@ from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
 from sppnet.evaluation.report.html import figure
 from sppnet.evaluation.report.sections import ranked_names
-from sppnet.evaluation.visualize import FALSE_ALARM, MISS, TRUE_POSITIVE, BoxPainter, to_picture
+from sppnet.evaluation.visualize import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    TRUE_POSITIVE,
+    BoxPainter,
+    to_picture,
+)
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 
@@ -179,7 +185,7 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
 def draw_joined(
     joined: Joined, detector: Detector, encoded: EncodedImage, score_threshold: float
 ) -> Image.Image:
-    """Draw true positives, false alarms and misses of a strip as boxes, without labels.
+    """Draw the true and false positives and the false negatives of a strip, without labels.
 
     Labels would cover the strip.
 
@@ -199,8 +205,8 @@ def draw_joined(
     matches = match_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))
     for boxes, colour, is_dashed in (
-        (joined.boxes[matches.is_missed], MISS, True),
-        (found.boxes[matches.is_false_alarm], FALSE_ALARM, False),
+        (joined.boxes[matches.is_false_negative], FALSE_NEGATIVE, True),
+        (found.boxes[matches.is_false_positive], FALSE_POSITIVE, False),
         (found.boxes[matches.is_true_positive], TRUE_POSITIVE, False),
     ):
         for x1, y1, x2, y2 in boxes.tolist():

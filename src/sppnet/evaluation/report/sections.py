@@ -24,10 +24,10 @@ from sppnet.evaluation.report.html import (
     table,
 )
 from sppnet.evaluation.visualize import (
-    FALSE_ALARM,
-    MISS,
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
     TRUE_POSITIVE,
-    draw_hits_and_misses,
+    draw_matches,
     fit_picture,
     to_jpeg_bytes,
     to_picture,
@@ -152,7 +152,7 @@ def scene_pictures(
     score_threshold: float,
     load: LoadImage,
 ) -> list[Picture]:
-    """Draw images with their true positives, false alarms and misses.
+    """Draw images with their true positives, false positives and false negatives.
 
     Args:
         entries: Images to show, in this order.
@@ -185,7 +185,7 @@ def _scene(
     """One image, reduced before drawing so that lines and letters come out sharp."""
     picture, (scale_x, scale_y) = fit_picture(to_picture(pixels), SCENE_SIDE)
     scale = found.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-    drawn = draw_hits_and_misses(
+    drawn = draw_matches(
         picture,
         entry.image.boxes * scale,
         entry.image.labels,
@@ -196,13 +196,11 @@ def _scene(
     )
     note = [
         (entry.true_positives, "true positive"),
-        (entry.false_alarms, "false alarm"),
-        (entry.misses, "missed"),
+        (entry.false_positives, "false positive"),
+        (entry.false_negatives, "false negative"),
     ]
     text = ", ".join(
-        f"{number} {noun}{'' if number == 1 or noun == 'missed' else 's'}"
-        for number, noun in note
-        if number
+        f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in note if number
     )
     return Picture(to_jpeg_bytes(drawn), Path(entry.image.path).name, text or "nothing to find")
 
@@ -230,9 +228,9 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
 def scene_legend() -> Markup:
     """What the colours of the boxes mean."""
     entries = [
-        (_outline(TRUE_POSITIVE), "found (tick, with its score)", ""),
-        (_outline(FALSE_ALARM), "false alarm (cross)", ""),
-        (_outline(MISS, dashes="3.5 2"), "missed (dashed)", ""),
+        (_outline(TRUE_POSITIVE), "true positive (tick, with its score)", ""),
+        (_outline(FALSE_POSITIVE), "false positive (cross)", ""),
+        (_outline(FALSE_NEGATIVE, dashes="3.5 2"), "false negative (dashed)", ""),
     ]
     return legend(entries, above=True)
 
