@@ -8,7 +8,7 @@ from evaluation_scenes import as_detections, as_images, random_scene
 from oracles import slow_mistakes as slow
 from oracles.slow_average_precision import Thing
 from sppnet.evaluation import confuse_detections, evaluate_detections, find_error_types
-from sppnet.evaluation.error_analysis import ERROR_TYPES, FALSE_POSITIVES
+from sppnet.evaluation.error_analysis import ERROR_TYPES, FALSE_POSITIVE_TYPES
 
 NAMES = ["a", "b", "c", "d"]
 EVERY_SCORE = -math.inf
@@ -26,7 +26,7 @@ def test_counts_equal_the_loop(seed: int) -> None:
     ours = find_error_types(as_images(truth, images), as_detections(found), NAMES, threshold)
     shown = [thing for thing in by_image(found) if thing.score >= threshold]
     kinds, meant = slow.kinds_of(truth, shown)
-    for kind in FALSE_POSITIVES:
+    for kind in FALSE_POSITIVE_TYPES:
         expected = [shown[d].label for d, one in kinds.items() if one == kind]
         assert ours.counts[kind] == len(expected)
         assert list(ours.per_class[kind].values()) == [expected.count(k) for k in range(4)]
@@ -62,7 +62,7 @@ def test_nothing_is_lost_with_crowds(seed: int) -> None:
     table, errors = confuse_detections(*scene, EVERY_SCORE).counts, find_error_types(*scene)
     objects = list(evaluate_detections(*scene).num_truth.values())
     assert table[:-1].sum(1).tolist() == objects
-    false_positives = sum(errors.counts[kind] for kind in FALSE_POSITIVES)
+    false_positives = sum(errors.counts[kind] for kind in FALSE_POSITIVE_TYPES)
     assert table[:, :-1].sum() - table.diagonal().sum() == false_positives
 
 
@@ -103,7 +103,7 @@ def test_confusion_by_hand() -> None:
     table = confuse_detections(as_images(truth, 2), as_detections(found), ["a", "b", "c"], 0.1)
     assert table.names == ("a", "b", "c", "background")
     assert table.counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
-    assert table.numbers()["counts"] == table.counts.tolist()
+    assert table.to_json()["counts"] == table.counts.tolist()
 
 
 def test_nothing_at_all() -> None:

@@ -320,7 +320,7 @@ class Reliability:
     ece: float
     brier: float
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("probability", "share", "counts")}
         return {"source": self.source, **arrays, "ece": self.ece, "brier": self.brier}

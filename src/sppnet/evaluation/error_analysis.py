@@ -30,9 +30,9 @@ from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 
 # In the order in which they are tried; "both" is what none of the others is.
-FALSE_POSITIVES = ("localisation", "classification", "duplicate", "background", "both")
+FALSE_POSITIVE_TYPES = ("localisation", "classification", "duplicate", "background", "both")
 MISSED = "missed"
-ERROR_TYPES = (*FALSE_POSITIVES, MISSED)
+ERROR_TYPES = (*FALSE_POSITIVE_TYPES, MISSED)
 _LOCALISATION, _CLASSIFICATION, _DUPLICATE, _BACKGROUND, _BOTH = range(5)
 _NONE = -1
 BACKGROUND = "background"
@@ -59,7 +59,7 @@ class ErrorTypes:
     per_class: dict[str, dict[str, int]]
     ap_cost: dict[str, float]
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return dict(vars(self))
 
@@ -112,7 +112,7 @@ def find_error_types(
     missed = _missed(objects, matches, found_kinds, shown)
     kinds = {
         name: _per_class(found.label[shown & (found_kinds.kind == kind)], names)
-        for kind, name in enumerate(FALSE_POSITIVES)
+        for kind, name in enumerate(FALSE_POSITIVE_TYPES)
     }
     kinds[MISSED] = _per_class(objects.label[missed], names)
     return ErrorTypes(
@@ -173,7 +173,7 @@ def _costs(
     true_positive, kept = matches.true_positive[0], ~matches.ignored[0]
     before = _mean_precision(order, found.label, true_positive, kept, asked, asked)
     costs = {}
-    for kind, name in enumerate(FALSE_POSITIVES):
+    for kind, name in enumerate(FALSE_POSITIVE_TYPES):
         mended = _mended(kind, order, matches, kinds)
         label = found.label.copy()
         label[mended] = truth.label[kinds.meant[mended]]
@@ -234,7 +234,7 @@ class DetectionConfusion:
     score_threshold: float
     iou_threshold: float
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return {**vars(self), "names": list(self.names), "counts": self.counts.tolist()}
 
@@ -333,7 +333,7 @@ class OperatingPoint:
         """Share of the objects that are found; NaN without objects."""
         return _share(self.true_positives, self.true_positives + self.false_negatives)
 
-    def numbers(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float]:
         """All of it, for JSON."""
         return {
             "score_threshold": self.score_threshold,

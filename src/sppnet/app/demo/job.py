@@ -81,7 +81,7 @@ class DemoJob:
         about = read_json(self.out / "run.json")
         write_demo_report(self.out / "report.html", steps, scores, seconds, detector, about)
         metrics: dict[str, Any] = {
-            **scores.numbers(),
+            **scores.to_json(),
             "history": steps.history(),
             "seconds": seconds,
             "threads": torch.get_num_threads(),

@@ -48,7 +48,7 @@ class DemoScores:
     test_things: int
     seconds_per_image: float
 
-    def numbers(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Everything but the curves, for metrics.json."""
         recall = self.proposals.recall
         return {

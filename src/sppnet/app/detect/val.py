@@ -130,7 +130,7 @@ class ScoringJob:
             "seconds_per_stage": dict(figures.seconds),
             "threads": torch.get_num_threads(),
             "problems": [str(problem) for problem in figures.problems],
-            **(figures.analysis.numbers() if figures.analysis else {}),
+            **(figures.analysis.to_json() if figures.analysis else {}),
         }
         write_json(self.out / "metrics.json", metrics)
 

@@ -237,7 +237,7 @@ def write_detection_report(
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
     add_origin_section(page, figures.config, figures.versions)
-    numbers = {**figures.numbers(), "operating_point": point.numbers(), "images": shown}
+    numbers = {**figures.to_json(), "operating_point": point.to_json(), "images": shown}
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)
     return numbers

@@ -100,14 +100,14 @@ class DetectionAnalysis:
             measure_reliability(match_scores(*scene), len(names), calibration),
         )
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return {
             "coco": {"mean": self.coco.mean, "per_class": self.coco.per_class},
-            "operating_point": self.point.numbers(),
-            "confusion": self.confusion.numbers(),
-            "errors": self.errors.numbers(),
-            "reliability": self.reliability.numbers() if self.reliability else None,
+            "operating_point": self.point.to_json(),
+            "confusion": self.confusion.to_json(),
+            "errors": self.errors.to_json(),
+            "reliability": self.reliability.to_json() if self.reliability else None,
         }
 
 
@@ -177,7 +177,7 @@ class DetectionFigures:
         analysis = DetectionAnalysis.measure(images, detections, names, calibration)
         return cls(names, mean, per_class, curves, analysis, **others)
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """What the plots show, as plain lists for JSON."""
         numbers: dict[str, object] = {
             "mean": dict(self.mean),
@@ -188,7 +188,7 @@ class DetectionFigures:
             "problems": [vars(problem) for problem in self.problems],
         }
         if self.analysis is not None:
-            numbers |= self.analysis.numbers()
+            numbers |= self.analysis.to_json()
         if self.proposal_recall is not None:
             shares = self.proposal_recall.recall
             numbers["proposal_recall"] = {
