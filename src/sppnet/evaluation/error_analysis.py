@@ -67,7 +67,7 @@ class ErrorTypes:
 class _Sorted(NamedTuple):
     """The kind of each detection, and the object that it should have found."""
 
-    kind: Ints  # (D,) place in FALSE_ALARMS; _NONE for true positives and what is ignored
+    kind: Ints  # (D,) place in FALSE_POSITIVE_TYPES; _NONE for true positives and what is ignored
     meant: Ints  # (D,) row of an object; only for localisation and classification
 
 

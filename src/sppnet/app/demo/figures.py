@@ -77,20 +77,20 @@ def class_curve_figure(scores: DemoScores) -> Markup:
 
 
 def proposal_figure(scores: DemoScores) -> Markup:
-    """How many things the windows cover."""
-    counts = scores.proposals.windows
+    """How many objects the proposals cover."""
+    counts = scores.proposals.num_proposals
     series = [
         Series(f"overlap {overlap:g}", counts, shares, score_text(float(shares[-1])))
         for overlap, shares in scores.proposals.recall.items()
     ]
     chart = line_chart(
         series,
-        x_label="windows per scene",
+        x_label="proposals per scene",
         y_label="recall",
         x_range=(1.0, max(2.0, float(counts.max()))),
         log_x=True,
     )
-    return figure(chart, "Recall of the windows", f"At right: with {counts.max():,} windows.")
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
 def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Markup:
@@ -191,7 +191,7 @@ def draw_joined(
 
     Args:
         joined: The strip.
-        detector: Looks at as many windows per scene as ever.
+        detector: Looks at as many proposals per scene as ever.
         encoded: The strip's maps.
         score_threshold: Lowest score that is drawn.
 
@@ -199,8 +199,8 @@ def draw_joined(
         RGB image of the same size.
     """
     rule = detector.rule
-    windows = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
-    found = detector.detect(encoded, windows)
+    proposals = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
+    found = detector.detect(encoded, proposals)
     found = found.select(found.scores >= score_threshold)
     matches = match_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))

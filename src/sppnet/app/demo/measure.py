@@ -39,12 +39,12 @@ def measure(steps: DemoSteps) -> DemoScores:
     scenes = folder.scenes_of("test")
     outcomes = steps.detect(folder.detector, scenes)
     untrained = steps.detect(folder.work / "untrained-detector", scenes)
-    windows = {name: outcome.windows for name, outcome in outcomes.items()}
+    proposals = {name: outcome.windows for name, outcome in outcomes.items()}
     rule = InferenceConfig()
     detections = {
         TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},
         UNTRAINED: {name: outcome.detections for name, outcome in untrained.items()},
-        CHANCE: guess(windows, len(scenes.names), rule, steps.seed),
+        CHANCE: guess(proposals, len(scenes.names), rule, steps.seed),
     }
     classifier, by_size, tested = _score_classifiers(steps)
     images = scenes.images
@@ -61,7 +61,7 @@ def measure(steps: DemoSteps) -> DemoScores:
         class_curves=evaluate_detections(
             images, detections[TRAINED], scenes.names, "area", 0.5
         ).curves,
-        proposals=proposal_recall_curve(images, windows),
+        proposals=proposal_recall_curve(images, proposals),
         accuracy_by_size=by_size,
         test_things=tested,
         seconds_per_image=_seconds_per_image(outcomes),
@@ -69,14 +69,14 @@ def measure(steps: DemoSteps) -> DemoScores:
 
 
 def guess(
-    windows: Mapping[Any, Tensor], num_classes: int, rule: InferenceConfig, seed: int
+    proposals: Mapping[Any, Tensor], num_classes: int, rule: InferenceConfig, seed: int
 ) -> dict[Any, Detections]:
-    """Give every window a random score for every class: what a detector does that knows nothing.
+    """Give every proposal a random score for every class: what a detector does that knows nothing.
 
     Args:
-        windows: (W, 4) by image id.
-        num_classes: K.
-        rule: Says which scored windows become detections.
+        proposals: (K, 4) by image id.
+        num_classes: Number of classes.
+        rule: Says which scored proposals become detections.
         seed: Of the scores.
 
     Returns:
@@ -89,7 +89,7 @@ def guess(
     """
     draw = torch.Generator().manual_seed(seed)
     found = {}
-    for name, boxes in windows.items():
+    for name, boxes in proposals.items():
         scores = torch.rand(len(boxes) * num_classes, generator=draw)
         labels = torch.arange(num_classes).repeat(len(boxes))
         every = boxes.repeat_interleave(num_classes, 0)

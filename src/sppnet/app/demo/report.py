@@ -83,7 +83,7 @@ def size_blocks(
     for name, image in zip(("smallest scene", "largest scene"), _extremes(scenes), strict=True):
         encoded[name] = detector.encode(load_image(image.path))
     text = (
-        "The pyramid pools every window, whatever its size and shape, into the same "
+        "The pyramid pools every proposal, whatever its size and shape, into the same "
         f"{num_bins(steps.plan.window_levels)} bins; so the layers after it fit every image. Here "
         "the detector looks at held-out scenes that were joined into a panorama and a tower. They "
         "are convolved as they are: nothing is cropped or squeezed."
@@ -115,7 +115,7 @@ def _extremes(scenes: Sequence[LabelledImage]) -> tuple[LabelledImage, LabelledI
 
 
 def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
-    """Pixels of some images, cells of their maps, and the numbers that describe a window."""
+    """Pixels of some images, cells of their maps, and the numbers that describe a proposal."""
     rows = [
         (
             name,
@@ -125,7 +125,7 @@ def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
         )
         for name, each in encoded.items()
     ]
-    return table(("image", "pixels", "cells of its maps", "numbers per window"), rows)
+    return table(("image", "pixels", "cells of its maps", "numbers per proposal"), rows)
 
 
 def _across(size_hw: tuple[int, int]) -> str:
@@ -231,8 +231,8 @@ def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
 def _comparison_blocks(scores: DemoScores) -> list[object]:
     """The same work with a trunk that has learnt nothing, and with no knowledge at all."""
     text = (
-        "Untrained: the same network, windows and linear classifiers on convolutions of random "
-        "weights, so that only their last layer has learnt. Chance: the same windows with random "
+        "Untrained: the same network, proposals and linear classifiers on convolutions of random "
+        "weights, so that only their last layer has learnt. Chance: the same proposals with random "
         f"scores, and one guess in {len(scores.names)}. All three answer for the same held-out "
         "drawings."
     )
@@ -249,7 +249,7 @@ def _step_blocks(
     sizes = " and ".join(map(str, plan.sizes))
     sides = " and ".join(map(str, plan.short_sides))
     things = len(scores.names) * plan.things_per_class
-    windows = scores.proposals.mean_windows
+    proposals = scores.proposals.mean_proposals
     rows = [
         (
             "1. Draw",
@@ -263,8 +263,8 @@ def _step_blocks(
         ),
         (
             "3. Train the detector",
-            f"each scene is convolved once, at short sides of {sides}; about {windows:.0f} windows "
-            "of it are pooled; one SVM per class with hard negatives; box regression",
+            f"each scene is convolved once, at short sides of {sides}; about {proposals:.0f} "
+            "proposals of it are pooled; one SVM per class with hard negatives; box regression",
             seconds["detector"],
         ),
         (

@@ -30,7 +30,7 @@ class DemoScores:
         classifier: By contender, what ``score_predictions`` gives; chance has top1 alone.
         curves: By contender, recall and precision over all classes together.
         class_curves: By class, recall and precision of the trained detector.
-        proposals: How many things the windows cover.
+        proposals: How many objects the proposals cover.
         accuracy_by_size: Short side of the input and the top-1 of the one trained classifier there.
         test_things: Held-out images of the classifier.
         seconds_per_image: Of the trained detector, from the file to the boxes.
@@ -55,7 +55,7 @@ class DemoScores:
             "classifier": {name: dict(self.classifier[name]) for name in CONTENDERS},
             "detector": {name: dict(self.detector[name]) for name in CONTENDERS},
             "proposals": {
-                "windows_per_image": self.proposals.mean_windows,
+                "windows_per_image": self.proposals.mean_proposals,
                 "recall50": float(recall[0.5][-1]),
                 "recall70": float(recall[0.7][-1]),
             },

@@ -177,12 +177,12 @@ class DemoSteps:
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def train_detector(self) -> None:
-        """Learn windows on the trunk of the classifier."""
-        self._learn_windows(self.folder.trunk, self.folder.detector)
+        """Train the detector on the trunk of the classifier."""
+        self._train_detector(self.folder.trunk, self.folder.detector)
 
     def fit_untrained(self) -> None:
         """Do the same with a trunk of random weights: what the trained one is compared with."""
-        self._learn_windows(UNTRAINED, self.folder.work / "untrained-detector")
+        self._train_detector(UNTRAINED, self.folder.work / "untrained-detector")
         data, split = self.open_things()
         view = View("full", self.plan.classifier_settings(self.seed).test_short_side)
         pool = build_pool("spp", self.plan.class_levels)
@@ -210,7 +210,7 @@ class DemoSteps:
         images = track(dataset.images, "detecting", total=len(dataset))
         return {image.image_id: store.detect(detector, image.path) for image in images}
 
-    def _learn_windows(self, weights: Path | str, model: Path) -> None:
+    def _train_detector(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""
         settings = self.plan.detector_settings(weights, self.seed)
         dataset = self.folder.scenes_of("train")

@@ -325,7 +325,7 @@ def _proposal_figure(figures: DetectionFigures) -> Markup | None:
     """Share of the objects that some proposal covers, against how many are looked at."""
     if figures.proposal_recall is None:
         return None
-    counts = figures.proposal_recall.windows
+    counts = figures.proposal_recall.num_proposals
     if not len(counts):
         return None
     series = [
@@ -334,9 +334,9 @@ def _proposal_figure(figures: DetectionFigures) -> Markup | None:
     ]
     ends = (max(1.0, float(counts.min())), max(2.0, float(counts.max())))
     chart = line_chart(
-        series, x_label="windows per image", y_label="recall", x_range=ends, log_x=True
+        series, x_label="proposals per image", y_label="recall", x_range=ends, log_x=True
     )
-    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} windows.")
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
 def _add_image_section(

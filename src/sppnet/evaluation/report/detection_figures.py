@@ -192,7 +192,7 @@ class DetectionFigures:
         if self.proposal_recall is not None:
             shares = self.proposal_recall.recall
             numbers["proposal_recall"] = {
-                "windows": self.proposal_recall.windows.tolist(),
+                "windows": self.proposal_recall.num_proposals.tolist(),
                 "recall": {f"{overlap:g}": share.tolist() for overlap, share in shares.items()},
             }
         return numbers
