@@ -93,7 +93,7 @@ def proposal_figure(scores: DemoScores) -> Markup:
     return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
-def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Markup:
+def accuracy_figure(scores: DemoScores, config: DemoConfig) -> Markup:
     """Top-1 of one classifier whose input has one size after the other."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]
@@ -108,10 +108,10 @@ def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Markup:
         x_range=(float(sides[0]), float(sides[-1])),
         log_x=True,
     )
-    trained_at = " and ".join(map(str, plan.sizes))
+    trained_at = " and ".join(map(str, config.sizes))
     note = (
-        f"{scores.test_things} whole held-out images, landscape, portrait and panorama, through "
-        f"the same weights; trained on squares of {trained_at} pixels."
+        f"{scores.num_test_images} whole held-out images, landscape, portrait and panorama, "
+        f"through the same weights; trained on squares of {trained_at} pixels."
     )
     return figure(chart, "The classifier at other sizes", note)
 
@@ -166,7 +166,7 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
         upright: Whether they stand one above the other.
 
     Returns:
-        The strip with the boxes of all things in it.
+        The strip with the boxes of all objects in it.
     """
     parts, boxes, at = [], [], 0
     for image in images:
@@ -198,8 +198,9 @@ def draw_joined(
     Returns:
         RGB image of the same size.
     """
-    rule = detector.rule
-    proposals = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
+    inference = detector.rule
+    count = inference.max_proposals * joined.count
+    proposals = propose(joined.pixels, inference.proposals, count, inference.seed)
     found = detector.detect(encoded, proposals)
     found = found.select(found.scores >= score_threshold)
     matches = match_detections(joined.boxes, joined.labels, found)

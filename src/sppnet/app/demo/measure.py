@@ -40,11 +40,11 @@ def measure(steps: DemoSteps) -> DemoScores:
     outcomes = steps.detect(folder.detector, scenes)
     untrained = steps.detect(folder.work / "untrained-detector", scenes)
     proposals = {name: outcome.windows for name, outcome in outcomes.items()}
-    rule = InferenceConfig()
+    inference = InferenceConfig()
     detections = {
         TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},
         UNTRAINED: {name: outcome.detections for name, outcome in untrained.items()},
-        CHANCE: guess(proposals, len(scenes.names), rule, steps.seed),
+        CHANCE: guess(proposals, len(scenes.names), inference, steps.seed),
     }
     classifier, by_size, tested = _score_classifiers(steps)
     images = scenes.images
@@ -63,20 +63,20 @@ def measure(steps: DemoSteps) -> DemoScores:
         ).curves,
         proposals=proposal_recall_curve(images, proposals),
         accuracy_by_size=by_size,
-        test_things=tested,
+        num_test_images=tested,
         seconds_per_image=_seconds_per_image(outcomes),
     )
 
 
 def guess(
-    proposals: Mapping[Any, Tensor], num_classes: int, rule: InferenceConfig, seed: int
+    proposals: Mapping[Any, Tensor], num_classes: int, inference: InferenceConfig, seed: int
 ) -> dict[Any, Detections]:
     """Give every proposal a random score for every class: what a detector does that knows nothing.
 
     Args:
         proposals: (K, 4) by image id.
         num_classes: Number of classes.
-        rule: Says which scored proposals become detections.
+        inference: Says which scored proposals become detections.
         seed: Of the scores.
 
     Returns:
@@ -93,7 +93,9 @@ def guess(
         scores = torch.rand(len(boxes) * num_classes, generator=draw)
         labels = torch.arange(num_classes).repeat(len(boxes))
         every = boxes.repeat_interleave(num_classes, 0)
-        kept = nms_per_class(every, scores, labels, rule.nms_threshold)[: rule.max_detections]
+        kept = nms_per_class(every, scores, labels, inference.nms_threshold)[
+            : inference.max_detections
+        ]
         found[name] = Detections(every[kept], scores[kept], labels[kept])
     return found
 
@@ -124,7 +126,7 @@ def _score_classifiers(
     steps: DemoSteps,
 ) -> tuple[dict[str, dict[str, Any]], dict[int, float], int]:
     """Figures of both classifiers and of chance; the trained one at other input sizes, too."""
-    data, split = steps.open_things()
+    data, split = steps.open_class_folders()
     paths = [data.paths[index] for index in split.test.tolist()]
     labels = data.labels[split.test]
     device = choose_device(steps.device)

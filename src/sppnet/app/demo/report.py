@@ -66,7 +66,7 @@ def size_blocks(
 
     Args:
         scores: With the held-out scenes.
-        steps: With the plan.
+        steps: Their configuration says which pyramid was used.
         detector: The trained one.
         point: The score threshold of the pictures.
 
@@ -84,11 +84,11 @@ def size_blocks(
         encoded[name] = detector.encode(load_image(image.path))
     text = (
         "The pyramid pools every proposal, whatever its size and shape, into the same "
-        f"{num_bins(steps.plan.window_levels)} bins; so the layers after it fit every image. Here "
-        "the detector looks at held-out scenes that were joined into a panorama and a tower. They "
+        f"{num_bins(steps.config.region_levels)} bins; so the layers after it fit every image. "
+        "Here the detector looks at held-out scenes that were joined into a panorama and a tower. They "
         "are convolved as they are: nothing is cropped or squeezed."
     )
-    chart = accuracy_figure(scores, steps.plan)
+    chart = accuracy_figure(scores, steps.config)
     sizes = _size_table(encoded, detector.encoder.length)
     return [
         text,
@@ -154,29 +154,29 @@ def write_demo_report(
     Raises:
         OutputError: If it cannot be written.
     """
-    plan = steps.plan
+    config = steps.config
     point = best_operating_point(scores.images, scores.detections[TRAINED])
     page = Page(
-        "sppnet demo", _subtitle(plan, scores), "Every figure: metrics.json, beside this page."
+        "sppnet demo", _subtitle(config, scores), "Every figure: metrics.json, beside this page."
     )
     page.add_section("", tiles(_key_figures(scores, seconds)))
     page.add_section("What was found", *_scene_blocks(scores, point))
     page.add_section("Is it learning?", *_comparison_blocks(scores))
     page.add_section("One network, any size", *size_blocks(scores, steps, detector, point))
-    page.add_section("What was done", *_step_blocks(plan, scores, seconds))
+    page.add_section("What was done", *_step_blocks(config, scores, seconds))
     page.add_section("Closer", *_detail_blocks(scores, steps.history()))
-    page.add_section("Go on from here", *_next_blocks(path.parent, plan))
+    page.add_section("Go on from here", *_next_blocks(path.parent, config))
     add_origin_section(
         page, {"seed": steps.seed, **about.get("configuration", {})}, about.get("versions", {})
     )
     write_text(path, page.render())
 
 
-def _subtitle(plan: DemoConfig, scores: DemoScores) -> str:
+def _subtitle(config: DemoConfig, scores: DemoScores) -> str:
     """One line on what this page is."""
     return (
         f"Spatial pyramid pooling, from random weights to a detector on this machine: "
-        f"{counted(plan.train_scenes, 'scene')} to learn from, {plan.test_scenes} kept back, "
+        f"{counted(config.train_scenes, 'scene')} to learn from, {config.test_scenes} kept back, "
         f"{counted(len(scores.names), 'class')}, nothing downloaded"
     )
 
@@ -219,7 +219,7 @@ def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
     text = (
         f"The first {len(first)} of the {len(scores.images)} scenes that nothing was learnt from, "
         f"not picked. Shown are detections that score at least {point.score_threshold:.2f}: of all "
-        f"things in the {len(scores.images)} scenes {point.recall:.0%} are found, and "
+        f"objects in the {len(scores.images)} scenes {point.recall:.0%} are found, and "
         f"{point.precision:.0%} of the detections are right."
     )
     blocks: list[object] = [text, scene_legend(), drawn(first)]
@@ -243,22 +243,22 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
 
 
 def _step_blocks(
-    plan: DemoConfig, scores: DemoScores, seconds: Mapping[str, float]
+    config: DemoConfig, scores: DemoScores, seconds: Mapping[str, float]
 ) -> list[object]:
     """The four steps with their seconds."""
-    sizes = " and ".join(map(str, plan.sizes))
-    sides = " and ".join(map(str, plan.short_sides))
-    things = len(scores.names) * plan.things_per_class
+    sizes = " and ".join(map(str, config.sizes))
+    sides = " and ".join(map(str, config.short_sides))
+    images = len(scores.names) * config.images_per_class
     proposals = scores.proposals.mean_proposals
     rows = [
         (
             "1. Draw",
-            f"{plan.scenes} scenes with clutter and overlap, {things} images of one thing each",
+            f"{config.scenes} scenes with clutter and overlap, {images} images of one object each",
             seconds["draw"],
         ),
         (
             "2. Train the classifier",
-            f"from random weights, {plan.epochs} epochs, inputs of {sizes} pixels in turn",
+            f"from random weights, {config.epochs} epochs, inputs of {sizes} pixels in turn",
             seconds["classifier"],
         ),
         (
@@ -293,9 +293,9 @@ def _detail_blocks(scores: DemoScores, history: Sequence[Mapping[str, float]]) -
     ]
 
 
-def _next_blocks(folder: Path, plan: DemoConfig) -> list[object]:
+def _next_blocks(folder: Path, config: DemoConfig) -> list[object]:
     """Commands that go on with what the demo left."""
-    sides, levels = (",".join(map(str, x)) for x in (plan.short_sides, plan.window_levels))
+    sides, levels = (",".join(map(str, x)) for x in (config.short_sides, config.region_levels))
     rows = [
         (f"sppnet detect predict {folder}/detector IMAGES --out found", "boxes in your images"),
         (f"sppnet classify predict {folder}/classifier IMAGES --out named", "names for them"),
@@ -309,7 +309,7 @@ def _next_blocks(folder: Path, plan: DemoConfig) -> list[object]:
     ]
     return [
         paragraph(
-            "This detector knows drawn things only. What it takes to learn yours is in the README."
+            "This detector knows drawn objects only. What it takes to learn yours is in the README."
         ),
         details("Commands", table(("command", "what appears"), rows), is_open=True),
     ]

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sppnet.evaluation import (
-    ProposalRecall,
-)
+from sppnet.evaluation import ProposalRecall
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 
@@ -32,7 +30,7 @@ class DemoScores:
         class_curves: By class, recall and precision of the trained detector.
         proposals: How many objects the proposals cover.
         accuracy_by_size: Short side of the input and the top-1 of the one trained classifier there.
-        test_things: Held-out images of the classifier.
+        num_test_images: Held-out images of the classifier.
         seconds_per_image: Of the trained detector, from the file to the boxes.
     """
 
@@ -45,7 +43,7 @@ class DemoScores:
     class_curves: Mapping[str, Curve]
     proposals: ProposalRecall
     accuracy_by_size: Mapping[int, float]
-    test_things: int
+    num_test_images: int
     seconds_per_image: float
 
     def to_json(self) -> dict[str, Any]:
@@ -63,6 +61,6 @@ class DemoScores:
             "names": list(self.names),
             "test_scenes": len(self.images),
             "test_objects": sum(len(image.labels) for image in self.images),
-            "test_things": self.test_things,
+            "test_things": self.num_test_images,
             "seconds_per_image": self.seconds_per_image,
         }
