@@ -10,9 +10,9 @@ from PIL import Image
 from sppnet.evaluation.matching import match_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    TRUE_POSITIVE,
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
     BoxPainter,
     draw_detections,
     draw_matches,
@@ -82,12 +82,16 @@ def test_each_kind_is_drawn_in_its_colour():
     labels = torch.tensor([0, 0])
     right, wrong = [100, 100, 200, 200], [300, 50, 360, 110]
     nothing = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    assert count_colour(nothing, FALSE_NEGATIVE) > 500
-    assert count_colour(nothing, TRUE_POSITIVE) == count_colour(nothing, FALSE_POSITIVE) == 0
+    assert count_colour(nothing, FALSE_NEGATIVE_COLOUR) > 500
+    assert (
+        count_colour(nothing, TRUE_POSITIVE_COLOUR)
+        == count_colour(nothing, FALSE_POSITIVE_COLOUR)
+        == 0
+    )
     both = draw_matches(WHITE, TRUTH, labels, found([right, wrong], [0.9, 0.8], [0, 0]), ["a"])
-    assert both.getpixel((100, 150)) == TRUE_POSITIVE
-    assert both.getpixel((300, 80)) == FALSE_POSITIVE
-    assert count_colour(both, FALSE_NEGATIVE) > 200
+    assert both.getpixel((100, 150)) == TRUE_POSITIVE_COLOUR
+    assert both.getpixel((300, 80)) == FALSE_POSITIVE_COLOUR
+    assert count_colour(both, FALSE_NEGATIVE_COLOUR) > 200
 
 
 def test_a_miss_is_dashed_and_a_hit_is_not():
@@ -95,8 +99,8 @@ def test_a_miss_is_dashed_and_a_hit_is_not():
     missed = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
     right = draw_matches(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
     edge = [(100, y) for y in range(110, 190)]
-    assert {missed.getpixel(p) for p in edge} > {FALSE_NEGATIVE, (255, 255, 255)}
-    assert {right.getpixel(p) for p in edge} == {TRUE_POSITIVE}
+    assert {missed.getpixel(p) for p in edge} > {FALSE_NEGATIVE_COLOUR, (255, 255, 255)}
+    assert {right.getpixel(p) for p in edge} == {TRUE_POSITIVE_COLOUR}
 
 
 def test_line_runs_through_the_last_pixel_inside_a_half_open_box():

@@ -35,9 +35,9 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     (160, 176, 255),
     (235, 235, 235),
 )
-TRUE_POSITIVE: Colour = (60, 203, 146)
-FALSE_POSITIVE: Colour = (246, 98, 64)
-FALSE_NEGATIVE: Colour = (255, 200, 20)
+TRUE_POSITIVE_COLOUR: Colour = (60, 203, 146)
+FALSE_POSITIVE_COLOUR: Colour = (246, 98, 64)
+FALSE_NEGATIVE_COLOUR: Colour = (255, 200, 20)
 # On a crowded picture only the mistakes are labelled.
 MOST_LABELLED_TRUE_POSITIVES = 8
 # Smaller pictures are enlarged, so that a label fits on them.
@@ -275,10 +275,10 @@ def draw_matches(
     for row in matches.is_false_negative.nonzero()[:, 0].tolist():
         name = f"{_class_name(names, int(truth_labels[row]))} " if many else ""
         box = _scaled(truth_boxes[row].tolist(), factor)
-        painter.box(box, f"{name}missed", FALSE_NEGATIVE, is_dashed=True)
+        painter.box(box, f"{name}missed", FALSE_NEGATIVE_COLOUR, is_dashed=True)
     kinds: list[tuple[Tensor, Colour, Mark]] = [
-        (matches.is_false_positive, FALSE_POSITIVE, "cross"),
-        (matches.is_true_positive, TRUE_POSITIVE, "tick"),
+        (matches.is_false_positive, FALSE_POSITIVE_COLOUR, "cross"),
+        (matches.is_true_positive, TRUE_POSITIVE_COLOUR, "tick"),
     ]
     for rows, colour, mark in kinds:
         for row in rows.nonzero()[:, 0].tolist():

@@ -49,7 +49,7 @@ from sppnet.app.benchmark.timing import (
 )
 from sppnet.app.main import main
 from sppnet.errors import UsageError
-from sppnet.evaluation.report.charts import stand_alone
+from sppnet.evaluation.report import stand_alone
 from sppnet.pooling import check_regions, pool_regions, spatial_pyramid_pool
 
 TINY = BenchmarkConfig(

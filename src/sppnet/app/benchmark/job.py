@@ -33,7 +33,7 @@ from sppnet.app.benchmark.timing import BenchmarkConfig
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import UsageError
-from sppnet.evaluation.report.charts import stand_alone
+from sppnet.evaluation.report import stand_alone
 from sppnet.pooling.kernels.cpu import kernel_name
 from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
 

@@ -11,25 +11,25 @@ from torch import Tensor
 
 from sppnet.app.benchmark.peers import WINDOW_WORDS
 from sppnet.app.benchmark.timing import BenchmarkConfig, Timing
-from sppnet.evaluation.report.axes import Scale, number_text, thin
-from sppnet.evaluation.report.charts import (
+from sppnet.evaluation.report import (
     WIDTH,
+    Page,
+    Scale,
+    Tile,
+    add_origin_section,
+    figure,
+    figures,
+    name_values,
+    number_text,
+    paragraph,
     svg_drawing,
     svg_element,
     svg_line,
     svg_text,
-)
-from sppnet.evaluation.report.html import (
-    Page,
-    Tile,
-    figure,
-    figures,
-    name_values,
-    paragraph,
     table,
+    thin,
     tiles,
 )
-from sppnet.evaluation.report.sections import add_origin_section
 from sppnet.storage import write_text
 
 HEIGHT = 300

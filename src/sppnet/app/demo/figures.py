@@ -12,17 +12,22 @@ from torch import Tensor
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
 from sppnet.detection import Detector, EncodedImage, propose
-from sppnet.evaluation import draw_detections, match_detections
-from sppnet.evaluation.report.axes import score_text
-from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
-from sppnet.evaluation.report.html import figure
-from sppnet.evaluation.report.sections import ranked_names
-from sppnet.evaluation.visualize import (
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    TRUE_POSITIVE,
+from sppnet.evaluation import (
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
     BoxPainter,
+    draw_detections,
+    match_detections,
     to_picture,
+)
+from sppnet.evaluation.report import (
+    Series,
+    figure,
+    grouped_bar_chart,
+    line_chart,
+    ranked_names,
+    score_text,
 )
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
@@ -206,9 +211,9 @@ def draw_joined(
     matches = match_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))
     for boxes, colour, is_dashed in (
-        (joined.boxes[matches.is_false_negative], FALSE_NEGATIVE, True),
-        (found.boxes[matches.is_false_positive], FALSE_POSITIVE, False),
-        (found.boxes[matches.is_true_positive], TRUE_POSITIVE, False),
+        (joined.boxes[matches.is_false_negative], FALSE_NEGATIVE_COLOUR, True),
+        (found.boxes[matches.is_false_positive], FALSE_POSITIVE_COLOUR, False),
+        (found.boxes[matches.is_true_positive], TRUE_POSITIVE_COLOUR, False),
     ):
         for x1, y1, x2, y2 in boxes.tolist():
             painter.box((x1, y1, x2, y2), "", colour, is_dashed=is_dashed)

@@ -17,8 +17,7 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce
 from sppnet.detection import Detector
 from sppnet.errors import UsageError
-from sppnet.evaluation import to_jpeg_bytes
-from sppnet.evaluation.error_analysis import best_operating_point
+from sppnet.evaluation import best_operating_point, to_jpeg_bytes
 from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_bytes, write_json
 
 COMMAND = "demo"

@@ -21,33 +21,32 @@ from sppnet.app.demo.figures import (
 from sppnet.app.demo.scores import CHANCE, TRAINED, UNTRAINED, DemoScores
 from sppnet.app.demo.steps import DemoSteps
 from sppnet.detection import Detector, EncodedImage
-from sppnet.evaluation import to_jpeg_bytes
-from sppnet.evaluation.error_analysis import (
+from sppnet.evaluation import (
     OperatingPoint,
     best_and_worst,
     best_operating_point,
     count_matches,
+    to_jpeg_bytes,
 )
-from sppnet.evaluation.report.axes import score_text, seconds_text
-from sppnet.evaluation.report.html import (
+from sppnet.evaluation.report import (
     Page,
     Picture,
     Tile,
+    add_origin_section,
     column,
+    counted,
     details,
     figures,
     heading,
     paragraph,
     pictures,
+    scene_legend,
+    scene_pictures,
+    score_text,
+    seconds_text,
     table,
     tiles,
     whole_picture,
-)
-from sppnet.evaluation.report.sections import (
-    add_origin_section,
-    counted,
-    scene_legend,
-    scene_pictures,
 )
 from sppnet.images import LabelledImage, load_image
 from sppnet.pooling import num_bins
@@ -85,8 +84,8 @@ def size_blocks(
     text = (
         "The pyramid pools every proposal, whatever its size and shape, into the same "
         f"{num_bins(steps.config.region_levels)} bins; so the layers after it fit every image. "
-        "Here the detector looks at held-out scenes that were joined into a panorama and a tower. They "
-        "are convolved as they are: nothing is cropped or squeezed."
+        "Here the detector looks at held-out scenes that were joined into a panorama and a tower. "
+        "They are convolved as they are: nothing is cropped or squeezed."
     )
     chart = accuracy_figure(scores, steps.config)
     sizes = _size_table(encoded, detector.encoder.length)

@@ -24,9 +24,9 @@ from sppnet.evaluation.report.html import (
     table,
 )
 from sppnet.evaluation.visualize import (
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    TRUE_POSITIVE,
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
     draw_matches,
     fit_picture,
     to_jpeg_bytes,
@@ -228,9 +228,9 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
 def scene_legend() -> Markup:
     """What the colours of the boxes mean."""
     entries = [
-        (_outline(TRUE_POSITIVE), "true positive (tick, with its score)", ""),
-        (_outline(FALSE_POSITIVE), "false positive (cross)", ""),
-        (_outline(FALSE_NEGATIVE, dashes="3.5 2"), "false negative (dashed)", ""),
+        (_outline(TRUE_POSITIVE_COLOUR), "true positive (tick, with its score)", ""),
+        (_outline(FALSE_POSITIVE_COLOUR), "false positive (cross)", ""),
+        (_outline(FALSE_NEGATIVE_COLOUR, dashes="3.5 2"), "false negative (dashed)", ""),
     ]
     return legend(entries, above=True)
 
