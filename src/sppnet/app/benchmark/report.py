@@ -22,9 +22,9 @@ from sppnet.evaluation.report import (
     name_values,
     number_text,
     paragraph,
+    svg_axes,
     svg_drawing,
     svg_element,
-    svg_line,
     svg_text,
     table,
     thin,
@@ -254,8 +254,7 @@ def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Marku
     every = [point for points in curves.values() for point in points]
     across = Scale(*_ends(x for x, _ in every), start=LEFT, stop=WIDTH - RIGHT, log=True)
     up = Scale(*_ends(y for _, y in every), start=HEIGHT - BOTTOM, stop=TOP, log=True)
-    marks = [*_axes(across, up), svg_text(y_label, 0, 12, "start", class_="name")]
-    marks.append(svg_text(x_label, WIDTH - RIGHT, HEIGHT - 4, "end", class_="name"))
+    marks = svg_axes(across, up, x_label, y_label)
     for number, (name, points) in enumerate(curves.items(), start=1):
         place = LEFT + (number - 1) * (WIDTH - LEFT) / len(curves)
         marks += _curve(points, number, across, up)
@@ -267,20 +266,6 @@ def _ends(values: Any) -> tuple[float, float]:
     """Least and greatest value with a little air."""
     listed = list(values)
     return min(listed) / 1.15, max(listed) * 1.15
-
-
-def _axes(across: Scale, up: Scale) -> list[Markup]:
-    """Grid and ticks of both axes."""
-    marks = []
-    for value in up.ticks():
-        y = up.pixel(value)
-        marks.append(svg_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
-        marks.append(svg_text(number_text(value), LEFT - 6, y + 4, "end"))
-    for value in across.ticks():
-        x = across.pixel(value)
-        marks.append(svg_line(x, up.start, x, up.start + 4, "axis"))
-        marks.append(svg_text(number_text(value), x, up.start + 18, "middle"))
-    return [*marks, svg_line(LEFT, up.start, WIDTH - RIGHT, up.start, "axis")]
 
 
 def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Markup]:
@@ -308,10 +293,10 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
 def _comparison_row(each: Comparison) -> tuple[str, ...]:
     met = each.goal.is_met(each.ratio) if each.goal else None
     times = [
-        f"{'~' if time.is_unsteady else ''}{milliseconds(time.median_ms)}"
+        f"{'~' if time.is_unsteady else ''}{number_text(time.median_ms)}"
         for time in (each.ours, each.peer)
     ]
-    others = [f"{name}: {milliseconds(time.median_ms)} ms" for name, time in each.others.items()]
+    others = [f"{name}: {number_text(time.median_ms)} ms" for name, time in each.others.items()]
     peer = f"{each.peer_name} ({'; '.join(others)})" if others else each.peer_name
     goal = str(each.goal) if each.goal else "-"
     ratio = f"{each.ratio:.1f}" if each.ratio >= 10 else f"{each.ratio:.2f}"
@@ -333,25 +318,15 @@ def _growth_row(each: Growth) -> tuple[str, ...]:
     return (each.case, what, str(each.threads), "-", "linear is 1", "-", slope, goal, MET[met])
 
 
-def milliseconds(value: float) -> str:
-    """Write a time with three figures.
-
-    Example:
-        >>> [milliseconds(ms) for ms in (0.01234, 12.34, 1234.5)]
-        ['0.0123', '12.3', '1,234']
-    """
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def write_report(
-    path: Path, results: Results, plan: BenchmarkConfig, about: Mapping[str, Any]
+    path: Path, results: Results, config: BenchmarkConfig, about: Mapping[str, Any]
 ) -> None:
     """Write the page.
 
     Args:
         path: The HTML file.
         results: What was measured.
-        plan: How.
+        config: How.
         about: Machine, versions, configuration.
 
     Raises:
@@ -368,7 +343,7 @@ def write_report(
     page.add_section("Growth", *_growth_blocks(results))
     if results.sweep:
         page.add_section("Any shape", *_sweep_blocks(results))
-    page.add_section("How it was measured", _how(plan), WINDOW_WORDS)
+    page.add_section("How it was measured", _how(config), WINDOW_WORDS)
     page.add_section("Machine", name_values(machine))
     add_origin_section(page, about["configuration"], about["versions"])
     write_text(path, page.render())
@@ -384,8 +359,8 @@ def _tiles(results: Results) -> list[Tile]:
     ]
 
 
-def _how(plan: BenchmarkConfig) -> str:
-    pace = plan.pace
+def _how(config: BenchmarkConfig) -> str:
+    pace = config.pace
     least = 1000 * pace.least_seconds
     limit = pace.slow_seconds
     return HOW.format(rounds=pace.rounds, slow=pace.slow_rounds, limit=limit, least=least)

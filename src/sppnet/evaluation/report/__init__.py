@@ -19,9 +19,9 @@ from sppnet.evaluation.report.charts import (
     grouped_bar_chart,
     line_chart,
     stand_alone,
+    svg_axes,
     svg_drawing,
     svg_element,
-    svg_line,
     svg_text,
 )
 from sppnet.evaluation.report.detection_figures import MEASURES
@@ -82,9 +82,9 @@ __all__ = [
     "score_text",
     "seconds_text",
     "stand_alone",
+    "svg_axes",
     "svg_drawing",
     "svg_element",
-    "svg_line",
     "svg_text",
     "table",
     "thin",

@@ -165,7 +165,7 @@ def score_text(value: float) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Write a duration as people say it.
+    """Write a measured time, down to milliseconds.
 
     Example:
         >>> seconds_text(0.0123), seconds_text(7.25), seconds_text(154)

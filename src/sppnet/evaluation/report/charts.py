@@ -105,6 +105,24 @@ def svg_text(text: str, x: float, y: float, anchor: str, **attributes: Attribute
     return svg_element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
 
 
+def svg_axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Markup]:
+    """Grid, ticks and names of both axes, the vertical one at the left."""
+    left, right, bottom = across.start, across.stop, up.start
+    marks = []
+    for value in up.ticks():
+        y = up.pixel(value)
+        marks.append(svg_line(left, y, right, y, "grid"))
+        marks.append(svg_text(number_text(value), left - 8, y + 4, "end"))
+    for value in across.ticks():
+        x = across.pixel(value)
+        marks.append(svg_line(x, bottom, x, bottom + 4, "axis"))
+        marks.append(svg_text(number_text(value), x, bottom + 18, "middle"))
+    marks.append(svg_line(left, bottom, right, bottom, "axis"))
+    marks.append(svg_text(y_label, 0, 12, "start", class_="name"))
+    marks.append(svg_text(x_label, right, bottom + 36, "end", class_="name"))
+    return marks
+
+
 def bar_chart(
     names: Sequence[str],
     values: ArrayLike,
@@ -381,7 +399,7 @@ def line_chart(
     drawing = svg_drawing(
         PLOT_HEIGHT,
         f"{y_label} against {x_label}",
-        *_axes(across, up, x_label, y_label),
+        *svg_axes(across, up, x_label, y_label),
         *curves,
     )
     return drawing + _curve_legend(series, colours)
@@ -391,24 +409,6 @@ def _colours(series: Sequence[Series]) -> list[str]:
     """Class suffix of each curve: colours go round among those that are not faint."""
     numbers = iter(range(len(series)))
     return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
-
-
-def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Markup]:
-    """Grid, ticks and names of both axes."""
-    left, right, bottom = across.start, across.stop, up.start
-    marks = []
-    for value in up.ticks():
-        y = up.pixel(value)
-        marks.append(svg_line(left, y, right, y, "grid"))
-        marks.append(svg_text(number_text(value), left - 8, y + 4, "end"))
-    for value in across.ticks():
-        x = across.pixel(value)
-        marks.append(svg_line(x, bottom, x, bottom + 4, "axis"))
-        marks.append(svg_text(number_text(value), x, bottom + 18, "middle"))
-    marks.append(svg_line(left, bottom, right, bottom, "axis"))
-    marks.append(svg_text(y_label, 0, 12, "start", class_="name"))
-    marks.append(svg_text(x_label, right, bottom + 36, "end", class_="name"))
-    return marks
 
 
 def _curve(entry: Series, colour: str, across: Scale, up: Scale) -> Markup:
