@@ -1,4 +1,4 @@
-"""True and false positives and false negatives: matched rightly, drawn where they are."""
+"""Boxes and their labels on images: each kind where it is, in its colour."""
 
 import io
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.evaluation.matching import match_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
     FALSE_NEGATIVE_COLOUR,
@@ -34,48 +33,8 @@ def found(boxes, scores, labels):
     )
 
 
-def counts(detections, labels=(0, 0), **options):
-    return match_detections(TRUTH, torch.tensor(labels), detections, **options).counts()
-
-
 def count_colour(picture, colour):
     return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
-
-
-# (detections, (true positives, false positives, false negatives)) against two objects of class 0
-CASES = {
-    "nothing found": (([], [], []), (0, 0, 2)),
-    "exact": (([[100, 100, 200, 200]], [0.9], [0]), (1, 0, 1)),
-    "another class": (([[100, 100, 200, 200]], [0.9], [1]), (0, 1, 2)),
-    "overlap of exactly a half": (([[100, 100, 200, 150]], [0.9], [0]), (1, 0, 1)),
-    "overlap just below a half": (([[100, 100, 200, 149]], [0.9], [0]), (0, 1, 2)),
-    "found twice": (([[100, 100, 200, 200], [101, 100, 200, 200]], [0.5, 0.9], [0, 0]), (1, 1, 1)),
-    "elsewhere": (([[0, 0, 50, 50]], [0.9], [0]), (0, 1, 2)),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_they_are_counted_by_the_rule_of_voc(name):
-    detections, expected = CASES[name]
-    assert counts(found(*detections)) == expected
-
-
-def test_of_two_on_one_object_the_better_score_is_the_hit():
-    detections = found([[100, 100, 200, 200], [105, 100, 200, 200]], [0.5, 0.9], [0, 0])
-    matches = match_detections(TRUTH, torch.tensor([0, 0]), detections)
-    assert matches.is_true_positive.tolist() == [False, True]
-
-
-def test_objects_that_do_not_count_are_neither_hit_nor_missed():
-    detections = found([[100, 100, 200, 200]] * 2, [0.9, 0.8], [0, 0])
-    assert counts(detections, truth_ignored=torch.tensor([True, False])) == (0, 0, 1)
-
-
-def test_image_without_objects():
-    matches = match_detections(
-        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), found([[0, 0, 9, 9]], [0.1], [0])
-    )
-    assert matches.counts() == (0, 1, 0)
 
 
 def test_each_kind_is_drawn_in_its_colour():
@@ -94,7 +53,7 @@ def test_each_kind_is_drawn_in_its_colour():
     assert count_colour(both, FALSE_NEGATIVE_COLOUR) > 200
 
 
-def test_a_miss_is_dashed_and_a_hit_is_not():
+def test_a_false_negative_is_dashed_and_a_true_positive_is_not():
     labels = torch.tensor([0, 0])
     missed = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
     right = draw_matches(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
