@@ -23,114 +23,42 @@ if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
 
 
-@dataclass(frozen=True)
-class PlattCurve:
-    """The sigmoid of ``slope * score + offset``; the slope is not negative."""
+class MatchedScores(NamedTuple):
+    """The detections that count, of all images."""
 
-    slope: float
-    offset: float
-
-    def __call__(self, scores: Floats) -> Floats:
-        """Probability of each score: (N,)."""
-        return _sigmoid(self.slope * scores + self.offset)
-
-    def config(self) -> dict[str, Any]:
-        """Both numbers."""
-        return dict(vars(self))
+    scores: Floats  # (N,)
+    labels: Ints  # (N,)
+    is_true_positive: Mask  # (N,)
+    image: Ints  # (N,) number of the image
 
 
-@dataclass(frozen=True)
-class IsotonicCurve:
-    """Straight lines between points that rise; level beyond the first and the last."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    def __call__(self, scores: Floats) -> Floats:
-        """Probability of each score: (N,)."""
-        return np.interp(scores, self.x, self.y)
-
-    def config(self) -> dict[str, Any]:
-        """The points."""
-        return {"x": list(self.x), "y": list(self.y)}
-
-
-CURVES: dict[str, type[PlattCurve] | type[IsotonicCurve]] = {
-    "platt": PlattCurve,
-    "isotonic": IsotonicCurve,
-}
-
-
-def fit_platt(scores: Floats, is_true_positive: Mask) -> PlattCurve:
-    """Fit the sigmoid of the least log loss, as a logistic regression without a penalty.
-
-    With P right and N wrong detections, targets are (P + 1) / (P + 2) and 1 / (N + 2) instead of 1
-    and 0, which keeps the slope finite where the scores separate right from wrong: each detection
-    stands in the regression twice, as right and as wrong, weighted by its target. Scores that are
-    lower where detections are right give the level curve: the order of detections is never turned
-    round.
+def match_scores(
+    truth: Sequence["LabelledImage"],
+    detections: Mapping[Any, Any],
+    names: Sequence[object],
+    iou_threshold: float = 0.5,
+) -> MatchedScores:
+    """Collect scores, and which are of true positives by PASCAL VOC's rule; leave out the ignored.
 
     Args:
-        scores: (N,) finite.
-        is_true_positive: (N,) bool.
+        truth: Images with their objects.
+        detections: By image id.
+        names: Class names, of which only the number matters.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
-        The curve.
+        What ``ScoreCalibration.fit`` learns from.
 
-    Source:
-        Platt (1999); the targets after Lin, Lin and Weng, A note on Platt's probabilistic outputs
-        for support vector machines (2007).
+    Raises:
+        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
     """
-    from sklearn.linear_model import LogisticRegression  # imported here so that --help stays quick
-
-    right, wrong = int(is_true_positive.sum()), int((~is_true_positive).sum())
-    targets = np.where(is_true_positive, (right + 1) / (right + 2), 1 / (wrong + 2))
-    level = PlattCurve(0.0, float(np.log(targets.mean() / (1 - targets.mean()))))
-    if scores.min() == scores.max():
-        return level
-    middle, spread = float(scores.mean()), float(scores.std())
-    standard = (scores - middle) / spread
-    regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
-    regression.fit(
-        np.tile(standard, 2)[:, None],
-        np.repeat([1, 0], len(scores)),
-        sample_weight=np.r_[targets, 1 - targets],
+    objects = collect_truth(truth, len(names))
+    found = collect_detections(truth, detections, len(names))
+    matches = match_voc(objects, found, np.array([iou_threshold]))
+    kept = ~matches.ignored[0]
+    return MatchedScores(
+        found.scores[kept], found.label[kept], matches.true_positive[0][kept], found.image[kept]
     )
-    slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
-    if slope < 0:
-        return level
-    return PlattCurve(slope / spread, offset - slope * middle / spread)
-
-
-def fit_isotonic(scores: Floats, is_true_positive: Mask) -> IsotonicCurve:
-    """Fit the rising curve of the least squared error.
-
-    Args:
-        scores: (N,) finite.
-        is_true_positive: (N,) bool.
-
-    Returns:
-        The curve; its points are the ends of the level parts.
-
-    Source:
-        Zadrozny and Elkan (2002); fitted by scikit-learn.
-    """
-    from sklearn.isotonic import IsotonicRegression  # imported here so that --help stays quick
-
-    fitted = IsotonicRegression().fit(scores, is_true_positive.astype(np.float64))
-    return IsotonicCurve(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without overflow."""
-    return np.exp(-np.logaddexp(0, -logits))
-
-
-Curve = PlattCurve | IsotonicCurve
-_FITS: dict[str, Callable[[Floats, Mask], Curve]] = {
-    "platt": fit_platt,
-    "isotonic": fit_isotonic,
-}
 
 
 class ScoreCalibration:
@@ -291,13 +219,112 @@ def cross_calibrate(
     return result
 
 
-class MatchedScores(NamedTuple):
-    """The detections that count, of all images."""
+@dataclass(frozen=True)
+class PlattCurve:
+    """The sigmoid of ``slope * score + offset``; the slope is not negative."""
 
-    scores: Floats  # (N,)
-    labels: Ints  # (N,)
-    is_true_positive: Mask  # (N,)
-    image: Ints  # (N,) number of the image
+    slope: float
+    offset: float
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Probability of each score: (N,)."""
+        return _sigmoid(self.slope * scores + self.offset)
+
+    def config(self) -> dict[str, Any]:
+        """Both numbers."""
+        return dict(vars(self))
+
+
+def fit_platt(scores: Floats, is_true_positive: Mask) -> PlattCurve:
+    """Fit the sigmoid of the least log loss, as a logistic regression without a penalty.
+
+    With P right and N wrong detections, targets are (P + 1) / (P + 2) and 1 / (N + 2) instead of 1
+    and 0, which keeps the slope finite where the scores separate right from wrong: each detection
+    stands in the regression twice, as right and as wrong, weighted by its target. Scores that are
+    lower where detections are right give the level curve: the order of detections is never turned
+    round.
+
+    Args:
+        scores: (N,) finite.
+        is_true_positive: (N,) bool.
+
+    Returns:
+        The curve.
+
+    Source:
+        Platt (1999); the targets after Lin, Lin and Weng, A note on Platt's probabilistic outputs
+        for support vector machines (2007).
+    """
+    from sklearn.linear_model import LogisticRegression  # imported here so that --help stays quick
+
+    right, wrong = int(is_true_positive.sum()), int((~is_true_positive).sum())
+    targets = np.where(is_true_positive, (right + 1) / (right + 2), 1 / (wrong + 2))
+    level = PlattCurve(0.0, float(np.log(targets.mean() / (1 - targets.mean()))))
+    if scores.min() == scores.max():
+        return level
+    middle, spread = float(scores.mean()), float(scores.std())
+    standard = (scores - middle) / spread
+    regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    regression.fit(
+        np.tile(standard, 2)[:, None],
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.r_[targets, 1 - targets],
+    )
+    slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
+    if slope < 0:
+        return level
+    return PlattCurve(slope / spread, offset - slope * middle / spread)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+@dataclass(frozen=True)
+class IsotonicCurve:
+    """Straight lines between points that rise; level beyond the first and the last."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Probability of each score: (N,)."""
+        return np.interp(scores, self.x, self.y)
+
+    def config(self) -> dict[str, Any]:
+        """The points."""
+        return {"x": list(self.x), "y": list(self.y)}
+
+
+def fit_isotonic(scores: Floats, is_true_positive: Mask) -> IsotonicCurve:
+    """Fit the rising curve of the least squared error.
+
+    Args:
+        scores: (N,) finite.
+        is_true_positive: (N,) bool.
+
+    Returns:
+        The curve; its points are the ends of the level parts.
+
+    Source:
+        Zadrozny and Elkan (2002); fitted by scikit-learn.
+    """
+    from sklearn.isotonic import IsotonicRegression  # imported here so that --help stays quick
+
+    fitted = IsotonicRegression().fit(scores, is_true_positive.astype(np.float64))
+    return IsotonicCurve(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+
+
+Curve = PlattCurve | IsotonicCurve
+CURVES: dict[str, type[PlattCurve] | type[IsotonicCurve]] = {
+    "platt": PlattCurve,
+    "isotonic": IsotonicCurve,
+}
+_FITS: dict[str, Callable[[Floats, Mask], Curve]] = {
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
 
 
 @dataclass(frozen=True)
@@ -324,35 +351,6 @@ class Reliability:
         """All of it, for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("probability", "share", "counts")}
         return {"source": self.source, **arrays, "ece": self.ece, "brier": self.brier}
-
-
-def match_scores(
-    truth: Sequence["LabelledImage"],
-    detections: Mapping[Any, Any],
-    names: Sequence[object],
-    iou_threshold: float = 0.5,
-) -> MatchedScores:
-    """Collect scores, and which are of true positives by PASCAL VOC's rule; leave out the ignored.
-
-    Args:
-        truth: Images with their objects.
-        detections: By image id.
-        names: Class names, of which only the number matters.
-        iou_threshold: Lowest overlap of a true positive.
-
-    Returns:
-        What ``ScoreCalibration.fit`` learns from.
-
-    Raises:
-        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
-    """
-    objects = collect_truth(truth, len(names))
-    found = collect_detections(truth, detections, len(names))
-    matches = match_voc(objects, found, np.array([iou_threshold]))
-    kept = ~matches.ignored[0]
-    return MatchedScores(
-        found.scores[kept], found.label[kept], matches.true_positive[0][kept], found.image[kept]
-    )
 
 
 def measure_reliability(

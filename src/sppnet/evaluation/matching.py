@@ -57,6 +57,41 @@ class Matches(NamedTuple):
     target: Ints  # (T, D) row of the object found, -1 unless a true positive
 
 
+class CocoRows(NamedTuple):
+    """What is matched side by side: R pairs of an overlap and a range of areas."""
+
+    thresholds: Floats  # (R,) overlaps that are enough, 0..1
+    areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """What became of each detection and each object of one image.
+
+    Args:
+        is_true_positive: (K,) bool: the detection found an object that no better one had found.
+        is_ignored: (K,) bool: it lies on an object that does not count.
+        is_false_negative: (T,) bool: the object counts, and nothing found it.
+    """
+
+    is_true_positive: Tensor
+    is_ignored: Tensor
+    is_false_negative: Tensor
+
+    @property
+    def is_false_positive(self) -> Tensor:
+        """(K,) bool: neither a true positive nor ignored."""
+        return ~(self.is_true_positive | self.is_ignored)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Number of true positives, of false positives and of false negatives."""
+        return (
+            int(self.is_true_positive.sum()),
+            int(self.is_false_positive.sum()),
+            int(self.is_false_negative.sum()),
+        )
+
+
 def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
     """Put the objects of all images into one table.
 
@@ -143,80 +178,6 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     return Matches(target >= 0, ignored, target)
 
 
-def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
-    """Object that each detection overlaps most, that overlap, and the most it lies in a crowd."""
-    best = np.zeros(len(found.scores), np.int64)
-    best_overlap = np.full(len(found.scores), -1.0)
-    crowd_overlap = np.full(len(found.scores), -1.0)
-    for detected, objects in each_image(truth, found):
-        overlaps = class_overlaps(truth, found, detected, objects)
-        crowd = truth.crowd[objects]
-        if crowd.any():
-            crowd_overlap[detected] = overlaps[:, crowd].max(1)
-            overlaps[:, crowd] = -1.0
-        column = overlaps.argmax(1)
-        best[detected] = objects[column]
-        best_overlap[detected] = overlaps[np.arange(len(detected)), column]
-    return best, best_overlap, crowd_overlap
-
-
-def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
-    """Row numbers of the detections and of the objects of each image that has both."""
-    for image in np.intersect1d(truth.image, found.image):
-        objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
-        yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
-
-
-def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
-    overlaps = any_overlaps(truth, found, detected, objects)
-    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
-    return overlaps
-
-
-def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
-    boxes, others = found.boxes[detected, None], truth.boxes[objects]
-    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
-    shared = sides.clip(0).prod(-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
-    other_area = (others[:, 2:] - others[:, :2]).prod(-1)
-    whole = np.where(truth.crowd[objects], area, area + other_area - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-
-
-def _joined(parts: Sequence[Any], empty: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    """Join the tensors of all images into one array."""
-    arrays: list[NDArray[Any]] = [np.asarray(part.detach().cpu(), dtype=dtype) for part in parts]
-    return np.concatenate([np.zeros(empty, dtype), *arrays])
-
-
-def _numbers(parts: Sequence[Any]) -> Ints:
-    """Number of the image that each row belongs to."""
-    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-
-
-def _checked(one: Any) -> Detections:
-    """Take Detections, or build them from a plain dict, which checks it."""
-    if isinstance(one, Detections):
-        return one
-    return Detections(one["boxes"], one["scores"], one["labels"])
-
-
-def _check_labels(labels: Ints, num_classes: int, name: str) -> None:
-    """Refuse labels without a class name."""
-    bad = labels[(labels < 0) | (labels >= num_classes)]
-    if len(bad):
-        raise ValueError(f"labels in {name} must be 0..{num_classes - 1}, got {bad[0]}")
-
-
-class CocoRows(NamedTuple):
-    """What is matched side by side: R pairs of an overlap and a range of areas."""
-
-    thresholds: Floats  # (R,) overlaps that are enough, 0..1
-    areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
-
-
 def match_coco(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     """Match by the rule of COCO, objects of every size.
 
@@ -277,60 +238,6 @@ def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Flo
     return Matches(target >= 0, ignored, target)
 
 
-def rank_in_class(found: Found) -> Ints:
-    """Place of each detection among those of its image and class, from 0, best score first."""
-    order = np.lexsort((-found.scores, found.label, found.image))
-    group = np.stack([found.image, found.label])[:, order]
-    starts = np.flatnonzero(np.r_[True, (group[:, 1:] != group[:, :-1]).any(0)][: len(order)])
-    sizes = np.diff(np.r_[starts, len(order)])
-    rank = np.zeros(len(order), np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(starts, sizes)
-    return rank
-
-
-def _outside(areas: Floats, ranges: Floats) -> Mask:
-    """Whether each area lies outside each range: (R, N)."""
-    return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
-
-
-def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:
-    """Object that one detection takes in each row, -1 for none: (R,)."""
-    usable = (overlaps >= thresholds[:, None]) & usable
-    first_choice = usable & ~not_asked
-    usable = np.where(first_choice.any(1, keepdims=True), first_choice, usable)
-    masked = np.where(usable, overlaps, -1.0)[:, ::-1]  # argmax takes the first of equals
-    last_best = overlaps.shape[-1] - 1 - masked.argmax(1)
-    return np.where(usable.any(1), last_best, -1)
-
-
-@dataclass(frozen=True)
-class ImageMatches:
-    """What became of each detection and each object of one image.
-
-    Args:
-        is_true_positive: (K,) bool: the detection found an object that no better one had found.
-        is_ignored: (K,) bool: it lies on an object that does not count.
-        is_false_negative: (T,) bool: the object counts, and nothing found it.
-    """
-
-    is_true_positive: Tensor
-    is_ignored: Tensor
-    is_false_negative: Tensor
-
-    @property
-    def is_false_positive(self) -> Tensor:
-        """(K,) bool: neither a true positive nor ignored."""
-        return ~(self.is_true_positive | self.is_ignored)
-
-    def counts(self) -> tuple[int, int, int]:
-        """Number of true positives, of false positives and of false negatives."""
-        return (
-            int(self.is_true_positive.sum()),
-            int(self.is_false_positive.sum()),
-            int(self.is_false_negative.sum()),
-        )
-
-
 def match_detections(
     truth_boxes: Tensor,
     truth_labels: Tensor,
@@ -379,3 +286,96 @@ def match_detections(
             is_true_positive[row] = not (ignored[target] or is_taken[target])
             is_taken[target] = True
     return ImageMatches(is_true_positive, is_ignored, ~(is_taken | ignored))
+
+
+def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
+    """Row numbers of the detections and of the objects of each image that has both."""
+    for image in np.intersect1d(truth.image, found.image):
+        objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
+        yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
+
+
+def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
+    overlaps = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
+    return overlaps
+
+
+def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
+    boxes, others = found.boxes[detected, None], truth.boxes[objects]
+    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
+    shared = sides.clip(0).prod(-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
+    other_area = (others[:, 2:] - others[:, :2]).prod(-1)
+    whole = np.where(truth.crowd[objects], area, area + other_area - shared)
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def rank_in_class(found: Found) -> Ints:
+    """Place of each detection among those of its image and class, from 0, best score first."""
+    order = np.lexsort((-found.scores, found.label, found.image))
+    group = np.stack([found.image, found.label])[:, order]
+    starts = np.flatnonzero(np.r_[True, (group[:, 1:] != group[:, :-1]).any(0)][: len(order)])
+    sizes = np.diff(np.r_[starts, len(order)])
+    rank = np.zeros(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    return rank
+
+
+def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
+    """Object that each detection overlaps most, that overlap, and the most it lies in a crowd."""
+    best = np.zeros(len(found.scores), np.int64)
+    best_overlap = np.full(len(found.scores), -1.0)
+    crowd_overlap = np.full(len(found.scores), -1.0)
+    for detected, objects in each_image(truth, found):
+        overlaps = class_overlaps(truth, found, detected, objects)
+        crowd = truth.crowd[objects]
+        if crowd.any():
+            crowd_overlap[detected] = overlaps[:, crowd].max(1)
+            overlaps[:, crowd] = -1.0
+        column = overlaps.argmax(1)
+        best[detected] = objects[column]
+        best_overlap[detected] = overlaps[np.arange(len(detected)), column]
+    return best, best_overlap, crowd_overlap
+
+
+def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:
+    """Object that one detection takes in each row, -1 for none: (R,)."""
+    usable = (overlaps >= thresholds[:, None]) & usable
+    first_choice = usable & ~not_asked
+    usable = np.where(first_choice.any(1, keepdims=True), first_choice, usable)
+    masked = np.where(usable, overlaps, -1.0)[:, ::-1]  # argmax takes the first of equals
+    last_best = overlaps.shape[-1] - 1 - masked.argmax(1)
+    return np.where(usable.any(1), last_best, -1)
+
+
+def _outside(areas: Floats, ranges: Floats) -> Mask:
+    """Whether each area lies outside each range: (R, N)."""
+    return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
+
+
+def _joined(parts: Sequence[Any], empty: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    """Join the tensors of all images into one array."""
+    arrays: list[NDArray[Any]] = [np.asarray(part.detach().cpu(), dtype=dtype) for part in parts]
+    return np.concatenate([np.zeros(empty, dtype), *arrays])
+
+
+def _numbers(parts: Sequence[Any]) -> Ints:
+    """Number of the image that each row belongs to."""
+    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+
+
+def _checked(one: Any) -> Detections:
+    """Take Detections, or build them from a plain dict, which checks it."""
+    if isinstance(one, Detections):
+        return one
+    return Detections(one["boxes"], one["scores"], one["labels"])
+
+
+def _check_labels(labels: Ints, num_classes: int, name: str) -> None:
+    """Refuse labels without a class name."""
+    bad = labels[(labels < 0) | (labels >= num_classes)]
+    if len(bad):
+        raise ValueError(f"labels in {name} must be 0..{num_classes - 1}, got {bad[0]}")

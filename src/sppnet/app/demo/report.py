@@ -58,80 +58,6 @@ STRIP_SCENES, TOWER_SCENES = 3, 2
 FIRST_SCENES, WORST_SCENES = 8, 2
 
 
-def size_blocks(
-    scores: DemoScores, steps: DemoSteps, detector: Detector, point: OperatingPoint
-) -> list[object]:
-    """Show the same weights on shapes that nobody trained them for.
-
-    Args:
-        scores: With the held-out scenes.
-        steps: Their configuration says which pyramid was used.
-        detector: The trained one.
-        point: The score threshold of the pictures.
-
-    Returns:
-        What the section holds.
-    """
-    scenes = [image for image in scores.images if len(image.labels)]
-    strip = join_scenes(_first(scenes, STRIP_SCENES, upright=False), STRIP_SIDE)
-    tower = join_scenes(_first(scenes, TOWER_SCENES, upright=True), TOWER_SIDE, upright=True)
-    encoded = {"panorama": detector.encode(strip.pixels), "tower": detector.encode(tower.pixels)}
-    threshold = point.score_threshold
-    wide = draw_joined(strip, detector, encoded["panorama"], threshold)
-    high = draw_joined(tower, detector, encoded["tower"], threshold)
-    for name, image in zip(("smallest scene", "largest scene"), _extremes(scenes), strict=True):
-        encoded[name] = detector.encode(load_image(image.path))
-    text = (
-        "The pyramid pools every proposal, whatever its size and shape, into the same "
-        f"{num_bins(steps.config.region_levels)} bins; so the layers after it fit every image. "
-        "Here the detector looks at held-out scenes that were joined into a panorama and a tower. "
-        "They are convolved as they are: nothing is cropped or squeezed."
-    )
-    chart = accuracy_figure(scores, steps.config)
-    sizes = _size_table(encoded, detector.encoder.length)
-    return [
-        text,
-        whole_picture(Picture(to_jpeg_bytes(wide, wide.width), f"Panorama, {strip.words}")),
-        figures(
-            whole_picture(
-                Picture(to_jpeg_bytes(high, high.height), f"Tower, {tower.words}"), beside=True
-            ),
-            column(chart, sizes),
-        ),
-    ]
-
-
-def _first(scenes: Sequence[LabelledImage], count: int, *, upright: bool) -> list[LabelledImage]:
-    """The first scenes that are higher than wide, or the first of the others."""
-    others_last = sorted(scenes, key=lambda each: (each.size_hw[0] > each.size_hw[1]) != upright)
-    return others_last[:count]
-
-
-def _extremes(scenes: Sequence[LabelledImage]) -> tuple[LabelledImage, LabelledImage]:
-    """The scenes of the fewest and of the most pixels."""
-    ranked = sorted(scenes, key=lambda image: image.size_hw[0] * image.size_hw[1])
-    return ranked[0], ranked[-1]
-
-
-def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
-    """Pixels of some images, cells of their maps, and the numbers that describe a proposal."""
-    rows = [
-        (
-            name,
-            _across(each.image_size_hw),
-            ", ".join(_across((features.shape[2], features.shape[3])) for features in each.maps),
-            f"{length:,}",
-        )
-        for name, each in encoded.items()
-    ]
-    return table(("image", "pixels", "cells of its maps", "numbers per proposal"), rows)
-
-
-def _across(size_hw: tuple[int, int]) -> str:
-    """Width and height, as people write them, on one line."""
-    return f"{size_hw[1]:,}{NO_BREAK}\u00d7{NO_BREAK}{size_hw[0]:,}"
-
-
 def write_demo_report(
     path: Path,
     steps: DemoSteps,
@@ -239,6 +165,80 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
         text,
         figures(joint_curve_figure(scores), score_figure(scores)),
     ]
+
+
+def size_blocks(
+    scores: DemoScores, steps: DemoSteps, detector: Detector, point: OperatingPoint
+) -> list[object]:
+    """Show the same weights on shapes that nobody trained them for.
+
+    Args:
+        scores: With the held-out scenes.
+        steps: Their configuration says which pyramid was used.
+        detector: The trained one.
+        point: The score threshold of the pictures.
+
+    Returns:
+        What the section holds.
+    """
+    scenes = [image for image in scores.images if len(image.labels)]
+    strip = join_scenes(_first(scenes, STRIP_SCENES, upright=False), STRIP_SIDE)
+    tower = join_scenes(_first(scenes, TOWER_SCENES, upright=True), TOWER_SIDE, upright=True)
+    encoded = {"panorama": detector.encode(strip.pixels), "tower": detector.encode(tower.pixels)}
+    threshold = point.score_threshold
+    wide = draw_joined(strip, detector, encoded["panorama"], threshold)
+    high = draw_joined(tower, detector, encoded["tower"], threshold)
+    for name, image in zip(("smallest scene", "largest scene"), _extremes(scenes), strict=True):
+        encoded[name] = detector.encode(load_image(image.path))
+    text = (
+        "The pyramid pools every proposal, whatever its size and shape, into the same "
+        f"{num_bins(steps.config.region_levels)} bins; so the layers after it fit every image. "
+        "Here the detector looks at held-out scenes that were joined into a panorama and a tower. "
+        "They are convolved as they are: nothing is cropped or squeezed."
+    )
+    chart = accuracy_figure(scores, steps.config)
+    sizes = _size_table(encoded, detector.encoder.length)
+    return [
+        text,
+        whole_picture(Picture(to_jpeg_bytes(wide, wide.width), f"Panorama, {strip.words}")),
+        figures(
+            whole_picture(
+                Picture(to_jpeg_bytes(high, high.height), f"Tower, {tower.words}"), beside=True
+            ),
+            column(chart, sizes),
+        ),
+    ]
+
+
+def _first(scenes: Sequence[LabelledImage], count: int, *, upright: bool) -> list[LabelledImage]:
+    """The first scenes that are higher than wide, or the first of the others."""
+    others_last = sorted(scenes, key=lambda each: (each.size_hw[0] > each.size_hw[1]) != upright)
+    return others_last[:count]
+
+
+def _extremes(scenes: Sequence[LabelledImage]) -> tuple[LabelledImage, LabelledImage]:
+    """The scenes of the fewest and of the most pixels."""
+    ranked = sorted(scenes, key=lambda image: image.size_hw[0] * image.size_hw[1])
+    return ranked[0], ranked[-1]
+
+
+def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
+    """Pixels of some images, cells of their maps, and the numbers that describe a proposal."""
+    rows = [
+        (
+            name,
+            _across(each.image_size_hw),
+            ", ".join(_across((features.shape[2], features.shape[3])) for features in each.maps),
+            f"{length:,}",
+        )
+        for name, each in encoded.items()
+    ]
+    return table(("image", "pixels", "cells of its maps", "numbers per proposal"), rows)
+
+
+def _across(size_hw: tuple[int, int]) -> str:
+    """Width and height, as people write them, on one line."""
+    return f"{size_hw[1]:,}{NO_BREAK}\u00d7{NO_BREAK}{size_hw[0]:,}"
 
 
 def _step_blocks(

@@ -33,94 +33,109 @@ Attribute = str | int | float | None
 __all__ = ["Series", "bar_chart", "confusion_chart", "grouped_bar_chart", "line_chart"]
 
 
-def svg_element(tag: str, *children: object, **attributes: Attribute) -> Markup:
-    """Write one element, well-formed as XML.
+@dataclass(frozen=True)
+class Series:
+    """One curve: name, points, a figure for the legend; a faint one stays in the background."""
 
-    Attribute names are Python names: a final underscore is dropped and the others become dashes.
-    None leaves the attribute out.
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    note: str = ""
+    is_faint: bool = False
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    x_range: tuple[float, float] = (0.0, 1.0),
+    y_range: tuple[float, float] = (0.0, 1.0),
+    log_x: bool = False,
+) -> Markup:
+    """Draw curves over two axes, with a legend below.
+
+    Points that are not finite break the curve; what lies outside the ranges is drawn at their edge.
+    Curves of more than 240 points are thinned.
 
     Args:
-        tag: Its name.
-        children: Text, which is escaped, and other elements.
-        attributes: Numbers are rounded to two decimals.
+        series: The curves; faint ones are drawn first and share one entry of the legend.
+        x_label: What the horizontal axis is.
+        y_label: What the vertical axis is.
+        x_range: Its ends.
+        y_range: Its ends.
+        log_x: Whether the horizontal axis is logarithmic; its lower end must then be above 0.
 
     Returns:
-        The element.
+        An SVG element and a list.
+
+    Raises:
+        ValueError: If a logarithmic axis starts at or below 0, or x and y differ in length.
 
     Example:
-        >>> print(svg_element("rect", width=1 / 3, stroke_width=2, class_="bar"))
-        <rect width="0.33" stroke-width="2" class="bar" />
-        >>> print(svg_element("text", "a & b", transform=None))
-        <text>a &amp; b</text>
+        >>> curve = Series("a", [0, 1], [1, 0.5])
+        >>> "<path" in line_chart([curve], x_label="recall", y_label="precision")
+        True
     """
-    inside = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{_attribute_text(value)}"'
-        for name, value in attributes.items()
-        if value is not None
+    if log_x and x_range[0] <= 0:
+        raise ValueError(f"x_range must start above 0 on a logarithmic axis, got {x_range}")
+    across = Scale(*x_range, start=44, stop=WIDTH - 16, log=log_x)
+    up = Scale(*y_range, start=PLOT_HEIGHT - 40, stop=26)
+    colours = _colours(series)
+    faint_first = sorted(zip(series, colours, strict=True), key=lambda pair: -pair[0].is_faint)
+    curves = [_curve(entry, colour, across, up) for entry, colour in faint_first]
+    drawing = svg_drawing(
+        PLOT_HEIGHT,
+        f"{y_label} against {x_label}",
+        *svg_axes(across, up, x_label, y_label),
+        *curves,
     )
-    if tag in WITHOUT_CONTENT:
-        return Markup(f"<{tag}{inside} />")  # noqa: S704 - every part is escaped
-    content = "".join(map(escape, children))
-    return Markup(f"<{tag}{inside}>{content}</{tag}>")  # noqa: S704 - every part is escaped
+    return drawing + _curve_legend(series, colours)
 
 
-def _attribute_text(value: Attribute) -> str:
-    """Write an attribute's value: numbers short, text escaped."""
-    return f"{round(value, 2):.10g}" if isinstance(value, float) else escape(value)
+def _colours(series: Sequence[Series]) -> list[str]:
+    """Class suffix of each curve: colours go round among those that are not faint."""
+    numbers = iter(range(len(series)))
+    return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
 
 
-def svg_drawing(height: float, label: str, *parts: object) -> Markup:
-    """A drawing of the common width that says what it is to those who listen."""
-    return svg_element(
-        "svg",
-        *parts,
-        role="img",
-        aria_label=label,
-        width=WIDTH,
-        height=height,
-        viewBox=f"0 0 {WIDTH} {height:g}",
-    )
+def _curve(entry: Series, colour: str, across: Scale, up: Scale) -> Markup:
+    """One curve; a single point becomes a dot."""
+    points = _points(entry, across, up)
+    class_ = "curve faint" if entry.is_faint else f"curve stroke-{colour}"
+    path, is_drawing = "", False
+    for point in points:
+        path += f"{'L' if is_drawing else 'M'}{point[0]:.1f} {point[1]:.1f}" if point else ""
+        is_drawing = point is not None
+    if len(points) == 1 and points[0]:
+        path += "h0.01"
+    title = svg_element("title", f"{entry.name} {entry.note}".strip())
+    return svg_element("g", title, svg_element("path", d=path, class_=class_)) if path else Markup()
 
 
-def stand_alone(drawing: Markup) -> str:
-    """Turn a drawing of a page into an SVG file that brings its colours.
-
-    Example:
-        >>> stand_alone(svg_drawing(10, "nothing"))[:40]
-        '<svg xmlns="http://www.w3.org/2000/svg" '
-    """
-    start, rest = str(drawing).split(">", 1)
-    start = start.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    rules = STYLE_FILE.read_text(encoding="utf-8").replace(">", "&gt;")
-    return f"{start}><style>{rules}svg {{ font-family: sans-serif; }}</style>{rest}\n"
-
-
-def svg_line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
-    """A straight line."""
-    return svg_element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+def _points(entry: Series, across: Scale, up: Scale) -> list[tuple[float, float] | None]:
+    """Pixels of a curve; None where it is interrupted."""
+    x, y = np.asarray(entry.x, dtype=float), np.asarray(entry.y, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"x and y must be of one length, got {x.shape} and {y.shape}")
+    kept = thin(len(x))
+    x, y = x[kept].clip(across.low, across.high), y[kept].clip(up.low, up.high)
+    return [
+        (across.pixel(a), up.pixel(b)) if math.isfinite(a) and math.isfinite(b) else None
+        for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    ]
 
 
-def svg_text(text: str, x: float, y: float, anchor: str, **attributes: Attribute) -> Markup:
-    """A line of text whose baseline is at y."""
-    return svg_element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
-
-
-def svg_axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Markup]:
-    """Grid, ticks and names of both axes, the vertical one at the left."""
-    left, right, bottom = across.start, across.stop, up.start
-    marks = []
-    for value in up.ticks():
-        y = up.pixel(value)
-        marks.append(svg_line(left, y, right, y, "grid"))
-        marks.append(svg_text(number_text(value), left - 8, y + 4, "end"))
-    for value in across.ticks():
-        x = across.pixel(value)
-        marks.append(svg_line(x, bottom, x, bottom + 4, "axis"))
-        marks.append(svg_text(number_text(value), x, bottom + 18, "middle"))
-    marks.append(svg_line(left, bottom, right, bottom, "axis"))
-    marks.append(svg_text(y_label, 0, 12, "start", class_="name"))
-    marks.append(svg_text(x_label, right, bottom + 36, "end", class_="name"))
-    return marks
+def _curve_legend(series: Sequence[Series], colours: Sequence[str]) -> Markup:
+    """Names below a chart; those in the background are only counted."""
+    pairs = zip(series, colours, strict=True)
+    entries = [
+        (_filled(colour), entry.name, entry.note) for entry, colour in pairs if not entry.is_faint
+    ]
+    faint = sum(entry.is_faint for entry in series)
+    if faint:
+        entries.append((_filled("faint"), f"{faint} other{'s' if faint > 1 else ''}", ""))
+    return legend(entries)
 
 
 def bar_chart(
@@ -345,112 +360,97 @@ def _cells(
     return parts
 
 
-@dataclass(frozen=True)
-class Series:
-    """One curve: name, points, a figure for the legend; a faint one stays in the background."""
-
-    name: str
-    x: ArrayLike
-    y: ArrayLike
-    note: str = ""
-    is_faint: bool = False
-
-
-def line_chart(
-    series: Sequence[Series],
-    *,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float] = (0.0, 1.0),
-    y_range: tuple[float, float] = (0.0, 1.0),
-    log_x: bool = False,
-) -> Markup:
-    """Draw curves over two axes, with a legend below.
-
-    Points that are not finite break the curve; what lies outside the ranges is drawn at their edge.
-    Curves of more than 240 points are thinned.
-
-    Args:
-        series: The curves; faint ones are drawn first and share one entry of the legend.
-        x_label: What the horizontal axis is.
-        y_label: What the vertical axis is.
-        x_range: Its ends.
-        y_range: Its ends.
-        log_x: Whether the horizontal axis is logarithmic; its lower end must then be above 0.
-
-    Returns:
-        An SVG element and a list.
-
-    Raises:
-        ValueError: If a logarithmic axis starts at or below 0, or x and y differ in length.
-
-    Example:
-        >>> curve = Series("a", [0, 1], [1, 0.5])
-        >>> "<path" in line_chart([curve], x_label="recall", y_label="precision")
-        True
-    """
-    if log_x and x_range[0] <= 0:
-        raise ValueError(f"x_range must start above 0 on a logarithmic axis, got {x_range}")
-    across = Scale(*x_range, start=44, stop=WIDTH - 16, log=log_x)
-    up = Scale(*y_range, start=PLOT_HEIGHT - 40, stop=26)
-    colours = _colours(series)
-    faint_first = sorted(zip(series, colours, strict=True), key=lambda pair: -pair[0].is_faint)
-    curves = [_curve(entry, colour, across, up) for entry, colour in faint_first]
-    drawing = svg_drawing(
-        PLOT_HEIGHT,
-        f"{y_label} against {x_label}",
-        *svg_axes(across, up, x_label, y_label),
-        *curves,
-    )
-    return drawing + _curve_legend(series, colours)
-
-
-def _colours(series: Sequence[Series]) -> list[str]:
-    """Class suffix of each curve: colours go round among those that are not faint."""
-    numbers = iter(range(len(series)))
-    return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
-
-
-def _curve(entry: Series, colour: str, across: Scale, up: Scale) -> Markup:
-    """One curve; a single point becomes a dot."""
-    points = _points(entry, across, up)
-    class_ = "curve faint" if entry.is_faint else f"curve stroke-{colour}"
-    path, is_drawing = "", False
-    for point in points:
-        path += f"{'L' if is_drawing else 'M'}{point[0]:.1f} {point[1]:.1f}" if point else ""
-        is_drawing = point is not None
-    if len(points) == 1 and points[0]:
-        path += "h0.01"
-    title = svg_element("title", f"{entry.name} {entry.note}".strip())
-    return svg_element("g", title, svg_element("path", d=path, class_=class_)) if path else Markup()
-
-
-def _points(entry: Series, across: Scale, up: Scale) -> list[tuple[float, float] | None]:
-    """Pixels of a curve; None where it is interrupted."""
-    x, y = np.asarray(entry.x, dtype=float), np.asarray(entry.y, dtype=float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"x and y must be of one length, got {x.shape} and {y.shape}")
-    kept = thin(len(x))
-    x, y = x[kept].clip(across.low, across.high), y[kept].clip(up.low, up.high)
-    return [
-        (across.pixel(a), up.pixel(b)) if math.isfinite(a) and math.isfinite(b) else None
-        for a, b in zip(x.tolist(), y.tolist(), strict=True)
-    ]
-
-
-def _curve_legend(series: Sequence[Series], colours: Sequence[str]) -> Markup:
-    """Names below a chart; those in the background are only counted."""
-    pairs = zip(series, colours, strict=True)
-    entries = [
-        (_filled(colour), entry.name, entry.note) for entry, colour in pairs if not entry.is_faint
-    ]
-    faint = sum(entry.is_faint for entry in series)
-    if faint:
-        entries.append((_filled("faint"), f"{faint} other{'s' if faint > 1 else ''}", ""))
-    return legend(entries)
-
-
 def _filled(colour: str) -> Markup:
     """The mark of a legend in the colour "1" to "6" of a series, or "faint"."""
     mark = svg_element("rect", width=12, height=12, rx=2, class_=f"fill-{colour}")
     return svg_element("svg", mark, width=12, height=12, viewBox="0 0 12 12", aria_hidden="true")
+
+
+def stand_alone(drawing: Markup) -> str:
+    """Turn a drawing of a page into an SVG file that brings its colours.
+
+    Example:
+        >>> stand_alone(svg_drawing(10, "nothing"))[:40]
+        '<svg xmlns="http://www.w3.org/2000/svg" '
+    """
+    start, rest = str(drawing).split(">", 1)
+    start = start.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    rules = STYLE_FILE.read_text(encoding="utf-8").replace(">", "&gt;")
+    return f"{start}><style>{rules}svg {{ font-family: sans-serif; }}</style>{rest}\n"
+
+
+def svg_axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Markup]:
+    """Grid, ticks and names of both axes, the vertical one at the left."""
+    left, right, bottom = across.start, across.stop, up.start
+    marks = []
+    for value in up.ticks():
+        y = up.pixel(value)
+        marks.append(svg_line(left, y, right, y, "grid"))
+        marks.append(svg_text(number_text(value), left - 8, y + 4, "end"))
+    for value in across.ticks():
+        x = across.pixel(value)
+        marks.append(svg_line(x, bottom, x, bottom + 4, "axis"))
+        marks.append(svg_text(number_text(value), x, bottom + 18, "middle"))
+    marks.append(svg_line(left, bottom, right, bottom, "axis"))
+    marks.append(svg_text(y_label, 0, 12, "start", class_="name"))
+    marks.append(svg_text(x_label, right, bottom + 36, "end", class_="name"))
+    return marks
+
+
+def svg_drawing(height: float, label: str, *parts: object) -> Markup:
+    """A drawing of the common width that says what it is to those who listen."""
+    return svg_element(
+        "svg",
+        *parts,
+        role="img",
+        aria_label=label,
+        width=WIDTH,
+        height=height,
+        viewBox=f"0 0 {WIDTH} {height:g}",
+    )
+
+
+def svg_line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line."""
+    return svg_element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+
+
+def svg_text(text: str, x: float, y: float, anchor: str, **attributes: Attribute) -> Markup:
+    """A line of text whose baseline is at y."""
+    return svg_element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def svg_element(tag: str, *children: object, **attributes: Attribute) -> Markup:
+    """Write one element, well-formed as XML.
+
+    Attribute names are Python names: a final underscore is dropped and the others become dashes.
+    None leaves the attribute out.
+
+    Args:
+        tag: Its name.
+        children: Text, which is escaped, and other elements.
+        attributes: Numbers are rounded to two decimals.
+
+    Returns:
+        The element.
+
+    Example:
+        >>> print(svg_element("rect", width=1 / 3, stroke_width=2, class_="bar"))
+        <rect width="0.33" stroke-width="2" class="bar" />
+        >>> print(svg_element("text", "a & b", transform=None))
+        <text>a &amp; b</text>
+    """
+    inside = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_attribute_text(value)}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    if tag in WITHOUT_CONTENT:
+        return Markup(f"<{tag}{inside} />")  # noqa: S704 - every part is escaped
+    content = "".join(map(escape, children))
+    return Markup(f"<{tag}{inside}>{content}</{tag}>")  # noqa: S704 - every part is escaped
+
+
+def _attribute_text(value: Attribute) -> str:
+    """Write an attribute's value: numbers short, text escaped."""
+    return f"{round(value, 2):.10g}" if isinstance(value, float) else escape(value)

@@ -80,108 +80,6 @@ MOST_COLOURED = 6
 LARGEST_OPEN_TABLE = 20
 
 
-def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
-    """Append what is known beyond the average precision.
-
-    Args:
-        page: Appended to.
-        analysis: The measures.
-    """
-    page.add_section("By size, as COCO counts", coco_table(analysis.coco), _coco_note())
-    page.add_section(
-        "Mistakes",
-        f"Counted are detections that score at least {analysis.point.score_threshold:.2f}, the "
-        "threshold with the best balance here.",
-        figures(_error_figure(analysis.errors), _confusion_figure(analysis.confusion)),
-        _pairs(analysis.confusion),
-    )
-    if analysis.reliability is not None:
-        page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
-
-
-def coco_table(coco: CocoMeasures) -> Markup:
-    """COCO's twelve numbers, sizes by column."""
-    rows: list[list[object]] = []
-    for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
-        stem = {"AP": "AP", "AR100": "AR"}.get(measure)
-        by_size = [coco.mean[f"{stem}{size}"] if stem else None for size in SIZES]
-        rows.append([measure, coco.mean[measure], *by_size])
-    return table(["measure", "all", *SIZES], rows)
-
-
-def _coco_note() -> Markup:
-    """What the rows and columns are."""
-    return paragraph(
-        "AP: mean over overlaps 0.50 to 0.95. AR: share of the objects found with 1, 10 and 100 "
-        "detections per image and class. Small is up to 32\u00d732 pixels, large from 96\u00d796.",
-        note=True,
-    )
-
-
-def _error_figure(errors: ErrorTypes) -> Markup:
-    """Kinds of mistakes: how many, and what they cost."""
-    rows: list[list[object]] = [
-        [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
-    ]
-    listing = table(["kind", "what it is", "count", "costs AP50"], rows)
-    note = "The cost is what AP50 would gain, all scores counted, if this kind alone were mended."
-    return figure(listing, "Kinds of mistakes", note)
-
-
-def _confusion_figure(confusion: DetectionConfusion) -> Markup:
-    """The confusion matrix; nothing if there is nothing in it or too much."""
-    if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
-        return Markup()
-    chart = confusion_chart(confusion.counts, confusion.names)
-    note = "Last column: objects not found. Last row: detections where nothing is."
-    return figure(chart, "Confusion", note)
-
-
-def _pairs(confusion: DetectionConfusion) -> Markup:
-    """The pairs of classes that are mixed up most; nothing if none is."""
-    mixed = confusion.counts[:-1, :-1].copy()
-    np.fill_diagonal(mixed, 0)
-    places = np.argsort(-mixed, axis=None, kind="stable")[:MOST_PAIRS]
-    rows: list[list[object]] = [
-        [confusion.names[row], confusion.names[column], int(mixed[row, column])]
-        for row, column in zip(*np.unravel_index(places, mixed.shape), strict=True)
-        if mixed[row, column]
-    ]
-    if not rows:
-        return Markup()
-    return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
-
-
-def _reliability_blocks(reliability: Reliability) -> list[Markup]:
-    """The diagram, in words and as a table."""
-    is_filled = reliability.counts > 0
-    series = [
-        Series(
-            "detections",
-            reliability.probability[is_filled],
-            reliability.share[is_filled],
-            f"error {score_text(reliability.ece)}",
-        ),
-        Series("as it should be", [0.0, 1.0], [0.0, 1.0]),
-    ]
-    chart = line_chart(series, x_label="probability", y_label="share of true positives")
-    note = "Expected calibration error: mean distance from the diagonal."
-    width = 1 / len(reliability.counts)
-    columns = (reliability.counts, reliability.probability, reliability.share)
-    rows: list[list[object]] = [
-        [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
-        for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
-    ]
-    listing = table(
-        ["probability", "detections", "mean probability", "share of true positives"], rows
-    )
-    return [
-        paragraph(_SOURCES[reliability.source]),
-        figures(figure(chart, "Reliability", note)),
-        details("The numbers", listing),
-    ]
-
-
 def write_detection_report(
     path: Path,
     images: Sequence[LabelledImage],
@@ -290,15 +188,15 @@ def _object_counts(images: Sequence[LabelledImage], names: Sequence[str]) -> dic
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def _curves(figures: DetectionFigures) -> Markup:
-    """Precision against recall, and recall of the proposals."""
-    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
-
-
 def _class_bars(figures: DetectionFigures) -> Markup | None:
     """AP50 of each class; a single class needs no bars."""
     values = figures.per_class.get("ap50", {})
     return class_bars(values, "AP50 by class") if len(values) > 1 else None
+
+
+def _curves(figures: DetectionFigures) -> Markup:
+    """Precision against recall, and recall of the proposals."""
+    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
 
 
 def _precision_recall_figure(figures: DetectionFigures) -> Markup | None:
@@ -337,6 +235,108 @@ def _proposal_figure(figures: DetectionFigures) -> Markup | None:
         series, x_label="proposals per image", y_label="recall", x_range=ends, log_x=True
     )
     return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
+
+
+def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
+    """Append what is known beyond the average precision.
+
+    Args:
+        page: Appended to.
+        analysis: The measures.
+    """
+    page.add_section("By size, as COCO counts", coco_table(analysis.coco), _coco_note())
+    page.add_section(
+        "Mistakes",
+        f"Counted are detections that score at least {analysis.point.score_threshold:.2f}, the "
+        "threshold with the best balance here.",
+        figures(_error_figure(analysis.errors), _confusion_figure(analysis.confusion)),
+        _pairs(analysis.confusion),
+    )
+    if analysis.reliability is not None:
+        page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
+
+
+def coco_table(coco: CocoMeasures) -> Markup:
+    """COCO's twelve numbers, sizes by column."""
+    rows: list[list[object]] = []
+    for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
+        stem = {"AP": "AP", "AR100": "AR"}.get(measure)
+        by_size = [coco.mean[f"{stem}{size}"] if stem else None for size in SIZES]
+        rows.append([measure, coco.mean[measure], *by_size])
+    return table(["measure", "all", *SIZES], rows)
+
+
+def _coco_note() -> Markup:
+    """What the rows and columns are."""
+    return paragraph(
+        "AP: mean over overlaps 0.50 to 0.95. AR: share of the objects found with 1, 10 and 100 "
+        "detections per image and class. Small is up to 32\u00d732 pixels, large from 96\u00d796.",
+        note=True,
+    )
+
+
+def _error_figure(errors: ErrorTypes) -> Markup:
+    """Kinds of mistakes: how many, and what they cost."""
+    rows: list[list[object]] = [
+        [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
+    ]
+    listing = table(["kind", "what it is", "count", "costs AP50"], rows)
+    note = "The cost is what AP50 would gain, all scores counted, if this kind alone were mended."
+    return figure(listing, "Kinds of mistakes", note)
+
+
+def _confusion_figure(confusion: DetectionConfusion) -> Markup:
+    """The confusion matrix; nothing if there is nothing in it or too much."""
+    if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
+        return Markup()
+    chart = confusion_chart(confusion.counts, confusion.names)
+    note = "Last column: objects not found. Last row: detections where nothing is."
+    return figure(chart, "Confusion", note)
+
+
+def _pairs(confusion: DetectionConfusion) -> Markup:
+    """The pairs of classes that are mixed up most; nothing if none is."""
+    mixed = confusion.counts[:-1, :-1].copy()
+    np.fill_diagonal(mixed, 0)
+    places = np.argsort(-mixed, axis=None, kind="stable")[:MOST_PAIRS]
+    rows: list[list[object]] = [
+        [confusion.names[row], confusion.names[column], int(mixed[row, column])]
+        for row, column in zip(*np.unravel_index(places, mixed.shape), strict=True)
+        if mixed[row, column]
+    ]
+    if not rows:
+        return Markup()
+    return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
+
+
+def _reliability_blocks(reliability: Reliability) -> list[Markup]:
+    """The diagram, in words and as a table."""
+    is_filled = reliability.counts > 0
+    series = [
+        Series(
+            "detections",
+            reliability.probability[is_filled],
+            reliability.share[is_filled],
+            f"error {score_text(reliability.ece)}",
+        ),
+        Series("as it should be", [0.0, 1.0], [0.0, 1.0]),
+    ]
+    chart = line_chart(series, x_label="probability", y_label="share of true positives")
+    note = "Expected calibration error: mean distance from the diagonal."
+    width = 1 / len(reliability.counts)
+    columns = (reliability.counts, reliability.probability, reliability.share)
+    rows: list[list[object]] = [
+        [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
+        for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
+    ]
+    listing = table(
+        ["probability", "detections", "mean probability", "share of true positives"], rows
+    )
+    return [
+        paragraph(_SOURCES[reliability.source]),
+        figures(figure(chart, "Reliability", note)),
+        details("The numbers", listing),
+    ]
 
 
 def _add_image_section(
