@@ -208,13 +208,13 @@ AVERAGES: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def _mean_at(recalls: Floats, recall: Floats, precision: Floats) -> float:
-    """Mean of the best precision at or above each of some recalls; 0 where none is reached."""
+    """Mean of the best precision at or above each recall; 0 for a recall that is not reached."""
     best = np.append(_falling(precision), 0.0)
     return float(best[np.searchsorted(recall, recalls, side="left")].mean())
 
 
 def _falling(precision: Floats) -> Floats:
-    """Replace each precision by the best that follows it."""
+    """Make precision monotone: replace each value by the best that follows it."""
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 

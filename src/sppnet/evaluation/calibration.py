@@ -1,4 +1,8 @@
-"""What a score means as a probability: calibration curves and reliability."""
+"""Scores as probabilities: calibration by Platt's sigmoid or isotonic steps, and its reliability.
+
+``match_scores`` collects what ``ScoreCalibration`` learns from; ``measure_reliability`` tells how
+far the scores of a detector, or the probabilities made of them, can be believed.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class MatchedScores(NamedTuple):
-    """The detections that count, of all images."""
+    """Scores of the detections of all images that count, and which of them are right."""
 
     scores: Floats  # (N,)
     labels: Ints  # (N,)
@@ -151,7 +155,7 @@ class ScoreCalibration:
         return result
 
     def apply(self, detections: Detections) -> Detections:
-        """Replace the scores of detections by probabilities; boxes and order stay."""
+        """Replace the scores of detections by probabilities; boxes, labels and order stay."""
         scores = self.probabilities(
             detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
         )
@@ -192,7 +196,7 @@ def cross_calibrate(
     method: str = "platt",
     folds: int = 5,
 ) -> Floats | None:
-    """Calibrate each group by a curve that was fitted on the other groups.
+    """Calibrate each group by a curve that was fitted to other groups.
 
     Args:
         scores: (N,) finite.
@@ -201,7 +205,7 @@ def cross_calibrate(
         groups: (N,) what belongs together, such as the number of the image.
         num_classes: Number of classes.
         method: As for :class:`ScoreCalibration`.
-        folds: Number of parts that take turns.
+        folds: Into how many parts the groups are divided; each is calibrated by the others.
 
     Returns:
         (N,) probabilities; None with fewer than two groups.
@@ -283,7 +287,7 @@ def _sigmoid(logits: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class IsotonicCurve:
-    """Straight lines between points that rise; level beyond the first and the last."""
+    """Linear interpolation between rising points; level before the first and after the last."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]

@@ -133,7 +133,7 @@ def _tables(
 
 
 def _named(precision: dict[str, Floats], recall: dict[str, Floats]) -> dict[str, Floats]:
-    """From tables over classes to COCO's names."""
+    """Take COCO's twelve numbers out of the tables, by their names."""
     sizes = [area for area in COCO_AREAS if area]
     return {
         "AP": precision[""].mean(1),

@@ -1,4 +1,4 @@
-"""Why a detector falls short: kinds of errors, confusion of classes, operating point."""
+"""Where a detector is wrong: kinds of errors, confusion of classes, the best score threshold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class ErrorTypes:
-    """The mistakes of a detector, sorted.
+    """The mistakes of a detector by kind, and what each kind costs.
 
     Args:
         score_threshold: Lowest score that was counted.
@@ -65,7 +65,7 @@ class ErrorTypes:
 
 
 class _Sorted(NamedTuple):
-    """The kind of each detection, and the object that it should have found."""
+    """The kind of each mistake, and the object that it should have found."""
 
     kind: Ints  # (D,) place in FALSE_POSITIVE_TYPES; _NONE for true positives and what is ignored
     meant: Ints  # (D,) row of an object; only for localisation and classification
@@ -79,7 +79,7 @@ def find_error_types(
     iou_threshold: float = 0.5,
     background_iou: float = 0.1,
 ) -> ErrorTypes:
-    """Sort the mistakes of a detector.
+    """Sort the mistakes of a detector by kind.
 
     True positives are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
 
@@ -151,7 +151,7 @@ def _sort(
 
 
 def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:
-    """Objects that no true positive and no mistake of class or place is about: (G,)."""
+    """Mark objects that neither a true positive nor a mistake of class or place is about: (G,)."""
     is_about = shown & np.isin(found.kind, (_LOCALISATION, _CLASSIFICATION))
     missed = ~truth.ignored
     missed[found.meant[is_about]] = False
@@ -167,7 +167,7 @@ def _per_class(labels: Ints, names: Sequence[str]) -> dict[str, int]:
 def _costs(
     truth: Truth, found: Found, matches: Matches, kinds: _Sorted, num_classes: int
 ) -> dict[str, float]:
-    """Rise of the mean average precision when one kind of mistake is mended."""
+    """How much the mean average precision would rise if one kind of mistake alone were mended."""
     asked = np.bincount(truth.label[~truth.ignored], minlength=num_classes)
     order = np.argsort(-found.scores, kind="stable")
     true_positive, kept = matches.true_positive[0], ~matches.ignored[0]
@@ -188,7 +188,7 @@ def _costs(
 
 
 def _mended(kind: int, order: Ints, matches: Matches, kinds: _Sorted) -> Mask:
-    """Mark the mistakes of a kind that mending makes right: the best about each free object."""
+    """Mark the mistakes that mending would make right: the best one about each unfound object."""
     mended = np.zeros(len(order), np.bool_)
     if kind in (_LOCALISATION, _CLASSIFICATION):
         candidates = order[kinds.kind[order] == kind]
@@ -201,7 +201,7 @@ def _mended(kind: int, order: Ints, matches: Matches, kinds: _Sorted) -> Mask:
 def _mean_precision(
     order: Ints, label: Ints, true_positive: Mask, kept: Mask, asked: Ints, to_find: Ints
 ) -> float:
-    """Mean over the classes with objects; one of which nothing is left to find counts as 1."""
+    """Mean over the classes with objects; a class with nothing left to find counts as 1."""
     ranked = order[kept[order]]
     values: list[float] = []
     for number in np.flatnonzero(asked):
@@ -295,7 +295,7 @@ def _pair(
 
 
 def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray[np.int64]:
-    """The table from the object of each detection, -1 for none."""
+    """Build the table from the object of each detection, -1 for none."""
     is_paired = target >= 0
     rows = np.full(len(label), num_classes)
     rows[is_paired] = truth.label[target[is_paired]]

@@ -1,7 +1,7 @@
 """Which detections are true positives: the rules of VOC and of COCO.
 
-Detections are treated from the best score down. Among equal scores, images go in the order of the
-truth and the detections of one image in the order given. COCO's rule is in ``coco_matching``.
+Detections are matched from the best score down. Among equal scores, images go in the order of the
+truth and the detections of one image in the order given.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,25 +26,25 @@ EVERY_AREA = (0.0, 1e10)
 
 
 class Truth(NamedTuple):
-    """All objects: image number, class, box, whether it counts, whether it is a crowd."""
+    """All objects, one a row, image by image."""
 
-    image: Ints  # (G,)
+    image: Ints  # (G,) number of the image
     label: Ints  # (G,)
-    boxes: Floats  # (G, 4)
+    boxes: Floats  # (G, 4) xyxy
     ignored: Mask  # (G,) difficult or crowd
     crowd: Mask  # (G,)
 
 
 class Found(NamedTuple):
-    """All detections: image number, class, score, box; image by image, in the order given."""
+    """All detections, one a row, image by image in the order given."""
 
-    image: Ints  # (D,)
+    image: Ints  # (D,) number of the image
     label: Ints  # (D,)
     scores: Floats  # (D,)
-    boxes: Floats  # (D, 4)
+    boxes: Floats  # (D, 4) xyxy
 
     def above(self, score: float) -> "Found":
-        """Take the detections of this score or a better one."""
+        """Keep the detections that score at least this much."""
         kept = self.scores >= score
         return Found(self.image[kept], self.label[kept], self.scores[kept], self.boxes[kept])
 
@@ -58,7 +58,7 @@ class Matches(NamedTuple):
 
 
 class CocoRows(NamedTuple):
-    """What is matched side by side: R pairs of an overlap and a range of areas."""
+    """What is matched in one go: R pairs of an overlap and a range of areas."""
 
     thresholds: Floats  # (R,) overlaps that are enough, 0..1
     areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
@@ -93,7 +93,7 @@ class ImageMatches:
 
 
 def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
-    """Put the objects of all images into one table.
+    """Collect the objects of all images in one table.
 
     Args:
         truth: Images with their objects.
@@ -119,7 +119,7 @@ def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
 def collect_detections(
     truth: Sequence["LabelledImage"], detections: Mapping[Any, Any], num_classes: int
 ) -> Found:
-    """Put the detections of all images into one table, in the order of the truth.
+    """Collect the detections of all images in one table, in the order of the truth.
 
     Args:
         truth: Images; one that ``detections`` lacks has none.
@@ -325,7 +325,7 @@ def rank_in_class(found: Found) -> Ints:
 
 
 def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
-    """Object that each detection overlaps most, that overlap, and the most it lies in a crowd."""
+    """The object that each detection overlaps most, by how much, and its share in a crowd."""
     best = np.zeros(len(found.scores), np.int64)
     best_overlap = np.full(len(found.scores), -1.0)
     crowd_overlap = np.full(len(found.scores), -1.0)
@@ -352,7 +352,7 @@ def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats)
 
 
 def _outside(areas: Floats, ranges: Floats) -> Mask:
-    """Whether each area lies outside each range: (R, N)."""
+    """Tell which areas lie outside which ranges: (R, N)."""
     return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
 
 

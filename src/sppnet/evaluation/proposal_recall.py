@@ -1,4 +1,4 @@
-"""How many objects the proposals cover, against how many proposals are looked at."""
+"""Recall of proposals: how many objects they cover, by the number of proposals per image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

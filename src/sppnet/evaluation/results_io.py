@@ -1,4 +1,4 @@
-"""Detections as files: COCO results, CSV and text."""
+"""Detections read from and written to files: COCO results, CSV and text."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ ImageId = str | int
 
 
 class DetectionRow(NamedTuple):
-    """One detection as the file has it: image and class by whatever name."""
+    """One detection as it stands in the file: image and class by whatever name they have there."""
 
     image: object
     category: object
@@ -360,7 +360,7 @@ def _decoded(path: Path, max_bytes: int) -> str:
 
 
 def _four(values: object) -> list[object]:
-    """Return four values, or four times nothing."""
+    """Return the four values of a list, or four times None if it is no such list."""
     return values if isinstance(values, list) and len(values) == 4 else [None] * 4
 
 
@@ -387,12 +387,12 @@ def _number(value: Any, kinds: tuple[type[Any], ...]) -> float:
 
 
 def _check_sides(width: float, height: float, place: str, path: Path) -> None:
-    """Refuse boxes that end before they begin."""
+    """Refuse boxes of negative width or height."""
     if width < 0 or height < 0:
         rule = f"{place} has a box of negative size, {width:g} x {height:g}"
         raise UnusableFileError(rule, path=path, code="E_BOX")
 
 
 def _short(values: Sequence[object]) -> str:
-    """Show values in an error, cut short."""
+    """Write values for an error text, cut short."""
     return printable(repr(list(values)))[:100]

@@ -1,4 +1,4 @@
-"""Draws boxes, names and verdicts on images."""
+"""Detections drawn on images: boxes with names and scores, and what is right or wrong."""
 
 import io
 import math
@@ -226,7 +226,7 @@ def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
 
 
 def _best_first(detections: Detections, score_threshold: float) -> Tensor:
-    """Rows with enough score, the best first."""
+    """Rows that score enough, the best first."""
     order = detections.scores.sort(descending=True, stable=True).indices
     return order[detections.scores[order] >= score_threshold]
 
@@ -237,7 +237,7 @@ def _scaled(box: Sequence[float], factor: int) -> Box:
 
 
 def _class_name(names: Sequence[str], label: int) -> str:
-    """Name of a class; labels that have none show as their number."""
+    """Name of a class, or its number if it has none."""
     return names[label] if 0 <= label < len(names) else f"class {label}"
 
 
@@ -319,7 +319,7 @@ class BoxPainter:
     def _segment(
         self, a: tuple[float, float], b: tuple[float, float], colour: Colour, width: int
     ) -> None:
-        """A level or upright line with square ends, as a filled rectangle: exact at any width."""
+        """A horizontal or vertical line, as a filled rectangle: exact at any width."""
         low, high = (width - 1) // 2, width // 2
         (x1, x2), (y1, y2) = sorted((a[0], b[0])), sorted((a[1], b[1]))
         place = (round(x1) - low, round(y1) - low, round(x2) + high, round(y2) + high)

@@ -104,13 +104,13 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast we are; how many times as long we take if that has a most."""
+        """The peer's time over ours; ours over the peer's if the goal is an upper limit."""
         speed = self.peer.median_ms / self.ours.median_ms
         return 1 / speed if self.goal and self.goal.at_most else speed
 
     @property
     def is_unsteady(self) -> bool:
-        """Whether one of the two times cannot be relied on."""
+        """Whether one of the two times is unreliable."""
         return self.ours.is_unsteady or self.peer.is_unsteady
 
     def to_json(self) -> dict[str, Any]:
@@ -263,13 +263,13 @@ def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Marku
 
 
 def _ends(values: Any) -> tuple[float, float]:
-    """Least and greatest value with a little air."""
+    """Least and greatest value, with a margin."""
     listed = list(values)
     return min(listed) / 1.15, max(listed) * 1.15
 
 
 def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Markup]:
-    """A line, and a dot at each point where they are few."""
+    """A line, with a dot at each point if there are few."""
     places = [(across.pixel(x), up.pixel(y)) for x, y in points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     line = svg_element("path", d=path, class_=f"curve stroke-{colour}")
@@ -281,7 +281,7 @@ def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Markup
 
 
 def table_rows(results: Results) -> list[tuple[str, ...]]:
-    """Write all results as rows under `HEADER`, those that were not run at the end."""
+    """Write all results as rows under `HEADER`; cases that were not run come last."""
     rows = [_comparison_row(each) for each in results.comparisons]
     rows += [_growth_row(each) for each in results.growth if each.slope is not None]
     rows.sort(key=lambda row: int(row[0].split()[0]))  # growth between the others

@@ -1,4 +1,4 @@
-"""How much ``sppnet demo`` draws and learns: chosen to end in under two minutes on two cores."""
+"""How much ``sppnet demo`` draws and trains: chosen to end in under two minutes on two cores."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,8 +34,9 @@ class DemoConfig:
         region_levels: Pyramid of the detector.
         target_side: Size in pixels that a proposal should have at its scale.
         max_proposals: The most proposals per scene.
-        svm_cost: C of the detector's SVMs; 2,016 numbers need more than 25,600 do.
-        box_strength: Ridge penalty of its box regression; they need less.
+        svm_cost: C of the detector's SVMs; vectors of 2,016 numbers need a larger one than the
+            usual 25,600.
+        box_strength: Ridge penalty of its box regression; they need a smaller one.
     """
 
     train_scenes: int = 100
@@ -77,7 +78,7 @@ class DemoConfig:
         return SplitConfig(self.train_images, self.test_images, 1, seed)
 
     def train_config(self, seed: int) -> TrainConfig:
-        """What ``sppnet classify train`` would be given."""
+        """The settings that ``sppnet classify train`` would get."""
         return TrainConfig(
             backbone=TRUNK,
             weights=UNTRAINED,
@@ -92,7 +93,7 @@ class DemoConfig:
         )
 
     def detection_config(self, weights: Path | str, seed: int) -> DetectionConfig:
-        """What ``sppnet detect train`` would be given.
+        """The settings that ``sppnet detect train`` would get.
 
         Args:
             weights: File of the trunk's weights, or ``"none"`` for random ones.

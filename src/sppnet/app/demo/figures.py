@@ -45,7 +45,7 @@ def joint_curve_figure(scores: DemoScores) -> Markup:
 
 
 def score_figure(scores: DemoScores) -> Markup:
-    """The two key figures of the three contenders, as bars."""
+    """Scores of the three contenders, as bars."""
     measures: list[tuple[str, Mapping[str, Mapping[str, Any]], str]] = [
         ("detector AP50", scores.detector, "ap50"),
         ("detector AP75", scores.detector, "ap75"),
@@ -99,7 +99,7 @@ def proposal_figure(scores: DemoScores) -> Markup:
 
 
 def accuracy_figure(scores: DemoScores, config: DemoConfig) -> Markup:
-    """Top-1 of one classifier whose input has one size after the other."""
+    """Top-1 of one classifier at several sizes of its input."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]
     series = [
@@ -135,7 +135,7 @@ def learning_figure(history: Sequence[Mapping[str, float]]) -> Markup:
 
 
 def _number(value: float | None) -> float:
-    """A figure for a chart; NaN where there is none."""
+    """A value for a chart; NaN for None."""
     return float("nan") if value is None else value
 
 
@@ -157,7 +157,7 @@ class Joined:
 
     @property
     def words(self) -> str:
-        """Width and height, as people write them."""
+        """Width and height in words."""
         height, width = self.pixels.shape[1:]
         return f"{width:,} \u00d7 {height:,} pixels"
 
@@ -196,7 +196,7 @@ def draw_joined(
 
     Args:
         joined: The strip.
-        detector: Looks at as many proposals per scene as ever.
+        detector: Looks at as many proposals per scene as on a single one.
         encoded: The strip's maps.
         score_threshold: Lowest score that is drawn.
 

@@ -55,7 +55,7 @@ class DemoJob:
         say(f"about {human_seconds(seconds)} on two cores, without a download")
 
     def run(self, *, fresh: bool = False) -> None:
-        """Do it, or go on where an earlier run stopped, and say where the report is."""
+        """Run it, or go on where an earlier run stopped, and say where the report is."""
         choose_device(self.device)
         folder = DemoFolder(ensure_output_folder(self.out))
         _check_ours(folder)
@@ -111,7 +111,7 @@ class DemoJob:
 
 
 def _check_ours(folder: DemoFolder) -> None:
-    """Refuse a folder in which what the demo writes would mix with something else."""
+    """Refuse a folder that holds something else, which the demo would mix with its files."""
     record = folder.path / "run.json"
     if record.exists():
         before = read_json(record)

@@ -1,4 +1,4 @@
-"""What the demo measures on drawings that nothing was learnt from, and against what."""
+"""Scores of the demo's models on held-out drawings, beside untrained models and chance."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -71,7 +71,7 @@ def measure(steps: DemoSteps) -> DemoScores:
 def guess(
     proposals: Mapping[Any, Tensor], num_classes: int, inference: InferenceConfig, seed: int
 ) -> dict[Any, Detections]:
-    """Give every proposal a random score for every class: what a detector does that knows nothing.
+    """Give every proposal a random score for every class, as a detector that knows nothing.
 
     Args:
         proposals: (K, 4) by image id.
@@ -125,7 +125,7 @@ def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Dete
 def _score_classifiers(
     steps: DemoSteps,
 ) -> tuple[dict[str, dict[str, Any]], dict[int, float], int]:
-    """Figures of both classifiers and of chance; the trained one at other input sizes, too."""
+    """Scores of both classifiers and of chance, and of the trained one at other input sizes."""
     data, split = steps.open_class_folders()
     paths = [data.paths[index] for index in split.test.tolist()]
     labels = data.labels[split.test]
@@ -144,7 +144,7 @@ def _score_classifiers(
 def _accuracy_by_size(
     classifier: Classifier, pixels: Sequence[Tensor], labels: Tensor
 ) -> dict[int, float]:
-    """Top-1 of one network whose input has one short side after the other."""
+    """Top-1 of one network at several short sides of its input."""
     accuracy = {}
     for side in track(TEST_SHORT_SIDES, "trying other sizes"):
         view = View("full", side)

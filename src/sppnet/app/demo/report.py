@@ -1,4 +1,4 @@
-"""The report of the demo: one page that shows what was learnt, beside what was not."""
+"""The report of the demo: one page with what was learnt, beside untrained models and chance."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,7 +98,7 @@ def write_demo_report(
 
 
 def _subtitle(config: DemoConfig, scores: DemoScores) -> str:
-    """One line on what this page is."""
+    """One line that says what the page shows."""
     return (
         f"Spatial pyramid pooling, from random weights to a detector on this machine: "
         f"{counted(config.train_scenes, 'scene')} to learn from, {config.test_scenes} kept back, "
@@ -107,7 +107,7 @@ def _subtitle(config: DemoConfig, scores: DemoScores) -> str:
 
 
 def _key_figures(scores: DemoScores, seconds: Mapping[str, float]) -> list[Tile]:
-    """What a reader in a hurry wants to know."""
+    """Both scores and both times, for a reader in a hurry."""
 
     def beside(values: Mapping[str, Mapping[str, Any]], key: str) -> str:
         untrained, chance = values[UNTRAINED][key], values[CHANCE][key]
@@ -154,7 +154,7 @@ def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
 
 
 def _comparison_blocks(scores: DemoScores) -> list[object]:
-    """The same work with a trunk that has learnt nothing, and with no knowledge at all."""
+    """The trained models beside untrained ones and chance."""
     text = (
         "Untrained: the same network, proposals and linear classifiers on convolutions of random "
         "weights, so that only their last layer has learnt. Chance: the same proposals with random "
@@ -170,7 +170,7 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
 def size_blocks(
     scores: DemoScores, steps: DemoSteps, detector: Detector, point: OperatingPoint
 ) -> list[object]:
-    """Show the same weights on shapes that nobody trained them for.
+    """Show the same weights on images of sizes that they were not trained for.
 
     Args:
         scores: With the held-out scenes.
@@ -217,13 +217,13 @@ def _first(scenes: Sequence[LabelledImage], count: int, *, upright: bool) -> lis
 
 
 def _extremes(scenes: Sequence[LabelledImage]) -> tuple[LabelledImage, LabelledImage]:
-    """The scenes of the fewest and of the most pixels."""
+    """The scenes with the fewest and with the most pixels."""
     ranked = sorted(scenes, key=lambda image: image.size_hw[0] * image.size_hw[1])
     return ranked[0], ranked[-1]
 
 
 def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
-    """Pixels of some images, cells of their maps, and the numbers that describe a proposal."""
+    """For some images: pixels, cells of the feature maps, and numbers that describe a proposal."""
     rows = [
         (
             name,
@@ -237,7 +237,7 @@ def _size_table(encoded: Mapping[str, EncodedImage], length: int) -> Markup:
 
 
 def _across(size_hw: tuple[int, int]) -> str:
-    """Width and height, as people write them, on one line."""
+    """Width and height in words that stay on one line."""
     return f"{size_hw[1]:,}{NO_BREAK}\u00d7{NO_BREAK}{size_hw[0]:,}"
 
 
@@ -281,7 +281,7 @@ def _step_blocks(
 
 
 def _detail_blocks(scores: DemoScores, history: Sequence[Mapping[str, float]]) -> list[object]:
-    """Curves for those who look closer."""
+    """More curves, for a closer look."""
     return [
         figures(
             class_curve_figure(scores),
@@ -293,7 +293,7 @@ def _detail_blocks(scores: DemoScores, history: Sequence[Mapping[str, float]]) -
 
 
 def _next_blocks(folder: Path, config: DemoConfig) -> list[object]:
-    """Commands that go on with what the demo left."""
+    """Commands that use what the demo made."""
     sides, levels = (",".join(map(str, x)) for x in (config.short_sides, config.region_levels))
     rows = [
         (f"sppnet detect predict {folder}/detector IMAGES --out found", "boxes in your images"),

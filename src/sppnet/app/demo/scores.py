@@ -1,4 +1,4 @@
-"""All that the report of the demo shows."""
+"""What the demo measured: shared by the measuring, the report and its figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class DemoScores:
-    """All that the report shows.
+    """What the demo measured, as its report shows it.
 
     Args:
         names: Classes.

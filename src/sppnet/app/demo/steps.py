@@ -86,7 +86,7 @@ class DemoFolder:
         return self.path / WORK
 
     def parts(self) -> tuple[Path, ...]:
-        """All that the demo makes besides its report."""
+        """Everything that the demo makes besides its report."""
         return (
             self.scenes,
             self.class_folders,
@@ -97,7 +97,7 @@ class DemoFolder:
         )
 
     def forget(self) -> None:
-        """Remove what an earlier demo made here, so that nothing of it is mixed with the next."""
+        """Remove what an earlier demo made here, so that it does not mix with the next one."""
         for part in self.parts():
             if part.is_dir():
                 shutil.rmtree(part)
@@ -110,11 +110,11 @@ class DemoFolder:
 
 
 class DemoSteps:
-    """Does the steps that an earlier run did not finish.
+    """Runs the steps that an earlier run did not finish.
 
     Args:
         folder: Where the files go.
-        config: How much of everything.
+        config: How much to draw and to train.
         seed: Of everything that is random.
         device: Word of ``--device``.
         run: Remembers finished steps and their seconds.
@@ -130,7 +130,7 @@ class DemoSteps:
         self.run = run
 
     def do_all(self) -> None:
-        """Do what is not done yet, in order."""
+        """Run the steps that are not done yet, in order."""
         steps: dict[str, Callable[[], None]] = {
             "draw": self.draw,
             "classifier": self.train_classifier,
@@ -183,7 +183,7 @@ class DemoSteps:
         self._train_detector(self.folder.trunk, self.folder.detector)
 
     def fit_untrained(self) -> None:
-        """Do the same with a trunk of random weights: what the trained one is compared with."""
+        """Train both on a trunk of random weights, to compare with."""
         self._train_detector(UNTRAINED, self.folder.work / "untrained-detector")
         data, split = self.open_class_folders()
         view = View("full", self.config.train_config(self.seed).test_short_side)
@@ -197,7 +197,7 @@ class DemoSteps:
         fitted.classifier.save(self.folder.work / "untrained-classifier")
 
     def open_class_folders(self) -> tuple[ClassData, Split]:
-        """Read the class folders, and which images are to learn from and which to score on."""
+        """Open the class folders and divide their images into training and test."""
         data = open_class_data(self.folder.class_folders, self.config.split_config(self.seed))
         return data, data.splits()[0]
 

@@ -1,4 +1,4 @@
-"""Ticks, scales and the width of text: the arithmetic below the charts."""
+"""Axes of charts: scales, ticks, and how numbers are written and how much room text takes."""
 
 import math
 import unicodedata

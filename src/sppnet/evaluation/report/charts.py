@@ -35,7 +35,7 @@ __all__ = ["Series", "bar_chart", "confusion_chart", "grouped_bar_chart", "line_
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: name, points, a figure for the legend; a faint one stays in the background."""
+    """One curve: its name, points, and a note in the legend; a faint one is drawn in grey."""
 
     name: str
     x: ArrayLike
@@ -94,7 +94,7 @@ def line_chart(
 
 
 def _colours(series: Sequence[Series]) -> list[str]:
-    """Class suffix of each curve: colours go round among those that are not faint."""
+    """Colour of each curve, "1" to "6" in turn, or "faint"."""
     numbers = iter(range(len(series)))
     return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
 
@@ -127,7 +127,7 @@ def _points(entry: Series, across: Scale, up: Scale) -> list[tuple[float, float]
 
 
 def _curve_legend(series: Sequence[Series], colours: Sequence[str]) -> Markup:
-    """Names below a chart; those in the background are only counted."""
+    """Names of the curves below a chart; the faint ones are only counted."""
     pairs = zip(series, colours, strict=True)
     entries = [
         (_filled(colour), entry.name, entry.note) for entry, colour in pairs if not entry.is_faint
@@ -151,7 +151,7 @@ def bar_chart(
     Args:
         names: From top to bottom; long ones are cut, and whole in the tooltip.
         values: As many; a value that is not finite has no bar and shows a dash.
-        label: What the chart is, for those who listen to the page.
+        label: What the chart shows, for screen readers.
         largest: Value of a bar of full length; None takes the largest of the values.
         value_text: How a value is written.
 
@@ -178,7 +178,7 @@ def grouped_bar_chart(
     Args:
         names: Groups, from top to bottom.
         series: Name of each series and its values, one per group.
-        label: What the chart is, for those who listen to the page.
+        label: What the chart shows, for screen readers.
         largest: Value of a bar of full length; None takes the largest of all values.
         value_text: How a value is written.
 
@@ -315,14 +315,14 @@ def _cell_size(name_room: float, num_classes: int) -> float:
 
 
 def _titles(left: float, top: float, side: float) -> Markup:
-    """What rows and columns are, outside the names."""
+    """Write "truth" and "prediction" beside the names."""
     middle = top + side / 2
     rows = svg_text("truth", 12, middle, "middle", transform=f"rotate(-90 12 {middle:g})")
     return svg_element("g", svg_text("prediction", left + side / 2, 12, "middle"), rows)
 
 
 def _names(names: Sequence[str], cell: float, left: float, top: float) -> list[Markup]:
-    """Names of the rows, and of the columns: level if all fit into their cells, upright if not."""
+    """Names of rows and columns; those of columns are turned if they are wider than a cell."""
     are_level = all(text_width(name) <= cell - 4 for name in names)
     parts = []
     for i, name in enumerate(names):
@@ -398,7 +398,7 @@ def svg_axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Marku
 
 
 def svg_drawing(height: float, label: str, *parts: object) -> Markup:
-    """A drawing of the common width that says what it is to those who listen."""
+    """A drawing as wide as all charts, with a label for screen readers."""
     return svg_element(
         "svg",
         *parts,

@@ -73,7 +73,7 @@ class ClassificationFigures:
 
 
 class _Answers(NamedTuple):
-    """The answers and what they are worth."""
+    """The answers of a classifier, compared with the truth."""
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
@@ -164,7 +164,7 @@ def _answers(figures: ClassificationFigures, num_images: int) -> _Answers:
 
 
 def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile]:
-    """Top-1, top-5 where it says something, mean class accuracy, and what the caller adds."""
+    """Top-1, top-5 with more than five classes, mean class accuracy, and what the caller adds."""
     num_classes = len(figures.names)
     chance = f"chance {score_text(1 / num_classes)}" if num_classes else ""
     entries = [Tile("Top-1 accuracy", score_text(answers.top1), chance)]

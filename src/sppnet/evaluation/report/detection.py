@@ -142,7 +142,7 @@ def write_detection_report(
 
 
 def _key_figures(figures: DetectionFigures) -> list[Tile]:
-    """The measures that were taken, and the time per image."""
+    """The measures that there are, and the time per image."""
     entries = [
         Tile(name, score_text(figures.mean[key]), hint)
         for key, (name, hint) in MEASURES.items()
@@ -155,7 +155,7 @@ def _key_figures(figures: DetectionFigures) -> list[Tile]:
 
 
 def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Markup]:
-    """Table of all measures by class; beside the paper's where the data are the same."""
+    """Table of all measures by class, with the paper's numbers if the data are the same."""
     keys = [key for key in MEASURES if key in figures.per_class]
     paper = comparable_paper_ap(figures.names, len(images))
     counts = _object_counts(images, figures.names)
@@ -257,7 +257,7 @@ def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
 
 
 def coco_table(coco: CocoMeasures) -> Markup:
-    """COCO's twelve numbers, sizes by column."""
+    """COCO's twelve numbers, with a column for each size."""
     rows: list[list[object]] = []
     for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
         stem = {"AP": "AP", "AR100": "AR"}.get(measure)
@@ -286,7 +286,7 @@ def _error_figure(errors: ErrorTypes) -> Markup:
 
 
 def _confusion_figure(confusion: DetectionConfusion) -> Markup:
-    """The confusion matrix; nothing if there is nothing in it or too much."""
+    """The confusion matrix, unless it is empty or too large to draw."""
     if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
         return Markup()
     chart = confusion_chart(confusion.counts, confusion.names)
@@ -295,7 +295,7 @@ def _confusion_figure(confusion: DetectionConfusion) -> Markup:
 
 
 def _pairs(confusion: DetectionConfusion) -> Markup:
-    """The pairs of classes that are mixed up most; nothing if none is."""
+    """The pairs of classes that are mixed up most, if any are."""
     mixed = confusion.counts[:-1, :-1].copy()
     np.fill_diagonal(mixed, 0)
     places = np.argsort(-mixed, axis=None, kind="stable")[:MOST_PAIRS]
@@ -310,7 +310,7 @@ def _pairs(confusion: DetectionConfusion) -> Markup:
 
 
 def _reliability_blocks(reliability: Reliability) -> list[Markup]:
-    """The diagram, in words and as a table."""
+    """The reliability diagram, with its numbers as a table."""
     is_filled = reliability.counts > 0
     series = [
         Series(

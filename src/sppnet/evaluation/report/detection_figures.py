@@ -1,4 +1,4 @@
-"""What a detection report shows, worked out from detections and truth."""
+"""The measures that the report of a detector shows, taken from detections and truth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ class DetectionAnalysis:
         names: Sequence[str],
         calibration: ScoreCalibration | None = None,
     ) -> "DetectionAnalysis":
-        """Take all these measures.
+        """Measure detections against the truth.
 
         Args:
             images: With their truth.
@@ -85,7 +85,7 @@ class DetectionAnalysis:
                 ``measure_reliability`` for what happens without one.
 
         Returns:
-            The measures.
+            All of them.
 
         Raises:
             ValueError: If detections and truth do not belong together.

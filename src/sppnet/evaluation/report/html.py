@@ -41,7 +41,7 @@ STYLE_FILE = FOLDER / "page.css"
 UNSHOWABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-# In the table of contents, a page with fewer sections needs none.
+# A page with fewer titled sections has no table of contents.
 FEWEST_LISTED_SECTIONS = 3
 DASH = "\u2013"
 
@@ -91,7 +91,7 @@ def _block(macro: str, *values: object) -> Markup:
 
 @dataclass(frozen=True)
 class Tile:
-    """One key figure: what it is, its value as it is to be read, and one line that explains it."""
+    """One key figure: its name, its value as text, and a line that explains it."""
 
     name: str
     value: str
@@ -108,7 +108,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The image as an address that holds all its bytes."""
+        """The image as a data URL."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
 
@@ -210,7 +210,7 @@ def figures(*entries: Markup) -> Markup:
 
 
 def column(*entries: Markup) -> Markup:
-    """Put blocks below each other, to stand beside the other figures as one of them."""
+    """Stack blocks to be placed among ``figures`` as one of them."""
     return _block("box", "column", entries)
 
 
@@ -259,7 +259,7 @@ def whole_picture(picture: Picture, *, beside: bool = False) -> Markup:
 
 
 def details(summary: str, *blocks: object, is_open: bool = False) -> Markup:
-    """Hide blocks behind one line that opens them."""
+    """Hide blocks behind a line that opens them when it is clicked."""
     return _block("details", summary, [block(each) for each in blocks], is_open)
 
 
@@ -269,7 +269,7 @@ def block(content: object) -> Markup:
 
 
 class Section(NamedTuple):
-    """A part of a page: its name in the page's address, its heading, its blocks."""
+    """A part of a page: its anchor, its heading and its blocks."""
 
     anchor: str
     title: str

@@ -1,4 +1,4 @@
-"""Sections and pictures that reports share."""
+"""Sections that several reports share, and pictures with what was found on them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +63,7 @@ def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
 
 
 def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
-    """Append what was wrong with the input files: the file, the rule, what was done.
+    """Append what was wrong with the input files, and what was done about it.
 
     Args:
         page: Appended to.
@@ -87,7 +87,7 @@ def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
 def add_origin_section(
     page: Page, config: Mapping[str, object], versions: Mapping[str, str]
 ) -> None:
-    """Append what it takes to make the page again.
+    """Append what is needed to make the page again: settings and versions.
 
     Args:
         page: Appended to.
@@ -101,7 +101,7 @@ def add_origin_section(
 
 
 def in_columns(*blocks: Markup | None) -> Markup:
-    """Figures that exist, side by side."""
+    """Put the figures that are not None side by side."""
     return figures(*(block for block in blocks if block))
 
 
@@ -182,7 +182,7 @@ def _scene(
     names: Sequence[str],
     score_threshold: float,
 ) -> Picture:
-    """One image, reduced before drawing so that lines and letters come out sharp."""
+    """One image, reduced before it is drawn on, so that lines and letters are sharp."""
     picture, (scale_x, scale_y) = fit_picture(to_picture(pixels), SCENE_SIDE)
     scale = found.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
     drawn = draw_matches(
@@ -226,7 +226,7 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
 
 
 def scene_legend() -> Markup:
-    """What the colours of the boxes mean."""
+    """Explain the colours of the boxes."""
     entries = [
         (_outline(TRUE_POSITIVE_COLOUR), "true positive (tick, with its score)", ""),
         (_outline(FALSE_POSITIVE_COLOUR), "false positive (cross)", ""),
