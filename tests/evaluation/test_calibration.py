@@ -15,7 +15,7 @@ from sppnet.evaluation.calibration import (
     fit_isotonic,
     fit_platt,
     measure_reliability,
-    reliability_of,
+    reliability_diagram,
 )
 from sppnet.geometry import Detections
 
@@ -152,13 +152,13 @@ def test_held_out_margins_become_reliable() -> None:
             scores[:9000], labels[:9000], is_true_positive[:9000], 1
         )
         values = calibration.probabilities(scores[9000:], labels[9000:])
-        assert reliability_of(values, is_true_positive[9000:]).ece < 0.015
+        assert reliability_diagram(values, is_true_positive[9000:]).ece < 0.015
     naive = (scores[9000:] - scores.min()) / (scores.max() - scores.min())
-    assert reliability_of(naive, is_true_positive[9000:]).ece > 0.05
+    assert reliability_diagram(naive, is_true_positive[9000:]).ece > 0.05
 
 
 def test_reliability_by_hand() -> None:
-    found = reliability_of([0.05, 0.15, 0.95, 1.0, 0.95], [False, True, True, True, False])
+    found = reliability_diagram([0.05, 0.15, 0.95, 1.0, 0.95], [False, True, True, True, False])
     assert found.counts.tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 3]
     assert found.share[[0, 1, 9]].tolist() == pytest.approx([0, 1, 2 / 3])
     assert found.probability[9] == pytest.approx(2.9 / 3)
@@ -166,8 +166,8 @@ def test_reliability_by_hand() -> None:
     squares = 0.05**2 + 0.85**2 + 0.05**2 + 0 + 0.95**2
     assert found.brier == pytest.approx(squares / 5)
     with pytest.raises(ValueError, match=r"probability must be 0\.\.1"):
-        reliability_of([1.5], [True])
-    assert np.isnan(reliability_of([], []).ece)
+        reliability_diagram([1.5], [True])
+    assert np.isnan(reliability_diagram([], []).ece)
 
 
 def test_cross_calibration_never_sees_what_it_answers() -> None:

@@ -18,7 +18,7 @@ from sppnet.evaluation.average_precision import (
     summarise_detections,
 )
 from sppnet.evaluation.calibration import (
-    Reliability,
+    ReliabilityDiagram,
     ScoreCalibration,
     match_scores,
     measure_reliability,
@@ -77,7 +77,7 @@ __all__ = [
     "ImageMatches",
     "OperatingPoint",
     "ProposalRecall",
-    "Reliability",
+    "ReliabilityDiagram",
     "ScoreCalibration",
     "average_precision_voc07",
     "best_and_worst",

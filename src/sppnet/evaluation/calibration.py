@@ -332,8 +332,8 @@ _FITS: dict[str, Callable[[Floats, Mask], Curve]] = {
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: probabilities against shares of true positives.
+class ReliabilityDiagram:
+    """Probabilities against shares of true positives, in bins.
 
     Args:
         source: Where the probabilities are from: "scores", "calibration" or "cross-calibration".
@@ -359,7 +359,7 @@ class Reliability:
 
 def measure_reliability(
     matched: MatchedScores, num_classes: int, calibration: ScoreCalibration | None = None
-) -> Reliability | None:
+) -> ReliabilityDiagram | None:
     """Compare probabilities with shares of true positives.
 
     Args:
@@ -386,13 +386,13 @@ def measure_reliability(
     return (
         None
         if probability is None
-        else reliability_of(probability, matched.is_true_positive, source)
+        else reliability_diagram(probability, matched.is_true_positive, source)
     )
 
 
-def reliability_of(
+def reliability_diagram(
     probability: ArrayLike, is_true_positive: ArrayLike, source: str = "scores", bins: int = 10
-) -> Reliability:
+) -> ReliabilityDiagram:
     """Compare probabilities with shares of true positives, in bins of equal width.
 
     Args:
@@ -408,7 +408,7 @@ def reliability_of(
         ValueError: If a probability is outside 0..1.
 
     Example:
-        >>> reliability_of([0.9, 0.9, 0.9, 0.1], [True, True, False, False]).ece.__round__(3)
+        >>> reliability_diagram([0.9, 0.9, 0.9, 0.1], [True, True, False, False]).ece.__round__(3)
         0.2
 
     Source:
@@ -423,7 +423,7 @@ def reliability_of(
         mean = np.bincount(place, values, bins) / counts
         share = np.bincount(place, is_right, bins) / counts
     if not len(values):
-        return Reliability(source, mean, share, counts, math.nan, math.nan)
+        return ReliabilityDiagram(source, mean, share, counts, math.nan, math.nan)
     ece = float(np.nansum(counts * np.abs(mean - share)) / len(values))
     brier = float(((values - is_right) ** 2).mean())
-    return Reliability(source, mean, share, counts, ece, brier)
+    return ReliabilityDiagram(source, mean, share, counts, ece, brier)

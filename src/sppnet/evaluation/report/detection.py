@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from sppnet.evaluation.calibration import Reliability
+from sppnet.evaluation.calibration import ReliabilityDiagram
 from sppnet.evaluation.coco import RECALL_LIMITS, CocoMeasures
 from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
@@ -309,7 +309,7 @@ def _pairs(confusion: DetectionConfusion) -> Markup:
     return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
 
 
-def _reliability_blocks(reliability: Reliability) -> list[Markup]:
+def _reliability_blocks(reliability: ReliabilityDiagram) -> list[Markup]:
     """The reliability diagram, with its numbers as a table."""
     is_filled = reliability.counts > 0
     series = [

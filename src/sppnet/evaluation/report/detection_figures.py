@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sppnet.errors import Problem
 from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
 from sppnet.evaluation.calibration import (
-    Reliability,
+    ReliabilityDiagram,
     ScoreCalibration,
     match_scores,
     measure_reliability,
@@ -65,7 +65,7 @@ class DetectionAnalysis:
     point: OperatingPoint
     confusion: DetectionConfusion
     errors: ErrorTypes
-    reliability: Reliability | None
+    reliability: ReliabilityDiagram | None
 
     @classmethod
     def measure(
