@@ -40,8 +40,7 @@ from sppnet.classification import (
     train_network,
 )
 from sppnet.classification.train.config import InputSizes
-from sppnet.evaluation.report.charts import Series, line_chart
-from sppnet.evaluation.report.html import Page, figure, figures, table
+from sppnet.evaluation.report import Page, Series, figure, figures, line_chart, table
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
 from sppnet.training.checkpoints import Checkpoints

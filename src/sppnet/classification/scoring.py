@@ -11,8 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.evaluation import mean_class_accuracy, per_class_accuracy, top_k_accuracy
-from sppnet.evaluation.average_precision import average_precision_voc07, precision_and_recall
+from sppnet.evaluation import (
+    average_precision_voc07,
+    mean_class_accuracy,
+    per_class_accuracy,
+    precision_and_recall,
+    top_k_accuracy,
+)
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 

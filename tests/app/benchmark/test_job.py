@@ -35,7 +35,6 @@ from sppnet.app.benchmark.report import (
     Results,
     check_equal,
     log_chart,
-    stand_alone,
     table_rows,
 )
 from sppnet.app.benchmark.timing import (
@@ -50,6 +49,7 @@ from sppnet.app.benchmark.timing import (
 )
 from sppnet.app.main import main
 from sppnet.errors import UsageError
+from sppnet.evaluation.report import stand_alone
 from sppnet.pooling import check_regions, pool_regions, spatial_pyramid_pool
 
 TINY = BenchmarkConfig(

@@ -25,7 +25,6 @@ from sppnet.app.benchmark.report import (
     HEADER,
     Results,
     growth_chart,
-    stand_alone,
     sweep_chart,
     table_rows,
     write_report,
@@ -34,6 +33,7 @@ from sppnet.app.benchmark.timing import BenchmarkConfig
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import UsageError
+from sppnet.evaluation.report import stand_alone
 from sppnet.pooling.kernels.cpu import kernel_name
 from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
 

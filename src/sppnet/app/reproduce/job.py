@@ -19,8 +19,16 @@ from sppnet.app.console import (
 from sppnet.app.progress import track
 from sppnet.detection.proposals.propose import split_methods
 from sppnet.errors import UsageError
-from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table, tiles
-from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
+from sppnet.evaluation.report import (
+    Page,
+    Tile,
+    add_origin_section,
+    add_problem_section,
+    details,
+    paragraph,
+    table,
+    tiles,
+)
 from sppnet.paper import PaperTable, Resources, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
 from sppnet.paper.resources import Budget
