@@ -1,5 +1,6 @@
 """A classifier predicts from the image alone, and comes back from disk as it was."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ from sppnet.classification import (
     open_class_data,
     predict_files,
 )
-from sppnet.classification.classifier import rank_scores
+from sppnet.classification.classifier import (
+    pool_from_config,
+    pool_to_config,
+    rank_scores,
+)
 from sppnet.errors import InputError, UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,3 +159,10 @@ def test_svms_on_frozen_features_learn(tmp_path: Path) -> None:
     paths = [data.paths[i] for i in split.test.tolist()]
     rows = result.classifier.score_rows(features.rows[split.test])
     assert torch.equal(predict_files(result.classifier, paths).rows, rows)
+
+
+@pytest.mark.parametrize("kind", ["spp", "spp+avg", "6x6", "avg", "max"])
+def test_pools_come_back_from_their_description(kind: str) -> None:
+    maps, pool = torch.rand(2, 4, 9, 7), build_pool(kind, (1, 3))
+    description = json.loads(json.dumps(pool_to_config(pool)))
+    assert torch.equal(pool_from_config(description)(maps), pool(maps))

@@ -3,7 +3,7 @@
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.config import FitConfig, TrainConfig
 from sppnet.classification.convert import convert_classifier
-from sppnet.classification.data import ClassData, SplitConfig, open_class_data
+from sppnet.classification.data import ClassData, open_class_data
 from sppnet.classification.multi_view import score_on_crops, score_on_maps
 from sppnet.classification.network import (
     AverageAndPyramid,
@@ -18,7 +18,7 @@ from sppnet.classification.network import (
 )
 from sppnet.classification.predict import load_classifier, predict_files
 from sppnet.classification.scoring import score_predictions
-from sppnet.classification.splits import Split, holdout_split, protocol_splits
+from sppnet.classification.splits import Split, SplitConfig, holdout_split, protocol_splits
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from sppnet.classification.scoring import Task, class_task, presence_task
-from sppnet.classification.splits import HOLDOUT, Split, holdout_split, protocol_splits
+from sppnet.classification.splits import HOLDOUT, Split, SplitConfig
 from sppnet.errors import NothingUsableError, Problem, UsageError
 from sppnet.images import (
     ClassificationDataset,
@@ -27,48 +27,6 @@ from sppnet.images.readers.voc_classes import common_names, read_voc_classes
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 FIT_SPLITS = ("trainval", "train")
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How images that come in one pile are divided.
-
-    Args:
-        train_per_class: Images of each class to fit on; None keeps 20 % of each class for scoring.
-        test_per_class: Most images of each class to score on; None takes all that are left.
-        splits: How many random splits; more than 1 needs ``train_per_class``.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If a number is below 1, or one is given without ``train_per_class``.
-    """
-
-    train_per_class: int | None = None
-    test_per_class: int | None = None
-    splits: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.train_per_class is None and (self.test_per_class is not None or self.splits > 1):
-            raise ValueError("test_per_class and splits must come with train_per_class")
-        numbers = (self.train_per_class, self.test_per_class, self.splits)
-        if any(number is not None and number < 1 for number in numbers):
-            raise ValueError(
-                f"train_per_class, test_per_class, splits must be at least 1, got {numbers}"
-            )
-
-    @property
-    def is_protocol(self) -> bool:
-        """Whether splits of given sizes are drawn, as in the paper's Caltech-101 runs."""
-        return self.train_per_class is not None
-
-    def draw(self, labels: Tensor) -> list[Split]:
-        """Divide images by their labels."""
-        if self.train_per_class is None:
-            return [holdout_split(labels, HOLDOUT, self.seed)]
-        return protocol_splits(
-            labels, self.train_per_class, self.test_per_class, self.splits, self.seed
-        )
 
 
 @dataclass(frozen=True)

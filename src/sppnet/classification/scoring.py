@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -135,3 +135,44 @@ def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> d
             for name, share in zip(names, shares, strict=True)
         },
     }
+
+
+def mean_figures(
+    per_split: Sequence[dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Average accuracy over splits.
+
+    Args:
+        per_split: For each split what ``score_predictions`` returns.
+
+    Returns:
+        The mean of every figure, classes too, and a summary dict(count, mean, std, each); the
+        deviation is that of a sample (n - 1). For one split, or splits without a test image, that
+        split's figures and None.
+
+    Example:
+        >>> a = {"top1": 0.5, "top5": 1.0, "per_class": {"cat": 0.5, "dog": None}}
+        >>> figures, summary = mean_figures([a, {**a, "top1": 0.75}])
+        >>> figures["top1"], figures["per_class"], round(summary["std"]["top1"], 4)
+        (0.625, {'cat': 0.5, 'dog': None}, 0.1768)
+    """
+    if len(per_split) == 1 or per_split[0]["top1"] is None:
+        return dict(per_split[0]), None
+    names = [name for name in per_split[0] if name != "per_class"]
+    columns = {name: [float(each[name]) for each in per_split] for name in names}
+    means = {name: mean(column) for name, column in columns.items()}
+    summary = {
+        "count": len(per_split),
+        "mean": means,
+        "std": {name: stdev(column) for name, column in columns.items()},
+        "each": [{name: each[name] for name in names} for each in per_split],
+    }
+    classes = per_split[0]["per_class"]
+    per_class = {name: _mean([each["per_class"][name] for each in per_split]) for name in classes}
+    return {**means, "per_class": per_class}, summary
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are there."""
+    present = [value for value in values if value is not None]
+    return mean(present) if present else None

@@ -34,7 +34,7 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.classification.splits import mean_figures
+from sppnet.classification.scoring import mean_figures
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.storage import FeatureCache, RunFolder, write_json
 from sppnet.storage.files import ensure_output_folder

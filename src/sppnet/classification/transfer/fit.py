@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sppnet.backbones import Backbone
 from sppnet.classification.classifier import Classifier, ImageClassifier
 from sppnet.classification.network import FixedNorm, SppNet
-from sppnet.classification.scoring import Task, class_task
-from sppnet.classification.splits import Split, mean_figures
+from sppnet.classification.scoring import Task, class_task, mean_figures
+from sppnet.classification.splits import Split
 from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
 from sppnet.classification.transfer.selection import Choice, fit_best
