@@ -236,8 +236,8 @@ def main() -> None:
     words = read_arguments()
     records = []
     for seed in range(words.seeds):
-        rule = SplitConfig(words.train_per_class, words.test_per_class, 1, seed)
-        data = open_class_data(words.data, rule)
+        split_config = SplitConfig(words.train_per_class, words.test_per_class, 1, seed)
+        data = open_class_data(words.data, split_config)
         records += [run_way(way, words, data, seed) for way in WAYS[words.name]]
     rows = summarise(records)
     about = {

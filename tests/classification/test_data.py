@@ -13,12 +13,12 @@ from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images import read_class_folders
 
 
-def test_plain_folder_is_divided_by_the_rule(tmp_path: Path) -> None:
+def test_plain_folder_is_divided_as_asked(tmp_path: Path) -> None:
     data = open_class_data(draw_folders(tmp_path / "d", 5), SplitConfig(seed=1))
     (split,) = data.splits()
     assert data.names == PATTERNS
     assert (len(split.train), len(split.test)) == (16, 4)
-    assert data.rule_words() == "20% of each class held out, seed 1"
+    assert data.describe_split() == "20% of each class held out, seed 1"
 
 
 def test_train_and_val_folders_are_kept_apart(tmp_path: Path) -> None:

@@ -37,6 +37,6 @@ def test_lone_image_is_fitted_on() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"test_per_class": 5}, {"splits": 2}, {"train_per_class": 0}, {"splits": 0}]
 )
-def test_impossible_rules_are_refused(wrong: dict[str, int]) -> None:
+def test_impossible_splits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         SplitConfig(**wrong)

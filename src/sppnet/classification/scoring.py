@@ -1,4 +1,4 @@
-"""Figures of a classifier on images whose class is known."""
+"""Figures of merit of a classifier: accuracies, VOC 2007's average precision, means over splits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,13 +31,13 @@ def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be told of N images, and how well it is told.
+    """What is to be predicted for N images, and how predictions are scored.
 
     Args:
-        targets: (N, K) int8: 1 yes, -1 no, 0 neither.
+        targets: (N, K) int8: 1 the image shows the class, -1 it does not, 0 counts neither way.
         names: K class names.
         figures: From scores and targets of some images, each (n, K), to figures by name.
-        key: The figure that choices are made by; more is better.
+        key: Name of the figure that choices are made by; larger is better.
     """
 
     targets: Tensor
@@ -46,7 +46,7 @@ class Task:
     key: str
 
     def figure(self, scores: Tensor, targets: Tensor) -> float:
-        """The figure that choices are made by; 0 where no image tells."""
+        """The figure that choices are made by; 0 where there is no image to tell."""
         return float(self.figures(scores, targets)[self.key] or 0.0)
 
 
@@ -104,7 +104,7 @@ def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Work out accuracy from the scores of every class.
+    """Compute accuracies from the scores of every class.
 
     Args:
         scores: (N, K), larger is more likely.
@@ -112,8 +112,8 @@ def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> d
         names: K names.
 
     Returns:
-        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where no image is
-        left to tell, and for a class without test images.
+        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where there is no
+        image, and for a class without images.
 
     Example:
         >>> import torch

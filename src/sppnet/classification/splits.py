@@ -1,4 +1,4 @@
-"""Which images a classifier is fitted on and which it is scored on."""
+"""Divides images into those that a classifier is fitted on and those that it is scored on."""
 
 from dataclasses import dataclass
 
@@ -56,6 +56,24 @@ def protocol_splits(
     ]
 
 
+def draw_sample(count: int, most: int | None, seed: int) -> Tensor:
+    """Draw at most so many of ``count`` items: their positions, (n,) int64, sorted.
+
+    Args:
+        count: How many items there are.
+        most: How many to keep; None keeps all.
+        seed: Decides which.
+
+    Example:
+        >>> draw_sample(5, 3, seed=0), draw_sample(2, None, seed=0)
+        (tensor([0, 1, 4]), tensor([0, 1]))
+    """
+    if most is None or most >= count:
+        return torch.arange(count)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:most].sort().values
+
+
 def holdout_split(labels: Tensor, share: float = HOLDOUT, seed: int = 0) -> Split:
     """Keep a share of every class for scoring.
 
@@ -93,7 +111,7 @@ def holdout_split(labels: Tensor, share: float = HOLDOUT, seed: int = 0) -> Spli
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How images that come in one pile are divided.
+    """How the images of a plain folder, without a test part, are divided.
 
     Args:
         train_per_class: Images of each class to fit on; None keeps 20 % of each class for scoring.

@@ -10,7 +10,12 @@ from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification import ClassData, Classifier
 from sppnet.classification.data import VocData
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
-from sppnet.classification.transfer.fit import ExtractedRows, FitResult, RecipeExtractor, fit_splits
+from sppnet.classification.transfer.fit import (
+    ExtractedFeatures,
+    FitResult,
+    RecipeExtractor,
+    fit_splits,
+)
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.classification.transfer.selection import COSTS
 from sppnet.paper.resources import ModelSpec, Resources
@@ -159,7 +164,7 @@ def fit_blocks(
         encoder = network.encoder((block,))
         end = begin + row_length(encoder)
         part = replace(features, rows=features.rows[:, begin:end].contiguous())
-        source = ExtractedRows(part, RecipeExtractor(encoder))
+        source = ExtractedFeatures(part, RecipeExtractor(encoder))
         yield row, fit_splits([source], task, splits, costs=COSTS, seed=seed, track=track)
         begin = end
 

@@ -82,8 +82,8 @@ def _open_classes(root: Path, resources: Resources) -> TransferData:
     """Class folders under the Caltech-101 protocol, with fewer images where there are fewer."""
     smallest = min(read_class_folders(root).images_per_class().values())
     train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
-    rule = SplitConfig(train, TEST_PER_CLASS, resources.splits, resources.seed)
-    return open_class_data(root, rule)
+    split_config = SplitConfig(train, TEST_PER_CLASS, resources.splits, resources.seed)
+    return open_class_data(root, split_config)
 
 
 def _measure(
@@ -150,6 +150,6 @@ def what_differs(
         root = resources.find_data(place)
         parts.append(f"{root.name if root else ''}: {len(data.names)} classes")
     if place == CALTECH:
-        parts += [data.rule_words()] if resources.splits != SPLITS or parts else []
+        parts += [data.describe_split()] if resources.splits != SPLITS or parts else []
     parts.append("C chosen on validation images")
     return "; ".join(parts)
