@@ -12,9 +12,8 @@ from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
 from sppnet.images import draw_detection_set
-from sppnet.paper import Resources
 from sppnet.paper.detection import METHODS
-from sppnet.paper.detection_setup import ZF, DetectionImages, Method, open_detection_images
+from sppnet.paper.detection_setup import ZF, Method
 from sppnet.paper.printed import (
     BOTH,
     CONV,
@@ -60,7 +59,9 @@ def run(*words: object) -> tuple[int, Cells, dict[str, Any]]:
     return code, {k: cell for k, cell in cells.items() if cell["measured"] is not None}, record
 
 
-def test_table_10_measures_precision_and_seconds_of_both_ways(drawn: Path, tmp_path: Path) -> None:
+def test_table_10_measures_precision_and_seconds_of_both_methods(
+    drawn: Path, tmp_path: Path
+) -> None:
     code, cells, _ = run(10, "--data", drawn, *SMALL, *QUICK, "--out", tmp_path)
     assert code == 0
     for column in (SPP_1, SPP_5, RCNN_ZF):
@@ -91,7 +92,7 @@ def test_a_second_run_takes_the_scores_that_are_kept(
     assert code == 3  # fc6 asks for layers that were trained
     assert {row for row, _ in first} == {"pool5", "ft fc6", "ft fc7", "ft fc7 bb"}
     assert any("no fully connected layers" in reason for reason in record["not_measured"])
-    monkeypatch.setattr("sppnet.paper.detection_bench.SvmTrainer", None)
+    monkeypatch.setattr("sppnet.paper.detection_experiment.SvmTrainer", None)
     again = run(9, *words, "--fresh", "--out", tmp_path)[1]
     assert {k: c["measured"] for k, c in first.items()} == {
         k: c["measured"] for k, c in again.items()
@@ -171,18 +172,3 @@ def test_wrong_words_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["reproduce", "9", "--only", "ap", "--out", str(tmp_path)]) == 2
     assert "precision or speed" in capsys.readouterr().err
     assert main(["reproduce", "9", "--proposals", "magic", "--out", str(tmp_path)]) == 2
-
-
-def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(drawn, whole)
-    shutil.rmtree(whole / "ImageSets")
-    images = open_detection_images(Resources(tmp_path, data=whole))
-    assert isinstance(images, DetectionImages)
-    learnt, scored = ({image.image_id for image in part} for part in (images.train, images.test))
-    assert len(scored) == 2  # a fifth
-    assert not learnt & scored
-    assert len(learnt | scored) == 12
-    few = open_detection_images(Resources(tmp_path, data=whole, limit=1))
-    assert isinstance(few, DetectionImages)
-    assert (len(few.train), len(few.test)) == (1, 1)

@@ -23,6 +23,7 @@ from sppnet.classification.data import (
     open_class_data,
     open_voc_data,
     scoring_split,
+    training_split,
 )
 from sppnet.classification.multi_view import score_on_crops, score_on_maps
 from sppnet.classification.network import (
@@ -121,5 +122,6 @@ __all__ = [
     "score_predictions",
     "scoring_split",
     "train_network",
+    "training_split",
     "view_plan",
 ]

@@ -25,8 +25,8 @@ from sppnet.images import (
 from sppnet.images.content import content_number, read_content
 from sppnet.images.readers.voc_classes import common_names, read_voc_classes
 
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-FIT_SPLITS = ("trainval", "train")
+TEST_SPLITS = ("test", "val", "valid", "validation")
+TRAIN_SPLITS = ("trainval", "train")
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,16 @@ def open_class_data(root: str | Path, split_config: SplitConfig) -> ClassData:
     return _join([read_class_folders(root, split=part) for part in parts], split_config)
 
 
+def training_split(splits: Sequence[str]) -> str | None:
+    """Choose the split to learn from: trainval, else train, else None.
+
+    Example:
+        >>> training_split(["test", "train"])
+        'train'
+    """
+    return next((name for name in TRAIN_SPLITS if name in splits), None)
+
+
 def scoring_split(splits: Sequence[str]) -> str | None:
     """Choose the split to score on: test, else a validation split, else None.
 
@@ -146,7 +156,7 @@ def scoring_split(splits: Sequence[str]) -> str | None:
         >>> scoring_split(["train", "val"])
         'val'
     """
-    return next((name for name in TEST_FOLDERS if name in splits), None)
+    return next((name for name in TEST_SPLITS if name in splits), None)
 
 
 def match_classes(dataset: ClassificationDataset, names: Sequence[str]) -> Tensor:
@@ -247,7 +257,7 @@ def open_voc_data(root: str | Path) -> VocData:
         NothingUsableError: If a split has no usable image.
     """
     present = list_voc_splits(root)
-    used = (_first(FIT_SPLITS, present, root), _first(TEST_FOLDERS, present, root))
+    used = (_first(TRAIN_SPLITS, present, root), _first(TEST_SPLITS, present, root))
     parts = [read_voc_classes(root, split) for split in used]
     return VocData(
         tuple(path for part in parts for path in part.paths),
