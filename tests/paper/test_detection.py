@@ -1,6 +1,5 @@
 """Tables 9 to 12 run on a small drawn set with a small trunk: the same code as on VOC 2007."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from reproduce_runs import reproduce
 from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
-from sppnet.images import draw_detection_set
 from sppnet.paper.detection import METHODS
 from sppnet.paper.detection_setup import ZF, Method
 from sppnet.paper.printed import (
@@ -38,11 +37,6 @@ QUICK = ("--timed", 1, "--share", 0.5)
 Cells = dict[tuple[str, str], dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_detection_set(tmp_path_factory.mktemp("drawn"), count=12, seed=0)
-
-
 @pytest.fixture(autouse=True)
 def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's five scales would take seconds for every image."""
@@ -52,9 +46,7 @@ def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*words: object) -> tuple[int, Cells, dict[str, Any]]:
     """Run the command: exit code, cells that were measured, and all that was written."""
-    out = Path(str(words[words.index("--out") + 1]))
-    code = main(["reproduce", *map(str, words)])
-    record = json.loads((out / f"table-{words[0]}.json").read_text())
+    code, record = reproduce(*words)
     cells = {(cell["row"], cell["column"]): cell for cell in record["cells"]}
     return code, {k: cell for k, cell in cells.items() if cell["measured"] is not None}, record
 

@@ -9,7 +9,6 @@ import torch
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification.network import build_classifier
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.images import draw_detection_set
 from sppnet.paper import Resources
 from sppnet.paper.detection_setup import (
     DetectionImages,
@@ -63,11 +62,6 @@ def test_a_head_begins_with_the_layers_that_were_trained() -> None:
     rows = torch.rand(4, linear[0].in_features)
     torch.testing.assert_close(head.describe(rows, "fc7"), network.head[:6](rows))
     assert head(rows).shape == (4, 4)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_detection_set(tmp_path_factory.mktemp("drawn"), count=12, seed=0)
 
 
 def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) -> None:
