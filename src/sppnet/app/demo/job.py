@@ -19,7 +19,14 @@ from sppnet.detection import Detector
 from sppnet.errors import UsageError
 from sppnet.evaluation import to_jpeg_bytes
 from sppnet.evaluation.error_analysis import best_operating_point
-from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_bytes, write_json
+from sppnet.storage import (
+    RunFolder,
+    ensure_output_folder,
+    holds_run_of,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 COMMAND = "demo"
 # Seconds of each step on two quiet cores, for the time left; the times taken are in metrics.json.
@@ -109,13 +116,7 @@ class DemoJob:
 
 def _check_ours(folder: DemoFolder) -> None:
     """Refuse a folder in which what the demo writes would mix with something else."""
-    record = folder.path / "run.json"
-    if record.exists():
-        before = read_json(record)
-        command = before.get("command") if isinstance(before, dict) else None
-        if command != COMMAND:
-            rule = f"holds a run of {command!r}; choose another folder for the demo"
-            raise UsageError(rule, path=folder.path)
+    if holds_run_of(COMMAND, folder.path, "the demo"):
         return
     for part in folder.parts():
         if part.exists():
