@@ -1,4 +1,8 @@
-"""``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
+"""``sppnet reproduce``: measures a table of the paper again and shows both numbers side by side.
+
+This module reads the flags; ``job.py`` runs the table and writes JSON and page. What is measured,
+and how, stands in :mod:`sppnet.paper`.
+"""
 
 from pathlib import Path
 from typing import Annotated

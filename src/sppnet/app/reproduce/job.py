@@ -1,4 +1,4 @@
-"""``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
+"""Runs one table of the paper: prints it, writes JSON and page."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
