@@ -17,18 +17,6 @@ from sppnet.evaluation.average_precision import average_precision_voc07, precisi
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 
 
-def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
-    """Turn classes into targets: (N,) int64 -> (N, K) int8, 1 for the image's class, else -1.
-
-    Example:
-        >>> one_against_rest(torch.tensor([1, 0]), 2).tolist()
-        [[-1, 1], [1, -1]]
-    """
-    targets = torch.full((len(labels), num_classes), -1, dtype=torch.int8)
-    targets[torch.arange(len(labels)), labels] = 1
-    return targets
-
-
 @dataclass(frozen=True)
 class Task:
     """What is to be predicted for N images, and how predictions are scored.
@@ -66,6 +54,52 @@ def presence_task(targets: Tensor, names: Sequence[str]) -> Task:
     return Task(targets, tuple(names), figures, "mean_ap")
 
 
+def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
+    """Turn classes into targets: (N,) int64 -> (N, K) int8, 1 for the image's class, else -1.
+
+    Example:
+        >>> one_against_rest(torch.tensor([1, 0]), 2).tolist()
+        [[-1, 1], [1, -1]]
+    """
+    targets = torch.full((len(labels), num_classes), -1, dtype=torch.int8)
+    targets[torch.arange(len(labels)), labels] = 1
+    return targets
+
+
+def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Compute accuracies from the scores of every class.
+
+    Args:
+        scores: (N, K), larger is more likely.
+        labels: (N,) int64, the true classes.
+        names: K names.
+
+    Returns:
+        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where there is no
+        image, and for a class without images.
+
+    Example:
+        >>> import torch
+        >>> figures = score_predictions(torch.eye(2), torch.tensor([0, 0]), ("cat", "dog"))
+        >>> figures["top1"], figures["per_class"]
+        (0.5, {'cat': 0.5, 'dog': None})
+    """
+    if not len(labels):
+        return {**dict.fromkeys(FIGURES), "per_class": dict.fromkeys(names)}
+    values, truth = scores.double().numpy(), labels.numpy()
+    best = values.argmax(axis=1)  # the first of equal ones
+    shares = per_class_accuracy(best, truth, len(names)).tolist()
+    return {
+        "top1": top_k_accuracy(values, truth, 1),
+        "top5": top_k_accuracy(values, truth, 5),
+        "mean_class_accuracy": mean_class_accuracy(best, truth, len(names)),
+        "per_class": {
+            name: None if math.isnan(share) else share
+            for name, share in zip(names, shares, strict=True)
+        },
+    }
+
+
 def score_presence(scores: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """Rank images by every class's score: VOC 2007's average precision at 11 recalls.
 
@@ -101,40 +135,6 @@ def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float | None:
     if not hits.any():
         return None
     return average_precision_voc07(*precision_and_recall(hits, int(hits.sum())))
-
-
-def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Compute accuracies from the scores of every class.
-
-    Args:
-        scores: (N, K), larger is more likely.
-        labels: (N,) int64, the true classes.
-        names: K names.
-
-    Returns:
-        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where there is no
-        image, and for a class without images.
-
-    Example:
-        >>> import torch
-        >>> figures = score_predictions(torch.eye(2), torch.tensor([0, 0]), ("cat", "dog"))
-        >>> figures["top1"], figures["per_class"]
-        (0.5, {'cat': 0.5, 'dog': None})
-    """
-    if not len(labels):
-        return {**dict.fromkeys(FIGURES), "per_class": dict.fromkeys(names)}
-    values, truth = scores.double().numpy(), labels.numpy()
-    best = values.argmax(axis=1)  # the first of equal ones
-    shares = per_class_accuracy(best, truth, len(names)).tolist()
-    return {
-        "top1": top_k_accuracy(values, truth, 1),
-        "top5": top_k_accuracy(values, truth, 5),
-        "mean_class_accuracy": mean_class_accuracy(best, truth, len(names)),
-        "per_class": {
-            name: None if math.isnan(share) else share
-            for name, share in zip(names, shares, strict=True)
-        },
-    }
 
 
 def mean_figures(

@@ -42,6 +42,70 @@ VOC07_IMAGES = (5011, 4952)
 
 
 @dataclass(frozen=True)
+class Method:
+    """A column of tables 9 and 10.
+
+    Args:
+        network: Name of its network.
+        short_sides: Scales of SPP-net; empty for R-CNN.
+    """
+
+    network: str
+    short_sides: tuple[int, ...] = ()
+
+    @property
+    def is_rcnn(self) -> bool:
+        """Whether every proposal is convolved by itself."""
+        return not self.short_sides
+
+    def label(self, track: Track) -> Track:
+        """Put the method before every description of progress.
+
+        Example:
+            >>> said = []
+            >>> def track(iterable, description, total=None):
+            ...     said.append(description)
+            ...     return iterable
+            >>> loop = Method("ZF-5", (688,)).label(track)([1, 2], "timing")
+            >>> said
+            ['SPP-net ZF-5 at 688: timing']
+        """
+        sides = f" at {','.join(map(str, self.short_sides))}"
+        name = f"R-CNN {self.network}" if self.is_rcnn else f"SPP-net {self.network}{sides}"
+
+        def labelled(
+            iterable: Iterable[T], description: str, total: int | None = None
+        ) -> Iterable[T]:
+            return track(iterable, f"{name}: {description}", total)
+
+        return labelled
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of table 9: what the SVMs see, and what happens to the boxes.
+
+    Args:
+        layer: ``pooled``, ``fc6`` or ``fc7``.
+        is_tuned: Whether fc6 and fc7 were fine-tuned.
+        moves_boxes: Whether boxes are moved by regression.
+    """
+
+    layer: str
+    is_tuned: bool = False
+    moves_boxes: bool = False
+
+
+ROWS = {
+    "pool5": Row("pooled"),
+    "fc6": Row("fc6"),
+    "ft fc6": Row("fc6", is_tuned=True),
+    "ft fc7": Row("fc7", is_tuned=True),
+    "ft fc7 bb": Row("fc7", is_tuned=True, moves_boxes=True),
+}
+
+
+@dataclass(frozen=True)
 class DetectionNetwork:
     """A network whose trunk makes the maps, and whose hidden layers describe proposals.
 
@@ -197,70 +261,6 @@ class KeptRcnnEncoder(RcnnEncoder):
         self._vectors = torch.cat([self._vectors, vectors])
         kept = {"cells": torch.tensor(list(self._row_of)), "vectors": self._vectors}
         self.cache.put(self._key, kept)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A column of tables 9 and 10.
-
-    Args:
-        network: Name of its network.
-        short_sides: Scales of SPP-net; empty for R-CNN.
-    """
-
-    network: str
-    short_sides: tuple[int, ...] = ()
-
-    @property
-    def is_rcnn(self) -> bool:
-        """Whether every proposal is convolved by itself."""
-        return not self.short_sides
-
-    def label(self, track: Track) -> Track:
-        """Put the method before every description of progress.
-
-        Example:
-            >>> said = []
-            >>> def track(iterable, description, total=None):
-            ...     said.append(description)
-            ...     return iterable
-            >>> loop = Method("ZF-5", (688,)).label(track)([1, 2], "timing")
-            >>> said
-            ['SPP-net ZF-5 at 688: timing']
-        """
-        sides = f" at {','.join(map(str, self.short_sides))}"
-        name = f"R-CNN {self.network}" if self.is_rcnn else f"SPP-net {self.network}{sides}"
-
-        def labelled(
-            iterable: Iterable[T], description: str, total: int | None = None
-        ) -> Iterable[T]:
-            return track(iterable, f"{name}: {description}", total)
-
-        return labelled
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of table 9: what the SVMs see, and what happens to the boxes.
-
-    Args:
-        layer: ``pooled``, ``fc6`` or ``fc7``.
-        is_tuned: Whether fc6 and fc7 were fine-tuned.
-        moves_boxes: Whether boxes are moved by regression.
-    """
-
-    layer: str
-    is_tuned: bool = False
-    moves_boxes: bool = False
-
-
-ROWS = {
-    "pool5": Row("pooled"),
-    "fc6": Row("fc6"),
-    "ft fc6": Row("fc6", is_tuned=True),
-    "ft fc7": Row("fc7", is_tuned=True),
-    "ft fc7 bb": Row("fc7", is_tuned=True, moves_boxes=True),
-}
 
 
 def build_method_encoder(

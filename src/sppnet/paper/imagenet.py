@@ -55,68 +55,41 @@ BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before 
 NOTE = "conv2 of ZF-5 is the map before its pooling, as the printed number must be; after it 13"
 
 
-def train_model(
-    spec: ModelSpec, root: Path, resources: Resources, track: Track
-) -> tuple[Classifier, Sequence[Problem]]:
-    """Train one network and save it where the tables look for it.
+def measure_table_1(resources: Resources, track: Track) -> Findings:
+    """Give the side of the map after each convolution stage of each network."""
+    del resources
+    for network in track(NETWORKS, "networks", total=len(NETWORKS)):
+        sides = stage_sides(BACKBONES[network])
+        for row in TABLE_1.rows:
+            if TABLE_1.value(row, network) is None:
+                continue
+            before, after = sides[row]
+            is_before = (network, row) in BEFORE_POOLING
+            value = before if is_before else after
+            yield Measured(row, network, float(value), differs=NOTE if is_before else "")
 
-    No SPP and single-size training see the largest size only, multi-size training all of them in
-    turn. A run that was killed goes on from its last checkpoint.
+
+def stage_sides(backbone: str, side: int = SIDE) -> dict[str, tuple[int, int]]:
+    """Sides of the map after each convolution, and after the pooling that belongs to it.
 
     Args:
-        spec: Which network, and how.
-        root: Class folders.
-        resources: Where it goes; ``training`` says how.
-        track: Shows the progress.
-
-    Returns:
-        The trained network, and what was wrong with files.
-
-    Raises:
-        ValueError: If ``resources`` do not say how to train.
-
-    Source:
-        SPP-net, sections 2.3 and 3.1.
-    """
-    if resources.training is None:
-        raise ValueError("training must be given, got None")
-    config = trainer_config(spec, resources.training, resources.seed)
-    dataset = images_to_train(root, resources.seed)
-    torch.manual_seed(resources.seed)
-    network = build_paper_network(
-        BACKBONES[spec.network],
-        len(dataset.names),
-        spp=spec.kind != "no-spp",
-        hidden=resources.training.hidden,
-    ).to(resources.device)
-    photos = TrainingImages(dataset.paths, config.short_side, track=track)
-    folder = resources.models_folder / spec.name
-    checkpoints = Checkpoints(folder / "checkpoints")
-    labels = dataset.labels[photos.kept]
-    train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
-    about = {"command": "reproduce", "settings": {"epochs": config.epochs, "kind": spec.kind}}
-    classifier = Classifier(
-        network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
-    )
-    classifier.save(folder / "model")
-    return classifier, (*dataset.problems, *photos.problems)
-
-
-def trainer_config(spec: ModelSpec, training: NetworkTrainingConfig, seed: int) -> TrainerConfig:
-    """Make the configuration of the trainer for one network.
+        backbone: Name of a trunk, such as ``"zf5"``.
+        side: Pixels of the square image.
 
     Example:
-        >>> trainer_config(ModelSpec("ZF-5", "single"), NetworkTrainingConfig(2), seed=0).crop
-        224
+        >>> stage_sides("zf5")["conv1"]
+        (110, 55)
     """
-    sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
-    return TrainerConfig(
-        epochs=training.epochs,
-        sizes=InputSizes(sizes),
-        batch=training.batch,
-        rate=RATE,
-        seed=seed,
-    )
+    sides: dict[str, tuple[int, int]] = {}
+    stage = ""
+    for row in layer_table(backbone, (side,)):
+        cells = row.cells[0]
+        if row.layer.startswith("conv"):
+            stage = row.layer
+            sides[stage] = (cells, cells)
+        elif stage and row.layer.startswith("pool"):
+            sides[stage] = (sides[stage][0], cells)
+    return sides
 
 
 def measure_table_2(resources: Resources, track: Track) -> Findings:
@@ -187,6 +160,70 @@ def measure_model(
         yield Measured(row, column, error, differs, images=images, seconds=seconds)
 
 
+def train_model(
+    spec: ModelSpec, root: Path, resources: Resources, track: Track
+) -> tuple[Classifier, Sequence[Problem]]:
+    """Train one network and save it where the tables look for it.
+
+    No SPP and single-size training see the largest size only, multi-size training all of them in
+    turn. A run that was killed goes on from its last checkpoint.
+
+    Args:
+        spec: Which network, and how.
+        root: Class folders.
+        resources: Where it goes; ``training`` says how.
+        track: Shows the progress.
+
+    Returns:
+        The trained network, and what was wrong with files.
+
+    Raises:
+        ValueError: If ``resources`` do not say how to train.
+
+    Source:
+        SPP-net, sections 2.3 and 3.1.
+    """
+    if resources.training is None:
+        raise ValueError("training must be given, got None")
+    config = trainer_config(spec, resources.training, resources.seed)
+    dataset = images_to_train(root, resources.seed)
+    torch.manual_seed(resources.seed)
+    network = build_paper_network(
+        BACKBONES[spec.network],
+        len(dataset.names),
+        spp=spec.kind != "no-spp",
+        hidden=resources.training.hidden,
+    ).to(resources.device)
+    photos = TrainingImages(dataset.paths, config.short_side, track=track)
+    folder = resources.models_folder / spec.name
+    checkpoints = Checkpoints(folder / "checkpoints")
+    labels = dataset.labels[photos.kept]
+    train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
+    about = {"command": "reproduce", "settings": {"epochs": config.epochs, "kind": spec.kind}}
+    classifier = Classifier(
+        network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
+    )
+    classifier.save(folder / "model")
+    return classifier, (*dataset.problems, *photos.problems)
+
+
+def trainer_config(spec: ModelSpec, training: NetworkTrainingConfig, seed: int) -> TrainerConfig:
+    """Make the configuration of the trainer for one network.
+
+    Example:
+        >>> trainer_config(ModelSpec("ZF-5", "single"), NetworkTrainingConfig(2), seed=0).crop
+        224
+    """
+    sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
+    return TrainerConfig(
+        epochs=training.epochs,
+        sizes=InputSizes(sizes),
+        batch=training.batch,
+        rate=RATE,
+        seed=seed,
+    )
+
+
 def score_dataset(
     classifier: Classifier,
     dataset: ClassificationDataset,
@@ -227,40 +264,3 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     if settings.get("epochs"):
         parts.append(f"{settings['epochs']} epochs")
     return "; ".join(parts)
-
-
-def measure_table_1(resources: Resources, track: Track) -> Findings:
-    """Give the side of the map after each convolution stage of each network."""
-    del resources
-    for network in track(NETWORKS, "networks", total=len(NETWORKS)):
-        sides = stage_sides(BACKBONES[network])
-        for row in TABLE_1.rows:
-            if TABLE_1.value(row, network) is None:
-                continue
-            before, after = sides[row]
-            is_before = (network, row) in BEFORE_POOLING
-            value = before if is_before else after
-            yield Measured(row, network, float(value), differs=NOTE if is_before else "")
-
-
-def stage_sides(backbone: str, side: int = SIDE) -> dict[str, tuple[int, int]]:
-    """Sides of the map after each convolution, and after the pooling that belongs to it.
-
-    Args:
-        backbone: Name of a trunk, such as ``"zf5"``.
-        side: Pixels of the square image.
-
-    Example:
-        >>> stage_sides("zf5")["conv1"]
-        (110, 55)
-    """
-    sides: dict[str, tuple[int, int]] = {}
-    stage = ""
-    for row in layer_table(backbone, (side,)):
-        cells = row.cells[0]
-        if row.layer.startswith("conv"):
-            stage = row.layer
-            sides[stage] = (cells, cells)
-        elif stage and row.layer.startswith("pool"):
-            sides[stage] = (sides[stage][0], cells)
-    return sides

@@ -51,25 +51,6 @@ class FeatureSet:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class ImageFunction:
-    """A function from images to rows of numbers whose results can be cached.
-
-    Args:
-        view: What of an image the function sees.
-        compute: From a list of (3, h, w) views to (n, D) rows; each row depends on its own image
-            only.
-        batch: How many images ``compute`` gets at once.
-        depends_on: Everything besides the image's bytes that a row depends on; it goes into the
-            key of the cache.
-    """
-
-    view: View
-    compute: Callable[[list[Tensor]], Tensor]
-    batch: int
-    depends_on: Mapping[str, str | int]
-
-
 def extract_features(
     paths: Sequence[str | Path],
     backbone: Backbone,
@@ -112,85 +93,9 @@ def extract_features(
     return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
 
-def apply_to_files(
-    paths: Sequence[str | Path],
-    function: ImageFunction,
-    *,
-    cache: FeatureCache | None = None,
-    track: Track = no_tracking,
-    words: str = "computing",
-) -> FeatureSet:
-    """Compute a row for every image file, or take it from the cache.
-
-    Args:
-        paths: Image files of any sizes.
-        function: Turns images into rows.
-        cache: Where rows are kept; a run that was killed goes on from there.
-        track: Shows the progress over the images.
-        words: What the progress says is being done.
-
-    Returns:
-        The rows, and a finding for each image that cannot be used.
-    """
-    rows: dict[int, Tensor] = {}
-    digests: dict[int, int] = {}
-    problems: list[Problem] = []
-    pending: list[tuple[int, str, Tensor]] = []
-    for index, path in enumerate(track(paths, words, total=len(paths))):
-        try:
-            data = read_content(path)
-            key = cache_key(function, data)
-            record = None if cache is None else cache.get(key)
-            if record is None:
-                pending.append((index, key, function.view.apply(decode_content(data, path))))
-            else:
-                rows[index] = record["row"]
-            digests[index] = content_number(data)
-        except InputError as error:
-            problems.append(Problem.of(error, action="left out"))
-        if len(pending) >= function.batch:
-            rows.update(_compute(function, pending, cache))
-            pending = []
-    rows.update(_compute(function, pending, cache))
-    return _gather(rows, digests, problems)
-
-
-def cache_key(function: ImageFunction, data: bytes) -> str:
-    """Key of an image's row: the image's bytes and everything else that the row depends on."""
-    view = json.dumps(function.view.config(), sort_keys=True)
-    image = hashlib.sha256(data).hexdigest()
-    return FeatureCache.make_key(image=image, view=view, **function.depends_on)
-
-
-def _compute(
-    function: ImageFunction, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
-) -> dict[int, Tensor]:
-    """Compute the rows of some images and cache them."""
-    if not pending:
-        return {}
-    rows = function.compute([image for _, _, image in pending])
-    for (_, key, _), row in zip(pending, rows, strict=True):
-        if cache is not None:
-            cache.put(key, {"row": row.clone()})
-    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
-
-
 def backbone_digest(backbone: Backbone) -> str:
     """SHA-256 of a trunk's description and of every number in it."""
     return digest_of(backbone.config(), backbone.state_dict())
-
-
-def _gather(
-    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
-) -> FeatureSet:
-    """Put rows in the order of the images."""
-    kept = sorted(rows)
-    return FeatureSet(
-        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
-        kept=torch.tensor(kept, dtype=torch.int64),
-        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
-        problems=tuple(problems),
-    )
 
 
 class FeatureEncoder(nn.Module):
@@ -383,3 +288,98 @@ def scale_rows(rows: Tensor, block: Block) -> Tensor:
     if block.norm != "none":
         rows = FixedNorm()(rows)
     return rows * block.weight**0.5
+
+
+@dataclass(frozen=True)
+class ImageFunction:
+    """A function from images to rows of numbers whose results can be cached.
+
+    Args:
+        view: What of an image the function sees.
+        compute: From a list of (3, h, w) views to (n, D) rows; each row depends on its own image
+            only.
+        batch: How many images ``compute`` gets at once.
+        depends_on: Everything besides the image's bytes that a row depends on; it goes into the
+            key of the cache.
+    """
+
+    view: View
+    compute: Callable[[list[Tensor]], Tensor]
+    batch: int
+    depends_on: Mapping[str, str | int]
+
+
+def apply_to_files(
+    paths: Sequence[str | Path],
+    function: ImageFunction,
+    *,
+    cache: FeatureCache | None = None,
+    track: Track = no_tracking,
+    words: str = "computing",
+) -> FeatureSet:
+    """Compute a row for every image file, or take it from the cache.
+
+    Args:
+        paths: Image files of any sizes.
+        function: Turns images into rows.
+        cache: Where rows are kept; a run that was killed goes on from there.
+        track: Shows the progress over the images.
+        words: What the progress says is being done.
+
+    Returns:
+        The rows, and a finding for each image that cannot be used.
+    """
+    rows: dict[int, Tensor] = {}
+    digests: dict[int, int] = {}
+    problems: list[Problem] = []
+    pending: list[tuple[int, str, Tensor]] = []
+    for index, path in enumerate(track(paths, words, total=len(paths))):
+        try:
+            data = read_content(path)
+            key = cache_key(function, data)
+            record = None if cache is None else cache.get(key)
+            if record is None:
+                pending.append((index, key, function.view.apply(decode_content(data, path))))
+            else:
+                rows[index] = record["row"]
+            digests[index] = content_number(data)
+        except InputError as error:
+            problems.append(Problem.of(error, action="left out"))
+        if len(pending) >= function.batch:
+            rows.update(_compute(function, pending, cache))
+            pending = []
+    rows.update(_compute(function, pending, cache))
+    return _gather(rows, digests, problems)
+
+
+def cache_key(function: ImageFunction, data: bytes) -> str:
+    """Key of an image's row: the image's bytes and everything else that the row depends on."""
+    view = json.dumps(function.view.config(), sort_keys=True)
+    image = hashlib.sha256(data).hexdigest()
+    return FeatureCache.make_key(image=image, view=view, **function.depends_on)
+
+
+def _compute(
+    function: ImageFunction, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
+) -> dict[int, Tensor]:
+    """Compute the rows of some images and cache them."""
+    if not pending:
+        return {}
+    rows = function.compute([image for _, _, image in pending])
+    for (_, key, _), row in zip(pending, rows, strict=True):
+        if cache is not None:
+            cache.put(key, {"row": row.clone()})
+    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
+
+
+def _gather(
+    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
+) -> FeatureSet:
+    """Put rows in the order of the images."""
+    kept = sorted(rows)
+    return FeatureSet(
+        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
+        kept=torch.tensor(kept, dtype=torch.int64),
+        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
+        problems=tuple(problems),
+    )
