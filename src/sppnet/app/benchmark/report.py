@@ -149,7 +149,7 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class NotRun:
+class SkippedCase:
     """A case that this machine cannot run."""
 
     case: str
@@ -163,7 +163,7 @@ class Results:
 
     comparisons: list[Comparison] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
-    not_run: list[NotRun] = field(default_factory=list)
+    not_run: list[SkippedCase] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

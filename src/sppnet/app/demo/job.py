@@ -18,7 +18,14 @@ from sppnet.app.progress import Stage, announce
 from sppnet.detection import Detector
 from sppnet.errors import UsageError
 from sppnet.evaluation import best_operating_point, to_jpeg_bytes
-from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_bytes, write_json
+from sppnet.storage import (
+    RunFolder,
+    ensure_output_folder,
+    holds_run_of,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 COMMAND = "demo"
 # Seconds of each step on two quiet cores, for the time left; the times taken are in metrics.json.
@@ -111,14 +118,8 @@ class DemoJob:
 
 
 def _check_ours(folder: DemoFolder) -> None:
-    """Refuse a folder that holds something else, which the demo would mix with its files."""
-    record = folder.path / "run.json"
-    if record.exists():
-        before = read_json(record)
-        command = before.get("command") if isinstance(before, dict) else None
-        if command != COMMAND:
-            rule = f"holds a run of {command!r}; choose another folder for the demo"
-            raise UsageError(rule, path=folder.path)
+    """Refuse a folder in which what the demo writes would mix with something else."""
+    if holds_run_of(COMMAND, folder.path, "the demo"):
         return
     for part in folder.parts():
         if part.exists():
