@@ -45,6 +45,7 @@ from sppnet.evaluation.report.html import Page, figure, figures, table
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 TEST_SIDES = (128, 160, 192, 224, 256, 320)
 WARPED_SIDE = 256
@@ -100,7 +101,7 @@ def run_way(way: Way, words: argparse.Namespace, data: ClassData, seed: int) -> 
     plan = TrainerConfig(
         epochs=words.epochs,
         sizes=InputSizes.parse(way.sizes),
-        rate=words.lr,
+        optimizer=OptimizerConfig(words.lr),
         trunk_rate=1.0 if words.weights == "none" else 0.1,
         schedule="cosine",
         seed=seed,

@@ -1,1 +1,1 @@
-"""Fine-tuning: of fc6 and fc7 on maps that are kept, or of everything through the pooling."""
+"""Fine-tuning: of fc6 and fc7 on cached maps (``head.py``), or of all through the pooling."""
