@@ -44,7 +44,7 @@ from sppnet.classification import (
 )
 from sppnet.classification.train.loader import Epoch, MicroBatch, prepare_ahead
 from sppnet.classification.train.trainer import (
-    LONGEST_GRADIENT,
+    CLIP_NORM,
     add_gradients,
     build_network_optimizer,
 )
@@ -122,7 +122,7 @@ class Contest:
     def _update(self, shard: list[MicroBatch], count: int) -> None:
         self.optimizer.zero_grad()
         add_gradients(self.network, shard, count, self.plan, ALONE)
-        clip_and_step(self.network, self.optimizer, LONGEST_GRADIENT)
+        clip_and_step(self.network, self.optimizer, CLIP_NORM)
 
     def _padded(self, micro_batches: list[MicroBatch]) -> None:
         images, sizes = pad_to_largest([group for each in micro_batches for group in each.groups])

@@ -1,4 +1,4 @@
-"""One training in several processes: who has which share, and how gradients become one."""
+"""One training in several processes: who has which shard, and how gradients become one."""
 
 import os
 from collections.abc import Iterator, Sequence

@@ -89,14 +89,14 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
-def clip_and_step(network: nn.Module, optimizer: Optimizer, longest: float) -> None:
-    """Take a step down the gradient, which is shortened first if it is too long.
+def clip_and_step(network: nn.Module, optimizer: Optimizer, clip_norm: float) -> None:
+    """Clip the gradient and take a step.
 
     Args:
         network: Holds the gradients.
         optimizer: Of its parameters.
-        longest: Greatest Euclidean length of the gradient of all parameters together.
+        clip_norm: Greatest norm of the gradient of all parameters together.
     """
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    clip_grad_norm_(learning, longest)
+    clip_grad_norm_(learning, clip_norm)
     optimizer.step()

@@ -103,7 +103,7 @@ class Trainer(Generic[Batch]):
         network: What learns. Of several processes, the first one's weights count.
         optimizer: Of the network's parameters, from :func:`build_optimizer`.
         task: What is learnt.
-        longest_gradient: Longer gradients are shortened to this.
+        clip_norm: Gradients of a greater norm are scaled down to it.
         averaging: Decay of the moving average of the weights, which is then what the training
             leaves; 0 for none.
         keep_best: Leave the weights of the least validation loss instead of the last ones.
@@ -126,7 +126,7 @@ class Trainer(Generic[Batch]):
         optimizer: Optimizer,
         task: Task[Batch],
         *,
-        longest_gradient: float,
+        clip_norm: float,
         averaging: float = 0.0,
         keep_best: bool = False,
         checkpoints: Checkpoints | None = None,
@@ -134,7 +134,7 @@ class Trainer(Generic[Batch]):
         processes: Processes = ALONE,
     ) -> None:
         self.network, self.optimizer, self.task = network, optimizer, task
-        self.longest_gradient, self.keep_best = longest_gradient, keep_best
+        self.clip_norm, self.keep_best = clip_norm, keep_best
         self.checkpoints, self.log = (checkpoints, log) if processes.is_first else (None, None)
         self.processes = processes
         self.state = TrainingState(threads=torch.get_num_threads())
@@ -209,7 +209,7 @@ class Trainer(Generic[Batch]):
             return None
         if not isfinite(result.loss):
             raise UsageError(f"{name} diverged: the loss is not finite; try a lower learning rate")
-        clip_and_step(self.network, self.optimizer, self.longest_gradient)
+        clip_and_step(self.network, self.optimizer, self.clip_norm)
         if self._average is not None:
             self._average.update_parameters(self.network)
         return result
@@ -228,7 +228,7 @@ class Trainer(Generic[Batch]):
             right=state.right + found.right,
             counted=state.counted + found.count,
             seconds=seconds,
-            averaged=state.averaged + 1,
+            averaged=state.averaged + int(self._average is not None and result is not None),
         )
 
     def _end_epoch(self, step: int, rate: float) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from sppnet.classification import Processes, SppNet, TrainerConfig, build_classifier
 from sppnet.classification.train.loader import MicroBatch
 from sppnet.classification.train.trainer import (
-    LONGEST_GRADIENT,
+    CLIP_NORM,
     add_gradients,
     build_network_optimizer,
     group_logits,
@@ -64,7 +64,7 @@ def _step(network: SppNet, optimizer: Optimizer, shard: list[MicroBatch], config
     """One update."""
     optimizer.zero_grad()
     add_gradients(network, shard, 9, config, ALONE)
-    clip_and_step(network, optimizer, LONGEST_GRADIENT)
+    clip_and_step(network, optimizer, CLIP_NORM)
 
 
 def test_gradient_of_parts_and_groups_is_that_of_single_images(network, shard) -> None:
@@ -114,7 +114,7 @@ def test_step_is_clipped_sgd(network, shard) -> None:
     optimizer = build_network_optimizer(network, config)
     set_rate(optimizer, 0.5)
     _step(network, optimizer, shard, config)
-    scale = 0.5 * min(1.0, LONGEST_GRADIENT / float(length))
+    scale = 0.5 * min(1.0, CLIP_NORM / float(length))
     for parameter, old, gradient in zip(network.parameters(), before, expected, strict=True):
         assert torch.allclose(parameter, old - scale * gradient, atol=1e-5)
 
@@ -137,7 +137,7 @@ def test_trunk_has_its_own_rate_and_adamw_is_torchs(network, shard) -> None:
         _step(network, optimizer, shard, config)
         adam.zero_grad()
         add_gradients(peer, shard, 9, config, ALONE)
-        nn.utils.clip_grad_norm_(list(peer.parameters()), LONGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(list(peer.parameters()), CLIP_NORM)
         adam.step()
     for parameter, other in zip(network.parameters(), peer.parameters(), strict=True):
         assert torch.allclose(parameter, other, atol=1e-6)

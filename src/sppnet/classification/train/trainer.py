@@ -19,7 +19,7 @@ from sppnet.training.optimizers import build_optimizer
 from sppnet.training.seeds import derive_seed
 from sppnet.training.trainer import ALONE, BatchResult, Row, Trainer
 
-LONGEST_GRADIENT = 2.0
+CLIP_NORM = 2.0
 
 
 def train_network(
@@ -72,7 +72,7 @@ def train_network(
         network,
         build_network_optimizer(network, config),
         ClassificationTask(network, images, labels, config, processes, workers),
-        longest_gradient=LONGEST_GRADIENT,
+        clip_norm=CLIP_NORM,
         averaging=config.averaging,
         checkpoints=checkpoints,
         log=log,

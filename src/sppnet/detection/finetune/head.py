@@ -30,7 +30,7 @@ BYTES_PER_NUMBER = 2
 # The rate falls to a tenth after these parts of the updates.
 DROPS = (0.5, 0.85)
 LEAST_PER_IMAGE = 4
-LONGEST_GRADIENT = 10.0
+CLIP_NORM = 10.0
 VALIDATION_BATCH = 512
 
 
@@ -209,7 +209,7 @@ def tune_on_proposals(
         head,
         build_optimizer([(head.parameters(), 1.0)], config.optimizer, fast_biases=True),
         HeadTask(head, pool, validation, config),
-        longest_gradient=LONGEST_GRADIENT,
+        clip_norm=CLIP_NORM,
         keep_best=True,
         checkpoints=checkpoints,
     )

@@ -29,7 +29,7 @@ from sppnet.training.schedules import count_drops
 from sppnet.training.seeds import derive_seed
 from sppnet.training.trainer import BatchResult, Row, Trainer
 
-LONGEST_GRADIENT = 10.0
+CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
 MEASURED_IMAGES = 16
 
@@ -177,7 +177,7 @@ def tune_network(
         network,
         build_network_optimizer(network, config),
         NetworkTask(network, sampler, held_back, config),
-        longest_gradient=LONGEST_GRADIENT,
+        clip_norm=CLIP_NORM,
         keep_best=True,
         checkpoints=checkpoints,
         log=log,
