@@ -44,6 +44,7 @@ from sppnet.evaluation.report import Page, Series, figure, figures, line_chart, 
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 TEST_SIDES = (128, 160, 192, 224, 256, 320)
 WARPED_SIDE = 256
@@ -103,7 +104,7 @@ def run_variant(
     config = TrainerConfig(
         epochs=words.epochs,
         sizes=InputSizes.parse(variant.sizes),
-        rate=words.lr,
+        optimizer=OptimizerConfig(words.lr),
         trunk_rate=1.0 if words.weights == "none" else 0.1,
         schedule="cosine",
         seed=seed,

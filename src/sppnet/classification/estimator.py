@@ -30,6 +30,7 @@ from sppnet.classification.transfer.svm import svm_head
 from sppnet.classification.views import View
 from sppnet.errors import InputError
 from sppnet.images import to_image
+from sppnet.training.optimizers import OptimizerConfig
 
 METHODS = ("svm", "train")
 
@@ -243,7 +244,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
             epochs=self.epochs,
             sizes=InputSizes(tuple(self.sizes)),
             batch=self.batch,
-            rate=self.rate,
+            optimizer=OptimizerConfig(self.rate),
             trunk_rate=self.trunk_rate,
             seed=self.seed,
         )

@@ -12,8 +12,8 @@ from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
-from sppnet.detection.finetune.network import tune_network
-from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
+from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
+from sppnet.detection.finetune.region_network import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.box_regressor import BoxRegressor
 from sppnet.detection.heads.classifiers import (
@@ -29,6 +29,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 # With fewer objects per class than this, mirror images are worth the time.
 FEW_OBJECTS = 400
@@ -76,7 +77,7 @@ def tune(
     """
     shared: dict[str, Any] = {
         "updates": settings.tune_updates,
-        "rate": settings.tune_rate,
+        "optimizer": OptimizerConfig(rate=settings.tune_rate),
         "use_difficult": settings.use_difficult,
         "widths": settings.widths,
         "ranks": settings.ranks,

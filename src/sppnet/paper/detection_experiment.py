@@ -16,7 +16,7 @@ from sppnet.detection import (
     LinearRegionClassifier,
 )
 from sppnet.detection.feature_set import CachedFeatures, digest_weights
-from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
+from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScales, SvmTrainer
@@ -34,7 +34,8 @@ from sppnet.paper.frozen import NEEDS_HIDDEN
 from sppnet.paper.resources import Budget, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
-from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
+from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 # Trained layers learn on at the rate of the 2014 code; new ones need a higher one.
 TRAINED_RATE, NEW_RATE = 1e-3, 1e-2
@@ -49,7 +50,7 @@ def head_tuning_config(
     """Configure fine-tuning as in the 2014 code, with flips, for a number of updates.
 
     Example:
-        >>> head_tuning_config(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).rate
+        >>> head_tuning_config(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).optimizer.rate
         0.001
     """
     return HeadTuningConfig(
@@ -57,7 +58,7 @@ def head_tuning_config(
         check_every=min(CHECK_EVERY, max(1, updates // 4)),
         flip=True,
         widths=head.widths,
-        rate=TRAINED_RATE if is_trained else NEW_RATE,
+        optimizer=OptimizerConfig(TRAINED_RATE if is_trained else NEW_RATE),
         budget_bytes=BUDGET_BYTES,
         seed=seed,
     )
@@ -89,11 +90,14 @@ def tune_layers(
     Source:
         SPP-net, section 4.1.
     """
-    checkpoints = Checkpoints(folder)
-    if is_trained and checkpoints.newest() is None:
-        tensors = pack_tensors(head, build_optimizer(head, config), None)
-        checkpoints.save(TrainingState(threads=torch.get_num_threads(), tensors=tensors))
-    tuned = tune_head(cached, head.num_classes, config, checkpoints=checkpoints, track=track)
+    tuned = tune_head(
+        cached,
+        head.num_classes,
+        config,
+        start=head if is_trained else None,
+        checkpoints=Checkpoints(folder),
+        track=track,
+    )
     return tuned.head
 
 

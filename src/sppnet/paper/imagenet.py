@@ -46,6 +46,7 @@ from sppnet.paper.tables import Findings, Measured, NotRun
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 RATE = 0.01
 IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
@@ -219,7 +220,7 @@ def trainer_config(spec: ModelSpec, training: NetworkTrainingConfig, seed: int) 
         epochs=training.epochs,
         sizes=InputSizes(sizes),
         batch=training.batch,
-        rate=RATE,
+        optimizer=OptimizerConfig(RATE),
         seed=seed,
     )
 
