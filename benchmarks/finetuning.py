@@ -28,13 +28,13 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.finetune.network import TunedNetwork, tune_network
-from sppnet.detection.finetune.region_network import NetworkTuningConfig
+from sppnet.detection.finetune.network import NetworkTuningConfig, TunedNetwork, tune_network
 from sppnet.detection.heads.classifiers import SoftmaxRegionClassifier
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json, write_text
 from sppnet.storage.runs import environment
+from sppnet.training.optimizers import OptimizerConfig
 
 FROZEN, TUNED, JOINT = "frozen, SVM and ridge", "tuned, SVM and ridge", "tuned, softmax and boxes"
 
@@ -55,7 +55,7 @@ class Comparison:
         self.plan = NetworkTuningConfig(
             updates=words.updates,
             trainable_from=words.trainable_from,
-            rate=words.rate,
+            optimizer=OptimizerConfig(words.rate),
             mixed_precision=words.amp,
         )
 
@@ -144,7 +144,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, default=2000)
     parser.add_argument("--updates", type=int, default=plan.updates)
     parser.add_argument("--trainable-from", default=plan.trainable_from)
-    parser.add_argument("--rate", type=float, default=plan.rate)
+    parser.add_argument("--rate", type=float, default=plan.optimizer.rate)
     parser.add_argument("--amp", action="store_true", help="Convolve in bfloat16 while tuning.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-finetuning"))

@@ -42,10 +42,15 @@ from sppnet.classification import (
     build_classifier,
     open_class_data,
 )
-from sppnet.classification.train.loader import Epoch, Part, prepare_ahead
-from sppnet.classification.train.trainer import build_optimizer, update
+from sppnet.classification.train.loader import Epoch, MicroBatch, prepare_ahead
+from sppnet.classification.train.trainer import (
+    CLIP_NORM,
+    add_gradients,
+    build_network_optimizer,
+)
 from sppnet.pooling import spatial_pyramid_pool
 from sppnet.storage import write_json
+from sppnet.training.optimizers import OptimizerConfig, clip_and_step
 
 ALONE = Processes()
 GOAL = 2.0
@@ -58,7 +63,10 @@ class Contest:
         data = open_class_data(words.data, SplitConfig())
         sizes = InputSizes((words.imgsz,), natural=True)
         self.plan = TrainerConfig(
-            sizes=sizes, batch=words.batch, rate=1e-4, mixed_precision=words.amp
+            sizes=sizes,
+            batch=words.batch,
+            optimizer=OptimizerConfig(1e-4),
+            mixed_precision=words.amp,
         )
         self.images = TrainingImages(data.paths, words.imgsz, memory_limit=1 << 36, track=track)
         self.labels = data.labels[self.images.kept]
@@ -69,7 +77,7 @@ class Contest:
         )
         self.network.to(words.device).train()
         self.device = torch.device(words.device)
-        self.optimizer = build_optimizer(self.network, self.plan)
+        self.optimizer = build_network_optimizer(self.network, self.plan)
         self.workers = words.workers
 
     def batches(self, way: str, updates: int, number: int) -> list[Tensor]:
@@ -85,35 +93,40 @@ class Contest:
         """Do some updates one way: images per second of the clock, and of all processors."""
         epoch = Epoch(self.images, self.labels, self.plan, number)
         chosen = self.batches(way, updates, number)
-        show: Callable[[list[Part]], None] = {
+        show: Callable[[list[MicroBatch]], None] = {
             "padded": self._padded,
             "one by one": self._one_by_one,
         }.get(way, self._grouped)
         begin, begin_busy = time.perf_counter(), time.process_time()
-        for parts in prepare_ahead(epoch.parts, chosen, self.workers):
-            show(parts)
+        for micro_batches in prepare_ahead(epoch.micro_batches, chosen, self.workers):
+            show(micro_batches)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         count = sum(map(len, chosen))
         busy = time.process_time() - begin_busy
         return count / (time.perf_counter() - begin), count / busy
 
-    def _grouped(self, parts: list[Part]) -> None:
-        count = sum(len(part.labels) for part in parts)
-        update(self.network, self.optimizer, parts, count, self.plan, ALONE)
+    def _grouped(self, micro_batches: list[MicroBatch]) -> None:
+        count = sum(len(each.labels) for each in micro_batches)
+        self._update(micro_batches, count)
 
-    def _one_by_one(self, parts: list[Part]) -> None:
-        images = [image[None] for part in parts for group in part.groups for image in group]
-        labels = torch.cat([part.labels for part in parts]).split(1)
+    def _one_by_one(self, micro_batches: list[MicroBatch]) -> None:
+        images = [image[None] for each in micro_batches for group in each.groups for image in group]
+        labels = torch.cat([each.labels for each in micro_batches]).split(1)
         single = [
-            Part([image.contiguous(memory_format=torch.channels_last)], label)
+            MicroBatch([image.contiguous(memory_format=torch.channels_last)], label)
             for image, label in zip(images, labels, strict=True)
         ]
-        update(self.network, self.optimizer, single, len(single), self.plan, ALONE)
+        self._update(single, len(single))
 
-    def _padded(self, parts: list[Part]) -> None:
-        images, sizes = pad_to_largest([group for part in parts for group in part.groups])
-        labels = torch.cat([part.labels for part in parts]).to(self.device)
+    def _update(self, shard: list[MicroBatch], count: int) -> None:
+        self.optimizer.zero_grad()
+        add_gradients(self.network, shard, count, self.plan, ALONE)
+        clip_and_step(self.network, self.optimizer, CLIP_NORM)
+
+    def _padded(self, micro_batches: list[MicroBatch]) -> None:
+        images, sizes = pad_to_largest([group for each in micro_batches for group in each.groups])
+        labels = torch.cat([each.labels for each in micro_batches]).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.mixed_precision):
             logits = padded_logits(self.network, images.to(self.device), sizes)

@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "sppnet"
-UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml"}
+UNSAFE_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+UNSAFE_YAML = {
+    *("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"),
+    *("Loader", "CLoader", "FullLoader", "CFullLoader", "UnsafeLoader", "CUnsafeLoader"),
+}
+UNIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 NETWORK_MODULES = {"urllib.request", "requests", "httpx", "http.client", "socket"}
 BROAD = {"Exception", "BaseException"}
 VAGUE_NAMES = {"utils", "util", "misc", "helpers", "helper", "common", "engine"}
@@ -65,6 +70,13 @@ def _swallows(node: ast.AST) -> bool:
 
 RULES: dict[str, tuple[Rule, str]] = {
     "loads objects that can run code": (lambda n: _imports(n, UNSAFE_MODULES), "import pickle"),
+    "makes objects of YAML": (
+        lambda n: (
+            any(_names_attribute(n, "yaml", name) for name in UNSAFE_YAML)
+            or _imports(n, {f"yaml.{name}" for name in UNSAFE_YAML})
+        ),
+        "yaml.load(text, Loader=yaml.FullLoader)",
+    ),
     "evaluates text": (lambda n: _calls_bare(n, "eval", "exec", "compile"), "eval('1 + 1')"),
     "allows pickle in numpy files": (
         lambda n: _passes(n, "allow_pickle", True),
@@ -107,6 +119,7 @@ RULES: dict[str, tuple[Rule, str]] = {
         lambda n: _imports(n, NETWORK_MODULES) or _calls(n, "urlopen", "urlretrieve"),
         "from urllib.request import urlopen",
     ),
+    "needs Unix": (lambda n: _imports(n, UNIX_MODULES), "import fcntl"),
     "decodes with torchvision": (
         lambda n: _imports(n, {"torchvision.io"}) or _names_attribute(n, "torchvision", "io"),
         "from torchvision.io import read_image",
@@ -137,8 +150,9 @@ def test_planted_line_is_caught(name: str) -> None:
 
 
 def test_look_alikes_are_left_in_peace() -> None:
-    source = "model.eval()\nre.compile('a')\ntorch.load(f, weights_only=True)\nimport tomllib"
-    assert broken_rules(source) == set()
+    lines = ["model.eval()", "re.compile('a')", "torch.load(f, weights_only=True)"]
+    lines += ["yaml.compose(t, Loader=yaml.SafeLoader)", "yaml.safe_load(t)", "import tomllib"]
+    assert broken_rules("\n".join(lines)) == set()
 
 
 def vague(path: Path) -> bool:
@@ -160,7 +174,7 @@ def test_no_file_speaks_of_one_machine() -> None:
     kinds = {".py", ".md", ".toml", ".css", ".json", ""}
     folders = ["src", "tests", "docs", "benchmarks", "configs", "examples", ".ci"]
     paths = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.is_file()]
-    paths += [p for p in ROOT.iterdir() if p.is_file()]
+    paths += [p for p in ROOT.iterdir() if p.is_file() and p.name != ".git"]  # of a worktree
     wrong = [
         p.relative_to(ROOT)
         for p in paths

@@ -152,9 +152,7 @@ def test_thresholds_outside_zero_to_one_are_refused(threshold: float) -> None:
         nms(TWO, torch.zeros(2), threshold)
 
 
-def draw_case_of_soft_nms(
-    seed: int, count: int = 30
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def draw_soft_case(seed: int, count: int = 30) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Whole corners and few different scores, so that overlaps and scores are often equal."""
     generator = torch.Generator().manual_seed(seed)
     corner = torch.randint(0, 8, (count, 2), generator=generator)
@@ -166,15 +164,15 @@ def draw_case_of_soft_nms(
 
 @pytest.mark.parametrize("seed", range(60))
 def test_scores_are_those_of_the_loop(seed: int) -> None:
-    boxes, shares, _ = draw_case_of_soft_nms(seed)
+    boxes, shares, _ = draw_soft_case(seed)
     sigma, least = (0.1, 0.5, 2.0)[seed % 3], (0.0, 1e-3, 0.3)[seed // 3 % 3]
     expected = soften(boxes.tolist(), shares.tolist(), sigma, least)
     assert soft_nms(boxes, shares, sigma, least).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_classes_do_not_touch_each_other_of_soft_nms(seed: int) -> None:
-    boxes, shares, labels = draw_case_of_soft_nms(seed)
+def test_soft_nms_leaves_other_classes_alone(seed: int) -> None:
+    boxes, shares, labels = draw_soft_case(seed)
     lowered = soft_nms_per_class(boxes, shares, labels)
     for label in range(3):
         rows = labels == label
@@ -182,13 +180,13 @@ def test_classes_do_not_touch_each_other_of_soft_nms(seed: int) -> None:
 
 
 def test_a_narrow_bell_leaves_what_hard_suppression_keeps_at_zero() -> None:
-    boxes, shares, _ = draw_case_of_soft_nms(1)
+    boxes, shares, _ = draw_soft_case(1)
     shares = 0.5 + torch.randperm(len(shares), generator=torch.Generator().manual_seed(0)) / 100
     survivors = soft_nms(boxes, shares, sigma=1e-9) > 0
     assert survivors.nonzero().flatten().tolist() == sorted(nms(boxes, shares, 0.0).tolist())
 
 
-def test_nothing_in_nothing_out_of_soft_nms() -> None:
+def test_soft_nms_of_nothing_is_nothing() -> None:
     none, labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
     assert soft_nms(none, torch.zeros(0)).shape == (0,)
     assert soft_nms_per_class(none, torch.zeros(0), labels).shape == (0,)

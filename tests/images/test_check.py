@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from image_files import tree_hash, voc_object, write_image
+from image_files import make_voc, tree_hash, voc_object, voc_xml, write_image
 from images.readers.layout_shapes import (
     NAMES,
     cvat_voc,
@@ -13,7 +13,12 @@ from images.readers.layout_shapes import (
     roboflow_coco,
     roboflow_yolo,
 )
-from sppnet.images import check_dataset, draw_detection_set, open_detection_dataset
+from sppnet.images import (
+    check_dataset,
+    draw_class_folders,
+    draw_detection_set,
+    open_detection_dataset,
+)
 from sppnet.images.check import find_repeated
 
 
@@ -242,3 +247,42 @@ def test_an_image_that_lost_all_its_boxes_is_noted(tmp_path: Path) -> None:
         (root / path).write_text(text)
         notes = [note for note in check_dataset(root).notes if "every box" in note.rule]
         assert told(notes) == [(Path(path).name, None, "used as an image without boxes")]
+
+
+def test_check_of_a_detection_set(tmp_path):
+    good = voc_object((1, 1, 10, 10))
+    root = make_voc(
+        tmp_path / "set",
+        {"a": voc_xml(good + voc_object((5, 5, 5, 9))), "b": voc_xml(), "c": voc_xml(good)},
+        {"a.jpg": (40, 60), "b.jpg": (40, 60), "c.jpg": (200, 300)},
+    )
+    cut = root / "JPEGImages" / "c.jpg"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    before = tree_hash(root)
+    report = check_dataset(root, quick=True)
+    expected = {"images": 3, "boxes": 2, "images without boxes": 1, "classes": 1}
+    assert report.counts == expected
+    assert report.layout == "voc"
+    assert [problem.line for problem in report.problems] == [3]
+    deep = check_dataset(root)
+    assert [problem.code for problem in deep.problems] == ["E_BOX", "E_TRUNCATED"]
+    assert json.loads(json.dumps(deep.to_json()))["problems"][0]["line"] == 3
+    assert tree_hash(root) == before
+
+
+def test_check_of_class_folders(tmp_path):
+    root = draw_class_folders(tmp_path / "set", per_class=1)
+    (root / "ball" / "text.jpg").write_text("no image")
+    (root / "empty").mkdir()
+    report = check_dataset(root)
+    assert report.layout == "class folders"
+    assert report.counts == {"images": 7, "classes": 6}
+    assert sorted(problem.code for problem in report.problems) == ["E_FORMAT", "E_NOTHING"]
+    assert len(check_dataset(root).problems) == 2
+
+
+def test_check_of_real_sets(shared_data):
+    report = check_dataset(shared_data / "bccd")
+    assert report.splits == ("test", "train", "trainval", "val")
+    assert report.counts["boxes"] == 4886
+    assert [problem.line for problem in report.problems] == [163, 55]

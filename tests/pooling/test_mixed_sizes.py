@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from oracles.pyramid_loops import pool_map
 from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
-from sppnet.pooling.kernels import cpu as cpu_kernel
+from sppnet.pooling.kernels import cpu
 
 SIZES = [(1, 1), (13, 10), (7, 31), (2, 3), (40, 6), (13, 10)]
 
@@ -26,7 +26,7 @@ def draw_maps(channels: int = 20, dtype: torch.dtype = torch.float32) -> list[Te
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test here runs with the compiled kernel and in plain torch."""
     if request.param == "torch":
-        monkeypatch.setattr(cpu_kernel, "kernel_name", lambda: None)
+        monkeypatch.setattr(cpu, "kernel_name", lambda: None)
 
 
 @pytest.mark.usefixtures("kernel")

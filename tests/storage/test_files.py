@@ -1,7 +1,6 @@
 """Files are whole or absent; every failure is one OutputError; reading never waits."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -24,7 +23,6 @@ from sppnet.storage import (
     write_json,
     write_text,
 )
-from sppnet.storage.files import stale_temp_files, temporary_path
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
 
@@ -178,32 +176,6 @@ def test_the_order_is_write_flush_rename_flush(
         )
     write_bytes(tmp_path / "a", b"data")
     assert calls == ["write", "fsync", "replace", "fsync"]
-
-
-# --- leftovers --------------------------------------------------------------------------------
-
-
-def test_leftovers_of_dead_processes_are_recognised(tmp_path: Path) -> None:
-    child = subprocess.run(["true"], check=True)
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    stale = tmp_path / f".a.json.tmp-{dead.pid}-0123abcd"
-    old = temporary_path(tmp_path / "b")
-    for path in (stale, old, temporary_path(tmp_path / "mine"), tmp_path / ".a.tmp-1"):
-        path.touch()
-    os.utime(old, (0, 0))
-    assert child.returncode == 0
-    assert stale_temp_files(tmp_path) == sorted([stale, old])
-    assert stale_temp_files(tmp_path / "missing") == []
-
-
-def test_a_locked_leftover_has_a_living_writer(tmp_path: Path) -> None:
-    path = temporary_path(tmp_path / "slow")
-    with path.open("w") as file:
-        os.utime(path, (0, 0))
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert stale_temp_files(tmp_path) == []
-    assert stale_temp_files(tmp_path) == [path]
 
 
 # --- reading ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 
 from sppnet.errors import UnusableFileError
 from sppnet.storage import FeatureCache, RunFolder, load_model, save_model
-from sppnet.storage.files import TEMPORARY_NAME
+from sppnet.storage.temp_files import TEMPORARY_NAME
 
 Ask = Callable[[str, Path, float], list[int]]
 TRIALS = [15, pytest.param(300, marks=pytest.mark.slow)]

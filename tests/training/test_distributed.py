@@ -65,7 +65,7 @@ def together(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def test_gradient_equals_that_of_one_process(data: Path, together) -> None:
-    """Shares of 3 + 2, 1 + 0 and 4 + 3 images of several sizes."""
+    """Shards of 3 + 2, 1 + 0 and 4 + 3 images of several sizes."""
     alone = gradients(data, ALONE)
     _, (first, second) = together
     for expected, one, other in zip(alone, first["gradients"], second["gradients"], strict=True):
@@ -132,9 +132,9 @@ def test_state_in_one_piece_comes_back_to_the_last_bit() -> None:
 
 def test_one_process_exchanges_nothing() -> None:
     tensor = torch.ones(2)
-    ALONE.add_up([tensor])
+    ALONE.all_reduce([tensor])
     assert tensor.tolist() == [1, 1]
-    assert ALONE.hand_out(b"x") == b"x"
+    assert ALONE.broadcast_bytes(b"x") == b"x"
 
 
 def test_each_process_of_a_machine_has_its_own_gpu(monkeypatch) -> None:

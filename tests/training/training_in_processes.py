@@ -28,14 +28,14 @@ from sppnet.classification.train.loader import Epoch
 from sppnet.classification.train.trainer import add_gradients
 from sppnet.pooling import SpatialPyramidPool
 
-PLAN = TrainerConfig(
+CONFIG = TrainerConfig(
     epochs=3,
     sizes=InputSizes.parse("natural:32"),
     batch=7,
     averaging=0.9,
     augmentation=Augmentation(colour_noise=0.2),
 )
-BATCHES = ([0, 1, 2, 3, 4], [5], [6, 7, 8, 9, 10, 11, 12])  # shares of 3 + 2, 1 + 0, 4 + 3 images
+BATCHES = ([0, 1, 2, 3, 4], [5], [6, 7, 8, 9, 10, 11, 12])  # shards of 3 + 2, 1 + 0, 4 + 3 images
 
 
 class Stop(Exception):
@@ -58,17 +58,18 @@ def normalised_network() -> SppNet:
 def read(data: Path) -> tuple[TrainingImages, torch.Tensor]:
     """All images of the folder."""
     found = open_class_data(data, SplitConfig())
-    return TrainingImages(found.paths, PLAN.short_side), found.labels
+    return TrainingImages(found.paths, CONFIG.short_side), found.labels
 
 
 def gradients(data: Path, processes: Processes) -> list[list[torch.Tensor]]:
-    """Gradient, loss and hits of each of the batches."""
+    """Gradient, loss and right answers of each of the batches."""
     network, (images, labels) = plain_network(), read(data)
-    epoch, found = Epoch(images, labels, PLAN, 0), []
+    epoch, found = Epoch(images, labels, CONFIG, 0), []
     for batch in map(torch.tensor, BATCHES):
-        parts = epoch.parts(processes.share(batch))
-        outcome = add_gradients(network, parts, len(batch), PLAN, processes)
-        figures = [torch.tensor(outcome.loss), torch.tensor(outcome.right)]
+        shard = epoch.micro_batches(processes.shard(batch))
+        network.zero_grad()
+        result = add_gradients(network, shard, len(batch), CONFIG, processes)
+        figures = [torch.tensor(result.loss), torch.tensor(result.right)]
         found.append([p.grad.clone() for p in network.parameters()] + figures)
     return found
 
@@ -76,11 +77,11 @@ def gradients(data: Path, processes: Processes) -> list[list[torch.Tensor]]:
 def train(
     network: SppNet, data: Path, out: Path, processes: Processes, stop: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Train, or only up to an update; a state is saved after every update."""
+    """Train, or only some updates; a state is saved after every update."""
 
     def track(iterable, description, total=None):
-        for number in iterable:
-            if number == stop:
+        for count, number in enumerate(iterable):
+            if count == stop:
                 raise Stop
             yield number
 
@@ -88,7 +89,7 @@ def train(
     train_network(
         network,
         *read(data),
-        PLAN,
+        CONFIG,
         checkpoints=Checkpoints(out / "states", every_seconds=0),
         log=TrainingLog(out),
         processes=processes,

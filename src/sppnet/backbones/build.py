@@ -12,7 +12,7 @@ from sppnet.backbones.backbone import Backbone
 from sppnet.backbones.registry import OWN, Trunk, find_trunk
 from sppnet.backbones.timm import PREFIX, read_timm_weights
 from sppnet.backbones.tracing.cut import cut_model
-from sppnet.backbones.tracing.receptive_field import NoPlaceError
+from sppnet.backbones.tracing.receptive_field import NoReceptiveFieldError
 from sppnet.backbones.weights import (
     check_tensor,
     fill_module,
@@ -238,7 +238,7 @@ def _assemble(recipe: Trunk, model: nn.Module, layer: str | None) -> Backbone:
         cut = cut_model(
             model.eval(), recipe.last_layer, layer, end=recipe.averaged, method=recipe.method
         )
-    except NoPlaceError as error:
+    except NoReceptiveFieldError as error:
         rule = "backbone must be a trunk whose cells keep their place at every size"
         raise ValueError(f"{rule}, got {recipe.name!r}: {error}") from error
     return Backbone(recipe, cut, layer).eval()

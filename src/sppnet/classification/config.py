@@ -9,6 +9,7 @@ from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe, load_recipe
 from sppnet.classification.transfer.selection import COSTS
 from sppnet.classification.transfer.svm import LOSSES
+from sppnet.training.optimizers import OptimizerConfig
 from sppnet.training.seeds import check_seed
 
 AUTO, LAST = "auto", "last"
@@ -196,13 +197,10 @@ class TrainConfig:
             sizes=InputSizes.parse(self.imgsz),
             batch=self.batch,
             accumulate=self.accumulate,
-            rate=self.lr,
+            optimizer=OptimizerConfig(self.lr, self.optimizer, self.momentum, self.weight_decay),
             trunk_rate=self.trunk_share,
             schedule=self.schedule,
             patience=self.patience,
-            optimizer=self.optimizer,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
             averaging=self.ema,
             mixed_precision=self.amp,

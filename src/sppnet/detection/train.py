@@ -12,8 +12,8 @@ from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
-from sppnet.detection.finetune.network import tune_network
-from sppnet.detection.finetune.region_network import BoxHead, NetworkTuningConfig
+from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
+from sppnet.detection.finetune.region_network import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
@@ -30,6 +30,7 @@ from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
 # With fewer objects per class than this, mirror images are worth the time.
 FEW_OBJECTS = 400
@@ -248,7 +249,7 @@ class _Training:
         config, num_classes = self.config, len(self.names)
         shared: dict[str, Any] = {
             "updates": config.tune_updates,
-            "rate": config.tune_rate,
+            "optimizer": OptimizerConfig(rate=config.tune_rate),
             "use_difficult": config.use_difficult,
             "widths": config.widths,
             "ranks": config.ranks,

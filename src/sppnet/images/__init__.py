@@ -1,4 +1,12 @@
-"""Decoding, resizing, listing and annotated data sets; untrusted files in, checked tensors out."""
+"""Images and annotated data sets: untrusted files in, checked tensors out.
+
+- ``decode.py``: one image file becomes one tensor, within limits. Start here; ``formats.py`` looks
+  at the bytes before any decoder does.
+- ``transforms.py``: resizing, cropping, flipping, stacking. ``listing.py``: files from folders.
+- ``readers/``: VOC, COCO, YOLO and class folders, all read into the classes of ``dataset.py``.
+- ``findings.py``, ``check.py``: what is wrong with a data set, file and line.
+- ``synthetic/``: data sets that are drawn.
+"""
 
 from sppnet.images.check import CheckReport, check_dataset
 from sppnet.images.dataset import DetectionDataset, LabelledImage

@@ -1,4 +1,4 @@
-"""What is wrong or odd with a data set: findings, statistics and repeated images."""
+"""``sppnet check``: what is wrong or odd with a data set, its statistics, and repeated images."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,212 +21,6 @@ from sppnet.storage.files import sha256_file
 FEW_OBJECTS = 10
 MANY_SMALL = 0.3
 LEAK = "E_LEAK"
-
-
-def summarise_boxes(images: Sequence[LabelledImage]) -> dict[str, Any]:
-    """Sizes of images and boxes, in plain numbers.
-
-    Args:
-        images: The set.
-
-    Returns:
-        ``short_side_of_images`` and ``short_side_of_boxes`` (smallest, middle and largest, pixels),
-        ``boxes_per_image`` (the same), ``share_of_image`` (middle share of the area of its image
-        that a box takes) and ``sizes``: the shares of boxes that COCO calls small (up to 32 x 32
-        pixels), medium and large (from 96 x 96). Empty without images.
-    """
-    if not images:
-        return {}
-    sides = torch.cat([(image.boxes[:, 2:] - image.boxes[:, :2]).double() for image in images])
-    areas = sides.prod(1)
-    whole = torch.cat([
-        torch.full((len(image.boxes),), float(image.size_hw[0] * image.size_hw[1]))
-        for image in images
-    ])  # fmt: skip
-    summary: dict[str, Any] = {
-        "short_side_of_images": _spread(torch.tensor([min(image.size_hw) for image in images])),
-        "boxes_per_image": _spread(torch.tensor([len(image.boxes) for image in images])),
-    }
-    if len(areas):
-        small, large = areas <= 32**2, areas >= 96**2
-        summary |= {
-            "short_side_of_boxes": _spread(sides.min(1).values),
-            "share_of_image": round(float((areas / whole).median()), 4),
-            "sizes": {
-                "small": _share(small),
-                "medium": _share(~small & ~large),
-                "large": _share(large & ~small),
-            },
-        }
-    return summary
-
-
-def give_hints(
-    names: Sequence[str],
-    counts: Mapping[str, int],
-    by_split: Mapping[str, Mapping[str, int]],
-    summary: Mapping[str, Any],
-) -> list[str]:
-    """Say what a user may want to do before training.
-
-    Args:
-        names: Class names.
-        counts: "images without boxes" and others, as ``CheckReport.counts``.
-        by_split: Objects by class, by split.
-        summary: As :func:`summarise_boxes` gives it.
-
-    Returns:
-        One sentence each.
-    """
-    hints = []
-    empty = counts["images without boxes"]
-    if empty:
-        have = "image has" if empty == 1 else "images have"
-        hints.append(f"{empty} {have} no boxes: used as negatives")
-    if not by_split:
-        hints.append("there are no splits: hold some images back, or the score is that of training")
-    hints += _class_hints(names, by_split)
-    small = summary.get("sizes", {}).get("small", 0.0)
-    if small >= MANY_SMALL:
-        hints.append(f"{small:.0%} of the boxes are at most 32 x 32 pixels: try a larger --imgsz")
-    for one, other in combinations(names, 2):
-        if one.casefold().split() == other.casefold().split():
-            hints.append(f"classes {one!r} and {other!r} differ in spelling only")
-    return hints
-
-
-def _class_hints(names: Sequence[str], by_split: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Classes that have too few objects to learn, or none to learn from."""
-    train = next((by_split[name] for name in by_split if name.startswith("train")), None)
-    if train is None:
-        return []
-    lone = [name for name in names if not train.get(name)]
-    few = [name for name in names if 0 < train.get(name, 0) < FEW_OBJECTS]
-    hints = []
-    if lone:
-        hints.append(f"no objects to train on: {_listed(lone)}")
-    if few:
-        hints.append(f"fewer than {FEW_OBJECTS} objects to train on: {_listed(few)}")
-    return hints
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    """Names in quotes, cut after some."""
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _spread(values: torch.Tensor) -> list[float]:
-    """Smallest, middle and largest."""
-    numbers = values.double()
-    return [round(float(n), 1) for n in (numbers.min(), numbers.median(), numbers.max())]
-
-
-def _share(mask: torch.Tensor) -> float:
-    """Share of True."""
-    return round(float(mask.double().mean()), 4)
-
-
-def find_repeated(paths: Iterable[Path]) -> list[list[Path]]:
-    """Group files of the same bytes.
-
-    Args:
-        paths: Files; those that cannot be read are passed over.
-
-    Returns:
-        The groups of two or more, each in the order given.
-    """
-    by_size = _grouped((path, _size(path)) for path in dict.fromkeys(paths))
-    return [group for files in by_size for group in _grouped((path, _hash(path)) for path in files)]
-
-
-def report_repeated(
-    paths: Iterable[Path], members: Mapping[str, set[Path]]
-) -> tuple[list[Problem], list[Problem]]:
-    """Name pictures that come twice.
-
-    Args:
-        paths: All image files.
-        members: Image files by split.
-
-    Returns:
-        Problems (a picture is in two splits that should have none in common) and notes (the same
-        bytes in two files of a split).
-    """
-    every = list(dict.fromkeys(paths))
-    splits_of = {path: [name for name, files in members.items() if path in files] for path in every}
-    problems = [problem for path in every for problem in _listed_twice(path, splits_of[path])]
-    notes: list[Problem] = []
-    for first, *others in find_repeated(every):
-        for other in others:
-            pair = next(_clashes(splits_of[first], splits_of[other]), None)
-            rule = f"holds the same bytes as {str(first)!r}"
-            if pair is None:
-                notes.append(Problem(str(other), rule, "W_DATA", None, "both used"))
-            else:
-                text = f"{rule}: one is in split {pair[0]!r}, one in {pair[1]!r}"
-                problems.append(Problem(str(other), text, LEAK, None, _effect(pair)))
-    return problems, notes
-
-
-def _listed_twice(path: Path, splits: list[str]) -> Iterator[Problem]:
-    """A finding if a file is in two splits that should have none in common."""
-    pair = next(_clashes(splits, splits), None)
-    if pair is not None:
-        rule = f"is in split {pair[0]!r} and in split {pair[1]!r}"
-        yield Problem(str(path), rule, LEAK, None, _effect(pair))
-
-
-def _effect(pair: tuple[str, str]) -> str:
-    """What it does to the score."""
-    scored = next((name for name in pair if "test" in _roles(name)), pair[1])
-    return f"used in both; scores on {scored!r} come out too high"
-
-
-def _clashes(first: list[str], second: list[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of splits that serve different ends."""
-    for one in first:
-        for other in second:
-            roles, others = _roles(one), _roles(other)
-            if roles and others and not roles & others:
-                yield one, other
-
-
-def _roles(split: str) -> set[str]:
-    """What a split is for, by its name; nothing is known of other names.
-
-    Example:
-        >>> [sorted(_roles(name)) for name in ("trainval", "val2017", "minibatch")]
-        [['train', 'val'], ['val'], []]
-    """
-    if split.startswith("trainval"):
-        return {"train", "val"}
-    return {role for role in ("train", "val", "test") if split.startswith(role)}
-
-
-def _grouped(pairs: Iterable[tuple[Path, object]]) -> list[list[Path]]:
-    """Paths of equal keys, where there are two or more; those without a key are left out."""
-    groups: dict[object, list[Path]] = {}
-    for path, key in pairs:
-        if key is not None:
-            groups.setdefault(key, []).append(path)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _size(path: Path) -> int | None:
-    """Bytes in the file, None if it cannot be asked."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        return None
-
-
-def _hash(path: Path) -> str | None:
-    """Hash of the file, None if it cannot be read."""
-    try:
-        return sha256_file(path)
-    except UnusableFileError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -460,3 +254,209 @@ def _as_dict(problem: Problem) -> dict[str, Any]:
         "code": problem.code,
         "action": problem.action,
     }
+
+
+def summarise_boxes(images: Sequence[LabelledImage]) -> dict[str, Any]:
+    """Sizes of images and boxes, in plain numbers.
+
+    Args:
+        images: The set.
+
+    Returns:
+        ``short_side_of_images`` and ``short_side_of_boxes`` (smallest, middle and largest, pixels),
+        ``boxes_per_image`` (the same), ``share_of_image`` (middle share of the area of its image
+        that a box takes) and ``sizes``: the shares of boxes that COCO calls small (up to 32 x 32
+        pixels), medium and large (from 96 x 96). Empty without images.
+    """
+    if not images:
+        return {}
+    sides = torch.cat([(image.boxes[:, 2:] - image.boxes[:, :2]).double() for image in images])
+    areas = sides.prod(1)
+    whole = torch.cat([
+        torch.full((len(image.boxes),), float(image.size_hw[0] * image.size_hw[1]))
+        for image in images
+    ])  # fmt: skip
+    summary: dict[str, Any] = {
+        "short_side_of_images": _spread(torch.tensor([min(image.size_hw) for image in images])),
+        "boxes_per_image": _spread(torch.tensor([len(image.boxes) for image in images])),
+    }
+    if len(areas):
+        small, large = areas <= 32**2, areas >= 96**2
+        summary |= {
+            "short_side_of_boxes": _spread(sides.min(1).values),
+            "share_of_image": round(float((areas / whole).median()), 4),
+            "sizes": {
+                "small": _share(small),
+                "medium": _share(~small & ~large),
+                "large": _share(large & ~small),
+            },
+        }
+    return summary
+
+
+def _spread(values: torch.Tensor) -> list[float]:
+    """Smallest, middle and largest."""
+    numbers = values.double()
+    return [round(float(n), 1) for n in (numbers.min(), numbers.median(), numbers.max())]
+
+
+def _share(mask: torch.Tensor) -> float:
+    """Share of True."""
+    return round(float(mask.double().mean()), 4)
+
+
+def give_hints(
+    names: Sequence[str],
+    counts: Mapping[str, int],
+    by_split: Mapping[str, Mapping[str, int]],
+    summary: Mapping[str, Any],
+) -> list[str]:
+    """Say what a user may want to do before training.
+
+    Args:
+        names: Class names.
+        counts: "images without boxes" and others, as ``CheckReport.counts``.
+        by_split: Objects by class, by split.
+        summary: As :func:`summarise_boxes` gives it.
+
+    Returns:
+        One sentence each.
+    """
+    hints = []
+    empty = counts["images without boxes"]
+    if empty:
+        have = "image has" if empty == 1 else "images have"
+        hints.append(f"{empty} {have} no boxes: used as negatives")
+    if not by_split:
+        hints.append("there are no splits: hold some images back, or the score is that of training")
+    hints += _class_hints(names, by_split)
+    small = summary.get("sizes", {}).get("small", 0.0)
+    if small >= MANY_SMALL:
+        hints.append(f"{small:.0%} of the boxes are at most 32 x 32 pixels: try a larger --imgsz")
+    for one, other in combinations(names, 2):
+        if one.casefold().split() == other.casefold().split():
+            hints.append(f"classes {one!r} and {other!r} differ in spelling only")
+    return hints
+
+
+def _class_hints(names: Sequence[str], by_split: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Classes that have too few objects to learn, or none to learn from."""
+    train = next((by_split[name] for name in by_split if name.startswith("train")), None)
+    if train is None:
+        return []
+    lone = [name for name in names if not train.get(name)]
+    few = [name for name in names if 0 < train.get(name, 0) < FEW_OBJECTS]
+    hints = []
+    if lone:
+        hints.append(f"no objects to train on: {_listed(lone)}")
+    if few:
+        hints.append(f"fewer than {FEW_OBJECTS} objects to train on: {_listed(few)}")
+    return hints
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    """Names in quotes, cut after some."""
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def find_repeated(paths: Iterable[Path]) -> list[list[Path]]:
+    """Group files of the same bytes.
+
+    Args:
+        paths: Files; those that cannot be read are passed over.
+
+    Returns:
+        The groups of two or more, each in the order given.
+    """
+    by_size = _grouped((path, _size(path)) for path in dict.fromkeys(paths))
+    return [group for files in by_size for group in _grouped((path, _hash(path)) for path in files)]
+
+
+def report_repeated(
+    paths: Iterable[Path], members: Mapping[str, set[Path]]
+) -> tuple[list[Problem], list[Problem]]:
+    """Name pictures that come twice.
+
+    Args:
+        paths: All image files.
+        members: Image files by split.
+
+    Returns:
+        Problems (a picture is in two splits that should have none in common) and notes (the same
+        bytes in two files of a split).
+    """
+    every = list(dict.fromkeys(paths))
+    splits_of = {path: [name for name, files in members.items() if path in files] for path in every}
+    problems = [problem for path in every for problem in _listed_twice(path, splits_of[path])]
+    notes: list[Problem] = []
+    for first, *others in find_repeated(every):
+        for other in others:
+            pair = next(_clashes(splits_of[first], splits_of[other]), None)
+            rule = f"holds the same bytes as {str(first)!r}"
+            if pair is None:
+                notes.append(Problem(str(other), rule, "W_DATA", None, "both used"))
+            else:
+                text = f"{rule}: one is in split {pair[0]!r}, one in {pair[1]!r}"
+                problems.append(Problem(str(other), text, LEAK, None, _effect(pair)))
+    return problems, notes
+
+
+def _listed_twice(path: Path, splits: list[str]) -> Iterator[Problem]:
+    """A finding if a file is in two splits that should have none in common."""
+    pair = next(_clashes(splits, splits), None)
+    if pair is not None:
+        rule = f"is in split {pair[0]!r} and in split {pair[1]!r}"
+        yield Problem(str(path), rule, LEAK, None, _effect(pair))
+
+
+def _effect(pair: tuple[str, str]) -> str:
+    """What it does to the score."""
+    scored = next((name for name in pair if "test" in _roles(name)), pair[1])
+    return f"used in both; scores on {scored!r} come out too high"
+
+
+def _clashes(first: list[str], second: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of splits that serve different ends."""
+    for one in first:
+        for other in second:
+            roles, others = _roles(one), _roles(other)
+            if roles and others and not roles & others:
+                yield one, other
+
+
+def _roles(split: str) -> set[str]:
+    """What a split is for, by its name; nothing is known of other names.
+
+    Example:
+        >>> [sorted(_roles(name)) for name in ("trainval", "val2017", "minibatch")]
+        [['train', 'val'], ['val'], []]
+    """
+    if split.startswith("trainval"):
+        return {"train", "val"}
+    return {role for role in ("train", "val", "test") if split.startswith(role)}
+
+
+def _grouped(pairs: Iterable[tuple[Path, object]]) -> list[list[Path]]:
+    """Paths of equal keys, where there are two or more; those without a key are left out."""
+    groups: dict[object, list[Path]] = {}
+    for path, key in pairs:
+        if key is not None:
+            groups.setdefault(key, []).append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes in the file, None if it cannot be asked."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116
+    except OSError:
+        return None
+
+
+def _hash(path: Path) -> str | None:
+    """Hash of the file, None if it cannot be read."""
+    try:
+        return sha256_file(path)
+    except UnusableFileError:
+        return None

@@ -1,4 +1,8 @@
-"""Labelled images, the set of them, and how readers build both from raw annotations."""
+"""Labelled images, the set of them, and how readers make both of the boxes that they find.
+
+A reader makes a ``RawBox`` of whatever its format says; here it is held against the image's real
+size and the class names, clipped, or left out with a finding.
+"""
 
 import math
 import os
@@ -31,7 +35,7 @@ class LabelledImage:
         labels: (K,) int64, 0..len(names)-1.
         difficult: (K,) bool; VOC's mark, neither reward nor punishment in scoring.
         crowd: (K,) bool; COCO's ``iscrowd``.
-        truncated: (K,) bool; VOC's mark that the thing reaches beyond the image.
+        truncated: (K,) bool; VOC's mark that the object reaches beyond the image.
         areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
             where it says nothing and the boxes' areas are meant.
         is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.

@@ -1,6 +1,12 @@
-"""Decoding images that nobody vouches for: by content, within limits, upright, RGB."""
+"""Decoding images that nobody vouches for: by content, within limits, upright, RGB.
+
+A file's format is told by its first bytes and its size is held against the limit before Pillow
+allocates a pixel; whatever a decoder of hostile bytes raises becomes one ``InputError``. What
+comes out is the one image type of this package: (3, H, W) float32, RGB, 0..1.
+"""
 
 import ctypes
+import hashlib
 import io
 import logging
 import re
@@ -22,11 +28,25 @@ from sppnet.images.formats import (
     is_cut_short,
     is_start_of_signature,
     png_exif,
+    read_orientation,
     sniff_format,
+    swaps_sides,
     webp_canvas,
 )
-from sppnet.storage.files import open_regular_file
+from sppnet.storage.files import open_regular_file, read_capped
 
+MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 1 << 30
+# Pillow refuses twice its own warning limit whatever is asked of it.
+_PILLOW_MAX_PIXELS = 178_956_970
+# These are decoded row by row: what comes before a cut can be shown.
+_ROW_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
+# Float pixels may miss 0..1 by this much, as results of arithmetic do; they are clipped.
+_FLOAT_SLACK = 1e-3
+# Tensors may miss it by rounding.
+_SLACK = 1e-4
+# What a caller may have in hand; `to_image` makes a tensor of it.
+ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,205 +56,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION_TAG = 0x0112
-# Float pixels may miss 0..1 by this much, as results of arithmetic do; they are clipped.
-_FLOAT_SLACK = 1e-3
-# Tensors may miss it by rounding.
-_SLACK = 1e-4
-MAX_PIXELS = 100_000_000
-# Pillow refuses twice its own warning limit whatever is asked of it.
-_PILLOW_MAX_PIXELS = 178_956_970
-_ROW_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-# What a caller may have in hand; `to_image` makes a tensor of it.
-ImageSource = str | Path | Image.Image | np.ndarray | Tensor
-
-
-def pixels_to_tensor(image: Image.Image) -> Tensor:
-    """Turn decoded pixels of any mode into RGB.
-
-    16-bit grey is divided by 65535, alpha (or a transparent palette entry) is laid over white, CMYK
-    is converted without its colour profile, float pixels must lie in 0..1, integers of 32 bits in
-    0..65535.
-
-    Args:
-        image: A loaded Pillow image; its first frame is taken.
-
-    Returns:
-        (3, H, W) float32, RGB, 0..1.
-
-    Raises:
-        InputError: If the mode has no known range or colour (E_FORMAT).
-
-    Example:
-        >>> pixels_to_tensor(Image.new("LA", (1, 1), (0, 51))).flatten()
-        tensor([0.8000, 0.8000, 0.8000])
-    """
-    if image.mode.startswith("I;16"):
-        return _grey_to_tensor(_sixteen_bit_grey(image))
-    if image.mode == "I":
-        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 65535))
-    if image.mode == "F":
-        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 1))
-    if image.has_transparency_data:
-        return _over_white(image)
-    if image.mode in ("LAB", "HSV"):
-        raise InputError(f"pixels of mode {image.mode} are not supported", code="E_FORMAT")
-    return _bytes_to_tensor(np.array(image.convert("RGB")))
-
-
-def array_to_tensor(array: np.ndarray) -> Tensor:
-    """Turn a uint8 (H, W, 3) array into an image; raises TypeError or ValueError."""
-    if array.dtype != np.uint8:
-        raise TypeError(f"image must be a uint8 array, got {array.dtype}")
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(f"image must have shape (H, W, 3), got {array.shape}")
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def tensor_to_tensor(image: Tensor) -> Tensor:
-    """Check a (3, H, W) tensor of bytes or floats in 0..1; raises TypeError or ValueError."""
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(f"image must be uint8 or floating point, got {image.dtype}")
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -_SLACK and high <= 1 + _SLACK):  # False for NaN too
-        raise ValueError(f"image must have values in 0..1, got {low}..{high}")
-    return image.float()
-
-
-def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo the camera's rotation; no pixel value changes.
-
-    Args:
-        image: As stored.
-        orientation: EXIF orientation; anything but 2..8 leaves the image as it is.
-
-    Returns:
-        As it is to be seen.
-    """
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
-
-
-def read_orientation(exif_block: bytes | None) -> int:
-    r"""Read the orientation out of an EXIF block; a damaged block counts as none.
-
-    Args:
-        exif_block: The block with or without its ``Exif`` prefix, or None.
-
-    Returns:
-        1..8; 1 is upright.
-
-    Example:
-        >>> read_orientation(b"Exif\0\0damaged"), read_orientation(None)
-        (1, 1)
-    """
-    if not exif_block:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(exif_block)
-        value = exif.get(_ORIENTATION_TAG)
-    except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def swaps_sides(orientation: int) -> bool:
-    """Tell whether turning upright makes height of width."""
-    return 5 <= orientation <= 8
-
-
-def _bytes_to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (3, H, W) float."""
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def _grey_to_tensor(grey: np.ndarray) -> Tensor:
-    """(H, W) float 0..1 to three equal channels."""
-    return torch.from_numpy(grey.astype(np.float32)).expand(3, -1, -1).contiguous()
-
-
-def _sixteen_bit_grey(image: Image.Image) -> np.ndarray:
-    """Grey of the full 16 bits; the value that a PNG names as transparent becomes white."""
-    stored = np.asarray(image)
-    clear = image.info.get("transparency")
-    grey = stored / 65535
-    return np.where(stored == clear, 1.0, grey) if isinstance(clear, int) else grey
-
-
-def _in_range(values: np.ndarray, largest: int) -> np.ndarray:
-    """Scale to 0..1; refuse what would silently become black or white."""
-    low, high = float(values.min()), float(values.max())
-    slack = _FLOAT_SLACK * largest
-    if not (low >= -slack and high <= largest + slack):  # False for NaN too
-        rule = f"pixels must lie in 0..{largest}, are in {low:g}..{high:g}"
-        raise InputError(rule, code="E_FORMAT")
-    return np.clip(values / largest, 0, 1)
-
-
-def _over_white(image: Image.Image) -> Tensor:
-    """Lay a picture with transparency over white."""
-    clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and any(value > 255 for value in clear):
-        # A 16-bit PNG names its transparent colour in 16 bits; its pixels were cut to 8.
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    rgba = _bytes_to_tensor(np.array(image.convert("RGBA")))
-    alpha = rgba[3:]
-    return rgba[:3] * alpha + (1 - alpha)
-
-
-class _Quiet:
-    """Keeps Pillow's warnings from leaking while any thread decodes.
-
-    ``warnings.catch_warnings`` swaps a global list: threads that overlap would restore each
-    other's. So the first one in swaps it and the last one out restores it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher: Any = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.simplefilter("ignore")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._catcher.__exit__(None, None, None)
-
-
-QUIET_PILLOW = _Quiet()
-
-
-def silence_libtiff() -> None:
-    """Keep libtiff from writing to the process's stderr, once and for all.
-
-    Its messages do not name the file, cannot be caught in Python, and every failure reaches us as
-    an exception anyway. Where the library cannot be reached (Windows), they stay.
-    """
-    try:
-        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-    except (OSError, AttributeError):
-        return
-    set_handler.argtypes = [ctypes.c_void_p]
-    set_handler.restype = ctypes.c_void_p
-    set_handler(None)
-
-
-silence_libtiff()
-# With a handler of its own, Pillow's logger no longer falls back to stderr.
-logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def load_image(
@@ -293,6 +114,32 @@ def decode_image(
     """
     file = io.BytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
     return _decode(file, None, max_pixels, allow_truncated)
+
+
+def read_content(path: str | Path) -> bytes:
+    """Read an image file whole, without ever waiting on a pipe.
+
+    Raises:
+        InputError: If it is missing, empty, too large or no regular file.
+    """
+    return read_capped(path, MAX_FILE_BYTES)
+
+
+def decode_content(data: bytes, path: str | Path) -> Tensor:
+    """Decode an image file's content; errors name the file.
+
+    Raises:
+        InputError: If it is not an image, damaged or too large.
+    """
+    try:
+        return decode_image(data)
+    except InputError as error:
+        raise InputError(error.message, path=path, code=error.code) from None
+
+
+def content_number(data: bytes) -> int:
+    """The first 8 bytes of a file's SHA-256 as a signed number, to know the file again."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
 def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -488,3 +335,162 @@ def _pillow_to_tensor(image: Image.Image) -> Tensor:
         image.load()
         block = image.info.get("exif")
         return pixels_to_tensor(turn_upright(image, read_orientation(block)))
+
+
+def pixels_to_tensor(image: Image.Image) -> Tensor:
+    """Turn decoded pixels of any mode into RGB.
+
+    16-bit grey is divided by 65535, alpha (or a transparent palette entry) is laid over white, CMYK
+    is converted without its colour profile, float pixels must lie in 0..1, integers of 32 bits in
+    0..65535.
+
+    Args:
+        image: A loaded Pillow image; its first frame is taken.
+
+    Returns:
+        (3, H, W) float32, RGB, 0..1.
+
+    Raises:
+        InputError: If the mode has no known range or colour (E_FORMAT).
+
+    Example:
+        >>> pixels_to_tensor(Image.new("LA", (1, 1), (0, 51))).flatten()
+        tensor([0.8000, 0.8000, 0.8000])
+    """
+    if image.mode.startswith("I;16"):
+        return _grey_to_tensor(_sixteen_bit_grey(image))
+    if image.mode == "I":
+        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 65535))
+    if image.mode == "F":
+        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 1))
+    if image.has_transparency_data:
+        return _over_white(image)
+    if image.mode in ("LAB", "HSV"):
+        raise InputError(f"pixels of mode {image.mode} are not supported", code="E_FORMAT")
+    return _bytes_to_tensor(np.array(image.convert("RGB")))
+
+
+def array_to_tensor(array: np.ndarray) -> Tensor:
+    """Turn a uint8 (H, W, 3) array into an image; raises TypeError or ValueError."""
+    if array.dtype != np.uint8:
+        raise TypeError(f"image must be a uint8 array, got {array.dtype}")
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ValueError(f"image must have shape (H, W, 3), got {array.shape}")
+    return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def tensor_to_tensor(image: Tensor) -> Tensor:
+    """Check a (3, H, W) tensor of bytes or floats in 0..1; raises TypeError or ValueError."""
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"image must be uint8 or floating point, got {image.dtype}")
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -_SLACK and high <= 1 + _SLACK):  # False for NaN too
+        raise ValueError(f"image must have values in 0..1, got {low}..{high}")
+    return image.float()
+
+
+def _bytes_to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 to (3, H, W) float."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def _grey_to_tensor(grey: np.ndarray) -> Tensor:
+    """(H, W) float 0..1 to three equal channels."""
+    return torch.from_numpy(grey.astype(np.float32)).expand(3, -1, -1).contiguous()
+
+
+def _sixteen_bit_grey(image: Image.Image) -> np.ndarray:
+    """Grey of the full 16 bits; the value that a PNG names as transparent becomes white."""
+    stored = np.asarray(image)
+    clear = image.info.get("transparency")
+    grey = stored / 65535
+    return np.where(stored == clear, 1.0, grey) if isinstance(clear, int) else grey
+
+
+def _in_range(values: np.ndarray, largest: int) -> np.ndarray:
+    """Scale to 0..1; refuse what would silently become black or white."""
+    low, high = float(values.min()), float(values.max())
+    slack = _FLOAT_SLACK * largest
+    if not (low >= -slack and high <= largest + slack):  # False for NaN too
+        rule = f"pixels must lie in 0..{largest}, are in {low:g}..{high:g}"
+        raise InputError(rule, code="E_FORMAT")
+    return np.clip(values / largest, 0, 1)
+
+
+def _over_white(image: Image.Image) -> Tensor:
+    """Lay a picture with transparency over white."""
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and any(value > 255 for value in clear):
+        # A 16-bit PNG names its transparent colour in 16 bits; its pixels were cut to 8.
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    rgba = _bytes_to_tensor(np.array(image.convert("RGBA")))
+    alpha = rgba[3:]
+    return rgba[:3] * alpha + (1 - alpha)
+
+
+def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Undo the camera's rotation; no pixel value changes.
+
+    Args:
+        image: As stored.
+        orientation: EXIF orientation; anything but 2..8 leaves the image as it is.
+
+    Returns:
+        As it is to be seen.
+    """
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+class _Quiet:
+    """Keeps Pillow's warnings from leaking while any thread decodes.
+
+    ``warnings.catch_warnings`` swaps a global list: threads that overlap would restore each
+    other's. So the first one in swaps it and the last one out restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+QUIET_PILLOW = _Quiet()
+
+
+def silence_libtiff() -> None:
+    """Keep libtiff from writing to the process's stderr, once and for all.
+
+    Its messages do not name the file, cannot be caught in Python, and every failure reaches us as
+    an exception anyway. Where the library cannot be reached (Windows), they stay.
+    """
+    try:
+        set_handler = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+    except (OSError, AttributeError):
+        return
+    set_handler.argtypes = [ctypes.c_void_p]
+    set_handler.restype = ctypes.c_void_p
+    set_handler(None)
+
+
+silence_libtiff()
+# With a handler of its own, Pillow's logger no longer falls back to stderr.
+logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from sppnet.pooling.kernels import torch_reference as torch_form
+from sppnet.pooling.kernels import torch_reference
 from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_for_training
 
 PLAIN = {Tensor, torch.nn.Parameter}
@@ -111,7 +111,7 @@ def _gradient(
 ) -> list[Tensor]:
     """Gradients of the maps; with a graph of their own where a second derivative is asked for."""
     if torch.is_grad_enabled() and grad.requires_grad:
-        return torch_form.backward(grad, maps, rows, levels, mode, again=True)
+        return torch_reference.backward(grad, maps, rows, levels, mode, again=True)
     if _unwatched([grad, *maps]):
         return run_backward(grad, maps, rows, levels, mode, winners)
     if rows is None:
@@ -153,7 +153,7 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         rows, _, *maps = ctx.saved_tensors
-        return torch_form.tangent(tangents[3:], maps, rows, ctx.levels, ctx.mode)
+        return torch_reference.tangent(tangents[3:], maps, rows, ctx.levels, ctx.mode)
 
 
 def _save(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
 from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
-from sppnet.pooling.kernels import cpu as cpu_kernel
+from sppnet.pooling.kernels import cpu
 from sppnet.pooling.operators import pool
 
 # Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
@@ -150,10 +150,10 @@ def score_regions(
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
     if weights.device != maps[0].device:
         raise ValueError(f"weights must be on {maps[0].device}, got {weights.device}")
-    if 0 < weights.shape[1] <= FEW_COLUMNS and cpu_kernel.serves(maps):
+    if 0 < weights.shape[1] <= FEW_COLUMNS and cpu.serves(maps):
         check_rows(rows, maps)
         chunks = rows.split(MOST_ROWS)
-        return torch.cat([cpu_kernel.score(maps, chunk, weights, levels) for chunk in chunks])
+        return torch.cat([cpu.score(maps, chunk, weights, levels) for chunk in chunks])
     scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
         vectors = _take_memory(len(rows), length, maps[0])

@@ -1,4 +1,10 @@
-"""Atomic checked files, the feature cache, model folders and run folders."""
+"""What is kept on disk: whole or absent, checked when read, safe from kills and second processes.
+
+- ``files.py``: reads, hashes and atomically writes single files. Start here.
+- ``temp_files.py``: unfinished files, and the locks that tell whether their writers live.
+- ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
+- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,7 +19,7 @@ from sppnet.storage.files import (
     write_json,
     write_text,
 )
-from sppnet.storage.runs import RunFolder, Stages
+from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
     from sppnet.storage.cache import FeatureCache, WriteBehind
@@ -26,6 +32,7 @@ __all__ = [
     "Stages",
     "WriteBehind",
     "ensure_output_folder",
+    "holds_run_of",
     "is_model",
     "load_model",
     "put_under",

@@ -1,4 +1,4 @@
-"""Feature maps and vectors on disk, found again by a key; written in the background."""
+"""A cache on disk for feature maps and vectors: found again by a key, written in the background."""
 
 import hashlib
 import os
@@ -14,7 +14,8 @@ from types import TracebackType
 from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage.files import output_error, read_bytes, stale_temp_files, write_bytes
+from sppnet.storage.files import output_error, read_bytes, write_bytes
+from sppnet.storage.temp_files import ON_WINDOWS, stale_temp_files
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
@@ -140,86 +141,11 @@ class FeatureCache:
         for path in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.record")):
             yield path.stem
 
-    def bytes_used(self) -> int:
-        """Bytes that the records take on the disk."""
-        return sum(path.stat().st_size for path in self.folder.glob("[0-9a-f][0-9a-f]/*.record"))
-
     def _path(self, key: str) -> Path:
         """Place of a record; a key is checked because it becomes a file name."""
         if len(key) != 64 or set(key) - set("0123456789abcdef"):
             raise ValueError(f"key must be 64 hexadecimal digits from make_key, got {key!r}")
         return self.folder / key[:2] / f"{key}.record"
-
-
-class _DamagedRecordError(Exception):
-    """A record that is not what its header says."""
-
-
-def _make_private(folder: Path) -> None:
-    """Make a folder that only its owner can use; warn about one that everybody can write to."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = folder.stat().st_mode
-    except FileExistsError as error:
-        raise OutputError("is a file; the cache needs a folder", path=folder) from error
-    except (OSError, ValueError) as error:
-        raise output_error(folder, error) from error
-    if mode & 0o002:
-        warnings.warn(f"{str(folder)!r}: everybody can write to this cache", stacklevel=3)
-
-
-def _build_record(payload: bytes, key: str) -> bytes:
-    """Put the header before the payload."""
-    digest = _digest(payload, key)
-    return _HEADER.pack(_MAGIC, FORMAT_VERSION, len(payload), bytes.fromhex(key), digest) + payload
-
-
-def _parse_record(record: bytes, key: str) -> dict[str, Tensor]:
-    """Check a record and return its tensors."""
-    expected = _check_header(record[: _HEADER.size], len(record), key)
-    payload = record[_HEADER.size :]
-    if _digest(payload, key) != expected:
-        raise _DamagedRecordError("SHA-256 differs")
-    try:
-        return bytes_to_tensors(payload)
-    except ValueError as error:
-        raise _DamagedRecordError(str(error)) from error
-
-
-def _check_header(header: bytes, size: int, key: str) -> bytes:
-    """Compare a header with the record's key and length; return the SHA-256 that it promises."""
-    if len(header) < _HEADER.size:
-        raise _DamagedRecordError("shorter than a header")
-    magic, version, length, stored_key, digest = _HEADER.unpack(header)
-    promised = (magic, version, length + _HEADER.size, stored_key)
-    if promised != (_MAGIC, FORMAT_VERSION, size, bytes.fromhex(key)):
-        raise _DamagedRecordError("the header does not belong to this record")
-    return digest
-
-
-def _digest(payload: bytes, key: str) -> bytes:
-    """SHA-256 of key and payload."""
-    digest = hashlib.sha256(bytes.fromhex(key))
-    digest.update(payload)
-    return digest.digest()
-
-
-def _encode(part: Part) -> bytes:
-    """Write a part so that two different ones can never look alike: type, length, content."""
-    if isinstance(part, tuple):
-        content = b"".join(_encode(item) for item in part)
-    elif isinstance(part, bytes):
-        content = part
-    elif isinstance(part, str):
-        content = part.encode("utf-8", errors="surrogatepass")
-    elif isinstance(part, float):
-        content = float(part).hex().encode()
-    elif part is None or isinstance(part, int):
-        content = str(part).encode()
-    else:
-        raise TypeError(f"parts must be str, int, float, bytes, None or tuple, got {type(part)}")
-    kind = next(k for k in (tuple, bytes, str, float, bool, int, object) if isinstance(part, k))
-    return f"{kind.__name__}:{len(content)}:".encode() + content
 
 
 class WriteBehind:
@@ -270,3 +196,74 @@ class WriteBehind:
         self._executor.shutdown()
         while self._pending and error is None:
             self._pending.popleft().result()
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder that only its owner can use; warn about one that everybody can write to."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = folder.stat().st_mode
+    except FileExistsError as error:
+        raise OutputError("is a file; the cache needs a folder", path=folder) from error
+    except (OSError, ValueError) as error:
+        raise output_error(folder, error) from error
+    if mode & 0o002 and not ON_WINDOWS:  # which has no such bits
+        warnings.warn(f"{str(folder)!r}: everybody can write to this cache", stacklevel=3)
+
+
+def _build_record(payload: bytes, key: str) -> bytes:
+    """Put the header before the payload."""
+    digest = _digest(payload, key)
+    return _HEADER.pack(_MAGIC, FORMAT_VERSION, len(payload), bytes.fromhex(key), digest) + payload
+
+
+class _DamagedRecordError(Exception):
+    """A record that is not what its header says."""
+
+
+def _parse_record(record: bytes, key: str) -> dict[str, Tensor]:
+    """Check a record and return its tensors."""
+    expected = _check_header(record[: _HEADER.size], len(record), key)
+    payload = record[_HEADER.size :]
+    if _digest(payload, key) != expected:
+        raise _DamagedRecordError("SHA-256 differs")
+    try:
+        return bytes_to_tensors(payload)
+    except ValueError as error:
+        raise _DamagedRecordError(str(error)) from error
+
+
+def _check_header(header: bytes, size: int, key: str) -> bytes:
+    """Compare a header with the record's key and length; return the SHA-256 that it promises."""
+    if len(header) < _HEADER.size:
+        raise _DamagedRecordError("shorter than a header")
+    magic, version, length, stored_key, digest = _HEADER.unpack(header)
+    promised = (magic, version, length + _HEADER.size, stored_key)
+    if promised != (_MAGIC, FORMAT_VERSION, size, bytes.fromhex(key)):
+        raise _DamagedRecordError("the header does not belong to this record")
+    return digest
+
+
+def _digest(payload: bytes, key: str) -> bytes:
+    """SHA-256 of key and payload."""
+    digest = hashlib.sha256(bytes.fromhex(key))
+    digest.update(payload)
+    return digest.digest()
+
+
+def _encode(part: Part) -> bytes:
+    """Write a part so that two different ones can never look alike: type, length, content."""
+    if isinstance(part, tuple):
+        content = b"".join(_encode(item) for item in part)
+    elif isinstance(part, bytes):
+        content = part
+    elif isinstance(part, str):
+        content = part.encode("utf-8", errors="surrogatepass")
+    elif isinstance(part, float):
+        content = float(part).hex().encode()
+    elif part is None or isinstance(part, int):
+        content = str(part).encode()
+    else:
+        raise TypeError(f"parts must be str, int, float, bytes, None or tuple, got {type(part)}")
+    kind = next(k for k in (tuple, bytes, str, float, bool, int, object) if isinstance(part, k))
+    return f"{kind.__name__}:{len(content)}:".encode() + content

@@ -1,57 +1,41 @@
-"""Open, read, hash and atomically write files.
+"""Open, read, hash and write files: whole or not at all.
 
-The bytes go to a temporary file beside the target, are flushed to the disk, and only then take the
-target's name. A process killed at any moment leaves the old file or the new one, never a half one.
-Needs POSIX; no torch.
+A writer puts the bytes into a temporary file beside the target, flushes it to the disk, and only
+then gives it the target's name: a process killed at any moment leaves the old file or the new one,
+never a half one. A reader takes regular files of limited size only, and never waits on a pipe.
+
+Files that the whole run depends on (models, records, indices) raise ``UnusableFileError``, images
+and annotations, which can be left out one by one, ``InputError``. No torch.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
 import numbers
 import os
-import re
-import secrets
 import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from sppnet.errors import InputError, OutputError, UnusableFileError
+from sppnet.storage.temp_files import (
+    CREATE_FLAGS,
+    ON_WINDOWS,
+    READ_FLAGS,
+    open_folder,
+    temporary_path,
+    try_lock,
+)
 
 DEFAULT_MAX_BYTES = 256 * 2**20
-TEMPORARY_NAME = re.compile(r"\..*\.tmp-(?P<pid>\d+)-[0-9a-f]{8}", re.DOTALL)
-# Longer than any write takes: an unlocked file of this age has no writer, whatever its process
-# number says.
-STALE_SECONDS = 3600.0
-_NAME_BYTES = 200
-__all__ = [
-    "ensure_output_folder",
-    "fsync_folder",
-    "json_text",
-    "output_error",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "sha256_bytes",
-    "sha256_file",
-    "write_bytes",
-    "write_json",
-    "write_text",
-]
 _BLOCK = 64 * 2**20
-# O_NONBLOCK keeps open() from waiting for the writer of a FIFO; regular files ignore it.
-_FLAGS = (
-    os.O_RDONLY
-    | getattr(os, "O_NONBLOCK", 0)
-    | getattr(os, "O_NOCTTY", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+# A reader on Windows keeps a file from being replaced; it is waited for so many times 10 ms.
+_REPLACE_TRIES = 100
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -75,12 +59,124 @@ def read_bytes(path: str | Path, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
         UnusableFileError: If it is missing, unreadable, not a regular file or too large.
     """
     try:
-        return _read_regular(Path(path), max_bytes)
+        with _open_regular(path) as file:
+            size, data = _read_at_most(file, max_bytes)
     except FileNotFoundError as error:
         raise UnusableFileError("the file does not exist", path=path, code="E_MISSING") from error
     except (OSError, ValueError) as error:
         rule = f"the file cannot be read: {reason(error)}"
         raise UnusableFileError(rule, path=path, code="E_UNREADABLE") from error
+    if size > max_bytes:
+        rule = f"the file has {size} bytes; the limit is {max_bytes}"
+        raise UnusableFileError(rule, path=path, code="E_TOO_LARGE")
+    return data
+
+
+def open_regular_file(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading, and nothing else.
+
+    Args:
+        path: The file; symbolic links are followed.
+
+    Returns:
+        A buffered binary file.
+
+    Raises:
+        InputError: If it cannot be opened or is a folder, pipe, socket or device (E_UNREADABLE),
+            or is empty (E_EMPTY).
+
+    Example:
+        >>> open_regular_file("/dev/zero")
+        Traceback (most recent call last):
+        sppnet.errors.InputError: '/dev/zero': must be a regular file, is a device (E_UNREADABLE)
+    """
+    try:
+        file = _open_regular(path)
+    except FileNotFoundError:
+        raise InputError("the file does not exist", path=path, code="E_UNREADABLE") from None
+    except _NotRegularError as error:
+        rule = f"must be a regular file, is {error.kind}"
+        raise InputError(rule, path=path, code="E_UNREADABLE") from None
+    except OSError as error:
+        rule = f"cannot be opened: {error.strerror or error}"
+        raise InputError(rule, path=path, code="E_UNREADABLE") from None
+    except ValueError as error:  # a NUL byte in the name
+        raise InputError(str(error), path=path, code="E_UNREADABLE") from None
+    if os.fstat(file.fileno()).st_size == 0:
+        file.close()
+        raise InputError("the file is empty", path=path, code="E_EMPTY")
+    return file
+
+
+def read_capped(path: str | Path, max_bytes: int) -> bytes:
+    """Read a whole regular file, but never more than a limit.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        InputError: As ``open_regular_file``, and if it is larger than the limit (E_TOO_LARGE).
+    """
+    with open_regular_file(path) as file:
+        size, data = _read_at_most(file, max_bytes)
+    if size > max_bytes:
+        rule = f"the file must have at most {max_bytes:,} bytes, has {size:,}"
+        raise InputError(rule, path=path, code="E_TOO_LARGE")
+    return data
+
+
+def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
+    """Read a text file of names; bytes that are no UTF-8 are kept as surrogate escapes.
+
+    Args:
+        path: The file.
+        max_bytes: Largest size that is read.
+
+    Returns:
+        Its lines without their ends; an empty file has none.
+
+    Raises:
+        InputError: If it cannot be read or is too large.
+    """
+    try:
+        data = read_capped(path, max_bytes)
+    except InputError as error:
+        if error.code == "E_EMPTY":
+            return []
+        raise
+    return data.decode("utf-8-sig", errors="surrogateescape").splitlines()
+
+
+class _NotRegularError(OSError):
+    """What was opened is no regular file."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(errno.EINVAL, "not a regular file")
+        self.kind = kind
+
+
+def _open_regular(path: str | Path) -> BufferedReader:
+    """Open for reading; a pipe, socket, device or folder is refused, and never waited for.
+
+    The kind is looked at after opening, on the open file, so that nobody can swap it in between.
+    """
+    descriptor = os.open(path, READ_FLAGS)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise _NotRegularError(_KINDS.get(stat.S_IFMT(mode), "something else"))
+
+
+def _read_at_most(file: BinaryIO, max_bytes: int) -> tuple[int, bytes]:
+    """Give the size of an open file and its bytes; those of a file above the limit stay unread."""
+    size = os.fstat(file.fileno()).st_size
+    data = b"" if size > max_bytes else file.read(size + 1)  # it may have grown
+    return max(size, len(data)), data
 
 
 def read_json(
@@ -130,6 +226,11 @@ def parse_json(data: bytes, path: str | Path, *, allow_nan: bool = False) -> Any
         raise UnusableFileError(f"not valid JSON: {error}", path=path, code="E_FORMAT") from error
 
 
+def _refuse_constant(word: str) -> None:
+    """Reject NaN and Infinity while parsing."""
+    raise ValueError(f"it holds {word}, which JSON does not have")
+
+
 def sha256_bytes(data: bytes) -> str:
     """SHA-256 of bytes, as 64 hexadecimal digits.
 
@@ -156,104 +257,11 @@ def sha256_file(path: str | Path) -> str:
         UnusableFileError: If it is missing, unreadable or not a regular file.
     """
     try:
-        with open(_open_regular(Path(path)), "rb") as file:
+        with _open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         rule = f"the file cannot be read: {reason(error)}"
         raise UnusableFileError(rule, path=path, code="E_UNREADABLE") from error
-
-
-def reason(error: Exception) -> str:
-    """Give the system's words for a failure with its symbol, such as ``ENOSPC``.
-
-    Example:
-        >>> reason(OSError(errno.ENOSPC, "No space left on device"))
-        'No space left on device (ENOSPC)'
-    """
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"
-
-
-def _open_regular(path: Path) -> int:
-    """Open for reading; a pipe, socket, device or folder is refused, and never waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
-    os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file")
-
-
-def _read_regular(path: Path, max_bytes: int) -> bytes:
-    """Read a regular file of at most ``max_bytes``."""
-    with open(_open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        data = b"" if size > max_bytes else file.read(size + 1)  # it may have grown
-    if max(size, len(data)) > max_bytes:
-        rule = f"the file has {max(size, len(data))} bytes; the limit is {max_bytes}"
-        raise UnusableFileError(rule, path=path, code="E_TOO_LARGE")
-    return data
-
-
-def _refuse_constant(word: str) -> None:
-    """Reject NaN and Infinity while parsing."""
-    raise ValueError(f"it holds {word}, which JSON does not have")
-
-
-def temporary_path(target: Path, folder: Path | None = None) -> Path:
-    """Name an unfinished file ``.NAME.tmp-PID-RANDOM``, beside its target or in ``folder``."""
-    name = os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES])
-    return (folder or target.parent) / f".{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def stale_temp_files(folder: Path) -> list[Path]:
-    """List the unfinished files and folders in ``folder`` whose writers are gone.
-
-    A writer holds a lock on what it writes. So that a writer caught between making and locking is
-    safe too, the process must also be unknown on this machine, or the file be an hour old.
-    """
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 (names, for the pattern)
-    except OSError:
-        return []
-    matches = [(folder / name, TEMPORARY_NAME.fullmatch(name)) for name in names]
-    return [path for path, match in matches if match and _is_abandoned(path, int(match["pid"]))]
-
-
-def try_lock(descriptor: int) -> bool:
-    """Take the exclusive lock of an open file, if it is free; closing or dying frees it."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # A disk without locks (some network mounts) must not stop the work.
-        return error.errno not in {errno.EAGAIN, errno.EACCES}
-    return True
-
-
-def _is_abandoned(path: Path, pid: int) -> bool:
-    """Tell whether the writer of a temporary file or folder is gone."""
-    try:
-        old = time.time() - path.lstat().st_mtime > STALE_SECONDS
-        if not old and _process_exists(pid):
-            return False
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _process_exists(pid: int) -> bool:
-    """Tell whether this machine runs a process of this number."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def write_bytes(path: str | Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
@@ -355,7 +363,7 @@ def ensure_output_folder(path: str | Path) -> Path:
     probe = temporary_path(folder / "probe")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        os.close(os.open(probe, CREATE_FLAGS))
         probe.unlink()
     except FileExistsError as error:
         raise OutputError("is a file; a folder is needed here", path=folder) from error
@@ -366,7 +374,9 @@ def ensure_output_folder(path: str | Path) -> Path:
 
 def fsync_folder(folder: Path) -> None:
     """Make renames inside a folder survive a power cut, where the file system offers that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(folder)
+    if descriptor is None:
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -379,6 +389,18 @@ def fsync_folder(folder: Path) -> None:
 def output_error(path: str | Path, error: Exception) -> OutputError:
     """Say in one line which result could not be written, and why."""
     return OutputError(f"cannot be written: {reason(error)}", path=path)
+
+
+def reason(error: Exception) -> str:
+    """Give the system's words for a failure with its symbol, such as ``ENOSPC``.
+
+    Example:
+        >>> reason(OSError(errno.ENOSPC, "No space left on device"))
+        'No space left on device (ENOSPC)'
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    return f"{error.strerror} ({errno.errorcode.get(error.errno, error.errno)})"
 
 
 def _check_replaceable(target: Path) -> None:
@@ -395,19 +417,34 @@ def _check_replaceable(target: Path) -> None:
 
 def _write_and_rename(temporary: Path, target: Path, data: bytes) -> None:
     """Fill the temporary file, flush it, give it its name; leave nothing behind on failure."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o666)
+    descriptor = os.open(temporary, CREATE_FLAGS, 0o666)
     try:
-        try_lock(descriptor)
-        _write_all(descriptor, data)
-        os.fsync(descriptor)
-        temporary.replace(target)
+        try:
+            try_lock(descriptor)
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+            if not ON_WINDOWS:  # under the lock, so that nobody sweeps it away
+                temporary.replace(target)
+        finally:
+            os.close(descriptor)
+        if ON_WINDOWS:
+            _replace_closed(temporary, target)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    finally:
-        os.close(descriptor)
+
+
+def _replace_closed(temporary: Path, target: Path) -> None:
+    """Rename on Windows, which refuses while somebody reads the target."""
+    for _ in range(_REPLACE_TRIES):
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(0.01)
+        else:
+            return
+    temporary.replace(target)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -439,99 +476,3 @@ def _key(key: Any) -> str:
     if not isinstance(key, str):
         raise TypeError(f"keys must be strings, got {key!r}")
     return key
-
-
-def open_regular_file(path: str | Path) -> BinaryIO:
-    """Open a regular file for reading, and nothing else.
-
-    The kind is looked at after opening, on the open file, so that nobody can swap it in between.
-
-    Args:
-        path: The file; symbolic links are followed.
-
-    Returns:
-        A buffered binary file.
-
-    Raises:
-        InputError: If it cannot be opened or is a folder, pipe, socket or device (E_UNREADABLE),
-            or is empty (E_EMPTY).
-
-    Example:
-        >>> open_regular_file("/dev/zero")
-        Traceback (most recent call last):
-        sppnet.errors.InputError: '/dev/zero': must be a regular file, is a device (E_UNREADABLE)
-    """
-    try:
-        descriptor = os.open(path, _FLAGS)
-    except OSError as error:
-        raise InputError(_reason(error), path=path, code="E_UNREADABLE") from None
-    except ValueError as error:  # a NUL byte in the name
-        raise InputError(str(error), path=path, code="E_UNREADABLE") from None
-    try:
-        _require_regular(os.fstat(descriptor), path)
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def read_capped(path: str | Path, max_bytes: int) -> bytes:
-    """Read a whole regular file, but never more than a limit.
-
-    Args:
-        path: The file.
-        max_bytes: Largest size that is read.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        InputError: As ``open_regular_file``, and if it is larger than the limit (E_TOO_LARGE).
-    """
-    with open_regular_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        # One byte more than allowed tells a file that grew since from one that fits.
-        data = b"" if size > max_bytes else file.read(max_bytes + 1)
-    if size > max_bytes or len(data) > max_bytes:
-        rule = f"the file must have at most {max_bytes:,} bytes, has {max(size, len(data)):,}"
-        raise InputError(rule, path=path, code="E_TOO_LARGE")
-    return data
-
-
-def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
-    """Read a text file of names; bytes that are no UTF-8 are kept as surrogate escapes.
-
-    Args:
-        path: The file.
-        max_bytes: Largest size that is read.
-
-    Returns:
-        Its lines without their ends; an empty file has none.
-
-    Raises:
-        InputError: If it cannot be read or is too large.
-    """
-    try:
-        data = read_capped(path, max_bytes)
-    except InputError as error:
-        if error.code == "E_EMPTY":
-            return []
-        raise
-    return data.decode("utf-8-sig", errors="surrogateescape").splitlines()
-
-
-def _require_regular(status: os.stat_result, path: str | Path) -> None:
-    """Refuse everything but a regular file with something in it."""
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
-        rule = f"must be a regular file, is {kind}"
-        raise InputError(rule, path=path, code="E_UNREADABLE")
-    if status.st_size == 0:
-        raise InputError("the file is empty", path=path, code="E_EMPTY")
-
-
-def _reason(error: OSError) -> str:
-    """The system's words for a failed open."""
-    if isinstance(error, FileNotFoundError):
-        return "the file does not exist"
-    return f"cannot be opened: {error.strerror or error}"

@@ -6,11 +6,11 @@ kill before the first rename leaves the old model; between the two, ``load_model
 ``.NAME.previous``; after them the new one is there.
 """
 
-import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +24,9 @@ from sppnet.storage.files import (
     parse_json,
     read_bytes,
     sha256_bytes,
-    stale_temp_files,
-    temporary_path,
-    try_lock,
     write_bytes,
 )
+from sppnet.storage.temp_files import open_folder, stale_temp_files, temporary_path, try_lock
 from sppnet.storage.tensors import bytes_to_tensors, first_not_finite, tensors_to_bytes
 
 FORMAT = "sppnet-model"
@@ -36,55 +34,10 @@ VERSION = 1
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
 TENSORS, CONFIG = "model.safetensors", "config.json"
+LOCK = ".models.lock"
+_WAIT_SECONDS = 0.02
 _MAX_TENSOR_BYTES = 2**36
 T = TypeVar("T")
-
-
-def is_model(folder: str | Path) -> bool:
-    """Tell whether a folder is meant to hold a model: whether it has a manifest."""
-    return (Path(folder) / MANIFEST).is_file()
-
-
-def manifest_text(kind: str, files: Mapping[str, bytes]) -> str:
-    """Text of the manifest: what the files are, and a checksum of the manifest itself."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "kind": kind,
-        "files": {
-            name: {"bytes": len(data), "sha256": sha256_bytes(data)} for name, data in files.items()
-        },
-    }
-    return _with_checksum(content)
-
-
-def _with_checksum(content: Mapping[str, Any]) -> str:
-    """Add the SHA-256 of the content's own text."""
-    return json_text({**content, "sha256": sha256_bytes(json_text(content).encode())})
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest; it must be, byte for byte, what its content would be written as."""
-    data = read_bytes(path, MAX_JSON_BYTES)
-    manifest = parse_json(data, path)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UnusableFileError(f"is not a manifest of {FORMAT}", path=path, code="E_FORMAT")
-    if _with_checksum({k: v for k, v in manifest.items() if k != "sha256"}).encode() != data:
-        raise UnusableFileError("the file was changed after saving", path=path, code="E_CHECKSUM")
-    if manifest.get("version") != VERSION:
-        rule = f"model format {manifest.get('version')!r} is unknown; this version reads {VERSION}"
-        raise UnusableFileError(rule, path=path, code="E_FORMAT")
-    return manifest
-
-
-def read_listed(path: Path, manifest: Mapping[str, Any], max_bytes: int) -> bytes:
-    """Read a file that the manifest lists and compare its SHA-256."""
-    data = read_bytes(path, max_bytes)
-    listed = manifest.get("files", {}).get(path.name, {})
-    if len(data) != listed.get("bytes") or sha256_bytes(data) != listed.get("sha256"):
-        rule = f"SHA-256 or length differs from {MANIFEST}: the file was cut or changed"
-        raise UnusableFileError(rule, path=path, code="E_CHECKSUM")
-    return data
 
 
 def save_model(
@@ -180,6 +133,53 @@ def read_kind(folder: str | Path) -> str:
     return str(manifest.get("kind"))
 
 
+def is_model(folder: str | Path) -> bool:
+    """Tell whether a folder is meant to hold a model: whether it has a manifest."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def manifest_text(kind: str, files: Mapping[str, bytes]) -> str:
+    """Text of the manifest: what the files are, and a checksum of the manifest itself."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": kind,
+        "files": {
+            name: {"bytes": len(data), "sha256": sha256_bytes(data)} for name, data in files.items()
+        },
+    }
+    return _with_checksum(content)
+
+
+def _with_checksum(content: Mapping[str, Any]) -> str:
+    """Add the SHA-256 of the content's own text."""
+    return json_text({**content, "sha256": sha256_bytes(json_text(content).encode())})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest; it must be, byte for byte, what its content would be written as."""
+    data = read_bytes(path, MAX_JSON_BYTES)
+    manifest = parse_json(data, path)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UnusableFileError(f"is not a manifest of {FORMAT}", path=path, code="E_FORMAT")
+    if _with_checksum({k: v for k, v in manifest.items() if k != "sha256"}).encode() != data:
+        raise UnusableFileError("the file was changed after saving", path=path, code="E_CHECKSUM")
+    if manifest.get("version") != VERSION:
+        rule = f"model format {manifest.get('version')!r} is unknown; this version reads {VERSION}"
+        raise UnusableFileError(rule, path=path, code="E_FORMAT")
+    return manifest
+
+
+def read_listed(path: Path, manifest: Mapping[str, Any], max_bytes: int) -> bytes:
+    """Read a file that the manifest lists and compare its SHA-256."""
+    data = read_bytes(path, max_bytes)
+    listed = manifest.get("files", {}).get(path.name, {})
+    if len(data) != listed.get("bytes") or sha256_bytes(data) != listed.get("sha256"):
+        rule = f"SHA-256 or length differs from {MANIFEST}: the file was cut or changed"
+        raise UnusableFileError(rule, path=path, code="E_CHECKSUM")
+    return data
+
+
 def _read_present(folder: Path, read: Callable[[Path], T]) -> T:
     """Read a folder, twice if need be: a save elsewhere may swap it while it is read."""
     try:
@@ -252,10 +252,12 @@ def _check_own(target: Path) -> None:
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
     """Let one process at a time swap models in a folder."""
-    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(parent)
+    if descriptor is None:  # Windows: a file in its place
+        descriptor = os.open(parent / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        with suppress(OSError):  # a disk without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not try_lock(descriptor):
+            time.sleep(_WAIT_SECONDS)
         yield
     finally:
         os.close(descriptor)
@@ -278,9 +280,10 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
     """Write the new folder beside the old one, check it, and exchange them."""
     temporary = temporary_path(target)
     temporary.mkdir()
-    descriptor = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = open_folder(temporary)
     try:
-        try_lock(descriptor)
+        if descriptor is not None:
+            try_lock(descriptor)
         for name, data in files.items():
             _write_checked(temporary / name, data, target / name)
         _swap(temporary, target)
@@ -288,7 +291,8 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _write_checked(path: Path, data: bytes, target: Path) -> None:

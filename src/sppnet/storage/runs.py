@@ -1,4 +1,8 @@
-"""The folder of a run: its lock, its finished stages, and the environment it ran in."""
+"""The folder of a run: a lock, the stages that are finished, and the environment it ran in.
+
+A run goes on only as the run it was: ``run.json`` holds command, configuration and seed, and
+another one is refused.
+"""
 
 import importlib.metadata
 import json
@@ -19,12 +23,14 @@ from sppnet.storage.files import (
     json_text,
     output_error,
     read_json,
-    stale_temp_files,
-    try_lock,
     write_json,
 )
+from sppnet.storage.temp_files import stale_temp_files, try_lock
 
-_MAX_STAGE_BYTES = 16 * 2**20
+RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
+# The process number stands behind the first byte of the lock, which Windows lets nobody else read.
+_OWNER_AT = 1
+_MAX_BYTES = 16 * 2**20
 PACKAGES = (
     "sppnet",
     "torch",
@@ -39,9 +45,6 @@ PACKAGES = (
 )
 _SECRET = re.compile(r"^--?[\w-]*(token|secret|password|passwd|api-?key|credential)[\w-]*", re.I)
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
-__all__ = ["RunFolder", "Stages"]
-RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
-_MAX_BYTES = 16 * 2**20
 
 
 class Stages:
@@ -119,7 +122,7 @@ class Stages:
 
 def _read_stages(path: Path) -> tuple[dict[str, float], set[str]]:
     """Read seconds and finished stages, checking every type."""
-    record = read_json(path, _MAX_STAGE_BYTES)
+    record = read_json(path, _MAX_BYTES)
     try:
         seconds = {name: float(value) for name, value in record["seconds"].items()}
         done = {name for name in record["done"] if isinstance(name, str)}
@@ -127,63 +130,6 @@ def _read_stages(path: Path) -> tuple[dict[str, float], set[str]]:
         rule = "is not a record of stages; begin again with --fresh"
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error
     return seconds, done
-
-
-def environment() -> dict[str, Any]:
-    """What else a result may depend on: versions, threads, machine, command line."""
-    return {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "threads": _thread_count(),
-        "platform": platform.platform(),
-        "argv": arguments_without_secrets(sys.argv),
-    }
-
-
-def _versions() -> dict[str, str | None]:
-    """Versions of the installed packages, read without importing them."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
-
-
-def _thread_count() -> int:
-    """Threads that torch uses, or will use: results are bit-identical only at the same number."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else os.cpu_count() or 1
-
-
-def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Copy a command line, with the values of options that sound secret replaced by ``***``.
-
-    Args:
-        arguments: As in ``sys.argv``.
-
-    Returns:
-        The copy; logins inside URLs are replaced too.
-
-    Example:
-        >>> arguments_without_secrets(["sppnet", "serve", "--token", "abc", "--api-key=def"])
-        ['sppnet', 'serve', '--token', '***', '--api-key=***']
-    """
-    clean: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        secret = _SECRET.match(argument)
-        if hide_next and not argument.startswith("--"):
-            clean.append("***")
-        elif secret and "=" in argument:
-            clean.append(argument.split("=", 1)[0] + "=***")
-        else:
-            clean.append(_URL_LOGIN.sub("***@", argument))
-        hide_next = bool(secret) and "=" not in argument
-    return clean
 
 
 class RunFolder(Stages):
@@ -283,6 +229,29 @@ class RunFolder(Stages):
         self.close()
 
 
+def _take_lock(folder: Path) -> int:
+    """Lock the folder for this process and write down who holds it."""
+    path = folder / LOCK
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not try_lock(lock):
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
+        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        rule = f"another process ({owner}) is working in this folder"
+        raise OutputError(rule, path=folder, code="E_LOCKED")
+    try:
+        os.ftruncate(lock, 0)
+        os.lseek(lock, _OWNER_AT, os.SEEK_SET)
+        os.write(lock, str(os.getpid()).encode())
+    except OSError as error:
+        os.close(lock)
+        raise output_error(path, error) from error
+    return lock
+
+
 def _earlier_run(path: Path) -> dict[str, Any] | None:
     """Read the record of the run that was begun here, if there is one."""
     if not path.exists():
@@ -292,6 +261,29 @@ def _earlier_run(path: Path) -> dict[str, Any] | None:
         rule = "is not the record of a run; begin again with --fresh"
         raise UnusableFileError(rule, path=path, code="E_FORMAT")
     return record
+
+
+def holds_run_of(command: str, folder: Path, purpose: str) -> bool:
+    """Tell whether a folder holds a run of a command, and refuse one with a run of another.
+
+    Args:
+        command: What is to be run.
+        folder: Where to.
+        purpose: What the folder is for, such as ``"the demo"``; part of the message.
+
+    Raises:
+        UsageError: If the folder holds a run of another command.
+        UnusableFileError: If the record of the run cannot be read.
+    """
+    if not (folder / RUN).exists():
+        return False
+    record = read_json(folder / RUN)
+    before = record.get("command") if isinstance(record, dict) else None
+    if before != command:
+        raise UsageError(
+            f"holds a run of {before!r}; choose another folder for {purpose}", path=folder
+        )
+    return True
 
 
 def _check_same(before: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
@@ -328,27 +320,6 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _take_lock(folder: Path) -> int:
-    """Lock the folder for this process and write down who holds it."""
-    path = folder / LOCK
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise output_error(path, error) from error
-    if not try_lock(lock):
-        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        rule = f"another process ({owner}) is working in this folder"
-        raise OutputError(rule, path=folder, code="E_LOCKED")
-    try:
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-    except OSError as error:
-        os.close(lock)
-        raise output_error(path, error) from error
-    return lock
-
-
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left unfinished; models sweep their own folders."""
     for path in stale_temp_files(folder):
@@ -362,3 +333,60 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def environment() -> dict[str, Any]:
+    """What else a result may depend on: versions, threads, machine, command line."""
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "threads": _thread_count(),
+        "platform": platform.platform(),
+        "argv": arguments_without_secrets(sys.argv),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions of the installed packages, read without importing them."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _thread_count() -> int:
+    """Threads that torch uses, or will use: results are bit-identical only at the same number."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else os.cpu_count() or 1
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Copy a command line, with the values of options that sound secret replaced by ``***``.
+
+    Args:
+        arguments: As in ``sys.argv``.
+
+    Returns:
+        The copy; logins inside URLs are replaced too.
+
+    Example:
+        >>> arguments_without_secrets(["sppnet", "serve", "--token", "abc", "--api-key=def"])
+        ['sppnet', 'serve', '--token', '***', '--api-key=***']
+    """
+    clean: list[str] = []
+    hide_next = False
+    for argument in arguments:
+        secret = _SECRET.match(argument)
+        if hide_next and not argument.startswith("--"):
+            clean.append("***")
+        elif secret and "=" in argument:
+            clean.append(argument.split("=", 1)[0] + "=***")
+        else:
+            clean.append(_URL_LOGIN.sub("***@", argument))
+        hide_next = bool(secret) and "=" not in argument
+    return clean

@@ -1,4 +1,4 @@
-"""Tensors as bytes, by name, and their digest."""
+"""Named tensors as bytes, their digest, and parts of them by the beginning of their names."""
 
 import hashlib
 import json

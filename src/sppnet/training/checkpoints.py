@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from torch.optim import Optimizer
 from sppnet.errors import UnusableFileError
 from sppnet.storage import load_model, put_under, save_model, tensors_under
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
-from sppnet.training.ema import WeightAverage
 
 KIND = "training state"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
@@ -22,31 +22,33 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that the next update depends on besides the plan and the images.
+    """All that the next update depends on besides the settings and the data.
 
     Random numbers are no part of it: every update draws its own from the seed and its place. The
     schedule follows from the losses in ``history``.
 
     Args:
         epochs_done: Whole epochs finished.
-        updates_done: Updates of the epoch after them: the place in the order of its images.
-        loss_sum: Losses of the images of this epoch so far.
-        right: How many of them were right.
+        updates_done: Updates of the epoch after them.
+        loss_sum: Losses of this epoch so far.
+        right: How many examples of this epoch were right so far.
         seconds: How long this epoch has taken so far.
         history: One dict of figures for each whole epoch.
         threads: CPU threads that computed it; other counts give other last bits.
         averaged: Updates in the moving average of the weights.
-        tensors: Weights, optimizer and average; empty while the training runs.
+        counted: What ``loss_sum`` and ``right`` are divided by for a mean.
+        tensors: Weights, optimizer, average and best weights; empty while the training runs.
     """
 
     epochs_done: int = 0
     updates_done: int = 0
     loss_sum: float = 0.0
-    right: int = 0
+    right: float = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     threads: int = 1
     averaged: int = 0
+    counted: int = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -117,37 +119,30 @@ class Checkpoints:
         return sorted(self.folder.glob("epoch-[0-9]*"), reverse=True)
 
 
-def pack_tensors(
-    network: nn.Module, optimizer: Optimizer, average: WeightAverage | None
-) -> dict[str, Tensor]:
-    """Copy weights, buffers, the optimizer's memory and the average to the CPU, one name each."""
+def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy tensors to the CPU, so that they stay as they are while the training goes on."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+
+def pack_tensors(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copy weights, buffers and the optimizer's memory to the CPU, one name each."""
     tensors = put_under("network.", network.state_dict())
     for name, parameter in network.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{key}.{name}"] = value
-    tensors |= put_under("average.", average.tensors if average else {})
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+    return copy_tensors(tensors)
 
 
-def unpack_tensors(
-    state: TrainingState, network: nn.Module, optimizer: Optimizer, average: WeightAverage | None
-) -> None:
+def unpack_tensors(tensors: Mapping[str, Tensor], network: nn.Module, optimizer: Optimizer) -> None:
     """Put back what :func:`pack_tensors` copied.
 
     Raises:
-        UnusableFileError: If it is not of this network or lacks the average.
+        RuntimeError: If it is not of this network.
     """
-    try:
-        network.load_state_dict(tensors_under("network.", state.tensors))
-        if average is not None:
-            average.restore(tensors_under("average.", state.tensors), state.averaged)
-    except (RuntimeError, KeyError) as error:
-        raise UnusableFileError(
-            "the training state is not of this network", code="E_WEIGHTS_ARCH"
-        ) from error
+    network.load_state_dict(tensors_under("network.", tensors))
     parameters = dict(network.named_parameters())
-    for place, tensor in tensors_under("optimizer.", state.tensors).items():
+    for place, tensor in tensors_under("optimizer.", tensors).items():
         key, _, name = place.partition(".")
         memory = tensor if key == "step" else tensor.to(parameters[name].device)
         optimizer.state[parameters[name]][key] = memory.clone()

@@ -1,4 +1,4 @@
-"""One training in several processes: who has which share, and how gradients become one."""
+"""One training in several processes: who has which shard, and how gradients become one."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Processes:
         device: Where tensors are exchanged.
 
     Example:
-        >>> Processes(rank=1, count=2).share(torch.arange(5))
+        >>> Processes(rank=1, count=2).shard(torch.arange(5))
         tensor([3, 4])
     """
 
@@ -40,11 +40,11 @@ class Processes:
         """Whether this process writes and speaks for all."""
         return self.rank == 0
 
-    def share(self, indices: Tensor) -> Tensor:
+    def shard(self, indices: Tensor) -> Tensor:
         """This process's part of a batch; a small batch leaves the last processes none."""
         return indices.tensor_split(self.count)[self.rank]
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one dtype by their sums over all processes, in one exchange."""
         if self.count == 1:
             return
@@ -55,7 +55,7 @@ class Processes:
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view_as(tensor))
 
-    def copy_first(self, module: nn.Module) -> None:
+    def broadcast_weights(self, module: nn.Module) -> None:
         """Give all processes the first one's weights and buffers."""
         if self.count == 1:
             return
@@ -65,7 +65,7 @@ class Processes:
                 dist.broadcast(whole, src=0)
                 tensor.copy_(whole)
 
-    def hand_out(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         """Give all processes the first one's bytes."""
         if self.count == 1:
             return data

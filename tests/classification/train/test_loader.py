@@ -70,9 +70,9 @@ def test_natural_groups_are_whole_images_of_one_size(pile) -> None:
     epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=8), 0)
     shown: list[int] = []
     for batch in epoch.batches:
-        (part,) = epoch.parts(batch)
-        assert sum(map(len, part.groups)) == len(batch) == len(part.labels)
-        for group in part.groups:
+        (shown_together,) = epoch.micro_batches(batch)
+        assert sum(map(len, shown_together.groups)) == len(batch) == len(shown_together.labels)
+        for group in shown_together.groups:
             assert min(group.shape[2:]) == 48
             assert group.is_contiguous(memory_format=torch.channels_last)
         shown += batch.tolist()
@@ -85,9 +85,9 @@ def test_labels_follow_their_images_into_the_groups(pile) -> None:
     epoch = Epoch(images, numbers, TrainerConfig(sizes=NATURAL, batch=16, accumulate=3), 0)
     expected = images.natural_sizes(48)
     for batch in epoch.batches:
-        for part in epoch.parts(batch):
-            shapes = [tuple(group.shape[2:]) for group in part.groups for _ in group]
-            assert shapes == [expected[number] for number in part.labels.tolist()]
+        for each in epoch.micro_batches(batch):
+            shapes = [tuple(group.shape[2:]) for group in each.groups for _ in group]
+            assert shapes == [expected[number] for number in each.labels.tolist()]
 
 
 def test_smaller_input_is_the_same_crop_resized(pile) -> None:
@@ -100,22 +100,24 @@ def test_smaller_input_is_the_same_crop_resized(pile) -> None:
     assert torch.allclose(small, again, atol=1e-5)
 
 
-def test_processes_share_every_batch_without_overlap(pile) -> None:
+def test_shards_of_processes_are_whole_batches_without_overlap(pile) -> None:
     images, labels = pile
     epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=7), 0)
     for batch in epoch.batches:
-        shares = [Processes(rank, 10).share(batch) for rank in range(10)]
-        assert torch.equal(torch.cat(shares), batch)
-        assert shares[-1].numel() == 0
-        assert epoch.parts(shares[-1]) == []
+        shards = [Processes(rank, 10).shard(batch) for rank in range(10)]
+        assert torch.equal(torch.cat(shards), batch)
+        assert shards[-1].numel() == 0
+        assert epoch.micro_batches(shards[-1]) == []
 
 
 def test_workers_change_nothing_but_the_thread(pile) -> None:
     images, labels = pile
     epoch = Epoch(images, labels, TrainerConfig(sizes=NATURAL, batch=8), 1)
-    runs = [list(prepare_ahead(epoch.parts, epoch.batches, workers)) for workers in (0, 1, 2)]
-    for parts in zip(*runs, strict=True):
-        for (first,), other in zip([parts[0]] * 2, parts[1:], strict=True):
+    runs = [
+        list(prepare_ahead(epoch.micro_batches, epoch.batches, workers)) for workers in (0, 1, 2)
+    ]
+    for ways in zip(*runs, strict=True):
+        for (first,), other in zip([ways[0]] * 2, ways[1:], strict=True):
             assert torch.equal(first.labels, other[0].labels)
             assert all(map(torch.equal, first.groups, other[0].groups))
 

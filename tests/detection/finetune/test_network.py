@@ -12,24 +12,28 @@ from sppnet.backbones import build_backbone, restore_backbone
 from sppnet.detection import Encoder, propose
 from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.finetune.batches import ProposalSampler, split_images
-from sppnet.detection.finetune.network import _Tuning, tune_network
-from sppnet.detection.finetune.region_network import (
-    BoxHead,
-    BoxPredictor,
+from sppnet.detection.finetune.network import (
+    NetworkTask,
     NetworkTuningConfig,
-    build_optimizer,
+    build_network_optimizer,
     build_region_network,
-    choose_trained,
+    tune_network,
 )
+from sppnet.detection.finetune.region_network import BoxHead, BoxPredictor, choose_trained
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.pooling import spatial_pyramid_pool
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.log import TrainingLog
+from sppnet.training.optimizers import OptimizerConfig
 
-PLAN = NetworkTuningConfig(
-    updates=6, check_every=3, rule=SamplingConfig(batch=32), widths=(16, 16), rate=0.02
+CONFIG = NetworkTuningConfig(
+    updates=6,
+    check_every=3,
+    sampling=SamplingConfig(batch=32),
+    widths=(16, 16),
+    optimizer=OptimizerConfig(0.02),
 )
 
 
@@ -40,7 +44,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="module")
-def windows():
+def proposals():
     return functools.cache(lambda image: propose(image.load(), "grid", 150))
 
 
@@ -54,28 +58,28 @@ def _draw(sampler: ProposalSampler, updates: int):
     return [sample for update in range(updates) for sample in sampler.draw(update)]
 
 
-def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, windows) -> None:
+def test_two_images_share_a_batch_with_a_quarter_of_positives(scenes, proposals) -> None:
     things = [image for image in scenes if len(image.boxes)]
-    sampler = ProposalSampler(things, windows, len(scenes.names), SamplingConfig(batch=32))
+    sampler = ProposalSampler(things, proposals, len(scenes.names), SamplingConfig(batch=32))
     samples = sampler.draw(0)
     assert [len(sample.labels) for sample in samples] == [16, 16]
     shares = [(s.labels < len(scenes.names)).float().mean().item() for s in _draw(sampler, 6)]
     assert max(shares) == 0.25
-    assert min(shares) > 0  # the objects themselves are windows, too
+    assert min(shares) > 0  # the objects themselves are proposals, too
 
 
-def test_every_image_comes_once_in_a_turn_mirrored_or_not(scenes, windows) -> None:
+def test_every_image_comes_once_in_a_turn_mirrored_or_not(scenes, proposals) -> None:
     images = scenes.images[:6]
     sampler = ProposalSampler(
-        images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (64, 96)
+        images, proposals, len(scenes.names), SamplingConfig(batch=8), 2, (64, 96)
     )
     sums = sorted(float(sample.image.sum()) for sample in _draw(sampler, 3))
     assert sums == pytest.approx(sorted(float(image.load().sum()) for image in images), rel=1e-5)
     assert {sample.short_side for sample in _draw(sampler, 9)} == {64, 96}
 
 
-def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
-    first = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
+def test_draws_depend_on_the_seed_and_the_update_alone(scenes, proposals) -> None:
+    first = ProposalSampler(scenes.images, proposals, len(scenes.names), SamplingConfig(batch=8))
     again = replace(first)
     first.draw(0)
     for one, other in zip(first.draw(3), again.draw(3), strict=True):
@@ -84,8 +88,8 @@ def test_draws_depend_on_the_seed_and_the_update_alone(scenes, windows) -> None:
     assert [s.boxes.tolist() for s in other] != [s.boxes.tolist() for s in first.draw(3)]
 
 
-def test_mirrored_windows_show_the_same_thing(scenes, windows) -> None:
-    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=16))
+def test_mirrored_proposals_show_the_same_thing(scenes, proposals) -> None:
+    sampler = ProposalSampler(scenes.images, proposals, len(scenes.names), SamplingConfig(batch=16))
     seen = set()
     for sample in _draw(sampler, 12):
         original = next(
@@ -106,11 +110,13 @@ def test_mirrored_windows_show_the_same_thing(scenes, windows) -> None:
 
 
 def test_gradient_goes_through_the_pooling_to_the_first_layer_that_learns_and_no_further(
-    scenes, windows, encoder
+    scenes, proposals, encoder
 ) -> None:
-    plan = replace(PLAN, trainable_from="conv3")
-    network = build_region_network(encoder, len(scenes.names), plan)
-    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), plan.rule, 2, (96,))
+    config = replace(CONFIG, trainable_from="conv3")
+    network = build_region_network(encoder, len(scenes.names), config)
+    sampler = ProposalSampler(
+        scenes.images, proposals, len(scenes.names), config.sampling, 2, (96,)
+    )
     network.losses(sampler.draw(0))[0].backward()
     reached = {
         name.split(".")[1] for name, p in network.backbone.named_parameters() if p.grad is not None
@@ -120,10 +126,10 @@ def test_gradient_goes_through_the_pooling_to_the_first_layer_that_learns_and_no
         assert parameter.grad is None or parameter.grad.abs().sum() > 0, name
 
 
-def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, windows, encoder) -> None:
-    network = build_region_network(encoder, len(scenes.names), PLAN)
+def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, proposals, encoder) -> None:
+    network = build_region_network(encoder, len(scenes.names), CONFIG)
     sampler = ProposalSampler(
-        scenes.images, windows, len(scenes.names), SamplingConfig(batch=8), 2, (96,)
+        scenes.images, proposals, len(scenes.names), SamplingConfig(batch=8), 2, (96,)
     )
     samples = sampler.draw(1)
     direction = torch.randn(8, encoder.length, generator=torch.manual_seed(2))
@@ -133,10 +139,10 @@ def test_gradient_equals_that_of_crops_pooled_one_by_one(scenes, windows, encode
     rows = []
     for sample in samples:
         image = network._encode(sample)
-        cells = encoder.assign_regions(image, sample.boxes)
+        regions = encoder.assign_regions(image, sample.boxes)
         rows += [
             spatial_pyramid_pool(image.maps[0][:, :, y0:y1, x0:x1], encoder.levels)
-            for _, x0, y0, x1, y1 in cells.tolist()
+            for _, x0, y0, x1, y1 in regions.tolist()
         ]
     (torch.cat(rows) * direction).sum().backward()
     expected = network.backbone.get_parameter("trunk.conv2.weight").grad
@@ -186,10 +192,10 @@ def test_box_loss_counts_positives_only_and_is_the_plain_sum() -> None:
     assert layer.loss(fc7, torch.full((6,), 3), deltas).item() == 0
 
 
-def test_loss_falls_and_trunk_head_and_boxes_have_learnt(scenes, windows, encoder) -> None:
-    plan = replace(PLAN, updates=60, check_every=15, widths=(32, 32))
+def test_loss_falls_and_trunk_head_and_boxes_have_learnt(scenes, proposals, encoder) -> None:
+    config = replace(CONFIG, updates=60, check_every=15, widths=(32, 32))
     before = {k: v.clone() for k, v in encoder.backbone.state_dict().items()}
-    tuned = tune_network(scenes.images, encoder, len(scenes.names), plan, windows)
+    tuned = tune_network(scenes.images, encoder, len(scenes.names), config, proposals)
     losses = [row["validation_loss"] for row in tuned.history]
     assert len(losses) == 4
     assert min(losses) < 0.85 * losses[0]
@@ -201,8 +207,8 @@ def test_loss_falls_and_trunk_head_and_boxes_have_learnt(scenes, windows, encode
     assert torch.equal(again(picture), tuned.encoder.backbone(picture))
 
 
-def test_boxes_are_moved_by_the_deltas_of_their_class(scenes, windows, encoder) -> None:
-    tuned = tune_network(scenes.images, encoder, len(scenes.names), PLAN, windows)
+def test_boxes_are_moved_by_the_deltas_of_their_class(scenes, proposals, encoder) -> None:
+    tuned = tune_network(scenes.images, encoder, len(scenes.names), CONFIG, proposals)
     picture = torch.rand(3, 200, 200, generator=torch.manual_seed(0))
     encoded = tuned.encoder.encode(picture)
     boxes, labels = torch.tensor([[80.0, 80, 110, 120]]).expand(4, 4), torch.tensor([0, 1, 1, 0])
@@ -218,9 +224,9 @@ def test_boxes_are_moved_by_the_deltas_of_their_class(scenes, windows, encoder) 
         torch.testing.assert_close(moved[row], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_stopped_run_goes_on_to_the_same_bits(scenes, windows, encoder, tmp_path: Path) -> None:
+def test_stopped_run_goes_on_to_the_same_bits(scenes, proposals, encoder, tmp_path: Path) -> None:
     arguments = (scenes.images, encoder, len(scenes.names))
-    whole = tune_network(*arguments, PLAN, windows)
+    whole = tune_network(*arguments, CONFIG, proposals)
 
     class StoppedError(Exception):
         pass
@@ -232,39 +238,41 @@ def test_stopped_run_goes_on_to_the_same_bits(scenes, windows, encoder, tmp_path
             yield number
 
     with pytest.raises(StoppedError):
-        tune_network(*arguments, PLAN, windows, checkpoints=Checkpoints(tmp_path / "a"), track=stop)
+        tune_network(
+            *arguments, CONFIG, proposals, checkpoints=Checkpoints(tmp_path / "a"), track=stop
+        )
     (tmp_path / "log").mkdir()
     log = TrainingLog(tmp_path / "log")
     states = Checkpoints(tmp_path / "a")
-    rest = tune_network(*arguments, PLAN, windows, checkpoints=states, log=log)
+    rest = tune_network(*arguments, CONFIG, proposals, checkpoints=states, log=log)
     for name, tensor in whole.encoder.backbone.state_dict().items():
         assert torch.equal(tensor, rest.encoder.backbone.state_dict()[name]), name
     assert torch.equal(whole.boxes.layer.linear.weight, rest.boxes.layer.linear.weight)
     assert [row["loss"] for row in whole.history] == [row["loss"] for row in rest.history]
     assert len((tmp_path / "log" / "log.csv").read_text().splitlines()) == 3
-    wider = replace(PLAN, widths=(8, 8))
+    wider = replace(CONFIG, widths=(8, 8))
     with pytest.raises(UnusableFileError):
-        tune_network(*arguments, wider, windows, checkpoints=Checkpoints(tmp_path / "a"))
+        tune_network(*arguments, wider, proposals, checkpoints=Checkpoints(tmp_path / "a"))
 
 
-def test_best_state_on_the_validation_images_is_kept(
-    scenes, windows, encoder, monkeypatch: pytest.MonkeyPatch
+def test_best_weights_on_the_validation_images_are_kept(
+    scenes, proposals, encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 3.0, 1.0])
-    monkeypatch.setattr(_Tuning, "_validation_loss", lambda _: next(losses))
+    monkeypatch.setattr(NetworkTask, "validation_loss", lambda _: next(losses))
     arguments = (scenes.images, encoder, len(scenes.names))
-    plan = replace(PLAN, updates=9, drop_at=1.0)
-    kept = tune_network(*arguments, plan, windows)
+    config = replace(CONFIG, updates=9, drop_at=1.0)
+    kept = tune_network(*arguments, config, proposals)
     # with the same rate throughout, a shorter run is the beginning of a longer one
-    short = tune_network(*arguments, replace(plan, updates=6), windows)
+    short = tune_network(*arguments, replace(config, updates=6), proposals)
     assert [row["validation_loss"] for row in kept.history] == [3.0, 1.0, 2.0]
     assert torch.equal(kept.head.logits.weight, short.head.logits.weight)
 
 
-def test_mixed_precision_changes_the_last_bits_only(scenes, windows, encoder) -> None:
-    sampler = ProposalSampler(scenes.images, windows, len(scenes.names), SamplingConfig(batch=8))
+def test_mixed_precision_changes_the_last_bits_only(scenes, proposals, encoder) -> None:
+    sampler = ProposalSampler(scenes.images, proposals, len(scenes.names), SamplingConfig(batch=8))
     exact, rounded = (
-        build_region_network(encoder, len(scenes.names), replace(PLAN, mixed_precision=mixed))
+        build_region_network(encoder, len(scenes.names), replace(CONFIG, mixed_precision=mixed))
         for mixed in (False, True)
     )
     with torch.no_grad():
@@ -277,7 +285,7 @@ def test_mixed_precision_changes_the_last_bits_only(scenes, windows, encoder) ->
     assert weight.grad.abs().sum() > 0
 
 
-def test_images_that_judge_do_not_teach(scenes) -> None:
+def test_validation_images_are_not_learnt_from(scenes) -> None:
     learnt, validation = split_images(scenes.images, 0.3, seed=0)
     assert len(validation) == round(0.3 * len(scenes))
     assert {id(image) for image in learnt} | {id(image) for image in validation} == set(
@@ -288,41 +296,43 @@ def test_images_that_judge_do_not_teach(scenes) -> None:
 
 
 def test_biases_learn_twice_as_fast_and_do_not_decay(scenes, encoder) -> None:
-    network = build_region_network(encoder, len(scenes.names), PLAN)
+    network = build_region_network(encoder, len(scenes.names), CONFIG)
     names = {id(p): name for name, p in network.named_parameters()}
-    for group in build_optimizer(network, PLAN).param_groups:
+    for group in build_network_optimizer(network, CONFIG).param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            part = PLAN.trunk_rate if name.startswith("backbone.") else 1.0
-            assert group["share"] == part * (2 if name.endswith("bias") else 1)
-            assert group["weight_decay"] == (0 if name.endswith("bias") else PLAN.weight_decay)
+            part = CONFIG.trunk_rate if name.startswith("backbone.") else 1.0
+            assert group["factor"] == part * (2 if name.endswith("bias") else 1)
+            assert group["weight_decay"] == (
+                0 if name.endswith("bias") else CONFIG.optimizer.weight_decay
+            )
 
 
-def test_diverging_is_said(scenes, windows, encoder) -> None:
-    wild = replace(PLAN, rate=1e18)
+def test_diverging_is_said(scenes, proposals, encoder) -> None:
+    wild = replace(CONFIG, optimizer=OptimizerConfig(1e18))
     with pytest.raises(UsageError, match="diverged"):
-        tune_network(scenes.images, encoder, len(scenes.names), wild, windows)
+        tune_network(scenes.images, encoder, len(scenes.names), wild, proposals)
 
 
-def test_no_object_is_said(scenes, windows, encoder) -> None:
+def test_no_object_is_said(scenes, proposals, encoder) -> None:
     empty = [
         replace(image, boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
         for image in scenes
     ]
     with pytest.raises(NothingUsableError, match="no image has an object"):
-        tune_network(empty, encoder, len(scenes.names), PLAN, windows)
+        tune_network(empty, encoder, len(scenes.names), CONFIG, proposals)
 
 
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
         ({"updates": 0}, "updates must be at least 1"),
-        ({"rate": -1.0}, "rate must be 0 or more"),
-        ({"momentum": float("nan")}, "momentum must be 0 or more"),
-        ({"validation_share": 1.0}, "validation_share must lie in 0..1"),
+        ({"trunk_rate": -1.0}, "trunk_rate must be 0 or more"),
+        ({"box_weight": float("nan")}, "box_weight must be 0 or more"),
+        ({"validation_fraction": 1.0}, "validation_fraction must lie in 0..1"),
         ({"drop_at": 1.5}, "drop_at must lie in 0..1"),
     ],
 )
-def test_impossible_plans_are_refused(wrong: dict, rule: str) -> None:
+def test_impossible_configurations_are_refused(wrong: dict, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         NetworkTuningConfig(**wrong)

@@ -207,6 +207,25 @@ def label_studio_coco(root: Path) -> None:
     _coco(root / "result.json", everything, folder="images\\\\1\\\\")
 
 
+def contents(dataset) -> dict:
+    """Stem -> classes by name and boxes."""
+    return {
+        image.path.stem: [
+            (dataset.names[label], tuple(round(side, 2) for side in box))
+            for label, box in zip(image.labels.tolist(), image.boxes.tolist(), strict=True)
+        ]
+        for image in dataset
+    }
+
+
+def expected(*splits: str) -> dict:
+    return {
+        stem: [(NAMES[label], tuple(map(float, box))) for label, box in boxes]
+        for split in splits
+        for stem, boxes in SPLITS[split].items()
+    }
+
+
 # Writer -> its layout; the names of its splits for train and valid, none if it has no splits.
 SHAPES: dict[Callable[[Path], None], tuple[str, tuple[str, ...]]] = {
     roboflow_yolo: ("yolo", ("train", "valid")),

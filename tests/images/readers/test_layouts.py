@@ -1,393 +1,11 @@
-"""COCO and YOLO: one drawn set in three layouts is one data set; every odd entry is told."""
-
-import json
-from pathlib import Path
+"""Every shape in which usual tools write a set gives the same images, classes, boxes and splits."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from image_files import make_voc, tree_hash, voc_object, voc_xml, write_image
-from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
-from sppnet.images import (
-    check_dataset,
-    draw_class_folders,
-    draw_detection_set,
-    find_layout,
-    list_splits,
-    open_detection_dataset,
-    read_coco,
-    read_yolo,
-)
-from sppnet.images.readers.yolo_names import parse_yaml_names
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory) -> Path:
-    return draw_detection_set(tmp_path_factory.mktemp("drawn"), 12, seed=3)
-
-
-def to_coco(dataset) -> dict:
-    images, annotations = [], []
-    for number, image in enumerate(dataset, start=10):
-        height, width = image.size_hw
-        images.append(
-            {"id": number, "file_name": image.path.name, "width": width, "height": height}
-        )
-        for (x1, y1, x2, y2), label in zip(
-            image.boxes.tolist(), image.labels.tolist(), strict=True
-        ):
-            entry = {"id": len(annotations), "image_id": number, "category_id": 7 + 2 * label}
-            annotations.append({**entry, "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": 0})
-    categories = [{"id": 7 + 2 * k, "name": name} for k, name in enumerate(dataset.names)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def write_yolo(root: Path, dataset, split: str = "train", way: str = "images/SPLIT") -> Path:
-    for kind in ("images", "labels"):
-        (root / way.replace("images", kind).replace("SPLIT", split)).mkdir(parents=True)
-    for image in dataset:
-        folder = root / way.replace("SPLIT", split)
-        (folder / image.path.name).write_bytes(image.path.read_bytes())
-        height, width = image.size_hw
-        lines = [
-            f"{label} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} "
-            f"{(x2 - x1) / width} {(y2 - y1) / height}"
-            for (x1, y1, x2, y2), label in zip(
-                image.boxes.tolist(), image.labels.tolist(), strict=True
-            )
-        ]
-        if lines:
-            labels = Path(root / way.replace("images", "labels").replace("SPLIT", split))
-            (labels / f"{image.path.stem}.txt").write_text("\n".join(lines))
-    names = ", ".join(f"'{name}'" for name in dataset.names)
-    (root / "data.yaml").write_text(
-        f"train: images/train\nnc: {len(dataset.names)}\nnames: [{names}]\n"
-    )
-    return root
-
-
-def assert_same(dataset, truth, tolerance=1e-3):
-    assert dataset.names == truth.names
-    assert dataset.problems == ()
-    assert [image.path.stem for image in dataset] == [image.path.stem for image in truth]
-    for image, other in zip(dataset, truth, strict=True):
-        assert image.size_hw == other.size_hw
-        assert image.labels.equal(other.labels)
-        assert torch.allclose(image.boxes, other.boxes, atol=tolerance)
-
-
-# --- agreement -----------------------------------------------------------------------------------
-
-
-def test_coco_agrees(drawn, tmp_path):
-    truth = open_detection_dataset(drawn)
-    path = tmp_path / "instances.json"
-    path.write_text(json.dumps(to_coco(truth)))
-    dataset = read_coco(path, drawn / "JPEGImages")
-    assert_same(dataset, truth)
-    assert dataset.category_ids == (7, 9, 11, 13, 15, 17)
-    assert [image.image_id for image in dataset] == list(range(10, 22))
-    swapped = read_coco(path, drawn / "JPEGImages", names=["tree", "ball"])
-    assert swapped.category_ids == (17, 7)
-    assert swapped.boxes_per_class()["tree"] == truth.boxes_per_class()["tree"]
-
-
-@pytest.mark.parametrize("way", ["images/SPLIT", "SPLIT/images"])
-def test_yolo_agrees(drawn, tmp_path, way):
-    truth = open_detection_dataset(drawn)
-    root = write_yolo(tmp_path / "yolo", truth, way=way)
-    assert find_layout(root) == "yolo"
-    assert list_splits(root) == ["train"]
-    assert_same(open_detection_dataset(root), truth)
-    assert_same(open_detection_dataset(root, "train"), truth)
-    with pytest.raises(UsageError, match="splits of this set: train"):
-        open_detection_dataset(root, "val")
-
-
-def test_yolo_without_splits(drawn, tmp_path):
-    truth = open_detection_dataset(drawn)
-    root = write_yolo(tmp_path / "yolo", truth, split="", way="images")
-    (root / "data.yaml").unlink()
-    (root / "classes.txt").write_text("\n".join(truth.names))
-    assert_same(open_detection_dataset(root), truth)
-    assert list_splits(root) == []
-
-
-# --- COCO ----------------------------------------------------------------------------------------
-
-
-def coco_set(tmp_path, **changes):
-    write_image(tmp_path / "a.jpg", 40, 60)
-    write_image(tmp_path / "b.jpg", 40, 60)
-    content = {
-        "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}],
-        "categories": [{"id": 3, "name": "cat"}],
-    }
-    path = tmp_path / "set.json"
-    path.write_text(json.dumps({**content, **changes}))
-    return path
-
-
-GOOD = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [1, 2, 10, 20]}
-BAD_ANNOTATIONS = {
-    "negative width": ({"bbox": [5, 5, -2, 4]}, "reversed"),
-    "zero": ({"bbox": [5, 5, 0, 4]}, "no area"),
-    "nan": ({"bbox": [float("nan"), 5, 2, 4]}, "4 finite numbers"),
-    "infinite": ({"bbox": [1, 5, float("inf"), 4]}, "4 finite numbers"),
-    "overflow": ({"bbox": [1e308, 5, 1e308, 4]}, "finite corners"),
-    "long integer": ({"bbox": [1, 5, 10**400, 4]}, "4 finite numbers"),
-    "outside": ({"bbox": [500, 5, 2, 4]}, "less than 1 px"),
-    "thin": ({"bbox": [5, 5, 0.5, 4]}, "less than 1 px"),
-    "three": ({"bbox": [5, 5, 2]}, "4 finite numbers"),
-    "five": ({"bbox": [5, 5, 2, 2, 2]}, "4 finite numbers"),
-    "strings": ({"bbox": ["5", "5", "2", "2"]}, "4 finite numbers"),
-    "booleans": ({"bbox": [True, 5, 2, 2]}, "4 finite numbers"),
-    "none": ({"bbox": None}, "4 finite numbers"),
-    "category": ({"category_id": 4}, "unknown category_id, 4"),
-    "image": ({"image_id": 99}, "unknown image_id, 99"),
-    "list for an id": ({"image_id": [1]}, "unknown image_id"),
-    "twice": ({"id": 1}, "annotation 1 comes twice"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_ANNOTATIONS)
-def test_a_bad_annotation_is_one_problem(tmp_path, name):
-    change, rule = BAD_ANNOTATIONS[name]
-    dataset = read_coco(coco_set(tmp_path, annotations=[GOOD, {**GOOD, "id": 2, **change}]))
-    assert len(dataset) == 2
-    assert dataset[0].boxes.tolist() == [[1, 2, 11, 22]]
-    assert len(dataset[1].boxes) == 0
-    assert len(dataset.problems) == 1
-    assert rule in dataset.problems[0].rule
-    assert dataset.problems[0].code == "E_BOX"
-
-
-def test_crowd_is_kept(tmp_path):
-    path = coco_set(tmp_path, annotations=[{**GOOD, "iscrowd": 1}, {**GOOD, "id": 2}])
-    assert read_coco(path)[0].crowd.tolist() == [True, False]
-
-
-BAD_IMAGES = {
-    "no name": ({"id": 3}, "integer id and a file_name"),
-    "no id": ({"file_name": "b.jpg"}, "integer id and a file_name"),
-    "no object": (7, "integer id and a file_name"),
-    "twice": ({"id": 1, "file_name": "b.jpg"}, "image id 1 comes twice"),
-    "missing": ({"id": 3, "file_name": "gone.jpg"}, "there is no image 'gone.jpg'"),
-    "outside": ({"id": 3, "file_name": "../secret.jpg"}, "there is no image"),
-    "absolute": ({"id": 3, "file_name": "/etc/passwd"}, "there is no image"),
-    "nul": ({"id": 3, "file_name": "a\0.jpg"}, "there is no image"),
-    "too long": ({"id": 3, "file_name": "a" * 300}, "there is no image"),
-    "half a character": ({"id": 3, "file_name": "\ud800.jpg"}, "there is no image"),
-    "dots": ({"id": 3, "file_name": ".."}, "there is no image"),
-    "the folder": ({"id": 3, "file_name": "."}, "there is no image"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_IMAGES)
-def test_a_bad_image_entry_is_one_problem(tmp_path, name):
-    write_image(tmp_path / "secret.jpg")
-    entry, rule = BAD_IMAGES[name]
-    folder = tmp_path / "set"
-    dataset = read_coco(coco_set(folder, images=[{"id": 1, "file_name": "a.jpg"}, entry]))
-    assert [image.image_id for image in dataset] == [1]
-    assert len(dataset.problems) == 1
-    assert rule in dataset.problems[0].rule
-
-
-@pytest.mark.parametrize(
-    ("content", "rule"),
-    [
-        ("", "empty"),
-        ("{", "is not JSON"),
-        ("[]", "must hold a list 'images'"),
-        ('{"images": []}', "must hold a list 'annotations'"),
-        ('{"images": [], "annotations": [], "categories": []}', "has no category"),
-        (
-            '{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}',
-            "bad category",
-        ),
-        ("[" * 1_000_000, "nested too deep"),
-        ('{"a": ' + "9" * 5_000 + "}", "is not JSON"),
-        (b"\xff\xfe\xfd", "is not JSON"),
-    ],
-)
-def test_an_unusable_index(tmp_path, content, rule):
-    path = tmp_path / "set.json"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UnusableFileError, match=rule) as caught:
-        open_detection_dataset(path)
-    assert caught.value.exit_code == 5
-    assert len(str(caught.value)) < 400
-
-
-def test_categories_that_come_twice(tmp_path):
-    twice = [{"id": 0, "name": "cat"}, {"id": 3, "name": "cat"}]
-    dataset = read_coco(coco_set(tmp_path, categories=twice))
-    assert dataset.names == ("cat",)
-    assert len(dataset.notes) == 1
-    with pytest.raises(UnusableFileError, match="id 3 comes twice"):
-        read_coco(coco_set(tmp_path, categories=[{"id": 3, "name": "a"}, {"id": 3, "name": "b"}]))
-
-
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=5,
-)
-ENTRY = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("id", "image_id", "category_id", "bbox"), JUNK)
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(JUNK | ENTRY, max_size=5), st.lists(JUNK, max_size=3))
-def test_junk_in_an_index_is_counted(tmp_path_factory, annotations, images):
-    folder = tmp_path_factory.getbasetemp() / "junk"
-    images = [{"id": 1, "file_name": "a.jpg"}, *images]
-    dataset = read_coco(coco_set(folder, annotations=annotations, images=images))
-    kept = dataset.box_count + len(dataset)
-    assert kept + len(dataset.problems) == len(annotations) + len(images)
-
-
-@pytest.mark.parametrize(
-    ("index", "images", "split"),
-    [
-        ("annotations/instances_val2017.json", "val2017", "val2017"),
-        ("annotations/instances_val2017.json", "images/val2017", "val"),
-        ("val.json", "images", "val"),
-        ("val/_annotations.coco.json", "val", "val"),
-        ("anything.json", "", None),
-    ],
-)
-def test_where_a_coco_set_keeps_its_parts(tmp_path, index, images, split):
-    content = json.loads(coco_set(tmp_path / "source").read_text())
-    root = tmp_path / "set"
-    for name in ("a.jpg", "b.jpg"):
-        write_image(root / images / name, 40, 60)
-    (root / index).parent.mkdir(parents=True, exist_ok=True)
-    (root / index).write_text(json.dumps(content))
-    (root / "settings.json").write_text('{"not": "coco"}')
-    assert find_layout(root) == "coco"
-    assert len(open_detection_dataset(root, split)) == 2
-    with pytest.raises(UsageError, match="no split 'nope'"):
-        open_detection_dataset(root, "nope")
-
-
-def test_a_coco_set_of_several_splits_asks_for_one(tmp_path):
-    coco_set(tmp_path)
-    (tmp_path / "other.json").write_bytes((tmp_path / "set.json").read_bytes())
-    with pytest.raises(UsageError, match="name a split; this set has other, set"):
-        open_detection_dataset(tmp_path)
-    assert list_splits(tmp_path) == ["other", "set"]
-    assert len(open_detection_dataset(tmp_path / "set.json")) == 2
-
-
-# --- YOLO ----------------------------------------------------------------------------------------
-
-
-def yolo_set(root: Path, labels: str) -> Path:
-    write_image(root / "images" / "a.jpg", 40, 60)
-    write_image(root / "images" / "b.jpg", 40, 60)
-    (root / "labels").mkdir()
-    (root / "labels" / "a.txt").write_text(labels)
-    (root / "data.yaml").write_text("names: [cat, dog]\n")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("line", "rule"),
-    [
-        ("0 0.5 0.5 0.2", "must have 5 numbers"),
-        ("0 0.5 0.5 0.2 0.2 0.9", "must have 5 numbers"),
-        ("0", "must have 5 numbers"),
-        ("cat 0.5 0.5 0.2 0.2", "must hold numbers"),
-        ("0.0 0.5 0.5 0.2 0.2", "must hold numbers"),
-        ("2 0.5 0.5 0.2 0.2", "class must be in 0..1, is 2"),
-        ("-1 0.5 0.5 0.2 0.2", "class must be in 0..1, is -1"),
-        ("0 nan 0.5 0.2 0.2", "finite numbers"),
-        ("0 0.5 0.5 0 0.2", "no area"),
-        ("0 0.5 0.5 -0.2 0.2", "reversed"),
-        ("0 5 0.5 0.2 0.2", "less than 1 px"),
-        ("0 1e308 0.5 1e308 0.2", "finite corners"),
-    ],
-)
-def test_a_bad_line_is_one_problem(tmp_path, line, rule):
-    dataset = read_yolo(yolo_set(tmp_path, f"\n{line}\n1 0.5 0.5 0.5 0.5\n"))
-    assert dataset[0].boxes.tolist() == [[15, 10, 45, 30]]
-    assert dataset[0].labels.tolist() == [1]
-    assert len(dataset[1].boxes) == 0
-    assert len(dataset.problems) == 1
-    assert rule in dataset.problems[0].rule
-    assert dataset.problems[0].line == 2
-    assert dataset.problems[0].path.endswith("a.txt")
-
-
-def test_a_polygon_is_the_box_around_it(tmp_path):
-    dataset = read_yolo(yolo_set(tmp_path, "0 0.5 0.25 0.75 0.5 0.25 0.75"))
-    assert dataset[0].boxes.tolist() == [[15, 10, 45, 30]]
-
-
-NAMES = {
-    "flow": "names: [cat, dog]",
-    "flow, quoted": "names: ['cat', \"dog\"]  # classes",
-    "flow over lines": "names: [\n  cat,  # a cat\n  dog,\n]",
-    "flow mapping": "names: {0: cat, 1: dog}",
-    "block": "names:\n  - cat\n  - dog\nnc: 2",
-    "block without indent": "names:\n- cat\n- dog\nval: x",
-    "block mapping": "path: x\nnames:\n  # classes\n  1: dog\n  0: cat\n\nnc: 2",
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_way_to_write_names(name):
-    assert parse_yaml_names(NAMES[name].splitlines()) == ["cat", "dog"]
-
-
-def test_names_with_odd_characters():
-    lines = [
-        "names: ['it''s', \"a \\\"b\\\" \\u00e9\", traffic light, baby's breath, 'x#y', 'a, b']"
-    ]
-    expected = ["it's", 'a "b" é', "traffic light", "baby's breath", "x#y", "a, b"]
-    assert parse_yaml_names(lines) == expected
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "nc: 2",
-        "names: cat",
-        "names: [a, b",
-        "names: [a, [b]]",
-        "names: {0: a, 2: b}",
-        "names: &x",
-    ],
-)
-def test_names_that_cannot_be_read(tmp_path, text):
-    with pytest.raises(ValueError, match=r"must|cannot"):
-        parse_yaml_names(text.splitlines())
-    root = yolo_set(tmp_path, "")
-    (root / "data.yaml").write_text(text + "\n")
-    with pytest.raises(UnusableFileError):
-        open_detection_dataset(root)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(alphabet="names:[]{}'\",#-01 \nab\\", max_size=60))
-def test_any_text_for_names_is_read_or_refused(text):
-    try:
-        names = parse_yaml_names(["names:" + text.split("\n")[0], *text.split("\n")[1:]])
-    except ValueError:
-        return
-    assert all(isinstance(name, str) for name in names)
-
-
-# --- all layouts ---------------------------------------------------------------------------------
+from images.readers.layout_shapes import NAMES, SHAPES, contents, expected
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.images import check_dataset, find_layout, list_splits, open_detection_dataset
 
 
 def test_what_is_no_data_set(tmp_path):
@@ -399,40 +17,44 @@ def test_what_is_no_data_set(tmp_path):
         check_dataset(tmp_path)
 
 
-def test_check_of_a_detection_set(tmp_path):
-    good = voc_object((1, 1, 10, 10))
-    root = make_voc(
-        tmp_path / "set",
-        {"a": voc_xml(good + voc_object((5, 5, 5, 9))), "b": voc_xml(), "c": voc_xml(good)},
-        {"a.jpg": (40, 60), "b.jpg": (40, 60), "c.jpg": (200, 300)},
-    )
-    cut = root / "JPEGImages" / "c.jpg"
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    before = tree_hash(root)
-    report = check_dataset(root, quick=True)
-    expected = {"images": 3, "boxes": 2, "images without boxes": 1, "classes": 1}
-    assert report.counts == expected
-    assert report.layout == "voc"
-    assert [problem.line for problem in report.problems] == [3]
-    deep = check_dataset(root)
-    assert [problem.code for problem in deep.problems] == ["E_BOX", "E_TRUNCATED"]
-    assert json.loads(json.dumps(deep.to_json()))["problems"][0]["line"] == 3
-    assert tree_hash(root) == before
+@pytest.mark.parametrize("write", SHAPES, ids=lambda write: write.__name__)
+def test_every_shape_is_found_and_read(tmp_path, write) -> None:
+    root = tmp_path / "set"
+    write(root)
+    layout, splits = SHAPES[write]
+    assert find_layout(root) == layout
+    found = list_splits(root)
+    if not splits:
+        assert contents(open_detection_dataset(root)) == expected("train", "valid")
+        assert found == (["result"] if layout == "coco" else [])
+        return
+    assert set(found) == set(splits)
+    for own, name in zip(splits, ("train", "valid"), strict=True):
+        dataset = open_detection_dataset(root, own)
+        assert contents(dataset) == expected(name)
+        assert dataset.problems == ()
+        assert set(dataset.names) == set(NAMES)
+    if layout != "coco":
+        assert contents(open_detection_dataset(root)) == expected("train", "valid")
 
 
-def test_check_of_class_folders(tmp_path):
-    root = draw_class_folders(tmp_path / "set", per_class=1)
-    (root / "ball" / "text.jpg").write_text("no image")
-    (root / "empty").mkdir()
-    report = check_dataset(root)
-    assert report.layout == "class folders"
-    assert report.counts == {"images": 7, "classes": 6}
-    assert sorted(problem.code for problem in report.problems) == ["E_FORMAT", "E_NOTHING"]
-    assert len(check_dataset(root).problems) == 2
+@pytest.mark.parametrize("write", SHAPES, ids=lambda write: write.__name__)
+def test_images_without_boxes_arrive_with_none(tmp_path, write) -> None:
+    write(tmp_path / "set")
+    _, splits = SHAPES[write]
+    dataset = open_detection_dataset(tmp_path / "set", splits[0] if splits else None)
+    (image,) = [image for image in dataset if image.path.stem == "c"]
+    assert image.boxes.shape == (0, 4)
+    assert image.boxes.dtype == torch.float32
+    assert image.labels.shape == image.crowd.shape == image.difficult.shape == (0,)
 
 
-def test_check_of_real_sets(shared_data):
-    report = check_dataset(shared_data / "bccd")
-    assert report.splits == ("test", "train", "trainval", "val")
-    assert report.counts["boxes"] == 4886
-    assert [problem.line for problem in report.problems] == [163, 55]
+@pytest.mark.parametrize("write", SHAPES, ids=lambda write: write.__name__)
+def test_the_doctor_finds_nothing_wrong(tmp_path, write) -> None:
+    write(tmp_path / "set")
+    report = check_dataset(tmp_path / "set")
+    assert report.problems == ()
+    assert report.counts["images"] == 3
+    assert report.counts["boxes"] == 3
+    assert report.counts["images without boxes"] == 1
+    assert set(report.per_class) == set(NAMES)

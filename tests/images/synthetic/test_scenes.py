@@ -15,7 +15,7 @@ from sppnet.images import (
     read_voc,
 )
 from sppnet.images.synthetic.scenes import draw_scene
-from sppnet.images.synthetic.shapes import THING_NAMES, draw_thing
+from sppnet.images.synthetic.shapes import OBJECT_NAMES, draw_object
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_the_set_is_clean_and_varied(drawn):
     dataset = read_voc(drawn)
     assert dataset.problems == ()
     assert dataset.notes == ()
-    assert dataset.names == THING_NAMES
+    assert dataset.names == OBJECT_NAMES
     assert min(dataset.boxes_per_class().values()) >= 5
     assert sum(len(image.labels) == 0 for image in dataset) == 2
     aspects = [image.size_hw[1] / image.size_hw[0] for image in dataset]
@@ -72,7 +72,7 @@ def test_a_longer_set_begins_with_the_shorter_one(tmp_path):
 
 def test_class_folders(tmp_path):
     dataset = read_class_folders(draw_class_folders(tmp_path, per_class=3))
-    assert dataset.names == THING_NAMES
+    assert dataset.names == OBJECT_NAMES
     assert set(dataset.images_per_class().values()) == {3}
     assert dataset.problems == ()
 
@@ -80,7 +80,7 @@ def test_class_folders(tmp_path):
 def test_boxes_fit_what_is_drawn():
     """Without clutter and with one thing, the box holds all that differs from the bare scene."""
     for seed in range(12):
-        name = THING_NAMES[seed % len(THING_NAMES)]
+        name = OBJECT_NAMES[seed % len(OBJECT_NAMES)]
         bare, _ = draw_scene(np.random.default_rng(seed), (), 0)
         scene, (placed,) = draw_scene(np.random.default_rng(seed), (name,), 0)
         assert placed.name == name
@@ -93,10 +93,10 @@ def test_boxes_fit_what_is_drawn():
         assert columns[-1] < placed.x2 + slack
 
 
-@pytest.mark.parametrize("name", THING_NAMES)
+@pytest.mark.parametrize("name", OBJECT_NAMES)
 def test_things_fill_their_tile(name):
     for extent in (3, 20, 150):
-        tile = draw_thing(name, extent, np.random.default_rng(0))
+        tile = draw_object(name, extent, np.random.default_rng(0))
         assert tile.mode == "RGBA"
         assert max(tile.size) <= 1.5 * extent + 4
         assert np.asarray(tile)[..., 3].max() > 200
@@ -119,7 +119,7 @@ def test_callers_mistakes(tmp_path, call, text):
 
 def test_an_unknown_thing():
     with pytest.raises(ValueError, match="name must be one of ball, donut"):
-        draw_thing("cat", 9, np.random.default_rng(0))
+        draw_object("cat", 9, np.random.default_rng(0))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from sppnet.pooling import pool_regions, spatial_pyramid_pool
-from sppnet.pooling.kernels import cpu as cpu_kernel
-from sppnet.pooling.kernels import torch_reference as torch_form
+from sppnet.pooling.kernels import cpu, torch_reference
 
 LEVELS = [(6, 3, 2, 1), (7, 5, 2), (1,), (2, 2), (1, 4, 8), (12, 5)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -77,9 +76,9 @@ def by_crops(features: Tensor, rows: Tensor, levels: tuple[int, ...], mode: str 
 
 def test_this_machine_has_a_kernel() -> None:
     """Tests of a kernel that is not there would prove nothing."""
-    assert cpu_kernel.kernel_name() is not None, "reinstall: pip install -e '.[dev]' compiles it"
-    assert cpu_kernel.serves([torch.zeros(1, 1, 1, 1)])
-    assert not cpu_kernel.serves([torch.zeros(1, 1, 1, 1, device="meta")])
+    assert cpu.kernel_name() is not None, "reinstall: pip install -e '.[dev]' compiles it"
+    assert cpu.serves([torch.zeros(1, 1, 1, 1)])
+    assert not cpu.serves([torch.zeros(1, 1, 1, 1, device="meta")])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -135,14 +134,16 @@ def test_averages_and_their_gradients_are_those_of_plain_torch(dtype: torch.dtyp
             for rows in (None, draw_rows(2, shape), draw_rows(30, shape)):
                 count = shape[0] if rows is None else len(rows)
                 expected = features.new_empty(count, shape[1] * sum(n * n for n in levels))
-                torch_form.pool([features], rows, levels, "avg", expected)
+                torch_reference.pool([features], rows, levels, "avg", expected)
                 actual = torch.empty_like(expected)
-                cpu_kernel.pool([features], rows, levels, "avg", actual, fresh=True)
+                cpu.pool([features], rows, levels, "avg", actual, fresh=True)
                 step = 1e-14 if dtype == torch.float64 else 0
                 torch.testing.assert_close(actual, expected, rtol=step, atol=step)
                 sent = torch.randn(expected.shape).to(dtype)
-                (gradient,) = cpu_kernel.backward(sent, [features], rows, levels, "avg")
-                exact = torch_form.backward(sent.double(), [features.double()], rows, levels, "avg")
+                (gradient,) = cpu.backward(sent, [features], rows, levels, "avg")
+                exact = torch_reference.backward(
+                    sent.double(), [features.double()], rows, levels, "avg"
+                )
                 step = steps[dtype]
                 torch.testing.assert_close(gradient.double(), exact[0], rtol=step, atol=step)
 
@@ -174,7 +175,7 @@ def test_gradients_with_winners_that_were_kept(dtype: torch.dtype, layout: str) 
         features = lay_out(fill("odd", shape, dtype), layout)
         ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
         pooled, expected = spatial_pyramid_pool(ours, (6, 5, 1)), by_levels(theirs, (6, 5, 1))
-        assert cpu_kernel.empty_winners([ours], pooled) is not None
+        assert cpu.empty_winners([ours], pooled) is not None
         same_bits(pooled.detach(), expected.detach())
         sent = torch.randint(-1, 2, expected.shape).to(dtype)
         pooled.backward(sent)
@@ -285,7 +286,7 @@ def test_other_python_threads_run_while_the_kernel_does() -> None:
     with ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(count)
         out = torch.empty(len(rows), 256 * 50)
-        cpu_kernel.pool([features], rows, (1, 2, 3, 6), "max", out, fresh=True)
+        cpu.pool([features], rows, (1, 2, 3, 6), "max", out, fresh=True)
         seen = counted[0]
         done.append(True)
         waiting.result()
@@ -294,7 +295,7 @@ def test_other_python_threads_run_while_the_kernel_does() -> None:
 
 PROGRAM = """
 import torch
-from sppnet.pooling.kernels import cpu as cpu_kernel
+from sppnet.pooling.kernels import cpu
 from test_cpu import DTYPES, by_crops, by_levels, draw_rows, fill, lay_out, same_bits
 from sppnet.pooling import pool_regions, spatial_pyramid_pool
 for dtype in DTYPES:
@@ -304,13 +305,13 @@ for dtype in DTYPES:
             rows = draw_rows(50, (2, 37, 11, 19))
             same_bits(spatial_pyramid_pool(features), by_levels(features, (1, 2, 3, 6)))
             same_bits(pool_regions(features, rows, (7, 5, 2)), by_crops(features, rows, (7, 5, 2)))
-print(cpu_kernel.kernel_name())
+print(cpu.kernel_name())
 """
 
 
 @pytest.mark.parametrize(("capability", "kernel"), [("default", "baseline"), ("avx2", "avx2")])
 def test_older_processors_get_a_kernel_of_their_own(capability: str, kernel: str) -> None:
-    if cpu_kernel.kernel_name() == "baseline" and kernel != "baseline":
+    if cpu.kernel_name() == "baseline" and kernel != "baseline":
         kernel = "baseline"  # what this processor can run
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     environment["PYTHONPATH"] = str(Path(__file__).parent)
@@ -330,7 +331,7 @@ def test_without_a_kernel_plain_torch_gives_the_same(monkeypatch: pytest.MonkeyP
     leaf = features.clone().requires_grad_()
     pool_regions(leaf, rows).sum().backward()
     expected = pool_regions(features, rows), spatial_pyramid_pool(features), leaf.grad
-    monkeypatch.setattr(cpu_kernel, "kernel_name", lambda: None)
+    monkeypatch.setattr(cpu, "kernel_name", lambda: None)
     other = features.clone().requires_grad_()
     pool_regions(other, rows).sum().backward()
     found = pool_regions(features, rows), spatial_pyramid_pool(features), other.grad
@@ -338,7 +339,7 @@ def test_without_a_kernel_plain_torch_gives_the_same(monkeypatch: pytest.MonkeyP
 
 
 def test_no_memory_is_an_error_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_kernel, "_function", lambda _name: lambda *_arguments: 1)
+    monkeypatch.setattr(cpu, "_function", lambda _name: lambda *_arguments: 1)
     with pytest.raises(
         MemoryError, match=r"not enough memory to pool maps of shape \[\(1, 2, 3, 4\)"
     ):
@@ -355,6 +356,6 @@ def test_maps_of_more_than_two_thousand_million_cells() -> None:
     assert pooled.tolist() == [[0, 0, 1, 2, 2]]
     corner = torch.tensor([[0, side - 3, side - 2, side, side], [0, 0, 0, side, side]])
     assert pool_regions(features, corner, (1,)).flatten().tolist() == [2, 2]
-    (gradient,) = cpu_kernel.backward(torch.ones(2, 1).bfloat16(), [features], corner, (1,), "max")
+    (gradient,) = cpu.backward(torch.ones(2, 1).bfloat16(), [features], corner, (1,), "max")
     assert gradient[0, 0, -1, -1] == 2
     assert gradient.sum() == 2

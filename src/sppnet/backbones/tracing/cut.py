@@ -7,8 +7,17 @@ from typing import Any
 
 from torch import fx, nn
 
-from sppnet.backbones.tracing.propagate import function_name, is_one_layer, place_nodes
-from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, NoPlaceError, Placed, Value
+from sppnet.backbones.tracing.propagate import (
+    function_name,
+    is_one_layer,
+    propagate_receptive_fields,
+)
+from sppnet.backbones.tracing.receptive_field import (
+    CHANNELS_LAST,
+    NoReceptiveFieldError,
+    ReceptiveField,
+    Value,
+)
 
 LISTED_DEPTH = 2
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
@@ -44,7 +53,7 @@ class Cut:
 
     trunk: fx.GraphModule
     node: str
-    map: Placed
+    map: ReceptiveField
     names: Mapping[str, str]
     maps: Mapping[str, tuple[str, ...]]
 
@@ -68,11 +77,11 @@ def cut_model(
         method: The method of the model to follow.
 
     Returns:
-        The trunk (its parameters are the model's own), the node's full name and its place.
+        The trunk (its parameters are the model's own), the node's full name and its field.
 
     Raises:
         ValueError: No node has that name, or its output is not a map.
-        NoPlaceError: The model moves cells in a way that is not known.
+        NoReceptiveFieldError: The model moves cells in a way that is not known.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten())
@@ -84,17 +93,17 @@ def cut_model(
     _end_graph(graph, _choose_node(graph, names, end or default_layer))
     names = {node: name for node, name in names.items() if node in set(graph.nodes)}
     chosen = _choose_node(graph, names, layer or default_layer)
-    places = place_nodes(model, graph)
-    place = places[chosen]
-    if not isinstance(place, Placed) or not place.is_map():
+    fields = propagate_receptive_fields(model, graph)
+    field = fields[chosen]
+    if not isinstance(field, ReceptiveField) or not field.is_map():
         legal = _list_legal(names.values())
         raise ValueError(f"layer must name a map (N, C, H, W), got {layer!r}: {legal}")
-    maps = _maps_before(chosen, places)
+    maps = _maps_before(chosen, fields)
     _end_graph(graph, chosen)
-    if place.dims == CHANNELS_LAST:
+    if field.dims == CHANNELS_LAST:
         _permute_output(graph, chosen)
     in_graph = {name: node.name for node, name in names.items() if node in set(graph.nodes)}
-    return Cut(fx.GraphModule(model, graph), names[chosen], place, in_graph, maps)
+    return Cut(fx.GraphModule(model, graph), names[chosen], field, in_graph, maps)
 
 
 def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, str]]:
@@ -103,7 +112,7 @@ def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, 
     Repeated names are numbered. Arguments with a default value keep it.
 
     Raises:
-        NoPlaceError: The way through the model depends on the size of the image.
+        NoReceptiveFieldError: The way through the model depends on the size of the image.
 
     Example:
         >>> graph, names = trace_model(nn.Sequential(nn.ReLU(), nn.Flatten()), "forward")
@@ -116,20 +125,20 @@ def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, 
     try:
         graph = tracer.trace(model, concrete_args=defaults or None)
     except fx.proxy.TraceError as error:
-        raise NoPlaceError(f"it cannot be followed layer by layer: {error}") from error
+        raise NoReceptiveFieldError(f"it cannot be followed layer by layer: {error}") from error
     _erase_unused(graph)
     return graph, _name_nodes(graph, tracer)
 
 
-def _maps_before(last: fx.Node, places: Mapping[fx.Node, Value]) -> dict[str, tuple[str, ...]]:
+def _maps_before(last: fx.Node, fields: Mapping[fx.Node, Value]) -> dict[str, tuple[str, ...]]:
     """Say which nodes up to one are maps, and which dimension is which."""
-    nodes = list(places)
+    nodes = list(fields)
     until = nodes[: nodes.index(last) + 1]
-    placed = {node.name: places[node] for node in until if node.op.startswith("call_")}
+    fields_by_name = {node.name: fields[node] for node in until if node.op.startswith("call_")}
     return {
-        name: place.dims
-        for name, place in placed.items()
-        if isinstance(place, Placed) and place.is_map()
+        name: field.dims
+        for name, field in fields_by_name.items()
+        if isinstance(field, ReceptiveField) and field.is_map()
     }
 
 

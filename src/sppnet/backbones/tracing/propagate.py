@@ -1,6 +1,8 @@
-"""Carries receptive fields through a graph, by a rule for each kind of module and function.
+"""Propagates receptive fields through a graph, by a rule for each kind of module and function.
 
-Attention within windows leaves each cell on its patch: it weighs other cells and moves none.
+The rules are looked up in three tables at the end: `FUNCTIONS` by name, `RULES` by the class of a
+module, `NAMED` by its full name. Attention within windows leaves each cell on its patch: it weighs
+other cells and moves none.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,17 +17,17 @@ from sppnet.backbones.tracing.receptive_field import (
     IMAGE_DIMS,
     Axis,
     Length,
-    NoPlaceError,
-    Placed,
+    NoReceptiveFieldError,
+    ReceptiveField,
     Shape,
     Value,
     Window,
+    apply_windows,
     average,
     check_norm,
     merge_patches,
     pad,
     pool,
-    slide,
 )
 
 Handler = Callable[..., Any]
@@ -48,44 +50,162 @@ WHOLE = (
     *(nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, StochasticDepth),
 )
 PADDED_BY_SIZE = "Same"  # how timm ends the names of layers that pad as TensorFlow does
-Rule = Callable[[Any, Placed], Value]
+Rule = Callable[[Any, ReceptiveField], Value]
 
 
-def _average_pool(
-    value: Placed, kernel_size: Any, stride: Any = None, padding: Any = 0, *more: Any, **other: Any
-) -> Placed:
-    ceil_mode = more[0] if more else other.get("ceil_mode", False)
-    return pool(value, kernel_size, stride, padding, 1, ceil_mode)
+def propagate_receptive_fields(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Value]:
+    """Find the receptive field of every node of a graph: where on the image its cells lie.
+
+    Args:
+        model: The module that the graph was traced from.
+        graph: Its graph, from images (N, 3, H, W).
+
+    Returns:
+        One value for each node; None for what has no receptive field.
+
+    Raises:
+        NoReceptiveFieldError: A layer moves cells in a way that is not known here; it is named.
+
+    Example:
+        >>> trunk = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
+        >>> values = propagate_receptive_fields(trunk, fx.symbolic_trace(trunk).graph)
+        >>> list(values.values())[-1].y.centre
+        1.5
+    """
+    values: dict[fx.Node, Value] = {}
+    for node in graph.nodes:
+        values[node] = _propagate_node(model, node, values)
+    return values
 
 
-def _keep(*values: Any, **_other: Any) -> Placed:
+def _propagate_node(model: nn.Module, node: fx.Node, values: Mapping[fx.Node, Value]) -> Any:
+    if node.op == "placeholder":
+        return ReceptiveField(Axis(), Axis())
+    if node.op == "get_attr":
+        return None
+    args, kwargs = (_fill_in(part, values) for part in (node.args, node.kwargs))
+    if node.op == "output":
+        return args[0]
+    if not any(values[argument] is not None for argument in node.all_input_nodes):
+        return None
+    try:
+        if node.op == "call_module":
+            return through_module(model.get_submodule(str(node.target)), *args)
+        return through_function(function_name(node), args, kwargs)
+    except ValueError as error:
+        raise NoReceptiveFieldError(
+            f"layer {node.name!r} has no known receptive field: {error}"
+        ) from None
+
+
+def _fill_in(arguments: Any, values: Mapping[fx.Node, Value]) -> Any:
+    """Put its value for every node among the arguments of a call."""
+    look_up: Callable[[fx.Node], Any] = values.__getitem__
+    return fx.map_arg(arguments, look_up)
+
+
+def function_name(node: fx.Node) -> str:
+    """Name the function or method that a node calls.
+
+    Example:
+        >>> function_name(fx.Graph().call_function(len, ("",)))
+        'len'
+    """
+    return node.target if isinstance(node.target, str) else node.target.__name__
+
+
+def through_function(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Find the receptive field of what a function or method, given by name, makes of its arguments.
+
+    Raises:
+        ValueError: There is no rule for the function, or it moves cells in an unknown way.
+
+    Example:
+        >>> from sppnet.backbones.tracing.receptive_field import Axis
+        >>> image = ReceptiveField(Axis(), Axis())
+        >>> through_function("max_pool2d", (image, 2), {}).x.stride
+        2
+    """
+    if not _holds_map((*args, *kwargs.values())):
+        shape_is_asked = name == "getitem" and isinstance(args[0], Shape)
+        return _item(*args) if shape_is_asked else None  # sizes: arithmetic gives plain numbers
+    if name not in FUNCTIONS:
+        raise ValueError(f"no rule for the function {name}")
+    return FUNCTIONS[name](*args, **kwargs)
+
+
+def _holds_map(args: tuple[Any, ...]) -> bool:
+    flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
+    return any(isinstance(item, ReceptiveField) for item in flat)
+
+
+def is_one_layer(module: nn.Module) -> bool:
+    """Tell whether a module is followed as one layer, whatever it holds.
+
+    Example:
+        >>> is_one_layer(nn.Conv2d(3, 4, 1)), is_one_layer(nn.Sequential())
+        (True, False)
+    """
+    own_rule = _full_name(module) in NAMED or getattr(module, "keeps_cells", False)
+    return own_rule or isinstance(module, WHOLE)
+
+
+def through_module(module: nn.Module, value: Value) -> Value:
+    """Find the receptive field of what a module makes of a value.
+
+    Raises:
+        ValueError: There is no rule for the module, or it mixes the cells of the whole map.
+
+    Example:
+        >>> from sppnet.backbones.tracing.receptive_field import Axis
+        >>> through_module(nn.Conv2d(3, 8, 4, stride=4), ReceptiveField(Axis(), Axis())).x.centre
+        1.5
+    """
+    if not isinstance(value, ReceptiveField):
+        return value
+    named = NAMED.get(_full_name(module))
+    if named:
+        return named(module, value)
+    if isinstance(module, KEEPS_CELLS) or getattr(module, "keeps_cells", False):
+        return value
+    for kind, rule in RULES.items():
+        if isinstance(module, kind):
+            return rule(module, value)
+    raise ValueError(f"no rule for modules of type {type(module).__name__}")
+
+
+def _full_name(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__name__}"
+
+
+def _keep(*values: Any, **_other: Any) -> ReceptiveField:
     """Join the maps that an elementwise function reads."""
-    placed = [value for value in values if isinstance(value, Placed)]
-    return _join(placed)
+    fields = [value for value in values if isinstance(value, ReceptiveField)]
+    return _join(fields)
 
 
-def _join(placed: list[Placed]) -> Placed:
-    first = placed[0]
-    for other in placed[1:]:
+def _join(fields: list[ReceptiveField]) -> ReceptiveField:
+    first = fields[0]
+    for other in fields[1:]:
         if other.dims != first.dims:
             raise ValueError(f"branches have dimensions {first.dims} and {other.dims}")
         first = replace(first, y=first.y.joined(other.y), x=first.x.joined(other.x))
     return first
 
 
-def _concatenate(tensors: Any, dim: int = 0) -> Placed:
-    placed = _join([value for value in tensors if isinstance(value, Placed)])
-    _refuse_sides(placed, dim)
-    return placed
+def _concatenate(tensors: Any, dim: int = 0) -> ReceptiveField:
+    joined = _join([value for value in tensors if isinstance(value, ReceptiveField)])
+    _refuse_sides(joined, dim)
+    return joined
 
 
-def _refuse_sides(value: Placed, dim: int) -> None:
+def _refuse_sides(value: ReceptiveField, dim: int) -> None:
     if value.dims[dim] in ("y", "x"):
         raise ValueError("it joins or cuts a map along its height or width")
 
 
-def _cut(value: Placed, _pieces: Any, dim: int = 0) -> Placed:
-    """Cut a map into groups of channels, each of which is placed like the whole."""
+def _cut(value: ReceptiveField, _pieces: Any, dim: int = 0) -> ReceptiveField:
+    """Cut a map into groups of channels, each of which has the receptive field of the whole."""
     _refuse_sides(value, dim)
     return value
 
@@ -101,25 +221,25 @@ def _item(value: Any, index: Any) -> Any:
     return value
 
 
-def _permute(value: Placed, *order: Any) -> Placed:
-    places = order[0] if isinstance(order[0], tuple | list) else order
-    return replace(value, dims=tuple(value.dims[place] for place in places))
+def _permute(value: ReceptiveField, *order: Any) -> ReceptiveField:
+    dims = order[0] if isinstance(order[0], tuple | list) else order
+    return replace(value, dims=tuple(value.dims[dim] for dim in dims))
 
 
-def _transpose(value: Placed, first: int, second: int) -> Placed:
+def _transpose(value: ReceptiveField, first: int, second: int) -> ReceptiveField:
     dims = list(value.dims)
     dims[first], dims[second] = dims[second], dims[first]
     return replace(value, dims=tuple(dims))
 
 
-def _stack(tensors: Any, dim: int = 0) -> Placed:
-    placed = _join([value for value in tensors if isinstance(value, Placed)])
-    if not 0 <= dim <= len(placed.dims) - len(SIDES):
+def _stack(tensors: Any, dim: int = 0) -> ReceptiveField:
+    joined = _join([value for value in tensors if isinstance(value, ReceptiveField)])
+    if not 0 <= dim <= len(joined.dims) - len(SIDES):
         raise ValueError("it stacks maps behind their rows and columns")
-    return replace(placed, dims=(*placed.dims[:dim], "-", *placed.dims[dim:]))
+    return replace(joined, dims=(*joined.dims[:dim], "-", *joined.dims[dim:]))
 
 
-def _reduce(value: Placed, dim: Any, keepdim: bool = False, **_other: Any) -> Value:
+def _reduce(value: ReceptiveField, dim: Any, keepdim: bool = False, **_other: Any) -> Value:
     """Sum up along some dimensions: both sides give a gate, none of them leaves a map."""
     numbers = dim if isinstance(dim, tuple | list) else (dim,)
     gone = {number % len(value.dims) for number in numbers}
@@ -143,7 +263,7 @@ def _first(value: Value, *_other: Any, **_more: Any) -> Value:
     return value
 
 
-def _view(value: Placed, *sizes: Any) -> Placed:
+def _view(value: ReceptiveField, *sizes: Any) -> ReceptiveField:
     """Regroup leading dimensions; rows and columns must stay the last two."""
     lengths = sizes[0] if isinstance(sizes[0], tuple | list) else sizes
     sides = [size.dim for size in lengths[-2:] if isinstance(size, Length)]
@@ -156,6 +276,89 @@ def _shape(value: Any, *dim: Any) -> Shape | Length:
     if dim and isinstance(dim[0], int):
         return Length(value.dims[dim[0]])
     return Shape(value.dims)
+
+
+def _average_pool(
+    value: ReceptiveField,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    *more: Any,
+    **other: Any,
+) -> ReceptiveField:
+    ceil_mode = more[0] if more else other.get("ceil_mode", False)
+    return pool(value, kernel_size, stride, padding, 1, ceil_mode)
+
+
+def _through_norm(module: Any, value: ReceptiveField) -> ReceptiveField:
+    """Follow a LayerNorm; those called 2d look across the channels of (N, C, y, x)."""
+    if "2d" not in type(module).__name__:
+        return check_norm(value, module.normalized_shape)
+    if value.dims != IMAGE_DIMS:
+        raise ValueError(f"it needs dimensions (n, c, y, x), got {value.dims}")
+    return value
+
+
+def _through_linear(module: Any, value: ReceptiveField) -> ReceptiveField:
+    return check_norm(value, (module.in_features,))
+
+
+def _through_convolution(module: Any, value: ReceptiveField) -> ReceptiveField:
+    _refuse_padding_by_size(module)
+    windows = []
+    for axis in (0, 1):
+        kernel, dilation = module.kernel_size[axis], module.dilation[axis]
+        before, after = _conv_padding(module.padding, axis, dilation * (kernel - 1))
+        windows.append(Window(kernel, module.stride[axis], before, after, dilation))
+    return apply_windows(value, *windows)
+
+
+def _refuse_padding_by_size(module: nn.Module) -> None:
+    if type(module).__name__.endswith(PADDED_BY_SIZE):
+        raise ValueError("its padding, and with it the place of its cells, changes with the image")
+
+
+def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tuple[int, int]:
+    """Say how many cells are added before and after; 'same' puts the odd one after."""
+    if padding == "same":
+        return reach // 2, reach - reach // 2
+    if isinstance(padding, str):
+        return 0, 0
+    return padding[axis], padding[axis]
+
+
+def _through_pooling(module: Any, value: ReceptiveField) -> ReceptiveField:
+    _refuse_padding_by_size(module)
+    shape = (module.kernel_size, module.stride, module.padding)
+    return pool(value, *shape, getattr(module, "dilation", 1), module.ceil_mode)
+
+
+def _through_adaptive(module: Any, value: ReceptiveField) -> Value:
+    return average(value, module.output_size)
+
+
+def _through_padding(module: Any, value: ReceptiveField) -> ReceptiveField:
+    return pad(value, module.padding)
+
+
+def _keep_layer(_module: Any, value: ReceptiveField) -> ReceptiveField:
+    return value
+
+
+def _embed_patches(module: Any, value: ReceptiveField) -> ReceptiveField:
+    """Follow timm's cutting into patches: a convolution without overlap, filled up on request."""
+    if module.flatten:
+        raise ValueError("it lays the map out as a row, without height and width")
+    rows, columns = module.patch_size
+    filled = module.dynamic_img_pad
+    patches = apply_windows(
+        value, Window(rows, rows, ceil_mode=filled), Window(columns, columns, ceil_mode=filled)
+    )
+    return replace(patches, dims=CHANNELS_LAST) if module.output_fmt == "NHWC" else patches
+
+
+def _through_merging(_module: Any, value: ReceptiveField) -> ReceptiveField:
+    return merge_patches(value)
 
 
 FUNCTIONS: dict[str, Handler] = {
@@ -177,143 +380,6 @@ FUNCTIONS: dict[str, Handler] = {
     "stack": _stack,
     "transpose": _transpose,
 }
-
-
-def through_function(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Place what a function or method makes of its arguments, given by name.
-
-    Raises:
-        ValueError: There is no rule for the function, or it moves cells in an unknown way.
-
-    Example:
-        >>> from sppnet.backbones.tracing.receptive_field import Axis
-        >>> image = Placed(Axis(), Axis())
-        >>> through_function("max_pool2d", (image, 2), {}).x.stride
-        2
-    """
-    if not _holds_map((*args, *kwargs.values())):
-        shape_is_asked = name == "getitem" and isinstance(args[0], Shape)
-        return _item(*args) if shape_is_asked else None  # sizes: arithmetic gives plain numbers
-    if name not in FUNCTIONS:
-        raise ValueError(f"no rule for the function {name}")
-    return FUNCTIONS[name](*args, **kwargs)
-
-
-def _holds_map(args: tuple[Any, ...]) -> bool:
-    flat = [item for arg in args for item in (arg if isinstance(arg, tuple | list) else (arg,))]
-    return any(isinstance(item, Placed) for item in flat)
-
-
-def is_one_layer(module: nn.Module) -> bool:
-    """Tell whether a module is followed as one layer, whatever it holds.
-
-    Example:
-        >>> is_one_layer(nn.Conv2d(3, 4, 1)), is_one_layer(nn.Sequential())
-        (True, False)
-    """
-    own_rule = _full_name(module) in NAMED or getattr(module, "keeps_cells", False)
-    return own_rule or isinstance(module, WHOLE)
-
-
-def through_module(module: nn.Module, value: Value) -> Value:
-    """Place what a module makes of a value.
-
-    Raises:
-        ValueError: There is no rule for the module, or it mixes the cells of the whole map.
-
-    Example:
-        >>> from sppnet.backbones.tracing.receptive_field import Axis
-        >>> through_module(nn.Conv2d(3, 8, 4, stride=4), Placed(Axis(), Axis())).x.centre
-        1.5
-    """
-    if not isinstance(value, Placed):
-        return value
-    named = NAMED.get(_full_name(module))
-    if named:
-        return named(module, value)
-    if isinstance(module, KEEPS_CELLS) or getattr(module, "keeps_cells", False):
-        return value
-    for kind, rule in RULES.items():
-        if isinstance(module, kind):
-            return rule(module, value)
-    raise ValueError(f"no rule for modules of type {type(module).__name__}")
-
-
-def _full_name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__name__}"
-
-
-def _through_norm(module: Any, value: Placed) -> Placed:
-    """Follow a LayerNorm; those called 2d look across the channels of (N, C, y, x)."""
-    if "2d" not in type(module).__name__:
-        return check_norm(value, module.normalized_shape)
-    if value.dims != IMAGE_DIMS:
-        raise ValueError(f"it needs dimensions (n, c, y, x), got {value.dims}")
-    return value
-
-
-def _through_linear(module: Any, value: Placed) -> Placed:
-    return check_norm(value, (module.in_features,))
-
-
-def _through_convolution(module: Any, value: Placed) -> Placed:
-    _refuse_padding_by_size(module)
-    windows = []
-    for axis in (0, 1):
-        kernel, dilation = module.kernel_size[axis], module.dilation[axis]
-        before, after = _conv_padding(module.padding, axis, dilation * (kernel - 1))
-        windows.append(Window(kernel, module.stride[axis], before, after, dilation))
-    return slide(value, *windows)
-
-
-def _refuse_padding_by_size(module: nn.Module) -> None:
-    if type(module).__name__.endswith(PADDED_BY_SIZE):
-        raise ValueError("its padding, and with it the place of its cells, changes with the image")
-
-
-def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tuple[int, int]:
-    """Say how many cells are added before and after; 'same' puts the odd one after."""
-    if padding == "same":
-        return reach // 2, reach - reach // 2
-    if isinstance(padding, str):
-        return 0, 0
-    return padding[axis], padding[axis]
-
-
-def _through_pooling(module: Any, value: Placed) -> Placed:
-    _refuse_padding_by_size(module)
-    shape = (module.kernel_size, module.stride, module.padding)
-    return pool(value, *shape, getattr(module, "dilation", 1), module.ceil_mode)
-
-
-def _through_adaptive(module: Any, value: Placed) -> Value:
-    return average(value, module.output_size)
-
-
-def _through_padding(module: Any, value: Placed) -> Placed:
-    return pad(value, module.padding)
-
-
-def _keep_layer(_module: Any, value: Placed) -> Placed:
-    return value
-
-
-def _embed_patches(module: Any, value: Placed) -> Placed:
-    """Follow timm's cutting into patches: a convolution without overlap, filled up on request."""
-    if module.flatten:
-        raise ValueError("it lays the map out as a row, without height and width")
-    rows, columns = module.patch_size
-    filled = module.dynamic_img_pad
-    patches = slide(
-        value, Window(rows, rows, ceil_mode=filled), Window(columns, columns, ceil_mode=filled)
-    )
-    return replace(patches, dims=CHANNELS_LAST) if module.output_fmt == "NHWC" else patches
-
-
-def _through_merging(_module: Any, value: Placed) -> Placed:
-    return merge_patches(value)
-
-
 RULES: dict[Any, Rule] = {
     nn.LayerNorm: _through_norm,
     nn.Linear: _through_linear,
@@ -330,62 +396,3 @@ NAMED: dict[str, Rule] = {
     "timm.models.swin_transformer_v2.PatchMerging": _through_merging,
     "timm.models.swin_transformer_v2.SwinTransformerV2Block": _keep_layer,
 }
-
-
-def place_nodes(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, Value]:
-    """Find for every node of a graph where on the image its cells lie.
-
-    Args:
-        model: The module that the graph was traced from.
-        graph: Its graph, from images (N, 3, H, W).
-
-    Returns:
-        One value for each node; None for what has no place.
-
-    Raises:
-        NoPlaceError: A layer moves cells in a way that is not known here; it is named.
-
-    Example:
-        >>> trunk = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4))
-        >>> values = place_nodes(trunk, fx.symbolic_trace(trunk).graph)
-        >>> list(values.values())[-1].y.centre
-        1.5
-    """
-    values: dict[fx.Node, Value] = {}
-    for node in graph.nodes:
-        values[node] = _place_node(model, node, values)
-    return values
-
-
-def _place_node(model: nn.Module, node: fx.Node, values: Mapping[fx.Node, Value]) -> Any:
-    if node.op == "placeholder":
-        return Placed(Axis(), Axis())
-    if node.op == "get_attr":
-        return None
-    args, kwargs = (_fill_in(part, values) for part in (node.args, node.kwargs))
-    if node.op == "output":
-        return args[0]
-    if not any(values[argument] is not None for argument in node.all_input_nodes):
-        return None
-    try:
-        if node.op == "call_module":
-            return through_module(model.get_submodule(str(node.target)), *args)
-        return through_function(function_name(node), args, kwargs)
-    except ValueError as error:
-        raise NoPlaceError(f"layer {node.name!r} has no known place: {error}") from None
-
-
-def _fill_in(arguments: Any, values: Mapping[fx.Node, Value]) -> Any:
-    """Put its value for every node among the arguments of a call."""
-    look_up: Callable[[fx.Node], Any] = values.__getitem__
-    return fx.map_arg(arguments, look_up)
-
-
-def function_name(node: fx.Node) -> str:
-    """Name the function or method that a node calls.
-
-    Example:
-        >>> function_name(fx.Graph().call_function(len, ("",)))
-        'len'
-    """
-    return node.target if isinstance(node.target, str) else node.target.__name__

@@ -1,12 +1,12 @@
-"""Receptive fields along one axis, and where the cells of a map lie on the image.
+"""The receptive field of the cells of a map: along one axis, and in both directions.
 
 Pixel i has its centre at coordinate i. Along one side of the image every cell of a map sees an
 interval of pixels; cell k sees the interval of cell 0 moved by k strides. Padding moves the
 interval to the left, below 0 even: the zeros that are added count as pixels with negative numbers.
 
-A value of a network is one of: `Placed` (a map whose cells have a place), `Shape` (its sizes),
-`Length` (one size) or None: numbers without a place, such as parameters and the gates of
-squeeze-and-excitation, which scale a map and move nothing.
+What flows through a network is one of: `ReceptiveField` (a map whose cells lie somewhere on the
+image), `Shape` (its sizes), `Length` (one size) or None: numbers that lie nowhere, such as
+parameters and the gates of squeeze-and-excitation, which scale a map and move nothing.
 """
 
 from collections.abc import Iterable
@@ -174,13 +174,13 @@ def count_cells(windows: Iterable[Window], pixels: int) -> int:
     return length
 
 
-class NoPlaceError(ValueError):
-    """The cells of a map have no place on the image that is known for every size."""
+class NoReceptiveFieldError(ValueError):
+    """Where the cells of a map lie on the image is not known for every size."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A map: what its cell 0 sees down and across, and which dimension is which."""
+class ReceptiveField:
+    """What cell 0 of a map sees down and across, and which dimension of the map is which."""
 
     y: Axis
     x: Axis
@@ -205,17 +205,18 @@ class Length:
     dim: str
 
 
-Value = Placed | Shape | Length | None
+Value = ReceptiveField | Shape | Length | None
 
 
-def slide(value: Placed, window_y: Window, window_x: Window) -> Placed:
+def apply_windows(value: ReceptiveField, window_y: Window, window_x: Window) -> ReceptiveField:
     """Move windows over a map (..., y, x).
 
     Raises:
         ValueError: Rows and columns are other dimensions.
 
     Example:
-        >>> slide(Placed(Axis(), Axis()), Window(3, stride=2), Window(3, stride=2)).x.centre
+        >>> image, window = ReceptiveField(Axis(), Axis()), Window(3, stride=2)
+        >>> apply_windows(image, window, window).x.centre
         1.0
     """
     if value.dims[-2:] != ("y", "x"):
@@ -223,11 +224,11 @@ def slide(value: Placed, window_y: Window, window_x: Window) -> Placed:
     return _move(value, window_y, window_x)
 
 
-def _move(value: Placed, window_y: Window, window_x: Window) -> Placed:
+def _move(value: ReceptiveField, window_y: Window, window_x: Window) -> ReceptiveField:
     return replace(value, y=value.y.through(window_y), x=value.x.through(window_x))
 
 
-def merge_patches(value: Placed) -> Placed:
+def merge_patches(value: ReceptiveField) -> ReceptiveField:
     """Join every 2 x 2 cells of a map (..., y, x, C), which is filled up to even sides."""
     if value.dims[-3:] != ("y", "x", "c"):
         raise ValueError(f"joining patches needs dimensions (..., y, x, c), got {value.dims}")
@@ -235,41 +236,43 @@ def merge_patches(value: Placed) -> Placed:
 
 
 def pool(
-    value: Placed,
+    value: ReceptiveField,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
     **_other: Any,
-) -> Placed:
+) -> ReceptiveField:
     """Pool a map; arguments as of `torch.nn.functional.max_pool2d`."""
     windows = []
     for axis in (0, 1):
         kernel, added = _side(kernel_size, axis), _side(padding, axis)
         step = _side(stride, axis) if stride else kernel
         windows.append(Window(kernel, step, added, added, _side(dilation, axis), bool(ceil_mode)))
-    return slide(value, *windows)
+    return apply_windows(value, *windows)
 
 
 def _side(size: Any, axis: int) -> int:
     return int(size[axis] if isinstance(size, tuple | list) else size)
 
 
-def average(_value: Placed, output_size: Any) -> Value:
-    """Average the whole map to one cell: a gate, which has no place."""
+def average(_value: ReceptiveField, output_size: Any) -> Value:
+    """Average the whole map to one cell: a gate, which has no receptive field."""
     if output_size not in (1, (1, 1), [1, 1]):
         raise ValueError(f"adaptive pooling to {output_size} has another stride for every image")
     return None
 
 
-def pad(value: Placed, padding: Any, /, *_how: Any, **_other: Any) -> Placed:
+def pad(value: ReceptiveField, padding: Any, /, *_how: Any, **_other: Any) -> ReceptiveField:
     """Add cells around a map, or cut some off; arguments as of `torch.nn.functional.pad`."""
     left, right, top, bottom = (*padding, 0, 0)[:4]
-    return slide(value, Window(1, 1, top, bottom), Window(1, 1, left, right))
+    return apply_windows(value, Window(1, 1, top, bottom), Window(1, 1, left, right))
 
 
-def check_norm(value: Placed, normalized_shape: Any, *_other: Any, **_more: Any) -> Placed:
+def check_norm(
+    value: ReceptiveField, normalized_shape: Any, *_other: Any, **_more: Any
+) -> ReceptiveField:
     """Pass a map that is normalised, or mixed, over its last dimensions, unless those are sides."""
     mixed = value.dims[len(value.dims) - len(normalized_shape) :]
     if "y" in mixed or "x" in mixed:

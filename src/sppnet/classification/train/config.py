@@ -7,11 +7,11 @@ import torch
 
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
-from sppnet.training.schedules import cosine_share, plateau_share
+from sppnet.training.optimizers import OptimizerConfig
+from sppnet.training.schedules import cosine_factor, plateau_factor
 from sppnet.training.seeds import derive_seed
 
 SCHEDULES = ("plateau", "cosine")
-OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -88,16 +88,13 @@ class TrainerConfig:
         epochs: Passes over all images, at least 1.
         sizes: Sizes of the input, epoch by epoch.
         batch: Images in one update, over all processes; the last batches share what is left evenly.
-        accumulate: Parts in which each process sends its share of a batch through the network; more
+        accumulate: Parts in which each process sends its shard of a batch through the network; more
             need less memory and give the same gradient.
-        rate: Highest learning rate of the head.
-        trunk_rate: Highest learning rate of the trunk as a share of ``rate``; 0 freezes the trunk.
+        optimizer: Kind and constants; its rate is the highest of the head.
+        trunk_rate: The trunk's rate over the head's; 0 freezes the trunk.
         schedule: ``"plateau"``, the paper's, or ``"cosine"``; both rise during the first epoch.
         patience: Epochs without improvement that make a plateau.
-        optimizer: ``"sgd"`` with momentum, or ``"adamw"``.
-        momentum: Of the stochastic gradient descent.
-        weight_decay: Pull of the weights towards 0.
-        label_smoothing: Share of the target that is spread over all classes.
+        label_smoothing: Part of the target that is spread over all classes.
         averaging: Decay of the moving average of the weights, which is what the training leaves;
             0 leaves the last weights.
         mixed_precision: Convolve and multiply in bfloat16; weights stay float32.
@@ -112,13 +109,10 @@ class TrainerConfig:
     sizes: InputSizes = field(default_factory=InputSizes)
     batch: int = 32
     accumulate: int = 1
-    rate: float = 0.02
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=0.02))
     trunk_rate: float = 1.0
     schedule: str = "plateau"
     patience: int = 5
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     averaging: float = 0.0
     mixed_precision: bool = False
@@ -129,18 +123,15 @@ class TrainerConfig:
         for name in ("epochs", "batch", "accumulate", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("momentum", "label_smoothing", "averaging"):
+        for name in ("label_smoothing", "averaging"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in 0..1, below 1, got {getattr(self, name)}")
-        if not self.rate > 0:
-            raise ValueError(f"rate must be above 0, got {self.rate}")
-        for name in ("trunk_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name, legal in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in legal:
-                word = getattr(self, name)
-                raise ValueError(f"{name} must be one of {', '.join(legal)}, got {word!r}")
+        if not self.trunk_rate >= 0:
+            raise ValueError(f"trunk_rate must be at least 0, got {self.trunk_rate}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            )
 
     @property
     def crop(self) -> int:
@@ -160,11 +151,12 @@ class TrainerConfig:
             step: Updates of this epoch so far.
             per_epoch: Updates of an epoch.
         """
+        highest = self.optimizer.rate
         warmup = per_epoch if self.epochs > 1 else 0
         done = len(losses) * per_epoch + step
         if done < warmup:
-            return self.rate * (done + 1) / warmup
+            return highest * (done + 1) / warmup
         if self.schedule == "cosine":
-            return self.rate * cosine_share(done - warmup, self.epochs * per_epoch - warmup)
+            return highest * cosine_factor(done - warmup, self.epochs * per_epoch - warmup)
         window = 1 if self.sizes.is_range else len(self.sizes.sides)
-        return self.rate * plateau_share(losses, self.epochs, self.patience, window)
+        return highest * plateau_factor(losses, self.epochs, self.patience, window)

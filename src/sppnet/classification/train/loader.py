@@ -20,7 +20,7 @@ from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side
-from sppnet.images.content import content_number, decode_content, read_content
+from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
 from sppnet.training.seeds import derive_seed
 
@@ -142,7 +142,7 @@ def _finish(parts: Sequence[Tensor], draws: Tensor, size_hw: tuple[int, int]) ->
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Images that go through the network together, without padding.
 
     Args:
@@ -160,7 +160,7 @@ class Epoch:
     Args:
         images: N images.
         labels: (N,) int64.
-        plan: What the training does.
+        config: What the training does.
         number: 0 for the first epoch.
 
     Attributes:
@@ -169,32 +169,34 @@ class Epoch:
     """
 
     def __init__(
-        self, images: TrainingImages, labels: Tensor, plan: TrainerConfig, number: int
+        self, images: TrainingImages, labels: Tensor, config: TrainerConfig, number: int
     ) -> None:
-        self._images, self._labels, self._plan = images, labels, plan
-        self.size = plan.sizes.of_epoch(number, plan.seed)
+        self._images, self._labels, self._config = images, labels, config
+        self.size = config.sizes.of_epoch(number, config.seed)
         square = (self.size, self.size)
-        natural = plan.sizes.natural
+        natural = config.sizes.natural
         self._sizes_hw = images.natural_sizes(self.size) if natural else [square] * len(images)
-        self._draws = plan.augmentation.draw(len(images), derive_seed(plan.seed, "images", number))
-        order = torch.Generator().manual_seed(derive_seed(plan.seed, "order", number))
-        self.batches = equal_size_batches(self._sizes_hw, plan.batch, order)
+        self._draws = config.augmentation.draw(
+            len(images), derive_seed(config.seed, "images", number)
+        )
+        order = torch.Generator().manual_seed(derive_seed(config.seed, "order", number))
+        self.batches = equal_size_batches(self._sizes_hw, config.batch, order)
 
-    def parts(self, share: Tensor) -> list[Part]:
-        """Prepare what one process shows of one batch, in as many parts as the plan says."""
-        pieces = share.tensor_split(self._plan.accumulate)
-        return [self._part(piece) for piece in pieces if len(piece)]
+    def micro_batches(self, shard: Tensor) -> list[MicroBatch]:
+        """Prepare what one process shows of one batch, in the configured number of parts."""
+        pieces = shard.tensor_split(self._config.accumulate)
+        return [self._micro_batch(piece) for piece in pieces if len(piece)]
 
-    def _part(self, indices: Tensor) -> Part:
+    def _micro_batch(self, indices: Tensor) -> MicroBatch:
         sizes = [self._sizes_hw[index] for index in indices.tolist()]
         groups = [indices[group] for group in group_equal_sizes(sizes, len(indices))]
-        return Part([self._group(group) for group in groups], self._labels[torch.cat(groups)])
+        return MicroBatch([self._group(group) for group in groups], self._labels[torch.cat(groups)])
 
     def _group(self, indices: Tensor) -> Tensor:
         draws = self._draws[indices]
-        if self._plan.sizes.natural:
+        if self._config.sizes.natural:
             return self._images.naturals(indices, draws, self.size)
-        return self._images.crops(indices, draws, self._plan.crop, self.size)
+        return self._images.crops(indices, draws, self._config.crop, self.size)
 
 
 def equal_size_batches(

@@ -1,4 +1,4 @@
-"""Hierarchical sampling: many windows of few images, so that they share the convolutions."""
+"""Hierarchical sampling: many proposals of few images, so that they share the convolutions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
 from sppnet.training.seeds import derive_seed
 
-Windows = Callable[[LabelledImage], Tensor]
+Proposals = Callable[[LabelledImage], Tensor]
 
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Windows of one image that teach the network in one update.
+    """Proposals of one image that teach the network in one update.
 
     Args:
         image: (3, H, W) RGB 0..1, mirrored where that was drawn.
         short_side: Length that its short side gets.
-        boxes: (W, 4) windows, xyxy in pixels of ``image``.
-        labels: (W,) class, or K for the background.
-        deltas: (W, 4) from the windows to their objects; zeros for the background.
+        boxes: (P, 4) proposals, xyxy in pixels of ``image``.
+        labels: (P,) class, or K for the background.
+        deltas: (P, 4) from the proposals to their objects; zeros for the background.
     """
 
     image: Tensor
@@ -35,30 +35,30 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class ProposalSampler:
-    """Draws images, and windows of them, by the number of the update alone.
+    """Draws images, and proposals of them, by the number of the update alone.
 
     Nothing is remembered between updates: a training that goes on after a stop draws the same.
 
     Args:
         images: What to draw from, one or more.
-        windows: Gives the (W, 4) proposals of an image.
+        proposals: Gives the (P, 4) proposals of an image, xyxy in pixels.
         num_classes: K.
-        rule: Windows of an update, shares and overlaps.
-        images_per_update: Images that share these windows.
+        sampling: Proposals of an update, how many are positive, and overlaps.
+        images_per_update: Images that share these proposals.
         short_sides: One of these is drawn for each image.
         flip: Whether half of the images are mirrored.
         use_difficult: Whether objects marked difficult are positives.
         seed: Of everything that is drawn.
 
     Source:
-        Fast R-CNN (Girshick 2015), section 2.3: 2 images, 64 windows of each, a quarter of them
+        Fast R-CNN (Girshick 2015), section 2.3: 2 images, 64 proposals of each, a quarter of them
         positive, mirrored with probability 0.5.
     """
 
     images: Sequence[LabelledImage]
-    windows: Windows
+    proposals: Proposals
     num_classes: int
-    rule: SamplingConfig
+    sampling: SamplingConfig
     images_per_update: int = 2
     short_sides: tuple[int, ...] = (600,)
     flip: bool = True
@@ -68,7 +68,7 @@ class ProposalSampler:
     def draw(self, update: int) -> list[ImageSample]:
         """Draw the samples of an update, 0 for the first; images take turns in a random order.
 
-        An image without a window to learn from is left out.
+        An image without a proposal to learn from is left out.
         """
         first = update * self.images_per_update
         places = range(first, first + self.images_per_update)
@@ -76,12 +76,12 @@ class ProposalSampler:
         return [sample for sample in samples if len(sample.labels)]
 
     def fixed_sample(self, image: LabelledImage) -> ImageSample:
-        """Draw the same windows of an image each time, not mirrored, at the first size."""
+        """Draw the same proposals of an image each time, not mirrored, at the first size."""
         draw = torch.Generator().manual_seed(derive_seed(self.seed, "look", str(image.image_id)))
         return self._sample(image, draw, self.short_sides[0])
 
     def _draw_image(self, place: int) -> ImageSample:
-        """Draw an image's windows; ``place`` counts the images shown so far."""
+        """Draw an image's proposals; ``place`` counts the images shown so far."""
         turn, index = divmod(place, len(self.images))
         shuffle = torch.Generator().manual_seed(derive_seed(self.seed, "order", turn))
         order = torch.randperm(len(self.images), generator=shuffle)
@@ -93,11 +93,11 @@ class ProposalSampler:
         return self._sample(seen, draw, self.short_sides[side])
 
     def _sample(self, image: LabelledImage, draw: torch.Generator, short_side: int) -> ImageSample:
-        """Choose windows of an image and say what each of them shows."""
-        boxes = torch.cat([image.boxes, self.windows(image)])
-        labels = label_proposals(boxes, image, self.num_classes, self.rule, self.use_difficult)
-        count = max(1, self.rule.batch // self.images_per_update)
-        rows = sample_proposals(labels, self.num_classes, count, self.rule, draw)
+        """Choose proposals of an image and say what each of them shows."""
+        boxes = torch.cat([image.boxes, self.proposals(image)])
+        labels = label_proposals(boxes, image, self.num_classes, self.sampling, self.use_difficult)
+        count = max(1, self.sampling.batch // self.images_per_update)
+        rows = sample_proposals(labels, self.num_classes, count, self.sampling, draw)
         boxes, labels = boxes[rows], labels[rows]
         targets = target_boxes(boxes, image, labels)
         deltas = boxes_to_deltas(boxes, targets)
@@ -105,14 +105,14 @@ class ProposalSampler:
 
 
 def split_images(
-    images: Sequence[LabelledImage], share: float, seed: int
+    images: Sequence[LabelledImage], fraction: float, seed: int
 ) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Draw the images that judge; the others teach, and there is always one of them.
+    """Draw images for validation; the others are learnt from, and there is always one of them.
 
     Returns:
-        Images to learn from, and images to choose by; none of the latter if the share is 0.
+        Images to learn from, and images for validation; none of the latter if the fraction is 0.
     """
-    count = min(round(share * len(images)), len(images) - 1)
+    count = min(round(fraction * len(images)), len(images) - 1)
     draw = torch.Generator().manual_seed(derive_seed(seed, "validation"))
     validation = set(torch.randperm(len(images), generator=draw)[:count].tolist())
     parts = [

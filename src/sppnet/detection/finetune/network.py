@@ -1,41 +1,113 @@
 """Fine-tuning through the pooling: the convolutions learn together with the head.
 
-The paper tunes the fully connected layers only, because each window of its batches comes from
-another image. Windows that share an image share its convolutions, forth and back; then the gradient
-goes through the pooling to as many layers as wanted.
+The paper tunes the fully connected layers only, because each proposal of its batches comes from
+another image. Proposals that share an image share its convolutions, forward and backward; then the
+gradient goes through the pooling to as many layers as wanted.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isfinite
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
+from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.encoder import Encoder
-from sppnet.detection.finetune.batches import ImageSample, ProposalSampler, Windows, split_images
-from sppnet.detection.finetune.region_network import (
-    BoxHead,
-    NetworkTuningConfig,
-    build_optimizer,
-    build_region_network,
-)
-from sppnet.detection.heads.region_head import RegionHead
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.detection.finetune.batches import ImageSample, Proposals, ProposalSampler, split_images
+from sppnet.detection.finetune.region_network import BoxHead, RegionNetwork, choose_trained
+from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
+from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
-from sppnet.training.best_state import TuningStates
-from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.checkpoints import Checkpoints, TrainingState
 from sppnet.training.log import TrainingLog
+from sppnet.training.optimizers import OptimizerConfig, build_optimizer
+from sppnet.training.schedules import count_drops
 from sppnet.training.seeds import derive_seed
+from sppnet.training.trainer import BatchResult, Row, Trainer
 
 CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
 MEASURED_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class NetworkTuningConfig:
+    """Everything that decides what the tuning does, besides the data.
+
+    Args:
+        updates: Steps of the optimizer; 40,000 in Fast R-CNN, for 5,000 images.
+        check_every: Updates between two measurements of the validation loss.
+        sampling: Proposals of an update, and what they are.
+        images_per_update: Images that share these proposals.
+        short_sides: One of them is drawn for each image; the encoder's if None.
+        flip: Whether half of the images are mirrored.
+        use_difficult: Whether objects marked difficult are positives.
+        trainable_from: First layer of the trunk that learns; empty for all, None for none.
+        widths: Outputs of fc6 and fc7.
+        ranks: Their ranks; 0 for full matrices.
+        dropout: Part of the outputs of fc7 that training drops.
+        optimizer: Rate of the head, whose weights are new, and constants; biases do not decay and
+            have twice the rate.
+        trunk_rate: The trunk's rate over the head's.
+        drop_at: Part of the updates after which the rate falls to a tenth.
+        box_weight: What the loss of the boxes counts beside that of the classes.
+        validation_fraction: Part of the images that choose the best weights and teach nothing.
+        mixed_precision: Convolve in bfloat16 while learning.
+        seed: Of everything that is random.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source:
+        Fast R-CNN (Girshick 2015), sections 2.3 and 4.5; the schedule in miniature.
+    """
+
+    updates: int = 300
+    check_every: int = 50
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    images_per_update: int = 2
+    short_sides: tuple[int, ...] | None = None
+    flip: bool = True
+    use_difficult: bool = False
+    trainable_from: str | None = ""
+    widths: tuple[int, int] = COMPACT_WIDTHS
+    ranks: tuple[int, int] = (0, 0)
+    dropout: float = 0.5
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=0.01))
+    trunk_rate: float = 0.1
+    drop_at: float = 0.75
+    box_weight: float = 1.0
+    validation_fraction: float = 0.1
+    mixed_precision: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "check_every", "images_per_update"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("trunk_rate", "box_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.drop_at <= 1:
+            raise ValueError(f"drop_at must lie in 0..1, got {self.drop_at}")
+        if not 0 <= self.validation_fraction < 1:
+            rule = "validation_fraction must lie in 0..1, 1 left out"
+            raise ValueError(f"{rule}, got {self.validation_fraction}")
+
+    def rate_at(self, update: int) -> float:
+        """Learning rate of the head in an update, 0 for the first.
+
+        Example:
+            >>> rates = OptimizerConfig(rate=1.0)
+            >>> config = NetworkTuningConfig(updates=4, optimizer=rates, drop_at=0.5)
+            >>> [config.rate_at(update) for update in range(4)]
+            [1.0, 1.0, 0.1, 0.1]
+        """
+        return self.optimizer.rate * 0.1 ** count_drops(update, self.updates, (self.drop_at,))
 
 
 @dataclass(frozen=True)
@@ -44,11 +116,11 @@ class TunedNetwork:
 
     Args:
         encoder: The encoder that was given, with the tuned trunk; the trunk has the same
-            description as before, so it is saved and restored in the same way.
+            configuration as before, so it is saved and restored in the same way.
         head: fc6, fc7 and the logits of the classes and the background.
         boxes: Moves boxes, in place of a :class:`RidgeBoxRegressor`.
-        history: One dict(epoch, rate, loss, accuracy, validation_loss, seconds) for each look at
-            the validation images.
+        history: One dict(epoch, rate, loss, accuracy, validation_loss, seconds) for each
+            measurement on the validation images.
     """
 
     encoder: Encoder
@@ -61,25 +133,25 @@ def tune_network(
     images: Sequence[LabelledImage],
     encoder: Encoder,
     num_classes: int,
-    plan: NetworkTuningConfig,
-    windows: Windows,
+    config: NetworkTuningConfig,
+    proposals: Proposals,
     *,
     checkpoints: Checkpoints | None = None,
     log: TrainingLog | None = None,
     track: Track = no_tracking,
 ) -> TunedNetwork:
-    """Teach a trunk and a new head together, from the windows of labelled images.
+    """Teach a trunk and a new head together, from the proposals of labelled images.
 
     Every update draws from the seed and its number only, so a run that was stopped goes on to the
-    same bits. The state with the least loss on the validation images is kept; they are a part of
-    the images given here and are not learnt from.
+    same bits. The weights with the least loss on the validation images are kept; these are a part
+    of the images given here and are not learnt from.
 
     Args:
         images: What to learn from; all of them can be decoded.
         encoder: Gives the trunk, which is copied, the levels and the projection.
         num_classes: K.
-        plan: The constants.
-        windows: Gives the (W, 4) proposals of an image, xyxy in pixels.
+        config: The constants.
+        proposals: Gives the (P, 4) proposals of an image, xyxy in pixels.
         checkpoints: Where the state is kept and taken up again; None keeps none.
         log: Where losses are written.
         track: Shows the progress over the updates.
@@ -98,126 +170,142 @@ def tune_network(
     """
     if not any(len(image.boxes) for image in images):
         raise NothingUsableError("no image has an object to learn from")
-    tuning = _Tuning(images, encoder, num_classes, plan, windows, checkpoints, log)
+    learnt, held_back = split_images(images, config.validation_fraction, config.seed)
+    network = build_region_network(encoder, num_classes, config)
+    sampler = build_sampler(learnt, encoder, num_classes, config, proposals)
+    trainer = Trainer(
+        network,
+        build_network_optimizer(network, config),
+        NetworkTask(network, sampler, held_back, config),
+        clip_norm=CLIP_NORM,
+        keep_best=True,
+        checkpoints=checkpoints,
+        log=log,
+    )
+    if not trainer.is_resumed:
+        standardise(network, sampler)
+    network.head.train()
+    history = trainer.run("tuning", track)
+    network.requires_grad_(False)
+    boxes = BoxHead(network.head, network.boxes)
+    return TunedNetwork(network.encoder, network.head, boxes, history)
+
+
+def build_region_network(
+    encoder: Encoder, num_classes: int, config: NetworkTuningConfig
+) -> RegionNetwork:
+    """Copy a trunk, put a new head behind it, and say which layers learn."""
     with torch.random.fork_rng(devices=[]):
-        tuning.run(track)
-    return tuning.finish()
+        torch.manual_seed(derive_seed(config.seed, "head"))
+        head = RegionHead(encoder.length, num_classes, config.widths, config.ranks, config.dropout)
+        tuned = copy.copy(encoder)
+        tuned.backbone = copy.deepcopy(encoder.backbone).eval()
+        network = RegionNetwork(tuned, head, mixed_precision=config.mixed_precision)
+    network.to(encoder.device)
+    choose_trained(network.backbone, config.trainable_from)
+    return network
 
 
-class _Tuning:
-    """A tuning under way: the network, what remembers, and the place that is reached."""
+def build_network_optimizer(network: RegionNetwork, config: NetworkTuningConfig) -> Optimizer:
+    """Let the trunk learn at another rate than the head."""
+    new = [*network.head.parameters(), *network.boxes.parameters()]
+    parts = [(network.backbone.parameters(), config.trunk_rate), (new, 1.0)]
+    return build_optimizer(parts, config.optimizer, fast_biases=True)
+
+
+def build_sampler(
+    images: Sequence[LabelledImage],
+    encoder: Encoder,
+    num_classes: int,
+    config: NetworkTuningConfig,
+    proposals: Proposals,
+) -> ProposalSampler:
+    """Say what is drawn from the images that are learnt from."""
+    return ProposalSampler(
+        images,
+        proposals,
+        num_classes,
+        config.sampling,
+        config.images_per_update,
+        config.short_sides or encoder.short_sides,
+        config.flip,
+        config.use_difficult,
+        config.seed,
+    )
+
+
+@torch.no_grad()
+def standardise(network: RegionNetwork, sampler: ProposalSampler) -> None:
+    """Bring pooled vectors to a mean square of 1, and find the spread of the deltas."""
+    chosen = sampler.images[:: -(-len(sampler.images) // MEASURED_IMAGES)]
+    samples = [sampler.fixed_sample(image) for image in chosen]
+    squares = [network.pool([sample]).square().mean() for sample in samples]
+    network.head.scale.copy_(torch.stack(squares).mean().clamp(min=1e-12).rsqrt())
+    positive = [each.deltas[each.labels < sampler.num_classes] for each in samples]
+    network.boxes.standardise(torch.cat(positive))
+
+
+class NetworkTask:
+    """Batches of a few images with many proposals each.
+
+    Args:
+        network: What learns.
+        sampler: Draws images and proposals to learn from.
+        validation: Images that choose the best weights; may be none.
+        config: The constants.
+    """
 
     def __init__(
         self,
-        images: Sequence[LabelledImage],
-        encoder: Encoder,
-        num_classes: int,
-        plan: NetworkTuningConfig,
-        windows: Windows,
-        checkpoints: Checkpoints | None,
-        log: TrainingLog | None,
+        network: RegionNetwork,
+        sampler: ProposalSampler,
+        validation: Sequence[LabelledImage],
+        config: NetworkTuningConfig,
     ) -> None:
-        self.plan, self.log = plan, log
-        learnt, self.validation = split_images(images, plan.validation_share, plan.seed)
-        self.sampler = ProposalSampler(
-            learnt,
-            windows,
-            num_classes,
-            plan.rule,
-            plan.images_per_update,
-            plan.short_sides or encoder.short_sides,
-            plan.flip,
-            plan.use_difficult,
-            plan.seed,
-        )
-        self.network = build_region_network(encoder, num_classes, plan)
-        self.optimizer = build_optimizer(self.network, plan)
-        self.states = TuningStates(self.network, self.optimizer, checkpoints)
+        self.network, self.sampler, self.config = network, sampler, config
+        self.validation = validation
+        self.updates, self.per_epoch = config.updates, config.check_every
 
-    def run(self, track: Track) -> None:
-        """Do the updates that are left."""
-        self._begin()
-        done = self.states.checks * self.plan.check_every
-        self.network.head.train()
-        began = time.perf_counter()
-        losses: list[tuple[float, float]] = []
-        for update in track(range(done, self.plan.updates), "tuning", self.plan.updates - done):
-            outcome = self._update(update)
-            losses += [outcome] if outcome is not None else []
-            is_last = update + 1 == self.plan.updates
-            if is_last or (update + 1) % self.plan.check_every == 0:
-                self._check(update, losses, time.perf_counter() - began)
-                began, losses = time.perf_counter(), []
+    def rate_at(self, step: int, history: Sequence[Row]) -> float:  # noqa: ARG002
+        """Give the head's learning rate: it falls once."""
+        return self.config.rate_at(step)
 
-    def _begin(self) -> None:
-        """Measure what a new head must know, and begin the log."""
-        if not self.states.is_resumed:
-            self._measure()
-        if self.log is not None:
-            self.log.begin(self.states.history, 0, self.plan.check_every)
+    def batches(self, first: int) -> Iterator[list[ImageSample]]:
+        """Draw images and proposals of each update."""
+        for step in range(first, self.updates):
+            yield self.sampler.draw(step)
 
-    @torch.no_grad()
-    def _measure(self) -> None:
-        """Bring pooled vectors to a mean square of 1, and find the spread of the deltas."""
-        chosen = self.sampler.images[:: -(-len(self.sampler.images) // MEASURED_IMAGES)]
-        samples = [self.sampler.fixed_sample(image) for image in chosen]
-        squares = [self.network.pool([sample]).square().mean() for sample in samples]
-        self.network.head.scale.copy_(torch.stack(squares).mean().clamp(min=1e-12).rsqrt())
-        positive = [each.deltas[each.labels < self.sampler.num_classes] for each in samples]
-        self.network.boxes.standardise(torch.cat(positive))
-
-    def _update(self, update: int) -> tuple[float, float] | None:
-        """Take one step: the loss and the share of right windows before it; None for no windows."""
-        torch.manual_seed(derive_seed(self.plan.seed, "dropout", update))
-        rate = self.plan.rate_at(update)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        samples = self.sampler.draw(update)
-        if not samples:
+    def add_gradients(self, batch: list[ImageSample], step: int) -> BatchResult | None:
+        """Show a batch, if there are proposals in it; dropout draws other numbers every time."""
+        if not batch:
             return None
-        outcome = self.network.losses(samples, self.plan.box_weight)
-        loss, right = outcome.detach().tolist()
-        if not isfinite(loss):
-            raise UsageError("tuning diverged: the loss is not finite; try a lower rate")
-        self.optimizer.zero_grad()
-        outcome[0].backward()
-        clip_grad_norm_([p for p in self.network.parameters() if p.requires_grad], CLIP_NORM)
-        self.optimizer.step()
-        if self.log is not None:
-            epoch, inside = divmod(update, self.plan.check_every)
-            self.log.add_update(epoch, inside, update, {"loss": loss, "rate": rate})
-        return loss, right
+        torch.manual_seed(derive_seed(self.config.seed, "dropout", step))
+        found = self.network.losses(batch, self.config.box_weight)
+        found[0].backward()
+        loss, right = found.detach().tolist()
+        return BatchResult(loss, right)
 
-    def _check(self, update: int, losses: Sequence[tuple[float, float]], seconds: float) -> None:
-        """Look at the validation images, keep the best weights, and save."""
-        row = {
-            "epoch": self.states.checks,
-            "rate": self.plan.rate_at(update),
-            "loss": mean([loss for loss, _ in losses] or [0.0]),
-            "accuracy": mean([right for _, right in losses] or [0.0]),
-            "validation_loss": self._validation_loss(),
-            "seconds": seconds,
+    def measure(self, state: TrainingState, rate: float) -> Row:
+        """Make the row of an epoch."""
+        count = max(1, state.counted)
+        return {
+            "epoch": state.epochs_done,
+            "rate": rate,
+            "loss": state.loss_sum / count,
+            "accuracy": state.right / count,
+            "validation_loss": self.validation_loss(),
+            "seconds": state.seconds,
         }
-        if self.log is not None:
-            self.log.add_epoch([*self.states.history, row], update)
-        self.states.add(row)
 
     @torch.no_grad()
-    def _validation_loss(self) -> float:
-        """Mean loss over the validation images; 0, so that the last state is kept, without any."""
+    def validation_loss(self) -> float:
+        """Mean loss over the validation images; 0, so that the last weights are kept, if none."""
         self.network.head.eval()
         samples = [self.sampler.fixed_sample(image) for image in self.validation]
-        losses = [float(self._loss_of(sample)) for sample in samples if len(sample.labels)]
+        losses = [
+            float(self.network.losses([sample], self.config.box_weight)[0])
+            for sample in samples
+            if len(sample.labels)
+        ]
         self.network.head.train()
         return mean(losses) if losses else 0.0
-
-    def _loss_of(self, sample: ImageSample) -> Tensor:
-        return self.network.losses([sample], self.plan.box_weight)[0]
-
-    def finish(self) -> TunedNetwork:
-        """Put the best weights back and take the network apart."""
-        self.states.put_best_back()
-        boxes = BoxHead(self.network.head, self.network.boxes)
-        if self.log is not None:
-            self.log.close()
-        return TunedNetwork(self.network.encoder, self.network.head, boxes, self.states.history)

@@ -1,4 +1,4 @@
-"""COCO JSON: index of the file, and the data set in it."""
+"""COCO: a JSON file of images, annotations and categories, and the data set that it describes."""
 
 import json
 import math
@@ -47,6 +47,101 @@ class CocoIndex:
     boxes: dict[int, list[RawBox]] = field(default_factory=dict)
     faulty: set[int] = field(default_factory=set)
     findings: Findings = field(default_factory=Findings)
+
+
+def read_coco(
+    json_path: str | Path,
+    image_folder: str | Path | None = None,
+    names: Sequence[str] | str | Path | None = None,
+    *,
+    split: str | None = None,
+    root: str | Path | None = None,
+    track: Track = no_tracking,
+) -> DetectionDataset:
+    """Read a data set in COCO layout.
+
+    Sizes are read from the images' own headers. ``iscrowd`` is kept. Boxes [x, y, width, height]
+    are clipped to the image. File names never lead out of the image folder.
+
+    Args:
+        json_path: The file of annotations.
+        image_folder: Where ``file_name`` is looked up; the JSON file's folder if left out.
+        names: Class names, or a text file of them; None takes the categories, by id.
+        split: Recorded in the result.
+        root: Recorded in the result; the JSON file if left out.
+        track: Shows progress.
+
+    Returns:
+        The data set; ``image_id`` is the id in the file, and ``category_ids`` are the file's.
+
+    Raises:
+        UnusableFileError: If the JSON file cannot be read or lacks one of its lists.
+        UsageError: If the image folder does not exist.
+        NothingUsableError: If no image is usable.
+        InputError: If the file of names cannot be read.
+    """
+    index = read_coco_index(json_path)
+    folder = Path(image_folder) if image_folder is not None else index.path.parent
+    require_folder(folder)
+    given = read_names(names)
+    class_names = given or tuple(dict.fromkeys(index.categories.values()))
+    images = [
+        image
+        for image_id in track(index.images, "reading image sizes", total=len(index.images))
+        if (image := _read_one(index, image_id, folder, class_names)) is not None
+    ]
+    return make_dataset(
+        images,
+        class_names,
+        index.findings,
+        root=Path(root) if root is not None else index.path,
+        split=split,
+        layout="coco",
+        category_ids=_ids_of(class_names, index.categories),
+    )
+
+
+def _read_one(
+    index: CocoIndex, image_id: int, folder: Path, names: Sequence[str]
+) -> LabelledImage | None:
+    """One image with its boxes, or None and a problem."""
+    name = index.images[image_id]
+    path = _find_image(folder, name)
+    if path is None:
+        rule = f"there is no image {shortened(name)} in {folder.name}"
+        index.findings.leave_out(index.path, rule, "E_UNREADABLE")
+        return None
+    raw = index.boxes.get(image_id, [])
+    image = make_labelled_image(path, image_id, raw, names, index.path, index.findings)
+    if image is not None:
+        what = f"image {image_id} ({shortened(name)})"
+        compare_sizes(image, index.sizes.get(image_id), index.path, what, index.findings)
+        had_boxes = bool(raw) or image_id in index.faulty
+        note_if_emptied(image, had_boxes, index.path, index.findings)
+    return image
+
+
+def _find_image(folder: Path, name: str) -> Path | None:
+    """The file below the folder, by its relative path or its base name; never outside."""
+    # os.path answers False to names that pathlib raises on, such as ones of 300 characters.
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if "\0" in name or not parts or parts[-1] == "..":
+        return None
+    if ".." not in parts and os.path.isfile(path := folder.joinpath(*parts)):  # noqa: PTH113
+        return path
+    base = folder / parts[-1]
+    return base if os.path.isfile(base) else None  # noqa: PTH113
+
+
+def _ids_of(names: Sequence[str], categories: dict[int, str]) -> list[int]:
+    """The file's id of each class; classes that the file lacks get the next free ones."""
+    known = {name: number for number, name in categories.items()}
+    free = max(categories, default=0) + 1
+    ids = []
+    for name in names:
+        ids.append(known.get(name, free))
+        free += name not in known
+    return ids
 
 
 def read_coco_index(json_path: str | Path) -> CocoIndex:
@@ -192,6 +287,12 @@ def _annotation_fault(index: CocoIndex, entry: Any, seen: set[int]) -> str | Non
     return None
 
 
+def _area_of(entry: Any) -> float | None:
+    """The area of an annotation's segment; none if it makes no sense."""
+    area = entry.get("area")
+    return float(area) if _is_finite(area) and area > 0 else None
+
+
 def _id_and_text(entry: Any, key: str) -> tuple[int | None, str]:
     """The id and a text of an entry, None and "" where they are missing or of another type."""
     if not isinstance(entry, dict):
@@ -222,104 +323,3 @@ def shortened(value: Any) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
         return "a value too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _area_of(entry: Any) -> float | None:
-    """The area of an annotation's segment; none if it makes no sense."""
-    area = entry.get("area")
-    return float(area) if _is_finite(area) and area > 0 else None
-
-
-def read_coco(
-    json_path: str | Path,
-    image_folder: str | Path | None = None,
-    names: Sequence[str] | str | Path | None = None,
-    *,
-    split: str | None = None,
-    root: str | Path | None = None,
-    track: Track = no_tracking,
-) -> DetectionDataset:
-    """Read a data set in COCO layout.
-
-    Sizes are read from the images' own headers. ``iscrowd`` is kept. Boxes [x, y, width, height]
-    are clipped to the image. File names never lead out of the image folder.
-
-    Args:
-        json_path: The file of annotations.
-        image_folder: Where ``file_name`` is looked up; the JSON file's folder if left out.
-        names: Class names, or a text file of them; None takes the categories, by id.
-        split: Recorded in the result.
-        root: Recorded in the result; the JSON file if left out.
-        track: Shows progress.
-
-    Returns:
-        The data set; ``image_id`` is the id in the file, and ``category_ids`` are the file's.
-
-    Raises:
-        UnusableFileError: If the JSON file cannot be read or lacks one of its lists.
-        UsageError: If the image folder does not exist.
-        NothingUsableError: If no image is usable.
-        InputError: If the file of names cannot be read.
-    """
-    index = read_coco_index(json_path)
-    folder = Path(image_folder) if image_folder is not None else index.path.parent
-    require_folder(folder)
-    given = read_names(names)
-    class_names = given or tuple(dict.fromkeys(index.categories.values()))
-    images = [
-        image
-        for image_id in track(index.images, "reading image sizes", total=len(index.images))
-        if (image := _read_one(index, image_id, folder, class_names)) is not None
-    ]
-    return make_dataset(
-        images,
-        class_names,
-        index.findings,
-        root=Path(root) if root is not None else index.path,
-        split=split,
-        layout="coco",
-        category_ids=_ids_of(class_names, index.categories),
-    )
-
-
-def _read_one(
-    index: CocoIndex, image_id: int, folder: Path, names: Sequence[str]
-) -> LabelledImage | None:
-    """One image with its boxes, or None and a problem."""
-    name = index.images[image_id]
-    path = _find_image(folder, name)
-    if path is None:
-        rule = f"there is no image {shortened(name)} in {folder.name}"
-        index.findings.leave_out(index.path, rule, "E_UNREADABLE")
-        return None
-    raw = index.boxes.get(image_id, [])
-    image = make_labelled_image(path, image_id, raw, names, index.path, index.findings)
-    if image is not None:
-        what = f"image {image_id} ({shortened(name)})"
-        compare_sizes(image, index.sizes.get(image_id), index.path, what, index.findings)
-        had_boxes = bool(raw) or image_id in index.faulty
-        note_if_emptied(image, had_boxes, index.path, index.findings)
-    return image
-
-
-def _find_image(folder: Path, name: str) -> Path | None:
-    """The file below the folder, by its relative path or its base name; never outside."""
-    # os.path answers False to names that pathlib raises on, such as ones of 300 characters.
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if "\0" in name or not parts or parts[-1] == "..":
-        return None
-    if ".." not in parts and os.path.isfile(path := folder.joinpath(*parts)):  # noqa: PTH113
-        return path
-    base = folder / parts[-1]
-    return base if os.path.isfile(base) else None  # noqa: PTH113
-
-
-def _ids_of(names: Sequence[str], categories: dict[int, str]) -> list[int]:
-    """The file's id of each class; classes that the file lacks get the next free ones."""
-    known = {name: number for number, name in categories.items()}
-    free = max(categories, default=0) + 1
-    ids = []
-    for name in names:
-        ids.append(known.get(name, free))
-        free += name not in known
-    return ids

@@ -1,4 +1,4 @@
-"""Pascal VOC: XML annotations and splits."""
+"""Pascal VOC: an XML file of boxes for each image, read within limits, and the set of them."""
 
 import math
 import os
@@ -35,35 +35,6 @@ _MAX_DEPTH = 32
 _OBJECT_LEFT_OUT = "box left out"
 
 
-class XmlError(InputError):
-    """A file that is no annotation, and the line that tells.
-
-    Args:
-        rule: What is wrong.
-        line: Where, from 1.
-        path: The file.
-    """
-
-    def __init__(self, rule: str, line: int, path: str | Path) -> None:
-        super().__init__(f"line {line}: {rule}", path=path, code="E_XML")
-        self.rule = rule
-        self.line = line
-
-
-@dataclass
-class XmlElement:
-    """An element with the line it starts in."""
-
-    tag: str
-    line: int
-    text: str = ""
-    children: list["XmlElement"] = field(default_factory=list)
-
-    def named(self, tag: str) -> list["XmlElement"]:
-        """The direct children of one name."""
-        return [child for child in self.children if child.tag == tag]
-
-
 @dataclass(frozen=True)
 class VocAnnotation:
     """What one XML file says.
@@ -81,178 +52,6 @@ class VocAnnotation:
     size_hw: tuple[int, int] | None
     boxes: tuple[RawBox, ...]
     problems: tuple[Problem, ...]
-
-
-def read_xml(path: str | Path) -> XmlElement:
-    """Parse a small XML file into elements that know their line.
-
-    Args:
-        path: The file; at most 1 MB.
-
-    Returns:
-        The root element.
-
-    Raises:
-        InputError: If it cannot be opened, is too large, holds a DTD, is nested more than 32 deep
-            or is not well-formed (E_XML, with the line in the text).
-    """
-    data = read_capped(path, MAX_XML_BYTES)
-    builder = _TreeBuilder()
-    # The whole file in one call: fed in pieces, old expat takes quadratic time on one long token.
-    try:
-        builder.parser.Parse(data, True)
-    except _RefusedError as refused:
-        raise XmlError(str(refused), builder.parser.CurrentLineNumber, path) from None
-    except expat.ExpatError as error:
-        raise XmlError(expat.errors.messages[error.code], error.lineno, path) from None
-    except (ValueError, LookupError) as error:  # an encoding that Python lacks or cannot map
-        raise InputError(f"unusable encoding: {error}", path=path, code="E_XML") from None
-    return builder.root
-
-
-def read_voc_annotation(path: Path) -> VocAnnotation:
-    """Read one annotation file.
-
-    VOC's corners count pixels from 1 and include the last one: (xmin, ymin, xmax, ymax) becomes
-    (xmin - 1, ymin - 1, xmax, ymax) here and nowhere else. An object whose maximum is not above its
-    minimum has no area, as the annotation tools mean it, and is a problem.
-
-    Args:
-        path: The XML file.
-
-    Returns:
-        Boxes and problems; objects that cannot be read do not spoil the others.
-
-    Raises:
-        InputError: If the file as a whole cannot be read (E_XML and the codes of reading files).
-    """
-    root = read_xml(path)
-    if root.tag != "annotation":
-        raise XmlError(f"the root must be <annotation>, is <{root.tag}>", root.line, path)
-    boxes: list[RawBox] = []
-    problems: list[Problem] = []
-    for number, element in enumerate(root.named("object"), start=1):
-        try:
-            boxes.append(_read_object(element, number))
-        except _ObjectError as error:
-            found = Problem(str(path), str(error), error.code, error.line, _OBJECT_LEFT_OUT)
-            problems.append(found)
-    return VocAnnotation(path, _base_name(root), _claimed_size(root), tuple(boxes), tuple(problems))
-
-
-class _RefusedError(Exception):
-    """XML that is well-formed, but more than an annotation needs."""
-
-
-class _ObjectError(Exception):
-    """An object that cannot be read."""
-
-    def __init__(self, rule: str, line: int, code: str = "E_XML") -> None:
-        super().__init__(rule)
-        self.line = line
-        self.code = code
-
-
-class _TreeBuilder:
-    """Builds elements from expat's events; refuses a DTD before any entity can be declared."""
-
-    def __init__(self) -> None:
-        self.parser = expat.ParserCreate()
-        self.parser.buffer_text = True
-        self.parser.StartElementHandler = self._start
-        self.parser.EndElementHandler = self._end
-        self.parser.CharacterDataHandler = self._text
-        self.parser.StartDoctypeDeclHandler = self._refuse_doctype
-        self._texts: list[list[str]] = []
-        self._open: list[XmlElement] = []
-        self.root = XmlElement("", 0)
-
-    def _start(self, tag: str, _: dict[str, str]) -> None:
-        if len(self._open) >= _MAX_DEPTH:
-            raise _RefusedError(f"elements must be nested at most {_MAX_DEPTH} deep")
-        element = XmlElement(tag, self.parser.CurrentLineNumber)
-        if self._open:
-            self._open[-1].children.append(element)
-        else:
-            self.root = element
-        self._open.append(element)
-        self._texts.append([])
-
-    def _end(self, _: str) -> None:
-        self._open.pop().text = "".join(self._texts.pop()).strip()
-
-    def _text(self, text: str) -> None:
-        self._texts[-1].append(text)
-
-    def _refuse_doctype(self, *_: object) -> None:
-        raise _RefusedError("a DTD is not allowed")
-
-
-def _read_object(element: XmlElement, number: int) -> RawBox:
-    """One <object>: its class, its corners, its marks."""
-    where = f"object {number}"
-    name = _only(element, "name", where).text
-    if not name:
-        raise _ObjectError(f"{where} has an empty <name>", element.line)
-    box = _only(element, "bndbox", where)
-    xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
-    corners = f"({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"
-    if xmax < xmin or ymax < ymin:
-        raise _ObjectError(f"{where} is reversed, has {corners}", box.line, "E_BOX")
-    if xmax == xmin or ymax == ymin:
-        raise _ObjectError(f"{where} has no area, has {corners}", box.line, "E_BOX")
-    return RawBox(
-        xmin - 1,
-        ymin - 1,
-        xmax,
-        ymax,
-        name,
-        difficult=_mark(element, "difficult"),
-        truncated=_mark(element, "truncated"),
-        line=box.line,
-        where=where,
-    )
-
-
-def _only(element: XmlElement, tag: str, where: str) -> XmlElement:
-    """The one child of a name."""
-    found = element.named(tag)
-    if len(found) != 1:
-        raise _ObjectError(f"{where} must have one <{tag}>, has {len(found)}", element.line)
-    return found[0]
-
-
-def _number(box: XmlElement, tag: str, where: str) -> float:
-    """A finite corner."""
-    element = _only(box, tag, where)
-    try:
-        value = float(element.text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        rule = f"<{tag}> of {where} must be a finite number, is {element.text[:40]!r}"
-        raise _ObjectError(rule, element.line, "E_BOX")
-    return value
-
-
-def _mark(element: XmlElement, tag: str) -> bool:
-    """A 0/1 mark; missing means 0, as in files of tools that do not write it."""
-    return any(child.text in ("1", "true", "True") for child in element.named(tag))
-
-
-def _base_name(root: XmlElement) -> str:
-    """Last part of <filename>: a path in there is never followed."""
-    found = root.named("filename")
-    return found[0].text.replace("\\", "/").rsplit("/", 1)[-1] if found else ""
-
-
-def _claimed_size(root: XmlElement) -> tuple[int, int] | None:
-    """<size> as (height, width), if it is there and makes sense."""
-    try:
-        size = root.named("size")[0]
-        return int(size.named("height")[0].text), int(size.named("width")[0].text)
-    except (IndexError, ValueError):
-        return None
 
 
 @dataclass
@@ -404,3 +203,206 @@ def _find_image(reading: _Reading, stem: str, filename: str) -> Path | None:
     found = reading.image_files.get(stem) or reading.image_files.get(Path(filename).stem) or []
     exact = [path for path in found if path.name == filename]
     return next(iter(exact or found), None)
+
+
+class XmlError(InputError):
+    """A file that is no annotation, and the line that tells.
+
+    Args:
+        rule: What is wrong.
+        line: Where, from 1.
+        path: The file.
+    """
+
+    def __init__(self, rule: str, line: int, path: str | Path) -> None:
+        super().__init__(f"line {line}: {rule}", path=path, code="E_XML")
+        self.rule = rule
+        self.line = line
+
+
+@dataclass
+class XmlElement:
+    """An element with the line it starts in."""
+
+    tag: str
+    line: int
+    text: str = ""
+    children: list["XmlElement"] = field(default_factory=list)
+
+    def named(self, tag: str) -> list["XmlElement"]:
+        """The direct children of one name."""
+        return [child for child in self.children if child.tag == tag]
+
+
+def read_voc_annotation(path: Path) -> VocAnnotation:
+    """Read one annotation file.
+
+    VOC's corners count pixels from 1 and include the last one: (xmin, ymin, xmax, ymax) becomes
+    (xmin - 1, ymin - 1, xmax, ymax) here and nowhere else. An object whose maximum is not above its
+    minimum has no area, as the annotation tools mean it, and is a problem.
+
+    Args:
+        path: The XML file.
+
+    Returns:
+        Boxes and problems; objects that cannot be read do not spoil the others.
+
+    Raises:
+        InputError: If the file as a whole cannot be read (E_XML and the codes of reading files).
+    """
+    root = read_xml(path)
+    if root.tag != "annotation":
+        raise XmlError(f"the root must be <annotation>, is <{root.tag}>", root.line, path)
+    boxes: list[RawBox] = []
+    problems: list[Problem] = []
+    for number, element in enumerate(root.named("object"), start=1):
+        try:
+            boxes.append(_read_object(element, number))
+        except _ObjectError as error:
+            found = Problem(str(path), str(error), error.code, error.line, _OBJECT_LEFT_OUT)
+            problems.append(found)
+    return VocAnnotation(path, _base_name(root), _claimed_size(root), tuple(boxes), tuple(problems))
+
+
+class _ObjectError(Exception):
+    """An object that cannot be read."""
+
+    def __init__(self, rule: str, line: int, code: str = "E_XML") -> None:
+        super().__init__(rule)
+        self.line = line
+        self.code = code
+
+
+def _read_object(element: XmlElement, number: int) -> RawBox:
+    """One <object>: its class, its corners, its marks."""
+    where = f"object {number}"
+    name = _only(element, "name", where).text
+    if not name:
+        raise _ObjectError(f"{where} has an empty <name>", element.line)
+    box = _only(element, "bndbox", where)
+    xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    corners = f"({xmin:g}, {ymin:g}, {xmax:g}, {ymax:g})"
+    if xmax < xmin or ymax < ymin:
+        raise _ObjectError(f"{where} is reversed, has {corners}", box.line, "E_BOX")
+    if xmax == xmin or ymax == ymin:
+        raise _ObjectError(f"{where} has no area, has {corners}", box.line, "E_BOX")
+    return RawBox(
+        xmin - 1,
+        ymin - 1,
+        xmax,
+        ymax,
+        name,
+        difficult=_mark(element, "difficult"),
+        truncated=_mark(element, "truncated"),
+        line=box.line,
+        where=where,
+    )
+
+
+def _only(element: XmlElement, tag: str, where: str) -> XmlElement:
+    """The one child of a name."""
+    found = element.named(tag)
+    if len(found) != 1:
+        raise _ObjectError(f"{where} must have one <{tag}>, has {len(found)}", element.line)
+    return found[0]
+
+
+def _number(box: XmlElement, tag: str, where: str) -> float:
+    """A finite corner."""
+    element = _only(box, tag, where)
+    try:
+        value = float(element.text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        rule = f"<{tag}> of {where} must be a finite number, is {element.text[:40]!r}"
+        raise _ObjectError(rule, element.line, "E_BOX")
+    return value
+
+
+def _mark(element: XmlElement, tag: str) -> bool:
+    """A 0/1 mark; missing means 0, as in files of tools that do not write it."""
+    return any(child.text in ("1", "true", "True") for child in element.named(tag))
+
+
+def _base_name(root: XmlElement) -> str:
+    """Last part of <filename>: a path in there is never followed."""
+    found = root.named("filename")
+    return found[0].text.replace("\\", "/").rsplit("/", 1)[-1] if found else ""
+
+
+def _claimed_size(root: XmlElement) -> tuple[int, int] | None:
+    """<size> as (height, width), if it is there and makes sense."""
+    try:
+        size = root.named("size")[0]
+        return int(size.named("height")[0].text), int(size.named("width")[0].text)
+    except (IndexError, ValueError):
+        return None
+
+
+def read_xml(path: str | Path) -> XmlElement:
+    """Parse a small XML file into elements that know their line.
+
+    defusedxml refuses entities, too, but its elements have no line and their depth no limit.
+
+    Args:
+        path: The file; at most 1 MB.
+
+    Returns:
+        The root element.
+
+    Raises:
+        InputError: If it cannot be opened, is too large, holds a DTD, is nested more than 32 deep
+            or is not well-formed (E_XML, with the line in the text).
+    """
+    data = read_capped(path, MAX_XML_BYTES)
+    builder = _TreeBuilder()
+    # The whole file in one call: fed in pieces, old expat takes quadratic time on one long token.
+    try:
+        builder.parser.Parse(data, True)
+    except _RefusedError as refused:
+        raise XmlError(str(refused), builder.parser.CurrentLineNumber, path) from None
+    except expat.ExpatError as error:
+        raise XmlError(expat.errors.messages[error.code], error.lineno, path) from None
+    except (ValueError, LookupError) as error:  # an encoding that Python lacks or cannot map
+        raise InputError(f"unusable encoding: {error}", path=path, code="E_XML") from None
+    return builder.root
+
+
+class _RefusedError(Exception):
+    """XML that is well-formed, but more than an annotation needs."""
+
+
+class _TreeBuilder:
+    """Builds elements from expat's events; refuses a DTD before any entity can be declared."""
+
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate()
+        self.parser.buffer_text = True
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+        self.parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self._texts: list[list[str]] = []
+        self._open: list[XmlElement] = []
+        self.root = XmlElement("", 0)
+
+    def _start(self, tag: str, _: dict[str, str]) -> None:
+        if len(self._open) >= _MAX_DEPTH:
+            raise _RefusedError(f"elements must be nested at most {_MAX_DEPTH} deep")
+        element = XmlElement(tag, self.parser.CurrentLineNumber)
+        if self._open:
+            self._open[-1].children.append(element)
+        else:
+            self.root = element
+        self._open.append(element)
+        self._texts.append([])
+
+    def _end(self, _: str) -> None:
+        self._open.pop().text = "".join(self._texts.pop()).strip()
+
+    def _text(self, text: str) -> None:
+        self._texts[-1].append(text)
+
+    def _refuse_doctype(self, *_: object) -> None:
+        raise _RefusedError("a DTD is not allowed")

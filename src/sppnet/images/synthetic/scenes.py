@@ -1,6 +1,6 @@
 """A small data set that is drawn, not downloaded: scenes for detection, or class folders.
 
-Six kinds of things, clutter that shares their colours and parts, textured backgrounds, overlap,
+Six kinds of objects, clutter that shares their colours and parts, textured backgrounds, overlap,
 scales from 0.15 to 0.6 of the image, landscape, portrait and panorama.
 """
 
@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sppnet.errors import OutputError
-from sppnet.images.synthetic.shapes import THING_NAMES, draw_background, draw_clutter, draw_thing
+from sppnet.images.synthetic.shapes import OBJECT_NAMES, draw_background, draw_clutter, draw_object
 from sppnet.progress import Track, no_tracking
 
 _DEFAULT_SPLITS = {"train": 0.7, "test": 0.3}
-# Largest share of a thing that others may cover.
+# Largest share of an object that others may cover.
 _MOST_COVERED = 0.4
 # Every so-manyth scene holds clutter alone.
 _EMPTY_SCENE_EVERY = 25
@@ -31,39 +31,6 @@ _SHAPES = (
 _SHAPE_SHARES = (0.4, 0.3, 0.2, 0.1)
 
 
-class Placed(NamedTuple):
-    """A thing in a scene; box in pixels, half-open."""
-
-    name: str
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-
-
-def draw_scene(
-    rng: np.random.Generator, names: Sequence[str], clutter: int
-) -> tuple[Image.Image, list[Placed]]:
-    """Draw one scene.
-
-    Args:
-        rng: Decides everything else.
-        names: The things to place; one that finds no room is left out.
-        clutter: Number of shapes that are none of the things, behind them.
-
-    Returns:
-        RGB image and the things on it, with boxes around their whole outline, covered or not.
-    """
-    shape = _SHAPES[rng.choice(len(_SHAPES), p=_SHAPE_SHARES)]
-    height, width = (int(rng.integers(low, high + 1)) for low, high in shape)
-    scene = draw_background((height, width), rng)
-    for _ in range(clutter):
-        tile = draw_clutter(_extent(rng, height, width, 0.08, 0.3), rng)
-        x, y = rng.integers(-20, width - 10), rng.integers(-20, height - 10)
-        _paste(scene, tile, int(x), int(y))
-    return scene, _place_things(scene, names, rng, (0.15, 0.6))
-
-
 def draw_detection_set(
     folder: str | Path,
     count: int = 120,
@@ -74,7 +41,7 @@ def draw_detection_set(
 ) -> Path:
     """Draw a detection set in Pascal VOC layout.
 
-    Every scene depends on the seed and its number alone. One scene in 25 has no thing on it.
+    Every scene depends on the seed and its number alone. One scene in 25 has no object on it.
 
     Args:
         folder: Written into; created if missing.
@@ -112,7 +79,7 @@ def draw_class_folders(
     *,
     track: Track = no_tracking,
 ) -> Path:
-    """Draw images with one thing each, a folder per class.
+    """Draw images with one object each, a folder per class.
 
     Args:
         folder: Written into; created if missing.
@@ -130,11 +97,11 @@ def draw_class_folders(
     if per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
     folder = Path(folder)
-    wanted = [(name, number) for name in THING_NAMES for number in range(per_class)]
+    wanted = [(name, number) for name in OBJECT_NAMES for number in range(per_class)]
     try:
         for name, number in track(wanted, "drawing images", total=len(wanted)):
             (folder / name).mkdir(parents=True, exist_ok=True)
-            rng = np.random.default_rng((seed, 1, THING_NAMES.index(name), number))
+            rng = np.random.default_rng((seed, 1, OBJECT_NAMES.index(name), number))
             scene = _draw_portrait(rng, name)
             _save(scene, folder / name / f"{name}_{number:04d}.jpg")
     except OSError as error:
@@ -142,26 +109,51 @@ def draw_class_folders(
     return folder
 
 
-def _extent(
-    rng: np.random.Generator, height: int, width: int, smallest: float, largest: float
-) -> float:
-    """Length of a thing: a share of the image, small ones as likely as large ones in log scale."""
-    share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
-    return min(share * (height * width) ** 0.5, 0.85 * min(height, width))
+class SceneObject(NamedTuple):
+    """An object in a scene; box in pixels, half-open."""
+
+    name: str
+    x1: int
+    y1: int
+    x2: int
+    y2: int
 
 
-def _place_things(
+def draw_scene(
+    rng: np.random.Generator, names: Sequence[str], clutter: int
+) -> tuple[Image.Image, list[SceneObject]]:
+    """Draw one scene.
+
+    Args:
+        rng: Decides everything else.
+        names: The objects to place; one that finds no room is left out.
+        clutter: Number of shapes that are none of the objects, behind them.
+
+    Returns:
+        RGB image and the objects on it, with boxes around their whole outline, covered or not.
+    """
+    shape = _SHAPES[rng.choice(len(_SHAPES), p=_SHAPE_SHARES)]
+    height, width = (int(rng.integers(low, high + 1)) for low, high in shape)
+    scene = draw_background((height, width), rng)
+    for _ in range(clutter):
+        tile = draw_clutter(_extent(rng, height, width, 0.08, 0.3), rng)
+        x, y = rng.integers(-20, width - 10), rng.integers(-20, height - 10)
+        _paste(scene, tile, int(x), int(y))
+    return scene, _place_objects(scene, names, rng, (0.15, 0.6))
+
+
+def _place_objects(
     scene: Image.Image,
     names: Sequence[str],
     rng: np.random.Generator,
     shares: tuple[float, float],
-) -> list[Placed]:
-    """Place things one over the other, none covered too much."""
-    placed: list[Placed] = []
+) -> list[SceneObject]:
+    """Place objects one over the other, none covered too much."""
+    drawn: list[SceneObject] = []
     visible: list[np.ndarray] = []
     least: list[float] = []
     for name in names:
-        tile = draw_thing(name, _extent(rng, scene.height, scene.width, *shares), rng)
+        tile = draw_object(name, _extent(rng, scene.height, scene.width, *shares), rng)
         for _ in range(20):
             x = int(rng.integers(0, max(1, scene.width - tile.width)))
             y = int(rng.integers(0, max(1, scene.height - tile.height)))
@@ -169,11 +161,19 @@ def _place_things(
             left = [old & ~outline for old in visible]
             if all(rest.sum() >= area for rest, area in zip(left, least, strict=True)):
                 _paste(scene, tile, x, y)
-                placed.append(_box_of(name, outline))
+                drawn.append(_box_of(name, outline))
                 visible = [*left, outline]
                 least.append((1 - _MOST_COVERED) * outline.sum())
                 break
-    return placed
+    return drawn
+
+
+def _extent(
+    rng: np.random.Generator, height: int, width: int, smallest: float, largest: float
+) -> float:
+    """Length of an object: a share of the image, evenly spread in log scale."""
+    share = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+    return min(share * (height * width) ** 0.5, 0.85 * min(height, width))
 
 
 def _outline(scene: Image.Image, tile: Image.Image, x: int, y: int) -> np.ndarray:
@@ -185,11 +185,11 @@ def _outline(scene: Image.Image, tile: Image.Image, x: int, y: int) -> np.ndarra
     return mask
 
 
-def _box_of(name: str, outline: np.ndarray) -> Placed:
+def _box_of(name: str, outline: np.ndarray) -> SceneObject:
     """Half-open box around an outline."""
     rows, columns = np.flatnonzero(outline.any(1)), np.flatnonzero(outline.any(0))
     x1, x2, y1, y2 = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
-    return Placed(name, int(x1), int(y1), int(x2), int(y2))
+    return SceneObject(name, int(x1), int(y1), int(x2), int(y2))
 
 
 def _paste(scene: Image.Image, tile: Image.Image, x: int, y: int) -> None:
@@ -203,9 +203,9 @@ def _paste(scene: Image.Image, tile: Image.Image, x: int, y: int) -> None:
 
 
 def _draw_portrait(rng: np.random.Generator, name: str) -> Image.Image:
-    """An image of one thing, larger than in a scene, over some clutter."""
+    """An image of one object, larger than in a scene, over some clutter."""
     scene, _ = draw_scene(rng, (), int(rng.integers(1, 4)))
-    _place_things(scene, (name,), rng, (0.35, 0.75))
+    _place_objects(scene, (name,), rng, (0.35, 0.75))
     return scene
 
 
@@ -213,11 +213,11 @@ def _write_scene(folder: Path, stem: str, number: int, seed: int) -> None:
     """Draw and write one scene with its annotation."""
     rng = np.random.default_rng((seed, 0, number))
     is_empty = number % _EMPTY_SCENE_EVERY == _EMPTY_SCENE_EVERY - 1
-    things = 0 if is_empty else int(rng.choice((1, 2, 3, 4), p=(0.25, 0.35, 0.25, 0.15)))
-    names = [THING_NAMES[rng.integers(len(THING_NAMES))] for _ in range(things)]
-    scene, placed = draw_scene(rng, names, int(rng.integers(2, 6)))
+    count = 0 if is_empty else int(rng.choice((1, 2, 3, 4), p=(0.25, 0.35, 0.25, 0.15)))
+    names = [OBJECT_NAMES[rng.integers(len(OBJECT_NAMES))] for _ in range(count)]
+    scene, drawn = draw_scene(rng, names, int(rng.integers(2, 6)))
     _save(scene, folder / "JPEGImages" / f"{stem}.jpg")
-    text = _annotation(stem, scene.size, placed)
+    text = _annotation(stem, scene.size, drawn)
     (folder / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
 
 
@@ -226,7 +226,7 @@ def _save(scene: Image.Image, path: Path) -> None:
     scene.save(path, "JPEG", quality=92, subsampling=0)
 
 
-def _annotation(stem: str, size_wh: tuple[int, int], placed: Sequence[Placed]) -> str:
+def _annotation(stem: str, size_wh: tuple[int, int], drawn: Sequence[SceneObject]) -> str:
     """Pascal VOC's XML; its corners count from 1 and include the last pixel."""
     width, height = size_wh
     lines = [
@@ -234,12 +234,12 @@ def _annotation(stem: str, size_wh: tuple[int, int], placed: Sequence[Placed]) -
         f"  <filename>{escape(stem)}.jpg</filename>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
     ]
-    for thing in placed:
-        corners = (thing.x1 + 1, thing.y1 + 1, thing.x2, thing.y2)
+    for each in drawn:
+        corners = (each.x1 + 1, each.y1 + 1, each.x2, each.y2)
         tags = ("xmin", "ymin", "xmax", "ymax")
         inside = "".join(f"<{tag}>{at}</{tag}>" for tag, at in zip(tags, corners, strict=True))
         lines += [
-            f"  <object><name>{escape(thing.name)}</name><difficult>0</difficult>",
+            f"  <object><name>{escape(each.name)}</name><difficult>0</difficult>",
             f"    <bndbox>{inside}</bndbox></object>",
         ]
     return "\n".join([*lines, "</annotation>", ""])

@@ -1,4 +1,8 @@
-"""What a drawn scene is made of: objects, backgrounds and colours."""
+"""What a drawn scene is made of: objects, clutter, backgrounds and their colours.
+
+Objects and clutter are drawn on transparent tiles, in shares of the tile, several times too large;
+shrinking smooths their edges. The tables at the end say which kinds there are.
+"""
 
 import colorsys
 import math
@@ -13,67 +17,11 @@ OVERSAMPLING = 3
 _Drawer = Callable[[ImageDraw.ImageDraw, float, float, np.random.Generator], None]
 
 
-def paint(rng: np.random.Generator, *, light: bool = False) -> Colour:
-    """Draw a full colour for a thing, or a pale one.
+def draw_object(name: str, extent: float, rng: np.random.Generator) -> Image.Image:
+    """Draw one object on a transparent tile that fits it.
 
     Args:
-        rng: Decides.
-        light: Pale instead of full.
-
-    Returns:
-        RGB, 0..255.
-    """
-    hue = float(rng.random())
-    if light:
-        return _rgb(hue, rng.uniform(0.08, 0.3), rng.uniform(0.86, 0.97))
-    return _rgb(hue, rng.uniform(0.55, 0.85), rng.uniform(0.6, 0.92))
-
-
-def muted(rng: np.random.Generator) -> Colour:
-    """Draw a calm colour for a background.
-
-    Args:
-        rng: Decides.
-
-    Returns:
-        RGB, 0..255.
-    """
-    return _rgb(float(rng.random()), rng.uniform(0.08, 0.38), rng.uniform(0.5, 0.92))
-
-
-def darker(colour: Colour, share: float) -> Colour:
-    """Multiply a colour.
-
-    Example:
-        >>> darker((100, 200, 50), 0.5)
-        (50, 100, 25)
-    """
-    red, green, blue = (round(value * share) for value in colour)
-    return red, green, blue
-
-
-def lighter(colour: Colour, share: float) -> Colour:
-    """Mix a colour with white.
-
-    Example:
-        >>> lighter((55, 155, 255), 0.5)
-        (155, 205, 255)
-    """
-    red, green, blue = (round(value + (255 - value) * share) for value in colour)
-    return red, green, blue
-
-
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
-    """From HSV, all 0..1."""
-    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
-    return red, green, blue
-
-
-def draw_thing(name: str, extent: float, rng: np.random.Generator) -> Image.Image:
-    """Draw one thing on a transparent tile that fits it.
-
-    Args:
-        name: One of ``THING_NAMES``.
+        name: One of ``OBJECT_NAMES``.
         extent: Length of its longer side before rotation, in pixels.
         rng: Decides colours, aspect and rotation.
 
@@ -81,11 +29,11 @@ def draw_thing(name: str, extent: float, rng: np.random.Generator) -> Image.Imag
         RGBA image, cropped to what is visible.
 
     Raises:
-        ValueError: If there is no such thing.
+        ValueError: If there is no such object.
     """
-    if name not in _THINGS:
-        raise ValueError(f"name must be one of {', '.join(THING_NAMES)}, got {name!r}")
-    drawer, aspects, turn, may_flip = _THINGS[name]
+    if name not in _OBJECTS:
+        raise ValueError(f"name must be one of {', '.join(OBJECT_NAMES)}, got {name!r}")
+    drawer, aspects, turn, may_flip = _OBJECTS[name]
     aspect = float(np.exp(rng.uniform(*np.log(aspects))))
     width = extent * min(1.0, aspect) * OVERSAMPLING
     height = extent * min(1.0, 1 / aspect) * OVERSAMPLING
@@ -94,6 +42,23 @@ def draw_thing(name: str, extent: float, rng: np.random.Generator) -> Image.Imag
     if may_flip and rng.random() < 0.5:
         tile = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return shrink_tile(tile, rng.uniform(-turn, turn))
+
+
+def draw_clutter(extent: float, rng: np.random.Generator) -> Image.Image:
+    """Draw a shape that is none of the objects but has parts in common with them.
+
+    Args:
+        extent: Length of its longer side before rotation, in pixels.
+        rng: Decides shape, colours and rotation.
+
+    Returns:
+        RGBA image, cropped to what is visible.
+    """
+    width = max(8, round(extent * OVERSAMPLING))
+    height = max(8, round(width * rng.uniform(0.35, 1.0)))
+    tile = Image.new("RGBA", (width, height), (0, 0, 0, 0))
+    _CLUTTER[rng.integers(len(_CLUTTER))](ImageDraw.Draw(tile), width - 1, height - 1, rng)
+    return shrink_tile(tile, rng.uniform(-180, 180))
 
 
 def shrink_tile(tile: Image.Image, degrees: float) -> Image.Image:
@@ -120,6 +85,26 @@ def _shade(tile: Image.Image) -> Image.Image:
     light = 1.0 - 0.13 * (0.8 * rows + 0.6 * columns)
     pixels[..., :3] = (pixels[..., :3] * light[..., None]).clip(0, 255)
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def draw_background(size_hw: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+    """Draw a background with one of seven textures, uneven light and some grain.
+
+    Args:
+        size_hw: (height, width).
+        rng: Decides texture and colours.
+
+    Returns:
+        RGB image.
+    """
+    pattern = _PATTERNS[rng.integers(len(_PATTERNS))](size_hw, rng)
+    first = np.asarray(muted(rng), np.float32)
+    second = first * rng.uniform(0.72, 0.9) if rng.random() < 0.6 else np.asarray(muted(rng))
+    colours = first + (second - first) * pattern[..., None]
+    light = 0.86 + 0.28 * _clouds(size_hw, rng, 2)
+    grain = rng.normal(0, rng.uniform(1.5, 5.0), size_hw)
+    pixels = colours * light[..., None] + grain[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def _ball(draw: ImageDraw.ImageDraw, w: float, h: float, rng: np.random.Generator) -> None:
@@ -243,145 +228,6 @@ def _donut(draw: ImageDraw.ImageDraw, w: float, h: float, rng: np.random.Generat
     draw.ellipse(_box(w, h, 0.345, 0.345, 0.655, 0.655), fill=(0, 0, 0, 0))
 
 
-def _at(w: float, h: float, x: float, y: float) -> tuple[float, float]:
-    """A point given in shares of the tile."""
-    return x * w, y * h
-
-
-def _box(w: float, h: float, x1: float, y1: float, x2: float, y2: float) -> list[float]:
-    """A box given in shares of the tile."""
-    return [x1 * w, y1 * h, x2 * w, y2 * h]
-
-
-def _ring_box(w: float, h: float, x: float, y: float, radius: float) -> list[float]:
-    """The box of a true circle around a point given in shares of the tile."""
-    return [x * w - radius, y * h - radius, x * w + radius, y * h + radius]
-
-
-# How it is drawn, range of width / height, largest rotation in degrees, whether it may be mirrored.
-_THINGS: dict[str, tuple[_Drawer, tuple[float, float], float, bool]] = {
-    "ball": (_ball, (1.0, 1.0), 180, False),
-    "donut": (_donut, (0.95, 1.35), 25, False),
-    "fish": (_fish, (1.5, 2.1), 25, True),
-    "house": (_house, (0.8, 1.2), 5, True),
-    "star": (_star, (1.0, 1.06), 36, False),
-    "tree": (_tree, (0.5, 0.75), 6, True),
-}
-THING_NAMES = tuple(_THINGS)
-
-
-def draw_background(size_hw: tuple[int, int], rng: np.random.Generator) -> Image.Image:
-    """Draw a background with one of seven textures, uneven light and some grain.
-
-    Args:
-        size_hw: (height, width).
-        rng: Decides texture and colours.
-
-    Returns:
-        RGB image.
-    """
-    pattern = _PATTERNS[rng.integers(len(_PATTERNS))](size_hw, rng)
-    first = np.asarray(muted(rng), np.float32)
-    second = first * rng.uniform(0.72, 0.9) if rng.random() < 0.6 else np.asarray(muted(rng))
-    colours = first + (second - first) * pattern[..., None]
-    light = 0.86 + 0.28 * _clouds(size_hw, rng, 2)
-    grain = rng.normal(0, rng.uniform(1.5, 5.0), size_hw)
-    pixels = colours * light[..., None] + grain[..., None]
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def draw_clutter(extent: float, rng: np.random.Generator) -> Image.Image:
-    """Draw a shape that is none of the things but has parts in common with them.
-
-    Args:
-        extent: Length of its longer side before rotation, in pixels.
-        rng: Decides shape, colours and rotation.
-
-    Returns:
-        RGBA image, cropped to what is visible.
-    """
-    width = max(8, round(extent * OVERSAMPLING))
-    height = max(8, round(width * rng.uniform(0.35, 1.0)))
-    tile = Image.new("RGBA", (width, height), (0, 0, 0, 0))
-    _CLUTTER[rng.integers(len(_CLUTTER))](ImageDraw.Draw(tile), width - 1, height - 1, rng)
-    return shrink_tile(tile, rng.uniform(-180, 180))
-
-
-def _clouds(size_hw: tuple[int, int], rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Smooth noise 0..1 with about this many waves along the longer side."""
-    height, width = size_hw
-    unit = max(size_hw) / cells
-    shape = max(2, math.ceil(height / unit) + 1), max(2, math.ceil(width / unit) + 1)
-    coarse = Image.fromarray((rng.random(shape) * 255).astype(np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
-    return smooth / 255
-
-
-def _layered_clouds(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Clouds of three sizes."""
-    return sum(
-        (share * _clouds(size_hw, rng, cells) for share, cells in ((0.5, 3), (0.3, 8), (0.2, 24))),
-        start=np.zeros(size_hw, np.float32),
-    )
-
-
-def _along(size_hw: tuple[int, int], angle: float) -> np.ndarray:
-    """Distance in pixels along a direction."""
-    rows, columns = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32)
-    return columns * math.cos(angle) + rows * math.sin(angle)
-
-
-def _wave(distance: np.ndarray, period: float, sharpness: float) -> np.ndarray:
-    """Stripes 0..1 with soft edges."""
-    return 0.5 + 0.5 * np.tanh(sharpness * np.sin(distance * (2 * math.pi / period)))
-
-
-def _stripes(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Stripes in any direction."""
-    return _wave(_along(size_hw, rng.uniform(0, math.pi)), rng.uniform(14, 48), 3.0) * 0.7
-
-
-def _checks(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A chequered cloth."""
-    angle, period = rng.uniform(-0.4, 0.4), rng.uniform(22, 54)
-    one = _wave(_along(size_hw, angle), period, 4.0)
-    other = _wave(_along(size_hw, angle + math.pi / 2), period, 4.0)
-    return 0.45 * (one + other)
-
-
-def _wood(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Grain of a board."""
-    bent = _along(size_hw, rng.uniform(-0.15, 0.15) + math.pi / 2)
-    bent = bent + 26 * _clouds(size_hw, rng, 3)
-    return 0.6 * _wave(bent, rng.uniform(9, 16), 1.0) + 0.4 * _clouds(size_hw, rng, 5)
-
-
-def _dots(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Dots on wallpaper."""
-    angle, period = rng.uniform(0, math.pi / 2), rng.uniform(18, 40)
-    turn = 2 * math.pi / period
-    product = np.sin(_along(size_hw, angle) * turn) * np.sin(
-        _along(size_hw, angle + math.pi / 2) * turn
-    )
-    return 0.5 + 0.5 * np.tanh(6 * (product - rng.uniform(0.35, 0.6)))
-
-
-def _grass(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Fine noise, drawn out downwards."""
-    height, width = size_hw
-    blades = Image.fromarray((rng.random((height // 7 + 2, width)) * 255).astype(np.uint8))
-    long = np.asarray(blades.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
-    return 0.6 * long + 0.4 * _clouds(size_hw, rng, 6)
-
-
-def _horizon(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Sky over ground, a little uneven."""
-    height, width = size_hw
-    hills = rng.uniform(0.4, 0.75) * height + 22 * _clouds((1, width), rng, 3)
-    edge = np.tanh((np.arange(height)[:, None] - hills) / 2)
-    return 0.5 + 0.4 * edge + 0.1 * _clouds(size_hw, rng, 9)
-
-
 def _disc(draw: ImageDraw.ImageDraw, w: float, h: float, rng: np.random.Generator) -> None:
     """A plain disc: a ball without its meridians."""
     colour = paint(rng)
@@ -430,6 +276,163 @@ def _leaf(draw: ImageDraw.ImageDraw, w: float, h: float, rng: np.random.Generato
     draw.line([(0, h / 2), (w, h / 2)], fill=darker(colour, 0.65), width=max(2, round(w / 40)))
 
 
+def _at(w: float, h: float, x: float, y: float) -> tuple[float, float]:
+    """A point given in shares of the tile."""
+    return x * w, y * h
+
+
+def _box(w: float, h: float, x1: float, y1: float, x2: float, y2: float) -> list[float]:
+    """A box given in shares of the tile."""
+    return [x1 * w, y1 * h, x2 * w, y2 * h]
+
+
+def _ring_box(w: float, h: float, x: float, y: float, radius: float) -> list[float]:
+    """The box of a true circle around a point given in shares of the tile."""
+    return [x * w - radius, y * h - radius, x * w + radius, y * h + radius]
+
+
+def _layered_clouds(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Clouds of three sizes."""
+    return sum(
+        (share * _clouds(size_hw, rng, cells) for share, cells in ((0.5, 3), (0.3, 8), (0.2, 24))),
+        start=np.zeros(size_hw, np.float32),
+    )
+
+
+def _stripes(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Stripes in any direction."""
+    return _wave(_along(size_hw, rng.uniform(0, math.pi)), rng.uniform(14, 48), 3.0) * 0.7
+
+
+def _checks(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A chequered cloth."""
+    angle, period = rng.uniform(-0.4, 0.4), rng.uniform(22, 54)
+    one = _wave(_along(size_hw, angle), period, 4.0)
+    other = _wave(_along(size_hw, angle + math.pi / 2), period, 4.0)
+    return 0.45 * (one + other)
+
+
+def _wood(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Grain of a board."""
+    bent = _along(size_hw, rng.uniform(-0.15, 0.15) + math.pi / 2)
+    bent = bent + 26 * _clouds(size_hw, rng, 3)
+    return 0.6 * _wave(bent, rng.uniform(9, 16), 1.0) + 0.4 * _clouds(size_hw, rng, 5)
+
+
+def _dots(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Dots on wallpaper."""
+    angle, period = rng.uniform(0, math.pi / 2), rng.uniform(18, 40)
+    turn = 2 * math.pi / period
+    product = np.sin(_along(size_hw, angle) * turn) * np.sin(
+        _along(size_hw, angle + math.pi / 2) * turn
+    )
+    return 0.5 + 0.5 * np.tanh(6 * (product - rng.uniform(0.35, 0.6)))
+
+
+def _grass(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Fine noise, drawn out downwards."""
+    height, width = size_hw
+    blades = Image.fromarray((rng.random((height // 7 + 2, width)) * 255).astype(np.uint8))
+    long = np.asarray(blades.resize((width, height), Image.Resampling.BICUBIC), np.float32) / 255
+    return 0.6 * long + 0.4 * _clouds(size_hw, rng, 6)
+
+
+def _horizon(size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Sky over ground, a little uneven."""
+    height, width = size_hw
+    hills = rng.uniform(0.4, 0.75) * height + 22 * _clouds((1, width), rng, 3)
+    edge = np.tanh((np.arange(height)[:, None] - hills) / 2)
+    return 0.5 + 0.4 * edge + 0.1 * _clouds(size_hw, rng, 9)
+
+
+def _clouds(size_hw: tuple[int, int], rng: np.random.Generator, cells: int) -> np.ndarray:
+    """Smooth noise 0..1 with about this many waves along the longer side."""
+    height, width = size_hw
+    unit = max(size_hw) / cells
+    shape = max(2, math.ceil(height / unit) + 1), max(2, math.ceil(width / unit) + 1)
+    coarse = Image.fromarray((rng.random(shape) * 255).astype(np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    return smooth / 255
+
+
+def _along(size_hw: tuple[int, int], angle: float) -> np.ndarray:
+    """Distance in pixels along a direction."""
+    rows, columns = np.mgrid[: size_hw[0], : size_hw[1]].astype(np.float32)
+    return columns * math.cos(angle) + rows * math.sin(angle)
+
+
+def _wave(distance: np.ndarray, period: float, sharpness: float) -> np.ndarray:
+    """Stripes 0..1 with soft edges."""
+    return 0.5 + 0.5 * np.tanh(sharpness * np.sin(distance * (2 * math.pi / period)))
+
+
+def paint(rng: np.random.Generator, *, light: bool = False) -> Colour:
+    """Draw a full colour for an object, or a pale one.
+
+    Args:
+        rng: Decides.
+        light: Pale instead of full.
+
+    Returns:
+        RGB, 0..255.
+    """
+    hue = float(rng.random())
+    if light:
+        return _rgb(hue, rng.uniform(0.08, 0.3), rng.uniform(0.86, 0.97))
+    return _rgb(hue, rng.uniform(0.55, 0.85), rng.uniform(0.6, 0.92))
+
+
+def muted(rng: np.random.Generator) -> Colour:
+    """Draw a calm colour for a background.
+
+    Args:
+        rng: Decides.
+
+    Returns:
+        RGB, 0..255.
+    """
+    return _rgb(float(rng.random()), rng.uniform(0.08, 0.38), rng.uniform(0.5, 0.92))
+
+
+def darker(colour: Colour, share: float) -> Colour:
+    """Multiply a colour.
+
+    Example:
+        >>> darker((100, 200, 50), 0.5)
+        (50, 100, 25)
+    """
+    red, green, blue = (round(value * share) for value in colour)
+    return red, green, blue
+
+
+def lighter(colour: Colour, share: float) -> Colour:
+    """Mix a colour with white.
+
+    Example:
+        >>> lighter((55, 155, 255), 0.5)
+        (155, 205, 255)
+    """
+    red, green, blue = (round(value + (255 - value) * share) for value in colour)
+    return red, green, blue
+
+
+def _rgb(hue: float, saturation: float, value: float) -> Colour:
+    """From HSV, all 0..1."""
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+# How it is drawn, range of width / height, largest rotation in degrees, whether it may be mirrored.
+_OBJECTS: dict[str, tuple[_Drawer, tuple[float, float], float, bool]] = {
+    "ball": (_ball, (1.0, 1.0), 180, False),
+    "donut": (_donut, (0.95, 1.35), 25, False),
+    "fish": (_fish, (1.5, 2.1), 25, True),
+    "house": (_house, (0.8, 1.2), 5, True),
+    "star": (_star, (1.0, 1.06), 36, False),
+    "tree": (_tree, (0.5, 0.75), 6, True),
+}
+OBJECT_NAMES = tuple(_OBJECTS)
+_CLUTTER = (_disc, _block, _triangle, _hexagon, _crescent, _leaf)
 _PATTERNS: tuple[Callable[[tuple[int, int], np.random.Generator], np.ndarray], ...] = (
     _layered_clouds,
     _stripes,
@@ -439,4 +442,3 @@ _PATTERNS: tuple[Callable[[tuple[int, int], np.random.Generator], np.ndarray], .
     _grass,
     _horizon,
 )
-_CLUTTER = (_disc, _block, _triangle, _hexagon, _crescent, _leaf)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from sppnet.pooling.checks import check_rows
-from sppnet.pooling.kernels import cpu as cpu_kernel
-from sppnet.pooling.kernels import torch_reference as torch_form
+from sppnet.pooling.kernels import cpu, torch_reference
 
 OLDEST_TRITON = (3, 4)  # of torch 2.8; older compilers refuse the kernels
 
@@ -21,7 +20,7 @@ def kernel_for(maps: Sequence[Tensor]) -> str:
         >>> kernel_for([torch.zeros(1, 2, 3, 4, device="meta")])
         'torch'
     """
-    if cpu_kernel.serves(maps):
+    if cpu.serves(maps):
         return "native"
     return "triton" if maps[0].is_cuda and has_triton() else "torch"
 
@@ -53,12 +52,12 @@ def describe_kernels() -> dict[str, str]:
         >>> describe_kernels()["other devices and dtypes"]
         'plain torch'
     """
-    cpu, cuda = cpu_kernel.kernel_name(), "plain torch"
+    native, cuda = cpu.kernel_name(), "plain torch"
     if has_triton():
         cuda = f"triton {version('triton')}; plain torch for deterministic gradients"
-    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in cpu_kernel.KINDS)
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in cpu.KINDS)
     return {
-        "CPU": f"native {cpu} ({dtypes})" if cpu else "plain torch (nothing was compiled)",
+        "CPU": f"native {native} ({dtypes})" if native else "plain torch (nothing was compiled)",
         "CUDA": cuda if torch.cuda.is_available() else f"{cuda} (no device here)",
         "other devices and dtypes": "plain torch",
         "second and forward derivatives": "plain torch",
@@ -99,13 +98,13 @@ def run(
         out = empty_for(maps, count, levels)
     kernel = kernel_for(maps)
     if kernel == "native":
-        cpu_kernel.pool(maps, rows, levels, mode, out, fresh=fresh)
+        cpu.pool(maps, rows, levels, mode, out, fresh=fresh)
     elif kernel == "triton":
-        from sppnet.pooling.kernels import triton_launch as triton_form
+        from sppnet.pooling.kernels import triton_launch
 
-        triton_form.pool(maps, rows, levels, mode, out)
+        triton_launch.pool(maps, rows, levels, mode, out)
     else:
-        torch_form.pool([each.detach() for each in maps], rows, levels, mode, out)
+        torch_reference.pool([each.detach() for each in maps], rows, levels, mode, out)
     return out
 
 
@@ -134,8 +133,8 @@ def run_for_training(
     if rows is not None or mode != "max" or kernel_for(maps) != "native":
         return run(maps, rows, levels, mode), None
     out = empty_for(maps, sum(map(len, maps)), levels)
-    winners = cpu_kernel.empty_winners(maps, out)
-    cpu_kernel.pool(maps, None, levels, mode, out, winners=winners)
+    winners = cpu.empty_winners(maps, out)
+    cpu.pool(maps, None, levels, mode, out, winners=winners)
     return out, winners
 
 
@@ -157,9 +156,9 @@ def run_backward(
         check_rows(rows, maps)
     kernel = kernel_for(maps)
     if kernel == "native":
-        return cpu_kernel.backward(grad, maps, rows, levels, mode, winners)
+        return cpu.backward(grad, maps, rows, levels, mode, winners)
     if kernel == "triton" and not torch.are_deterministic_algorithms_enabled():
-        from sppnet.pooling.kernels import triton_launch as triton_form
+        from sppnet.pooling.kernels import triton_launch
 
-        return triton_form.backward(grad, maps, rows, levels, mode)
-    return torch_form.backward(grad, maps, rows, levels, mode)
+        return triton_launch.backward(grad, maps, rows, levels, mode)
+    return torch_reference.backward(grad, maps, rows, levels, mode)

@@ -1,6 +1,7 @@
-"""Libraries that the installation compiles for each generation of processors: finding, loading.
+"""Finds and loads the libraries that the installation compiles, one per generation of processors.
 
-The best one that this processor runs is loaded on first use; calls into it release the GIL.
+The best one that this processor runs is loaded on first use; calls into it release the GIL. The
+kernel of the pooling and that of graph proposals are both loaded this way.
 """
 
 import ctypes

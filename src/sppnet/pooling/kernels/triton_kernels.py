@@ -1,4 +1,4 @@
-"""Triton kernels: forward and backward.
+"""The kernels in Triton: ``pool_views`` pools, ``scatter_views`` sends the gradients back.
 
 Channels lie side by side, so that a program reads whole lines of memory. The finest level is pooled
 from the cells, or from tables of the maxima of 2, 4 and 8 cells of a row: two windows cover a row

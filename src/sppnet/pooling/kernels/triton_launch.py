@@ -1,4 +1,4 @@
-"""Launches the Triton kernels: plan, blocks and views of a call.
+"""Launches the Triton kernels: checks the tensors, plans the blocks, and makes views of the maps.
 
 A view is a rectangle of cells of any map; the cells of all maps are the rows of one matrix, so that
 one launch pools maps and regions of any sizes. The compiler runs at the first call for each set of
@@ -47,124 +47,26 @@ FEW_PLACES = 2**31
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Level(NamedTuple):
-    """One level of the pyramid as the kernels see it.
-
-    Args:
-        n: Bins along each side.
-        bins: Bins pooled at a time, a power of two.
-        first_bin: Bins before it in the pooled vector.
-        finer: A level that n divides, whose bins unite to those of n; 0 without one.
-        finer_first_bin: Bins before that level.
-    """
-
-    n: int
-    bins: int
-    first_bin: int
-    finer: int
-    finer_first_bin: int
+def pool(
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str, out: Tensor
+) -> None:
+    """Pool whole maps, or checked regions (R, 5), into ``out``."""
+    rows = whole_maps(maps) if rows is None else rows
+    pool_cells(_cells_of(maps), _views_of(maps, rows), levels, mode, out=out)
 
 
-class Plan(NamedTuple):
-    """What the kernels are compiled for.
-
-    Args:
-        levels: The pyramid, from fine to coarse.
-        mode: "max" or "avg".
-        tables: Tables of windows besides the cells.
-        rows: Cells of a program that makes tables.
-        block: Channels of a program.
-        full_blocks: Whether every block is full.
-        warps: Warps of a program.
-        index: Integer type of places in the cells, in their tables and in a pooled vector.
-        compute: Type of comparisons and sums.
-    """
-
-    levels: tuple[Level, ...]
-    mode: str
-    tables: int
-    rows: int
-    block: int
-    full_blocks: bool
-    warps: int
-    index: tl.dtype
-    compute: tl.dtype
-
-
-@functools.cache
-def plan_levels(levels: tuple[int, ...]) -> tuple[Level, ...]:
-    """Put levels from fine to coarse, each with the coarsest finer one that it divides.
-
-    Example:
-        >>> plan_levels((1, 3))
-        (Level(n=3, bins=16, first_bin=1, finer=0, finer_first_bin=0),
-         Level(n=1, bins=1, first_bin=0, finer=3, finer_first_bin=1))
-    """
-    first = [sum(m * m for m in levels[:i]) for i in range(len(levels))]
-    planned = []
-    for n, before in zip(levels, first, strict=True):
-        finer = min((m for m in levels if m > n and m % n == 0), default=0)
-        bins = min(BINS, 1 << (n * n - 1).bit_length())
-        planned.append(Level(n, bins, before, finer, first[levels.index(finer)] if finer else 0))
-    return tuple(sorted(planned, key=lambda level: -level.n))
-
-
-def make_plan(cells: Tensor, views: int, levels: tuple[int, ...], mode: str) -> Plan:
-    """Plan the pooling of a number of views of (M, C) cells."""
-    rows, channels = cells.shape
-    compute = compute_dtype(cells.dtype, mode)
-    block = _choose_block(channels, views, compute.itemsize)
-    many = views * max(levels) ** 2 >= BINS_PER_CELL * rows
-    tables = TABLES if many and mode == "max" else 0
-    places = rows * max(cells.stride(0), (1 + tables) * channels)
-    largest = max(places, (rows + 1) * (max(levels) + 1), (channels + block) * num_bins(levels))
-    return Plan(
-        levels=plan_levels(levels),
-        mode=mode,
-        tables=tables,
-        rows=ROWS,
-        block=block,
-        full_blocks=channels % block == 0,
-        warps=max(1, WARPS * block * compute.itemsize // (4 * CHANNELS)),
-        index=tl.int32 if largest < FEW_PLACES else tl.int64,
-        compute=tl.float64 if compute == torch.float64 else tl.float32,
-    )
-
-
-def compute_dtype(dtype: torch.dtype, mode: str) -> torch.dtype:
-    """Type of comparisons and sums: averages are summed in float64, whatever the dtype.
-
-    Example:
-        >>> compute_dtype(torch.bfloat16, "max"), compute_dtype(torch.bfloat16, "avg")
-        (torch.float32, torch.float64)
-    """
-    return torch.float64 if mode == "avg" or dtype == torch.float64 else torch.float32
-
-
-def _choose_block(channels: int, views: int, compute_size: int) -> int:
-    """Channels of a program, a power of two."""
-    block = CHANNELS * 4 // compute_size
-    if views * -(-channels // block) < FEW_PROGRAMS:
-        block = FEW_CHANNELS
-    return min(block, max(16, 1 << (channels - 1).bit_length()))
-
-
-class Source(NamedTuple):
-    """What the kernels read: cells as they are, or tables of windows of them.
-
-    Args:
-        cells: (M, C), or (tables, M, C).
-        stride: From a row to the next.
-        plane: From a table to the next.
-        offsets: Which cell of each window is its maximum, if asked for.
-        unusual: Whether there is a -0.0 or a NaN; where the maximum is asked for.
-    """
-
-    cells: Tensor
-    stride: int
-    plane: int
-    offsets: Tensor | None
-    unusual: Tensor | None
+def backward(
+    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+) -> list[Tensor]:
+    """Gradients of the maps, channels last. The order of sums is not fixed on CUDA."""
+    rows = whole_maps(maps) if rows is None else rows
+    views = _views_of(maps, rows)
+    cells = pool_cells_backward(grad.contiguous(), _cells_of(maps), views, levels, mode)
+    split = cells.split([each.numel() // max(1, each.shape[1]) for each in maps])
+    shapes = [(each.shape[0], *each.shape[2:], each.shape[1]) for each in maps]
+    return [
+        part.reshape(shape).permute(0, 3, 1, 2) for part, shape in zip(split, shapes, strict=True)
+    ]
 
 
 def pool_cells(
@@ -291,6 +193,26 @@ def pool_cells_backward(
     return sums.to(cells.dtype)
 
 
+def _cells_of(maps: Sequence[Tensor]) -> Tensor:
+    """(cells of all maps, C); not copied where one map has its channels last already."""
+    flat = [each.permute(0, 2, 3, 1).flatten(0, 2) for each in maps]
+    cells = flat[0] if len(flat) == 1 else torch.cat(flat)
+    return cells if cells.stride(1) == 1 else cells.contiguous()
+
+
+def _views_of(maps: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """(R, 4) first cell, width of the map, height and width of each region."""
+    first, table = 0, []
+    for each in maps:
+        height, width = each.shape[2:]
+        for _ in range(len(each)):
+            table.append([first, width])
+            first += height * width
+    starts, widths = torch.tensor(table, device=rows.device).reshape(-1, 2)[rows[:, 0]].unbind(1)
+    _, x0, y0, x1, y1 = rows.unbind(1)
+    return torch.stack([starts + y0 * widths + x0, widths, y1 - y0, x1 - x0], 1)
+
+
 def _check(cells: Tensor, views: Tensor, levels: Sequence[int], mode: str) -> tuple[int, ...]:
     """Refuse what the kernels cannot read; return the levels."""
     if cells.dtype not in DTYPES:
@@ -319,19 +241,124 @@ def _check_device(cells: Tensor) -> None:
         raise ValueError(f"cells must be on a CUDA device, got {cells.device}")
 
 
-def _on_device(cells: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Make the device of the cells the one that kernels start on."""
-    return torch.cuda.device(cells.device) if cells.is_cuda else contextlib.nullcontext()
+class Level(NamedTuple):
+    """One level of the pyramid as the kernels see it.
+
+    Args:
+        n: Bins along each side.
+        bins: Bins pooled at a time, a power of two.
+        first_bin: Bins before it in the pooled vector.
+        finer: A level that n divides, whose bins unite to those of n; 0 without one.
+        finer_first_bin: Bins before that level.
+    """
+
+    n: int
+    bins: int
+    first_bin: int
+    finer: int
+    finer_first_bin: int
 
 
-def _grid(rows: int, cells: Tensor, plan: Plan) -> tuple[int, int]:
-    """Programs along rows and along channels."""
-    return rows, triton.cdiv(cells.shape[1], plan.block)
+class Plan(NamedTuple):
+    """What the kernels are compiled for.
+
+    Args:
+        levels: The pyramid, from fine to coarse.
+        mode: "max" or "avg".
+        tables: Tables of windows besides the cells.
+        rows: Cells of a program that makes tables.
+        block: Channels of a program.
+        full_blocks: Whether every block is full.
+        warps: Warps of a program.
+        index: Integer type of places in the cells, in their tables and in a pooled vector.
+        compute: Type of comparisons and sums.
+    """
+
+    levels: tuple[Level, ...]
+    mode: str
+    tables: int
+    rows: int
+    block: int
+    full_blocks: bool
+    warps: int
+    index: tl.dtype
+    compute: tl.dtype
 
 
-def _options(plan: Plan) -> dict[str, int | bool]:
-    """Options of a launch."""
-    return {"num_warps": plan.warps, "enable_fp_fusion": False}
+@functools.cache
+def plan_levels(levels: tuple[int, ...]) -> tuple[Level, ...]:
+    """Put levels from fine to coarse, each with the coarsest finer one that it divides.
+
+    Example:
+        >>> plan_levels((1, 3))
+        (Level(n=3, bins=16, first_bin=1, finer=0, finer_first_bin=0),
+         Level(n=1, bins=1, first_bin=0, finer=3, finer_first_bin=1))
+    """
+    first = [sum(m * m for m in levels[:i]) for i in range(len(levels))]
+    planned = []
+    for n, before in zip(levels, first, strict=True):
+        finer = min((m for m in levels if m > n and m % n == 0), default=0)
+        bins = min(BINS, 1 << (n * n - 1).bit_length())
+        planned.append(Level(n, bins, before, finer, first[levels.index(finer)] if finer else 0))
+    return tuple(sorted(planned, key=lambda level: -level.n))
+
+
+def make_plan(cells: Tensor, views: int, levels: tuple[int, ...], mode: str) -> Plan:
+    """Plan the pooling of a number of views of (M, C) cells."""
+    rows, channels = cells.shape
+    compute = compute_dtype(cells.dtype, mode)
+    block = _choose_block(channels, views, compute.itemsize)
+    many = views * max(levels) ** 2 >= BINS_PER_CELL * rows
+    tables = TABLES if many and mode == "max" else 0
+    places = rows * max(cells.stride(0), (1 + tables) * channels)
+    largest = max(places, (rows + 1) * (max(levels) + 1), (channels + block) * num_bins(levels))
+    return Plan(
+        levels=plan_levels(levels),
+        mode=mode,
+        tables=tables,
+        rows=ROWS,
+        block=block,
+        full_blocks=channels % block == 0,
+        warps=max(1, WARPS * block * compute.itemsize // (4 * CHANNELS)),
+        index=tl.int32 if largest < FEW_PLACES else tl.int64,
+        compute=tl.float64 if compute == torch.float64 else tl.float32,
+    )
+
+
+def compute_dtype(dtype: torch.dtype, mode: str) -> torch.dtype:
+    """Type of comparisons and sums: averages are summed in float64, whatever the dtype.
+
+    Example:
+        >>> compute_dtype(torch.bfloat16, "max"), compute_dtype(torch.bfloat16, "avg")
+        (torch.float32, torch.float64)
+    """
+    return torch.float64 if mode == "avg" or dtype == torch.float64 else torch.float32
+
+
+def _choose_block(channels: int, views: int, compute_size: int) -> int:
+    """Channels of a program, a power of two."""
+    block = CHANNELS * 4 // compute_size
+    if views * -(-channels // block) < FEW_PROGRAMS:
+        block = FEW_CHANNELS
+    return min(block, max(16, 1 << (channels - 1).bit_length()))
+
+
+class Source(NamedTuple):
+    """What the kernels read: cells as they are, or tables of windows of them.
+
+    Args:
+        cells: (M, C), or (tables, M, C).
+        stride: From a row to the next.
+        plane: From a table to the next.
+        offsets: Which cell of each window is its maximum, if asked for.
+        unusual: Whether there is a -0.0 or a NaN; where the maximum is asked for.
+    """
+
+    cells: Tensor
+    stride: int
+    plane: int
+    offsets: Tensor | None
+    unusual: Tensor | None
 
 
 def _prepare(cells: Tensor, plan: Plan, *, winners: bool) -> Source:
@@ -360,43 +387,16 @@ def _prepare(cells: Tensor, plan: Plan, *, winners: bool) -> Source:
     return Source(cells, cells.stride(0), 0, None, unusual)
 
 
-def pool(
-    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str, out: Tensor
-) -> None:
-    """Pool whole maps, or checked regions (R, 5), into ``out``."""
-    rows = whole_maps(maps) if rows is None else rows
-    pool_cells(_cells_of(maps), _views_of(maps, rows), levels, mode, out=out)
+def _on_device(cells: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Make the device of the cells the one that kernels start on."""
+    return torch.cuda.device(cells.device) if cells.is_cuda else contextlib.nullcontext()
 
 
-def backward(
-    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
-) -> list[Tensor]:
-    """Gradients of the maps, channels last. The order of sums is not fixed on CUDA."""
-    rows = whole_maps(maps) if rows is None else rows
-    views = _views_of(maps, rows)
-    cells = pool_cells_backward(grad.contiguous(), _cells_of(maps), views, levels, mode)
-    split = cells.split([each.numel() // max(1, each.shape[1]) for each in maps])
-    shapes = [(each.shape[0], *each.shape[2:], each.shape[1]) for each in maps]
-    return [
-        part.reshape(shape).permute(0, 3, 1, 2) for part, shape in zip(split, shapes, strict=True)
-    ]
+def _grid(rows: int, cells: Tensor, plan: Plan) -> tuple[int, int]:
+    """Programs along rows and along channels."""
+    return rows, triton.cdiv(cells.shape[1], plan.block)
 
 
-def _cells_of(maps: Sequence[Tensor]) -> Tensor:
-    """(cells of all maps, C); not copied where one map has its channels last already."""
-    flat = [each.permute(0, 2, 3, 1).flatten(0, 2) for each in maps]
-    cells = flat[0] if len(flat) == 1 else torch.cat(flat)
-    return cells if cells.stride(1) == 1 else cells.contiguous()
-
-
-def _views_of(maps: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """(R, 4) first cell, width of the map, height and width of each region."""
-    first, table = 0, []
-    for each in maps:
-        height, width = each.shape[2:]
-        for _ in range(len(each)):
-            table.append([first, width])
-            first += height * width
-    starts, widths = torch.tensor(table, device=rows.device).reshape(-1, 2)[rows[:, 0]].unbind(1)
-    _, x0, y0, x1, y1 = rows.unbind(1)
-    return torch.stack([starts + y0 * widths + x0, widths, y1 - y0, x1 - x0], 1)
+def _options(plan: Plan) -> dict[str, int | bool]:
+    """Options of a launch."""
+    return {"num_warps": plan.warps, "enable_fp_fusion": False}

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from sppnet import __version__
 from sppnet.errors import MissingPackageError, OutputError
 from sppnet.pooling.bins import check_levels
 from sppnet.pooling.checks import check_mode
@@ -213,8 +213,8 @@ def _finish(model: "onnx.ModelProto", recipe: ExportRecipe) -> None:
         for axis, name in sizes.items():
             value.type.tensor_type.shape.dim[axis].dim_param = name
     model.graph.name = str(recipe.about.get("kind", "sppnet"))
-    model.producer_name, model.producer_version = "sppnet", __version__
-    facts = {"version": __version__, **recipe.about}
+    model.producer_name, model.producer_version = "sppnet", version("sppnet")
+    facts = {"version": model.producer_version, **recipe.about}
     onnx.helper.set_model_props(
         model, {f"sppnet.{key}": json.dumps(value) for key, value in facts.items()}
     )

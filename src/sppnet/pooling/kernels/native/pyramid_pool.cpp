@@ -1,4 +1,4 @@
-// Spatial pyramid pooling for processors. See cpu_kernel.py for what each function takes.
+// Spatial pyramid pooling for processors. See cpu.py for what each function takes.
 #include "exported.h"
 #include "maps.h"
 #include "regions.h"

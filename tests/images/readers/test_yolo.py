@@ -1,0 +1,265 @@
+"""YOLO: a drawn set reads as it was drawn; every odd line, name and place is told."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_files import write_image
+from images.readers.drawn_sets import assert_same
+from images.readers.layout_shapes import (
+    NAMES,
+    contents,
+    expected,
+    roboflow_yolo,
+    ultralytics,
+    yaml_folders,
+    yaml_lists,
+)
+from sppnet.errors import UnusableFileError, UsageError
+from sppnet.images import find_layout, list_splits, open_detection_dataset, read_yolo
+from sppnet.images.readers.yolo import parse_yaml_names
+
+
+def write_yolo(root: Path, dataset, split: str = "train", way: str = "images/SPLIT") -> Path:
+    for kind in ("images", "labels"):
+        (root / way.replace("images", kind).replace("SPLIT", split)).mkdir(parents=True)
+    for image in dataset:
+        folder = root / way.replace("SPLIT", split)
+        (folder / image.path.name).write_bytes(image.path.read_bytes())
+        height, width = image.size_hw
+        lines = [
+            f"{label} {(x1 + x2) / 2 / width} {(y1 + y2) / 2 / height} "
+            f"{(x2 - x1) / width} {(y2 - y1) / height}"
+            for (x1, y1, x2, y2), label in zip(
+                image.boxes.tolist(), image.labels.tolist(), strict=True
+            )
+        ]
+        if lines:
+            labels = Path(root / way.replace("images", "labels").replace("SPLIT", split))
+            (labels / f"{image.path.stem}.txt").write_text("\n".join(lines))
+    names = ", ".join(f"'{name}'" for name in dataset.names)
+    (root / "data.yaml").write_text(
+        f"train: images/train\nnc: {len(dataset.names)}\nnames: [{names}]\n"
+    )
+    return root
+
+
+@pytest.mark.parametrize("way", ["images/SPLIT", "SPLIT/images"])
+def test_yolo_agrees(drawn, tmp_path, way):
+    truth = open_detection_dataset(drawn)
+    root = write_yolo(tmp_path / "yolo", truth, way=way)
+    assert find_layout(root) == "yolo"
+    assert list_splits(root) == ["train"]
+    assert_same(open_detection_dataset(root), truth)
+    assert_same(open_detection_dataset(root, "train"), truth)
+    with pytest.raises(UsageError, match="splits of this set: train"):
+        open_detection_dataset(root, "val")
+
+
+def test_yolo_without_splits(drawn, tmp_path):
+    truth = open_detection_dataset(drawn)
+    root = write_yolo(tmp_path / "yolo", truth, split="", way="images")
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_text("\n".join(truth.names))
+    assert_same(open_detection_dataset(root), truth)
+    assert list_splits(root) == []
+
+
+def yolo_set(root: Path, labels: str) -> Path:
+    write_image(root / "images" / "a.jpg", 40, 60)
+    write_image(root / "images" / "b.jpg", 40, 60)
+    (root / "labels").mkdir()
+    (root / "labels" / "a.txt").write_text(labels)
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("0 0.5 0.5 0.2", "must have 5 numbers"),
+        ("0 0.5 0.5 0.2 0.2 0.9", "must have 5 numbers"),
+        ("0", "must have 5 numbers"),
+        ("cat 0.5 0.5 0.2 0.2", "must hold numbers"),
+        ("0.0 0.5 0.5 0.2 0.2", "must hold numbers"),
+        ("2 0.5 0.5 0.2 0.2", "class must be in 0..1, is 2"),
+        ("-1 0.5 0.5 0.2 0.2", "class must be in 0..1, is -1"),
+        ("0 nan 0.5 0.2 0.2", "finite numbers"),
+        ("0 0.5 0.5 0 0.2", "no area"),
+        ("0 0.5 0.5 -0.2 0.2", "reversed"),
+        ("0 5 0.5 0.2 0.2", "less than 1 px"),
+        ("0 1e308 0.5 1e308 0.2", "finite corners"),
+    ],
+)
+def test_a_bad_line_is_one_problem(tmp_path, line, rule):
+    dataset = read_yolo(yolo_set(tmp_path, f"\n{line}\n1 0.5 0.5 0.5 0.5\n"))
+    assert dataset[0].boxes.tolist() == [[15, 10, 45, 30]]
+    assert dataset[0].labels.tolist() == [1]
+    assert len(dataset[1].boxes) == 0
+    assert len(dataset.problems) == 1
+    assert rule in dataset.problems[0].rule
+    assert dataset.problems[0].line == 2
+    assert dataset.problems[0].path.endswith("a.txt")
+
+
+def test_a_polygon_is_the_box_around_it(tmp_path):
+    dataset = read_yolo(yolo_set(tmp_path, "0 0.5 0.25 0.75 0.5 0.25 0.75"))
+    assert dataset[0].boxes.tolist() == [[15, 10, 45, 30]]
+
+
+WAYS_TO_WRITE_NAMES = {
+    "flow": "names: [cat, dog]",
+    "flow, quoted": "names: ['cat', \"dog\"]  # classes",
+    "flow over lines": "names: [\n  cat,  # a cat\n  dog,\n]",
+    "flow mapping": "names: {0: cat, 1: dog}",
+    "block": "names:\n  - cat\n  - dog\nnc: 2",
+    "block without indent": "names:\n- cat\n- dog\nval: x",
+    "block mapping": "path: x\nnames:\n  # classes\n  1: dog\n  0: cat\n\nnc: 2",
+}
+
+
+@pytest.mark.parametrize("name", WAYS_TO_WRITE_NAMES)
+def test_every_way_to_write_names(name):
+    assert parse_yaml_names(WAYS_TO_WRITE_NAMES[name]) == ["cat", "dog"]
+
+
+def test_names_with_odd_characters():
+    text = "names: ['it''s', \"a \\\"b\\\" \\u00e9\", traffic light, baby's breath, 'x#y', 'a, b']"
+    expected = ["it's", 'a "b" é', "traffic light", "baby's breath", "x#y", "a, b"]
+    assert parse_yaml_names(text) == expected
+
+
+def test_names_are_the_text_that_stands_there():
+    text = "names: [no, 7, 1.0, null, ~, 2020-01-01, 0x10, 'yes']"
+    expected = ["no", "7", "1.0", "null", "~", "2020-01-01", "0x10", "yes"]
+    assert parse_yaml_names(text) == expected
+
+
+def test_names_of_another_encoding_are_kept(tmp_path):
+    root = yolo_set(tmp_path, "0 0.5 0.5 0.5 0.5")
+    (root / "data.yaml").write_bytes("names: [Stra\u00dfe, dog]\n".encode("latin-1"))
+    assert open_detection_dataset(root).names == ("Stra\udcdfe", "dog")
+
+
+def test_aliases_are_followed_and_never_multiplied(tmp_path):
+    assert parse_yaml_names("mine: &a [cat, dog]\nnames: *a") == ["cat", "dog"]
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 40)]
+    with pytest.raises(ValueError, match="line 40 must hold a name"):
+        parse_yaml_names("\n".join([*bomb, "names: [*a39]"]))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("nc: 1\nnames: [a, b\n", "line 2 cannot be read as YAML: expected"),
+        ("names:\n- a\n- [b]\n", "line 3 must hold a name"),
+        ("names:\n- a\n-\n", "line 3 must hold a name"),
+        ("names: *gone", "line 1 cannot be read as YAML: found undefined alias"),
+        ("names:\n\t- a", "line 2 cannot be read as YAML"),
+        ("names: !!python/object/apply:os.system [ls]\nnc: [", "line 2 cannot be read as YAML"),
+        ("names: " + "[" * 100_000, "nested too deep"),
+        ('names: ["\\UFFFFFFFF"]', "cannot be read as YAML"),
+        ("names: {a: 0, b: 1}", "must be numbered 0..1"),
+        ("names: {0: a, 0: b}", "must be numbered 0..1"),
+    ],
+)
+def test_bad_names_are_told_with_their_line(tmp_path, text, rule):
+    root = yolo_set(tmp_path, "")
+    (root / "data.yaml").write_text(text)
+    with pytest.raises(UnusableFileError) as caught:
+        open_detection_dataset(root)
+    assert rule in caught.value.message
+    assert caught.value.path == root / "data.yaml"
+
+
+def test_a_file_of_names_is_limited_in_size(tmp_path):
+    root = yolo_set(tmp_path, "")
+    (root / "data.yaml").write_text("names: [a]\n" + "#" * 1_000_000)
+    with pytest.raises(UnusableFileError, match="at most 1,000,000 bytes"):
+        open_detection_dataset(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "nc: 2",
+        "names: cat",
+        "names: [a, b",
+        "names: [a, [b]]",
+        "names: {0: a, 2: b}",
+        "names: &x",
+    ],
+)
+def test_names_that_cannot_be_read(tmp_path, text):
+    with pytest.raises(ValueError, match=r"must|cannot"):
+        parse_yaml_names(text)
+    root = yolo_set(tmp_path, "")
+    (root / "data.yaml").write_text(text + "\n")
+    with pytest.raises(UnusableFileError):
+        open_detection_dataset(root)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(alphabet="names:[]{}'\",#-01 \nab\\", max_size=60))
+def test_any_text_for_names_is_read_or_refused(text):
+    try:
+        names = parse_yaml_names(f"names:{text}")
+    except ValueError:
+        return
+    assert all(isinstance(name, str) for name in names)
+
+
+def test_val_and_valid_mean_the_same(tmp_path) -> None:
+    roboflow_yolo(tmp_path)
+    assert contents(open_detection_dataset(tmp_path, "val")) == expected("valid")
+
+
+@pytest.mark.parametrize("write", [roboflow_yolo, ultralytics, yaml_folders, yaml_lists])
+def test_a_yolo_set_may_be_named_by_its_yaml_file(tmp_path, write) -> None:
+    write(tmp_path)
+    (path,) = tmp_path.glob("*.yaml")
+    assert find_layout(path) == "yolo"
+    assert list_splits(path) == list_splits(tmp_path)
+    assert contents(open_detection_dataset(path)) == expected("train", "valid")
+
+
+def test_a_yaml_file_never_leads_out_of_the_set(tmp_path) -> None:
+    root = tmp_path / "set"
+    yaml_lists(root)
+    outside = write_image(tmp_path / "secret" / "images" / "x.jpg")
+    (tmp_path / "secret" / "labels").mkdir()
+    (root / "train.txt").write_text(f"{outside}\n../secret/images/x.jpg\n./images/a.jpg\n\0\n")
+    (root / "data.yaml").write_text(
+        f"path: {tmp_path}\ntrain: train.txt\nval: ../secret/images\nnames: {NAMES!r}\n"
+    )
+    assert list(contents(open_detection_dataset(root, "train"))) == ["a"]
+    assert "val" not in list_splits(root) or contents(open_detection_dataset(root, "val")) != {"x"}
+
+
+def test_the_same_stem_in_two_splits_keeps_two_images_apart(tmp_path) -> None:
+    roboflow_yolo(tmp_path)
+    write_image(tmp_path / "valid" / "images" / "a.jpg", seed=9)
+    dataset = open_detection_dataset(tmp_path)
+    ids = [image.image_id for image in dataset]
+    assert len(set(ids)) == 4
+    assert {"train/images/a", "valid/images/a", "b", "c"} == set(ids)
+
+
+def test_labels_without_image_are_problems(tmp_path) -> None:
+    roboflow_yolo(tmp_path)
+    (tmp_path / "train" / "labels" / "gone.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    (problem,) = open_detection_dataset(tmp_path).problems
+    assert problem.path.endswith("gone.txt")
+    assert problem.action == "labels left out"
+
+
+def test_a_split_without_any_label_folder_is_noted(tmp_path) -> None:
+    roboflow_yolo(tmp_path)
+    write_image(tmp_path / "test" / "images" / "t.jpg", seed=9)
+    dataset = open_detection_dataset(tmp_path, "test")
+    assert contents(dataset) == {"t": []}
+    assert "no folder 'labels'" in dataset.notes[0].rule
