@@ -6,6 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "sppnet"
 ROOMS = [
+    "config",
     "geometry",
     "storage",
     "images",

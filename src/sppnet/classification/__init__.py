@@ -1,7 +1,6 @@
 """Names images of any size: the network, its training, frozen features with linear SVMs."""
 
 from sppnet.classification.classifier import Classifier
-from sppnet.classification.config import FitConfig, TrainConfig
 from sppnet.classification.convert import convert_classifier
 from sppnet.classification.data import ClassData, SplitConfig, open_class_data
 from sppnet.classification.multi_view import score_on_crops, score_on_maps
@@ -29,6 +28,7 @@ from sppnet.classification.transfer.fit import FitResult, fit_svm_classifier
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe, load_recipe
 from sppnet.classification.transfer.svm import LinearSvm
 from sppnet.classification.views import View, ViewPlan, view_plan
+from sppnet.config.classification import FitConfig, TrainConfig
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.distributed import Processes, join_processes
 from sppnet.training.log import TrainingLog

@@ -33,6 +33,7 @@ from sppnet.classification.transfer.fit import (
     RecipeExtractor,
     fit_splits,
 )
+from sppnet.classification.transfer.recipe import recipes_of
 from sppnet.errors import NothingUsableError
 from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
 
@@ -93,7 +94,7 @@ def run_fit(
 ) -> None:
     """Do the whole command."""
     data = steps.open_fit_data(options, rule, protocol)
-    job = FitJob(settings, settings.recipes(), rule, options, data)
+    job = FitJob(settings, recipes_of(settings), rule, options, data)
     extractors = make_extractors(job)
     data.splits()  # says now if a class is too small
     estimate = estimate_features(data, extractors)

@@ -91,7 +91,7 @@ def run_train(
     options = replace(options, device=str(device))
     with join_processes(device) as processes, _silence(not processes.is_first):
         data = steps.open_data(options, rule)
-        plan = settings.plan()
+        plan = TrainerConfig.of(settings)
         work = _lead if processes.is_first else _follow
         work(TrainJob(settings, plan, options, runtime, processes, data))
 
@@ -204,7 +204,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
         )
     for folder in checkpoints.damaged:
         warn(Problem(str(folder), "training state is damaged", "E_CHECKSUM", action="not used"))
-    view = View("full", job.settings.test_short_side)
+    view = View("full", job.settings.test_imgsz or job.plan.short_side)
     about = {"command": "classify train", "settings": asdict(job.settings)}
     classifier = Classifier(network, view, job.data.names, seen=images.digests, about=about)
     figures, tested, problems = _test(classifier, job.data, split, run)

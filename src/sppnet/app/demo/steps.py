@@ -22,6 +22,7 @@ from sppnet.classification import (
     ClassData,
     Classifier,
     Split,
+    TrainerConfig,
     TrainingImages,
     View,
     build_pool,
@@ -154,7 +155,7 @@ class DemoSteps:
         """Train trunk and head from random weights, at several sizes."""
         settings = self.plan.classifier_settings(self.seed)
         data, split = self.open_things()
-        training = settings.plan()
+        training = TrainerConfig.of(settings)
         network = make_network(settings, len(data.names), self._options())
         images = TrainingImages(
             [data.paths[index] for index in split.train.tolist()], training.short_side, track=track
@@ -169,7 +170,7 @@ class DemoSteps:
             track=track,
         )
         about = {"command": "demo", "settings": asdict(settings)}
-        view = View("full", settings.test_short_side)
+        view = View("full", settings.test_imgsz or training.short_side)
         classifier = Classifier(network, view, data.names, seen=images.digests, about=about)
         classifier.save(self.folder.classifier)
         write_bytes(self.folder.trunk, tensors_to_bytes(network.backbone.state_dict()))
@@ -184,7 +185,8 @@ class DemoSteps:
         """Do the same with a trunk of random weights: what the trained one is compared with."""
         self._learn_windows(UNTRAINED, self.folder.work / "untrained-detector")
         data, split = self.open_things()
-        view = View("full", self.plan.classifier_settings(self.seed).test_short_side)
+        settings = self.plan.classifier_settings(self.seed)
+        view = View("full", settings.test_imgsz or TrainerConfig.of(settings).short_side)
         pool = build_pool("spp", self.plan.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))
