@@ -1,71 +1,47 @@
-"""Rooms import only rooms above them, as CONTRIBUTING.md lists them."""
+"""Rooms import only rooms on the floors under them (``FLOORS`` in ``benchmarks/house.py``)."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "src" / "sppnet"
-ROOMS = [
-    "config",
-    "geometry",
-    "storage",
-    "images",
-    "pooling",
-    "backbones",
-    "training",
-    "evaluation",
-    "classification",
-    "detection",
-    "paper",
-    "app",
-]
+import pytest
+
+from house import FLOORS, House
+from planted_house import plant
+
+ROOT = Path(__file__).parents[1]
+HOUSE = House(ROOT / "src" / "sppnet")
+ROOMS = {room for floor in FLOORS for room in floor}
 LOOSE = {"errors", "progress", "__init__", "__main__"}
 
 
-def imported_modules(source: str, package: str) -> Iterator[str]:
-    """Names of all modules that a source imports, wherever in it; relative ones made absolute."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")
-            base = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
-            module = ".".join(filter(None, [base, node.module]))
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+def test_no_room_imports_one_above_it() -> None:
+    assert HOUSE.arrows_up == []
 
 
-def upward_imports(source: str, room: str) -> list[str]:
-    """Imports of a source in a room that point to a room below it in the list."""
-    below = ROOMS[ROOMS.index(room) + 1 :]
-    modules = imported_modules(source, f"sppnet.{room}")
-    return [name for name in modules if name.startswith("sppnet.") and name.split(".")[1] in below]
+def test_every_folder_is_a_room_and_only_four_modules_are_loose() -> None:
+    assert {path.parts[0] for path in HOUSE.sources if len(path.parts) > 1} <= ROOMS
+    assert {path.stem for path in HOUSE.sources if len(path.parts) == 1} == LOOSE
 
 
-def test_rooms_import_only_rooms_above_them() -> None:
-    wrong = {
-        str(path.relative_to(PACKAGE)): found
-        for room in ROOMS
-        for path in (PACKAGE / room).rglob("*.py")
-        if (found := upward_imports(path.read_text(encoding="utf-8"), room))
-    }
-    assert wrong == {}
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("geometry", "from sppnet.detection.detector import Detector"),
+        ("detection", "from sppnet.classification import a"),
+        ("classification", "import sppnet.detection.detector"),
+        ("pooling", "from sppnet import __version__"),
+        ("pooling", "def f():\n    from sppnet.images import a"),
+        ("storage", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sppnet.app.a"),
+        ("training", "from ..evaluation import a"),
+    ],
+)
+def test_an_arrow_upwards_is_caught(tmp_path: Path, room: str, line: str) -> None:
+    files = {f"{place}/a.py": "" for place in ("classification", "images", "app", "evaluation")}
+    found = plant(tmp_path, {**files, "detection/detector.py": "", f"{room}/planted.py": line})
+    assert found.arrows_up
+    assert all(arrow.startswith(f"{room}/planted.py") for arrow in found.arrows_up)
 
 
-def test_every_folder_is_a_listed_room_and_only_four_modules_are_loose() -> None:
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
-    assert folders <= set(ROOMS)
-    assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
-
-
-def test_planted_upward_imports_are_caught() -> None:
-    planted = [
-        "from sppnet.detection import Detector",
-        "import sppnet.detection.detector",
-        "def f():\n    from sppnet import detection",
-        "from ..detection import Detector",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import sppnet.app",
-    ]
-    for source in planted:
-        assert upward_imports(source, "geometry"), source
-    assert upward_imports("from sppnet.geometry import nms\nimport torch", "detection") == []
-    assert upward_imports("from .boxes import box_iou", "geometry") == []
+def test_arrows_downwards_are_left_in_peace(tmp_path: Path) -> None:
+    files = {"geometry/boxes.py": "", "detection/a.py": "from sppnet.geometry.boxes import iou"}
+    found = plant(tmp_path, {**files, "app/main.py": "from sppnet import __version__"})
+    assert found.arrows_up == []
