@@ -248,7 +248,7 @@ def test_overrides_hold_what_was_given_and_nothing_else() -> None:
 def test_lists_that_cannot_be_read_are_refused(text: str, tmp_path: Path, capsys) -> None:
     words = ["detect", "train", "nowhere", "--out", str(tmp_path / "run"), f"--levels={text}"]
     assert main(words) == 2
-    rule = "levels must be whole numbers of at least 0 with commas between them"
+    rule = "levels must be whole numbers with commas between them"
     assert capsys.readouterr().err == f"sppnet: error: {rule}, got {text!r} (E_USAGE)\n"
 
 

@@ -104,7 +104,7 @@ def parse_numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     Args:
         option: What the error names.
         text: Numbers with commas between them.
-        least: The least legal number.
+        least: The least legal number, 1 or 0.
 
     Raises:
         UsageError: If a part is no such number, or ends in more than nine digits.
@@ -115,8 +115,8 @@ def parse_numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(part.isdecimal() and len(part) < 10 and int(part) >= least for part in parts):
-        rule = f"whole numbers of at least {least} with commas between them"
-        raise UsageError(f"{option} must be {rule}, got {text!r}")
+        kind = "numbers above 0" if least else "whole numbers"
+        raise UsageError(f"{option} must be {kind} with commas between them, got {text!r}")
     return tuple(int(part) for part in parts)
 
 

@@ -20,7 +20,7 @@ from sppnet.config.fields import (
 PROPOSAL_METHODS = ("graph", "selective_search", "selective_search_quality", "edge_boxes", "grid")
 PROPOSAL_FILES = (".npz", ".json", ".mat")
 LAYERS = ("pooled", "fc6", "fc7")  # of what is known about a region
-# A window is best seen at the size that the trunk was trained on (section 4.1 of the paper).
+# A region is best seen at the size that the trunk was trained on (section 4.1 of the paper).
 TARGET_SIDE = 224
 COMPACT_WIDTHS = (256, 256)
 PROJECTIONS = ("released", "paper_v4")
@@ -30,16 +30,16 @@ Overlap = Annotated[float, Within(0, 1, above=True)]
 
 
 def split_methods(text: str) -> list[str]:
-    """Names of the methods that are joined by "+".
+    """Split a name such as "graph+grid" into the methods that "+" joins.
 
     Args:
-        text: Such as "graph" or "graph+grid".
+        text: One name, or several joined by "+".
 
     Returns:
         The names, each of `PROPOSAL_METHODS`.
 
     Raises:
-        ValueError: If one of them does not exist or comes twice; lists those that do.
+        ValueError: If there is no such method, or one is named twice; the message lists them.
 
     Example:
         >>> split_methods("graph+grid")
@@ -52,17 +52,17 @@ def split_methods(text: str) -> list[str]:
     return names
 
 
-def windows_file(text: str) -> Path | None:
-    """Tell the name of a file of windows from that of a method.
+def proposals_file(text: str) -> Path | None:
+    """Tell a file of proposals from the name of a method.
 
     Args:
-        text: What a user gave.
+        text: A method, or a path.
 
     Returns:
-        The path, or None if it has not the ending of such a file.
+        The path, or None if the text does not have the suffix of such a file.
 
     Example:
-        >>> windows_file("graph+grid"), windows_file("runs/boxes.npz").name
+        >>> proposals_file("graph+grid"), proposals_file("runs/boxes.npz").name
         (None, 'boxes.npz')
     """
     path = Path(text)
@@ -70,7 +70,7 @@ def windows_file(text: str) -> Path | None:
 
 
 def check_proposals(text: str) -> None:
-    """Refuse what is neither a file of windows nor made of methods that exist.
+    """Refuse what is neither a file of proposals nor made of methods that exist.
 
     Raises:
         ValueError: Lists the methods.
@@ -78,7 +78,7 @@ def check_proposals(text: str) -> None:
     Example:
         >>> check_proposals("graph+grid")
     """
-    if windows_file(text) is None:
+    if proposals_file(text) is None:
         split_methods(text)
 
 
@@ -93,30 +93,30 @@ class DetectionConfig:
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights of the trunk: a name that torchvision knows, none, or a safetensors file."""
     imgsz: Annotated[tuple[int, ...], Each(Side), Flag("N,N,...")] = ()
-    """Short sides at which images are convolved; each window uses the one that suits its size. If
-    none are given, the sizes of the labelled objects choose them."""
+    """Short sides at which images are convolved; each region uses the one that suits its size. If
+    none is given, the sizes of the labelled objects choose them."""
     max_long_side: CountOrNone = 2000
     """Cap on the long side of a convolved image, in pixels; 0 for none, as in the paper."""
     levels: Levels = (1, 2, 3, 6)
-    """Bins along each side of a window, one number per pyramid level."""
+    """Bins along each side of a region, one number per pyramid level."""
     projection: Annotated[str, OneOf(PROJECTIONS)] = "released"
     """Rule from pixels to cells: released (the authors' code) or paper_v4 (the appendix)."""
     target_side: Positive = TARGET_SIDE
-    """Size that a window should have at its scale, in pixels; 208 in the released code for ZF-5."""
+    """Size that a region should have at its scale, in pixels; 208 in the released code for ZF-5."""
     proposals: Source = "graph"
-    """Where windows come from: graph, selective_search, selective_search_quality, edge_boxes, grid,
-    or several joined by +; or a file of windows (npz, mat, COCO json)."""
+    """Where proposals come from: graph, selective_search, selective_search_quality, edge_boxes,
+    grid, or several joined by +; or a file (npz, mat, COCO json)."""
     max_proposals: Count = 1000
-    """The most windows per image from the pixels; 2000 in the paper."""
+    """The most proposals per image from the pixels; 2000 in the paper."""
     anchors: bool = True
-    """Whether a second proposer is learnt from the labelled boxes, on the feature maps."""
+    """Whether to learn a second proposer on the feature maps, from the labelled boxes."""
     max_anchors: Count = 400
-    """The most windows per image from the feature maps."""
+    """The most proposals per image from the feature maps."""
     tune: Annotated[str, OneOf(("none", "head", "network")), Flag(group="Fine-tuning")] = "none"
     """What is fine-tuned first: none, head (fc6 and fc7 on cached maps, as in the paper), or
-    network (the convolutions, too, through the pooling)."""
+    network (the convolutions as well, through the pooling)."""
     tune_updates: Count = 300
-    """Steps of the optimizer in fine-tuning."""
+    """Updates of the fine-tuning."""
     tune_rate: Positive = 0.01
     """Learning rate of the fine-tuning."""
     tune_from: Annotated[str, Flag("NAME")] = ""
@@ -126,40 +126,39 @@ class DetectionConfig:
     ranks: Annotated[tuple[int, int], Each(Within(0, 10**6), 2, 2), Flag("N,N")] = (0, 0)
     """Ranks of fc6 and fc7; 0 for full matrices."""
     features: Annotated[str, OneOf(("auto", *LAYERS)), Flag(group="Classifier")] = "auto"
-    """What the SVMs see of a window: pooled, or fc6 or fc7 of the tuned head; auto is pooled
-    without a head and fc7 with one."""
+    """Features that the SVMs see: pooled, or fc6 or fc7 of the tuned head; auto is pooled without
+    a head and fc7 with one."""
     classifier: Annotated[str, OneOf(("svm", "softmax", "kernel"))] = "svm"
-    """What judges windows: svm (one per class), softmax (of the tuned head), or kernel."""
+    """What scores regions: svm (one per class), softmax (of the tuned head), or kernel."""
     prefilter: CountOrNone = 0
-    """With softmax or kernel: so many windows are picked by the linear SVMs first; 0 for all."""
+    """With softmax or kernel: how many regions the linear SVMs select first; 0 for all."""
     mirror: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
-    """Whether mirror images teach the SVMs and the box regression, too: on, off, or auto: where
-    labels are few."""
+    """Whether SVMs and box regression also learn from mirror images; auto: where labels are few."""
     use_difficult: Annotated[bool, Flag(group="SVM")] = False
     """Whether objects marked difficult are positives."""
     extra_positives: CountOrNone = 6
-    """Windows per object that overlap it by at least positive_from and are positives, too; fewer in
-    classes with many objects; 0 in the paper."""
+    """Proposals near an object that count as positives besides it; fewer in classes with many
+    objects; 0 in the paper."""
     positive_from: Overlap = 0.75
-    """Least overlap of the extra positives."""
+    """Least overlap of such a proposal with the object."""
     negative_below: Overlap = 0.3
-    """A window is a negative of a class when it overlaps no object of it by this much."""
+    """A proposal is a negative of a class if it overlaps every object of it by less than this."""
     feature_norm: Positive = 20.0
-    """Features are scaled to this mean length before the SVMs."""
+    """Mean length to which features are scaled before the SVMs."""
     svm_cost: Positive = 1e-3
-    """C of the SVMs."""
+    """Cost C of the SVMs."""
     positive_weight: Positive = 2.0
     """Cost of a positive relative to that of a negative."""
     box_regression: Annotated[bool, Flag(group="Boxes")] = True
-    """Whether boxes are moved by regression after scoring."""
+    """Whether boxes are refined by regression after scoring."""
     box_strength: Positive = 4000.0
     """Ridge penalty of the box regression."""
     box_overlap: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
-    """Windows that overlap an object by more than this teach the box regression."""
+    """Box regression learns from proposals that overlap an object by more than this."""
     max_box_samples: Count = 2500
-    """The most windows per class that teach the box regression; 20,000 over all classes."""
+    """The most proposals per class that box regression learns from; 20,000 over all classes."""
     box_stages: Count = 2
-    """How often boxes are moved, each time by a regression of its own; 1 in the released code."""
+    """How often boxes are refined, each time by a regression of its own; 1 in the released code."""
     box_agnostic: bool = False
     """Whether one box regression serves all classes."""
     seed: Seed = 0
@@ -183,14 +182,14 @@ class DetectionConfig:
         return "pooled" if self.tune == "none" else "fc7"
 
     @property
-    def windows_file(self) -> Path | None:
-        """The file that windows come from; None if a method finds them."""
-        return windows_file(self.proposals)
+    def proposals_file(self) -> Path | None:
+        """The file that proposals come from; None if a method finds them."""
+        return proposals_file(self.proposals)
 
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """Constants of testing: which windows are scored, and which boxes become detections.
+    """Constants of a detector at test time: what is proposed, and which boxes are kept.
 
     Raises:
         ValueError: If a value breaks its rule, or there is no such method of proposals.
@@ -200,30 +199,29 @@ class InferenceConfig:
     """
 
     proposals: Source = "graph"
-    """Where windows come from: graph, selective_search, selective_search_quality, edge_boxes, grid,
-    or several joined by +; or a file of windows (npz, mat, COCO json)."""
+    """Where proposals come from: graph, selective_search, selective_search_quality, edge_boxes,
+    grid, or several joined by +; or a file (npz, mat, COCO json)."""
     max_proposals: Count = 1000
-    """The most windows per image from the pixels."""
+    """The most proposals per image from the pixels."""
     seed: Seed = 0
     """Seed of the order of proposals."""
     max_anchors: Annotated[Count, Flag(group="Proposals")] = 400
-    """The most windows per image from the feature maps, if the detector learnt any."""
+    """The most proposals per image from the feature maps, if anchors were learnt."""
     score_threshold: Annotated[float, Flag(group="Detections")] = -1.5
-    """Windows that score lower are dropped."""
+    """Boxes with a score that is not above this are dropped."""
     nms: Annotated[str, OneOf(("hard", "soft"))] = "hard"
-    """What becomes of a box that overlaps a better one of its class: hard drops it, soft lowers its
-    score."""
+    """What becomes of a box that overlaps a better one of its class: hard drops it, soft lowers
+    its score."""
     nms_threshold: Annotated[float, Within(0, 1)] = 0.3
-    """Of two detections of a class that overlap by more, the worse is dropped."""
+    """Of two detections of a class with an IoU above this, the worse is dropped."""
     soft_sigma: Positive = 0.5
-    """With soft suppression: width of the bell by which scores fall with the overlap."""
+    """Width of the Gaussian of soft suppression."""
     max_detections: Count = 100
     """The most detections per image."""
     moved_per_class: CountOrNone = 150
-    """Windows of each class, best first, that box regression moves before copies are suppressed."""
+    """The most boxes of each class, best first, that box regression refines."""
     vote_overlap: Annotated[float, Within(0, 1)] = 0.7
-    """A box that was moved becomes the mean of those that overlap it by this or more; 1 for no
-    voting."""
+    """Least IoU of the boxes that vote for a refined box; 1 for no voting."""
     flip: bool = False
     """Whether scores are averaged over the image and its mirror image."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import restore_backbone
-from sppnet.config.detection import InferenceConfig, windows_file
+from sppnet.config.detection import InferenceConfig, proposals_file
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regressor import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
@@ -112,7 +112,7 @@ class Detector:
             UsageError: If the detector was trained on windows of a file and none are given.
         """
         rule = self.rule
-        if external is None and windows_file(rule.proposals) is not None:
+        if external is None and proposals_file(rule.proposals) is not None:
             raise UsageError(
                 f"this detector was trained on the windows of {rule.proposals}: give --proposals, "
                 "a file with windows of these images or a method"

@@ -20,7 +20,7 @@ from sppnet.app.options import (
     number_option,
 )
 from sppnet.app.settings import with_group, with_overrides, with_settings
-from sppnet.config.detection import DetectionConfig, InferenceConfig, windows_file
+from sppnet.config.detection import DetectionConfig, InferenceConfig, proposals_file
 from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
@@ -31,7 +31,9 @@ Split = Annotated[
 ]
 CacheFolder = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Where maps and windows are kept; OUT/cache."),
+    typer.Option(
+        "--cache", metavar="DIR", help="Where maps and proposals are kept; OUT/cache if not given."
+    ),
 ]
 Combine = Annotated[
     list[Path] | None,
@@ -116,8 +118,8 @@ def val(
     from sppnet.app.detect.val import ScoringJob
 
     part = choose_split(data, split, ("test", "val"))
-    changed, windows = part_windows(inference)
-    job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, windows)
+    changed, file = split_inference(inference)
+    job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, file)
     if run.dry_run:
         job.explain()
         return
@@ -150,23 +152,21 @@ def predict(
     """
     from sppnet.app.detect.predict import PredictionJob
 
-    changed, windows = part_windows(inference)
+    changed, file = split_inference(inference)
     models = [model, *(combine or [])]
-    job = PredictionJob(
-        models, images, out, run.device, changed, windows, score_threshold, show_above
-    )
+    job = PredictionJob(models, images, out, run.device, changed, file, score_threshold, show_above)
     if run.dry_run:
         job.explain()
         return
     job.run(fresh=fresh)
 
 
-def part_windows(inference: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
-    """Part the constants of testing that were given from the file of windows, if one is named.
+def split_inference(inference: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """Split the constants of testing that were given from the file of proposals, if one is named.
 
     Example:
-        >>> part_windows({"proposals": "runs/boxes.npz", "nms": "soft"})[0]
+        >>> split_inference({"proposals": "runs/boxes.npz", "nms": "soft"})[0]
         {'nms': 'soft'}
     """
-    path = windows_file(inference.get("proposals", ""))
+    path = proposals_file(inference.get("proposals", ""))
     return {name: v for name, v in inference.items() if path is None or name != "proposals"}, path
