@@ -19,6 +19,7 @@ from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
+from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
@@ -100,14 +101,14 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
     rule, (scores, moved) = detector.rule, ask(boxes)
     window, label = (scores > rule.score_threshold).nonzero().unbind(1)
     found = Detections(boxes[window], scores[window, label], label)
-    found = found.select(rule.preselect(found))
+    found = found.select(preselect(found, rule.moved_per_class))
     windows, rows = found.boxes, torch.arange(found.count)
     for stage in range(moved.shape[1]):
         after = ask(windows)[1][rows, stage, found.labels]
         windows = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
     after = ask(windows)[0][rows, found.labels]
     after = Detections(windows, (found.scores + after) / 2, found.labels)
-    return rule.select(after, moved=True)
+    return select_detections(after, rule, moved=True)
 
 
 def test_detector_finds_the_same_boxes(exported: Path) -> None:

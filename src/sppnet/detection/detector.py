@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import restore_backbone
+from sppnet.config.detection import InferenceConfig, proposals_file
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regressor import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
-from sppnet.detection.postprocess import InferenceConfig
+from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
-from sppnet.detection.proposals.precomputed import windows_file
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
 from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
@@ -112,7 +112,7 @@ class Detector:
             UsageError: If the detector was trained on windows of a file and none are given.
         """
         rule = self.rule
-        if external is None and windows_file(rule.proposals) is not None:
+        if external is None and proposals_file(rule.proposals) is not None:
             raise UsageError(
                 f"this detector was trained on the windows of {rule.proposals}: give --proposals, "
                 "a file with windows of these images or a method"
@@ -146,9 +146,9 @@ class Detector:
         window, label = (scores > self.rule.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[window], scores[window, label], label)
         if self.box_regressor is None:
-            return self.rule.select(found)
-        moved = self._refine(encoded, found.select(self.rule.preselect(found)))
-        return self.rule.select(moved, moved=True)
+            return select_detections(found, self.rule)
+        moved = self._refine(encoded, found.select(preselect(found, self.rule.moved_per_class)))
+        return select_detections(moved, self.rule, moved=True)
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Judge windows; windows that fall on the same cells are judged once.
@@ -324,7 +324,7 @@ class CombinedDetector:
         pairs = zip(self.detectors, encoded, strict=True)
         found = [each.detect(maps, boxes) for each, maps in pairs]
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        return self.rule.select(Detections(*joined))
+        return select_detections(Detections(*joined), self.rule)
 
     def config(self) -> dict[str, Any]:
         """Everything about the detectors that is not a weight."""

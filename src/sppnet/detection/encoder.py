@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import Backbone
+from sppnet.config.detection import TARGET_SIDE
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
 
-# A window is best seen at the size that the trunk was trained on (section 4.1 of the paper).
-TARGET_SIDE = 224
 # The time of a trunk grows with the square of the short side: between these, by a factor of four.
 SMALLEST_SIDE, LARGEST_SIDE = 400, 800
 # Two scales where the one that small things want is larger by this than what large things want.

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sppnet.detection.config import DetectionConfig
+from sppnet.config.detection import DetectionConfig
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals

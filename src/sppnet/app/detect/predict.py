@@ -106,7 +106,7 @@ class OutcomeStore:
     Args:
         folder: Where the records are kept.
         models: Folders of the models; other models never meet these records.
-        windows_file: Where windows come from; None if they are found.
+        proposals_file: Where windows come from; None if they are found.
         fresh: Whether to compute everything again.
     """
 
@@ -114,14 +114,14 @@ class OutcomeStore:
         self,
         folder: Path,
         models: Sequence[Path],
-        windows_file: Path | None = None,
+        proposals_file: Path | None = None,
         *,
         fresh: bool = False,
     ) -> None:
         self.cache = FeatureCache(folder)
         self.models = repr([read_json(model / "manifest.json") for model in models])
-        self.external = None if windows_file is None else ExternalProposals.open(windows_file)
-        self.windows = "" if windows_file is None else sha256_file(windows_file)
+        self.external = None if proposals_file is None else ExternalProposals.open(proposals_file)
+        self.windows = "" if proposals_file is None else sha256_file(proposals_file)
         self.fresh = fresh
 
     def detect(self, detector: AnyDetector, path: Path) -> ImageOutcome:
@@ -142,7 +142,12 @@ class OutcomeStore:
         except UnusableFileError as error:  # the run does not depend on this one file
             raise InputError(error.message, path=path, code="E_UNREADABLE") from error
         key = self.cache.make_key(
-            kind="outcome", version=OUTCOME_VERSION, models=self.models, image=digest
+            kind="outcome",
+            version=OUTCOME_VERSION,
+            models=self.models,
+            rule=repr(detector.rule),
+            windows=self.windows,
+            image=digest,
         )
         record = None if self.fresh else self.cache.get(key)
         if record is None:
@@ -172,7 +177,7 @@ class PredictionJob:
         out: Folder for the results.
         device: Where to compute, as the option says it.
         rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
-        windows_file: Where windows come from; None if the detectors find them.
+        proposals_file: Where windows come from; None if the detectors find them.
         score_threshold: Detections that score less are not reported.
         show_above: Detections that score less are not drawn.
     """
@@ -182,7 +187,7 @@ class PredictionJob:
     out: Path
     device: str = "auto"
     rule: Mapping[str, Any] = field(default_factory=dict)
-    windows_file: Path | None = None
+    proposals_file: Path | None = None
     score_threshold: float = -1.0
     show_above: float = 0.0
 
@@ -209,7 +214,7 @@ class PredictionJob:
             tally.finish()
         detector = open_detectors(self.models, self.device, self.rule)
         ensure_output_folder(self.out / "overlays")
-        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
         found: dict[str, Detections] = {}
         names = overlay_names(list(listing.paths))
         for path in track(listing.paths, "detecting", total=len(listing.paths)):

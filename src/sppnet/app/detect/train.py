@@ -141,7 +141,7 @@ class TrainingJob:
 
     def _proposals(self) -> ExternalProposals | None:
         """Read the file of windows, if the settings name one."""
-        path = self.settings.windows_file
+        path = self.settings.proposals_file
         return None if path is None else ExternalProposals.open(path)
 
     def _build_encoder(self, dataset: DetectionDataset) -> Encoder:

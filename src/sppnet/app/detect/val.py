@@ -37,7 +37,7 @@ class ScoringJob:
         out: Folder for the figures and the report.
         device: Where to compute, as the option says it.
         rule: Fields of the detectors' :class:`InferenceConfig` that are to be others.
-        windows_file: Where windows come from; None if the detectors find them.
+        proposals_file: Where windows come from; None if the detectors find them.
     """
 
     models: Sequence[Path]
@@ -46,7 +46,7 @@ class ScoringJob:
     out: Path
     device: str = "auto"
     rule: Mapping[str, Any] = field(default_factory=dict)
-    windows_file: Path | None = None
+    proposals_file: Path | None = None
 
     def explain(self) -> None:
         """Say what scoring would do; write nothing."""
@@ -64,7 +64,7 @@ class ScoringJob:
         """Detect, score, write; returns the exit code."""
         detector, dataset = self._open()
         ensure_output_folder(self.out)
-        store = OutcomeStore(self.out / "cache", self.models, self.windows_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
         problems = list(dataset.problems)
         outcomes: dict[LabelledImage, ImageOutcome] = {}
         for image in track(dataset.images, "detecting", total=len(dataset)):

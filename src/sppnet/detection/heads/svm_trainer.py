@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sppnet.config.detection import DetectionConfig
 from sppnet.detection.assign import inside_crowd
-from sppnet.detection.config import DetectionConfig
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.classifiers import LinearRegionClassifier

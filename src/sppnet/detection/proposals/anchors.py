@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppnet.detection.encoder import TARGET_SIDE, EncodedImage, Encoder, choose_scales
+from sppnet.config.detection import TARGET_SIDE
+from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
 from sppnet.detection.proposals.anchor_boxes import (
     AnchorEquations,
     AnchorGrid,

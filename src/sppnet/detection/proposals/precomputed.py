@@ -212,21 +212,4 @@ WINDOW_FILES: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
     ".npz": _read_npz,
     ".json": _read_coco,
     ".mat": _read_mat,
-}
-
-
-def windows_file(text: str) -> Path | None:
-    """Tell the name of a file of windows from that of a method.
-
-    Args:
-        text: What a user gave.
-
-    Returns:
-        The path, or None if it has not the ending of such a file.
-
-    Example:
-        >>> windows_file("graph+grid"), windows_file("runs/boxes.npz").name
-        (None, 'boxes.npz')
-    """
-    path = Path(text)
-    return path if path.suffix.lower() in WINDOW_FILES else None
+}  # a test compares the endings with those of the settings

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sppnet.config.detection import split_methods
 from sppnet.detection.proposals.graph import graph_windows
 from sppnet.detection.proposals.grid import grid_windows
 from sppnet.detection.proposals.opencv import edge_boxes, selective_search, selective_search_quality
@@ -84,29 +85,6 @@ def shrink_to_search(image: Tensor) -> Tensor:
     shrink = min(1.0, WORKING_SIDE / max(height, width))
     size_hw = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     return (image if shrink == 1.0 else resize_image(image, size_hw)).cpu().clamp(0, 1)
-
-
-def split_methods(method: str) -> list[str]:
-    """Names of the methods that are joined by "+".
-
-    Args:
-        method: Such as "graph" or "graph+grid".
-
-    Returns:
-        The names, each of :data:`PROPOSERS`.
-
-    Raises:
-        ValueError: If one of them does not exist or comes twice; lists those that do.
-
-    Example:
-        >>> split_methods("graph+grid")
-        ['graph', 'grid']
-    """
-    names = method.split("+")
-    if not set(names) <= set(PROPOSERS) or len(set(names)) < len(names):
-        legal = f"one of {sorted(PROPOSERS)}, or different ones joined by +"
-        raise ValueError(f"method must be {legal}, got {method!r}")
-    return names
 
 
 def take_turns(ranked: list[Tensor]) -> Tensor:
