@@ -187,8 +187,10 @@ def main() -> None:
     """Run the comparison."""
     words = read_arguments()
     torch.manual_seed(words.seed)
-    rule = SplitConfig(words.train_per_class, words.test_per_class, words.splits, words.seed)
-    data = open_class_data(words.data, rule)
+    split_config = SplitConfig(
+        words.train_per_class, words.test_per_class, words.splits, words.seed
+    )
+    data = open_class_data(words.data, split_config)
     name = "squeezenet1_1"  # the recipes name its layers
     backbone = build_backbone(name, words.weights)
     words.out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +206,7 @@ def main() -> None:
     about = {
         "backbone": name,
         "weights": words.weights,
-        "rule": data.rule_words(),
+        "rule": data.describe_split(),
         "images": len(data.paths),
         "classes": len(data.names),
         "feature_seconds": seconds,

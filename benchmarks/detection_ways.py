@@ -1,10 +1,6 @@
 """The ways to describe windows that ``detection_speed.py`` compares, each with a stop-watch."""
 
 import copy
-import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,37 +10,12 @@ from sppnet.backbones import Backbone
 from sppnet.detection import Detector, EncodedImage, Encoder
 from sppnet.detection.rcnn import CPU_BATCH, RcnnEncoder, warp_places
 from sppnet.geometry import Detections
+from sppnet.paper.detection_speed import StageClock
 from sppnet.pooling import spatial_pyramid_pool
 
 WARPING, CONVOLUTION, POOLING = "warping", "convolution", "pooling and products"
 HEAD, SELECTION = "head", "suppression and boxes"
 STAGES = (WARPING, CONVOLUTION, POOLING, HEAD, SELECTION)
-
-
-class Clock:
-    """Adds up the seconds of named stages."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.spent = 0.0  # really, before anything is scaled up
-
-    @contextmanager
-    def stage(self, name: str, scale: float = 1.0) -> Iterator[None]:
-        """Time what happens inside, less the stages in it; a GPU is waited for."""
-        begin, before = now(), self.spent
-        try:
-            yield
-        finally:
-            own = now() - begin - (self.spent - before)
-            self.seconds[name] += scale * own
-            self.spent += own
-
-
-def now() -> float:
-    """Seconds of the clock, once everything that was begun is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class HalfTrunk(nn.Module):
@@ -72,16 +43,16 @@ def prepare_trunk(backbone: Backbone, *, is_half: bool) -> Backbone:
 class TimedDetector(Detector):
     """A detector that tells the stages apart."""
 
-    clock: Clock
+    clock: StageClock
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Judge windows."""
         with self.clock.stage(HEAD):
             return super().score(encoded, boxes)
 
-    def run(self, image: Tensor, boxes: Tensor) -> tuple[Detections, Clock]:
+    def run(self, image: Tensor, boxes: Tensor) -> tuple[Detections, StageClock]:
         """Encode and detect; what each stage took."""
-        self.clock = self.encoder.clock = Clock()
+        self.clock = self.encoder.clock = StageClock(self.encoder.device)
         encoded = self.encode(image)
         with self.clock.stage(SELECTION):
             found = self.detect(encoded, boxes)
@@ -91,7 +62,7 @@ class TimedDetector(Detector):
 class TimedEncoder(Encoder):
     """SPP-net's way: one convolution per scale, windows pooled from the map."""
 
-    clock: Clock
+    clock: StageClock
 
     def encode(self, image: Tensor) -> EncodedImage:
         """Convolve an image."""
@@ -136,7 +107,7 @@ class TimedRcnnEncoder(RcnnEncoder):
     get vectors of zeros, and the seconds are scaled up.
     """
 
-    clock: Clock
+    clock: StageClock
     share = 1.0
     _row_of: dict[tuple[int, ...], int]
 

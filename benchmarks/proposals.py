@@ -60,7 +60,7 @@ def recall_of(images: list[LabelledImage], method: str) -> dict[str, Any]:
         str(overlap): dict(zip(map(str, LIMITS), curve.recall[overlap].tolist(), strict=True))
         for overlap in OVERLAPS
     }
-    return {"recall": shares, "objects": curve.num_truth, "mean_windows": curve.mean_windows}
+    return {"recall": shares, "objects": curve.num_truth, "mean_windows": curve.mean_proposals}
 
 
 def measure(images: list[LabelledImage], methods: list[str], repeats: int) -> list[dict[str, Any]]:

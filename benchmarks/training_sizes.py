@@ -40,8 +40,7 @@ from sppnet.classification import (
     train_network,
 )
 from sppnet.classification.train.config import InputSizes
-from sppnet.evaluation.report.charts import Series, line_chart
-from sppnet.evaluation.report.html import Page, figure, figures, table
+from sppnet.evaluation.report import Page, Series, figure, figures, line_chart, table
 from sppnet.images import load_image
 from sppnet.storage import read_json, write_json, write_text
 from sppnet.training.checkpoints import Checkpoints
@@ -51,8 +50,8 @@ WARPED_SIDE = 256
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of training, and the views that it is scored in.
+class Variant:
+    """One variant of training, and the views that it is scored in.
 
     Args:
         name: What the tables call it.
@@ -72,34 +71,38 @@ class Way:
 WHOLE = tuple((str(side), View("full", side)) for side in TEST_SIDES)
 EVERY_SIZE = (*WHOLE, ("natural size", View("native")))
 ONE_SIZE = (("whole", View("full", 256)), ("centre crop", View("crop", 256)))
-WAYS = {
+VARIANTS = {
     "sizes": (
-        Way("single size 224", "224", EVERY_SIZE),
-        Way("180 and 224 in turn", "180,224", EVERY_SIZE),
-        Way("natural sizes", "natural", EVERY_SIZE),
+        Variant("single size 224", "224", EVERY_SIZE),
+        Variant("180 and 224 in turn", "180,224", EVERY_SIZE),
+        Variant("natural sizes", "natural", EVERY_SIZE),
     ),
     "views": (
-        Way("SPP, crops", "224", ONE_SIZE),
-        Way("global average, crops", "224", ONE_SIZE, pool="avg"),
-        Way("SPP, whole images", "natural", (("whole", View("full", 224)),)),
-        Way("global average, whole images", "natural", (("whole", View("full", 224)),), pool="avg"),
-        Way("SPP, warped images", "224", (("warped", View("full", 256)),), warped=True),
+        Variant("SPP, crops", "224", ONE_SIZE),
+        Variant("global average, crops", "224", ONE_SIZE, pool="avg"),
+        Variant("SPP, whole images", "natural", (("whole", View("full", 224)),)),
+        Variant(
+            "global average, whole images", "natural", (("whole", View("full", 224)),), pool="avg"
+        ),
+        Variant("SPP, warped images", "224", (("warped", View("full", 256)),), warped=True),
     ),
 }
 
 
-def run_way(way: Way, words: argparse.Namespace, data: ClassData, seed: int) -> dict[str, Any]:
+def run_variant(
+    variant: Variant, words: argparse.Namespace, data: ClassData, seed: int
+) -> dict[str, Any]:
     """Train one network and score it in every view; a finished one is read from its file."""
-    folder = words.out / words.name / f"{way.name.replace(' ', '-').replace(',', '')}-{seed}"
+    folder = words.out / words.name / f"{variant.name.replace(' ', '-').replace(',', '')}-{seed}"
     done = folder / "figures.json"
     if done.exists():
         return dict(read_json(done, 1 << 20))
-    sys.stderr.write(f"{way.name}, seed {seed}\n")
+    sys.stderr.write(f"{variant.name}, seed {seed}\n")
     split = data.splits()[0]
-    paths = warped_copies(data.paths, words.out / "warped") if way.warped else data.paths
-    plan = TrainerConfig(
+    paths = warped_copies(data.paths, words.out / "warped") if variant.warped else data.paths
+    config = TrainerConfig(
         epochs=words.epochs,
-        sizes=InputSizes.parse(way.sizes),
+        sizes=InputSizes.parse(variant.sizes),
         rate=words.lr,
         trunk_rate=1.0 if words.weights == "none" else 0.1,
         schedule="cosine",
@@ -108,19 +111,21 @@ def run_way(way: Way, words: argparse.Namespace, data: ClassData, seed: int) -> 
     torch.manual_seed(seed)
     backbone = build_backbone(words.backbone, words.weights)
     network = build_classifier(
-        backbone, len(data.names), dropout=0.5, pool=way.pool, feature_norm=20.0
+        backbone, len(data.names), dropout=0.5, pool=variant.pool, feature_norm=20.0
     )
-    photos = TrainingImages([paths[i] for i in split.train.tolist()], plan.short_side, track=track)
+    photos = TrainingImages(
+        [paths[i] for i in split.train.tolist()], config.short_side, track=track
+    )
     labels = data.labels[split.train[photos.kept]]
     begin = time.perf_counter()
     states = Checkpoints(folder / "checkpoints")
-    train_network(network, photos, labels, plan, checkpoints=states, track=track)
+    train_network(network, photos, labels, config, checkpoints=states, track=track)
     seconds = time.perf_counter() - begin
     figures = {
         name: score_view(Classifier(network, view, data.names), data, paths, split.test)
-        for name, view in way.views
+        for name, view in variant.views
     }
-    record = {"way": way.name, "seed": seed, "seconds": seconds, "accuracy": figures}
+    record = {"way": variant.name, "seed": seed, "seconds": seconds, "accuracy": figures}
     write_json(done, record)
     return record
 
@@ -148,17 +153,17 @@ def warped_copies(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and deviation over the seeds, for every way and view."""
+    """Mean and deviation over the seeds, for every variant and view."""
     rows = []
-    for way in dict.fromkeys(record["way"] for record in records):
-        mine = [record for record in records if record["way"] == way]
+    for variant in dict.fromkeys(record["way"] for record in records):
+        mine = [record for record in records if record["way"] == variant]
         for view in mine[0]["accuracy"]:
             values = [100 * record["accuracy"][view] for record in mine]
             deviation = stdev(values) if len(values) > 1 else 0.0
             seconds = mean(record["seconds"] for record in mine)
             rows.append(
                 {
-                    "way": way,
+                    "way": variant,
                     "view": view,
                     "mean": mean(values),
                     "deviation": deviation,
@@ -170,7 +175,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def to_markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
-    """Write a table with one row for each way and one column for each view."""
+    """Write a table with one row for each variant and one column for each view."""
     views = list(dict.fromkeys(row["view"] for row in rows))
     lines = [
         f"{about['backbone']}, weights {about['weights']}, {about['epochs']} epochs, "
@@ -179,14 +184,14 @@ def to_markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any]) -> str:
         f"| training | {' | '.join(views)} | seconds |",
         f"| --- |{' --- |' * (len(views) + 1)}",
     ]
-    for way in dict.fromkeys(row["way"] for row in rows):
-        cells = {row["view"]: row for row in rows if row["way"] == way}
+    for variant in dict.fromkeys(row["way"] for row in rows):
+        cells = {row["view"]: row for row in rows if row["way"] == variant}
         shown = [
             f"{cells[view]['mean']:.1f} ± {cells[view]['deviation']:.1f}" if view in cells else "-"
             for view in views
         ]
         seconds = next(iter(cells.values()))["seconds"]
-        lines.append(f"| {way} | {' | '.join(shown)} | {seconds:.0f} |")
+        lines.append(f"| {variant} | {' | '.join(shown)} | {seconds:.0f} |")
     return "\n".join([*lines, ""])
 
 
@@ -194,10 +199,10 @@ def to_page(name: str, rows: Sequence[dict[str, Any]]) -> str:
     """Write the page: accuracy against the size at test, and the table."""
     page = Page(f"Training {name}", "mean class accuracy over the seeds")
     curves = []
-    for way in dict.fromkeys(row["way"] for row in rows):
-        points = [row for row in rows if row["way"] == way and row["view"].isdecimal()]
+    for variant in dict.fromkeys(row["way"] for row in rows):
+        points = [row for row in rows if row["way"] == variant and row["view"].isdecimal()]
         x = [int(row["view"]) for row in points]
-        curves.append(Series(way, x, [row["mean"] / 100 for row in points]))
+        curves.append(Series(variant, x, [row["mean"] / 100 for row in points]))
     if any(len(curve.x) for curve in curves):
         low = min(row["mean"] for row in rows) / 100
         high = max(row["mean"] for row in rows) / 100
@@ -218,7 +223,7 @@ def to_page(name: str, rows: Sequence[dict[str, Any]]) -> str:
 def read_arguments() -> argparse.Namespace:
     """Read the words of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
-    parser.add_argument("name", choices=sorted(WAYS))
+    parser.add_argument("name", choices=sorted(VARIANTS))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", default="small5")
     parser.add_argument("--weights", default="none")
@@ -236,9 +241,9 @@ def main() -> None:
     words = read_arguments()
     records = []
     for seed in range(words.seeds):
-        rule = SplitConfig(words.train_per_class, words.test_per_class, 1, seed)
-        data = open_class_data(words.data, rule)
-        records += [run_way(way, words, data, seed) for way in WAYS[words.name]]
+        split_config = SplitConfig(words.train_per_class, words.test_per_class, 1, seed)
+        data = open_class_data(words.data, split_config)
+        records += [run_variant(variant, words, data, seed) for variant in VARIANTS[words.name]]
     rows = summarise(records)
     about = {
         **{key: str(value) for key, value in vars(words).items()},

@@ -85,3 +85,13 @@ def test_every_listed_source_exists(hatch_build: ModuleType) -> None:
 
 def test_a_source_archive_holds_no_libraries(hatch_build: ModuleType, tmp_path: Path) -> None:
     assert run_hook(hatch_build, tmp_path, "sdist") == ({"artifacts": [], "pure_python": True}, [])
+
+
+def test_a_wheel_holds_what_a_page_is_made_of() -> None:
+    pytest.importorskip("hatchling")
+    from hatchling.builders.wheel import WheelBuilder
+
+    packed = {each.distribution_path for each in WheelBuilder(str(ROOT)).recurse_included_files()}
+    folder = "sppnet/evaluation/report"
+    assert {f"{folder}/page.css", f"{folder}/templates/blocks.html"} <= packed
+    assert f"{folder}/templates/page.html" in packed

@@ -166,9 +166,9 @@ def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
 
 
 def test_settings_of_the_demo_hold_its_seed() -> None:
-    plan = DemoConfig()
-    assert plan.classifier_settings(3).plan().seed == 3
-    assert plan.detector_settings("none", 3).seed == plan.split_rule(3).seed == 3
+    config = DemoConfig()
+    assert config.train_config(3).plan().seed == 3
+    assert config.detection_config("none", 3).seed == config.split_config(3).seed == 3
 
 
 def test_new_heads_of_the_tables_follow_the_seed() -> None:

@@ -1,5 +1,6 @@
 """A classifier predicts from the image alone, and comes back from disk as it was."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +8,18 @@ import pytest
 import torch
 from PIL import Image
 
-from small_photos import draw_folders
-from sppnet.backbones import build_backbone
 from sppnet.classification import (
     Classifier,
-    Split,
-    SplitConfig,
     View,
     build_classifier,
     build_pool,
-    extract_features,
-    fit_svm_classifier,
-    open_class_data,
     predict_files,
 )
-from sppnet.classification.classifier import rank_scores
+from sppnet.classification.classifier import (
+    pool_from_config,
+    pool_to_config,
+    rank_scores,
+)
 from sppnet.errors import InputError, UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -138,19 +136,8 @@ def test_folder_that_does_not_fit_together_is_refused(
         Classifier.load(tmp_path / "m")
 
 
-def test_svms_on_frozen_features_learn(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    data = open_class_data(draw_folders(tmp_path / "d", 20), SplitConfig(seed=0))
-    backbone, pool, view = build_backbone("small5"), build_pool("spp"), View("full", 64)
-    features = extract_features(data.paths, backbone, pool, view)
-    splits = [*data.splits(), Split(torch.arange(0, 80, 2), torch.arange(1, 80, 2))]
-    result = fit_svm_classifier(features, data.labels, data.names, backbone, pool, view, splits)
-    assert result.figures["top1"] > 0.6  # chance is 0.25
-    assert result.summary is not None
-    assert result.summary["count"] == 2
-    (split, _) = splits
-    assert torch.equal(result.classifier.seen, features.digests[split.train])
-    # the saved way from a file to a score is the way that was measured
-    paths = [data.paths[i] for i in split.test.tolist()]
-    rows = result.classifier.score_rows(features.rows[split.test])
-    assert torch.equal(predict_files(result.classifier, paths).rows, rows)
+@pytest.mark.parametrize("kind", ["spp", "spp+avg", "6x6", "avg", "max"])
+def test_pools_come_back_from_their_description(kind: str) -> None:
+    maps, pool = torch.rand(2, 4, 9, 7), build_pool(kind, (1, 3))
+    description = json.loads(json.dumps(pool_to_config(pool)))
+    assert torch.equal(pool_from_config(description)(maps), pool(maps))

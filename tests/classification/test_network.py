@@ -2,8 +2,6 @@
 
 The paper's networks as a whole: heads, baselines, initial values, the layer table."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,13 +19,11 @@ from sppnet.classification import (
     build_pool,
     layer_table,
 )
-from sppnet.classification.network import apply_in_blocks, pool_bins
-from sppnet.classification.serialize import (
+from sppnet.classification.classifier import (
     head_from_config,
     head_to_config,
-    pool_from_config,
-    pool_to_config,
 )
+from sppnet.classification.network import apply_in_blocks, pool_bins
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +97,6 @@ def test_pools_are_parts_of_the_pyramid() -> None:
     assert torch.equal(build_pool("spp+avg")(maps), torch.cat([build_pool("avg")(maps), spp], 1))
     kinds = ("spp", "spp+avg", "6x6", "avg", "max")
     assert [pool_bins(kind) for kind in kinds] == [50, 51, 36, 1, 1]
-
-
-@pytest.mark.parametrize("kind", ["spp", "spp+avg", "6x6", "avg", "max"])
-def test_pools_come_back_from_their_description(kind: str) -> None:
-    maps, pool = torch.rand(2, 4, 9, 7), build_pool(kind, (1, 3))
-    description = json.loads(json.dumps(pool_to_config(pool)))
-    assert torch.equal(pool_from_config(description)(maps), pool(maps))
 
 
 def test_trunk_may_be_passed_in() -> None:

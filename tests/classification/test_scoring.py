@@ -1,15 +1,15 @@
-"""Average precision of classes that images show, against loops; VOC sets for the protocol."""
-
-from pathlib import Path
+"""Figures of scores against loops, and their mean over splits."""
 
 import pytest
 import torch
 
-from image_files import make_voc, voc_object, voc_xml, write_split
 from oracles.slow_average_precision import voc07
-from sppnet.classification.data import open_voc_data
-from sppnet.classification.scoring import presence_task, score_presence
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.classification.scoring import (
+    mean_figures,
+    presence_task,
+    score_predictions,
+    score_presence,
+)
 
 
 def slow_average(scores: list[float], truth: list[int]) -> float:
@@ -52,36 +52,18 @@ def test_class_that_no_image_shows_has_no_figure() -> None:
     assert task.figure(torch.zeros(0, 2), task.targets[:0]) == 0.0
 
 
-def make_set(root: Path, splits: dict[str, str]) -> Path:
-    """A VOC set of five images with cats, dogs and difficult dogs."""
-    hard = "<difficult>1</difficult>"
-    cat, dog = voc_object((1, 1, 10, 10)), voc_object((5, 5, 20, 20), "dog")
-    unclear = voc_object((5, 5, 20, 20), "dog", hard)
-    content = {"a": cat, "b": dog, "c": cat + unclear, "d": dog + unclear, "e": ""}
-    make_voc(
-        root,
-        {stem: voc_xml(objects, f"{stem}.jpg") for stem, objects in content.items()},
-        {f"{stem}.jpg": (30, 40) for stem in content},
-    )
-    for name, stems in splits.items():
-        write_split(root, name, "\n".join(stems))
-    return root
+def test_figures_of_splits_are_averaged() -> None:
+    names = ("a", "b", "c")
+    scores = torch.eye(3)
+    per_split = [score_predictions(scores, torch.tensor(y), names) for y in ([0, 1, 2], [0, 1, 1])]
+    figures, summary = mean_figures(per_split)
+    assert figures["top1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert figures["per_class"] == {"a": 1.0, "b": 0.75, "c": 1.0}
+    assert summary is not None
+    assert summary["std"]["mean_class_accuracy"] == pytest.approx(0.25 / 2**0.5)
 
 
-def test_trainval_is_fitted_on_and_test_scored(tmp_path: Path) -> None:
-    data = open_voc_data(make_set(tmp_path / "v", {"train": "a", "trainval": "ab", "test": "cde"}))
-    assert data.splits_used == ("trainval", "test")
-    (split,) = data.splits()
-    assert [data.paths[i].stem for i in split.train.tolist()] == ["a", "b"]
-    assert [data.paths[i].stem for i in split.test.tolist()] == ["c", "d", "e"]
-    assert data.targets.tolist() == [[1, -1], [-1, 1], [1, 0], [-1, 1], [-1, -1]]
-    assert data.task(torch.tensor([4, 0])).targets.tolist() == [[-1, -1], [1, -1]]
-    (rest,) = data.splits(torch.tensor([1, 3, 4]))  # a and c could not be read
-    assert (rest.train.tolist(), rest.test.tolist()) == ([0], [1, 2])
-    with pytest.raises(NothingUsableError):
-        data.splits(torch.tensor([3]))
-
-
-def test_missing_splits_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="needs a split 'test' or 'val'; there are train"):
-        open_voc_data(make_set(tmp_path / "v", {"train": "ab"}))
+def test_no_test_image_gives_no_figure() -> None:
+    figures = score_predictions(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), ("a", "b"))
+    assert figures["top1"] is None
+    assert mean_figures([figures, figures])[1] is None

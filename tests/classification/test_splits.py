@@ -1,17 +1,9 @@
 """Images to fit on and images to score on never meet, and the draw can be repeated."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from small_photos import PATTERNS, draw_folders
-from sppnet.classification import SplitConfig, holdout_split, open_class_data, protocol_splits
-from sppnet.classification.data import match_classes
-from sppnet.classification.scoring import score_predictions
-from sppnet.classification.splits import mean_figures
-from sppnet.errors import NothingUsableError, UsageError
-from sppnet.images import read_class_folders
+from sppnet.classification import SplitConfig, holdout_split, protocol_splits
 
 LABELS = torch.arange(3).repeat_interleave(torch.tensor([10, 40, 100]))
 
@@ -42,67 +34,9 @@ def test_lone_image_is_fitted_on() -> None:
     assert 0 in split.train.tolist()
 
 
-def test_plain_folder_is_divided_by_the_rule(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitConfig(seed=1))
-    (split,) = data.splits()
-    assert data.names == PATTERNS
-    assert (len(split.train), len(split.test)) == (16, 4)
-    assert data.rule_words() == "20% of each class held out, seed 1"
-
-
-def test_train_and_val_folders_are_kept_apart(tmp_path: Path) -> None:
-    draw_folders(tmp_path / "train", 3, seed=0)
-    draw_folders(tmp_path / "val", 2, seed=1)
-    data = open_class_data(tmp_path, SplitConfig())
-    (split,) = data.splits()
-    assert {data.paths[i].parts[-3] for i in split.train.tolist()} == {"train"}
-    assert {data.paths[i].parts[-3] for i in split.test.tolist()} == {"val"}
-    with pytest.raises(UsageError, match="draws its own splits"):
-        open_class_data(tmp_path, SplitConfig(train_per_class=2))
-
-
-def test_unreadable_images_do_not_shift_the_others(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 5), SplitConfig())
-    kept = torch.tensor([i for i in range(20) if i % 5])
-    (split,) = data.splits(kept)
-    assert max(split.train.tolist()) < len(kept)
-
-
-def test_nothing_to_fit_on(tmp_path: Path) -> None:
-    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitConfig())
-    with pytest.raises(NothingUsableError, match="fewer than two classes"):
-        data.splits(torch.tensor([0, 1]))
-    with pytest.raises(NothingUsableError):
-        data.splits(torch.tensor([], dtype=torch.int64))
-
-
-def test_classes_are_matched_by_name(tmp_path: Path) -> None:
-    dataset = read_class_folders(draw_folders(tmp_path / "d", 1))
-    assert match_classes(dataset, ("x", *reversed(PATTERNS))).tolist() == [4, 3, 2, 1]
-    with pytest.raises(UsageError, match="'upright' is none of the model's 3 classes"):
-        match_classes(dataset, PATTERNS[:3])
-
-
-def test_figures_of_splits_are_averaged() -> None:
-    names = ("a", "b", "c")
-    scores = torch.eye(3)
-    per_split = [score_predictions(scores, torch.tensor(y), names) for y in ([0, 1, 2], [0, 1, 1])]
-    figures, summary = mean_figures(per_split)
-    assert figures["top1"] == pytest.approx((1 + 2 / 3) / 2)
-    assert figures["per_class"] == {"a": 1.0, "b": 0.75, "c": 1.0}
-    assert summary is not None
-    assert summary["std"]["mean_class_accuracy"] == pytest.approx(0.25 / 2**0.5)
-
-
-def test_no_test_image_gives_no_figure() -> None:
-    figures = score_predictions(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64), ("a", "b"))
-    assert figures["top1"] is None
-    assert mean_figures([figures, figures])[1] is None
-
-
 @pytest.mark.parametrize(
     "wrong", [{"test_per_class": 5}, {"splits": 2}, {"train_per_class": 0}, {"splits": 0}]
 )
-def test_impossible_rules_are_refused(wrong: dict[str, int]) -> None:
+def test_impossible_splits_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         SplitConfig(**wrong)

@@ -125,10 +125,10 @@ def found_at(box: tuple, points: float, image: int = 0) -> Thing:
         # exactly half overlaps: it counts
         ([CAR], [found_at((1, 1, 10, 5), 1)], 1, 1),
         ([CAR], [found_at((1, 1, 10, 4), 1)], 0, 0),
-        # found twice: the second is a false alarm, after full recall it costs nothing
+        # found twice: the second is a false positive, after full recall it costs nothing
         ([CAR], [found_at(CAR.box, 0.9), found_at(CAR.box, 0.8)], 1, 1),
         ([CAR, CAR._replace(box=FAR)], [found_at(CAR.box, 0.9)] * 2, 6 / 11, 0.5),
-        # a false alarm before the hit halves the precision
+        # a false positive before the true positive halves the precision
         ([CAR], [found_at(FAR, 0.9), found_at(CAR.box, 0.8)], 0.5, 0.5),
         # equal scores: as given
         ([CAR], [found_at(CAR.box, 0.5), found_at(FAR, 0.5)], 1, 1),
@@ -136,7 +136,7 @@ def found_at(box: tuple, points: float, image: int = 0) -> Thing:
         # equal scores in two images: the first image first
         ([CAR], [found_at(CAR.box, 0.5), found_at(FAR, 0.5, image=1)], 1, 1),
         ([CAR._replace(image=1)], [found_at(FAR, 0.5), found_at(CAR.box, 0.5, image=1)], 0.5, 0.5),
-        # the same box in another image hits nothing
+        # the same box in another image finds nothing
         ([CAR], [found_at(CAR.box, 0.5, image=1)], 0, 0),
         # the wrong class
         ([CAR], [found_at(CAR.box, 1)._replace(label=1)], 0, 0),
@@ -168,7 +168,7 @@ def test_small_cases(truth: list, found: list, voc07: float | None, voc10: float
             assert math.isnan(result.mean_ap)
 
 
-def test_a_better_but_taken_object_makes_a_false_alarm_in_voc_not_in_coco() -> None:
+def test_a_better_but_taken_object_makes_a_false_positive_in_voc_not_in_coco() -> None:
     """VOC looks at the best object only; COCO goes on to the next free one."""
     truth = [CAR, Thing(0, 0, (1, 1, 10, 12))]
     found = [found_at(CAR.box, 0.9), found_at(CAR.box, 0.8)]

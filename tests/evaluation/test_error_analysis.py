@@ -1,4 +1,4 @@
-"""Kinds of mistakes and the confusion matrix, against readable loops and cases by hand."""
+"""Mistakes, confusion and the best threshold, against readable loops and cases by hand."""
 
 import math
 
@@ -7,8 +7,15 @@ import pytest
 from evaluation_scenes import as_detections, as_images, random_scene
 from oracles import slow_mistakes as slow
 from oracles.slow_average_precision import Thing
+from report_scenes import DETECTIONS, IMAGES, A, B, C, found, image
 from sppnet.evaluation import confuse_detections, evaluate_detections, find_error_types
-from sppnet.evaluation.error_analysis import ERROR_TYPES, FALSE_ALARMS
+from sppnet.evaluation.error_analysis import (
+    ERROR_TYPES,
+    FALSE_POSITIVE_TYPES,
+    best_and_worst,
+    best_operating_point,
+    count_matches,
+)
 
 NAMES = ["a", "b", "c", "d"]
 EVERY_SCORE = -math.inf
@@ -26,12 +33,12 @@ def test_counts_equal_the_loop(seed: int) -> None:
     ours = find_error_types(as_images(truth, images), as_detections(found), NAMES, threshold)
     shown = [thing for thing in by_image(found) if thing.score >= threshold]
     kinds, meant = slow.kinds_of(truth, shown)
-    for kind in FALSE_ALARMS:
+    for kind in FALSE_POSITIVE_TYPES:
         expected = [shown[d].label for d, one in kinds.items() if one == kind]
         assert ours.counts[kind] == len(expected)
         assert list(ours.per_class[kind].values()) == [expected.count(k) for k in range(4)]
-    hits, _ = slow.voc_hits(truth, shown, 0.5)
-    assert ours.counts["missed"] == len(slow.missed_objects(truth, hits, meant))
+    right, _ = slow.voc_hits(truth, shown, 0.5)
+    assert ours.counts["missed"] == len(slow.missed_objects(truth, right, meant))
 
 
 @pytest.mark.parametrize("seed", range(150))
@@ -62,8 +69,8 @@ def test_nothing_is_lost_with_crowds(seed: int) -> None:
     table, errors = confuse_detections(*scene, EVERY_SCORE).counts, find_error_types(*scene)
     objects = list(evaluate_detections(*scene).num_truth.values())
     assert table[:-1].sum(1).tolist() == objects
-    false_alarms = sum(errors.counts[kind] for kind in FALSE_ALARMS)
-    assert table[:, :-1].sum() - table.diagonal().sum() == false_alarms
+    false_positives = sum(errors.counts[kind] for kind in FALSE_POSITIVE_TYPES)
+    assert table[:, :-1].sum() - table.diagonal().sum() == false_positives
 
 
 CAR, OTHER, FAR = (1, 1, 10, 10), (21, 1, 30, 10), (61, 61, 70, 70)
@@ -103,9 +110,42 @@ def test_confusion_by_hand() -> None:
     table = confuse_detections(as_images(truth, 2), as_detections(found), ["a", "b", "c"], 0.1)
     assert table.names == ("a", "b", "c", "background")
     assert table.counts.tolist() == [[1, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
-    assert table.numbers()["counts"] == table.counts.tolist()
+    assert table.to_json()["counts"] == table.counts.tolist()
 
 
 def test_nothing_at_all() -> None:
     assert confuse_detections([], {}, [], 0).counts.tolist() == [[0]]
     assert set(find_error_types([], {}, []).counts.values()) == {0}
+
+
+def test_best_threshold_balances_precision_and_recall():
+    point = best_operating_point(IMAGES, DETECTIONS)
+    # 0.9 right, 0.85 false, 0.8 right, 0.2 right: F1 is 2*3/(4+4) with all, 2*2/(3+4) down to 0.8,
+    # 2*1/(1+4) with the first alone
+    assert point.score_threshold == pytest.approx(0.2)
+    assert (point.true_positives, point.false_positives, point.false_negatives) == (3, 1, 1)
+    assert point.precision == point.recall == 0.75
+
+
+def test_equal_scores_are_taken_together():
+    images = [image("x", [A])]
+    point = best_operating_point(images, {"x": found([A, C, C], [0.5, 0.5, 0.5])})
+    assert (point.true_positives, point.false_positives) == (1, 2)
+
+
+def test_difficult_objects_count_neither_way():
+    images = [image("x", [A, B], difficult=[True, False])]
+    point = best_operating_point(images, {"x": found([A, B], [0.9, 0.8])})
+    assert (point.true_positives, point.false_positives, point.false_negatives) == (1, 0, 0)
+
+
+def test_worst_images_have_most_mistakes_and_none_is_shown_twice():
+    counts = count_matches(IMAGES, DETECTIONS, 0.5)
+    assert [(e.true_positives, e.false_positives, e.false_negatives) for e in counts] == [
+        (2, 0, 0),
+        (0, 1, 2),
+        (0, 0, 0),
+    ]
+    best, worst = best_and_worst(counts)
+    assert [entry.image.image_id for entry in worst] == ["bad"]
+    assert [entry.image.image_id for entry in best] == ["good"]

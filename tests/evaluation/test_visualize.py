@@ -1,4 +1,4 @@
-"""Hits, false alarms and misses: judged rightly, and drawn where they are."""
+"""Boxes and their labels on images: each kind where it is, in its colour."""
 
 import io
 
@@ -7,15 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sppnet.evaluation.matching import judge_detections
 from sppnet.evaluation.visualize import (
     CLASS_COLOURS,
-    FALSE_ALARM,
-    HIT,
-    MISS,
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
     BoxPainter,
     draw_detections,
-    draw_hits_and_misses,
+    draw_matches,
     fit_picture,
     to_jpeg_bytes,
     to_picture,
@@ -34,71 +33,33 @@ def found(boxes, scores, labels):
     )
 
 
-def counts(detections, labels=(0, 0), **options):
-    return judge_detections(TRUTH, torch.tensor(labels), detections, **options).counts()
-
-
 def count_colour(picture, colour):
     return int((np.asarray(picture) == np.array(colour)).all(axis=2).sum())
 
 
-# (detections, (hits, false alarms, misses)) against two objects of class 0
-CASES = {
-    "nothing found": (([], [], []), (0, 0, 2)),
-    "exact": (([[100, 100, 200, 200]], [0.9], [0]), (1, 0, 1)),
-    "another class": (([[100, 100, 200, 200]], [0.9], [1]), (0, 1, 2)),
-    "overlap of exactly a half": (([[100, 100, 200, 150]], [0.9], [0]), (1, 0, 1)),
-    "overlap just below a half": (([[100, 100, 200, 149]], [0.9], [0]), (0, 1, 2)),
-    "found twice": (([[100, 100, 200, 200], [101, 100, 200, 200]], [0.5, 0.9], [0, 0]), (1, 1, 1)),
-    "elsewhere": (([[0, 0, 50, 50]], [0.9], [0]), (0, 1, 2)),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_hits_and_misses_are_counted_by_the_rule_of_voc(name):
-    detections, expected = CASES[name]
-    assert counts(found(*detections)) == expected
-
-
-def test_of_two_on_one_object_the_better_score_is_the_hit():
-    detections = found([[100, 100, 200, 200], [105, 100, 200, 200]], [0.5, 0.9], [0, 0])
-    judged = judge_detections(TRUTH, torch.tensor([0, 0]), detections)
-    assert judged.is_hit.tolist() == [False, True]
-
-
-def test_objects_that_do_not_count_are_neither_hit_nor_missed():
-    detections = found([[100, 100, 200, 200]] * 2, [0.9, 0.8], [0, 0])
-    assert counts(detections, truth_ignored=torch.tensor([True, False])) == (0, 0, 1)
-
-
-def test_image_without_objects():
-    judged = judge_detections(
-        torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), found([[0, 0, 9, 9]], [0.1], [0])
-    )
-    assert judged.counts() == (0, 1, 0)
-
-
 def test_each_kind_is_drawn_in_its_colour():
     labels = torch.tensor([0, 0])
-    hit, alarm = [100, 100, 200, 200], [300, 50, 360, 110]
-    nothing = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    assert count_colour(nothing, MISS) > 500
-    assert count_colour(nothing, HIT) == count_colour(nothing, FALSE_ALARM) == 0
-    both = draw_hits_and_misses(
-        WHITE, TRUTH, labels, found([hit, alarm], [0.9, 0.8], [0, 0]), ["a"]
+    right, wrong = [100, 100, 200, 200], [300, 50, 360, 110]
+    nothing = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    assert count_colour(nothing, FALSE_NEGATIVE_COLOUR) > 500
+    assert (
+        count_colour(nothing, TRUE_POSITIVE_COLOUR)
+        == count_colour(nothing, FALSE_POSITIVE_COLOUR)
+        == 0
     )
-    assert both.getpixel((100, 150)) == HIT
-    assert both.getpixel((300, 80)) == FALSE_ALARM
-    assert count_colour(both, MISS) > 200
+    both = draw_matches(WHITE, TRUTH, labels, found([right, wrong], [0.9, 0.8], [0, 0]), ["a"])
+    assert both.getpixel((100, 150)) == TRUE_POSITIVE_COLOUR
+    assert both.getpixel((300, 80)) == FALSE_POSITIVE_COLOUR
+    assert count_colour(both, FALSE_NEGATIVE_COLOUR) > 200
 
 
-def test_a_miss_is_dashed_and_a_hit_is_not():
+def test_a_false_negative_is_dashed_and_a_true_positive_is_not():
     labels = torch.tensor([0, 0])
-    missed = draw_hits_and_misses(WHITE, TRUTH, labels, Detections.empty(), ["a"])
-    hit = draw_hits_and_misses(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
+    missed = draw_matches(WHITE, TRUTH, labels, Detections.empty(), ["a"])
+    right = draw_matches(WHITE, TRUTH, labels, found([TRUTH[0].tolist()], [0.9], [0]), ["a"])
     edge = [(100, y) for y in range(110, 190)]
-    assert {missed.getpixel(p) for p in edge} > {MISS, (255, 255, 255)}
-    assert {hit.getpixel(p) for p in edge} == {HIT}
+    assert {missed.getpixel(p) for p in edge} > {FALSE_NEGATIVE_COLOUR, (255, 255, 255)}
+    assert {right.getpixel(p) for p in edge} == {TRUE_POSITIVE_COLOUR}
 
 
 def test_line_runs_through_the_last_pixel_inside_a_half_open_box():
@@ -125,7 +86,7 @@ def test_any_size_is_drawn(size):
     height, width = size
     box = [[0.0, 0.0, float(width), float(height)]]
     labels = torch.tensor([0])
-    drawn = draw_hits_and_misses(
+    drawn = draw_matches(
         torch.rand(3, height, width), torch.tensor(box), labels, found(box, [1.0], [0]), ["a", "b"]
     )
     assert drawn.width * height == drawn.height * width

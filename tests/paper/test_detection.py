@@ -1,6 +1,5 @@
 """Tables 9 to 12 run on a small drawn set with a small trunk: the same code as on VOC 2007."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from reproduce_runs import reproduce
 from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
-from sppnet.images import draw_detection_set
-from sppnet.paper import Resources
 from sppnet.paper.detection import METHODS
-from sppnet.paper.detection_setup import ZF, DetectionImages, Method, open_detection_images
+from sppnet.paper.detection_setup import ZF, Method
 from sppnet.paper.printed import (
     BOTH,
     CONV,
@@ -39,11 +37,6 @@ QUICK = ("--timed", 1, "--share", 0.5)
 Cells = dict[tuple[str, str], dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_detection_set(tmp_path_factory.mktemp("drawn"), count=12, seed=0)
-
-
 @pytest.fixture(autouse=True)
 def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's five scales would take seconds for every image."""
@@ -53,14 +46,14 @@ def small_scales(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*words: object) -> tuple[int, Cells, dict[str, Any]]:
     """Run the command: exit code, cells that were measured, and all that was written."""
-    out = Path(str(words[words.index("--out") + 1]))
-    code = main(["reproduce", *map(str, words)])
-    record = json.loads((out / f"table-{words[0]}.json").read_text())
+    code, record = reproduce(*words)
     cells = {(cell["row"], cell["column"]): cell for cell in record["cells"]}
     return code, {k: cell for k, cell in cells.items() if cell["measured"] is not None}, record
 
 
-def test_table_10_measures_precision_and_seconds_of_both_ways(drawn: Path, tmp_path: Path) -> None:
+def test_table_10_measures_precision_and_seconds_of_both_methods(
+    drawn: Path, tmp_path: Path
+) -> None:
     code, cells, _ = run(10, "--data", drawn, *SMALL, *QUICK, "--out", tmp_path)
     assert code == 0
     for column in (SPP_1, SPP_5, RCNN_ZF):
@@ -91,7 +84,7 @@ def test_a_second_run_takes_the_scores_that_are_kept(
     assert code == 3  # fc6 asks for layers that were trained
     assert {row for row, _ in first} == {"pool5", "ft fc6", "ft fc7", "ft fc7 bb"}
     assert any("no fully connected layers" in reason for reason in record["not_measured"])
-    monkeypatch.setattr("sppnet.paper.detection_bench.SvmTrainer", None)
+    monkeypatch.setattr("sppnet.paper.detection_experiment.SvmTrainer", None)
     again = run(9, *words, "--fresh", "--out", tmp_path)[1]
     assert {k: c["measured"] for k, c in first.items()} == {
         k: c["measured"] for k, c in again.items()
@@ -171,18 +164,3 @@ def test_wrong_words_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["reproduce", "9", "--only", "ap", "--out", str(tmp_path)]) == 2
     assert "precision or speed" in capsys.readouterr().err
     assert main(["reproduce", "9", "--proposals", "magic", "--out", str(tmp_path)]) == 2
-
-
-def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(drawn, whole)
-    shutil.rmtree(whole / "ImageSets")
-    images = open_detection_images(Resources(tmp_path, data=whole))
-    assert isinstance(images, DetectionImages)
-    learnt, scored = ({image.image_id for image in part} for part in (images.train, images.test))
-    assert len(scored) == 2  # a fifth
-    assert not learnt & scored
-    assert len(learnt | scored) == 12
-    few = open_detection_images(Resources(tmp_path, data=whole, limit=1))
-    assert isinstance(few, DetectionImages)
-    assert (len(few.train), len(few.test)) == (1, 1)

@@ -1,5 +1,6 @@
-"""Parts of tables 9 to 12: windows, heads, seconds."""
+"""Networks and images of tables 9 to 12: vectors that are kept, heads that were trained."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,17 +8,19 @@ import torch
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.classification.network import build_classifier
-from sppnet.detection import CachedFeatures, Encoder
-from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.images import draw_detection_set, open_detection_dataset
-from sppnet.paper.detection_bench import build_plan, tune_layers
-from sppnet.paper.detection_setup import DetectionNetwork, KeptRcnnEncoder
-from sppnet.paper.detection_speed import Photo, Seconds, time_features
-from sppnet.progress import no_tracking
+from sppnet.paper import Resources
+from sppnet.paper.detection_setup import (
+    DetectionImages,
+    DetectionNetwork,
+    KeptRcnnEncoder,
+    open_detection_images,
+)
 from sppnet.storage import FeatureCache
 
-WINDOWS = torch.tensor([[10.0, 10.0, 90.0, 60.0], [0.0, 0.0, 50.0, 80.0], [30.0, 20.0, 99.0, 79.0]])
+PROPOSALS = torch.tensor(
+    [[10.0, 10.0, 90.0, 60.0], [0.0, 0.0, 50.0, 80.0], [30.0, 20.0, 99.0, 79.0]]
+)
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def test_kept_vectors_are_those_of_rcnn_and_are_convolved_once(
 ) -> None:
     plain, cache = RcnnEncoder(backbone, (1, 2)), FeatureCache(tmp_path)
     encoded = plain.encode(torch.rand(3, 80, 100))
-    cells = plain.locate(encoded, WINDOWS)
+    cells = plain.locate(encoded, PROPOSALS)
     kept = KeptRcnnEncoder(backbone, (1, 2), cache)
     kept.describe_cells(encoded, cells[:2])
     found = kept.describe_cells(encoded, cells[[2, 0, 2]])
@@ -61,35 +64,16 @@ def test_a_head_begins_with_the_layers_that_were_trained() -> None:
     assert head(rows).shape == (4, 4)
 
 
-@pytest.mark.parametrize("is_trained", [True, False])
-def test_tuning_begins_where_the_trained_layers_are(
-    backbone: Backbone, tmp_path: Path, *, is_trained: bool
-) -> None:
-    data = open_detection_dataset(draw_detection_set(tmp_path / "drawn", count=5, seed=0))
-    encoder = Encoder(backbone, (64,), (1, 2))
-    cached = CachedFeatures(data.images, encoder, FeatureCache(tmp_path / "c"), "grid", 20)
-    head = RegionHead(encoder.length, len(data.names), (8, 8)).eval()
-    plan = build_plan(2, head, 0, is_trained=is_trained)
-    arguments = (cached, head, plan, tmp_path / "tuning", no_tracking)
-    tuned = tune_layers(*arguments, is_trained=is_trained)
-    moved = (tuned.fc7[0].weight - head.fc7[0].weight).abs().max()
-    assert bool(0 < moved < 0.1) == is_trained
-    again = tune_layers(*arguments, is_trained=is_trained)  # a finished one is taken up
-    assert torch.equal(again.fc6[0].weight, tuned.fc6[0].weight)
-
-
-def test_seconds_of_a_share_of_the_windows_are_scaled_up(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(1000))  # every look at the clock is a second later
-    monkeypatch.setattr("sppnet.paper.detection_speed.time.perf_counter", lambda: next(clock))
-    path = next(draw_detection_set(tmp_path, count=2, seed=0).rglob("*.jpg"))
-    photo = Photo(path, WINDOWS.repeat(4, 1))
-    rcnn = RcnnEncoder(backbone, (1,), size=64)
-    head = RegionHead(rcnn.length, 1, (4, 4)).eval()
-    seconds = time_features(rcnn, head, [photo, photo], 0.25, no_tracking)
-    assert seconds == Seconds(conv=2 * (1 + 4), pooling=0, fc=2, images=2)
-    assert seconds.total == (10 + 2) / 2
-    spp = Encoder(backbone, (64,), (1,))
-    seconds = time_features(spp, head, [photo], 0.25, no_tracking)  # SPP-net pools all of them
-    assert seconds == Seconds(conv=1, pooling=1, fc=1, images=1)
+def test_images_are_divided_where_the_set_is_not(drawn: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(drawn, whole)
+    shutil.rmtree(whole / "ImageSets")
+    images = open_detection_images(Resources(tmp_path, data=whole))
+    assert isinstance(images, DetectionImages)
+    learnt, scored = ({image.image_id for image in part} for part in (images.train, images.test))
+    assert len(scored) == 2  # a fifth
+    assert not learnt & scored
+    assert len(learnt | scored) == 12
+    few = open_detection_images(Resources(tmp_path, data=whole, limit=1))
+    assert isinstance(few, DetectionImages)
+    assert (len(few.train), len(few.test)) == (1, 1)

@@ -42,6 +42,6 @@ def test_a_folder_with_another_data_set_in_its_place_does_not_stand_in(tmp_path:
 def test_what_is_missing_is_named_with_its_place(tmp_path: Path) -> None:
     resources = Resources(tmp_path, data=tmp_path / "sets", models=tmp_path / "nets")
     assert str(tmp_path / "sets" / "imagenet") in resources.missing_data(IMAGENET)
-    missing = ModelSpec("Overfeat-7", "multi").missing(resources)
+    missing = ModelSpec("Overfeat-7", "multi").missing(resources.models_folder)
     assert str(tmp_path / "nets" / "overfeat7-multi") in missing
     assert "--train" in missing

@@ -67,7 +67,9 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def human_seconds(seconds: float) -> str:
-    """Say a time as a person would.
+    """Say an estimated time as a person would, without digits that nobody can know.
+
+    Times that were measured are written on pages by ``seconds_text`` of ``evaluation.report``.
 
     Example:
         >>> [human_seconds(s) for s in (0.42, 20, 150, 8000)]
@@ -119,7 +121,6 @@ class Tally:
 
     listed: int
     ok: int = 0
-    skipped: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -130,10 +131,6 @@ class Tally:
     def add_ok(self, count: int = 1) -> None:
         """Count inputs that gave a result."""
         self.ok += count
-
-    def add_skipped(self, count: int = 1) -> None:
-        """Count inputs that were left out on purpose, such as those done by an earlier run."""
-        self.skipped += count
 
     def add_failed(self, problem: SppnetError | Problem) -> None:
         """Print the error line of one input and count it."""
@@ -146,9 +143,9 @@ class Tally:
         Raises:
             RuntimeError: If an input was not counted, or twice.
         """
-        if self.ok + self.failed + self.skipped != self.listed:
-            raise RuntimeError(f"ok + failed + skipped must be listed, got {self}")
-        if self.ok + self.skipped == 0:
+        if self.ok + self.failed != self.listed:
+            raise RuntimeError(f"ok + failed must be listed, got {self}")
+        if self.ok == 0:
             return NOTHING_USABLE
         return SOME_FAILED if self.failed else DONE
 
@@ -158,8 +155,7 @@ class Tally:
         if code == NOTHING_USABLE:
             raise NothingUsableError(f"none of {self.listed} inputs could be used")
         if code == SOME_FAILED:
-            skipped = f", {self.skipped} skipped" if self.skipped else ""
-            note(f"{self.ok} of {self.listed} inputs done, {self.failed} failed{skipped}")
+            note(f"{self.ok} of {self.listed} inputs done, {self.failed} failed")
         raise typer.Exit(code)
 
 

@@ -92,7 +92,7 @@ def evaluate(
     if json_file is not None:
         from sppnet.storage import write_json
 
-        numbers = figures.numbers()
+        numbers = figures.to_json()
         by_measure = {"per_class_by_measure": numbers["per_class"]}
         write_json(json_file, {**numbers, **by_measure, **_chosen(score)})
     _say_score(score)

@@ -1,9 +1,30 @@
-"""Names images of any size: the network, its training, frozen features with linear SVMs."""
+"""Names images of any size.
 
-from sppnet.classification.classifier import Classifier
+A classifier is a network (``network.py``: trunk, pooling, head) with the view of an image that it
+sees (``views.py``) and the names of its classes (``classifier.py``). There are two ways to get
+one:
+
+- ``transfer/``: features of a frozen trunk and linear SVMs, in minutes on a CPU;
+- ``train/``: trunk and head together, at one input size or at many.
+
+``convert.py`` gives a trained network of torchvision or timm a pyramid. ``data.py`` and
+``splits.py`` say what is learnt from, ``scoring.py`` how good it is, ``multi_view.py`` averages
+many views, ``predict.py`` goes over many files, ``onnx.py`` exports, ``estimator.py`` is the
+scikit-learn form. Start reading with ``network.py``, then ``classifier.py``.
+"""
+
+from sppnet.classification.classifier import Classifier, ImageClassifier, rank_scores
 from sppnet.classification.config import FitConfig, TrainConfig
 from sppnet.classification.convert import convert_classifier
-from sppnet.classification.data import ClassData, SplitConfig, open_class_data
+from sppnet.classification.data import (
+    ClassData,
+    VocData,
+    match_classes,
+    open_class_data,
+    open_voc_data,
+    scoring_split,
+    training_split,
+)
 from sppnet.classification.multi_view import score_on_crops, score_on_maps
 from sppnet.classification.network import (
     AverageAndPyramid,
@@ -17,39 +38,54 @@ from sppnet.classification.network import (
     layer_table,
 )
 from sppnet.classification.predict import load_classifier, predict_files
-from sppnet.classification.scoring import score_predictions
-from sppnet.classification.splits import Split, holdout_split, protocol_splits
+from sppnet.classification.scoring import mean_figures, score_predictions
+from sppnet.classification.splits import Split, SplitConfig, holdout_split, protocol_splits
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
 from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
-from sppnet.classification.transfer.fit import FitResult, fit_svm_classifier
-from sppnet.classification.transfer.recipe import Block, FeatureRecipe, load_recipe
+from sppnet.classification.transfer.fit import (
+    ExtractedFeatures,
+    FeatureExtractor,
+    FitResult,
+    NetworkExtractor,
+    RecipeExtractor,
+    fit_splits,
+    fit_svm_classifier,
+)
+from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
 from sppnet.classification.transfer.svm import LinearSvm
-from sppnet.classification.views import View, ViewPlan, view_plan
+from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.distributed import Processes, join_processes
 from sppnet.training.log import TrainingLog
 
 __all__ = [
+    "PLANS",
+    "RECIPES",
     "Augmentation",
     "AverageAndPyramid",
     "Block",
     "Checkpoints",
     "ClassData",
     "Classifier",
+    "ExtractedFeatures",
     "FeatureEncoder",
+    "FeatureExtractor",
     "FeatureRecipe",
     "FeatureSet",
     "FitConfig",
     "FitResult",
     "FixedNorm",
     "GlobalAveragePool",
+    "ImageClassifier",
     "InputSizes",
     "LinearSvm",
+    "NetworkExtractor",
     "Processes",
+    "RecipeExtractor",
     "Split",
     "SplitConfig",
     "SppNet",
@@ -60,24 +96,32 @@ __all__ = [
     "TransferClassifier",
     "View",
     "ViewPlan",
+    "VocData",
     "build_classifier",
     "build_head",
     "build_paper_network",
     "build_pool",
     "convert_classifier",
     "extract_features",
+    "fit_splits",
     "fit_svm_classifier",
     "holdout_split",
     "join_processes",
     "layer_table",
     "load_classifier",
     "load_recipe",
+    "match_classes",
+    "mean_figures",
     "open_class_data",
+    "open_voc_data",
     "predict_files",
     "protocol_splits",
+    "rank_scores",
     "score_on_crops",
     "score_on_maps",
     "score_predictions",
+    "scoring_split",
     "train_network",
+    "training_split",
     "view_plan",
 ]

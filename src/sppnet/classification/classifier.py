@@ -1,4 +1,8 @@
-"""What every finished classifier can do, whatever it was fitted with; one folder on disk."""
+"""A finished classifier: predicts for images of any size, and is saved as one folder.
+
+:class:`ImageClassifier` is what every kind can do; :class:`Classifier` holds a network. The last
+functions write poolings and heads down as plain values and make them again.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -9,16 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import restore_backbone
+from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.multi_view import SCORE_KINDS, pool_views, score_rows
-from sppnet.classification.network import ROWS, SppNet, device_of, pool_images
-from sppnet.classification.serialize import (
-    head_from_config,
-    head_to_config,
-    pool_from_config,
-    pool_to_config,
+from sppnet.classification.network import (
+    ROWS,
+    AverageAndPyramid,
+    FixedNorm,
+    GlobalAveragePool,
+    SppNet,
+    build_head,
+    build_pool,
+    device_of,
+    pool_images,
 )
 from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
 from sppnet.images import to_image
+from sppnet.pooling import SpatialPyramidPool
 from sppnet.storage import restore_model, save_model, tensors_under
 from sppnet.storage.tensors import digest_of
 
@@ -312,3 +322,85 @@ class Classifier(ImageClassifier):
             seen=seen,
             about=config["about"],
         )
+
+
+def pool_to_config(pool: nn.Module) -> dict[str, Any]:
+    """Describe a pooling.
+
+    Raises:
+        TypeError: If it is none of the project's.
+
+    Example:
+        >>> pool_to_config(SpatialPyramidPool((1, 2)))
+        {'kind': 'spp', 'levels': [1, 2]}
+    """
+    if isinstance(pool, SpatialPyramidPool):
+        return {"kind": "spp", "levels": list(pool.levels)}
+    if isinstance(pool, AverageAndPyramid):
+        return {"kind": "spp+avg", "levels": list(pool.maxima.levels)}
+    if isinstance(pool, GlobalAveragePool):
+        return {"kind": "avg"}
+    raise TypeError(f"pool must be made by build_pool, got {pool}")
+
+
+def pool_from_config(config: dict[str, Any]) -> nn.Module:
+    """Make the pooling that was described.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the description is not one of :func:`pool_to_config`.
+
+    Example:
+        >>> pool_from_config({"kind": "spp", "levels": [1, 2]})
+        SpatialPyramidPool(levels=(1, 2))
+    """
+    kind = config["kind"]
+    if kind == "avg":
+        return GlobalAveragePool()
+    if kind not in ("spp", "spp+avg"):
+        raise ValueError(f"pool must be spp, spp+avg or avg, got {kind!r}")
+    return build_pool(kind, config["levels"])
+
+
+def head_to_config(head: nn.Module) -> dict[str, Any]:
+    """Describe a head that :func:`build_head` or a conversion made.
+
+    Raises:
+        TypeError: If it was made otherwise.
+
+    Example:
+        >>> head_to_config(build_head(8, 3, (4,), dropout=0.5, feature_norm=1.0))
+        {'in_features': 8, 'num_classes': 3, 'hidden': [4], 'dropout': 0.5, 'feature_norm': 1.0}
+    """
+    if isinstance(head, PretrainedPlusPyramidHead):
+        return head.config()
+    layers = list(head.children())
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    known = (nn.Linear, nn.ReLU, nn.Dropout, FixedNorm)
+    if not linear or not all(isinstance(layer, known) for layer in layers):
+        raise TypeError(f"head must be made by build_head or convert_classifier, got {head}")
+    return {
+        "in_features": linear[0].in_features,
+        "num_classes": linear[-1].out_features,
+        "hidden": [layer.out_features for layer in linear[:-1]],
+        "dropout": next((layer.p for layer in layers if isinstance(layer, nn.Dropout)), 0.0),
+        "feature_norm": next(
+            (layer.length for layer in layers if isinstance(layer, FixedNorm)), None
+        ),
+    }
+
+
+def head_from_config(config: dict[str, Any]) -> nn.Module:
+    """Make the head that was described, with fresh weights.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the description is not one of :func:`head_to_config`.
+    """
+    if config.get("kind") == "carried":
+        return PretrainedPlusPyramidHead.from_config(config)
+    return build_head(
+        config["in_features"],
+        config["num_classes"],
+        tuple(config["hidden"]),
+        dropout=config["dropout"],
+        feature_norm=config["feature_norm"],
+    )

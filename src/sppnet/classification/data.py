@@ -1,4 +1,4 @@
-"""Labelled images to learn from: class folders, VOC sets and arrays."""
+"""Labelled images to fit on: class folders, VOC sets, and images in memory."""
 
 import tempfile
 import warnings
@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from sppnet.classification.scoring import Task, class_task, presence_task
-from sppnet.classification.splits import HOLDOUT, Split, holdout_split, protocol_splits
+from sppnet.classification.splits import HOLDOUT, Split, SplitConfig
 from sppnet.errors import NothingUsableError, Problem, UsageError
 from sppnet.images import (
     ClassificationDataset,
@@ -25,50 +25,8 @@ from sppnet.images import (
 from sppnet.images.decode import content_number, read_content
 from sppnet.images.readers.voc_classes import common_names, read_voc_classes
 
-TEST_FOLDERS = ("test", "val", "valid", "validation")
-FIT_SPLITS = ("trainval", "train")
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How images that come in one pile are divided.
-
-    Args:
-        train_per_class: Images of each class to fit on; None keeps 20 % of each class for scoring.
-        test_per_class: Most images of each class to score on; None takes all that are left.
-        splits: How many random splits; more than 1 needs ``train_per_class``.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If a number is below 1, or one is given without ``train_per_class``.
-    """
-
-    train_per_class: int | None = None
-    test_per_class: int | None = None
-    splits: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.train_per_class is None and (self.test_per_class is not None or self.splits > 1):
-            raise ValueError("test_per_class and splits must come with train_per_class")
-        numbers = (self.train_per_class, self.test_per_class, self.splits)
-        if any(number is not None and number < 1 for number in numbers):
-            raise ValueError(
-                f"train_per_class, test_per_class, splits must be at least 1, got {numbers}"
-            )
-
-    @property
-    def is_protocol(self) -> bool:
-        """Whether splits of given sizes are drawn, as in the paper's Caltech-101 runs."""
-        return self.train_per_class is not None
-
-    def draw(self, labels: Tensor) -> list[Split]:
-        """Divide images by their labels."""
-        if self.train_per_class is None:
-            return [holdout_split(labels, HOLDOUT, self.seed)]
-        return protocol_splits(
-            labels, self.train_per_class, self.test_per_class, self.splits, self.seed
-        )
+TEST_SPLITS = ("test", "val", "valid", "validation")
+TRAIN_SPLITS = ("trainval", "train")
 
 
 @dataclass(frozen=True)
@@ -82,7 +40,7 @@ class ClassData:
         problems: What was wrong with the folders.
         given: (N,) bool, True for the images of the test folder; None if the data set has no such
             folders.
-        rule: How to divide them otherwise.
+        split_config: How to divide them otherwise.
     """
 
     paths: tuple[Path, ...]
@@ -90,27 +48,27 @@ class ClassData:
     names: tuple[str, ...]
     problems: tuple[Problem, ...]
     given: Tensor | None
-    rule: SplitConfig
+    split_config: SplitConfig
 
     def splits(self, kept: Tensor | None = None) -> list[Split]:
         """Divide the images, or those that could be read.
 
         Args:
             kept: (M,) int64, positions of the images that are there; positions in the splits count
-            in these.
+                in these.
 
         Returns:
-            One split, or as many as the rule says.
+            One split, or as many as the configuration asks for.
 
         Raises:
-            UsageError: If a class is too small for the rule.
+            UsageError: If a class is too small for the number of training images.
             NothingUsableError: If a split has no image to fit on, or only one class.
         """
         kept = torch.arange(len(self.paths)) if kept is None else kept
         labels = self.labels[kept]
         if self.given is None:
             self._check_counts(labels)
-            splits = self.rule.draw(labels) if len(labels) else []
+            splits = self.split_config.draw(labels) if len(labels) else []
         else:
             is_test = self.given[kept]
             splits = [Split((~is_test).nonzero().flatten(), is_test.nonzero().flatten())]
@@ -122,53 +80,55 @@ class ClassData:
         return splits
 
     def task(self, kept: Tensor) -> Task:
-        """What is to be told of the images that could be read: (M,) positions of these."""
+        """The task of the images that could be read: (M,) int64 positions of these."""
         return class_task(self.labels[kept], self.names)
 
     def _check_counts(self, labels: Tensor) -> None:
-        """Say which class leaves nothing to score on, by its name."""
+        """Name the class that leaves nothing to score on."""
         counts = torch.bincount(labels, minlength=len(self.names)).tolist()
         for name, count in zip(self.names, counts, strict=True):
-            if 0 < count <= (self.rule.train_per_class or 0):
+            wanted = self.split_config.train_per_class or 0
+            if 0 < count <= wanted:
                 raise UsageError(
                     f"class {name!r} has {count} images; "
-                    f"--train-per-class {self.rule.train_per_class} leaves none to score on",
+                    f"--train-per-class {wanted} leaves none to score on",
                 )
 
-    def rule_words(self) -> str:
+    def describe_split(self) -> str:
         """Say in words which images the figures are from."""
         if self.given is not None:
             return "images of the test folder"
-        if not self.rule.is_protocol:
-            return f"{HOLDOUT:.0%} of each class held out, seed {self.rule.seed}"
-        most = self.rule.test_per_class or "all left"
+        config = self.split_config
+        if not config.is_protocol:
+            return f"{HOLDOUT:.0%} of each class held out, seed {config.seed}"
         return (
-            f"{self.rule.train_per_class} images of each class to fit, up to {most} to score, "
-            f"{self.rule.splits} random splits, seed {self.rule.seed}"
+            f"{config.train_per_class} images of each class to fit, "
+            f"up to {config.test_per_class or 'all left'} to score, "
+            f"{config.splits} random splits, seed {config.seed}"
         )
 
 
-def open_class_data(root: str | Path, rule: SplitConfig) -> ClassData:
+def open_class_data(root: str | Path, split_config: SplitConfig) -> ClassData:
     """Find the images of a data set for fitting.
 
     Args:
         root: Folder of class folders, or of ``train`` and ``test`` (or ``val``) folders of class
             folders.
-        rule: How to divide the images of a plain folder.
+        split_config: How to divide the images of a plain folder.
 
     Returns:
         The images of all parts.
 
     Raises:
-        UsageError: If the rule draws splits and the folder brings its own, or there is no such
+        UsageError: If splits are to be drawn and the folder brings its own, or there is no such
             folder.
         NothingUsableError: If there are no images.
     """
     root = Path(root)
     splits = list_class_splits(root)
     if "train" not in splits:
-        return _join([read_class_folders(root)], rule)
-    if rule.is_protocol:
+        return _join([read_class_folders(root)], split_config)
+    if split_config.is_protocol:
         raise UsageError(
             "--train-per-class draws its own splits, but the folder has one named 'train'; "
             f"give {str(root / 'train')!r} to draw from",
@@ -176,7 +136,17 @@ def open_class_data(root: str | Path, rule: SplitConfig) -> ClassData:
         )
     test = scoring_split(splits)
     parts = ["train"] if test is None else ["train", test]
-    return _join([read_class_folders(root, split=part) for part in parts], rule)
+    return _join([read_class_folders(root, split=part) for part in parts], split_config)
+
+
+def training_split(splits: Sequence[str]) -> str | None:
+    """Choose the split to learn from: trainval, else train, else None.
+
+    Example:
+        >>> training_split(["test", "train"])
+        'train'
+    """
+    return next((name for name in TRAIN_SPLITS if name in splits), None)
 
 
 def scoring_split(splits: Sequence[str]) -> str | None:
@@ -186,7 +156,7 @@ def scoring_split(splits: Sequence[str]) -> str | None:
         >>> scoring_split(["train", "val"])
         'val'
     """
-    return next((name for name in TEST_FOLDERS if name in splits), None)
+    return next((name for name in TEST_SPLITS if name in splits), None)
 
 
 def match_classes(dataset: ClassificationDataset, names: Sequence[str]) -> Tensor:
@@ -213,7 +183,7 @@ def match_classes(dataset: ClassificationDataset, names: Sequence[str]) -> Tenso
     return labels
 
 
-def _join(parts: list[ClassificationDataset], rule: SplitConfig) -> ClassData:
+def _join(parts: list[ClassificationDataset], split_config: SplitConfig) -> ClassData:
     """Put the training and the test folder together; the reader gave both the same names."""
     given = [torch.full((len(part.paths),), index > 0) for index, part in enumerate(parts)]
     problems = {problem: None for part in parts for problem in part.problems}  # each once
@@ -223,7 +193,7 @@ def _join(parts: list[ClassificationDataset], rule: SplitConfig) -> ClassData:
         parts[0].names,
         tuple(problems),
         torch.cat(given) if len(parts) > 1 else None,
-        rule,
+        split_config,
     )
 
 
@@ -264,10 +234,10 @@ class VocData:
         return [split]
 
     def task(self, kept: Tensor) -> Task:
-        """What is to be told of the images that could be read."""
+        """The task of the images that could be read: (M,) int64 positions of these."""
         return presence_task(self.targets[kept], self.names)
 
-    def rule_words(self) -> str:
+    def describe_split(self) -> str:
         """Say in words which images the figures are from."""
         fit, score = self.splits_used
         return f"split {score!r} after fitting on {fit!r}, VOC07 average precision at 11 recalls"
@@ -287,7 +257,7 @@ def open_voc_data(root: str | Path) -> VocData:
         NothingUsableError: If a split has no usable image.
     """
     present = list_voc_splits(root)
-    used = (_first(FIT_SPLITS, present, root), _first(TEST_FOLDERS, present, root))
+    used = (_first(TRAIN_SPLITS, present, root), _first(TEST_SPLITS, present, root))
     parts = [read_voc_classes(root, split) for split in used]
     return VocData(
         tuple(path for part in parts for path in part.paths),
@@ -334,7 +304,7 @@ def read_labelled(folder: Any, part: str) -> tuple[list[Path], list[str]]:
 
 
 def content_numbers(images: list[Any]) -> Tensor:
-    """Numbers by which files that were fitted on are known again; images in memory have none."""
+    """Numbers that identify files that were fitted on, (n,) int64; images in memory have none."""
     files = [image for image in images if isinstance(image, str | Path)]
     return torch.tensor([content_number(read_content(file)) for file in files], dtype=torch.int64)
 

@@ -1,4 +1,4 @@
-"""The classifier as scikit-learn has them: ``SppClassifier().fit(folder).predict(images)``."""
+"""A scikit-learn estimator: ``SppClassifier().fit(folder).predict(images)``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,15 +40,15 @@ def _scores_are(kind: str) -> Any:
     def check(estimator: "SppClassifier") -> bool:
         found = "margin" if estimator.method == "svm" else "probability"
         if found != kind:
-            rule = f"method={estimator.method!r} gives a {found} for each class, no {kind}"
-            raise AttributeError(rule)
+            message = f"method={estimator.method!r} gives a {found} for each class, no {kind}"
+            raise AttributeError(message)
         return True
 
     return available_if(check)
 
 
 class SppClassifier(ClassifierMixin, BaseEstimator):
-    """Names images of any size, by the rules of scikit-learn.
+    """Names images of any size, as a scikit-learn estimator.
 
     An image may be a path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) tensor; an array
     of paths makes it work in ``cross_val_score`` and ``GridSearchCV``.
@@ -66,7 +66,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         sizes: Sides of the square training input, which take turns.
         batch: Images in one update.
         rate: Highest learning rate of the head.
-        trunk_rate: The trunk's as a share of that; 0 freezes the trunk.
+        trunk_rate: The trunk's learning rate as a share of that; 0 freezes the trunk.
         test_view: Views to average in prediction: ``"crop"``, ``"10"``, ``"full"``, ``"96"``,
             ``"98"``; None is the one that was fitted on.
         seed: Seed of everything that is random.
@@ -239,7 +239,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Train trunk and head together."""
-        plan = TrainerConfig(
+        config = TrainerConfig(
             epochs=self.epochs,
             sizes=InputSizes(tuple(self.sizes)),
             batch=self.batch,
@@ -250,8 +250,8 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         backbone = build_backbone(self.backbone, self.weights)
         network = build_classifier(backbone, len(self.classes_), self.levels, dropout=0.5)
         with as_files(images) as paths:
-            photos = TrainingImages(paths, plan.short_side)
+            photos = TrainingImages(paths, config.short_side)
             for problem in photos.problems:
                 raise InputError(problem.rule, path=problem.path, code=problem.code)
-            train_network(network.to(self.device), photos, labels, plan)
-        return network, View("full", plan.short_side)
+            train_network(network.to(self.device), photos, labels, config)
+        return network, View("full", config.short_side)

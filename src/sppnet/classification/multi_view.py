@@ -1,4 +1,4 @@
-"""Scores of many views, pooled from few feature maps."""
+"""Scores an image by many views that are pooled from few feature maps (section 3.1.5)."""
 
 from collections.abc import Iterator
 
@@ -102,9 +102,9 @@ def score_on_crops(
 
 
 def pool_views(network: SppNet, image: Tensor, plan: ViewPlan) -> Tensor:
-    """Pool every view of an image in the plan's own way: (3, H, W) -> (views, D)."""
-    way = pool_on_crops if plan.cut else pool_on_maps
-    return way(network, image, plan)
+    """Pool every view of an image, cut out or from the maps as planned: (3, H, W) -> (views, D)."""
+    pool = pool_on_crops if plan.cut else pool_on_maps
+    return pool(network, image, plan)
 
 
 @torch.inference_mode()

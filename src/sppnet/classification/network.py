@@ -23,6 +23,127 @@ BIAS = 1.0
 ACCELERATOR_BATCH = 32
 
 
+class SppNet(nn.Module):
+    """Images of any one size in, logits out; the pooling makes every size fit the head.
+
+    The parts are passed in, so that any trunk, any pooling and any head go together. The network
+    returns the same thing in training and in evaluation; losses are worked out outside.
+
+    Args:
+        backbone: Turns (N, 3, H, W) images, RGB 0..1, into (N, C, h, w) maps.
+        pool: Turns maps of any size into (N, D) rows.
+        head: Turns (N, D) rows into (N, num_classes) logits.
+
+    Example:
+        >>> from sppnet.backbones import build_backbone
+        >>> network = build_classifier(build_backbone("small5"), num_classes=4)
+        >>> network(torch.rand(2, 3, 60, 90)).shape
+        torch.Size([2, 4])
+
+    Source:
+        SPP-net, section 2 and figure 3.
+    """
+
+    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn (N, 3, H, W) images into (N, num_classes) logits."""
+        logits: Tensor = self.head(self.pool(self.backbone(images)))
+        return logits
+
+
+def build_classifier(
+    backbone: Backbone | str,
+    num_classes: int,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    *,
+    pool: str = "spp",
+    feature_norm: float | None = None,
+) -> SppNet:
+    """Put trunk, pooling and a fresh head together.
+
+    Args:
+        backbone: A trunk, or the name of one, which then gets random weights.
+        num_classes: Outputs of the network, at least 1.
+        levels: Bins along each side of the pyramid, one number per level.
+        hidden: Width of each hidden layer of the head; the paper has (4096, 4096).
+        dropout: Share of values set to zero in training.
+        pool: ``"spp"``, ``"spp+avg"``, ``"6x6"``, ``"avg"`` or ``"max"``.
+        feature_norm: Scale each pooled vector to this length first; None, as in the paper, does
+            not.
+
+    Returns:
+        A network for images of any size and aspect.
+
+    Raises:
+        ValueError: If a name is unknown or a number out of range.
+
+    Example:
+        >>> network = build_classifier("small5", num_classes=10, hidden=(64,))
+        >>> network(torch.rand(1, 3, 33, 200)).shape
+        torch.Size([1, 10])
+    """
+    trunk = build_backbone(backbone) if isinstance(backbone, str) else backbone
+    in_features = trunk.channels * pool_bins(pool, levels)
+    head = build_head(in_features, num_classes, hidden, dropout=dropout, feature_norm=feature_norm)
+    return SppNet(trunk, build_pool(pool, levels), head)
+
+
+def build_paper_network(
+    name: str,
+    num_classes: int = 1000,
+    spp: bool = True,
+    levels: Sequence[int] = DEFAULT_LEVELS,
+    *,
+    hidden: Sequence[int] = HIDDEN,
+) -> SppNet:
+    """Build one of the paper's networks with new weights, ready for training from nothing.
+
+    Two hidden layers of 4096 with dropout 0.5; all weights from N(0, 0.01), all biases of the fully
+    connected layers 1, as in the released definition.
+
+    Args:
+        name: "zf5", "convnet5", "overfeat5" or "overfeat7".
+        num_classes: Outputs, at least 1.
+        spp: Pool with the pyramid; without it the last map is pooled to 6 x 6, as in the paper's
+            baselines: at 224 pixels those are windows of 3 with stride 2 (stride 3 for Overfeat).
+        levels: Bins along each side of the pyramid, one number per level.
+        hidden: Width of each hidden layer; the paper's, unless there is little to learn.
+
+    Returns:
+        A network for images of any size.
+
+    Raises:
+        ValueError: The name is another, or a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> with torch.device("meta"):
+        ...     network = build_paper_network("overfeat7", spp=False)
+        >>> network.head[0].in_features
+        18432
+
+    Source:
+        Paper, section 3.1.1 and table 1.
+    """
+    if name not in PAPER_TRUNKS:
+        raise ValueError(f"name must be one of {', '.join(PAPER_TRUNKS)}, got {name!r}")
+    pool = "spp" if spp else "6x6"
+    network = build_classifier(
+        build_backbone(name), num_classes, levels, hidden, DROPOUT, pool=pool
+    )
+    for layer in network.head.modules():
+        if isinstance(layer, nn.Linear):
+            initialise(layer, BIAS)
+    return network
+
+
 class GlobalAveragePool(nn.Module):
     """Mean of every channel over the whole map: what most trunks end with, here for comparison.
 
@@ -88,39 +209,6 @@ class FixedNorm(nn.Module):
     def extra_repr(self) -> str:
         """Show the length."""
         return f"length={self.length}"
-
-
-class SppNet(nn.Module):
-    """Images of any one size in, logits out; the pooling makes every size fit the head.
-
-    The parts are passed in, so that any trunk, any pooling and any head go together. The network
-    returns the same thing in training and in evaluation; losses are worked out outside.
-
-    Args:
-        backbone: Turns (N, 3, H, W) images, RGB 0..1, into (N, C, h, w) maps.
-        pool: Turns maps of any size into (N, D) rows.
-        head: Turns (N, D) rows into (N, num_classes) logits.
-
-    Example:
-        >>> from sppnet.backbones import build_backbone
-        >>> network = build_classifier(build_backbone("small5"), num_classes=4)
-        >>> network(torch.rand(2, 3, 60, 90)).shape
-        torch.Size([2, 4])
-
-    Source:
-        SPP-net, section 2 and figure 3.
-    """
-
-    def __init__(self, backbone: nn.Module, pool: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pool = pool
-        self.head = head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Turn (N, 3, H, W) images into (N, num_classes) logits."""
-        logits: Tensor = self.head(self.pool(self.backbone(images)))
-        return logits
 
 
 def build_pool(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> nn.Module:
@@ -197,43 +285,31 @@ def build_head(
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def build_classifier(
-    backbone: Backbone | str,
-    num_classes: int,
-    levels: Sequence[int] = DEFAULT_LEVELS,
-    hidden: Sequence[int] = (),
-    dropout: float = 0.0,
-    *,
-    pool: str = "spp",
-    feature_norm: float | None = None,
-) -> SppNet:
-    """Put trunk, pooling and a fresh head together.
+def pool_images(backbone: nn.Module, pool: nn.Module, images: Sequence[Tensor]) -> Tensor:
+    """Convolve and pool images of any sizes: alone on the CPU, in batches of equal size elsewhere.
 
     Args:
-        backbone: A trunk, or the name of one, which then gets random weights.
-        num_classes: Outputs of the network, at least 1.
-        levels: Bins along each side of the pyramid, one number per level.
-        hidden: Width of each hidden layer of the head; the paper has (4096, 4096).
-        dropout: Share of values set to zero in training.
-        pool: ``"spp"``, ``"spp+avg"``, ``"6x6"``, ``"avg"`` or ``"max"``.
-        feature_norm: Scale each pooled vector to this length first; None, as in the paper, does
-            not.
+        backbone: Trunk in evaluation mode.
+        pool: From (N, C, h, w) to (N, D).
+        images: N tensors (3, H, W), RGB 0..1; at least one.
 
     Returns:
-        A network for images of any size and aspect.
-
-    Raises:
-        ValueError: If a name is unknown or a number out of range.
-
-    Example:
-        >>> network = build_classifier("small5", num_classes=10, hidden=(64,))
-        >>> network(torch.rand(1, 3, 33, 200)).shape
-        torch.Size([1, 10])
+        (N, D) float32 on the CPU; on the CPU a row depends on its own image only, bit for bit.
     """
-    trunk = build_backbone(backbone) if isinstance(backbone, str) else backbone
-    in_features = trunk.channels * pool_bins(pool, levels)
-    head = build_head(in_features, num_classes, hidden, dropout=dropout, feature_norm=feature_norm)
-    return SppNet(trunk, build_pool(pool, levels), head)
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    rows: dict[int, Tensor] = {}
+    for part in group_equal_sizes(sizes, batch_rows(backbone)):
+        pooled = _pool_batch(backbone, pool, torch.stack([images[index] for index in part]))
+        rows.update(zip(part, pooled, strict=True))
+    return torch.stack([rows[index] for index in range(len(images))])
+
+
+@torch.inference_mode()
+def _pool_batch(backbone: nn.Module, pool: nn.Module, batch: Tensor) -> Tensor:
+    """Convolve images of one size; channels-last halves the time of most trunks on a CPU."""
+    batch = batch.to(device_of(backbone)).contiguous(memory_format=torch.channels_last)
+    pooled: Tensor = pool(backbone(batch))  # (n, D)
+    return pooled.float().cpu()
 
 
 def apply_in_blocks(head: Callable[[Tensor], Tensor], rows: Tensor, block: int = ROWS) -> Tensor:
@@ -255,6 +331,16 @@ def apply_in_blocks(head: Callable[[Tensor], Tensor], rows: Tensor, block: int =
     return torch.cat([head(part) for part in filled.split(block)])[: len(rows)]
 
 
+def device_of(module: nn.Module) -> torch.device:
+    """Where the parameters of a module are; the CPU if it has none."""
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def batch_rows(module: nn.Module) -> int:
+    """How many images of one size go through a trunk at once: 1 on the CPU."""
+    return 1 if device_of(module).type == "cpu" else ACCELERATOR_BATCH
+
+
 class LayerRow(NamedTuple):
     """One row of a layer table.
 
@@ -273,55 +359,6 @@ class LayerRow(NamedTuple):
     stride: int
     padding: int
     cells: tuple[int, ...]
-
-
-def build_paper_network(
-    name: str,
-    num_classes: int = 1000,
-    spp: bool = True,
-    levels: Sequence[int] = DEFAULT_LEVELS,
-    *,
-    hidden: Sequence[int] = HIDDEN,
-) -> SppNet:
-    """Build one of the paper's networks with new weights, ready for training from nothing.
-
-    Two hidden layers of 4096 with dropout 0.5; all weights from N(0, 0.01), all biases of the fully
-    connected layers 1, as in the released definition.
-
-    Args:
-        name: "zf5", "convnet5", "overfeat5" or "overfeat7".
-        num_classes: Outputs, at least 1.
-        spp: Pool with the pyramid; without it the last map is pooled to 6 x 6, as in the paper's
-            baselines: at 224 pixels those are windows of 3 with stride 2 (stride 3 for Overfeat).
-        levels: Bins along each side of the pyramid, one number per level.
-        hidden: Width of each hidden layer; the paper's, unless there is little to learn.
-
-    Returns:
-        A network for images of any size.
-
-    Raises:
-        ValueError: The name is another, or a number is out of range.
-
-    Example:
-        >>> import torch
-        >>> with torch.device("meta"):
-        ...     network = build_paper_network("overfeat7", spp=False)
-        >>> network.head[0].in_features
-        18432
-
-    Source:
-        Paper, section 3.1.1 and table 1.
-    """
-    if name not in PAPER_TRUNKS:
-        raise ValueError(f"name must be one of {', '.join(PAPER_TRUNKS)}, got {name!r}")
-    pool = "spp" if spp else "6x6"
-    network = build_classifier(
-        build_backbone(name), num_classes, levels, hidden, DROPOUT, pool=pool
-    )
-    for layer in network.head.modules():
-        if isinstance(layer, nn.Linear):
-            initialise(layer, BIAS)
-    return network
 
 
 def layer_table(name: str, sizes: Sequence[int] = (224,)) -> list[LayerRow]:
@@ -363,40 +400,3 @@ def _window_of(module: nn.Module) -> tuple[int, int, int]:
     if isinstance(module, nn.MaxPool2d):
         return cast(int, module.kernel_size), cast(int, module.stride), 0
     return 1, 1, 0
-
-
-def pool_images(backbone: nn.Module, pool: nn.Module, images: Sequence[Tensor]) -> Tensor:
-    """Convolve and pool images of any sizes: alone on the CPU, in batches of equal size elsewhere.
-
-    Args:
-        backbone: Trunk in evaluation mode.
-        pool: From (N, C, h, w) to (N, D).
-        images: N tensors (3, H, W), RGB 0..1; at least one.
-
-    Returns:
-        (N, D) float32 on the CPU; on the CPU a row depends on its own image only, bit for bit.
-    """
-    sizes = [(image.shape[1], image.shape[2]) for image in images]
-    rows: dict[int, Tensor] = {}
-    for part in group_equal_sizes(sizes, batch_rows(backbone)):
-        pooled = _pool_batch(backbone, pool, torch.stack([images[index] for index in part]))
-        rows.update(zip(part, pooled, strict=True))
-    return torch.stack([rows[index] for index in range(len(images))])
-
-
-@torch.inference_mode()
-def _pool_batch(backbone: nn.Module, pool: nn.Module, batch: Tensor) -> Tensor:
-    """Convolve images of one size; channels-last halves the time of most trunks on a CPU."""
-    batch = batch.to(device_of(backbone)).contiguous(memory_format=torch.channels_last)
-    pooled: Tensor = pool(backbone(batch))  # (n, D)
-    return pooled.float().cpu()
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where the parameters of a module are; the CPU if it has none."""
-    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def batch_rows(module: nn.Module) -> int:
-    """How many images of one size go through a trunk at once: 1 on the CPU."""
-    return 1 if device_of(module).type == "cpu" else ACCELERATOR_BATCH

@@ -1,6 +1,6 @@
-"""Saved classifiers of every kind, and their scores for many files.
+"""Loads a saved classifier of any kind, and scores many files with it.
 
-A run that was killed goes on where it stopped.
+With a cache, a run that was killed goes on where it stopped.
 """
 
 import json
@@ -11,7 +11,7 @@ import torch
 
 from sppnet.classification.classifier import AnyView, Classifier, ImageClassifier
 from sppnet.classification.transfer.classifier import TransferClassifier
-from sppnet.classification.transfer.features import FeatureSet, RowMaker, make_rows
+from sppnet.classification.transfer.features import FeatureSet, ImageFunction, apply_to_files
 from sppnet.classification.views import View
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, read_kind
@@ -61,7 +61,7 @@ def predict_files(
         on the CPU, and a finding for each of the others.
     """
     on_cpu = classifier.device.type == "cpu"
-    maker = RowMaker(
+    function = ImageFunction(
         View("native"),
         lambda images: classifier.score_images(images, view),
         1 if on_cpu else ACCELERATOR_IMAGES,
@@ -72,7 +72,7 @@ def predict_files(
             "device": classifier.device.type,
         },
     )
-    return make_rows(paths, maker, cache=cache, track=track, words="predicting")
+    return apply_to_files(paths, function, cache=cache, track=track, words="predicting")
 
 
 def _describe_view(view: AnyView) -> str:

@@ -1,43 +1,36 @@
-"""Figures of a classifier on images whose class is known."""
+"""Figures of merit of a classifier: accuracies, VOC 2007's average precision, means over splits."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.evaluation import mean_class_accuracy, per_class_accuracy, top_k_accuracy
-from sppnet.evaluation.average_precision import average_precision_voc07, precision_and_recall
+from sppnet.evaluation import (
+    average_precision_voc07,
+    mean_class_accuracy,
+    per_class_accuracy,
+    precision_and_recall,
+    top_k_accuracy,
+)
 
 FIGURES = ("top1", "top5", "mean_class_accuracy")
 
 
-def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
-    """Turn classes into targets: (N,) int64 -> (N, K) int8, 1 for the image's class, else -1.
-
-    Example:
-        >>> one_against_rest(torch.tensor([1, 0]), 2).tolist()
-        [[-1, 1], [1, -1]]
-    """
-    targets = torch.full((len(labels), num_classes), -1, dtype=torch.int8)
-    targets[torch.arange(len(labels)), labels] = 1
-    return targets
-
-
 @dataclass(frozen=True)
 class Task:
-    """What is to be told of N images, and how well it is told.
+    """What is to be predicted for N images, and how predictions are scored.
 
     Args:
-        targets: (N, K) int8: 1 yes, -1 no, 0 neither.
+        targets: (N, K) int8: 1 the image shows the class, -1 it does not, 0 counts neither way.
         names: K class names.
         figures: From scores and targets of some images, each (n, K), to figures by name.
-        key: The figure that choices are made by; more is better.
+        key: Name of the figure that choices are made by; larger is better.
     """
 
     targets: Tensor
@@ -46,7 +39,7 @@ class Task:
     key: str
 
     def figure(self, scores: Tensor, targets: Tensor) -> float:
-        """The figure that choices are made by; 0 where no image tells."""
+        """The figure that choices are made by; 0 where there is no image to tell."""
         return float(self.figures(scores, targets)[self.key] or 0.0)
 
 
@@ -64,6 +57,52 @@ def presence_task(targets: Tensor, names: Sequence[str]) -> Task:
     """Images that show any number of K classes: (N, K) targets, 0 where VOC ignores them."""
     figures = partial(score_presence, names=names)
     return Task(targets, tuple(names), figures, "mean_ap")
+
+
+def one_against_rest(labels: Tensor, num_classes: int) -> Tensor:
+    """Turn classes into targets: (N,) int64 -> (N, K) int8, 1 for the image's class, else -1.
+
+    Example:
+        >>> one_against_rest(torch.tensor([1, 0]), 2).tolist()
+        [[-1, 1], [1, -1]]
+    """
+    targets = torch.full((len(labels), num_classes), -1, dtype=torch.int8)
+    targets[torch.arange(len(labels)), labels] = 1
+    return targets
+
+
+def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
+    """Compute accuracies from the scores of every class.
+
+    Args:
+        scores: (N, K), larger is more likely.
+        labels: (N,) int64, the true classes.
+        names: K names.
+
+    Returns:
+        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where there is no
+        image, and for a class without images.
+
+    Example:
+        >>> import torch
+        >>> figures = score_predictions(torch.eye(2), torch.tensor([0, 0]), ("cat", "dog"))
+        >>> figures["top1"], figures["per_class"]
+        (0.5, {'cat': 0.5, 'dog': None})
+    """
+    if not len(labels):
+        return {**dict.fromkeys(FIGURES), "per_class": dict.fromkeys(names)}
+    values, truth = scores.double().numpy(), labels.numpy()
+    best = values.argmax(axis=1)  # the first of equal ones
+    shares = per_class_accuracy(best, truth, len(names)).tolist()
+    return {
+        "top1": top_k_accuracy(values, truth, 1),
+        "top5": top_k_accuracy(values, truth, 5),
+        "mean_class_accuracy": mean_class_accuracy(best, truth, len(names)),
+        "per_class": {
+            name: None if math.isnan(share) else share
+            for name, share in zip(names, shares, strict=True)
+        },
+    }
 
 
 def score_presence(scores: Tensor, targets: Tensor, names: Sequence[str]) -> dict[str, Any]:
@@ -103,35 +142,42 @@ def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float | None:
     return average_precision_voc07(*precision_and_recall(hits, int(hits.sum())))
 
 
-def score_predictions(scores: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """Work out accuracy from the scores of every class.
+def mean_figures(
+    per_split: Sequence[dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Average accuracy over splits.
 
     Args:
-        scores: (N, K), larger is more likely.
-        labels: (N,) int64, the true classes.
-        names: K names.
+        per_split: For each split what ``score_predictions`` returns.
 
     Returns:
-        dict(top1, top5, mean_class_accuracy, per_class) with shares 0..1; None where no image is
-        left to tell, and for a class without test images.
+        The mean of every figure, classes too, and a summary dict(count, mean, std, each); the
+        deviation is that of a sample (n - 1). For one split, or splits without a test image, that
+        split's figures and None.
 
     Example:
-        >>> import torch
-        >>> figures = score_predictions(torch.eye(2), torch.tensor([0, 0]), ("cat", "dog"))
-        >>> figures["top1"], figures["per_class"]
-        (0.5, {'cat': 0.5, 'dog': None})
+        >>> a = {"top1": 0.5, "top5": 1.0, "per_class": {"cat": 0.5, "dog": None}}
+        >>> figures, summary = mean_figures([a, {**a, "top1": 0.75}])
+        >>> figures["top1"], figures["per_class"], round(summary["std"]["top1"], 4)
+        (0.625, {'cat': 0.5, 'dog': None}, 0.1768)
     """
-    if not len(labels):
-        return {**dict.fromkeys(FIGURES), "per_class": dict.fromkeys(names)}
-    values, truth = scores.double().numpy(), labels.numpy()
-    best = values.argmax(axis=1)  # the first of equal ones
-    shares = per_class_accuracy(best, truth, len(names)).tolist()
-    return {
-        "top1": top_k_accuracy(values, truth, 1),
-        "top5": top_k_accuracy(values, truth, 5),
-        "mean_class_accuracy": mean_class_accuracy(best, truth, len(names)),
-        "per_class": {
-            name: None if math.isnan(share) else share
-            for name, share in zip(names, shares, strict=True)
-        },
+    if len(per_split) == 1 or per_split[0]["top1"] is None:
+        return dict(per_split[0]), None
+    names = [name for name in per_split[0] if name != "per_class"]
+    columns = {name: [float(each[name]) for each in per_split] for name in names}
+    means = {name: mean(column) for name, column in columns.items()}
+    summary = {
+        "count": len(per_split),
+        "mean": means,
+        "std": {name: stdev(column) for name, column in columns.items()},
+        "each": [{name: each[name] for name in names} for each in per_split],
     }
+    classes = per_split[0]["per_class"]
+    per_class = {name: _mean([each["per_class"][name] for each in per_split]) for name in classes}
+    return {**means, "per_class": per_class}, summary
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are there."""
+    present = [value for value in values if value is not None]
+    return mean(present) if present else None

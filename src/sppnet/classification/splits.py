@@ -1,9 +1,6 @@
-"""Which images a classifier is fitted on and which it is scored on."""
+"""Divides images into those that a classifier is fitted on and those that it is scored on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +21,48 @@ class Split:
 
     train: Tensor
     test: Tensor
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How the images of a plain folder, without a test part, are divided.
+
+    Args:
+        train_per_class: Images of each class to fit on; None keeps 20 % of each class for scoring.
+        test_per_class: Most images of each class to score on; None takes all that are left.
+        splits: How many random splits; more than 1 needs ``train_per_class``.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If a number is below 1, or one is given without ``train_per_class``.
+    """
+
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+    splits: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.train_per_class is None and (self.test_per_class is not None or self.splits > 1):
+            raise ValueError("test_per_class and splits must come with train_per_class")
+        numbers = (self.train_per_class, self.test_per_class, self.splits)
+        if any(number is not None and number < 1 for number in numbers):
+            raise ValueError(
+                f"train_per_class, test_per_class, splits must be at least 1, got {numbers}"
+            )
+
+    @property
+    def is_protocol(self) -> bool:
+        """Whether splits of given sizes are drawn, as in the paper's Caltech-101 runs."""
+        return self.train_per_class is not None
+
+    def draw(self, labels: Tensor) -> list[Split]:
+        """Divide images by their labels."""
+        if self.train_per_class is None:
+            return [holdout_split(labels, HOLDOUT, self.seed)]
+        return protocol_splits(
+            labels, self.train_per_class, self.test_per_class, self.splits, self.seed
+        )
 
 
 def protocol_splits(
@@ -94,42 +133,19 @@ def holdout_split(labels: Tensor, share: float = HOLDOUT, seed: int = 0) -> Spli
     return Split(torch.cat(train).sort().values, torch.cat(test).sort().values)
 
 
-def mean_figures(
-    per_split: Sequence[dict[str, Any]],
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Average accuracy over splits.
+def draw_sample(count: int, most: int | None, seed: int) -> Tensor:
+    """Draw at most so many of ``count`` items: their positions, (n,) int64, sorted.
 
     Args:
-        per_split: For each split what ``score_predictions`` returns.
-
-    Returns:
-        The mean of every figure, classes too, and a summary dict(count, mean, std, each); the
-        deviation is that of a sample (n - 1). For one split, or splits without a test image, that
-        split's figures and None.
+        count: How many items there are.
+        most: How many to keep; None keeps all.
+        seed: Decides which.
 
     Example:
-        >>> a = {"top1": 0.5, "top5": 1.0, "per_class": {"cat": 0.5, "dog": None}}
-        >>> figures, summary = mean_figures([a, {**a, "top1": 0.75}])
-        >>> figures["top1"], figures["per_class"], round(summary["std"]["top1"], 4)
-        (0.625, {'cat': 0.5, 'dog': None}, 0.1768)
+        >>> draw_sample(5, 3, seed=0), draw_sample(2, None, seed=0)
+        (tensor([0, 1, 4]), tensor([0, 1]))
     """
-    if len(per_split) == 1 or per_split[0]["top1"] is None:
-        return dict(per_split[0]), None
-    names = [name for name in per_split[0] if name != "per_class"]
-    columns = {name: [float(each[name]) for each in per_split] for name in names}
-    means = {name: mean(column) for name, column in columns.items()}
-    summary = {
-        "count": len(per_split),
-        "mean": means,
-        "std": {name: stdev(column) for name, column in columns.items()},
-        "each": [{name: each[name] for name in names} for each in per_split],
-    }
-    classes = per_split[0]["per_class"]
-    per_class = {name: _mean([each["per_class"][name] for each in per_split]) for name in classes}
-    return {**means, "per_class": per_class}, summary
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are there."""
-    present = [value for value in values if value is not None]
-    return mean(present) if present else None
+    if most is None or most >= count:
+        return torch.arange(count)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:most].sort().values

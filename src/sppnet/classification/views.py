@@ -1,4 +1,4 @@
-"""What of an image a network sees: one view, or a plan of 10, 96 or 98."""
+"""What a network sees of an image: one view, or a plan of 10, 96 or 98 views."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -126,7 +126,7 @@ class ViewPlan:
             )
 
     def scales(self, image_size_hw: tuple[int, int]) -> Iterator["Scale"]:
-        """Say what is looked at in an image of some (height, width), scale by scale.
+        """List the windows on an image of some (height, width), scale by scale.
 
         The long side is bounded by 8 times the short side that was asked for, as in :class:`View`.
         """

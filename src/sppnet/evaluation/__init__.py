@@ -1,17 +1,26 @@
-"""Scores of detectors and classifiers, files of detections, overlays and reports.
+"""Evaluation: how good answers are, where they are wrong, and pages that show it.
 
-The parts of a page are in the submodules ``page`` and ``charts``.
+- ``matching``: which detections are true positives, by the rules of VOC and of COCO. Start here.
+- ``average_precision`` and ``coco``: scores of a detector from these matches.
+- ``error_analysis``: kinds of mistakes, confusion of classes, the best score threshold.
+- ``calibration``: scores as probabilities, and whether those can be believed.
+- ``proposal_recall``: how many objects the proposals cover.
+- ``classification``: how often a classifier is right.
+- ``results_io``: detections as files; ``visualize``: detections drawn on images.
+- ``report``: all of it as one HTML page.
 """
 
 from sppnet.evaluation.average_precision import (
     AveragePrecision,
+    average_precision_voc07,
     evaluate_detections,
+    precision_and_recall,
     summarise_detections,
 )
 from sppnet.evaluation.calibration import (
-    Reliability,
+    ReliabilityDiagram,
     ScoreCalibration,
-    judge_scores,
+    match_scores,
     measure_reliability,
 )
 from sppnet.evaluation.classification import (
@@ -24,10 +33,15 @@ from sppnet.evaluation.coco import CocoMeasures, coco_measures
 from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
     ErrorTypes,
+    ImageCounts,
+    OperatingPoint,
+    best_and_worst,
+    best_operating_point,
     confuse_detections,
+    count_matches,
     find_error_types,
 )
-from sppnet.evaluation.matching import Judgement, judge_detections
+from sppnet.evaluation.matching import ImageMatches, match_detections
 from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
@@ -36,36 +50,57 @@ from sppnet.evaluation.report.classification import (
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import DetectionAnalysis, DetectionFigures
 from sppnet.evaluation.results_io import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.visualize import draw_detections, draw_hits_and_misses, to_jpeg_bytes
+from sppnet.evaluation.visualize import (
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
+    BoxPainter,
+    draw_detections,
+    draw_matches,
+    to_jpeg_bytes,
+    to_picture,
+)
 
 __all__ = [
+    "FALSE_NEGATIVE_COLOUR",
+    "FALSE_POSITIVE_COLOUR",
+    "TRUE_POSITIVE_COLOUR",
     "AveragePrecision",
+    "BoxPainter",
     "ClassificationFigures",
     "CocoMeasures",
     "DetectionAnalysis",
     "DetectionConfusion",
     "DetectionFigures",
     "ErrorTypes",
-    "Judgement",
+    "ImageCounts",
+    "ImageMatches",
+    "OperatingPoint",
     "ProposalRecall",
-    "Reliability",
+    "ReliabilityDiagram",
     "ScoreCalibration",
+    "average_precision_voc07",
+    "best_and_worst",
+    "best_operating_point",
     "coco_measures",
     "confuse_detections",
     "confusion_matrix",
+    "count_matches",
     "draw_detections",
-    "draw_hits_and_misses",
+    "draw_matches",
     "evaluate_detections",
     "find_error_types",
-    "judge_detections",
-    "judge_scores",
+    "match_detections",
+    "match_scores",
     "mean_class_accuracy",
     "measure_reliability",
     "per_class_accuracy",
+    "precision_and_recall",
     "proposal_recall_curve",
     "read_detections",
     "summarise_detections",
     "to_jpeg_bytes",
+    "to_picture",
     "top_k_accuracy",
     "write_classification_report",
     "write_coco_results",

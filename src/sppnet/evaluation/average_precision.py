@@ -69,8 +69,8 @@ def evaluate_detections(
         metric: "voc07" (mean of the best precision at 11 recalls), "voc10" or "area" (area under
             the curve made monotone), or "coco" (COCO's matching, mean at 101 recalls, at most 100
             detections per image and class).
-        iou_threshold: Overlap that makes a hit, 0..1; default 0.5, and for "coco" the mean over
-            0.50, 0.55, ..., 0.95.
+        iou_threshold: Lowest overlap of a true positive, 0..1; default 0.5, and for "coco" the
+            mean over 0.50, 0.55, ..., 0.95.
 
     Returns:
         The average precision of each class and its mean.
@@ -136,11 +136,12 @@ def summarise_detections(
     }
 
 
-def precision_and_recall(is_hit: Mask, num_truth: int) -> tuple[Floats, Floats]:
+def precision_and_recall(is_true_positive: Mask, num_truth: int) -> tuple[Floats, Floats]:
     """Recall and precision after each detection, best score first.
 
     Args:
-        is_hit: (K,) whether each detection is a hit; ignored ones are left out beforehand.
+        is_true_positive: (K,) whether each detection is right; ignored ones are left out
+            beforehand.
         num_truth: Number of objects that count, at least 1.
 
     Returns:
@@ -151,8 +152,8 @@ def precision_and_recall(is_hit: Mask, num_truth: int) -> tuple[Floats, Floats]:
         >>> recall.tolist(), precision.round(2).tolist()
         ([0.5, 0.5, 1.0], [1.0, 0.5, 0.67])
     """
-    hits = np.cumsum(is_hit, dtype=np.float64)
-    return hits / num_truth, hits / np.arange(1, len(hits) + 1)
+    true_positives = np.cumsum(is_true_positive, dtype=np.float64)
+    return true_positives / num_truth, true_positives / np.arange(1, len(true_positives) + 1)
 
 
 def average_precision_voc07(recall: Floats, precision: Floats) -> float:
@@ -207,13 +208,13 @@ AVERAGES: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def _mean_at(recalls: Floats, recall: Floats, precision: Floats) -> float:
-    """Mean of the best precision at or above each of some recalls; 0 where none is reached."""
+    """Mean of the best precision at or above each recall; 0 for a recall that is not reached."""
     best = np.append(_falling(precision), 0.0)
     return float(best[np.searchsorted(recall, recalls, side="left")].mean())
 
 
 def _falling(precision: Floats) -> Floats:
-    """Replace each precision by the best that follows it."""
+    """Make precision monotone: replace each value by the best that follows it."""
     return np.maximum.accumulate(precision[::-1])[::-1]
 
 
@@ -245,11 +246,11 @@ def _evaluate(
 def _curves(matches: Matches, rows: Any, num_truth: int) -> list[tuple[Floats, Floats]]:
     """Recall and precision of one class at each threshold; ``rows`` go from the best score down."""
     if not num_truth:
-        return [(np.zeros(0), np.zeros(0))] * len(matches.hit)
+        return [(np.zeros(0), np.zeros(0))] * len(matches.true_positive)
     curves = []
-    for hit, ignored in zip(matches.hit, matches.ignored, strict=True):
+    for true_positive, ignored in zip(matches.true_positive, matches.ignored, strict=True):
         counting = rows[~ignored[rows]]
-        curves.append(precision_and_recall(hit[counting], num_truth))
+        curves.append(precision_and_recall(true_positive[counting], num_truth))
     return curves
 
 

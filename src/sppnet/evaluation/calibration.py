@@ -1,4 +1,8 @@
-"""What a score means as a probability: calibration curves and reliability."""
+"""Scores as probabilities: calibration by Platt's sigmoid or isotonic steps, and its reliability.
+
+``match_scores`` collects what ``ScoreCalibration`` learns from; ``measure_reliability`` tells how
+far the scores of a detector, or the probabilities made of them, can be believed.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,145 +26,43 @@ from sppnet.geometry import Detections
 if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
 
-_MOST_STEPS = 100
-_LEAST_GAIN = 1e-12
+
+class MatchedScores(NamedTuple):
+    """Scores of the detections of all images that count, and which of them are right."""
+
+    scores: Floats  # (N,)
+    labels: Ints  # (N,)
+    is_true_positive: Mask  # (N,)
+    image: Ints  # (N,) number of the image
 
 
-@dataclass(frozen=True)
-class PlattCurve:
-    """The sigmoid of ``slope * score + offset``; the slope is not negative."""
-
-    slope: float
-    offset: float
-
-    def __call__(self, scores: Floats) -> Floats:
-        """Probability of each score: (N,)."""
-        return _sigmoid(self.slope * scores + self.offset)
-
-    def config(self) -> dict[str, Any]:
-        """Both numbers."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class IsotonicCurve:
-    """Straight lines between points that rise; level beyond the first and the last."""
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-    def __call__(self, scores: Floats) -> Floats:
-        """Probability of each score: (N,)."""
-        return np.interp(scores, self.x, self.y)
-
-    def config(self) -> dict[str, Any]:
-        """The points."""
-        return {"x": list(self.x), "y": list(self.y)}
-
-
-CURVES: dict[str, type[PlattCurve] | type[IsotonicCurve]] = {
-    "platt": PlattCurve,
-    "isotonic": IsotonicCurve,
-}
-
-
-def fit_platt(scores: Floats, is_hit: Mask) -> PlattCurve:
-    """Fit the sigmoid of the least log loss by Newton's method.
-
-    Targets are (hits + 1) / (hits + 2) and 1 / (others + 2) instead of 1 and 0, which keeps the
-    slope finite where the scores separate hits from the rest. Scores that fall with the hits give
-    the level curve: the order of detections is never turned round.
+def match_scores(
+    truth: Sequence["LabelledImage"],
+    detections: Mapping[Any, Any],
+    names: Sequence[object],
+    iou_threshold: float = 0.5,
+) -> MatchedScores:
+    """Collect scores, and which are of true positives by PASCAL VOC's rule; leave out the ignored.
 
     Args:
-        scores: (N,) finite.
-        is_hit: (N,) bool.
+        truth: Images with their objects.
+        detections: By image id.
+        names: Class names, of which only the number matters.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
-        The curve.
+        What ``ScoreCalibration.fit`` learns from.
 
-    Source:
-        Lin, Lin and Weng, A note on Platt's probabilistic outputs for support vector machines
-        (2007), algorithm 1.
+    Raises:
+        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
     """
-    hits, others = int(is_hit.sum()), int((~is_hit).sum())
-    targets = np.where(is_hit, (hits + 1) / (hits + 2), 1 / (others + 2))
-    middle, spread = float(scores.mean()), float(scores.std()) or 1.0
-    columns = np.stack([(scores - middle) / spread, np.ones_like(scores)], 1)  # (N, 2)
-    prior = (hits + 1) / (hits + others + 2)
-    level = np.array([0.0, np.log(prior / (1 - prior))])
-    slope, offset = _newton(columns, targets, level)
-    if slope < 0:
-        return PlattCurve(0.0, float(np.log(targets.mean() / (1 - targets.mean()))))
-    return PlattCurve(slope / spread, offset - slope * middle / spread)
-
-
-def fit_isotonic(scores: Floats, is_hit: Mask) -> IsotonicCurve:
-    """Fit the rising curve of the least squared error, by pooling neighbours that fall.
-
-    Args:
-        scores: (N,) finite.
-        is_hit: (N,) bool.
-
-    Returns:
-        The curve; its points are the ends of the level parts.
-
-    Source:
-        Zadrozny and Elkan (2002); Ayer et al. (1955).
-    """
-    values, place = np.unique(scores, return_inverse=True)
-    weights = np.bincount(place).astype(np.float64)
-    means = np.bincount(place, weights=is_hit) / weights
-    blocks: list[list[float]] = []  # mean, weight, number of values
-    for mean, weight in zip(means.tolist(), weights.tolist(), strict=True):
-        blocks.append([mean, weight, 1])
-        while len(blocks) > 1 and blocks[-2][0] >= blocks[-1][0]:
-            mean_b, weight_b, count_b = blocks.pop()
-            mean_a, weight_a, count_a = blocks.pop()
-            total = weight_a + weight_b
-            mean_ab = (mean_a * weight_a + mean_b * weight_b) / total
-            blocks.append([mean_ab, total, count_a + count_b])
-    level = np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
-    inside = np.r_[False, (level[2:] == level[1:-1]) & (level[1:-1] == level[:-2]), False]
-    kept = ~inside[: len(level)]
-    return IsotonicCurve(tuple(values[kept].tolist()), tuple(level[kept].tolist()))
-
-
-def _newton(columns: Floats, targets: Floats, start: Floats) -> tuple[float, float]:
-    """Minimise the log loss; steps are halved until they help."""
-    weights = start
-    loss = _log_loss(columns @ weights, targets)
-    for _ in range(_MOST_STEPS):
-        probability = _sigmoid(columns @ weights)
-        gradient = columns.T @ (probability - targets)
-        curvature = (columns * (probability * (1 - probability))[:, None]).T @ columns
-        step = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
-        size = 1.0
-        while size > _LEAST_GAIN:
-            better = _log_loss(columns @ (weights - size * step), targets)
-            if better <= loss:
-                break
-            size /= 2
-        gain, weights, loss = loss - better, weights - size * step, min(better, loss)
-        if gain < _LEAST_GAIN * max(1.0, abs(loss)):
-            break
-    return float(weights[0]), float(weights[1])
-
-
-def _log_loss(logits: Floats, targets: Floats) -> float:
-    """Sum of the log losses, without overflow."""
-    return float((np.logaddexp(0, logits) - targets * logits).sum())
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    """1 / (1 + exp(-x)), without overflow."""
-    return np.exp(-np.logaddexp(0, -logits))
-
-
-Curve = PlattCurve | IsotonicCurve
-_FITS: dict[str, Callable[[Floats, Mask], Curve]] = {
-    "platt": fit_platt,
-    "isotonic": fit_isotonic,
-}
+    objects = collect_truth(truth, len(names))
+    found = collect_detections(truth, detections, len(names))
+    matches = match_voc(objects, found, np.array([iou_threshold]))
+    kept = ~matches.ignored[0]
+    return MatchedScores(
+        found.scores[kept], found.label[kept], matches.true_positive[0][kept], found.image[kept]
+    )
 
 
 class ScoreCalibration:
@@ -172,7 +74,7 @@ class ScoreCalibration:
     Args:
         method: "platt" (a sigmoid, two numbers a class) or "isotonic" (rising steps; needs more
             data).
-        least: A class with fewer hits or fewer false alarms than this uses the curve of all
+        least: A class with fewer true or fewer false positives than this uses the curve of all
             classes together.
 
     Attributes:
@@ -180,8 +82,8 @@ class ScoreCalibration:
         shared_: The curve of all classes together.
 
     Example:
-        >>> scores, is_hit = [-2.0, -1.0, 1.0, 2.0] * 10, [False, False, True, True] * 10
-        >>> calibration = ScoreCalibration().fit(scores, [0] * 40, is_hit, num_classes=1)
+        >>> scores, is_true_positive = [-2.0, -1.0, 1.0, 2.0] * 10, [False, False, True, True] * 10
+        >>> calibration = ScoreCalibration().fit(scores, [0] * 40, is_true_positive, num_classes=1)
         >>> calibration.probabilities([-2.0, 0.0, 2.0], [0, 0, 0]).round(1).tolist()
         [0.0, 0.5, 1.0]
 
@@ -198,14 +100,14 @@ class ScoreCalibration:
         self.shared_: Curve | None = None
 
     def fit(
-        self, scores: ArrayLike, labels: ArrayLike, is_hit: ArrayLike, num_classes: int
+        self, scores: ArrayLike, labels: ArrayLike, is_true_positive: ArrayLike, num_classes: int
     ) -> "ScoreCalibration":
-        """Learn from judged detections, such as those of ``judge_scores``.
+        """Learn from scores that were matched with the truth, as ``match_scores`` gives them.
 
         Args:
             scores: (N,) finite.
             labels: (N,) classes, 0..num_classes-1.
-            is_hit: (N,) bool.
+            is_true_positive: (N,) bool.
             num_classes: Number of classes.
 
         Returns:
@@ -215,17 +117,17 @@ class ScoreCalibration:
             ValueError: If there is no detection, or a score is not finite.
         """
         values = np.asarray(scores, dtype=np.float64)
-        classes, hits = np.asarray(labels), np.asarray(is_hit, dtype=np.bool_)
+        classes, is_right = np.asarray(labels), np.asarray(is_true_positive, dtype=np.bool_)
         if not len(values) or not np.isfinite(values).all():
             raise ValueError(f"scores must be finite and at least one, got {values[:5]}")
         fit_curve = _FITS[self.method]
-        self.shared_ = fit_curve(values, hits)
+        self.shared_ = fit_curve(values, is_right)
         self.curves_ = []
         for label in range(num_classes):
             own = classes == label
-            fewest = min(int(hits[own].sum()), int((~hits[own]).sum()))
+            fewest = min(int(is_right[own].sum()), int((~is_right[own]).sum()))
             enough = fewest >= self.least
-            self.curves_.append(fit_curve(values[own], hits[own]) if enough else None)
+            self.curves_.append(fit_curve(values[own], is_right[own]) if enough else None)
         return self
 
     def probabilities(self, scores: ArrayLike, labels: ArrayLike) -> Floats:
@@ -253,7 +155,7 @@ class ScoreCalibration:
         return result
 
     def apply(self, detections: Detections) -> Detections:
-        """Replace the scores of detections by probabilities; boxes and order stay."""
+        """Replace the scores of detections by probabilities; boxes, labels and order stay."""
         scores = self.probabilities(
             detections.scores.cpu().numpy(), detections.labels.cpu().numpy()
         )
@@ -288,22 +190,22 @@ class ScoreCalibration:
 def cross_calibrate(
     scores: Floats,
     labels: Ints,
-    is_hit: Mask,
+    is_true_positive: Mask,
     groups: Ints,
     num_classes: int,
     method: str = "platt",
     folds: int = 5,
 ) -> Floats | None:
-    """Calibrate each group by a curve that was fitted on the other groups.
+    """Calibrate each group by a curve that was fitted to other groups.
 
     Args:
         scores: (N,) finite.
         labels: (N,) classes.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
         groups: (N,) what belongs together, such as the number of the image.
         num_classes: Number of classes.
         method: As for :class:`ScoreCalibration`.
-        folds: Number of parts that take turns.
+        folds: Into how many parts the groups are divided; each is calibrated by the others.
 
     Returns:
         (N,) probabilities; None with fewer than two groups.
@@ -314,31 +216,132 @@ def cross_calibrate(
     result = np.zeros(len(scores))
     for number in np.unique(fold):
         own = fold == number
-        curve = ScoreCalibration(method).fit(scores[~own], labels[~own], is_hit[~own], num_classes)
+        curve = ScoreCalibration(method).fit(
+            scores[~own], labels[~own], is_true_positive[~own], num_classes
+        )
         result[own] = curve.probabilities(scores[own], labels[own])
     return result
 
 
-class JudgedScores(NamedTuple):
-    """The detections that count, of all images."""
+@dataclass(frozen=True)
+class PlattCurve:
+    """The sigmoid of ``slope * score + offset``; the slope is not negative."""
 
-    scores: Floats  # (N,)
-    labels: Ints  # (N,)
-    is_hit: Mask  # (N,)
-    image: Ints  # (N,) number of the image
+    slope: float
+    offset: float
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Probability of each score: (N,)."""
+        return _sigmoid(self.slope * scores + self.offset)
+
+    def config(self) -> dict[str, Any]:
+        """Both numbers."""
+        return dict(vars(self))
+
+
+def fit_platt(scores: Floats, is_true_positive: Mask) -> PlattCurve:
+    """Fit the sigmoid of the least log loss, as a logistic regression without a penalty.
+
+    With P right and N wrong detections, targets are (P + 1) / (P + 2) and 1 / (N + 2) instead of 1
+    and 0, which keeps the slope finite where the scores separate right from wrong: each detection
+    stands in the regression twice, as right and as wrong, weighted by its target. Scores that are
+    lower where detections are right give the level curve: the order of detections is never turned
+    round.
+
+    Args:
+        scores: (N,) finite.
+        is_true_positive: (N,) bool.
+
+    Returns:
+        The curve.
+
+    Source:
+        Platt (1999); the targets after Lin, Lin and Weng, A note on Platt's probabilistic outputs
+        for support vector machines (2007).
+    """
+    from sklearn.linear_model import LogisticRegression  # imported here so that --help stays quick
+
+    right, wrong = int(is_true_positive.sum()), int((~is_true_positive).sum())
+    targets = np.where(is_true_positive, (right + 1) / (right + 2), 1 / (wrong + 2))
+    level = PlattCurve(0.0, float(np.log(targets.mean() / (1 - targets.mean()))))
+    if scores.min() == scores.max():
+        return level
+    middle, spread = float(scores.mean()), float(scores.std())
+    standard = (scores - middle) / spread
+    regression = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10, max_iter=1000)
+    regression.fit(
+        np.tile(standard, 2)[:, None],
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.r_[targets, 1 - targets],
+    )
+    slope, offset = float(regression.coef_[0, 0]), float(regression.intercept_[0])
+    if slope < 0:
+        return level
+    return PlattCurve(slope / spread, offset - slope * middle / spread)
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.exp(-np.logaddexp(0, -logits))
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Probabilities against shares of hits.
+class IsotonicCurve:
+    """Linear interpolation between rising points; level before the first and after the last."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Probability of each score: (N,)."""
+        return np.interp(scores, self.x, self.y)
+
+    def config(self) -> dict[str, Any]:
+        """The points."""
+        return {"x": list(self.x), "y": list(self.y)}
+
+
+def fit_isotonic(scores: Floats, is_true_positive: Mask) -> IsotonicCurve:
+    """Fit the rising curve of the least squared error.
+
+    Args:
+        scores: (N,) finite.
+        is_true_positive: (N,) bool.
+
+    Returns:
+        The curve; its points are the ends of the level parts.
+
+    Source:
+        Zadrozny and Elkan (2002); fitted by scikit-learn.
+    """
+    from sklearn.isotonic import IsotonicRegression  # imported here so that --help stays quick
+
+    fitted = IsotonicRegression().fit(scores, is_true_positive.astype(np.float64))
+    return IsotonicCurve(tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+
+
+Curve = PlattCurve | IsotonicCurve
+CURVES: dict[str, type[PlattCurve] | type[IsotonicCurve]] = {
+    "platt": PlattCurve,
+    "isotonic": IsotonicCurve,
+}
+_FITS: dict[str, Callable[[Floats, Mask], Curve]] = {
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+
+
+@dataclass(frozen=True)
+class ReliabilityDiagram:
+    """Probabilities against shares of true positives, in bins.
 
     Args:
         source: Where the probabilities are from: "scores", "calibration" or "cross-calibration".
         probability: (B,) mean probability of the detections in each bin; NaN for an empty one.
-        share: (B,) share of them that are hits.
+        share: (B,) share of them that are true positives.
         counts: (B,) how many they are.
         ece: Expected calibration error: mean distance of the two, weighted by the counts.
-        brier: Mean squared distance of the probability from 1 (hit) or 0.
+        brier: Mean squared distance of the probability from 1 (true positive) or 0.
     """
 
     source: str
@@ -348,48 +351,19 @@ class Reliability:
     ece: float
     brier: float
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         arrays = {name: getattr(self, name).tolist() for name in ("probability", "share", "counts")}
         return {"source": self.source, **arrays, "ece": self.ece, "brier": self.brier}
 
 
-def judge_scores(
-    truth: Sequence["LabelledImage"],
-    detections: Mapping[Any, Any],
-    names: Sequence[object],
-    iou_threshold: float = 0.5,
-) -> JudgedScores:
-    """Collect scores and whether they are hits, by PASCAL VOC's rule; what is ignored is left out.
-
-    Args:
-        truth: Images with their objects.
-        detections: By image id.
-        names: Class names, of which only the number matters.
-        iou_threshold: Overlap that makes a hit.
-
-    Returns:
-        What ``ScoreCalibration.fit`` learns from.
-
-    Raises:
-        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
-    """
-    objects = collect_truth(truth, len(names))
-    found = collect_detections(truth, detections, len(names))
-    matches = match_voc(objects, found, np.array([iou_threshold]))
-    kept = ~matches.ignored[0]
-    return JudgedScores(
-        found.scores[kept], found.label[kept], matches.hit[0][kept], found.image[kept]
-    )
-
-
 def measure_reliability(
-    judged: JudgedScores, num_classes: int, calibration: ScoreCalibration | None = None
-) -> Reliability | None:
-    """Compare probabilities with shares of hits.
+    matched: MatchedScores, num_classes: int, calibration: ScoreCalibration | None = None
+) -> ReliabilityDiagram | None:
+    """Compare probabilities with shares of true positives.
 
     Args:
-        judged: Detections.
+        matched: Scores of detections, and whether each is right.
         num_classes: Number of classes.
         calibration: Turns scores into probabilities. Without one, scores of 0..1 are taken as they
             are; others are calibrated across images: five parts, each by the other four.
@@ -397,29 +371,33 @@ def measure_reliability(
     Returns:
         The comparison; None if there are too few images or detections to make one.
     """
-    if not len(judged.scores):
+    if not len(matched.scores):
         return None
     if calibration is not None:
-        probability: Floats | None = calibration.probabilities(judged.scores, judged.labels)
+        probability: Floats | None = calibration.probabilities(matched.scores, matched.labels)
         source = "calibration"
-    elif judged.scores.min() >= 0 and judged.scores.max() <= 1:
-        probability, source = judged.scores, "scores"
+    elif matched.scores.min() >= 0 and matched.scores.max() <= 1:
+        probability, source = matched.scores, "scores"
     else:
         probability = cross_calibrate(
-            judged.scores, judged.labels, judged.is_hit, judged.image, num_classes
+            matched.scores, matched.labels, matched.is_true_positive, matched.image, num_classes
         )
         source = "cross-calibration"
-    return None if probability is None else reliability_of(probability, judged.is_hit, source)
+    return (
+        None
+        if probability is None
+        else reliability_diagram(probability, matched.is_true_positive, source)
+    )
 
 
-def reliability_of(
-    probability: ArrayLike, is_hit: ArrayLike, source: str = "scores", bins: int = 10
-) -> Reliability:
-    """Compare probabilities with shares of hits, in bins of equal width.
+def reliability_diagram(
+    probability: ArrayLike, is_true_positive: ArrayLike, source: str = "scores", bins: int = 10
+) -> ReliabilityDiagram:
+    """Compare probabilities with shares of true positives, in bins of equal width.
 
     Args:
         probability: (N,) 0..1.
-        is_hit: (N,) bool.
+        is_true_positive: (N,) bool.
         source: Recorded in the result.
         bins: Number of bins; the last one holds 1.
 
@@ -430,22 +408,22 @@ def reliability_of(
         ValueError: If a probability is outside 0..1.
 
     Example:
-        >>> reliability_of([0.9, 0.9, 0.9, 0.1], [True, True, False, False]).ece.__round__(3)
+        >>> reliability_diagram([0.9, 0.9, 0.9, 0.1], [True, True, False, False]).ece.__round__(3)
         0.2
 
     Source:
         Guo et al., On Calibration of Modern Neural Networks (2017).
     """
-    values, hits = np.asarray(probability, np.float64), np.asarray(is_hit, np.float64)
+    values, is_right = np.asarray(probability, np.float64), np.asarray(is_true_positive, np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"probability must be 0..1, got {values.min()}..{values.max()}")
     place = np.minimum((values * bins).astype(np.int64), bins - 1)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(place, values, bins) / counts
-        share = np.bincount(place, hits, bins) / counts
+        share = np.bincount(place, is_right, bins) / counts
     if not len(values):
-        return Reliability(source, mean, share, counts, math.nan, math.nan)
+        return ReliabilityDiagram(source, mean, share, counts, math.nan, math.nan)
     ece = float(np.nansum(counts * np.abs(mean - share)) / len(values))
-    brier = float(((values - hits) ** 2).mean())
-    return Reliability(source, mean, share, counts, ece, brier)
+    brier = float(((values - is_right) ** 2).mean())
+    return ReliabilityDiagram(source, mean, share, counts, ece, brier)

@@ -1,4 +1,4 @@
-"""How often a classifier is right."""
+"""Accuracy of a classifier: top-k, by class, and the confusion matrix."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -118,9 +118,14 @@ def _tables(
             part = slice(number * _NUM_OVERLAPS, (number + 1) * _NUM_OVERLAPS)
             asked = (truth.label == label) & ~truth.ignored
             count = int((asked & (truth_areas >= low) & (truth_areas <= high)).sum())
-            hit, ignored = matches.hit[part][:, ranked], matches.ignored[part][:, ranked]
-            precision[area].append(_averages(hit, ignored, count))
-            recall[area].append([_recall(hit, rank[ranked] < n, count) for n in RECALL_LIMITS])
+            true_positive, ignored = (
+                matches.true_positive[part][:, ranked],
+                matches.ignored[part][:, ranked],
+            )
+            precision[area].append(_averages(true_positive, ignored, count))
+            recall[area].append(
+                [_recall(true_positive, rank[ranked] < n, count) for n in RECALL_LIMITS]
+            )
     return _named(
         {area: np.reshape(values, (-1, _NUM_OVERLAPS)) for area, values in precision.items()},
         {area: np.reshape(values, (-1, len(RECALL_LIMITS))) for area, values in recall.items()},
@@ -128,7 +133,7 @@ def _tables(
 
 
 def _named(precision: dict[str, Floats], recall: dict[str, Floats]) -> dict[str, Floats]:
-    """From tables over classes to COCO's names."""
+    """Take COCO's twelve numbers out of the tables, by their names."""
     sizes = [area for area in COCO_AREAS if area]
     return {
         "AP": precision[""].mean(1),
@@ -140,17 +145,19 @@ def _named(precision: dict[str, Floats], recall: dict[str, Floats]) -> dict[str,
     }
 
 
-def _averages(hit: NDArray[np.bool_], ignored: NDArray[np.bool_], count: int) -> Floats:
+def _averages(true_positive: NDArray[np.bool_], ignored: NDArray[np.bool_], count: int) -> Floats:
     """Average precision at each overlap, NaN without objects: (T,)."""
     if not count:
-        return np.full(len(hit), np.nan)
-    pairs = zip(hit, ignored, strict=True)
+        return np.full(len(true_positive), np.nan)
+    pairs = zip(true_positive, ignored, strict=True)
     return np.array([average_precision_coco(*precision_and_recall(h[~i], count)) for h, i in pairs])
 
 
-def _recall(hit: NDArray[np.bool_], is_among_best: NDArray[np.bool_], count: int) -> float:
+def _recall(
+    true_positive: NDArray[np.bool_], is_among_best: NDArray[np.bool_], count: int
+) -> float:
     """Share of the objects that are found, mean over the overlaps."""
-    return float(hit[:, is_among_best].sum(1).mean() / count) if count else math.nan
+    return float(true_positive[:, is_among_best].sum(1).mean() / count) if count else math.nan
 
 
 def _mean(values: Floats) -> float:

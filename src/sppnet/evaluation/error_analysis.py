@@ -1,4 +1,4 @@
-"""Why a detector falls short: kinds of errors, confusion of classes, operating point."""
+"""Where a detector is wrong: kinds of errors, confusion of classes, the best score threshold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sppnet.evaluation.average_precision import average_precision_area, precision_and_recall
-from sppnet.evaluation.calibration import judge_scores
+from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.matching import (
     Floats,
     Found,
@@ -23,16 +23,16 @@ from sppnet.evaluation.matching import (
     collect_detections,
     collect_truth,
     each_image,
-    judge_detections,
+    match_detections,
     match_voc,
 )
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 
 # In the order in which they are tried; "both" is what none of the others is.
-FALSE_ALARMS = ("localisation", "classification", "duplicate", "background", "both")
+FALSE_POSITIVE_TYPES = ("localisation", "classification", "duplicate", "background", "both")
 MISSED = "missed"
-ERROR_TYPES = (*FALSE_ALARMS, MISSED)
+ERROR_TYPES = (*FALSE_POSITIVE_TYPES, MISSED)
 _LOCALISATION, _CLASSIFICATION, _DUPLICATE, _BACKGROUND, _BOTH = range(5)
 _NONE = -1
 BACKGROUND = "background"
@@ -40,7 +40,7 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class ErrorTypes:
-    """The mistakes of a detector, sorted.
+    """The mistakes of a detector by kind, and what each kind costs.
 
     Args:
         score_threshold: Lowest score that was counted.
@@ -59,15 +59,15 @@ class ErrorTypes:
     per_class: dict[str, dict[str, int]]
     ap_cost: dict[str, float]
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return dict(vars(self))
 
 
 class _Sorted(NamedTuple):
-    """The kind of each detection, and the object that it should have found."""
+    """The kind of each mistake, and the object that it should have found."""
 
-    kind: Ints  # (D,) place in FALSE_ALARMS; _NONE for hits and what is ignored
+    kind: Ints  # (D,) place in FALSE_POSITIVE_TYPES; _NONE for true positives and what is ignored
     meant: Ints  # (D,) row of an object; only for localisation and classification
 
 
@@ -79,16 +79,16 @@ def find_error_types(
     iou_threshold: float = 0.5,
     background_iou: float = 0.1,
 ) -> ErrorTypes:
-    """Sort the mistakes of a detector.
+    """Sort the mistakes of a detector by kind.
 
-    Hits are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
+    True positives are those of PASCAL VOC's rule; difficult objects and crowds count neither way.
 
     Args:
         truth: Images with their objects.
         detections: By image id; an image that is missing has none.
         names: Class names.
         score_threshold: Lowest score that is counted; the costs take all scores.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
         background_iou: Less overlap than this counts as none.
 
     Returns:
@@ -99,9 +99,10 @@ def find_error_types(
 
     Source:
         Bolya et al., TIDE: A General Toolbox for Identifying Object Detection Errors (2020), with
-        its order of kinds. Mending: a box or class is put right if its object was not found (of
-        several only the best score), and taken away otherwise; other false alarms are taken away;
-        missed objects are not asked for.
+        its order of kinds. To mend a mistake of place or class, the box or the class is put right
+        if nothing else found its object (of several detections, for the one with the best score),
+        and the detection is taken away otherwise. Other false positives are taken away, and missed
+        objects are no longer asked for.
     """
     objects = collect_truth(truth, len(names))
     found = collect_detections(truth, detections, len(names))
@@ -111,7 +112,7 @@ def find_error_types(
     missed = _missed(objects, matches, found_kinds, shown)
     kinds = {
         name: _per_class(found.label[shown & (found_kinds.kind == kind)], names)
-        for kind, name in enumerate(FALSE_ALARMS)
+        for kind, name in enumerate(FALSE_POSITIVE_TYPES)
     }
     kinds[MISSED] = _per_class(objects.label[missed], names)
     return ErrorTypes(
@@ -125,7 +126,7 @@ def find_error_types(
 def _sort(
     truth: Truth, found: Found, matches: Matches, iou_threshold: float, background_iou: float
 ) -> _Sorted:
-    """Give each false alarm its kind."""
+    """Give each false positive its kind."""
     kind = np.full(len(found.scores), _BACKGROUND)
     meant = np.full(len(found.scores), -1)
     for detected, objects in each_image(truth, found):
@@ -145,16 +146,16 @@ def _sort(
         kind[detected] = np.select(tests, range(4), _BOTH)
         nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
         meant[detected] = asked[nearest]
-    kind[matches.hit[0] | matches.ignored[0]] = _NONE
+    kind[matches.true_positive[0] | matches.ignored[0]] = _NONE
     return _Sorted(kind, meant)
 
 
 def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:
-    """Objects that no hit and no mistake of class or place is about: (G,)."""
+    """Mark objects that neither a true positive nor a mistake of class or place is about: (G,)."""
     is_about = shown & np.isin(found.kind, (_LOCALISATION, _CLASSIFICATION))
     missed = ~truth.ignored
     missed[found.meant[is_about]] = False
-    missed[matches.target[0][shown & matches.hit[0]]] = False
+    missed[matches.target[0][shown & matches.true_positive[0]]] = False
     return missed
 
 
@@ -166,51 +167,53 @@ def _per_class(labels: Ints, names: Sequence[str]) -> dict[str, int]:
 def _costs(
     truth: Truth, found: Found, matches: Matches, kinds: _Sorted, num_classes: int
 ) -> dict[str, float]:
-    """Rise of the mean average precision when one kind of mistake is mended."""
+    """How much the mean average precision would rise if one kind of mistake alone were mended."""
     asked = np.bincount(truth.label[~truth.ignored], minlength=num_classes)
     order = np.argsort(-found.scores, kind="stable")
-    hit, kept = matches.hit[0], ~matches.ignored[0]
-    before = _mean_precision(order, found.label, hit, kept, asked, asked)
+    true_positive, kept = matches.true_positive[0], ~matches.ignored[0]
+    before = _mean_precision(order, found.label, true_positive, kept, asked, asked)
     costs = {}
-    for kind, name in enumerate(FALSE_ALARMS):
+    for kind, name in enumerate(FALSE_POSITIVE_TYPES):
         mended = _mended(kind, order, matches, kinds)
         label = found.label.copy()
         label[mended] = truth.label[kinds.meant[mended]]
         left = kept & ((kinds.kind != kind) | mended)
-        costs[name] = _mean_precision(order, label, hit | mended, left, asked, asked) - before
-    missed = _missed(truth, matches, kinds, np.ones(len(hit), np.bool_))
+        costs[name] = (
+            _mean_precision(order, label, true_positive | mended, left, asked, asked) - before
+        )
+    missed = _missed(truth, matches, kinds, np.ones(len(true_positive), np.bool_))
     left_to_find = asked - np.bincount(truth.label[missed], minlength=num_classes)
-    after = _mean_precision(order, found.label, hit, kept, asked, left_to_find)
+    after = _mean_precision(order, found.label, true_positive, kept, asked, left_to_find)
     return {**costs, MISSED: after - before}
 
 
 def _mended(kind: int, order: Ints, matches: Matches, kinds: _Sorted) -> Mask:
-    """Mark the mistakes of a kind that become hits: the best of those about a free object."""
+    """Mark the mistakes that mending would make right: the best one about each unfound object."""
     mended = np.zeros(len(order), np.bool_)
     if kind in (_LOCALISATION, _CLASSIFICATION):
         candidates = order[kinds.kind[order] == kind]
-        is_free = ~np.isin(kinds.meant[candidates], matches.target[0][matches.hit[0]])
+        is_free = ~np.isin(kinds.meant[candidates], matches.target[0][matches.true_positive[0]])
         _, first = np.unique(kinds.meant[candidates[is_free]], return_index=True)
         mended[candidates[is_free][first]] = True
     return mended
 
 
 def _mean_precision(
-    order: Ints, label: Ints, hit: Mask, kept: Mask, asked: Ints, to_find: Ints
+    order: Ints, label: Ints, true_positive: Mask, kept: Mask, asked: Ints, to_find: Ints
 ) -> float:
-    """Mean over the classes with objects; one of which nothing is left to find counts as 1."""
+    """Mean over the classes with objects; a class with nothing left to find counts as 1."""
     ranked = order[kept[order]]
     values: list[float] = []
     for number in np.flatnonzero(asked):
         rows = ranked[label[ranked] == number]
         count = int(to_find[number])
-        values.append(_area(hit[rows], count) if count else 1.0)
+        values.append(_area(true_positive[rows], count) if count else 1.0)
     return float(np.mean(values)) if values else float("nan")
 
 
-def _area(hit: Mask, count: int) -> float:
+def _area(true_positive: Mask, count: int) -> float:
     """Average precision of ranked detections."""
-    curve: tuple[Floats, Floats] = precision_and_recall(hit, count)
+    curve: tuple[Floats, Floats] = precision_and_recall(true_positive, count)
     return average_precision_area(*curve)
 
 
@@ -231,7 +234,7 @@ class DetectionConfusion:
     score_threshold: float
     iou_threshold: float
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return {**vars(self), "names": list(self.names), "counts": self.counts.tolist()}
 
@@ -245,9 +248,9 @@ def confuse_detections(
 ) -> DetectionConfusion:
     """Count which class was taken for which.
 
-    The hits of PASCAL VOC's rule are the diagonal. Of what is left, detections and objects of
-    different classes are paired, those that overlap most first, each once. The rest is background.
-    Difficult objects and crowds, and what lies on them, are left out.
+    The true positives of PASCAL VOC's rule are the diagonal. Of what is left, detections and
+    objects of different classes are paired, those that overlap most first, each once. The rest is
+    background. Difficult objects and crowds, and what lies on them, are left out.
 
     Args:
         truth: Images with their objects.
@@ -292,13 +295,13 @@ def _pair(
 
 
 def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray[np.int64]:
-    """The table from the object of each detection, -1 for none."""
+    """Build the table from the object of each detection, -1 for none."""
     is_paired = target >= 0
     rows = np.full(len(label), num_classes)
     rows[is_paired] = truth.label[target[is_paired]]
-    is_missed = ~truth.ignored
-    is_missed[target[is_paired]] = False
-    lost = truth.label[is_missed]
+    is_false_negative = ~truth.ignored
+    is_false_negative[target[is_paired]] = False
+    lost = truth.label[is_false_negative]
     sides = num_classes + 1
     truths, seen = np.r_[rows, lost], np.r_[label, np.full(len(lost), num_classes)]
     return np.bincount(truths * sides + seen, minlength=sides**2).reshape(sides, sides)
@@ -310,29 +313,36 @@ class OperatingPoint:
 
     Args:
         score_threshold: Lowest score that counts.
-        hits: Objects found.
-        false_alarms: Detections that found nothing new.
-        misses: Objects not found.
+        true_positives: Objects found.
+        false_positives: Detections that found nothing new.
+        false_negatives: Objects not found.
     """
 
     score_threshold: float
-    hits: int
-    false_alarms: int
-    misses: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
 
     @property
     def precision(self) -> float:
         """Share of the detections that are right; NaN without detections."""
-        return _share(self.hits, self.hits + self.false_alarms)
+        return _share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
         """Share of the objects that are found; NaN without objects."""
-        return _share(self.hits, self.hits + self.misses)
+        return _share(self.true_positives, self.true_positives + self.false_negatives)
 
-    def numbers(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float]:
         """All of it, for JSON."""
-        return {**vars(self), "precision": self.precision, "recall": self.recall}
+        return {
+            "score_threshold": self.score_threshold,
+            "hits": self.true_positives,
+            "false_alarms": self.false_positives,
+            "misses": self.false_negatives,
+            "precision": self.precision,
+            "recall": self.recall,
+        }
 
 
 def _share(part: int, whole: int) -> float:
@@ -352,7 +362,7 @@ def best_operating_point(
     Args:
         images: With their truth; difficult objects and crowds do not count.
         detections: By image id; an image that is missing has none.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
         The point; its threshold is infinite if nothing was found.
@@ -361,82 +371,83 @@ def best_operating_point(
     found = {name: detections[name] for name in shown}
     every_label = [image.labels for image in images] + [one.labels for one in found.values()]
     num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
-    judged = judge_scores(images, found, range(num_classes), iou_threshold)
+    matched = match_scores(images, found, range(num_classes), iou_threshold)
     num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
-    scores, is_hit = torch.from_numpy(judged.scores), torch.from_numpy(judged.is_hit)
-    return _best_point(scores, is_hit, num_objects)
+    is_right = torch.from_numpy(matched.is_true_positive)
+    return _best_point(torch.from_numpy(matched.scores), is_right, num_objects)
 
 
-def _best_point(scores: Tensor, is_hit: Tensor, num_objects: int) -> OperatingPoint:
+def _best_point(scores: Tensor, is_right: Tensor, num_objects: int) -> OperatingPoint:
     """The best threshold among the scores that occur."""
     ranked, order = scores.sort(descending=True, stable=True)
-    hits = is_hit[order].cumsum(0)
-    if not len(ranked) or not int(hits[-1]):
+    true_positives = is_right[order].cumsum(0)
+    if not len(ranked) or not int(true_positives[-1]):
         return OperatingPoint(math.inf, 0, 0, num_objects)
-    f1 = 2 * hits / (torch.arange(1, len(ranked) + 1) + num_objects)
+    f1 = 2 * true_positives / (torch.arange(1, len(ranked) + 1) + num_objects)
     # Equal scores are taken together: only the last of them is a threshold.
     is_last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])])
     best = int(torch.where(is_last, f1, -1).argmax())
-    found = int(hits[best])
+    found = int(true_positives[best])
     return OperatingPoint(float(ranked[best]), found, best + 1 - found, num_objects - found)
 
 
 @dataclass(frozen=True)
-class JudgedImage:
-    """An image with the number of its hits, false alarms and misses at one threshold."""
+class ImageCounts:
+    """An image with its true positives, false positives and false negatives, counted."""
 
     image: LabelledImage
-    hits: int
-    false_alarms: int
-    misses: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
 
     @property
     def mistakes(self) -> int:
-        """False alarms and misses."""
-        return self.false_alarms + self.misses
+        """False positives and false negatives."""
+        return self.false_positives + self.false_negatives
 
 
-def judge_images(
+def count_matches(
     images: Sequence[LabelledImage],
     detections: Mapping[Any, Detections],
     score_threshold: float,
     iou_threshold: float = 0.5,
-) -> list[JudgedImage]:
-    """Count hits and mistakes of each image.
+) -> list[ImageCounts]:
+    """Count the true positives and the mistakes of each image.
 
     Args:
         images: With their truth.
         detections: By image id.
         score_threshold: Lowest score that counts.
-        iou_threshold: Overlap that makes a hit.
+        iou_threshold: Lowest overlap of a true positive.
 
     Returns:
         One record per image, in their order.
     """
-    judged = []
+    counts = []
     for image in images:
         found = detections.get(image.image_id, Detections.empty())
         found = found.select(found.scores >= score_threshold)
         ignored = image.difficult | image.crowd
-        result = judge_detections(image.boxes, image.labels, found, iou_threshold, ignored)
-        judged.append(JudgedImage(image, *result.counts()))
-    return judged
+        matches = match_detections(image.boxes, image.labels, found, iou_threshold, ignored)
+        counts.append(ImageCounts(image, *matches.counts()))
+    return counts
 
 
 def best_and_worst(
-    judged: Sequence[JudgedImage], count: int = 6
-) -> tuple[list[JudgedImage], list[JudgedImage]]:
+    images: Sequence[ImageCounts], count: int = 6
+) -> tuple[list[ImageCounts], list[ImageCounts]]:
     """Choose images to show.
 
     Args:
-        judged: All images.
+        images: All of them, counted.
         count: How many of each kind at most.
 
     Returns:
-        Those with most hits and fewest mistakes, and those with most mistakes; none is in both.
+        Those with most true positives and fewest mistakes, and those with most mistakes; none is
+        in both.
     """
-    with_mistakes = [entry for entry in judged if entry.mistakes]
-    worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.hits))[:count]
+    with_mistakes = [entry for entry in images if entry.mistakes]
+    worst = sorted(with_mistakes, key=lambda entry: (-entry.mistakes, entry.true_positives))[:count]
     shown = {id(entry) for entry in worst}
-    others = [entry for entry in judged if entry.hits and id(entry) not in shown]
-    return sorted(others, key=lambda entry: (entry.mistakes, -entry.hits))[:count], worst
+    others = [entry for entry in images if entry.true_positives and id(entry) not in shown]
+    return sorted(others, key=lambda entry: (entry.mistakes, -entry.true_positives))[:count], worst

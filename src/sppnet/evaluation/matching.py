@@ -1,7 +1,7 @@
 """Which detections are true positives: the rules of VOC and of COCO.
 
-Detections are treated from the best score down. Among equal scores, images go in the order of the
-truth and the detections of one image in the order given. COCO's rule is in ``coco_matching``.
+Detections are matched from the best score down. Among equal scores, images go in the order of the
+truth and the detections of one image in the order given.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,25 +26,25 @@ EVERY_AREA = (0.0, 1e10)
 
 
 class Truth(NamedTuple):
-    """All objects: image number, class, box, whether it counts, whether it is a crowd."""
+    """All objects, one a row, image by image."""
 
-    image: Ints  # (G,)
+    image: Ints  # (G,) number of the image
     label: Ints  # (G,)
-    boxes: Floats  # (G, 4)
+    boxes: Floats  # (G, 4) xyxy
     ignored: Mask  # (G,) difficult or crowd
     crowd: Mask  # (G,)
 
 
 class Found(NamedTuple):
-    """All detections: image number, class, score, box; image by image, in the order given."""
+    """All detections, one a row, image by image in the order given."""
 
-    image: Ints  # (D,)
+    image: Ints  # (D,) number of the image
     label: Ints  # (D,)
     scores: Floats  # (D,)
-    boxes: Floats  # (D, 4)
+    boxes: Floats  # (D, 4) xyxy
 
     def above(self, score: float) -> "Found":
-        """Take the detections of this score or a better one."""
+        """Keep the detections that score at least this much."""
         kept = self.scores >= score
         return Found(self.image[kept], self.label[kept], self.scores[kept], self.boxes[kept])
 
@@ -52,13 +52,48 @@ class Found(NamedTuple):
 class Matches(NamedTuple):
     """What became of each detection at each of T overlap thresholds."""
 
-    hit: Mask  # (T, D)
+    true_positive: Mask  # (T, D)
     ignored: Mask  # (T, D) counts neither way
-    target: Ints  # (T, D) row of the object that a hit found, -1 for the others
+    target: Ints  # (T, D) row of the object found, -1 unless a true positive
+
+
+class CocoRows(NamedTuple):
+    """What is matched in one go: R pairs of an overlap and a range of areas."""
+
+    thresholds: Floats  # (R,) overlaps that are enough, 0..1
+    areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """What became of each detection and each object of one image.
+
+    Args:
+        is_true_positive: (K,) bool: the detection found an object that no better one had found.
+        is_ignored: (K,) bool: it lies on an object that does not count.
+        is_false_negative: (T,) bool: the object counts, and nothing found it.
+    """
+
+    is_true_positive: Tensor
+    is_ignored: Tensor
+    is_false_negative: Tensor
+
+    @property
+    def is_false_positive(self) -> Tensor:
+        """(K,) bool: neither a true positive nor ignored."""
+        return ~(self.is_true_positive | self.is_ignored)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Number of true positives, of false positives and of false negatives."""
+        return (
+            int(self.is_true_positive.sum()),
+            int(self.is_false_positive.sum()),
+            int(self.is_false_negative.sum()),
+        )
 
 
 def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
-    """Put the objects of all images into one table.
+    """Collect the objects of all images in one table.
 
     Args:
         truth: Images with their objects.
@@ -84,7 +119,7 @@ def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
 def collect_detections(
     truth: Sequence["LabelledImage"], detections: Mapping[Any, Any], num_classes: int
 ) -> Found:
-    """Put the detections of all images into one table, in the order of the truth.
+    """Collect the detections of all images in one table, in the order of the truth.
 
     Args:
         truth: Images; one that ``detections`` lacks has none.
@@ -115,9 +150,9 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     """Match by the rule of PASCAL VOC.
 
     A detection looks only at the object of its class that it overlaps most (the first one of
-    equals). Enough overlap with an object that is not taken yet: a hit; with a taken one: a false
-    alarm; with a difficult one: ignored. VOC knows no crowds: a detection that hits nothing and
-    lies on a crowd is ignored, as in COCO.
+    equals). Enough overlap with an object that is not taken yet: a true positive; with a taken one:
+    a false positive; with a difficult one: ignored. VOC knows no crowds: a detection that finds
+    nothing and lies on a crowd is ignored, as in COCO.
 
     Args:
         truth: All objects.
@@ -141,80 +176,6 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
         target[row, contenders[first]] = objects
         ignored[row] = on_ignored | (~near & (crowd_overlap >= threshold))
     return Matches(target >= 0, ignored, target)
-
-
-def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
-    """Object that each detection overlaps most, that overlap, and the most it lies in a crowd."""
-    best = np.zeros(len(found.scores), np.int64)
-    best_overlap = np.full(len(found.scores), -1.0)
-    crowd_overlap = np.full(len(found.scores), -1.0)
-    for detected, objects in each_image(truth, found):
-        overlaps = class_overlaps(truth, found, detected, objects)
-        crowd = truth.crowd[objects]
-        if crowd.any():
-            crowd_overlap[detected] = overlaps[:, crowd].max(1)
-            overlaps[:, crowd] = -1.0
-        column = overlaps.argmax(1)
-        best[detected] = objects[column]
-        best_overlap[detected] = overlaps[np.arange(len(detected)), column]
-    return best, best_overlap, crowd_overlap
-
-
-def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
-    """Row numbers of the detections and of the objects of each image that has both."""
-    for image in np.intersect1d(truth.image, found.image):
-        objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
-        yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
-
-
-def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
-    overlaps = any_overlaps(truth, found, detected, objects)
-    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
-    return overlaps
-
-
-def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
-    boxes, others = found.boxes[detected, None], truth.boxes[objects]
-    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
-    shared = sides.clip(0).prod(-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
-    other_area = (others[:, 2:] - others[:, :2]).prod(-1)
-    whole = np.where(truth.crowd[objects], area, area + other_area - shared)
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
-
-
-def _joined(parts: Sequence[Any], empty: tuple[int, ...], dtype: type) -> NDArray[Any]:
-    """Join the tensors of all images into one array."""
-    arrays: list[NDArray[Any]] = [np.asarray(part.detach().cpu(), dtype=dtype) for part in parts]
-    return np.concatenate([np.zeros(empty, dtype), *arrays])
-
-
-def _numbers(parts: Sequence[Any]) -> Ints:
-    """Number of the image that each row belongs to."""
-    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-
-
-def _checked(one: Any) -> Detections:
-    """Take Detections, or build them from a plain dict, which checks it."""
-    if isinstance(one, Detections):
-        return one
-    return Detections(one["boxes"], one["scores"], one["labels"])
-
-
-def _check_labels(labels: Ints, num_classes: int, name: str) -> None:
-    """Refuse labels without a class name."""
-    bad = labels[(labels < 0) | (labels >= num_classes)]
-    if len(bad):
-        raise ValueError(f"labels in {name} must be 0..{num_classes - 1}, got {bad[0]}")
-
-
-class CocoRows(NamedTuple):
-    """What is matched side by side: R pairs of an overlap and a range of areas."""
-
-    thresholds: Floats  # (R,) overlaps that are enough, 0..1
-    areas: Floats  # (R, 2) smallest and largest area that counts, square pixels
 
 
 def match_coco(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
@@ -265,14 +226,91 @@ def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Flo
         for d in order[touching[order]]:
             usable = ~taken | truth.crowd[objects]
             chosen = _choose(overlaps[d], usable, not_asked[:, objects], rows.thresholds)
-            hits = np.flatnonzero(chosen >= 0)
-            taken[hits, chosen[hits]] = True
-            is_ignored = not_asked[hits, objects[chosen[hits]]]
-            target[hits, detected[d]] = np.where(is_ignored, -1, objects[chosen[hits]])
-            ignored[hits, detected[d]] = is_ignored
+            rows_taking = np.flatnonzero(chosen >= 0)
+            taken[rows_taking, chosen[rows_taking]] = True
+            is_ignored = not_asked[rows_taking, objects[chosen[rows_taking]]]
+            target[rows_taking, detected[d]] = np.where(
+                is_ignored, -1, objects[chosen[rows_taking]]
+            )
+            ignored[rows_taking, detected[d]] = is_ignored
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     ignored |= beyond | ((target < 0) & _outside(sides.prod(1), rows.areas))
     return Matches(target >= 0, ignored, target)
+
+
+def match_detections(
+    truth_boxes: Tensor,
+    truth_labels: Tensor,
+    detections: Detections,
+    iou_threshold: float = 0.5,
+    truth_ignored: Tensor | None = None,
+) -> ImageMatches:
+    """Match the detections of one image with its objects, by the rule of PASCAL VOC.
+
+    The best score goes first. Each detection looks at the object of its class that it overlaps
+    most; if the overlap is large enough and the object not taken yet, it is a true positive.
+
+    Args:
+        truth_boxes: (T, 4) xyxy pixels.
+        truth_labels: (T,) classes.
+        detections: What was found.
+        iou_threshold: Overlap that is enough, 0..1.
+        truth_ignored: (T,) bool, objects that count neither way, such as difficult ones.
+
+    Returns:
+        What became of each, in the orders given.
+
+    Example:
+        >>> truth = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+        >>> found = Detections(truth, torch.tensor([0.9]), torch.tensor([0]))
+        >>> match_detections(truth, torch.tensor([0]), found).counts()
+        (1, 0, 0)
+
+    Source:
+        Everingham et al., The PASCAL Visual Object Classes Challenge (2010), section 4.2.
+    """
+    num_truth = len(truth_boxes)
+    ignored = torch.zeros(num_truth, dtype=torch.bool) if truth_ignored is None else truth_ignored
+    is_taken = torch.zeros(num_truth, dtype=torch.bool)
+    is_true_positive = torch.zeros(detections.count, dtype=torch.bool)
+    is_ignored = torch.zeros(detections.count, dtype=torch.bool)
+    if num_truth and detections.count:
+        overlaps = box_iou(detections.boxes, truth_boxes.to(torch.float32))
+        overlaps[detections.labels[:, None] != truth_labels[None, :]] = -1
+        best_overlaps, best_objects = overlaps.max(dim=1)
+        for row in detections.scores.sort(descending=True, stable=True).indices.tolist():
+            target = int(best_objects[row])
+            if best_overlaps[row] < iou_threshold:
+                continue
+            is_ignored[row] = ignored[target]
+            is_true_positive[row] = not (ignored[target] or is_taken[target])
+            is_taken[target] = True
+    return ImageMatches(is_true_positive, is_ignored, ~(is_taken | ignored))
+
+
+def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
+    """Row numbers of the detections and of the objects of each image that has both."""
+    for image in np.intersect1d(truth.image, found.image):
+        objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
+        yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
+
+
+def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
+    overlaps = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
+    return overlaps
+
+
+def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
+    boxes, others = found.boxes[detected, None], truth.boxes[objects]
+    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
+    shared = sides.clip(0).prod(-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
+    other_area = (others[:, 2:] - others[:, :2]).prod(-1)
+    whole = np.where(truth.crowd[objects], area, area + other_area - shared)
+    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 
 def rank_in_class(found: Found) -> Ints:
@@ -286,9 +324,21 @@ def rank_in_class(found: Found) -> Ints:
     return rank
 
 
-def _outside(areas: Floats, ranges: Floats) -> Mask:
-    """Whether each area lies outside each range: (R, N)."""
-    return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
+def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
+    """The object that each detection overlaps most, by how much, and its share in a crowd."""
+    best = np.zeros(len(found.scores), np.int64)
+    best_overlap = np.full(len(found.scores), -1.0)
+    crowd_overlap = np.full(len(found.scores), -1.0)
+    for detected, objects in each_image(truth, found):
+        overlaps = class_overlaps(truth, found, detected, objects)
+        crowd = truth.crowd[objects]
+        if crowd.any():
+            crowd_overlap[detected] = overlaps[:, crowd].max(1)
+            overlaps[:, crowd] = -1.0
+        column = overlaps.argmax(1)
+        best[detected] = objects[column]
+        best_overlap[detected] = overlaps[np.arange(len(detected)), column]
+    return best, best_overlap, crowd_overlap
 
 
 def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:
@@ -301,79 +351,31 @@ def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats)
     return np.where(usable.any(1), last_best, -1)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What became of each detection and each object of one image.
-
-    Args:
-        is_hit: (K,) bool: the detection found an object that nothing better-scored had found.
-        is_ignored: (K,) bool: it lies on an object that does not count.
-        is_missed: (T,) bool: the object counts, and nothing found it.
-    """
-
-    is_hit: Tensor
-    is_ignored: Tensor
-    is_missed: Tensor
-
-    @property
-    def is_false_alarm(self) -> Tensor:
-        """(K,) bool: neither a hit nor ignored."""
-        return ~(self.is_hit | self.is_ignored)
-
-    def counts(self) -> tuple[int, int, int]:
-        """Number of hits, of false alarms and of misses."""
-        return (
-            int(self.is_hit.sum()),
-            int(self.is_false_alarm.sum()),
-            int(self.is_missed.sum()),
-        )
+def _outside(areas: Floats, ranges: Floats) -> Mask:
+    """Tell which areas lie outside which ranges: (R, N)."""
+    return (areas < ranges[:, :1]) | (areas > ranges[:, 1:])
 
 
-def judge_detections(
-    truth_boxes: Tensor,
-    truth_labels: Tensor,
-    detections: Detections,
-    iou_threshold: float = 0.5,
-    truth_ignored: Tensor | None = None,
-) -> Judgement:
-    """Match the detections of one image with its objects, by the rule of PASCAL VOC.
+def _joined(parts: Sequence[Any], empty: tuple[int, ...], dtype: type) -> NDArray[Any]:
+    """Join the tensors of all images into one array."""
+    arrays: list[NDArray[Any]] = [np.asarray(part.detach().cpu(), dtype=dtype) for part in parts]
+    return np.concatenate([np.zeros(empty, dtype), *arrays])
 
-    The best score goes first. Each detection looks at the object of its class that it overlaps
-    most; if the overlap is large enough and the object not taken yet, it is a hit.
 
-    Args:
-        truth_boxes: (T, 4) xyxy pixels.
-        truth_labels: (T,) classes.
-        detections: What was found.
-        iou_threshold: Overlap that is enough, 0..1.
-        truth_ignored: (T,) bool, objects that count neither way, such as difficult ones.
+def _numbers(parts: Sequence[Any]) -> Ints:
+    """Number of the image that each row belongs to."""
+    return np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
-    Returns:
-        The judgement, in the orders given.
 
-    Example:
-        >>> truth = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
-        >>> found = Detections(truth, torch.tensor([0.9]), torch.tensor([0]))
-        >>> judge_detections(truth, torch.tensor([0]), found).counts()
-        (1, 0, 0)
+def _checked(one: Any) -> Detections:
+    """Take Detections, or build them from a plain dict, which checks it."""
+    if isinstance(one, Detections):
+        return one
+    return Detections(one["boxes"], one["scores"], one["labels"])
 
-    Source:
-        Everingham et al., The PASCAL Visual Object Classes Challenge (2010), section 4.2.
-    """
-    num_truth = len(truth_boxes)
-    ignored = torch.zeros(num_truth, dtype=torch.bool) if truth_ignored is None else truth_ignored
-    is_taken = torch.zeros(num_truth, dtype=torch.bool)
-    is_hit = torch.zeros(detections.count, dtype=torch.bool)
-    is_ignored = torch.zeros(detections.count, dtype=torch.bool)
-    if num_truth and detections.count:
-        overlaps = box_iou(detections.boxes, truth_boxes.to(torch.float32))
-        overlaps[detections.labels[:, None] != truth_labels[None, :]] = -1
-        best_overlaps, best_objects = overlaps.max(dim=1)
-        for row in detections.scores.sort(descending=True, stable=True).indices.tolist():
-            target = int(best_objects[row])
-            if best_overlaps[row] < iou_threshold:
-                continue
-            is_ignored[row] = ignored[target]
-            is_hit[row] = not (ignored[target] or is_taken[target])
-            is_taken[target] = True
-    return Judgement(is_hit, is_ignored, ~(is_taken | ignored))
+
+def _check_labels(labels: Ints, num_classes: int, name: str) -> None:
+    """Refuse labels without a class name."""
+    bad = labels[(labels < 0) | (labels >= num_classes)]
+    if len(bad):
+        raise ValueError(f"labels in {name} must be 0..{num_classes - 1}, got {bad[0]}")

@@ -1,4 +1,4 @@
-"""How many objects the proposed windows cover, against how many windows are looked at."""
+"""Recall of proposals: how many objects they cover, by the number of proposals per image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,28 +19,28 @@ _STEPS = (1, 2, 5)
 
 @dataclass(frozen=True)
 class ProposalRecall:
-    """Share of the objects that the first windows cover.
+    """Share of the objects that the first proposals cover.
 
     Args:
-        windows: (M,) numbers of windows per image.
+        num_proposals: (M,) numbers of proposals per image.
         recall: By overlap, (M,) shares 0..1; NaN without objects.
         num_truth: Number of objects.
-        mean_windows: Windows per image, on average.
+        mean_proposals: Proposals per image, on average.
     """
 
-    windows: NDArray[np.int64]
+    num_proposals: NDArray[np.int64]
     recall: dict[float, NDArray[np.float64]]
     num_truth: int
-    mean_windows: float
+    mean_proposals: float
 
 
 def proposal_recall_curve(
     truth: Sequence["LabelledImage"],
     proposals: Mapping[Any, Tensor],
     iou_thresholds: Sequence[float] = (0.5, 0.7),
-    windows: Sequence[int] | None = None,
+    num_proposals: Sequence[int] | None = None,
 ) -> ProposalRecall:
-    """Measure proposals: how many objects have a window that overlaps them enough.
+    """Measure proposals: how many objects have one that overlaps them enough.
 
     Difficult objects and crowds are left out.
 
@@ -48,11 +48,11 @@ def proposal_recall_curve(
         truth: Images with their objects.
         proposals: (K, 4) boxes by image id, the most promising first; a missing image has none.
         iou_thresholds: Overlaps that are enough.
-        windows: Numbers of windows per image to measure at; default 1, 2, 5, 10, ... and the
-            largest number there is.
+        num_proposals: How many of each image's proposals to look at; default 1, 2, 5, 10, ... and
+            the largest number there is.
 
     Returns:
-        The recall for each number of windows and each overlap.
+        The recall for each number of proposals and each overlap.
 
     Raises:
         ValueError: If a box is not finite or reversed.
@@ -63,25 +63,27 @@ def proposal_recall_curve(
         >>> box = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
         >>> image = SimpleNamespace(image_id="a", boxes=box, difficult=no, crowd=no)
         >>> found = proposal_recall_curve([image], {"a": torch.cat([box + 9, box])})
-        >>> found.windows.tolist(), found.recall[0.5].tolist()
+        >>> found.num_proposals.tolist(), found.recall[0.5].tolist()
         ([1, 2], [0.0, 1.0])
     """
     counts = [len(proposals.get(image.image_id, ())) for image in truth]
-    numbers = np.asarray(windows if windows is not None else _round_numbers(max(counts, default=0)))
+    if num_proposals is None:
+        num_proposals = _round_numbers(max(counts, default=0))
+    numbers = np.asarray(num_proposals)
     ranks = [_first_ranks(image, proposals, iou_thresholds) for image in truth]
     joined = np.concatenate([np.zeros((0, len(iou_thresholds))), *ranks])
     recall = {
         threshold: _share_below(joined[:, column], numbers)
         for column, threshold in enumerate(iou_thresholds)
     }
-    mean_windows = float(np.mean(counts)) if counts else 0.0
-    return ProposalRecall(numbers.astype(np.int64), recall, len(joined), mean_windows)
+    mean = float(np.mean(counts)) if counts else 0.0
+    return ProposalRecall(numbers.astype(np.int64), recall, len(joined), mean)
 
 
 def _first_ranks(
     image: "LabelledImage", proposals: Mapping[Any, Tensor], iou_thresholds: Sequence[float]
 ) -> NDArray[np.float64]:
-    """Place of the first window that covers each object enough, infinite if none: (G, T)."""
+    """Place of the first proposal that covers each object enough, infinite if none: (G, T)."""
     objects = image.boxes[~(image.difficult | image.crowd)]
     boxes = proposals.get(image.image_id)
     ranks = np.full((len(objects), len(iou_thresholds)), np.inf)

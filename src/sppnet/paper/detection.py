@@ -1,4 +1,4 @@
-"""Tables 9 to 12: detection in SPP-net's way and in R-CNN's, precision and seconds."""
+"""Tables 9 to 12: detection by SPP-net and by R-CNN, precision and seconds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sppnet.detection.detector import CombinedDetector
-from sppnet.paper.detection_bench import DetectionExperiment, score_detector
+from sppnet.detection import CombinedDetector
+from sppnet.paper.detection_experiment import DetectionExperiment, score_detector
 from sppnet.paper.detection_setup import (
     ALEX,
     ROWS,
@@ -35,11 +35,9 @@ from sppnet.paper.printed import (
     VOC_COLUMNS,
     Printed,
 )
-from sppnet.paper.resources import Resources, wanted
-from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
+from sppnet.paper.resources import Resources
+from sppnet.paper.tables import Finding, Findings, Measured, NotRun, join_reasons
 from sppnet.progress import Track
-
-Findings = Iterator[Finding]
 
 ONE_SCALE, FIVE_SCALES = (688,), (480, 576, 688, 864, 1200)
 METHODS = {
@@ -74,7 +72,7 @@ def measure_table_11(resources: Resources, track: Track) -> Findings:
     images = open_detection_images(resources)
     for column, method in METHODS.items():
         rows = {name: place[1] for name, place in ROWS_11.items() if place[0] == column}
-        if not rows or not wanted((method.network,), resources):
+        if not rows or not resources.wants(method.network):
             continue
         experiment = open_experiment(method, images, resources, track)
         for name, row in rows.items():
@@ -92,13 +90,13 @@ def measure_table_12(resources: Resources, track: Track) -> Findings:
         yield from _class_cells(name, experiment, BEST)
     ready = [experiment for experiment in experiments if not isinstance(experiment, str)]
     if len(ready) < len(experiments):
-        yield NotRun(BOTH, MEAN, missing_words(*experiments))
+        yield NotRun(BOTH, MEAN, join_reasons(*experiments))
         return
     began = time.perf_counter()
     values = score_combination(ready, track)
     parts = [part for experiment in ready for part in experiment.differs(BEST).split("; ")]
-    words = "; ".join(dict.fromkeys(parts))
-    yield from _cells(BOTH, ready[0], values, words, began)
+    differs = "; ".join(dict.fromkeys(parts))
+    yield from _cells(BOTH, ready[0], values, differs, began)
     for experiment in ready:
         yield from experiment.problems
 
@@ -128,16 +126,14 @@ def open_experiment(
     """Put a network and the images together, or say what is missing."""
     network = find_detection_network(method.network, resources)
     if isinstance(images, str) or isinstance(network, str):
-        return missing_words(images, network)
+        return join_reasons(images, network)
     return DetectionExperiment(method, network, images, resources, track)
 
 
 def _measure_methods(printed: Printed, resources: Resources, track: Track) -> Findings:
     """Measure the columns of table 9 or 10."""
     columns = {
-        name: METHODS[name]
-        for name in printed.columns
-        if wanted((METHODS[name].network,), resources)
+        name: METHODS[name] for name in printed.columns if resources.wants(METHODS[name].network)
     }
     if "precision" in resources.budget.parts:
         rows = [row for row in printed.rows if row in ROWS]
@@ -160,8 +156,8 @@ def _mean_cell(row: str, column: str, experiment: DetectionExperiment | str) -> 
     began = time.perf_counter()
     value = 100 * float(experiment.score(ROWS[row]).nanmean())
     seconds = time.perf_counter() - began
-    words, images = experiment.differs(ROWS[row]), len(experiment.images.test)
-    return Measured(row, column, value, words, images=images, seconds=seconds)
+    differs, images = experiment.differs(ROWS[row]), len(experiment.images.test)
+    return Measured(row, column, value, differs, images=images, seconds=seconds)
 
 
 def _class_cells(name: str, experiment: DetectionExperiment | str, row: Row) -> Findings:
@@ -175,7 +171,7 @@ def _class_cells(name: str, experiment: DetectionExperiment | str, row: Row) -> 
 
 
 def _cells(
-    name: str, experiment: DetectionExperiment, values: Tensor, words: str, began: float
+    name: str, experiment: DetectionExperiment, values: Tensor, differs: str, began: float
 ) -> Iterator[Measured]:
     """One row of table 11 or 12; classes that VOC does not have get columns of their own."""
     seconds, images = time.perf_counter() - began, len(experiment.images.test)
@@ -183,4 +179,4 @@ def _cells(
     shares = torch.cat([values.nanmean()[None], values])
     for column, value in zip(columns, (100 * shares).tolist(), strict=True):
         if value == value:  # a class without objects has none
-            yield Measured(name, column, value, words, images=images, seconds=seconds)
+            yield Measured(name, column, value, differs, images=images, seconds=seconds)

@@ -1,4 +1,4 @@
-"""Networks, images, proposals, columns and rows of the detection tables."""
+"""Tables 9 to 12: their columns (methods) and rows, and the networks and images they need."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.classification.convert import convert_classifier
+from sppnet.classification import convert_classifier, scoring_split, training_split
+from sppnet.classification.splits import draw_sample
 from sppnet.detection import Encoder
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import digest_weights
@@ -36,162 +37,8 @@ ALEX_LEVELS = (6,)
 ALEX_DIFFERS = "torchvision's AlexNet"
 VECTORS_VERSION = 1
 T = TypeVar("T")
-TRAIN_SPLITS, TEST_SPLITS = ("trainval", "train"), ("test", "val", "valid", "validation")
 TEST_SHARE = 0.2  # held out where a data set has no split to score on
 VOC07_IMAGES = (5011, 4952)
-
-
-@dataclass(frozen=True)
-class DetectionNetwork:
-    """A network whose trunk makes the maps, and whose hidden layers describe windows.
-
-    Args:
-        backbone: Its trunk.
-        levels: Bins along each side of its pyramid.
-        hidden: fc6 and fc7 as they were trained; None where there are none for these windows.
-        differs: What is not as in the paper.
-    """
-
-    backbone: Backbone
-    levels: tuple[int, ...]
-    hidden: tuple[nn.Linear, nn.Linear] | None
-    differs: str = ""
-
-    def build_head(
-        self, length: int, num_classes: int, widths: tuple[int, int], seed: int = 0
-    ) -> RegionHead:
-        """Make fc6 and fc7 as they were trained, or new ones, with new logits on top.
-
-        Args:
-            length: Numbers per pooled vector.
-            num_classes: K.
-            widths: Of new layers.
-            seed: Of new weights.
-
-        Returns:
-            The head, in evaluation mode, where the trunk is.
-        """
-        if self.hidden is not None:
-            widths = (self.hidden[0].out_features, self.hidden[1].out_features)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = RegionHead(length, num_classes, widths)
-        for name, layer in zip(("fc6", "fc7"), self.hidden or (), strict=False):
-            getattr(head, name)[0].load_state_dict(layer.state_dict())
-        device = next(self.backbone.parameters()).device
-        return head.to(device).eval()
-
-
-def find_detection_network(name: str, resources: Resources) -> DetectionNetwork | str:
-    """Find a network, or what stands in for it, or say what is missing.
-
-    Args:
-        name: `ZF`, `ZF_SECOND` or `ALEX`.
-        resources: Where everything is.
-    """
-    if name == ALEX:
-        return _find_alexnet(resources)
-    spec = ModelSpec("ZF-5", "multi" if name == ZF else "multi-2")
-    if name == ZF_SECOND and spec.find(resources) is None and resources.backbone:
-        if not resources.second:
-            return "a second network; let --second NAME stand in"
-        return _of_frozen(load_stand_in(resources.second, resources.second_weights, resources))
-    found = find_network(spec, resources)
-    return found if isinstance(found, str) else _of_frozen(found)
-
-
-def _find_alexnet(resources: Resources) -> DetectionNetwork | str:
-    """Take torchvision's AlexNet if its weights are there."""
-    try:
-        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(resources.device)
-    except UsageError as error:
-        if resources.backbone:
-            return _of_frozen(load_stand_in(resources.backbone, resources.weights, resources))
-        return f"{error.message}; or let --backbone NAME stand in"
-    return _of_frozen(FrozenNetwork(network.backbone, network.pool, network.head, ALEX_DIFFERS))  # type: ignore[arg-type]
-
-
-def _of_frozen(network: FrozenNetwork) -> DetectionNetwork:
-    """Take the parts that windows can be described by."""
-    pool, head = network.pool, network.head
-    if not isinstance(pool, SpatialPyramidPool) or not isinstance(head, nn.Sequential):
-        return DetectionNetwork(network.backbone, DEFAULT_LEVELS, None, network.differs)
-    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
-    has_two = len(linear) == 3 and isinstance(head[0], nn.Linear)  # a norm in front is no part
-    hidden = (linear[0], linear[1]) if has_two else None
-    return DetectionNetwork(network.backbone, pool.levels, hidden, network.differs)
-
-
-class KeptRcnnEncoder(RcnnEncoder):
-    """R-CNN's way with the vectors of all windows on disk.
-
-    They are kept in half precision: a window takes two bytes a number, so that VOC 2007 with 2000
-    windows an image takes hundreds of gigabytes, as it did in 2014.
-
-    Args:
-        backbone: Convolution trunk.
-        levels: Bins along each side of the crop's map, one number per level.
-        cache: Where vectors are kept.
-
-    Example:
-        >>> import tempfile
-        >>> from sppnet.backbones import build_backbone
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     encoder = KeptRcnnEncoder(build_backbone("small5"), (1,), FeatureCache(folder))
-        ...     encoded = encoder.encode(torch.rand(3, 60, 80))
-        ...     cells = encoder.locate(encoded, torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
-        ...     encoder.describe_cells(encoded, cells).shape, len(list(encoder.cache.keys()))
-        (torch.Size([1, 96]), 1)
-    """
-
-    def __init__(self, backbone: Backbone, levels: tuple[int, ...], cache: FeatureCache) -> None:
-        super().__init__(backbone, levels)
-        self.cache = cache
-        self._weights = digest_weights(backbone.state_dict())
-        self._key = ""  # of the image whose vectors are at hand
-        self._row_of: dict[tuple[int, ...], int] = {}
-        self._vectors = torch.zeros(0, self.length, dtype=torch.float16)
-
-    @torch.no_grad()
-    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
-        """Look up the vectors of windows; convolve those that were never asked for."""
-        self._take_up(encoded)
-        wanted = [tuple(cell) for cell in cells.tolist()]
-        new = [cell for cell in dict.fromkeys(wanted) if cell not in self._row_of]
-        if new:
-            self._add(encoded, torch.tensor(new))
-        rows = torch.tensor([self._row_of[cell] for cell in wanted], dtype=torch.int64)
-        return self._vectors[rows].float().to(self.device)
-
-    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
-        """Multiply the vectors of windows by a matrix."""
-        return self.describe_cells(encoded, cells) @ weights
-
-    def _take_up(self, encoded: EncodedImage) -> None:
-        """Read what is kept of an image, unless it is at hand."""
-        pixels = encoded.maps[0].cpu().contiguous()
-        key = self.cache.make_key(
-            kind="R-CNN vectors",
-            version=VECTORS_VERSION,
-            pixels=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
-            weights=self._weights,
-            encoder=repr(sorted(self.config().items())),
-        )
-        if key == self._key:
-            return
-        nothing = {"cells": torch.zeros(0, 5, dtype=torch.int64), "vectors": self._vectors[:0]}
-        record = self.cache.get(key) or nothing
-        self._key, self._vectors = key, record["vectors"]
-        self._row_of = {tuple(cell): row for row, cell in enumerate(record["cells"].tolist())}
-
-    def _add(self, encoded: EncodedImage, cells: Tensor) -> None:
-        """Convolve windows and keep their vectors."""
-        vectors = super().describe_cells(encoded, cells).cpu().half()
-        for cell in cells.tolist():
-            self._row_of[tuple(cell)] = len(self._row_of)
-        self._vectors = torch.cat([self._vectors, vectors])
-        kept = {"cells": torch.tensor(list(self._row_of)), "vectors": self._vectors}
-        self.cache.put(self._key, kept)
 
 
 @dataclass(frozen=True)
@@ -200,7 +47,7 @@ class Method:
 
     Args:
         network: Name of its network.
-        short_sides: Scales of SPP-net; empty for R-CNN's way.
+        short_sides: Scales of SPP-net; empty for R-CNN.
     """
 
     network: str
@@ -208,11 +55,11 @@ class Method:
 
     @property
     def is_rcnn(self) -> bool:
-        """Whether every window is convolved by itself."""
+        """Whether every proposal is convolved by itself."""
         return not self.short_sides
 
     def label(self, track: Track) -> Track:
-        """Put the way before every description of progress.
+        """Put the method before every description of progress.
 
         Example:
             >>> said = []
@@ -258,13 +105,171 @@ ROWS = {
 }
 
 
+@dataclass(frozen=True)
+class DetectionNetwork:
+    """A network whose trunk makes the maps, and whose hidden layers describe proposals.
+
+    Args:
+        backbone: Its trunk.
+        levels: Bins along each side of its pyramid.
+        hidden: fc6 and fc7 as they were trained; None where there are none that fit the pyramid.
+        differs: What is not as in the paper.
+    """
+
+    backbone: Backbone
+    levels: tuple[int, ...]
+    hidden: tuple[nn.Linear, nn.Linear] | None
+    differs: str = ""
+
+    def build_head(
+        self, length: int, num_classes: int, widths: tuple[int, int], seed: int = 0
+    ) -> RegionHead:
+        """Make fc6 and fc7 as they were trained, or new ones, with new logits on top.
+
+        Args:
+            length: Numbers per pooled vector.
+            num_classes: K.
+            widths: Of new layers.
+            seed: Of new weights.
+
+        Returns:
+            The head, in evaluation mode, where the trunk is.
+        """
+        if self.hidden is not None:
+            widths = (self.hidden[0].out_features, self.hidden[1].out_features)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head = RegionHead(length, num_classes, widths)
+        for name, layer in zip(("fc6", "fc7"), self.hidden or (), strict=False):
+            getattr(head, name)[0].load_state_dict(layer.state_dict())
+        device = next(self.backbone.parameters()).device
+        return head.to(device).eval()
+
+
+def find_detection_network(name: str, resources: Resources) -> DetectionNetwork | str:
+    """Find a network, or what stands in for it, or say what is missing.
+
+    Args:
+        name: `ZF`, `ZF_SECOND` or `ALEX`.
+        resources: Where everything is.
+    """
+    if name == ALEX:
+        return _find_alexnet(resources)
+    spec = ModelSpec("ZF-5", "multi" if name == ZF else "multi-2")
+    if name == ZF_SECOND and spec.find(resources.models_folder) is None and resources.backbone:
+        if not resources.second:
+            return "a second network; let --second NAME stand in"
+        return _stand_in(resources.second, resources.second_weights, resources)
+    found = find_network(spec, resources)
+    return found if isinstance(found, str) else _of_frozen(found)
+
+
+def _find_alexnet(resources: Resources) -> DetectionNetwork | str:
+    """Take torchvision's AlexNet if its weights are there."""
+    try:
+        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(resources.device)
+    except UsageError as error:
+        if resources.backbone:
+            return _stand_in(resources.backbone, resources.weights, resources)
+        return f"{error.message}; or let --backbone NAME stand in"
+    return _of_frozen(FrozenNetwork(network.backbone, network.pool, network.head, ALEX_DIFFERS))  # type: ignore[arg-type]
+
+
+def _stand_in(name: str, weights: str, resources: Resources) -> DetectionNetwork:
+    """Build what stands in for a network."""
+    return _of_frozen(load_stand_in(name, weights, resources.seed, resources.device))
+
+
+def _of_frozen(network: FrozenNetwork) -> DetectionNetwork:
+    """Take the parts that proposals can be described by."""
+    pool, head = network.pool, network.head
+    if not isinstance(pool, SpatialPyramidPool) or not isinstance(head, nn.Sequential):
+        return DetectionNetwork(network.backbone, DEFAULT_LEVELS, None, network.differs)
+    linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+    has_two = len(linear) == 3 and isinstance(head[0], nn.Linear)  # a norm in front is no part
+    hidden = (linear[0], linear[1]) if has_two else None
+    return DetectionNetwork(network.backbone, pool.levels, hidden, network.differs)
+
+
+class KeptRcnnEncoder(RcnnEncoder):
+    """R-CNN with the feature vectors of all proposals on disk.
+
+    They are kept in half precision, two bytes a number: VOC 2007 with 2000 proposals an image takes
+    hundreds of gigabytes, as it did in 2014.
+
+    Args:
+        backbone: Convolution trunk.
+        levels: Bins along each side of the crop's map, one number per level.
+        cache: Where vectors are kept.
+
+    Example:
+        >>> import tempfile
+        >>> from sppnet.backbones import build_backbone
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     encoder = KeptRcnnEncoder(build_backbone("small5"), (1,), FeatureCache(folder))
+        ...     encoded = encoder.encode(torch.rand(3, 60, 80))
+        ...     cells = encoder.locate(encoded, torch.tensor([[10.0, 10.0, 50.0, 50.0]]))
+        ...     encoder.describe_cells(encoded, cells).shape, len(list(encoder.cache.keys()))
+        (torch.Size([1, 96]), 1)
+    """
+
+    def __init__(self, backbone: Backbone, levels: tuple[int, ...], cache: FeatureCache) -> None:
+        super().__init__(backbone, levels)
+        self.cache = cache
+        self._weights = digest_weights(backbone.state_dict())
+        self._key = ""  # of the image whose vectors are at hand
+        self._row_of: dict[tuple[int, ...], int] = {}
+        self._vectors = torch.zeros(0, self.length, dtype=torch.float16)
+
+    @torch.no_grad()
+    def describe_cells(self, encoded: EncodedImage, cells: Tensor) -> Tensor:
+        """Look up the vectors of proposals; convolve those that were never asked for."""
+        self._take_up(encoded)
+        wanted = [tuple(cell) for cell in cells.tolist()]
+        new = [cell for cell in dict.fromkeys(wanted) if cell not in self._row_of]
+        if new:
+            self._add(encoded, torch.tensor(new))
+        rows = torch.tensor([self._row_of[cell] for cell in wanted], dtype=torch.int64)
+        return self._vectors[rows].float().to(self.device)
+
+    def score_cells(self, encoded: EncodedImage, cells: Tensor, weights: Tensor) -> Tensor:
+        """Multiply the vectors of proposals by a matrix."""
+        return self.describe_cells(encoded, cells) @ weights
+
+    def _take_up(self, encoded: EncodedImage) -> None:
+        """Read the cached vectors of an image, unless they are at hand."""
+        pixels = encoded.maps[0].cpu().contiguous()
+        key = self.cache.make_key(
+            kind="R-CNN vectors",
+            version=VECTORS_VERSION,
+            pixels=hashlib.sha256(pixels.numpy().tobytes()).hexdigest(),
+            weights=self._weights,
+            encoder=repr(sorted(self.config().items())),
+        )
+        if key == self._key:
+            return
+        nothing = {"cells": torch.zeros(0, 5, dtype=torch.int64), "vectors": self._vectors[:0]}
+        record = self.cache.get(key) or nothing
+        self._key, self._vectors = key, record["vectors"]
+        self._row_of = {tuple(cell): row for row, cell in enumerate(record["cells"].tolist())}
+
+    def _add(self, encoded: EncodedImage, cells: Tensor) -> None:
+        """Convolve proposals and cache their vectors."""
+        vectors = super().describe_cells(encoded, cells).cpu().half()
+        for cell in cells.tolist():
+            self._row_of[tuple(cell)] = len(self._row_of)
+        self._vectors = torch.cat([self._vectors, vectors])
+        kept = {"cells": torch.tensor(list(self._row_of)), "vectors": self._vectors}
+        self.cache.put(self._key, kept)
+
+
 def build_method_encoder(
     method: Method, network: DetectionNetwork, cache: FeatureCache | None = None
 ) -> Encoder:
-    """Make the encoder of a way; images have no cap on their long side, as in the paper.
+    """Build the encoder of a method; the long side of images has no limit, as in the paper.
 
     Args:
-        method: SPP-net's or R-CNN's.
+        method: SPP-net at some scales, or R-CNN.
         network: Gives the trunk and the pyramid.
         cache: Where R-CNN's vectors are kept; None computes them whenever they are asked for.
     """
@@ -277,7 +282,7 @@ def build_method_encoder(
 
 @dataclass(frozen=True)
 class DetectionImages:
-    """What is learnt from and what is scored.
+    """The images to learn from and those to score on.
 
     Args:
         train: Images to learn from.
@@ -297,7 +302,7 @@ class DetectionImages:
 def open_detection_images(resources: Resources) -> DetectionImages | str:
     """Open the images of the protocol, or say what is missing.
 
-    Splits named as VOC's or like them are taken; without them a fifth is held out with the seed.
+    Splits with names like VOC's are taken; without them a fifth is held out, drawn with the seed.
 
     Raises:
         UsageError: If the data set cannot be divided.
@@ -325,7 +330,7 @@ def find_detection_root(resources: Resources) -> Path | None:
 
 
 def find_photos(resources: Resources) -> list[Path]:
-    """Choose the images that are timed: of the scored ones, or of any folder; drawn with the seed.
+    """Draw the images that are timed from those to score on, or from any folder of images.
 
     Example:
         >>> find_photos(Resources(Path("out")))
@@ -346,8 +351,7 @@ def _divide(
 ) -> tuple[Sequence[LabelledImage], Sequence[LabelledImage], tuple[str, ...], tuple[Problem, ...]]:
     """Images to learn from, images to score, class names, problems."""
     splits = list_splits(root)
-    learn = next((name for name in TRAIN_SPLITS if name in splits), None)
-    score = next((name for name in TEST_SPLITS if name in splits), None)
+    learn, score = training_split(splits), scoring_split(splits)
     if learn is not None and score is not None:
         train = open_detection_dataset(root, learn)
         test = open_detection_dataset(root, score, names=train.names)
@@ -360,9 +364,7 @@ def _divide(
 
 def _draw(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
     """Keep at most ``limit`` items, drawn with a seed, in their order; None keeps all."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(items), generator=generator)[:limit]
-    return [items[index] for index in drawn.sort().values.tolist()]
+    return [items[index] for index in draw_sample(len(items), limit, seed).tolist()]
 
 
 def _count(number: int, word: str, ending: str) -> str:

@@ -1,6 +1,7 @@
-"""Seconds per image of the features, for the speed rows of tables 9 and 10."""
+"""Times the features of an image, for the speed rows of tables 9 and 10."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ from sppnet.paper.detection_setup import (
     find_photos,
 )
 from sppnet.paper.printed import CONV, CONV_SPEED_UP, FC, POOLING, SPEED_UP, TOTAL
-from sppnet.paper.resources import Budget, Resources
-from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
+from sppnet.paper.resources import Resources
+from sppnet.paper.tables import Finding, Measured, NotRun, join_reasons
 from sppnet.progress import Track
 
 NO_PHOTOS = "no image to time; any folder of images will do (--data DIR)"
@@ -37,111 +38,126 @@ class Photo:
 
     Args:
         path: Its file.
-        windows: (K, 4) xyxy in pixels.
+        proposals: (K, 4) xyxy in pixels.
     """
 
     path: Path
-    windows: Tensor
+    proposals: Tensor
 
 
-@dataclass
-class Seconds:
-    """Sums over the images.
+class StageClock:
+    """Adds up the seconds of named stages.
 
     Args:
-        conv: Resizing and convolutions; for R-CNN warping and pooling, too.
-        pooling: Of the windows, for SPP-net.
-        fc: fc6 and fc7 of all windows.
-        images: How many.
+        device: Where the stages compute; a GPU is waited for before the clock is read.
+
+    Example:
+        >>> clock = StageClock(torch.device("cpu"))
+        >>> with clock.stage("pooling"):
+        ...     _ = torch.rand(9).max()
+        >>> clock.seconds["pooling"] > 0
+        True
     """
 
-    conv: float = 0.0
-    pooling: float = 0.0
-    fc: float = 0.0
-    images: int = 0
-
-    @property
-    def total(self) -> float:
-        """Seconds per image of all stages."""
-        return (self.conv + self.pooling + self.fc) / self.images
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._spent = 0.0  # by the clock, before anything is scaled up
 
     @contextmanager
-    def stage(self, name: str, device: torch.device, scale: float = 1.0) -> Iterator[None]:
-        """Add what happens inside to a stage, times a factor; a GPU is waited for."""
-        _wait_for(device)
-        began = time.perf_counter()
-        yield
-        _wait_for(device)
-        setattr(self, name, getattr(self, name) + scale * (time.perf_counter() - began))
+    def stage(self, name: str, scale: float = 1.0) -> Iterator[None]:
+        """Time what happens inside, less the stages within it, and add it times a factor."""
+        began, before = self._now(), self._spent
+        try:
+            yield
+        finally:
+            own = self._now() - began - (self._spent - before)
+            self.seconds[name] += scale * own
+            self._spent += own
+
+    def _now(self) -> float:
+        """Read the clock once the GPU has done what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
 
+Seconds = dict[str, float]  # per image, by the row of the tables
 Timed = tuple[str, Seconds, str]  # column, seconds, what differs
 
 
 def measure_speed(
     columns: Mapping[str, Method], resources: Resources, track: Track
 ) -> Iterator[Finding]:
-    """Measure the speed rows; R-CNN's way is what the others are compared with.
+    """Measure the speed rows; the other methods are compared with R-CNN.
 
     Args:
         columns: Method of each column.
-        resources: Where everything is.
+        resources: Images, networks and budget.
         track: Shows the progress.
     """
-    budget = resources.budget
-    photos, problems = propose_photos(find_photos(resources), budget, resources.seed, track)
+    budget, seed = resources.budget, resources.seed
+    paths = find_photos(resources)
+    photos, problems = propose_photos(paths, budget.proposals, budget.max_proposals, seed, track)
     yield from problems
     timed: dict[bool, list[Timed]] = {True: [], False: []}
     for column, method in columns.items():
         network = find_detection_network(method.network, resources)
         if isinstance(network, str) or not photos:
-            reason = missing_words(network, *([] if photos else [NO_PHOTOS]))
+            reason = join_reasons(network, *([] if photos else [NO_PHOTOS]))
             yield from (NotRun(row, column, reason) for row in (CONV, FC, TOTAL))
             continue
         encoder = build_method_encoder(method, network)
-        head = network.build_head(encoder.length, 1, budget.widths, resources.seed)
+        head = network.build_head(encoder.length, 1, budget.widths, seed)
         seconds = time_features(encoder, head, photos, budget.share, method.label(track))
-        words = "; ".join(filter(None, [network.differs, timing_words(photos, resources)]))
-        yield from _cells(column, seconds, words)
-        timed[method.is_rcnn].append((column, seconds, words))
+        conditions = describe_timing(photos, budget.share, resources.device)
+        differs = "; ".join(filter(None, [network.differs, conditions]))
+        yield from _cells(column, seconds, len(photos), differs)
+        timed[method.is_rcnn].append((column, seconds, differs))
     yield from _speed_ups(timed[True], timed[False])
 
 
-def timing_words(photos: Sequence[Photo], resources: Resources) -> str:
-    """Say what was timed, where."""
-    windows = mean(len(photo.windows) for photo in photos)
-    device, share = resources.device, resources.budget.share
+def describe_timing(photos: Sequence[Photo], share: float, device: torch.device) -> str:
+    """Say what was timed, and on what."""
+    proposals = mean(len(photo.proposals) for photo in photos)
     threads = torch.get_num_threads()
-    words = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    machine = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     if device.type == "cuda":
-        words = torch.cuda.get_device_name(device)
-    parts = [words, f"{len(photos)} images, {windows:.0f} windows each", PARTS]
+        machine = torch.cuda.get_device_name(device)
+    parts = [machine, f"{len(photos)} images, {proposals:.0f} windows each", PARTS]
     if share < 1:
         parts.append(f"R-CNN convolves {share:.0%} of the windows, seconds scaled up")
     return "; ".join(parts)
 
 
-def _cells(column: str, seconds: Seconds, words: str) -> Iterator[Measured]:
-    """Mean seconds of each stage."""
-    rows = {CONV: seconds.conv, POOLING: seconds.pooling, FC: seconds.fc}
-    for row, value in rows.items():
-        if value:
-            yield Measured(row, column, value / seconds.images, words, images=seconds.images)
-    yield Measured(TOTAL, column, seconds.total, words, images=seconds.images)
+def _cells(column: str, seconds: Seconds, images: int, differs: str) -> Iterator[Measured]:
+    """Mean seconds of each stage, and of all."""
+    for row in (CONV, POOLING, FC):
+        if seconds.get(row):
+            yield Measured(row, column, seconds[row], differs, images=images)
+    yield Measured(TOTAL, column, sum(seconds.values()), differs, images=images)
 
 
-def _speed_ups(peers: Sequence[Timed], ours: Sequence[Timed]) -> Iterator[Finding]:
-    """How many times as fast as R-CNN's way each other column is."""
-    for _, peer, _ in peers:
-        for column, seconds, words in ours:
-            yield Measured(SPEED_UP, column, peer.total / seconds.total, words)
-            yield Measured(CONV_SPEED_UP, column, peer.conv / seconds.conv, words)
+def _speed_ups(rcnn: Sequence[Timed], others: Sequence[Timed]) -> Iterator[Finding]:
+    """How many times as fast as R-CNN each other column is."""
+    for _, slow, _ in rcnn:
+        for column, fast, differs in others:
+            total = sum(slow.values()) / sum(fast.values())
+            yield Measured(SPEED_UP, column, total, differs)
+            yield Measured(CONV_SPEED_UP, column, slow[CONV] / fast[CONV], differs)
 
 
 def propose_photos(
-    paths: Sequence[Path], budget: Budget, seed: int, track: Track
+    paths: Sequence[Path], method: str, max_proposals: int, seed: int, track: Track
 ) -> tuple[list[Photo], list[Problem]]:
-    """Find the windows of the images, outside of all times.
+    """Propose regions in the images; this is not timed.
+
+    Args:
+        paths: Image files.
+        method: Of the proposals.
+        max_proposals: Most of them per image.
+        seed: Of the proposals.
+        track: Shows the progress.
 
     Returns:
         The images that can be decoded, and what is wrong with the others.
@@ -153,57 +169,53 @@ def propose_photos(
         except InputError as error:
             problems.append(Problem.of(error, "image left out"))
             continue
-        photos.append(Photo(path, propose(image, budget.proposals, budget.windows, seed)))
+        photos.append(Photo(path, propose(image, method, max_proposals, seed)))
     return photos, problems
 
 
 def time_features(
     encoder: Encoder, head: RegionHead, photos: Sequence[Photo], share: float, track: Track
 ) -> Seconds:
-    """Time the features of all windows of every image: maps, pooling, fc6 and fc7.
+    """Time the features of all proposals of every image: maps, pooling, fc6 and fc7.
 
-    The first image is computed once more before, to warm up.
+    The first image is computed once before the clock starts, to warm up.
 
     Args:
-        encoder: SPP-net's or R-CNN's.
+        encoder: Of SPP-net or of R-CNN.
         head: fc6 and fc7.
         photos: What is timed; at least one.
-        share: Part of the windows that R-CNN's way really convolves; these seconds are scaled up.
+        share: Part of the proposals that R-CNN really convolves; these seconds are scaled up.
         track: Shows the progress.
+
+    Returns:
+        Mean seconds per image by row: ``CONV`` (resizing, too; for R-CNN also warping and pooling),
+        ``POOLING`` (SPP-net only) and ``FC``.
 
     Source:
         SPP-net, section 4.3: the mean over images; proposals, SVMs and suppression are left out.
     """
     share = share if isinstance(encoder, RcnnEncoder) else 1.0
-    _time_image(encoder, head, photos[0], share, Seconds())
-    seconds = Seconds()
+    _time_image(encoder, head, photos[0], share, StageClock(encoder.device))
+    clock = StageClock(encoder.device)
     for photo in track(photos, "timing", total=len(photos)):
-        _time_image(encoder, head, photo, share, seconds)
-    return seconds
+        _time_image(encoder, head, photo, share, clock)
+    return {row: seconds / len(photos) for row, seconds in clock.seconds.items()}
 
 
 @torch.inference_mode()
 def _time_image(
-    encoder: Encoder, head: RegionHead, photo: Photo, share: float, seconds: Seconds
+    encoder: Encoder, head: RegionHead, photo: Photo, share: float, clock: StageClock
 ) -> None:
-    """Add one image."""
-    image, device = load_image(photo.path), encoder.device
-    with seconds.stage("conv", device):
+    """Add the seconds of one image."""
+    image, count = load_image(photo.path), len(photo.proposals)
+    with clock.stage(CONV):
         encoded = encoder.encode(image)
-    chosen = torch.arange(0, len(photo.windows), max(1, round(1 / share)))
-    scale = len(photo.windows) / max(1, len(chosen))
-    cells = encoder.locate(encoded, photo.windows[chosen])
-    part = "conv" if isinstance(encoder, RcnnEncoder) else "pooling"
-    with seconds.stage(part, device, scale):
+    chosen = torch.arange(0, count, max(1, round(1 / share)))
+    cells = encoder.locate(encoded, photo.proposals[chosen])
+    row = CONV if isinstance(encoder, RcnnEncoder) else POOLING
+    with clock.stage(row, scale=count / max(1, len(chosen))):
         pooled = encoder.describe_cells(encoded, cells)
     # all rows at once whatever the share: fewer would take longer each
-    filled = pooled[torch.arange(len(photo.windows)) % max(1, len(chosen))]
-    with seconds.stage("fc", device):
+    filled = pooled[torch.arange(count) % max(1, len(chosen))]
+    with clock.stage(FC):
         head.describe(filled, "fc7")
-    seconds.images += 1
-
-
-def _wait_for(device: torch.device) -> None:
-    """Let a GPU finish what was begun."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Frozen features for tables 6 to 8: the network of a column, and rows of its layers."""
+"""Frozen features for tables 6 to 8: the network of a column, and features of its layers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -7,11 +7,19 @@ import torch
 from torch import nn
 
 from sppnet.backbones import Backbone, build_backbone
-from sppnet.classification import ClassData, Classifier
-from sppnet.classification.data import VocData
-from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet
-from sppnet.classification.transfer.fit import ExtractedRows, FitResult, RecipeExtractor, fit_splits
-from sppnet.classification.transfer.recipe import Block, FeatureRecipe
+from sppnet.classification import (
+    Block,
+    ClassData,
+    Classifier,
+    ExtractedFeatures,
+    FeatureEncoder,
+    FeatureRecipe,
+    FeatureSet,
+    FitResult,
+    RecipeExtractor,
+    VocData,
+    fit_splits,
+)
 from sppnet.classification.transfer.selection import COSTS
 from sppnet.paper.resources import ModelSpec, Resources
 from sppnet.progress import Track
@@ -76,24 +84,30 @@ class FrozenNetwork:
 
 def find_network(spec: ModelSpec, resources: Resources) -> FrozenNetwork | str:
     """Find a trained network, or what stands in for it, or say what is missing."""
-    found = spec.load(resources)
+    found = spec.load(resources.models_folder, resources.device)
     if found is not None:
         return _of_classifier(found, "")
     if not resources.backbone:
-        return f"{spec.missing(resources)}; or let --backbone NAME stand in"
+        return f"{spec.missing(resources.models_folder)}; or let --backbone NAME stand in"
     if spec.kind == "no-spp":
         return NEEDS_NO_SPP
-    return load_stand_in(resources.backbone, resources.weights, resources)
+    return load_stand_in(resources.backbone, resources.weights, resources.seed, resources.device)
 
 
-def load_stand_in(name: str, weights: str, resources: Resources) -> FrozenNetwork:
-    """Build a trunk by name, or read the folder of a trained network."""
+def load_stand_in(name: str, weights: str, seed: int, device: torch.device) -> FrozenNetwork:
+    """Build a trunk by its name, or load a trained network from its folder.
+
+    Args:
+        name: Name or folder.
+        weights: Weights of a trunk.
+        seed: Of random weights.
+        device: Where to put it.
+    """
     if is_model(name):
-        return _of_classifier(Classifier.load(name, resources.device), f"network of {name}")
-    torch.manual_seed(resources.seed)
+        return _of_classifier(Classifier.load(name, device), f"network of {name}")
+    torch.manual_seed(seed)
     backbone = build_backbone(name, weights)
-    words = f"{name}, weights {weights}"
-    return FrozenNetwork(backbone.to(resources.device).eval(), differs=words)
+    return FrozenNetwork(backbone.to(device).eval(), differs=f"{name}, weights {weights}")
 
 
 def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
@@ -103,7 +117,7 @@ def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
 
 
 def row_blocks(column: Column, network: FrozenNetwork) -> dict[str, Block | str]:
-    """What each row of the tables takes from the network, or why it cannot."""
+    """Say which block of features each row of the tables asks for, or why there is none."""
     side = network.backbone.grid_hw((column.short_side, column.short_side))[0]
     seen = Block(view=column.view, short_side=column.short_side)
     whole_map = replace(seen, levels=(side,))  # as many bins as cells: the map itself
@@ -123,11 +137,10 @@ def extract_blocks(
     blocks: Mapping[str, Block],
     network: FrozenNetwork,
     data: TransferData,
-    resources: Resources,
+    cache: FeatureCache,
     track: Track,
 ) -> FeatureSet:
-    """Work out several layers of all images; each image goes through the trunk once for all."""
-    cache = FeatureCache(resources.out / "cache")
+    """Extract several layers of all images; each image goes through the trunk once for all."""
     encoder = network.encoder(tuple(blocks.values()))
     return encoder.extract(data.paths, cache=cache, track=track)
 
@@ -143,8 +156,8 @@ def fit_blocks(
     """Fit SVMs on each of several layers.
 
     Args:
-        blocks: What was taken, by row.
-        features: Of :func:`extract_blocks`, the blocks side by side.
+        blocks: The block of each row.
+        features: From :func:`extract_blocks`, the blocks side by side.
         network: The frozen network.
         data: Images, task and splits.
         seed: Decides what is held out to choose C.
@@ -157,13 +170,8 @@ def fit_blocks(
     begin = 0
     for row, block in blocks.items():
         encoder = network.encoder((block,))
-        end = begin + row_length(encoder)
+        end = begin + encoder.num_features
         part = replace(features, rows=features.rows[:, begin:end].contiguous())
-        source = ExtractedRows(part, RecipeExtractor(encoder))
-        yield row, fit_splits([source], task, splits, costs=COSTS, seed=seed, track=track)
+        extracted = ExtractedFeatures(part, RecipeExtractor(encoder))
+        yield row, fit_splits([extracted], task, splits, costs=COSTS, seed=seed, track=track)
         begin = end
-
-
-def row_length(encoder: FeatureEncoder) -> int:
-    """Numbers that an encoder makes of an image, whatever its size."""
-    return encoder.encode([torch.zeros(3, 32, 32)]).shape[1]

@@ -1,12 +1,8 @@
-"""The numbers that the paper prints, tables 1 to 12.
+"""The numbers that the paper prints in tables 1 to 4 and 6 to 12.
 
 Source:
     He, Zhang, Ren, Sun: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
-    Recognition", arXiv 1406.4729 v4, tables 1 to 4 and 6 to 8.
-
-Source:
-    He, Zhang, Ren, Sun: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
-    Recognition", arXiv 1406.4729 v4, tables 9 to 12.
+    Recognition", arXiv 1406.4729 v4.
 """
 
 from collections.abc import Mapping, Sequence

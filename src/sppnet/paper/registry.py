@@ -1,4 +1,4 @@
-"""The tables that can be run, by number."""
+"""The tables that can be measured, by number, and what each needs."""
 
 from sppnet.paper.detection import (
     measure_table_9,

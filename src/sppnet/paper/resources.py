@@ -1,14 +1,13 @@
-"""What a table needs: data, networks, and how much effort."""
+"""What the tables are measured with: data, networks, and how much of the protocol is done."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sppnet.classification import Classifier, SplitConfig, open_class_data
-from sppnet.classification.data import scoring_split
+from sppnet.classification import Classifier, SplitConfig, open_class_data, scoring_split
+from sppnet.classification.splits import draw_sample
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 from sppnet.storage import is_model
 
@@ -28,8 +27,8 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a network that is not there is trained.
+class NetworkTrainingConfig:
+    """How a network of the paper that is not there is trained.
 
     Args:
         epochs: Passes over the images.
@@ -49,17 +48,17 @@ class Budget:
     """How much of the detection protocol is done, for tables 9 to 12; as in the paper by default.
 
     Args:
-        proposals: Where windows come from.
-        windows: The most windows per image.
-        updates: Steps of the fine-tuning of the fully connected layers.
+        proposals: Method that proposes regions.
+        max_proposals: Most proposals per image.
+        updates: Updates in the fine-tuning of the fully connected layers.
         widths: Outputs of fc6 and fc7 where the network has none that were trained.
         timed: Images that are timed.
-        share: Part of the windows that R-CNN's way is timed on; its seconds are scaled up.
+        share: Part of the proposals that R-CNN is timed on; its seconds are scaled up.
         parts: ``precision``, ``speed``, or both.
     """
 
     proposals: str = "selective_search"
-    windows: int = 2000
+    max_proposals: int = 2000
     updates: int = 200_000
     widths: tuple[int, int] = (4096, 4096)
     timed: int = 100
@@ -69,7 +68,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Resources:
-    """Where everything is.
+    """Data and networks at hand, what stands in for missing ones, and how much is done.
 
     Args:
         out: Folder for caches and for networks that are trained here.
@@ -80,9 +79,9 @@ class Resources:
         weights: Its weights.
         second: A trunk that stands in for the second network of table 12.
         second_weights: Its weights.
-        training: How to train what is not there; None does not.
-        networks: Names of the networks to take; empty takes all of a table.
-        limit: Most images to score on, drawn with the seed, for detection also to learn from; None
+        training: How to train networks that are not there; None trains none.
+        networks: Names of the networks to measure; empty means all of a table.
+        limit: Most images to score on, drawn with the seed, and for detection to learn from; None
             takes all.
         splits: Random splits of the Caltech-101 protocol.
         seed: Of draws and training.
@@ -97,7 +96,7 @@ class Resources:
     weights: str = "DEFAULT"
     second: str = ""
     second_weights: str = "DEFAULT"
-    training: Training | None = None
+    training: NetworkTrainingConfig | None = None
     networks: tuple[str, ...] = ()
     limit: int | None = None
     splits: int = 10
@@ -133,6 +132,14 @@ class Resources:
         """Where trained networks are looked for and written to."""
         return self.out / "models" if self.models is None else self.models
 
+    def wants(self, network: str) -> bool:
+        """Tell whether a network is to be measured.
+
+        Args:
+            network: The paper's name of it.
+        """
+        return not self.networks or network in self.networks
+
 
 def _holds_voc(folder: Path) -> bool:
     """Tell a folder in VOC layout."""
@@ -148,7 +155,7 @@ def _holds_classes(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One network of the paper in one way of training.
+    """One network of the paper, trained in one of three ways.
 
     Args:
         network: The paper's name of it.
@@ -168,33 +175,32 @@ class ModelSpec:
         """
         return f"{BACKBONES[self.network]}-{self.kind}"
 
-    def find(self, resources: Resources) -> Path | None:
-        """Return its folder, or the ``model`` folder in a run's folder; None if there is none."""
-        folder = resources.models_folder / self.name
-        for candidate in (folder / "model", folder):
+    def find(self, models: Path) -> Path | None:
+        """Find its folder, or the ``model`` folder of its run, in a folder of networks."""
+        for candidate in (models / self.name / "model", models / self.name):
             if is_model(candidate):
                 return candidate
         return None
 
-    def load(self, resources: Resources) -> Classifier | None:
-        """Read the network; None if there is none.
+    def load(self, models: Path, device: torch.device) -> Classifier | None:
+        """Load the network from a folder of networks; None if it is not there.
 
         Raises:
             UnusableFileError: If it is there and cannot be used.
         """
-        folder = self.find(resources)
-        return None if folder is None else Classifier.load(folder, resources.device)
+        folder = self.find(models)
+        return None if folder is None else Classifier.load(folder, device)
 
-    def missing(self, resources: Resources) -> str:
-        """Say what is missing and how it gets there."""
+    def missing(self, models: Path) -> str:
+        """Say what is missing and how it gets into the folder of networks."""
         return (
             f"the network {self.name} is not there; 'sppnet classify train' writes it, or --train; "
-            f"it goes to {resources.models_folder / self.name}"
+            f"it goes to {models / self.name}"
         )
 
 
 def images_to_score(root: Path, seed: int) -> ClassificationDataset:
-    """List the validation images.
+    """List the images to score on.
 
     Args:
         root: Folder with a ``val`` or ``test`` folder of class folders, or plain class folders, of
@@ -210,7 +216,7 @@ def images_to_score(root: Path, seed: int) -> ClassificationDataset:
 
 
 def images_to_train(root: Path, seed: int) -> ClassificationDataset:
-    """List the training images: the ``train`` folder, or what :func:`images_to_score` leaves.
+    """List the images to train on: the ``train`` folder, or what :func:`images_to_score` leaves.
 
     Raises:
         UsageError: If there is no such folder.
@@ -223,11 +229,7 @@ def draw_images(
     dataset: ClassificationDataset, limit: int | None, seed: int
 ) -> ClassificationDataset:
     """Keep at most ``limit`` images, drawn with a seed, in their order; None keeps all."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(dataset), generator=generator)[:limit]
-    return _take(dataset, drawn.sort().values)
+    return _take(dataset, draw_sample(len(dataset), limit, seed))
 
 
 def _divided(root: Path, seed: int) -> tuple[ClassificationDataset, ClassificationDataset]:
@@ -242,8 +244,3 @@ def _take(dataset: ClassificationDataset, positions: Tensor) -> ClassificationDa
     """Keep the images at some positions."""
     paths = tuple(dataset.paths[index] for index in positions.tolist())
     return replace(dataset, paths=paths, labels=dataset.labels[positions])
-
-
-def wanted(networks: Sequence[str], resources: Resources) -> list[str]:
-    """Keep the networks that were asked for, all if none was."""
-    return [name for name in networks if not resources.networks or name in resources.networks]

@@ -1,4 +1,4 @@
-"""A table of the paper, and what came of measuring it again."""
+"""A table of the paper, and what measuring it again gave."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Measured:
         differs: What is not as in the paper here, in a few words.
         deviation: Over random splits; None where there is one measurement.
         images: How many images it is from; None where none is needed.
-        seconds: What it took.
+        seconds: Time that it took.
     """
 
     row: str
@@ -49,6 +49,7 @@ class NotRun:
 
 
 Finding = Measured | NotRun | Problem
+Findings = Iterator[Finding]
 
 
 @dataclass
@@ -57,8 +58,8 @@ class TableResult:
 
     Args:
         printed: The paper's table.
-        measured: In the order of the work.
-        not_run: In the order of the work.
+        measured: In the order of measuring.
+        not_run: In the order of measuring.
         problems: What was wrong with files, each once.
 
     Example:
@@ -75,7 +76,7 @@ class TableResult:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        """Keep one more number, why one is not there, or what is wrong with a file."""
+        """Add a number, the reason why one is missing, or a problem with a file."""
         if isinstance(finding, Measured):
             self.measured.append(finding)
         elif isinstance(finding, NotRun):
@@ -84,7 +85,7 @@ class TableResult:
             self.problems.append(finding)
 
     def reasons(self) -> dict[str, int]:
-        """Why numbers are not there, and how many for each reason."""
+        """Why numbers are missing, and how many for each reason."""
         counts: dict[str, int] = {}
         for cell in self.not_run:
             counts[cell.reason] = counts.get(cell.reason, 0) + 1
@@ -139,7 +140,7 @@ def _record(
     }
 
 
-Work = Callable[[Resources, Track], Iterator[Finding]]
+Measure = Callable[[Resources, Track], Findings]
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,13 @@ class PaperTable:
 
     Args:
         printed: The paper's table.
-        work: Yields a number, or why there is none, cell by cell, and what is wrong with files.
-        wants: What it needs, a line each, for the help.
+        measure: Yields a number or why there is none, cell by cell, and what is wrong with files.
+        needs: What it needs, a line each, for the help.
     """
 
     printed: Printed
-    work: Work
-    wants: tuple[str, ...] = ()
+    measure: Measure
+    needs: tuple[str, ...] = ()
 
     def run(self, resources: Resources, track: Track) -> TableResult:
         """Measure what can be measured with what is there.
@@ -167,16 +168,16 @@ class PaperTable:
             The printed and the measured numbers; what could not be run says why.
         """
         result = TableResult(self.printed)
-        for finding in self.work(resources, track):
+        for finding in self.measure(resources, track):
             result.add(finding)
         return result
 
 
-def missing_words(*found: object) -> str:
-    """Join what is missing: those of the findings that are words.
+def join_reasons(*found: object) -> str:
+    """Join the reasons why something is missing: the strings among what was looked for.
 
     Example:
-        >>> missing_words("no data", 1, "no network")
+        >>> join_reasons("no data", 1, "no network")
         'no data; no network'
     """
-    return "; ".join(words for words in found if isinstance(words, str))
+    return "; ".join(reason for reason in found if isinstance(reason, str))

@@ -1,14 +1,18 @@
 """Tables 6, 7 and 8: linear SVMs on frozen features, on VOC 2007 and on Caltech-101."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from sppnet.classification import SplitConfig, open_class_data
-from sppnet.classification.data import open_voc_data
-from sppnet.classification.transfer.fit import FitResult
-from sppnet.classification.transfer.recipe import RECIPES, Block
+from sppnet.classification import (
+    RECIPES,
+    Block,
+    FitResult,
+    SplitConfig,
+    open_class_data,
+    open_voc_data,
+)
 from sppnet.images import read_class_folders
 from sppnet.paper.frozen import (
     Column,
@@ -20,13 +24,13 @@ from sppnet.paper.frozen import (
     row_blocks,
 )
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.resources import CALTECH, VOC07, Resources, wanted
-from sppnet.paper.tables import Finding, Measured, NotRun, missing_words
+from sppnet.paper.resources import CALTECH, VOC07, Resources
+from sppnet.paper.tables import Findings, Measured, NotRun, join_reasons
 from sppnet.progress import Track
+from sppnet.storage import FeatureCache
 
 TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
-FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are worked out one at a time
-Findings = Iterator[Finding]
+FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are extracted one at a time
 VIEWS = (
     ("ZF-5", "no-spp", "crop", 224),
     ("ZF-5", "multi", "crop", 224),
@@ -58,7 +62,7 @@ def measure_table_8(resources: Resources, track: Track) -> Findings:
         source = Column(name, *values)
         data, network = open_data(place, resources), find_network(source.spec, resources)
         if isinstance(data, str) or isinstance(network, str):
-            yield NotRun("SPP-net", column, missing_words(data, network))
+            yield NotRun("SPP-net", column, join_reasons(data, network))
             continue
         block = row_blocks(source, network)[row]
         if isinstance(block, str) or network.is_stand_in:
@@ -75,15 +79,16 @@ def open_data(place: str, resources: Resources) -> TransferData | str:
     root = resources.find_data(place)
     if root is None:
         return resources.missing_data(place)
-    return open_voc_data(root) if place == VOC07 else _open_classes(root, resources)
+    if place == VOC07:
+        return open_voc_data(root)
+    return _open_classes(root, resources.splits, resources.seed)
 
 
-def _open_classes(root: Path, resources: Resources) -> TransferData:
-    """Class folders under the Caltech-101 protocol, with fewer images where there are fewer."""
+def _open_classes(root: Path, splits: int, seed: int) -> TransferData:
+    """Open class folders for the Caltech-101 protocol; small classes lower the training images."""
     smallest = min(read_class_folders(root).images_per_class().values())
     train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
-    rule = SplitConfig(train, TEST_PER_CLASS, resources.splits, resources.seed)
-    return open_class_data(root, rule)
+    return open_class_data(root, SplitConfig(train, TEST_PER_CLASS, splits, seed))
 
 
 def _measure(
@@ -93,11 +98,11 @@ def _measure(
     data = open_data(place, resources)
     for column in columns:
         rows = [row for row in printed.rows if printed.value(row, column.name) is not None]
-        if not wanted((column.network,), resources):
+        if not resources.wants(column.network):
             continue
         network = find_network(column.spec, resources)
         if isinstance(data, str) or isinstance(network, str):
-            reason = missing_words(data, network)
+            reason = join_reasons(data, network)
             yield from (NotRun(row, column.name, reason) for row in rows)
             continue
         blocks = {row: block for row, block in row_blocks(column, network).items() if row in rows}
@@ -122,34 +127,35 @@ def _fit_cells(
     parts = [{row: blocks[row]} for row in blocks if row in FLATTENED]
     parts.append({row: block for row, block in blocks.items() if row not in FLATTENED})
     key = "mean_ap" if place == VOC07 else "mean_class_accuracy"
-    words = what_differs(network, data, place, resources)
+    differs = what_differs(network, data, place, resources)
+    cache = FeatureCache(resources.out / "cache")
     for part in filter(None, parts):
         began = time.perf_counter()
-        features = extract_blocks(part, network, data, resources, track)
+        features = extract_blocks(part, network, data, cache, track)
         yield from features.problems
         for row, result in fit_blocks(part, features, network, data, resources.seed, track):
             seconds, began = time.perf_counter() - began, time.perf_counter()
-            yield _cell(row, result, key, words, len(data.paths), seconds)
+            yield _cell(row, result, key, differs, len(data.paths), seconds)
 
 
 def _cell(
-    row: str, result: FitResult, key: str, words: str, images: int, seconds: float
+    row: str, result: FitResult, key: str, differs: str, images: int, seconds: float
 ) -> Measured:
     """One number in percent."""
     deviation = None if result.summary is None else 100 * result.summary["std"][key]
     value = 100 * float(result.figures[key])
-    return Measured(row, "", value, words, deviation, images, seconds)
+    return Measured(row, "", value, differs, deviation, images, seconds)
 
 
 def what_differs(
     network: FrozenNetwork, data: TransferData, place: str, resources: Resources
 ) -> str:
-    """Say in words what is not as in the paper."""
+    """Say what is not as in the paper."""
     parts = [network.differs] if network.differs else []
     if resources.is_stand_in(place):
         root = resources.find_data(place)
         parts.append(f"{root.name if root else ''}: {len(data.names)} classes")
     if place == CALTECH:
-        parts += [data.rule_words()] if resources.splits != SPLITS or parts else []
+        parts += [data.describe_split()] if resources.splits != SPLITS or parts else []
     parts.append("C chosen on validation images")
     return "; ".join(parts)

@@ -19,7 +19,7 @@ from sppnet.storage.files import (
     write_json,
     write_text,
 )
-from sppnet.storage.runs import RunFolder, Stages
+from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
     from sppnet.storage.cache import FeatureCache, WriteBehind
@@ -32,6 +32,7 @@ __all__ = [
     "Stages",
     "WriteBehind",
     "ensure_output_folder",
+    "holds_run_of",
     "is_model",
     "load_model",
     "put_under",

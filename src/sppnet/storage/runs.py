@@ -263,6 +263,29 @@ def _earlier_run(path: Path) -> dict[str, Any] | None:
     return record
 
 
+def holds_run_of(command: str, folder: Path, purpose: str) -> bool:
+    """Tell whether a folder holds a run of a command, and refuse one with a run of another.
+
+    Args:
+        command: What is to be run.
+        folder: Where to.
+        purpose: What the folder is for, such as ``"the demo"``; part of the message.
+
+    Raises:
+        UsageError: If the folder holds a run of another command.
+        UnusableFileError: If the record of the run cannot be read.
+    """
+    if not (folder / RUN).exists():
+        return False
+    record = read_json(folder / RUN)
+    before = record.get("command") if isinstance(record, dict) else None
+    if before != command:
+        raise UsageError(
+            f"holds a run of {before!r}; choose another folder for {purpose}", path=folder
+        )
+    return True
+
+
 def _check_same(before: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
     """Refuse to mix two different runs in one folder."""
     flat_before = _flat({key: before.get(key) for key in asked})

@@ -36,7 +36,7 @@ def make_classifier(hidden: bool) -> TransferClassifier:
         else FeatureEncoder(build_backbone("small5"), recipe)
     )
     length = encoder.encode([torch.zeros(3, 50, 50)]).shape[1]
-    head = build_head(length, len(NAMES), feature_norm=recipe.row_length)
+    head = build_head(length, len(NAMES), feature_norm=recipe.feature_norm)
     seen = torch.tensor([5, -7])
     return TransferClassifier(encoder, head, NAMES, seen=seen, about={"made": "here"})
 

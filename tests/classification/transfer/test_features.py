@@ -91,9 +91,7 @@ def test_any_change_misses_the_cache(backbone: Backbone, folder: Path, tmp_path:
     assert (cache.hits, cache.misses) == (0, 7)
 
 
-def test_damaged_record_is_worked_out_again(
-    backbone: Backbone, folder: Path, tmp_path: Path
-) -> None:
+def test_damaged_record_is_computed_again(backbone: Backbone, folder: Path, tmp_path: Path) -> None:
     paths, pool, view = _paths(folder), build_pool("spp"), View("full", 40)
     clean = extract_features(paths, backbone, pool, view, cache=FeatureCache(tmp_path / "c"))
     record = next((tmp_path / "c").rglob("*.record"))
@@ -167,7 +165,7 @@ def slow_block(backbone: Backbone, block: Block, image: torch.Tensor) -> torch.T
     return row * block.weight**0.5
 
 
-def test_rows_are_those_of_the_parts_of_feature_encoder(
+def test_encoded_rows_are_those_of_the_parts(
     backbone: Backbone, images: list[torch.Tensor]
 ) -> None:
     rows = FeatureEncoder(backbone, MANY).encode(images)
@@ -182,7 +180,7 @@ def test_kernels_add_up(backbone: Backbone, images: list[torch.Tensor]) -> None:
     assert torch.allclose(whole, sum(gram_matrix(part.encode(images)) for part in parts), rtol=1e-5)
 
 
-def test_company_and_order_change_no_bit_of_feature_encoder(
+def test_company_and_order_change_no_bit_of_encoded_rows(
     backbone: Backbone, images: list[torch.Tensor]
 ) -> None:
     encoder = FeatureEncoder(backbone, MANY)

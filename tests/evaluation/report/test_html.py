@@ -5,20 +5,19 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from html_checks import Document, check_page
+from sppnet.evaluation.report.charts import svg_element
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Picture,
     Tile,
     details,
-    element,
     escape,
     figure,
     figures,
     heading,
-    join,
     name_values,
     paragraph,
     pictures,
@@ -35,7 +34,7 @@ def full_page(text: str) -> str:
     page.add_section(text, text, paragraph(text, note=True), heading(text))
     page.add_section("Table", table([text, "n"], [[text, 1]], total=[text, 2.0], caption=text))
     page.add_section("Picture", pictures([Picture(b"\xff\xd8", text, text)], small=True))
-    page.add_section("Figure", figures(figure(element("svg"), text, text)))
+    page.add_section("Figure", figures(figure(svg_element("svg"), text, text)))
     page.add_section("Details", details(text, text, name_values({text: {text: text}})))
     return page.render()
 
@@ -57,17 +56,19 @@ def test_every_text_is_escaped_and_still_readable():
 
 @given(st.text())
 def test_any_text_stays_text(text):
-    document = Document(element("p", element("b", text), title=text))
-    assert [tag for tag, _ in document.elements] == ["p", "b"]
-    element("p", text, title=text).encode("utf-8")  # lone surrogates would fail
+    drawing = svg_element("g", svg_element("text", text), title=text)
+    for markup, tags in ((drawing, ["g", "text"]), (paragraph(text, note=True), ["p"])):
+        assert [tag for tag, _ in Document(markup).elements] == tags
+        markup.encode("utf-8")  # lone surrogates would fail
 
 
 def test_unshowable_characters_are_replaced():
     assert escape("a\x00b\udcff\u202ec") == "a\ufffdb\ufffd\ufffdc"
+    assert paragraph("a\x00", paragraph("\udcff")) == "<p>a\ufffd<p>\ufffd</p></p>"
 
 
 def test_markup_is_not_escaped_twice():
-    assert join(escape("<"), escape(Html("&lt;"))) == "&lt;&lt;"
+    assert paragraph("<", escape(Markup("&lt;"))) == "<p>&lt;&lt;</p>"
 
 
 def test_sections_have_distinct_anchors_that_the_contents_link_to():
@@ -107,7 +108,9 @@ def test_page_is_readable_on_phones_dark_screens_and_paper():
 
 
 def test_page_forbids_itself_to_load_anything():
-    assert "default-src &#x27;none&#x27;" in Page("t").render()
+    metas = [values for tag, values in check_page(Page("t").render()).elements if tag == "meta"]
+    policies = [v["content"] for v in metas if v.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
 def test_nested_configuration_is_shown_with_dotted_names():

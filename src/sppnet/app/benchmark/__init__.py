@@ -1,4 +1,10 @@
-"""``sppnet benchmark``: the speed of this machine, measured beside named peers."""
+"""``sppnet benchmark``: measures the speed of this machine beside named peers.
+
+``job.py`` runs all cases and writes the files, ``cases.py`` and ``cases_extra.py`` (ONNX, GPU) hold
+the cases, ``peers.py`` what we compare with and the inputs, ``timing.py`` takes the times and holds
+the sizes, ``report.py`` writes table, charts and page. Every answer is compared with the peer's
+before anything is timed. Start reading with ``cases.py``.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +39,6 @@ def pooling(
     Every answer is compared with the peer's before anything is timed.
     """
     from sppnet.app.benchmark.job import BenchmarkJob  # imported here so that --help stays quick
-    from sppnet.app.benchmark.timing import choose_plan
+    from sppnet.app.benchmark.timing import choose_config
 
-    BenchmarkJob(out, choose_plan(quick=quick, threads=threads)).run()
+    BenchmarkJob(out, choose_config(quick=quick, threads=threads)).run()

@@ -1,4 +1,4 @@
-"""The cases that are timed: regions, whole maps, growth with the number of regions."""
+"""The cases that are timed: regions, whole maps, maps of mixed sizes, growth with the input."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,9 +45,9 @@ GIVEN, FRESH, FILL = "ours, out= given", "ours, fresh output", "out.fill_: writi
 Shape = tuple[int, int, int, int]
 FORWARD_GOALS = (Goal(12), Goal(10))
 FORWARD, TRAINING = "forward", "forward + backward"
-# So many of the slowest shapes of a sweep are timed again, longer: a lowest of many is mostly luck.
+# So many of the slowest shapes of a sweep are timed again, longer: a least of many is mostly luck.
 AGAIN, LONGER = 10, 3
-# Linear, with a tenth for what the clock and the caches do.
+# Linear, plus a tenth for the clock and the caches.
 LINEAR = Goal(1.1, at_most=True)
 # So many of the windows of a point are compared with the textbook, which takes them one by one.
 COMPARED = 50
@@ -55,25 +55,25 @@ COMPARED = 50
 MANY = 1_000
 
 
-def compare_forward(plan: BenchmarkConfig) -> Results:
+def compare_forward(config: BenchmarkConfig) -> Results:
     """Cases 1 to 4: forward, with several threads and with one, on each map."""
     results = Results()
-    for number, shape in enumerate(plan.region_maps):
-        calls, details = _prepare_forward(plan, shape)
-        for threads in dict.fromkeys((plan.threads, 1)):
+    for number, shape in enumerate(config.region_maps):
+        calls, details = _prepare_forward(config, shape)
+        for threads in dict.fromkeys((config.threads, 1)):
             with using_threads(threads):
-                timings = time_together(calls, plan.pace)
-            made = _judge_forward(shape, plan.windows, threads, timings, details)
+                timings = time_together(calls, config.pace)
+            made = _judge_forward(shape, config.windows, threads, timings, details)
             results.comparisons += made if number == 0 else [_as_case_4(each) for each in made]
     return results
 
 
 def _prepare_forward(
-    plan: BenchmarkConfig, shape: tuple[int, int, int]
+    config: BenchmarkConfig, shape: tuple[int, int, int]
 ) -> tuple[dict[str, Call], dict[str, float]]:
-    """Draw one map and its windows; give the four contenders, after comparing their answers."""
-    features = draw_map((1, *shape), plan.seed)
-    rows = draw_windows(plan.windows, shape[1:], plan.seed)
+    """Draw one map and its windows; return the four contenders, once their answers agree."""
+    features = draw_map((1, *shape), config.seed)
+    rows = draw_windows(config.windows, shape[1:], config.seed)
     boxes = rows_to_boxes(rows)
     out = torch.empty(len(rows), shape[0] * num_bins(LEVELS))
     pooled = roi_pool_pyramid(features, boxes, LEVELS)
@@ -96,7 +96,7 @@ def _judge_forward(
     timings: dict[str, Timing],
     details: dict[str, float],
 ) -> list[Comparison]:
-    """Set the times beside each other, and beside the goals."""
+    """Compare the times with each other and with the goals."""
     peer = timings[ROI_POOL]
     if threads == 1:
         entries = [("3", GIVEN, ROI_POOL, Goal(36)), ("3", GIVEN, FILL, None)]
@@ -130,37 +130,37 @@ def _map_size(shape: tuple[int, int, int]) -> str:
     return f"{shape[0]}x{shape[1]}x{shape[2]}"
 
 
-def compare_training(plan: BenchmarkConfig) -> Results:
+def compare_training(config: BenchmarkConfig) -> Results:
     """Case 5: forward and backward on the first map, one thread."""
-    shape = plan.region_maps[0]
-    features = draw_map((1, *shape), plan.seed).requires_grad_()
-    rows = draw_windows(plan.windows, shape[1:], plan.seed)
+    shape = config.region_maps[0]
+    features = draw_map((1, *shape), config.seed).requires_grad_()
+    rows = draw_windows(config.windows, shape[1:], config.seed)
     boxes = rows_to_boxes(rows)
     with using_threads(1):
         pooled = pool_regions(features.detach(), rows, LEVELS)
         check_equal("5", pooled, roi_pool_pyramid(features.detach(), boxes, LEVELS))
-        grad = draw_gradient(pooled, plan.seed)
+        grad = draw_gradient(pooled, config.seed)
         ours = training_step(lambda: pool_regions(features, rows, LEVELS), [features], grad)
         theirs = training_step(lambda: roi_pool_pyramid(features, boxes, LEVELS), [features], grad)
         check_equal("5, gradient", ours()[0], theirs()[0])
-        timings = time_together({"ours": ours, ROI_POOL: theirs}, plan.pace)
-    what = f"{plan.windows:,} windows of {_map_size(shape)}, forward + backward"
+        timings = time_together({"ours": ours, ROI_POOL: theirs}, config.pace)
+    what = f"{config.windows:,} windows of {_map_size(shape)}, forward + backward"
     made = Comparison("5", what, 1, timings["ours"], ROI_POOL, timings[ROI_POOL], Goal(8))
     return Results([made])
 
 
-def compare_whole(plan: BenchmarkConfig) -> Results:
+def compare_whole(config: BenchmarkConfig) -> Results:
     """Case 6: forward, both layouts beside the textbook in NCHW, one thread."""
     results, textbook = Results(), TextbookPyramid(LEVELS)
-    for shape, goal in zip(plan.whole_maps, FORWARD_GOALS, strict=True):
+    for shape, goal in zip(config.whole_maps, FORWARD_GOALS, strict=True):
         calls = {}
         for layout in LAYOUTS:
-            features = _draw(shape, layout, plan.seed)
+            features = _draw(shape, layout, config.seed)
             check_equal(f"6, {layout}", _pool(features), textbook(features))
             calls[layout] = partial(_pool, features)
             calls[f"textbook {layout}"] = partial(textbook, features)
         with using_threads(1):
-            timings = time_together(calls, plan.pace)
+            timings = time_together(calls, config.pace)
         others = {"textbook channels-last": timings["textbook channels-last"]}
         for layout in LAYOUTS:
             what = f"whole maps {_sizes(shape)}, {layout}, forward"
@@ -169,12 +169,12 @@ def compare_whole(plan: BenchmarkConfig) -> Results:
     return results
 
 
-def compare_whole_training(plan: BenchmarkConfig) -> Results:
+def compare_whole_training(config: BenchmarkConfig) -> Results:
     """Case 7: forward and backward, both in the same layout, one thread."""
     results = Results()
-    for shape in plan.whole_maps:
+    for shape in config.whole_maps:
         for layout in LAYOUTS:
-            timings = _time_shape(shape, layout, TRAINING, plan.pace, plan.seed)
+            timings = _time_shape(shape, layout, TRAINING, config.pace, config.seed)
             what = f"whole maps {_sizes(shape)}, {layout}, {TRAINING}"
             peer = f"{TEXTBOOK}, {layout}"
             pair = (timings["ours"], peer, timings["textbook"])
@@ -182,34 +182,36 @@ def compare_whole_training(plan: BenchmarkConfig) -> Results:
     return results
 
 
-def sweep_shapes(plan: BenchmarkConfig) -> Results:
+def sweep_shapes(config: BenchmarkConfig) -> Results:
     """Case 7: random shapes in both layouts; the least ratio counts."""
     results = Results()
-    shapes = draw_shapes(plan.sweep_shapes, plan.sweep_bytes, plan.seed)
-    for way in (FORWARD, TRAINING):
+    shapes = draw_shapes(config.sweep_shapes, config.sweep_bytes, config.seed)
+    for mode in (FORWARD, TRAINING):
         every = [
-            (shape, layout, _time_shape(shape, layout, way, plan.sweep_pace, plan.seed))
+            (shape, layout, _time_shape(shape, layout, mode, config.sweep_pace, config.seed))
             for shape in shapes
             for layout in LAYOUTS
         ]
         every.sort(key=lambda entry: _speed(entry[2]))
-        longer = Pace(LONGER * plan.sweep_pace.rounds, least_seconds=plan.sweep_pace.least_seconds)
+        longer = Pace(
+            LONGER * config.sweep_pace.rounds, least_seconds=config.sweep_pace.least_seconds
+        )
         for i, (shape, layout, _) in enumerate(every[:AGAIN]):
-            every[i] = (shape, layout, _time_shape(shape, layout, way, longer, plan.seed))
+            every[i] = (shape, layout, _time_shape(shape, layout, mode, longer, config.seed))
         shape, layout, timings = min(every, key=lambda entry: _speed(entry[2]))
-        what = f"least ratio of {len(shapes)} random shapes in two layouts, {way}: "
+        what = f"least ratio of {len(shapes)} random shapes in two layouts, {mode}: "
         what += f"{_sizes(shape)}, {layout}"
         pair = (timings["ours"], f"{TEXTBOOK}, same layout", timings["textbook"])
         details = {"losses": sum(_speed(entry[2]) < 1 for entry in every), "of": len(every)}
         results.comparisons.append(Comparison("7", what, 1, *pair, Goal(1), details=details))
-        results.sweep += [_sweep_row(way, *entry) for entry in every]
+        results.sweep += [_sweep_row(mode, *entry) for entry in every]
     return results
 
 
-def _sweep_row(way: str, shape: Shape, layout: str, timings: dict[str, Timing]) -> dict[str, Any]:
+def _sweep_row(mode: str, shape: Shape, layout: str, timings: dict[str, Timing]) -> dict[str, Any]:
     """One shape of the sweep, for the file."""
     return {
-        "way": way,
+        "way": mode,
         "shape": shape,
         "layout": layout,
         "ours_ms": timings["ours"].median_ms,
@@ -222,14 +224,14 @@ def _speed(timings: dict[str, Timing]) -> float:
     return timings["textbook"].median_ms / timings["ours"].median_ms
 
 
-def _time_shape(shape: Shape, layout: str, way: str, pace: Pace, seed: int) -> dict[str, Timing]:
+def _time_shape(shape: Shape, layout: str, mode: str, pace: Pace, seed: int) -> dict[str, Timing]:
     """Time both on one shape, one thread, after comparing pooled vectors and gradients."""
     features, textbook = _draw(shape, layout, seed), TextbookPyramid(LEVELS)
     what = f"{_sizes(shape)}, {layout}"
     with using_threads(1):
         pooled = _pool(features)
         check_equal(what, pooled, textbook(features))
-        if way == FORWARD:
+        if mode == FORWARD:
             calls = {"ours": lambda: _pool(features), "textbook": lambda: textbook(features)}
             return time_together(calls, pace)
         features.requires_grad_()
@@ -240,36 +242,38 @@ def _time_shape(shape: Shape, layout: str, way: str, pace: Pace, seed: int) -> d
         return time_together({"ours": ours, "textbook": theirs}, pace)
 
 
-def compare_mixed(plan: BenchmarkConfig) -> Results:
+def compare_mixed(config: BenchmarkConfig) -> Results:
     """Case 8: maps of many sizes in one call, beside a loop and beside padding, one thread."""
-    sizes = draw_sizes(plan.mixed_maps, plan.mixed_sides, plan.seed)
-    maps = [draw_map((plan.mixed_channels, *hw), plan.seed + i) for i, hw in enumerate(sizes)]
+    sizes = draw_sizes(config.mixed_maps, config.mixed_sides, config.seed)
+    maps = [draw_map((config.mixed_channels, *hw), config.seed + i) for i, hw in enumerate(sizes)]
     textbook = TextbookPyramid(LEVELS)
     calls = {
         "ours": lambda: spatial_pyramid_pool(maps, LEVELS),
         LOOP: lambda: pool_in_a_loop(maps, textbook),
         PAD_AND_CROP: lambda: pad_and_crop(maps, textbook),
     }
-    sides = "{} to {}".format(*plan.mixed_sides)
-    what = f"{len(maps)} maps of different sizes (C={plan.mixed_channels}, sides {sides}), one call"
+    sides = "{} to {}".format(*config.mixed_sides)
+    what = (
+        f"{len(maps)} maps of different sizes (C={config.mixed_channels}, sides {sides}), one call"
+    )
     with using_threads(1):
         pooled = calls["ours"]()
         for name, call in calls.items():
             check_equal(f"8, {name}", pooled, call())
-        made = _judge_mixed(f"{what}, {FORWARD}", time_together(calls, plan.pace))
+        made = _judge_mixed(f"{what}, {FORWARD}", time_together(calls, config.pace))
         for each in maps:
             each.requires_grad_()
-        grad = draw_gradient(pooled, plan.seed)
+        grad = draw_gradient(pooled, config.seed)
         steps = {name: training_step(call, maps, grad) for name, call in calls.items()}
         expected = _flat(steps[LOOP]())
         for name, step in steps.items():
             check_equal(f"8, gradient, {name}", _flat(step()), expected)
-        made += _judge_mixed(f"{what}, {TRAINING}", time_together(steps, plan.pace))
+        made += _judge_mixed(f"{what}, {TRAINING}", time_together(steps, config.pace))
     return Results(made)
 
 
 def _judge_mixed(what: str, timings: dict[str, Timing]) -> list[Comparison]:
-    """Ours beside both ways that people have; the goal is about the loop."""
+    """Ours beside both usual solutions; the goal is about the loop."""
     return [
         Comparison("8", what, 1, timings["ours"], peer, timings[peer], goal)
         for peer, goal in ((LOOP, Goal(5)), (PAD_AND_CROP, None))
@@ -294,7 +298,7 @@ def _sizes(shape: Shape) -> str:
 
 @dataclass(frozen=True)
 class _Point:
-    """One measurement: where it stands on the axis, and what is pooled."""
+    """One measurement: its place on the axis, and what is pooled."""
 
     x: float
     label: str
@@ -303,10 +307,10 @@ class _Point:
     levels: tuple[int, ...] = LEVELS
 
 
-def measure_growth(plan: BenchmarkConfig) -> Results:
-    """Measure along all axes, one thread, into memory that is there already."""
-    grow, windows = plan.growth, plan.windows
-    channels, *size = plan.region_maps[0]
+def measure_growth(config: BenchmarkConfig) -> Results:
+    """Case 9: measure along all axes, one thread, into memory that is allocated already."""
+    grow, windows = config.growth, config.windows
+    channels, *size = config.region_maps[0]
     height, width = size
     few = (grow.few_channels, height, width)
     axes = {
@@ -326,14 +330,14 @@ def measure_growth(plan: BenchmarkConfig) -> Results:
     results = Results()
     for (axis, what), points in axes.items():
         with using_threads(1):
-            results.growth.append(_measure_axis(axis, what, points, plan))
+            results.growth.append(_measure_axis(axis, what, points, config))
     return results
 
 
-def _measure_axis(axis: str, what: str, points: list[_Point], plan: BenchmarkConfig) -> Growth:
+def _measure_axis(axis: str, what: str, points: list[_Point], config: BenchmarkConfig) -> Growth:
     """Measure the points of one axis; the time in the number of windows gets a slope."""
     measured, unsteady = [], 0
-    for point, timings in _time_points(points, plan):
+    for point, timings in _time_points(points, config):
         measured.append(_describe(point, timings))
         unsteady += timings["ours"].is_unsteady
     many = [point for point in measured if point["x"] >= MANY]
@@ -342,19 +346,19 @@ def _measure_axis(axis: str, what: str, points: list[_Point], plan: BenchmarkCon
 
 
 def _time_points(
-    points: list[_Point], plan: BenchmarkConfig
+    points: list[_Point], config: BenchmarkConfig
 ) -> Iterator[tuple[_Point, dict[str, Timing]]]:
     """Time each point and a filling of the same output."""
     memory = torch.empty(max(map(_length, points)))
     for point in points:
-        features = draw_map((1, *point.shape), plan.seed)
-        rows = draw_windows(point.windows, point.shape[1:], plan.seed)
+        features = draw_map((1, *point.shape), config.seed)
+        rows = draw_windows(point.windows, point.shape[1:], config.seed)
         out = memory[: _length(point)].view(point.windows, -1)
-        yield point, _time_point(features, rows, point.levels, out, plan)
+        yield point, _time_point(features, rows, point.levels, out, config)
 
 
 def _time_point(
-    features: Tensor, rows: Tensor, levels: tuple[int, ...], out: Tensor, plan: BenchmarkConfig
+    features: Tensor, rows: Tensor, levels: tuple[int, ...], out: Tensor, config: BenchmarkConfig
 ) -> dict[str, Timing]:
     """Compare a part of the answer with the textbook on crops, then time."""
     pool_regions(features, rows, levels, out=out)
@@ -365,7 +369,7 @@ def _time_point(
         "ours": lambda: pool_regions(features, rows, levels, out=out),
         "fill": lambda: out.fill_(1.0),
     }
-    return time_together(calls, plan.pace)
+    return time_together(calls, config.pace)
 
 
 def _length(point: _Point) -> int:

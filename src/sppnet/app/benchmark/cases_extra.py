@@ -13,7 +13,7 @@ from sppnet.app.benchmark.peers import (
     roi_pool_pyramid,
     rows_to_boxes,
 )
-from sppnet.app.benchmark.report import Comparison, Goal, NotRun, Results, check_equal
+from sppnet.app.benchmark.report import Comparison, Goal, Results, SkippedCase, check_equal
 from sppnet.app.benchmark.timing import LEVELS, BenchmarkConfig, Call, time_together, using_threads
 from sppnet.errors import MissingPackageError
 from sppnet.pooling import num_bins, pool_regions
@@ -37,16 +37,16 @@ COPY = "device copy of the output's size"
 STEPS, LARGEST = 16, 255
 
 
-def compare_onnx(plan: BenchmarkConfig) -> Results:
-    """Time one exported file at each size, beside the network that it came from, one thread."""
+def compare_onnx(config: BenchmarkConfig) -> Results:
+    """Case 10: time one exported file at each size beside its network, one thread."""
     try:
         check_packages()
     except MissingPackageError as error:
-        return Results(not_run=[NotRun("10", WHAT, f"not run: {error.message}")])
-    classifier = _build(plan.seed)
+        return Results(not_run=[SkippedCase("10", WHAT, f"not run: {error.message}")])
+    classifier = _build(config.seed)
     with using_threads(1), torch.inference_mode():
         session = export_for_timing(classifier)
-        made = [_compare_at(classifier, session, side, plan) for side in plan.image_sides]
+        made = [_compare_at(classifier, session, side, config) for side in config.image_sides]
     return Results(made)
 
 
@@ -76,10 +76,10 @@ def export_for_timing(classifier: "Classifier") -> Any:
 
 
 def _compare_at(
-    classifier: "Classifier", session: Any, side: int, plan: BenchmarkConfig
+    classifier: "Classifier", session: Any, side: int, config: BenchmarkConfig
 ) -> Comparison:
     """Compare the logits and the times of one size."""
-    images = draw_map((1, 3, side, side * 3 // 2), plan.seed).clamp_(max=1)
+    images = draw_map((1, 3, side, side * 3 // 2), config.seed).clamp_(max=1)
     feed, network = {"images": images.numpy()}, classifier.network
     what = f"{WHAT}: {TRUNK}, one image of {side}x{side * 3 // 2}"
     difference = largest_difference(torch.from_numpy(session.run(None, feed)[0]), network(images))
@@ -88,51 +88,53 @@ def _compare_at(
             f"{what}: logits must be within {ROUNDING:g} of the largest, got {difference:g}"
         )
     calls = {"ort": lambda: session.run(None, feed), "eager": lambda: network(images)}
-    timings = time_together(calls, plan.pace)
+    timings = time_together(calls, config.pace)
     return Comparison("10", what, 1, timings["ort"], "eager torch", timings["eager"])
 
 
-def compare_on_gpu(plan: BenchmarkConfig) -> Results:
-    """Compare on the GPU, or say that there is none."""
+def compare_on_gpu(config: BenchmarkConfig) -> Results:
+    """Case 11: compare on the GPU, or report that there is none."""
     if torch.cuda.is_available():
-        return compare_on_device(plan, torch.device("cuda"))
-    every = [_words(plan, count, dtype) for count in plan.gpu_windows for dtype in PEER_DTYPES]
-    return Results(not_run=[NotRun("11", what, "not run: no GPU") for what in every])
+        return compare_on_device(config, torch.device("cuda"))
+    every = [
+        _describe(config, count, dtype) for count in config.gpu_windows for dtype in PEER_DTYPES
+    ]
+    return Results(not_run=[SkippedCase("11", what, "not run: no GPU") for what in every])
 
 
-def compare_on_device(plan: BenchmarkConfig, device: torch.device) -> Results:
-    """Compare each number of windows and each type; what does not fit into memory is not run."""
+def compare_on_device(config: BenchmarkConfig, device: torch.device) -> Results:
+    """Compare for each number of windows and each type; skip what does not fit into memory."""
     results = Results()
-    for count in plan.gpu_windows:
+    for count in config.gpu_windows:
         for dtype in PEER_DTYPES:
             try:
-                results.comparisons += _compare(plan, count, dtype, device)
+                results.comparisons += _compare(config, count, dtype, device)
             except torch.OutOfMemoryError:
-                what = _words(plan, count, dtype)
-                results.not_run.append(NotRun("11", what, "not run: not enough memory"))
+                what = _describe(config, count, dtype)
+                results.not_run.append(SkippedCase("11", what, "not run: not enough memory"))
     return results
 
 
 def _compare(
-    plan: BenchmarkConfig, count: int, dtype: torch.dtype, device: torch.device
+    config: BenchmarkConfig, count: int, dtype: torch.dtype, device: torch.device
 ) -> list[Comparison]:
     """Compare one number of windows in one type."""
-    shape = plan.region_maps[0]
-    features = draw_map((1, *shape), plan.seed)
+    shape = config.region_maps[0]
+    features = draw_map((1, *shape), config.seed)
     features = (features * STEPS).round_().clamp_(max=LARGEST).div_(STEPS).to(device, dtype)
-    rows = draw_windows(count, shape[1:], plan.seed).to(device)
+    rows = draw_windows(count, shape[1:], config.seed).to(device)
     theirs = features.to(PEER_DTYPES[dtype])
     boxes = rows_to_boxes(rows).to(theirs.dtype)
     out = features.new_empty(count, shape[0] * num_bins(LEVELS))
     pool_regions(features, rows, LEVELS, out=out)
-    what = _words(plan, count, dtype)
+    what = _describe(config, count, dtype)
     check_equal(what, out, roi_pool_pyramid(theirs, boxes, LEVELS).to(dtype))
     calls: dict[str, Call] = {
         "ours": lambda: pool_regions(features, rows, LEVELS, out=out),
         ROI_POOL: lambda: roi_pool_pyramid(theirs, boxes, LEVELS),
         COPY: partial(_copy, out, torch.empty_like(out)),
     }
-    timings = time_together(calls, plan.pace, wait=_waiter(device))
+    timings = time_together(calls, config.pace, wait=_waiter(device))
     peer_name = f"{ROI_POOL}, {_name(theirs.dtype)}"
     peers = [(peer_name, timings[ROI_POOL], Goal(6)), (COPY, timings[COPY], Goal(0.6))]
     threads = torch.get_num_threads()
@@ -144,12 +146,12 @@ def _copy(source: Tensor, target: Tensor) -> Tensor:
 
 
 def _waiter(device: torch.device) -> Any:
-    """What waits until the device has done all that was asked of it."""
+    """What waits until the device has done everything that was asked of it."""
     return partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
 
 
-def _words(plan: BenchmarkConfig, count: int, dtype: torch.dtype) -> str:
-    sizes = "x".join(map(str, plan.region_maps[0]))
+def _describe(config: BenchmarkConfig, count: int, dtype: torch.dtype) -> str:
+    sizes = "x".join(map(str, config.region_maps[0]))
     return f"GPU: {count:,} windows of {sizes}, {_name(dtype)}, forward, out= given"
 
 

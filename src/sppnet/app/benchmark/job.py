@@ -1,4 +1,4 @@
-"""The whole of ``sppnet benchmark pooling``: cases, files, table."""
+"""Runs ``sppnet benchmark pooling``: all cases, then files and the table."""
 
 import gc
 import os
@@ -25,7 +25,6 @@ from sppnet.app.benchmark.report import (
     HEADER,
     Results,
     growth_chart,
-    stand_alone,
     sweep_chart,
     table_rows,
     write_report,
@@ -33,9 +32,16 @@ from sppnet.app.benchmark.report import (
 from sppnet.app.benchmark.timing import BenchmarkConfig
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
-from sppnet.errors import UsageError
+from sppnet.evaluation.report import stand_alone
 from sppnet.pooling.kernels.cpu import kernel_name
-from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_json, write_text
+from sppnet.storage import (
+    RunFolder,
+    ensure_output_folder,
+    holds_run_of,
+    read_json,
+    write_json,
+    write_text,
+)
 
 COMMAND = "benchmark pooling"
 CASES: Mapping[str, Callable[[BenchmarkConfig], Results]] = {
@@ -57,19 +63,19 @@ class BenchmarkJob:
 
     Args:
         out: Folder for the figures and the report.
-        plan: Sizes and repetitions.
+        config: Sizes and repetitions.
     """
 
     out: Path
-    plan: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    config: BenchmarkConfig = field(default_factory=BenchmarkConfig)
 
     def run(self) -> None:
-        """Measure everything anew, write it down and print the table."""
-        _check_ours(ensure_output_folder(self.out))
-        config = asdict(self.plan)
-        with RunFolder.open(self.out, COMMAND, config, self.plan.seed, fresh=True) as folder:
+        """Measure everything anew, write the results and print the table."""
+        holds_run_of(COMMAND, ensure_output_folder(self.out), "the benchmark")
+        config, seed = asdict(self.config), self.config.seed
+        with RunFolder.open(self.out, COMMAND, config, seed, fresh=True) as folder:
             machine, begin = describe_machine(), time.monotonic()
-            results = measure_all(self.plan)
+            results = measure_all(self.config)
             machine["load after"] = _load()
             about = {**read_json(folder.path / "run.json"), "machine": machine}
             about["seconds"] = time.monotonic() - begin
@@ -77,14 +83,14 @@ class BenchmarkJob:
         self._summarise(results, about["seconds"])
 
     def _write(self, results: Results, about: Mapping[str, Any]) -> None:
-        """Write figures, plots and page."""
+        """Write figures, charts and page."""
         write_json(self.out / "benchmark.json", {"about": about, **results.to_json()})
         for each in results.growth:
             name = f"growth-{each.axis.replace(' ', '-')}.svg"
             write_text(self.out / name, stand_alone(growth_chart(each)))
         if results.sweep:
             write_text(self.out / "shapes.svg", stand_alone(sweep_chart(results.sweep)))
-        write_report(self.out / "report.html", results, self.plan, about)
+        write_report(self.out / "report.html", results, self.config, about)
 
     def _summarise(self, results: Results, seconds: float) -> None:
         """Print the table, what was missed, and where the report is."""
@@ -97,7 +103,7 @@ class BenchmarkJob:
             note(f"{unsteady} comparisons are unsteady (~): the machine does something else, too")
 
 
-def measure_all(plan: BenchmarkConfig) -> Results:
+def measure_all(config: BenchmarkConfig) -> Results:
     """Run all cases.
 
     Raises:
@@ -107,13 +113,13 @@ def measure_all(plan: BenchmarkConfig) -> Results:
     for name, case in track(list(CASES.items()), "cases"):
         gc.collect()  # it rests while a case is timed
         begin = time.monotonic()
-        results.add(case(plan))
+        results.add(case(config))
         results.seconds[name] = time.monotonic() - begin
     return results
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the times depend on besides versions."""
+    """What times depend on besides versions: processor, kernel, GPU, load."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "processor": _processor(),
@@ -126,7 +132,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name of the processor, as far as the system tells."""
+    """Name of the processor, where the system tells."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -134,16 +140,5 @@ def _processor() -> str:
 
 
 def _load() -> list[float] | None:
-    """Programs that wanted to run over the last 1, 5 and 15 minutes, where the system tells."""
+    """Load of the last 1, 5 and 15 minutes, where the system tells."""
     return [round(each, 2) for each in os.getloadavg()] if hasattr(os, "getloadavg") else None
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuse a folder that holds the run of another command."""
-    record = folder / "run.json"
-    if record.exists():
-        before = read_json(record)
-        command = before.get("command") if isinstance(before, dict) else None
-        if command != COMMAND:
-            rule = f"holds a run of {command!r}; choose another folder for the benchmark"
-            raise UsageError(rule, path=folder)

@@ -1,4 +1,4 @@
-"""Named peers of the pooling, and the inputs of both."""
+"""Named peers of our pooling, and the inputs that all of them get."""
 
 import math
 import random
@@ -79,7 +79,7 @@ def pool_in_a_loop(maps: Sequence[Tensor], textbook: nn.Module) -> Tensor:
 
 
 def pad_and_crop(maps: Sequence[Tensor], textbook: nn.Module) -> Tensor:
-    """Put maps into one padded batch, as data loaders do, and pool the valid part of each.
+    """Put maps into one padded batch, as data loaders do, and pool the valid part of each map.
 
     Example:
         >>> pad_and_crop([torch.ones(2, 3, 4), torch.ones(2, 1, 1)], TextbookPyramid((1,))).shape

@@ -6,26 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from sppnet.app.benchmark.peers import WINDOW_WORDS
 from sppnet.app.benchmark.timing import BenchmarkConfig, Timing
-from sppnet.evaluation.report.axes import Scale, number_text, thin
-from sppnet.evaluation.report.charts import WIDTH, svg_drawing, svg_line, svg_text
-from sppnet.evaluation.report.html import (
-    STYLE_FILE,
-    Html,
+from sppnet.evaluation.report import (
+    WIDTH,
     Page,
+    Scale,
     Tile,
-    element,
+    add_origin_section,
     figure,
     figures,
     name_values,
+    number_text,
     paragraph,
+    svg_axes,
+    svg_drawing,
+    svg_element,
+    svg_text,
     table,
+    thin,
     tiles,
 )
-from sppnet.evaluation.report.sections import add_origin_section
 from sppnet.storage import write_text
 
 HEIGHT = 300
@@ -100,13 +104,13 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast we are; how many times as long we take if that has a most."""
+        """The peer's time over ours; ours over the peer's if the goal is an upper limit."""
         speed = self.peer.median_ms / self.ours.median_ms
         return 1 / speed if self.goal and self.goal.at_most else speed
 
     @property
     def is_unsteady(self) -> bool:
-        """Whether one of the two times cannot be relied on."""
+        """Whether one of the two times is unreliable."""
         return self.ours.is_unsteady or self.peer.is_unsteady
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +149,7 @@ class Growth:
 
 
 @dataclass(frozen=True)
-class NotRun:
+class SkippedCase:
     """A case that this machine cannot run."""
 
     case: str
@@ -159,7 +163,7 @@ class Results:
 
     comparisons: list[Comparison] = field(default_factory=list)
     growth: list[Growth] = field(default_factory=list)
-    not_run: list[NotRun] = field(default_factory=list)
+    not_run: list[SkippedCase] = field(default_factory=list)
     sweep: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -214,7 +218,7 @@ def check_equal(what: str, ours: Tensor, theirs: Tensor) -> None:
     raise RuntimeError(f"{what}: ours must equal the peer before it is timed, got {rule}")
 
 
-def growth_chart(growth: Growth) -> Html:
+def growth_chart(growth: Growth) -> Markup:
     """Draw the milliseconds per megabyte of output along one axis, beside filling the output."""
     curves = {
         "ours": [(p["x"], p["ms_per_mb"]) for p in growth.points],
@@ -223,7 +227,7 @@ def growth_chart(growth: Growth) -> Html:
     return log_chart(curves, growth.axis, "ms per MB of output")
 
 
-def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Html:
+def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw the ratios of all shapes in ascending order, one curve for each way."""
     curves = {}
     for way in dict.fromkeys(str(row["way"]) for row in sweep):
@@ -232,7 +236,7 @@ def sweep_chart(sweep: Sequence[Mapping[str, Any]]) -> Html:
     return log_chart(curves, "shapes, the worst first", "times as fast")
 
 
-def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Html:
+def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Markup:
     """Draw curves over two logarithmic axes, their names above.
 
     Args:
@@ -250,8 +254,7 @@ def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Html:
     every = [point for points in curves.values() for point in points]
     across = Scale(*_ends(x for x, _ in every), start=LEFT, stop=WIDTH - RIGHT, log=True)
     up = Scale(*_ends(y for _, y in every), start=HEIGHT - BOTTOM, stop=TOP, log=True)
-    marks = [*_axes(across, up), svg_text(y_label, 0, 12, "start", class_="name")]
-    marks.append(svg_text(x_label, WIDTH - RIGHT, HEIGHT - 4, "end", class_="name"))
+    marks = svg_axes(across, up, x_label, y_label)
     for number, (name, points) in enumerate(curves.items(), start=1):
         place = LEFT + (number - 1) * (WIDTH - LEFT) / len(curves)
         marks += _curve(points, number, across, up)
@@ -260,53 +263,25 @@ def log_chart(curves: Mapping[str, Points], x_label: str, y_label: str) -> Html:
 
 
 def _ends(values: Any) -> tuple[float, float]:
-    """Least and greatest value with a little air."""
+    """Least and greatest value, with a margin."""
     listed = list(values)
     return min(listed) / 1.15, max(listed) * 1.15
 
 
-def _axes(across: Scale, up: Scale) -> list[Html]:
-    """Grid and ticks of both axes."""
-    marks = []
-    for value in up.ticks():
-        y = up.pixel(value)
-        marks.append(svg_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
-        marks.append(svg_text(number_text(value), LEFT - 6, y + 4, "end"))
-    for value in across.ticks():
-        x = across.pixel(value)
-        marks.append(svg_line(x, up.start, x, up.start + 4, "axis"))
-        marks.append(svg_text(number_text(value), x, up.start + 18, "middle"))
-    return [*marks, svg_line(LEFT, up.start, WIDTH - RIGHT, up.start, "axis")]
-
-
-def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Html]:
-    """A line, and a dot at each point where they are few."""
+def _curve(points: Points, colour: int, across: Scale, up: Scale) -> list[Markup]:
+    """A line, with a dot at each point if there are few."""
     places = [(across.pixel(x), up.pixel(y)) for x, y in points]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-    line = element("path", d=path, class_=f"curve stroke-{colour}")
+    line = svg_element("path", d=path, class_=f"curve stroke-{colour}")
     dots = [
-        element("circle", cx=x, cy=y, r=DOT / 2, class_=f"fill-{colour}")
+        svg_element("circle", cx=x, cy=y, r=DOT / 2, class_=f"fill-{colour}")
         for x, y in (places if len(places) < WIDTH / DOT / 4 else [])
     ]
     return [line, *dots]
 
 
-def stand_alone(drawing: Html) -> str:
-    """Turn a drawing of the page into an SVG file that brings its colours.
-
-    Example:
-        >>> stand_alone(log_chart({"a": [(1, 2)]}, "x", "y"))[:40]
-        '<svg xmlns="http://www.w3.org/2000/svg" '
-    """
-    start, rest = drawing.split(">", 1)
-    name = '<svg xmlns="http://www.w3.org/2000/svg"'
-    rules = STYLE_FILE.read_text(encoding="utf-8").replace(">", "&gt;")
-    style = element("style", Html(f"{rules}svg {{ font-family: sans-serif; }}"))
-    return f"{start.replace('<svg', name, 1)}>{style}{rest}\n"
-
-
 def table_rows(results: Results) -> list[tuple[str, ...]]:
-    """Write all results as rows under `HEADER`, those that were not run at the end."""
+    """Write all results as rows under `HEADER`; cases that were not run come last."""
     rows = [_comparison_row(each) for each in results.comparisons]
     rows += [_growth_row(each) for each in results.growth if each.slope is not None]
     rows.sort(key=lambda row: int(row[0].split()[0]))  # growth between the others
@@ -318,10 +293,10 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
 def _comparison_row(each: Comparison) -> tuple[str, ...]:
     met = each.goal.is_met(each.ratio) if each.goal else None
     times = [
-        f"{'~' if time.is_unsteady else ''}{milliseconds(time.median_ms)}"
+        f"{'~' if time.is_unsteady else ''}{number_text(time.median_ms)}"
         for time in (each.ours, each.peer)
     ]
-    others = [f"{name}: {milliseconds(time.median_ms)} ms" for name, time in each.others.items()]
+    others = [f"{name}: {number_text(time.median_ms)} ms" for name, time in each.others.items()]
     peer = f"{each.peer_name} ({'; '.join(others)})" if others else each.peer_name
     goal = str(each.goal) if each.goal else "-"
     ratio = f"{each.ratio:.1f}" if each.ratio >= 10 else f"{each.ratio:.2f}"
@@ -343,25 +318,15 @@ def _growth_row(each: Growth) -> tuple[str, ...]:
     return (each.case, what, str(each.threads), "-", "linear is 1", "-", slope, goal, MET[met])
 
 
-def milliseconds(value: float) -> str:
-    """Write a time with three figures.
-
-    Example:
-        >>> [milliseconds(ms) for ms in (0.01234, 12.34, 1234.5)]
-        ['0.0123', '12.3', '1,234']
-    """
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def write_report(
-    path: Path, results: Results, plan: BenchmarkConfig, about: Mapping[str, Any]
+    path: Path, results: Results, config: BenchmarkConfig, about: Mapping[str, Any]
 ) -> None:
     """Write the page.
 
     Args:
         path: The HTML file.
         results: What was measured.
-        plan: How.
+        config: How.
         about: Machine, versions, configuration.
 
     Raises:
@@ -378,7 +343,7 @@ def write_report(
     page.add_section("Growth", *_growth_blocks(results))
     if results.sweep:
         page.add_section("Any shape", *_sweep_blocks(results))
-    page.add_section("How it was measured", _how(plan), WINDOW_WORDS)
+    page.add_section("How it was measured", _how(config), WINDOW_WORDS)
     page.add_section("Machine", name_values(machine))
     add_origin_section(page, about["configuration"], about["versions"])
     write_text(path, page.render())
@@ -394,8 +359,8 @@ def _tiles(results: Results) -> list[Tile]:
     ]
 
 
-def _how(plan: BenchmarkConfig) -> str:
-    pace = plan.pace
+def _how(config: BenchmarkConfig) -> str:
+    pace = config.pace
     least = 1000 * pace.least_seconds
     limit = pace.slow_seconds
     return HOW.format(rounds=pace.rounds, slow=pace.slow_rounds, limit=limit, least=least)

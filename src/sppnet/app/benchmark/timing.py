@@ -1,9 +1,10 @@
-"""Times functions in turns: medians, quartiles and how often.
+"""Times functions in turns: medians and quartiles, and the sizes and repetitions of a run.
 
 Contenders take turns (a, b, a, b), so that a machine that gets slower or faster does so for all of
-them. A call that is too short for the clock is made several times; one that takes long is repeated
-less often. Each turn but the long ones begins with a call that does not count, so that nobody pays
-for what the one before left in the caches. The garbage collector rests meanwhile.
+them. A call that is too short for the clock is repeated within one measurement; one that takes long
+has fewer measurements. Except for slow calls, each turn begins with a call that does not count, so
+that no contender pays for what the previous one left in the caches. The garbage collector is off
+meanwhile.
 """
 
 import gc
@@ -49,11 +50,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class GrowthConfig:
-    """The points at which growth is measured; each axis keeps the others at ``windows`` and so on.
+    """The points at which growth is measured, one axis at a time.
 
     Args:
         windows: Numbers of windows, at ``few_channels``.
-        channels: Numbers of channels, at 2,000 windows.
+        channels: Numbers of channels, at the ``windows`` of the region cases.
         sides: Sides of square maps.
         levels: Pyramids.
         few_channels: Channels of the maps that many windows are pooled from.
@@ -76,7 +77,7 @@ class GrowthConfig:
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Sizes and repetitions; a test may ask for less.
+    """Sizes and repetitions of a run.
 
     Args:
         threads: Threads of the cases that use several.
@@ -128,19 +129,19 @@ QUICK = BenchmarkConfig(
 )
 
 
-def choose_plan(*, quick: bool = False, threads: int | None = None) -> BenchmarkConfig:
+def choose_config(*, quick: bool = False, threads: int | None = None) -> BenchmarkConfig:
     """Choose the sizes and repetitions of a run.
 
     Args:
-        quick: Whether it shall end in under a minute.
+        quick: Whether the run is to end in under a minute.
         threads: Threads of the cases that use several; 2 if not given.
 
     Example:
-        >>> choose_plan(quick=True, threads=4).threads
+        >>> choose_config(quick=True, threads=4).threads
         4
     """
-    plan = QUICK if quick else BenchmarkConfig()
-    return replace(plan, threads=threads or min(GOAL_THREADS, os.cpu_count() or 1))
+    config = QUICK if quick else BenchmarkConfig()
+    return replace(config, threads=threads or min(GOAL_THREADS, os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ class Timing:
         high_ms: The third.
         repetitions: How many there were.
         calls: Calls in each of them.
-        others: Processors that other programs kept busy meanwhile; None where nobody knows.
-        is_crowded: Whether there were not enough processors for us and them.
+        others: Processors that other programs kept busy meanwhile; None if unknown.
+        is_crowded: Whether there were too few processors for us and them.
 
     Example:
         >>> Timing(10.0, 9.0, 12.0, 7, 1).is_unsteady
@@ -178,12 +179,12 @@ class Timing:
 def time_together(
     contenders: Mapping[str, Call], pace: Pace, wait: Call = lambda: None
 ) -> dict[str, Timing]:
-    """Time contenders that do the same, in turns.
+    """Time contenders that do the same thing, in turns.
 
     Args:
         contenders: Name -> what to call; called before, so that nothing is left to compile.
         pace: How often.
-        wait: Waits until all that was called has been done, as a GPU needs it.
+        wait: Waits until everything that was called is done; a GPU needs it.
 
     Returns:
         Name -> times, in the same order.
@@ -237,7 +238,7 @@ def _summarise(samples: list[float], calls: int, others: float | None) -> Timing
 
 
 class _Watch:
-    """Finds out how many processors other programs keep busy, where the system tells (Linux)."""
+    """Measures how many processors other programs keep busy, where the system tells (Linux)."""
 
     def __init__(self) -> None:
         self._begin = self._now()
@@ -262,7 +263,7 @@ class _Watch:
 
 @contextmanager
 def _collector_resting() -> Iterator[None]:
-    """Keep the garbage collector from running meanwhile."""
+    """Switch the garbage collector off meanwhile."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -123,7 +123,7 @@ def fit(
     folder is fitted on trainval and scored on test, an SVM and an average precision for each class.
     """
     from sppnet.app.classify.fit import run_fit  # imported here so that --help stays quick
-    from sppnet.app.classify.shared import RunOptions, number_or_word, read_rule
+    from sppnet.app.classify.shared import RunOptions, number_or_word, read_split_config
     from sppnet.app.settings import load_settings
     from sppnet.classification.config import FitConfig
 
@@ -143,9 +143,9 @@ def fit(
         "seed": seed,
     }
     settings = load_settings(FitConfig, config, flags)
-    rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
+    split_config = read_split_config(train_per_class, test_per_class, splits, settings.seed)
     options = RunOptions(data, out, device, download, fresh, dry_run)
-    run_fit(settings, rule, options, cache, protocol)
+    run_fit(settings, split_config, options, cache, protocol)
 
 
 @app.command()
@@ -246,7 +246,7 @@ def train(
     and on a CPU it ends with the same bits. Several processes train together under torchrun:
     `torchrun --nproc-per-node 2 -m sppnet classify train ...`.
     """
-    from sppnet.app.classify.shared import RunOptions, read_rule
+    from sppnet.app.classify.shared import RunOptions, read_split_config
     from sppnet.app.classify.train import RuntimeOptions, run_train
     from sppnet.app.settings import load_settings
     from sppnet.classification.config import TrainConfig
@@ -277,9 +277,9 @@ def train(
         "seed": seed,
     }
     settings = load_settings(TrainConfig, config, flags)
-    rule = read_rule(train_per_class, test_per_class, splits, settings.seed)
+    split_config = read_split_config(train_per_class, test_per_class, splits, settings.seed)
     options = RunOptions(data, out, device, download, fresh, dry_run)
-    run_train(settings, rule, options, RuntimeOptions(save_seconds, tensorboard, workers))
+    run_train(settings, split_config, options, RuntimeOptions(save_seconds, tensorboard, workers))
 
 
 @app.command()

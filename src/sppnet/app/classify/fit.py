@@ -1,4 +1,4 @@
-"""The work of ``sppnet classify fit``: features once, SVMs for every split, figures on the rest."""
+"""``sppnet classify fit``: extracts features once, then fits and scores SVMs on every split."""
 
 import time
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sppnet.app.classify import shared as steps
+from sppnet.app.classify import shared
 from sppnet.app.console import human_bytes, human_seconds, note, options_to_blame, say
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
@@ -15,22 +15,20 @@ from sppnet.classification import (
     Block,
     ClassData,
     Classifier,
+    ExtractedFeatures,
     FeatureEncoder,
+    FeatureExtractor,
     FeatureRecipe,
     FeatureSet,
     FitConfig,
     FitResult,
+    NetworkExtractor,
+    RecipeExtractor,
     Split,
     SplitConfig,
     View,
+    VocData,
     build_pool,
-)
-from sppnet.classification.data import VocData
-from sppnet.classification.transfer.fit import (
-    ExtractedRows,
-    FeatureExtractor,
-    NetworkExtractor,
-    RecipeExtractor,
     fit_splits,
 )
 from sppnet.errors import NothingUsableError
@@ -45,25 +43,25 @@ class FitJob:
 
     Args:
         settings: Values of the file and the flags.
-        recipes: The recipes to choose from; they differ in their sizes alone.
-        rule: How images in one pile are divided.
+        recipes: The recipes to choose from; they differ in their image sizes only.
+        split_config: How the images of a plain folder are divided.
         options: Folders and device.
         data: The images.
     """
 
     settings: FitConfig
     recipes: tuple[FeatureRecipe, ...]
-    rule: SplitConfig
-    options: steps.RunOptions
+    split_config: SplitConfig
+    options: shared.RunOptions
     data: FitData
 
     def config(self) -> dict[str, Any]:
-        """All that decides the result, as plain values."""
+        """Everything that decides the result, as plain values."""
         return {
             **asdict(self.settings),
             "recipes": [recipe.config() for recipe in self.recipes],
             "data": self.options.data.resolve(),
-            "rule": asdict(self.rule),
+            "rule": asdict(self.split_config),
         }
 
     def side_of(self, option: int) -> int:
@@ -76,8 +74,8 @@ class Estimate:
     """What the features of all images cost.
 
     Args:
-        seconds: Time to work them out.
-        length: Numbers of one image, over all recipes.
+        seconds: Time to compute them.
+        length: Numbers for each image, over all recipes.
     """
 
     seconds: float
@@ -86,14 +84,14 @@ class Estimate:
 
 def run_fit(
     settings: FitConfig,
-    rule: SplitConfig,
-    options: steps.RunOptions,
+    split_config: SplitConfig,
+    options: shared.RunOptions,
     cache: Path | None,
     protocol: str | None,
 ) -> None:
-    """Do the whole command."""
-    data = steps.open_fit_data(options, rule, protocol)
-    job = FitJob(settings, settings.recipes(), rule, options, data)
+    """Run the whole command."""
+    data = shared.open_fit_data(options, split_config, protocol)
+    job = FitJob(settings, settings.recipes(), split_config, options, data)
     extractors = make_extractors(job)
     data.splits()  # says now if a class is too small
     estimate = estimate_features(data, extractors)
@@ -103,27 +101,27 @@ def run_fit(
     with RunFolder.open(
         options.out, "classify fit", job.config(), settings.seed, fresh=options.fresh
     ) as run:
-        steps.report_changes(run)
+        shared.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
         with run.stage("features"):
             store = FeatureCache(cache or run.path / "cache")
-            sources = [
-                ExtractedRows(w.extract(data.paths, cache=store, track=track), w)
-                for w in extractors
+            extracted = [
+                ExtractedFeatures(each.extract(data.paths, cache=store, track=track), each)
+                for each in extractors
             ]
-        problems = sources[0].features.problems
-        steps.report_each(problems)
-        splits = _usable_splits(job, sources[0].features)
-        result = _fit(job, sources, splits, run)
-        _write_metrics(job, sources, splits[0], result, run)
+        problems = extracted[0].features.problems
+        shared.report_each(problems)
+        splits = _usable_splits(job, extracted[0].features)
+        result = _fit(job, extracted, splits, run)
+        _write_metrics(job, extracted, splits[0], result, run)
     _say_choice(job, result)
-    steps.say_figures(result.figures, result.summary)
-    steps.say_results(options.out / "model", options.out / "metrics.json")
-    steps.finish([*data.problems, *problems])
+    shared.say_figures(result.figures, result.summary)
+    shared.say_results(options.out / "model", options.out / "metrics.json")
+    shared.finish([*data.problems, *problems])
 
 
 def make_extractors(job: FitJob) -> list[FeatureExtractor]:
-    """Build the trunk once, and a way for each recipe: an ordinary network's where it will do."""
+    """Build the trunk once, and an extractor for each recipe; a plain one makes a network."""
     settings, options = job.settings, job.options
     if is_model(settings.backbone):
         network = Classifier.load(settings.backbone, choose_device(options.device)).network
@@ -133,7 +131,9 @@ def make_extractors(job: FitJob) -> list[FeatureExtractor]:
             ]
     first = job.recipes[0]
     layer = (first.blocks[0].layer or "") if first.is_plain else ""
-    trunk, device = steps.make_trunk(settings, layer, options)
+    trunk, device = shared.make_trunk(
+        settings.backbone, settings.weights, layer, settings.seed, options
+    )
     if first.is_plain:
         return [_plain_extractor(trunk, recipe.blocks[0]) for recipe in job.recipes]
     with options_to_blame():
@@ -141,14 +141,14 @@ def make_extractors(job: FitJob) -> list[FeatureExtractor]:
 
 
 def _plain_extractor(trunk: Backbone, block: Block) -> NetworkExtractor:
-    """The way of an ordinary network."""
+    """Extract the one block of a plain recipe."""
     view = View(block.view, block.short_side)
     return NetworkExtractor(trunk, build_pool(block.pool, block.levels), view)
 
 
 def estimate_features(data: FitData, extractors: Sequence[FeatureExtractor]) -> Estimate:
-    """Guess time and size of all features from a few images spread over the classes."""
-    sample = steps.spread_sample(data.paths)
+    """Estimate time and size of all features from a few images spread over the classes."""
+    sample = shared.spread_sample(data.paths)
     seconds, length = 0.0, 0
     for extractor in extractors:
         extractor.extract(sample[:1])  # the first call sets things up
@@ -166,14 +166,14 @@ def _usable_splits(job: FitJob, features: FeatureSet) -> list[Split]:
 
 
 def _fit(
-    job: FitJob, sources: Sequence[ExtractedRows], splits: Sequence[Split], run: RunFolder
+    job: FitJob, extracted: Sequence[ExtractedFeatures], splits: Sequence[Split], run: RunFolder
 ) -> FitResult:
     """Fit, score and save the classifier of the first split."""
     settings = job.settings
     with run.stage("svm"):
         result = fit_splits(
-            sources,
-            job.data.task(sources[0].features.kept),
+            extracted,
+            job.data.task(extracted[0].features.kept),
             splits,
             costs=settings.costs,
             loss=job.recipes[0].loss,
@@ -181,7 +181,7 @@ def _fit(
             about={
                 "command": "classify fit",
                 "settings": asdict(settings),
-                "rule": asdict(job.rule),
+                "rule": asdict(job.split_config),
             },
             track=track,
         )
@@ -190,7 +190,7 @@ def _fit(
 
 
 def _say_plan(data: FitData, estimate: Estimate) -> None:
-    """Say what a dry run is for."""
+    """Print what a dry run is asked for."""
     size = 4 * estimate.length * len(data.paths)
     say(f"would fit SVMs of {len(data.names)} classes on {len(data.paths)} images")
     say(f"features of {estimate.length} numbers: {human_bytes(size)} on disk and in memory")
@@ -198,11 +198,11 @@ def _say_plan(data: FitData, estimate: Estimate) -> None:
 
 
 def _say_choice(job: FitJob, result: FitResult) -> None:
-    """Say what was chosen on training images, if there was a choice."""
+    """Report what was chosen on training images, if there was a choice."""
     if not result.choices[0].figures:
         return
     for number, choice in enumerate(result.choices, start=1):
-        side = job.side_of(choice.option)
+        side = job.side_of(choice.candidate)
         note(f"split {number}: C {choice.c:g}, short side {side}, chosen on training images")
 
 
@@ -211,7 +211,7 @@ def _plain_choices(job: FitJob, result: FitResult) -> list[dict[str, Any]]:
     return [
         {
             "c": choice.c,
-            "short_side": job.side_of(choice.option),
+            "short_side": job.side_of(choice.candidate),
             "validation": [
                 {"short_side": job.side_of(option), "c": c, "figure": figure}
                 for (option, c), figure in choice.figures.items()
@@ -222,22 +222,26 @@ def _plain_choices(job: FitJob, result: FitResult) -> list[dict[str, Any]]:
 
 
 def _write_metrics(
-    job: FitJob, sources: Sequence[ExtractedRows], split: Split, result: FitResult, run: RunFolder
+    job: FitJob,
+    extracted: Sequence[ExtractedFeatures],
+    split: Split,
+    result: FitResult,
+    run: RunFolder,
 ) -> None:
     """Write metrics.json."""
-    data, features = job.data, sources[0].features
-    chosen = sources[result.choices[0].option].features
+    data, features = job.data, extracted[0].features
+    chosen = extracted[result.choices[0].candidate].features
     metrics = {
         **result.figures,
-        "figures_from": data.rule_words(),
+        "figures_from": data.describe_split(),
         "splits": result.summary,
         "chosen": _plain_choices(job, result),
-        "images": steps.image_counts(
+        "images": shared.image_counts(
             len(data.paths), features.problems, len(split.train), len(split.test)
         ),
         "classes": len(data.names),
         "feature_length": int(chosen.rows.shape[1]),
         "seconds": run.seconds(),
-        "problems": steps.plain_problems([*data.problems, *features.problems]),
+        "problems": shared.plain_problems([*data.problems, *features.problems]),
     }
     write_json(run.path / "metrics.json", metrics)

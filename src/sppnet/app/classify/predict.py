@@ -1,4 +1,4 @@
-"""The work of ``sppnet classify val`` and ``predict``: a saved classifier on more images."""
+"""``sppnet classify val`` and ``predict``: score and use a saved classifier on other images."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sppnet.app.classify import shared as steps
+from sppnet.app.classify import shared
 from sppnet.app.console import (
     Tally,
     human_seconds,
@@ -24,11 +24,19 @@ from sppnet.app.console import (
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
-from sppnet.classification import Classifier, FeatureSet, predict_files, score_predictions
-from sppnet.classification.classifier import ImageClassifier, rank_scores
-from sppnet.classification.data import match_classes, scoring_split
-from sppnet.classification.predict import load_classifier
-from sppnet.classification.views import View, ViewPlan
+from sppnet.classification import (
+    Classifier,
+    FeatureSet,
+    ImageClassifier,
+    View,
+    ViewPlan,
+    load_classifier,
+    match_classes,
+    predict_files,
+    rank_scores,
+    score_predictions,
+    scoring_split,
+)
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
@@ -50,7 +58,7 @@ def run_val(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Do the whole of ``val``."""
+    """Run the whole of ``val``."""
     classifier = load_classifier(model, choose_device(device))
     chosen = _choose_view(classifier, view, imgsz)
     dataset = read_class_folders(data, split or scoring_split(list_class_splits(data)))
@@ -62,15 +70,15 @@ def run_val(
     begin = time.perf_counter()
     found = _predict(classifier, dataset.paths, chosen, ensure_output_folder(out))
     seconds = time.perf_counter() - begin
-    steps.report_each(found.problems)
+    shared.report_each(found.problems)
     if not len(found.kept):
         raise NothingUsableError("none of the images can be used", path=data)
     about = {"view": _view_words(chosen), "seconds": {"predicting": seconds}}
     metrics = _score(classifier, dataset, labels, found, out, about, skip_seen)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    steps.say_figures(metrics, None)
-    steps.say_results(out / "metrics.json", out / "report.html")
-    steps.finish([*dataset.problems, *found.problems])
+    shared.say_figures(metrics, None)
+    shared.say_results(out / "metrics.json", out / "report.html")
+    shared.finish([*dataset.problems, *found.problems])
 
 
 def _score(
@@ -82,7 +90,7 @@ def _score(
     about: dict[str, Any],
     skip_seen: bool,
 ) -> dict[str, Any]:
-    """Work out the figures, write them and the report."""
+    """Compute the figures; write them and the report."""
     was_seen = torch.isin(found.digests, classifier.seen)
     seen = int(was_seen.sum())
     if seen and not skip_seen:
@@ -100,7 +108,7 @@ def _score(
         },
         **about,
         "seconds_per_image": about["seconds"]["predicting"] / len(dataset.paths),
-        "problems": steps.plain_problems([*dataset.problems, *found.problems]),
+        "problems": shared.plain_problems([*dataset.problems, *found.problems]),
     }
     write_json(out / "metrics.json", metrics)
     figures = ClassificationFigures(
@@ -127,7 +135,7 @@ def run_predict(
     device: str,
     dry_run: bool,
 ) -> None:
-    """Do the whole of ``predict``."""
+    """Run the whole of ``predict``."""
     classifier = load_classifier(model, choose_device(device))
     chosen = _choose_view(classifier, view, imgsz)
     listing = list_images(images)
@@ -148,12 +156,12 @@ def run_predict(
         "score_kind": classifier.score_kind,
         "view": _view_words(chosen),
         "images": records,
-        "failed": steps.plain_problems(tally.problems),
+        "failed": shared.plain_problems(tally.problems),
     }
     _write_predictions(out, document)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     _say_predictions(records)
-    steps.say_results(out / "predictions.json", out / "predictions.csv")
+    shared.say_results(out / "predictions.json", out / "predictions.csv")
     tally.finish()
 
 
@@ -170,14 +178,14 @@ def _choose_view(
 
 
 def _view_words(view: View | ViewPlan | None) -> dict[str, Any] | str:
-    """Say in plain values what was scored."""
+    """What was scored, as plain values."""
     return "own" if view is None else view.config()
 
 
 def _predict(
     classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None, out: Path
 ) -> FeatureSet:
-    """Score every image; scores are kept until the command is done, so a killed run goes on."""
+    """Score every image; scores are cached until the command ends, so that a killed run goes on."""
     cache = FeatureCache(out / UNFINISHED)
     return predict_files(classifier, paths, view, cache=cache, track=track)
 
@@ -228,8 +236,8 @@ def _say_predictions(records: list[dict[str, Any]]) -> None:
 def _say_plan(
     classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None
 ) -> None:
-    """Say what a dry run is for."""
-    sample = steps.spread_sample(paths)
+    """Print what a dry run is asked for."""
+    sample = shared.spread_sample(paths)
     predict_files(classifier, sample[:1], view)  # the first call sets things up
     begin = time.perf_counter()
     predict_files(classifier, sample, view)

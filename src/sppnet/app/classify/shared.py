@@ -1,4 +1,4 @@
-"""What the commands of ``sppnet classify`` share: options, data, trunk, figures."""
+"""Shared by the commands of ``sppnet classify``: options, data, trunk, what is printed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from sppnet.backbones import Backbone
-    from sppnet.classification import ClassData, FitConfig, SplitConfig, TrainConfig
-    from sppnet.classification.data import VocData
+    from sppnet.classification import ClassData, SplitConfig, VocData
     from sppnet.storage import RunFolder
 
 
@@ -46,10 +45,10 @@ class RunOptions:
     dry_run: bool
 
 
-def read_rule(
+def read_split_config(
     train_per_class: int | None, test_per_class: int | None, splits: int, seed: int
 ) -> "SplitConfig":
-    """Turn the flags of the protocol into a rule."""
+    """Turn the flags of the protocol into a configuration."""
     from sppnet.classification import SplitConfig
 
     if train_per_class is None and (test_per_class is not None or splits > 1):
@@ -65,33 +64,35 @@ def number_or_word(text: str | None, kind: type[int] | type[float]) -> float | s
         return text
 
 
-def open_data(options: RunOptions, rule: "SplitConfig") -> "ClassData":
+def open_data(options: RunOptions, split_config: "SplitConfig") -> "ClassData":
     """Find the images, report what is wrong with the folders, and say what there is."""
     from sppnet.classification import open_class_data
 
-    data = open_class_data(options.data, rule)
+    data = open_class_data(options.data, split_config)
     report_problems(data.problems)
     if len(data.names) < 2:
         raise NothingUsableError("a classifier needs two classes at least", path=options.data)
-    note(f"{len(data.paths)} images of {len(data.names)} classes; figures from {data.rule_words()}")
+    images = f"{len(data.paths)} images of {len(data.names)} classes"
+    note(f"{images}; figures from {data.describe_split()}")
     return data
 
 
 def open_fit_data(
-    options: RunOptions, rule: "SplitConfig", protocol: str | None
+    options: RunOptions, split_config: "SplitConfig", protocol: str | None
 ) -> "ClassData | VocData":
     """Find the images of class folders, or of a VOC set."""
-    from sppnet.classification.data import open_voc_data
+    from sppnet.classification import open_voc_data
 
     if protocol not in (None, *PROTOCOLS):
         raise UsageError(f"--protocol must be {' or '.join(PROTOCOLS)}, got {protocol!r}")
     if (protocol or find_protocol(options.data)) == "classes":
-        return open_data(options, rule)
-    if rule.is_protocol:
+        return open_data(options, split_config)
+    if split_config.is_protocol:
         raise UsageError("--train-per-class is for class folders; a VOC set brings its own splits")
     data = open_voc_data(options.data)
     report_problems(data.problems)
-    note(f"{len(data.paths)} images, {len(data.names)} classes; figures from {data.rule_words()}")
+    images = f"{len(data.paths)} images, {len(data.names)} classes"
+    note(f"{images}; figures from {data.describe_split()}")
     return data
 
 
@@ -103,7 +104,7 @@ def find_protocol(data: Path) -> str:
 
 
 def make_trunk(
-    settings: "FitConfig | TrainConfig", layer: str, options: RunOptions
+    backbone: str, weights: str, layer: str, seed: int, options: RunOptions
 ) -> tuple["Backbone", "torch.device"]:
     """Build the trunk on its device; new weights depend on the seed alone."""
     import torch
@@ -111,11 +112,9 @@ def make_trunk(
     from sppnet.backbones import build_backbone
 
     device = choose_device(options.device)
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     with options_to_blame():
-        trunk = build_backbone(
-            settings.backbone, settings.weights, layer=layer or None, download=options.download
-        )
+        trunk = build_backbone(backbone, weights, layer=layer or None, download=options.download)
     return trunk.to(device).eval(), device
 
 

@@ -1,4 +1,4 @@
-"""The work of ``sppnet classify train``: a network for every split, figures on whole images."""
+"""``sppnet classify train``: trains a network for every split and scores it on whole images."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sppnet.app.classify import shared as steps
+from sppnet.app.classify import shared
 from sppnet.app.console import human_bytes, human_seconds, options_to_blame, say, warn
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
@@ -19,6 +19,7 @@ from sppnet.classification import (
     Checkpoints,
     ClassData,
     Classifier,
+    InputSizes,
     Processes,
     Split,
     SplitConfig,
@@ -30,11 +31,11 @@ from sppnet.classification import (
     View,
     build_classifier,
     join_processes,
+    mean_figures,
     predict_files,
     score_predictions,
     train_network,
 )
-from sppnet.classification.splits import mean_figures
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.storage import FeatureCache, RunFolder, write_json
 from sppnet.storage.files import ensure_output_folder
@@ -43,7 +44,7 @@ from sppnet.training.distributed import local_device
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How a training is carried out; its result does not depend on it.
+    """How a training is run; its result does not depend on these.
 
     Args:
         save_seconds: Time between states inside an epoch.
@@ -69,11 +70,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainJob:
-    """All that the trainings of one command have in common."""
+    """What the trainings of one command have in common."""
 
     settings: TrainConfig
-    plan: TrainerConfig
-    options: steps.RunOptions
+    trainer: TrainerConfig
+    options: shared.RunOptions
     runtime: RuntimeOptions
     processes: Processes
     data: ClassData
@@ -84,38 +85,42 @@ class TrainJob:
 
 
 def run_train(
-    settings: TrainConfig, rule: SplitConfig, options: steps.RunOptions, runtime: RuntimeOptions
+    settings: TrainConfig,
+    split_config: SplitConfig,
+    options: shared.RunOptions,
+    runtime: RuntimeOptions,
 ) -> None:
-    """Do the whole command; under ``torchrun`` the first process writes and speaks for all."""
+    """Run the whole command; under ``torchrun`` the first process writes and speaks for all."""
     device = local_device(choose_device(options.device))
     options = replace(options, device=str(device))
     with join_processes(device) as processes, _silence(not processes.is_first):
-        data = steps.open_data(options, rule)
-        plan = settings.plan()
+        data = shared.open_data(options, split_config)
+        trainer = settings.plan()
         work = _lead if processes.is_first else _follow
-        work(TrainJob(settings, plan, options, runtime, processes, data))
+        work(TrainJob(settings, trainer, options, runtime, processes, data))
 
 
 def _lead(job: TrainJob) -> None:
-    """Train and score every split, write and say what was found."""
+    """Train and score every split, write the results and print them."""
     data, options, splits = job.data, job.options, job.data.splits()
     network = job.network()
-    seconds = len(splits) * estimate_seconds(network, job.plan, len(splits[0].train))
+    shown = job.trainer.epochs * len(splits) * len(splits[0].train)
+    seconds = estimate_seconds(network, job.trainer.sizes, job.trainer.batch, shown)
     seconds /= job.processes.count
     if options.dry_run:
-        _say_plan(data, splits, job.plan, network, seconds)
+        _say_plan(data, splits, job.trainer, network, seconds)
         return
     config = {
         **asdict(job.settings),
         "data": options.data.resolve(),
-        "rule": asdict(data.rule),
+        "rule": asdict(data.split_config),
     }
     with RunFolder.open(
         options.out, "classify train", config, job.settings.seed, fresh=options.fresh
     ) as run:
         if options.fresh:
             shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
-        steps.report_changes(run)
+        shared.report_changes(run)
         announce([Stage("reading images"), Stage("training", seconds), Stage("testing")])
         trained = [_train_split(job, split, number, run) for number, split in enumerate(splits)]
         trained[0].classifier.save(run.path / "model")
@@ -123,19 +128,19 @@ def _lead(job: TrainJob) -> None:
         problems = list({problem: None for each in trained for problem in each.problems})
         metrics = {
             **figures,
-            "figures_from": data.rule_words(),
+            "figures_from": data.describe_split(),
             "splits": summary,
             "images": {**trained[0].counts, "listed": len(data.paths), "failed": len(problems)},
             "classes": len(data.names),
             "processes": job.processes.count,
             "history": trained[0].history,
             "seconds": run.seconds(),
-            "problems": steps.plain_problems([*data.problems, *problems]),
+            "problems": shared.plain_problems([*data.problems, *problems]),
         }
         write_json(run.path / "metrics.json", metrics)
-    steps.say_figures(figures, summary)
-    steps.say_results(options.out / "model", options.out / "metrics.json")
-    steps.finish([*data.problems, *problems])
+    shared.say_figures(figures, summary)
+    shared.say_results(options.out / "model", options.out / "metrics.json")
+    shared.finish([*data.problems, *problems])
 
 
 def _follow(job: TrainJob) -> None:
@@ -147,7 +152,7 @@ def _follow(job: TrainJob) -> None:
             network,
             images,
             labels,
-            job.plan,
+            job.trainer,
             processes=job.processes,
             workers=job.runtime.workers,
         )
@@ -155,7 +160,7 @@ def _follow(job: TrainJob) -> None:
 
 @contextmanager
 def _silence(wanted: bool) -> Iterator[None]:
-    """Drop what is said, if wanted; errors that end the process are said outside."""
+    """Drop what is printed, if wanted; errors that end the process are printed outside."""
     if not wanted:
         yield
         return
@@ -163,9 +168,11 @@ def _silence(wanted: bool) -> Iterator[None]:
         yield
 
 
-def make_network(settings: TrainConfig, num_classes: int, options: steps.RunOptions) -> SppNet:
+def make_network(settings: TrainConfig, num_classes: int, options: shared.RunOptions) -> SppNet:
     """Build trunk and head; new weights depend on the seed alone."""
-    trunk, device = steps.make_trunk(settings, "", options)
+    trunk, device = shared.make_trunk(
+        settings.backbone, settings.weights, "", settings.seed, options
+    )
     torch.manual_seed(settings.seed + 1)
     with options_to_blame():
         network = build_classifier(
@@ -184,7 +191,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
     """Train on one part of the images and score on the other."""
     with run.stage("reading"):
         images = _read_images(job, split)
-    steps.report_each(images.problems)
+    shared.report_each(images.problems)
     fitted = split.train[images.kept]
     name = f"split-{number:02d}"
     checkpoints = Checkpoints(run.path / "checkpoints" / name, job.runtime.save_seconds)
@@ -195,7 +202,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
             network,
             images,
             job.data.labels[fitted],
-            job.plan,
+            job.trainer,
             checkpoints=checkpoints,
             track=track,
             log=TrainingLog(logs, tensorboard=job.runtime.tensorboard),
@@ -215,7 +222,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
 def _read_images(job: TrainJob, split: Split) -> TrainingImages:
     """Decode what is to be trained on."""
     paths = [job.data.paths[index] for index in split.train.tolist()]
-    images = TrainingImages(paths, job.plan.short_side, track=track)
+    images = TrainingImages(paths, job.trainer.short_side, track=track)
     if not len(images):
         raise NothingUsableError("none of the images to train on can be used")
     return images
@@ -229,38 +236,44 @@ def _test(
     with run.stage("testing"):
         cache = FeatureCache(run.path / "cache")
         found = predict_files(classifier, paths, cache=cache, track=track)
-    steps.report_each(found.problems)
+    shared.report_each(found.problems)
     labels = data.labels[split.test[found.kept]]
     return score_predictions(found.rows, labels, data.names), len(labels), list(found.problems)
 
 
-def estimate_seconds(network: SppNet, plan: TrainerConfig, count: int) -> float:
-    """Guess the time of the whole training from one forward and backward pass at each size."""
+def estimate_seconds(network: SppNet, sizes: InputSizes, batch: int, shown: int) -> float:
+    """Estimate the time of a training from one forward and backward pass at each size.
+
+    Args:
+        network: On its device.
+        sizes: Sizes of the input; each has an equal share of the images.
+        batch: Images in one update.
+        shown: Images of all epochs together.
+    """
     seconds = 0.0
     device = next(network.parameters()).device
-    rows = min(8, plan.batch)
-    sides = plan.sizes.sides
-    for size in sides:
-        width = size * 4 // 3 if plan.sizes.natural else size  # most photos are 4:3
+    rows = min(8, batch)
+    for size in sizes.sides:
+        width = size * 4 // 3 if sizes.natural else size  # most photos are 4:3
         images = torch.rand(rows, 3, size, width, device=device)
         for _ in range(2):  # the first call sets things up
             begin = time.perf_counter()
             network(images.contiguous(memory_format=torch.channels_last)).sum().backward()
             last = time.perf_counter() - begin
-        seconds += last / rows * count * plan.epochs / len(sides)
+        seconds += last / rows * shown / len(sizes.sides)
     network.zero_grad(set_to_none=True)
     return seconds
 
 
 def _say_plan(
-    data: ClassData, splits: list[Split], plan: TrainerConfig, network: SppNet, seconds: float
+    data: ClassData, splits: list[Split], trainer: TrainerConfig, network: SppNet, seconds: float
 ) -> None:
-    """Say what a dry run is for."""
+    """Print what a dry run is asked for."""
     size = sum(4 * parameter.numel() for parameter in network.parameters())
     say(
         f"would train {len(data.names)} classes on {len(splits[0].train)} images, "
-        f"sizes {plan.sizes}"
+        f"sizes {trainer.sizes}"
     )
-    say(f"{plan.epochs} epochs, {len(splits)} splits, {len(splits[0].test)} images to score on")
+    say(f"{trainer.epochs} epochs, {len(splits)} splits, {len(splits[0].test)} images to score on")
     say(f"disk: {human_bytes(5 * size)} for the model and two training states of each split")
     say(f"about {human_seconds(seconds)} of training")

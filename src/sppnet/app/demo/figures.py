@@ -5,18 +5,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
 from sppnet.detection import Detector, EncodedImage, propose
-from sppnet.evaluation import draw_detections, judge_detections
-from sppnet.evaluation.report.axes import score_text
-from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
-from sppnet.evaluation.report.html import Html, figure
-from sppnet.evaluation.report.sections import ranked_names
-from sppnet.evaluation.visualize import FALSE_ALARM, HIT, MISS, BoxPainter, to_picture
+from sppnet.evaluation import (
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
+    BoxPainter,
+    draw_detections,
+    match_detections,
+    to_picture,
+)
+from sppnet.evaluation.report import (
+    Series,
+    figure,
+    grouped_bar_chart,
+    line_chart,
+    ranked_names,
+    score_text,
+)
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 
@@ -25,15 +37,15 @@ MONTAGE_WIDTH, MONTAGE_ROW, GAP = 1200, 250, 8
 PAPER = (255, 255, 255)
 
 
-def joint_curve_figure(scores: DemoScores) -> Html:
+def joint_curve_figure(scores: DemoScores) -> Markup:
     """Precision against recall of the three contenders, all classes together."""
     series = [Series(TITLES[name], *scores.curves[name]) for name in CONTENDERS]
     chart = line_chart(series, x_label="recall", y_label="precision")
     return figure(chart, "Detector", "All classes together, at overlap 0.5.")
 
 
-def score_figure(scores: DemoScores) -> Html:
-    """The two key figures of the three contenders, as bars."""
+def score_figure(scores: DemoScores) -> Markup:
+    """Scores of the three contenders, as bars."""
     measures: list[tuple[str, Mapping[str, Mapping[str, Any]], str]] = [
         ("detector AP50", scores.detector, "ap50"),
         ("detector AP75", scores.detector, "ap75"),
@@ -44,7 +56,7 @@ def score_figure(scores: DemoScores) -> Html:
     return figure(chart, "Both", "A full bar is 1.")
 
 
-def class_figure(scores: DemoScores) -> Html:
+def class_figure(scores: DemoScores) -> Markup:
     """Average precision of each class."""
     values = {
         name: {each: _number(scores.detector[name]["per_class"].get(each)) for each in scores.names}
@@ -56,7 +68,7 @@ def class_figure(scores: DemoScores) -> Html:
     return figure(chart, "AP50 by class", "A full bar is 1.")
 
 
-def class_curve_figure(scores: DemoScores) -> Html:
+def class_curve_figure(scores: DemoScores) -> Markup:
     """Precision against recall of the trained detector, by class."""
     values = {
         name: _number(scores.detector[TRAINED]["per_class"].get(name)) for name in scores.names
@@ -69,25 +81,25 @@ def class_curve_figure(scores: DemoScores) -> Html:
     return figure(chart, "Precision and recall by class", "The figure after each name is its AP50.")
 
 
-def proposal_figure(scores: DemoScores) -> Html:
-    """How many things the windows cover."""
-    counts = scores.proposals.windows
+def proposal_figure(scores: DemoScores) -> Markup:
+    """How many objects the proposals cover."""
+    counts = scores.proposals.num_proposals
     series = [
         Series(f"overlap {overlap:g}", counts, shares, score_text(float(shares[-1])))
         for overlap, shares in scores.proposals.recall.items()
     ]
     chart = line_chart(
         series,
-        x_label="windows per scene",
+        x_label="proposals per scene",
         y_label="recall",
         x_range=(1.0, max(2.0, float(counts.max()))),
         log_x=True,
     )
-    return figure(chart, "Recall of the windows", f"At right: with {counts.max():,} windows.")
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
-def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Html:
-    """Top-1 of one classifier whose input has one size after the other."""
+def accuracy_figure(scores: DemoScores, config: DemoConfig) -> Markup:
+    """Top-1 of one classifier at several sizes of its input."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]
     series = [
@@ -101,15 +113,15 @@ def accuracy_figure(scores: DemoScores, plan: DemoConfig) -> Html:
         x_range=(float(sides[0]), float(sides[-1])),
         log_x=True,
     )
-    trained_at = " and ".join(map(str, plan.sizes))
+    trained_at = " and ".join(map(str, config.sizes))
     note = (
-        f"{scores.test_things} whole held-out images, landscape, portrait and panorama, through "
-        f"the same weights; trained on squares of {trained_at} pixels."
+        f"{scores.num_test_images} whole held-out images, landscape, portrait and panorama, "
+        f"through the same weights; trained on squares of {trained_at} pixels."
     )
     return figure(chart, "The classifier at other sizes", note)
 
 
-def learning_figure(history: Sequence[Mapping[str, float]]) -> Html:
+def learning_figure(history: Sequence[Mapping[str, float]]) -> Markup:
     """Accuracy of the classifier on its training images, one curve per size."""
     series = []
     for size in sorted({int(epoch["size"]) for epoch in history}):
@@ -123,7 +135,7 @@ def learning_figure(history: Sequence[Mapping[str, float]]) -> Html:
 
 
 def _number(value: float | None) -> float:
-    """A figure for a chart; NaN where there is none."""
+    """A value for a chart; NaN for None."""
     return float("nan") if value is None else value
 
 
@@ -145,7 +157,7 @@ class Joined:
 
     @property
     def words(self) -> str:
-        """Width and height, as people write them."""
+        """Width and height in words."""
         height, width = self.pixels.shape[1:]
         return f"{width:,} \u00d7 {height:,} pixels"
 
@@ -159,7 +171,7 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
         upright: Whether they stand one above the other.
 
     Returns:
-        The strip with the boxes of all things in it.
+        The strip with the boxes of all objects in it.
     """
     parts, boxes, at = [], [], 0
     for image in images:
@@ -178,27 +190,30 @@ def join_scenes(images: Sequence[LabelledImage], side: int, *, upright: bool = F
 def draw_joined(
     joined: Joined, detector: Detector, encoded: EncodedImage, score_threshold: float
 ) -> Image.Image:
-    """Draw hits, false alarms and misses of a strip as boxes without labels, which would cover it.
+    """Draw the true and false positives and the false negatives of a strip, without labels.
+
+    Labels would cover the strip.
 
     Args:
         joined: The strip.
-        detector: Looks at as many windows per scene as ever.
+        detector: Looks at as many proposals per scene as on a single one.
         encoded: The strip's maps.
         score_threshold: Lowest score that is drawn.
 
     Returns:
         RGB image of the same size.
     """
-    rule = detector.rule
-    windows = propose(joined.pixels, rule.proposals, rule.max_proposals * joined.count, rule.seed)
-    found = detector.detect(encoded, windows)
+    inference = detector.rule
+    count = inference.max_proposals * joined.count
+    proposals = propose(joined.pixels, inference.proposals, count, inference.seed)
+    found = detector.detect(encoded, proposals)
     found = found.select(found.scores >= score_threshold)
-    judged = judge_detections(joined.boxes, joined.labels, found)
+    matches = match_detections(joined.boxes, joined.labels, found)
     painter = BoxPainter(to_picture(joined.pixels))
     for boxes, colour, is_dashed in (
-        (joined.boxes[judged.is_missed], MISS, True),
-        (found.boxes[judged.is_false_alarm], FALSE_ALARM, False),
-        (found.boxes[judged.is_hit], HIT, False),
+        (joined.boxes[matches.is_false_negative], FALSE_NEGATIVE_COLOUR, True),
+        (found.boxes[matches.is_false_positive], FALSE_POSITIVE_COLOUR, False),
+        (found.boxes[matches.is_true_positive], TRUE_POSITIVE_COLOUR, False),
     ):
         for x1, y1, x2, y2 in boxes.tolist():
             painter.box((x1, y1, x2, y2), "", colour, is_dashed=is_dashed)

@@ -1,6 +1,6 @@
-"""The whole of ``sppnet demo``: plan, steps, figures, report."""
+"""What ``sppnet demo`` does: run the steps, measure, write the report."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,15 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce
 from sppnet.detection import Detector
 from sppnet.errors import UsageError
-from sppnet.evaluation import to_jpeg_bytes
-from sppnet.evaluation.error_analysis import best_operating_point
-from sppnet.storage import RunFolder, ensure_output_folder, read_json, write_bytes, write_json
+from sppnet.evaluation import best_operating_point, to_jpeg_bytes
+from sppnet.storage import (
+    RunFolder,
+    ensure_output_folder,
+    holds_run_of,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 COMMAND = "demo"
 # Seconds of each step on two quiet cores, for the time left; the times taken are in metrics.json.
@@ -35,37 +41,41 @@ class DemoJob:
         out: Folder for everything.
         seed: Of everything that is random.
         device: Where to compute, as the option says it.
-        plan: How much to draw and to learn.
+        config: How much to draw and to learn.
     """
 
     out: Path
     seed: int = 0
     device: str = "auto"
-    plan: DemoConfig = field(default_factory=DemoConfig)
+    config: DemoConfig = field(default_factory=DemoConfig)
 
     def explain(self) -> None:
         """Say what the demo would do; write nothing."""
-        plan, seconds = self.plan, sum(USUAL_SECONDS.values())
+        config, seconds = self.config, sum(USUAL_SECONDS.values())
         choose_device(self.device)
-        say(f"would draw {plan.scenes} scenes and {plan.things_per_class} images of each class")
-        say(f"would train a classifier for {plan.epochs} epochs, sizes {_in_turn(plan.sizes)}")
-        say(f"would train a detector on {plan.train_scenes} scenes, score on {plan.test_scenes}")
+        say(f"would draw {config.scenes} scenes and {config.images_per_class} images of each class")
+        say(f"would train a classifier for {config.epochs} epochs, sizes {_in_turn(config.sizes)}")
+        say(
+            f"would train a detector on {config.train_scenes} scenes, score on {config.test_scenes}"
+        )
         say(f"would write 30 MB to {self.out}, ten times that while it runs")
         say(f"about {human_seconds(seconds)} on two cores, without a download")
 
     def run(self, *, fresh: bool = False) -> None:
-        """Do it, or go on where an earlier run stopped, and say where the report is."""
+        """Run it, or go on where an earlier run stopped, and say where the report is."""
         choose_device(self.device)
         folder = DemoFolder(ensure_output_folder(self.out))
         _check_ours(folder)
-        with RunFolder.open(self.out, COMMAND, asdict(self.plan), self.seed, fresh=fresh) as run:
+        with RunFolder.open(
+            self.out, COMMAND, self.config.to_json(), self.seed, fresh=fresh
+        ) as run:
             for change in run.changes:
                 warn(change)
             if run.is_done("score"):
                 note(f"{self.out} holds a finished demo; --fresh does it again")
             else:
                 announce([Stage(name, USUAL_SECONDS[name], run.is_done(name)) for name in STEPS])
-                steps = DemoSteps(folder, self.plan, self.seed, self.device, run)
+                steps = DemoSteps(folder, self.config, self.seed, self.device, run)
                 steps.do_all()
                 self._finish(steps, run)
         self._summarise()
@@ -81,12 +91,12 @@ class DemoJob:
         about = read_json(self.out / "run.json")
         write_demo_report(self.out / "report.html", steps, scores, seconds, detector, about)
         metrics: dict[str, Any] = {
-            **scores.numbers(),
+            **scores.to_json(),
             "history": steps.history(),
             "seconds": seconds,
             "threads": torch.get_num_threads(),
             "seed": self.seed,
-            "plan": asdict(self.plan),
+            "plan": self.config.to_json(),
         }
         write_json(self.out / "metrics.json", metrics)
         run.mark_done("score")
@@ -109,13 +119,7 @@ class DemoJob:
 
 def _check_ours(folder: DemoFolder) -> None:
     """Refuse a folder in which what the demo writes would mix with something else."""
-    record = folder.path / "run.json"
-    if record.exists():
-        before = read_json(record)
-        command = before.get("command") if isinstance(before, dict) else None
-        if command != COMMAND:
-            rule = f"holds a run of {command!r}; choose another folder for the demo"
-            raise UsageError(rule, path=folder.path)
+    if holds_run_of(COMMAND, folder.path, "the demo"):
         return
     for part in folder.parts():
         if part.exists():
@@ -125,7 +129,7 @@ def _check_ours(folder: DemoFolder) -> None:
 
 
 def _montage(scores: DemoScores) -> bytes:
-    """The first held-out scenes with at least two things, as one JPEG; nothing is picked."""
+    """The first held-out scenes with at least two objects, as one JPEG; nothing is picked."""
     scenes = [image for image in scores.images if len(image.labels) > 1][:MONTAGE_SCENES]
     found = scores.detections[TRAINED]
     threshold = best_operating_point(scores.images, found).score_threshold

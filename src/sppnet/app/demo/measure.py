@@ -1,4 +1,4 @@
-"""What the demo measures on drawings that nothing was learnt from, and against what."""
+"""Scores of the demo's models on held-out drawings, beside untrained models and chance."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -16,7 +16,7 @@ from sppnet.classification import Classifier, View, predict_files, score_predict
 from sppnet.detection import InferenceConfig
 from sppnet.evaluation import (
     evaluate_detections,
-    judge_detections,
+    match_detections,
     proposal_recall_curve,
     summarise_detections,
 )
@@ -39,12 +39,12 @@ def measure(steps: DemoSteps) -> DemoScores:
     scenes = folder.scenes_of("test")
     outcomes = steps.detect(folder.detector, scenes)
     untrained = steps.detect(folder.work / "untrained-detector", scenes)
-    windows = {name: outcome.windows for name, outcome in outcomes.items()}
-    rule = InferenceConfig()
+    proposals = {name: outcome.windows for name, outcome in outcomes.items()}
+    inference = InferenceConfig()
     detections = {
         TRAINED: {name: outcome.detections for name, outcome in outcomes.items()},
         UNTRAINED: {name: outcome.detections for name, outcome in untrained.items()},
-        CHANCE: guess(windows, len(scenes.names), rule, steps.seed),
+        CHANCE: guess(proposals, len(scenes.names), inference, steps.seed),
     }
     classifier, by_size, tested = _score_classifiers(steps)
     images = scenes.images
@@ -61,22 +61,22 @@ def measure(steps: DemoSteps) -> DemoScores:
         class_curves=evaluate_detections(
             images, detections[TRAINED], scenes.names, "area", 0.5
         ).curves,
-        proposals=proposal_recall_curve(images, windows),
+        proposals=proposal_recall_curve(images, proposals),
         accuracy_by_size=by_size,
-        test_things=tested,
+        num_test_images=tested,
         seconds_per_image=_seconds_per_image(outcomes),
     )
 
 
 def guess(
-    windows: Mapping[Any, Tensor], num_classes: int, rule: InferenceConfig, seed: int
+    proposals: Mapping[Any, Tensor], num_classes: int, inference: InferenceConfig, seed: int
 ) -> dict[Any, Detections]:
-    """Give every window a random score for every class: what a detector does that knows nothing.
+    """Give every proposal a random score for every class, as a detector that knows nothing.
 
     Args:
-        windows: (W, 4) by image id.
-        num_classes: K.
-        rule: Says which scored windows become detections.
+        proposals: (K, 4) by image id.
+        num_classes: Number of classes.
+        inference: Says which scored proposals become detections.
         seed: Of the scores.
 
     Returns:
@@ -89,11 +89,13 @@ def guess(
     """
     draw = torch.Generator().manual_seed(seed)
     found = {}
-    for name, boxes in windows.items():
+    for name, boxes in proposals.items():
         scores = torch.rand(len(boxes) * num_classes, generator=draw)
         labels = torch.arange(num_classes).repeat(len(boxes))
         every = boxes.repeat_interleave(num_classes, 0)
-        kept = nms_per_class(every, scores, labels, rule.nms_threshold)[: rule.max_detections]
+        kept = nms_per_class(every, scores, labels, inference.nms_threshold)[
+            : inference.max_detections
+        ]
         found[name] = Detections(every[kept], scores[kept], labels[kept])
     return found
 
@@ -108,13 +110,13 @@ def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Dete
     Returns:
         Recall and precision after each detection, best score first.
     """
-    scores, hits = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
+    scores, is_right = [torch.zeros(0)], [torch.zeros(0, dtype=torch.bool)]
     for image in images:
         found = detections[image.image_id]
         scores.append(found.scores)
-        hits.append(judge_detections(image.boxes, image.labels, found).is_hit)
+        is_right.append(match_detections(image.boxes, image.labels, found).is_true_positive)
     order = torch.cat(scores).sort(descending=True, stable=True).indices
-    right = torch.cat(hits)[order].double().cumsum(0)
+    right = torch.cat(is_right)[order].double().cumsum(0)
     asked = max(1, sum(len(image.labels) for image in images))
     precision = right / torch.arange(1, len(right) + 1)
     return (right / asked).numpy(), precision.numpy()
@@ -123,8 +125,8 @@ def joint_curve(images: tuple[LabelledImage, ...], detections: Mapping[Any, Dete
 def _score_classifiers(
     steps: DemoSteps,
 ) -> tuple[dict[str, dict[str, Any]], dict[int, float], int]:
-    """Figures of both classifiers and of chance; the trained one at other input sizes, too."""
-    data, split = steps.open_things()
+    """Scores of both classifiers and of chance, and of the trained one at other input sizes."""
+    data, split = steps.open_class_folders()
     paths = [data.paths[index] for index in split.test.tolist()]
     labels = data.labels[split.test]
     device = choose_device(steps.device)
@@ -142,7 +144,7 @@ def _score_classifiers(
 def _accuracy_by_size(
     classifier: Classifier, pixels: Sequence[Tensor], labels: Tensor
 ) -> dict[int, float]:
-    """Top-1 of one network whose input has one short side after the other."""
+    """Top-1 of one network at several short sides of its input."""
     accuracy = {}
     for side in track(TEST_SHORT_SIDES, "trying other sizes"):
         view = View("full", side)

@@ -1,4 +1,4 @@
-"""All that the report of the demo shows."""
+"""What the demo measured: shared by the measuring, the report and its figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sppnet.evaluation import (
-    ProposalRecall,
-)
+from sppnet.evaluation import ProposalRecall
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 
@@ -20,7 +18,7 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class DemoScores:
-    """All that the report shows.
+    """What the demo measured, as its report shows it.
 
     Args:
         names: Classes.
@@ -30,9 +28,9 @@ class DemoScores:
         classifier: By contender, what ``score_predictions`` gives; chance has top1 alone.
         curves: By contender, recall and precision over all classes together.
         class_curves: By class, recall and precision of the trained detector.
-        proposals: How many things the windows cover.
+        proposals: How many objects the proposals cover.
         accuracy_by_size: Short side of the input and the top-1 of the one trained classifier there.
-        test_things: Held-out images of the classifier.
+        num_test_images: Held-out images of the classifier.
         seconds_per_image: Of the trained detector, from the file to the boxes.
     """
 
@@ -45,17 +43,17 @@ class DemoScores:
     class_curves: Mapping[str, Curve]
     proposals: ProposalRecall
     accuracy_by_size: Mapping[int, float]
-    test_things: int
+    num_test_images: int
     seconds_per_image: float
 
-    def numbers(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Everything but the curves, for metrics.json."""
         recall = self.proposals.recall
         return {
             "classifier": {name: dict(self.classifier[name]) for name in CONTENDERS},
             "detector": {name: dict(self.detector[name]) for name in CONTENDERS},
             "proposals": {
-                "windows_per_image": self.proposals.mean_windows,
+                "windows_per_image": self.proposals.mean_proposals,
                 "recall50": float(recall[0.5][-1]),
                 "recall70": float(recall[0.7][-1]),
             },
@@ -63,6 +61,6 @@ class DemoScores:
             "names": list(self.names),
             "test_scenes": len(self.images),
             "test_objects": sum(len(image.labels) for image in self.images),
-            "test_things": self.test_things,
+            "test_things": self.num_test_images,
             "seconds_per_image": self.seconds_per_image,
         }

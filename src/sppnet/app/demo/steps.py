@@ -47,7 +47,7 @@ WORK = "work"  # what the demo keeps for a run that goes on; everything else is 
 
 @dataclass(frozen=True)
 class DemoFolder:
-    """Where the demo puts things.
+    """Where the demo puts its files.
 
     Args:
         path: The folder of ``--out``.
@@ -61,7 +61,7 @@ class DemoFolder:
         return self.path / "scenes"
 
     @property
-    def things(self) -> Path:
+    def class_folders(self) -> Path:
         """Drawn class folders."""
         return self.path / "things"
 
@@ -86,10 +86,10 @@ class DemoFolder:
         return self.path / WORK
 
     def parts(self) -> tuple[Path, ...]:
-        """All that the demo makes besides its report."""
+        """Everything that the demo makes besides its report."""
         return (
             self.scenes,
-            self.things,
+            self.class_folders,
             self.classifier,
             self.detector,
             self.trunk,
@@ -97,7 +97,7 @@ class DemoFolder:
         )
 
     def forget(self) -> None:
-        """Remove what an earlier demo made here, so that nothing of it is mixed with the next."""
+        """Remove what an earlier demo made here, so that it does not mix with the next one."""
         for part in self.parts():
             if part.is_dir():
                 shutil.rmtree(part)
@@ -110,27 +110,27 @@ class DemoFolder:
 
 
 class DemoSteps:
-    """Does the steps that an earlier run did not finish.
+    """Runs the steps that an earlier run did not finish.
 
     Args:
-        folder: Where things go.
-        plan: How much of everything.
+        folder: Where the files go.
+        config: How much to draw and to train.
         seed: Of everything that is random.
         device: Word of ``--device``.
         run: Remembers finished steps and their seconds.
     """
 
     def __init__(
-        self, folder: DemoFolder, plan: DemoConfig, seed: int, device: str, run: RunFolder
+        self, folder: DemoFolder, config: DemoConfig, seed: int, device: str, run: RunFolder
     ) -> None:
         self.folder = folder
-        self.plan = plan
+        self.config = config
         self.seed = seed
         self.device = device
         self.run = run
 
     def do_all(self) -> None:
-        """Do what is not done yet, in order."""
+        """Run the steps that are not done yet, in order."""
         steps: dict[str, Callable[[], None]] = {
             "draw": self.draw,
             "classifier": self.train_classifier,
@@ -145,15 +145,17 @@ class DemoSteps:
 
     def draw(self) -> None:
         """Draw scenes and class folders; a run that was killed here draws the same ones again."""
-        plan, folder = self.plan, self.folder
+        config, folder = self.config, self.folder
         folder.forget()
-        draw_detection_set(folder.scenes, plan.scenes, self.seed, plan.scene_splits(), track=track)
-        draw_class_folders(folder.things, plan.things_per_class, self.seed, track=track)
+        draw_detection_set(
+            folder.scenes, config.scenes, self.seed, config.scene_splits(), track=track
+        )
+        draw_class_folders(folder.class_folders, config.images_per_class, self.seed, track=track)
 
     def train_classifier(self) -> None:
         """Train trunk and head from random weights, at several sizes."""
-        settings = self.plan.classifier_settings(self.seed)
-        data, split = self.open_things()
+        settings = self.config.train_config(self.seed)
+        data, split = self.open_class_folders()
         training = settings.plan()
         network = make_network(settings, len(data.names), self._options())
         images = TrainingImages(
@@ -177,15 +179,15 @@ class DemoSteps:
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def train_detector(self) -> None:
-        """Learn windows on the trunk of the classifier."""
-        self._learn_windows(self.folder.trunk, self.folder.detector)
+        """Train the detector on the trunk of the classifier."""
+        self._train_detector(self.folder.trunk, self.folder.detector)
 
     def fit_untrained(self) -> None:
-        """Do the same with a trunk of random weights: what the trained one is compared with."""
-        self._learn_windows(UNTRAINED, self.folder.work / "untrained-detector")
-        data, split = self.open_things()
-        view = View("full", self.plan.classifier_settings(self.seed).test_short_side)
-        pool = build_pool("spp", self.plan.class_levels)
+        """Train both on a trunk of random weights, to compare with."""
+        self._train_detector(UNTRAINED, self.folder.work / "untrained-detector")
+        data, split = self.open_class_folders()
+        view = View("full", self.config.train_config(self.seed).test_short_side)
+        pool = build_pool("spp", self.config.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))
         features = extract_features(data.paths, trunk, pool, view, track=track)
@@ -194,9 +196,9 @@ class DemoSteps:
         )
         fitted.classifier.save(self.folder.work / "untrained-classifier")
 
-    def open_things(self) -> tuple[ClassData, Split]:
-        """Read the class folders, and which images are to learn from and which to score on."""
-        data = open_class_data(self.folder.things, self.plan.split_rule(self.seed))
+    def open_class_folders(self) -> tuple[ClassData, Split]:
+        """Open the class folders and divide their images into training and test."""
+        data = open_class_data(self.folder.class_folders, self.config.split_config(self.seed))
         return data, data.splits()[0]
 
     def history(self) -> list[dict[str, float]]:
@@ -210,9 +212,9 @@ class DemoSteps:
         images = track(dataset.images, "detecting", total=len(dataset))
         return {image.image_id: store.detect(detector, image.path) for image in images}
 
-    def _learn_windows(self, weights: Path | str, model: Path) -> None:
+    def _train_detector(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""
-        settings = self.plan.detector_settings(weights, self.seed)
+        settings = self.config.detection_config(weights, self.seed)
         dataset = self.folder.scenes_of("train")
         torch.manual_seed(settings.seed)
         encoder = build_encoder(settings)
@@ -227,7 +229,7 @@ class DemoSteps:
     def _options(self) -> RunOptions:
         """The options as the steps of ``classify train`` take them."""
         return RunOptions(
-            data=self.folder.things,
+            data=self.folder.class_folders,
             out=self.folder.path,
             device=self.device,
             download=False,

@@ -17,8 +17,7 @@ from sppnet.app.progress import track
 from sppnet.detection import Detector, ExternalProposals
 from sppnet.detection.detector import AnyDetector, CombinedDetector
 from sppnet.errors import InputError, UnusableFileError
-from sppnet.evaluation import write_coco_results, write_csv
-from sppnet.evaluation.visualize import draw_detections, to_jpeg_bytes
+from sppnet.evaluation import draw_detections, to_jpeg_bytes, write_coco_results, write_csv
 from sppnet.geometry import Detections
 from sppnet.images import list_images, load_image
 from sppnet.storage import FeatureCache, ensure_output_folder, read_json, sha256_file, write_bytes

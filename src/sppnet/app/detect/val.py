@@ -19,10 +19,8 @@ from sppnet.app.detect.predict import (
 from sppnet.app.progress import track
 from sppnet.detection.detector import AnyDetector
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.evaluation import proposal_recall_curve
-from sppnet.evaluation.report.axes import score_text
-from sppnet.evaluation.report.detection import write_detection_report
-from sppnet.evaluation.report.detection_figures import MEASURES, DetectionFigures
+from sppnet.evaluation import DetectionFigures, proposal_recall_curve, write_detection_report
+from sppnet.evaluation.report import MEASURES, score_text
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import ensure_output_folder, write_json
 from sppnet.storage.runs import environment
@@ -130,7 +128,7 @@ class ScoringJob:
             "seconds_per_stage": dict(figures.seconds),
             "threads": torch.get_num_threads(),
             "problems": [str(problem) for problem in figures.problems],
-            **(figures.analysis.numbers() if figures.analysis else {}),
+            **(figures.analysis.to_json() if figures.analysis else {}),
         }
         write_json(self.out / "metrics.json", metrics)
 

@@ -1,4 +1,8 @@
-"""``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
+"""``sppnet reproduce``: measures a table of the paper again and shows both numbers side by side.
+
+This module reads the flags; ``job.py`` runs the table and writes JSON and page. What is measured,
+and how, stands in :mod:`sppnet.paper`.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -122,11 +126,11 @@ def reproduce(
         raise UsageError(f"TABLE must be one of {legal}, got {table}")
     from sppnet.app.options import choose_device  # imported here so that --help stays quick
     from sppnet.app.reproduce.job import read_budget, read_networks, run_table
-    from sppnet.paper import Resources
-    from sppnet.paper.resources import Training
+    from sppnet.paper import NetworkTrainingConfig, Resources
 
     widths = parse_numbers("--hidden", hidden) or ()
-    training = Training(epochs, parse_numbers("--imgsz", imgsz) or (), widths, batch)
+    sizes = parse_numbers("--imgsz", imgsz) or ()
+    training = NetworkTrainingConfig(epochs, sizes, widths, batch)
     budget = read_budget(proposals, windows, updates, widths, timed, share, only)
     resources = Resources(
         out=out or Path(f"runs/table-{table}"),

@@ -1,4 +1,4 @@
-"""``sppnet reproduce``: a table of the paper, its numbers beside those measured here."""
+"""Runs one table of the paper: prints it, writes JSON and page."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,11 +19,18 @@ from sppnet.app.console import (
 from sppnet.app.progress import track
 from sppnet.detection.proposals.propose import split_methods
 from sppnet.errors import UsageError
-from sppnet.evaluation.report.html import Page, Tile, details, paragraph, table, tiles
-from sppnet.evaluation.report.sections import add_origin_section, add_problem_section
-from sppnet.paper import PaperTable, Resources, TableResult, find_table
+from sppnet.evaluation.report import (
+    Page,
+    Tile,
+    add_origin_section,
+    add_problem_section,
+    details,
+    paragraph,
+    table,
+    tiles,
+)
+from sppnet.paper import Budget, PaperTable, Resources, TableResult, find_table
 from sppnet.paper.printed import NETWORKS
-from sppnet.paper.resources import Budget
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
 
@@ -51,7 +58,7 @@ def read_networks(text: str | None) -> tuple[str, ...]:
 
 def read_budget(
     proposals: str,
-    windows: int,
+    max_proposals: int,
     updates: int,
     widths: Sequence[int],
     timed: int,
@@ -74,14 +81,14 @@ def read_budget(
     # networks of tables 2 to 4 may have other numbers of layers
     layers = (widths[0], widths[-1]) if widths else Budget.widths
     parts = Budget.parts if only is None else (only,)
-    return Budget(proposals, windows, updates, layers, timed, share, parts)
+    return Budget(proposals, max_proposals, updates, layers, timed, share, parts)
 
 
 def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) -> None:
-    """Do the whole command."""
+    """Run the whole command."""
     entry = find_table(number)
     say(f"table {number}: {entry.printed.title}; {entry.printed.measure}")
-    for line in entry.wants:
+    for line in entry.needs:
         note(f"needs {line}")
     if dry_run:
         return
@@ -197,8 +204,8 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
         page.add_section("Not measured", *reasons)
     if result.problems:
         add_problem_section(page, result.problems)
-    if entry.wants:
-        page.add_section("What the table needs", *map(paragraph, entry.wants))
+    if entry.needs:
+        page.add_section("What the table needs", *map(paragraph, entry.needs))
     add_origin_section(page, config, environment()["versions"])
     return page.render()
 
@@ -227,10 +234,12 @@ def _record(
 
 
 def _settings(resources: Resources) -> dict[str, Any]:
-    """All that decides the numbers, as plain values."""
+    """Everything that decides the numbers, as plain values; keys are those of the flags."""
     values = asdict(resources)
     del values["out"], values["seed"]
     values["device"] = str(resources.device)
+    words = {"max_proposals": "windows"}
+    values["budget"] = {words.get(key, key): value for key, value in values["budget"].items()}
     return values
 
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import restore_backbone
-from sppnet.classification.classifier import AnyView, ImageClassifier
-from sppnet.classification.network import apply_in_blocks, device_of
-from sppnet.classification.serialize import (
+from sppnet.classification.classifier import (
+    AnyView,
+    ImageClassifier,
     head_from_config,
     head_to_config,
     pool_from_config,
     pool_to_config,
 )
+from sppnet.classification.network import apply_in_blocks, device_of
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import FeatureRecipe
 from sppnet.storage import put_under, tensors_under

@@ -1,4 +1,4 @@
-"""Frozen features of whole images, worked out once and cached."""
+"""Frozen features of whole images, computed once and cached."""
 
 import hashlib
 import json
@@ -29,6 +29,7 @@ from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
 
 FEATURE_VERSION = 1  # raise it when the same image, weights and settings would give other numbers
+PROBE_SIDE = 32  # pixels of an image that only tells how long a row is
 Place = tuple[View, bool]
 Pooling = Callable[[Tensor], Tensor]
 
@@ -50,25 +51,6 @@ class FeatureSet:
     problems: tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class RowMaker:
-    """How images become rows.
-
-    Args:
-        view: What of an image is seen.
-        compute: Turns a list of (3, h, w) views into (n, D) rows, each depending on its own image
-            only.
-        batch: How many images ``compute`` gets at once.
-        depends_on: Everything besides the image's bytes that the rows depend on, for the cache's
-            key.
-    """
-
-    view: View
-    compute: Callable[[list[Tensor]], Tensor]
-    batch: int
-    depends_on: Mapping[str, str | int]
-
-
 def extract_features(
     paths: Sequence[str | Path],
     backbone: Backbone,
@@ -80,9 +62,9 @@ def extract_features(
 ) -> FeatureSet:
     """Convolve and pool images, or take the result from the cache.
 
-    On the CPU images go through the trunk one by one: there a batch gains little, and only so are
-    the features of an image the same bits whatever else is asked for and wherever an earlier run
-    stopped. An accelerator gets batches of equal size.
+    On the CPU images go through the trunk one by one: a batch gains little there, and alone an
+    image's features have the same bits whatever else is asked for and wherever an earlier run
+    stopped. An accelerator gets batches of images of one size.
 
     Args:
         paths: Image files of any sizes.
@@ -96,7 +78,7 @@ def extract_features(
     Returns:
         The features, and a finding for each image that cannot be used.
     """
-    maker = RowMaker(
+    function = ImageFunction(
         view,
         lambda images: pool_images(backbone, pool, images),
         batch_rows(backbone),
@@ -108,70 +90,7 @@ def extract_features(
             "device": device_of(backbone).type,
         },
     )
-    return make_rows(paths, maker, cache=cache, track=track, words="computing features")
-
-
-def make_rows(
-    paths: Sequence[str | Path],
-    maker: RowMaker,
-    *,
-    cache: FeatureCache | None = None,
-    track: Track = no_tracking,
-    words: str = "computing",
-) -> FeatureSet:
-    """Work out a row for every file, or take it from the cache.
-
-    Args:
-        paths: Image files of any sizes.
-        maker: How images become rows.
-        cache: Where rows are kept; a run that was killed goes on from there.
-        track: Shows the progress over the images.
-        words: What is done, for the progress.
-
-    Returns:
-        The rows, and a finding for each image that cannot be used.
-    """
-    rows: dict[int, Tensor] = {}
-    digests: dict[int, int] = {}
-    problems: list[Problem] = []
-    pending: list[tuple[int, str, Tensor]] = []
-    for index, path in enumerate(track(paths, words, total=len(paths))):
-        try:
-            data = read_content(path)
-            key = row_key(maker, data)
-            record = None if cache is None else cache.get(key)
-            if record is None:
-                pending.append((index, key, maker.view.apply(decode_content(data, path))))
-            else:
-                rows[index] = record["row"]
-            digests[index] = content_number(data)
-        except InputError as error:
-            problems.append(Problem.of(error, action="left out"))
-        if len(pending) >= maker.batch:
-            rows.update(_compute(maker, pending, cache))
-            pending = []
-    rows.update(_compute(maker, pending, cache))
-    return _gather(rows, digests, problems)
-
-
-def row_key(maker: RowMaker, data: bytes) -> str:
-    """Key of an image's row: the image's bytes and all that the row depends on besides."""
-    view = json.dumps(maker.view.config(), sort_keys=True)
-    image = hashlib.sha256(data).hexdigest()
-    return FeatureCache.make_key(image=image, view=view, **maker.depends_on)
-
-
-def _compute(
-    maker: RowMaker, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
-) -> dict[int, Tensor]:
-    """Work the rows of some images out and keep them."""
-    if not pending:
-        return {}
-    rows = maker.compute([image for _, _, image in pending])
-    for (_, key, _), row in zip(pending, rows, strict=True):
-        if cache is not None:
-            cache.put(key, {"row": row.clone()})
-    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
+    return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
 
 def backbone_digest(backbone: Backbone) -> str:
@@ -179,27 +98,14 @@ def backbone_digest(backbone: Backbone) -> str:
     return digest_of(backbone.config(), backbone.state_dict())
 
 
-def _gather(
-    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
-) -> FeatureSet:
-    """Put rows in the order of the images."""
-    kept = sorted(rows)
-    return FeatureSet(
-        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
-        kept=torch.tensor(kept, dtype=torch.int64),
-        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
-        problems=tuple(problems),
-    )
-
-
 class FeatureEncoder(nn.Module):
-    """A frozen trunk, or a trained network, and the recipe of what is taken from it.
+    """A frozen trunk or trained network, and the recipe that says what to take from it.
 
     Args:
         backbone: The trunk.
         recipe: What is pooled.
-        pool: The trained network's own pooling, for blocks of fully connected layers.
-        head: Its head: fully connected layers with ReLU between them, likewise.
+        pool: The trained network's own pooling; blocks of fully connected layers need it.
+        head: Its head, fully connected layers with ReLU between them; they need it, too.
 
     Raises:
         ValueError: If the trunk has no such layer, or the head no such hidden layer.
@@ -234,6 +140,11 @@ class FeatureEncoder(nn.Module):
         """Take features from a trained network, its fully connected layers included."""
         return cls(network.backbone, recipe, network.pool, network.head)  # type: ignore[arg-type]
 
+    @property
+    def num_features(self) -> int:
+        """Numbers that an image gives, whatever its size."""
+        return self.encode([torch.zeros(3, PROBE_SIDE, PROBE_SIDE)]).shape[1]
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Turn decoded images into rows.
@@ -246,7 +157,7 @@ class FeatureEncoder(nn.Module):
 
         Returns:
             (n, D) float32 on the CPU: the blocks side by side, each scaled by its norm and the
-            square root of its weight; the whole row is not yet scaled to ``recipe.row_length``.
+            square root of its weight; the whole row is not yet scaled to ``recipe.feature_norm``.
         """
         columns: list[Tensor] = [torch.empty(0)] * len(self.recipe.blocks)
         for place, numbers in self._places().items():
@@ -272,7 +183,7 @@ class FeatureEncoder(nn.Module):
         Returns:
             The rows, and a finding for each image that cannot be used.
         """
-        maker = RowMaker(
+        function = ImageFunction(
             View("native"),
             self.encode,
             batch_rows(self.backbone),
@@ -283,10 +194,10 @@ class FeatureEncoder(nn.Module):
                 "device": device_of(self.backbone).type,
             },
         )
-        return make_rows(paths, maker, cache=cache, track=track, words="computing features")
+        return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
     def digest(self) -> str:
-        """SHA-256 of the blocks and of every number of the network: what rows depend on."""
+        """SHA-256 of everything that rows depend on: the blocks and every number of the network."""
         about = {
             "blocks": self.recipe.config()["blocks"],
             "pool": repr(self.source_pool),
@@ -377,3 +288,98 @@ def scale_rows(rows: Tensor, block: Block) -> Tensor:
     if block.norm != "none":
         rows = FixedNorm()(rows)
     return rows * block.weight**0.5
+
+
+@dataclass(frozen=True)
+class ImageFunction:
+    """A function from images to rows of numbers whose results can be cached.
+
+    Args:
+        view: What of an image the function sees.
+        compute: From a list of (3, h, w) views to (n, D) rows; each row depends on its own image
+            only.
+        batch: How many images ``compute`` gets at once.
+        depends_on: Everything besides the image's bytes that a row depends on; it goes into the
+            key of the cache.
+    """
+
+    view: View
+    compute: Callable[[list[Tensor]], Tensor]
+    batch: int
+    depends_on: Mapping[str, str | int]
+
+
+def apply_to_files(
+    paths: Sequence[str | Path],
+    function: ImageFunction,
+    *,
+    cache: FeatureCache | None = None,
+    track: Track = no_tracking,
+    words: str = "computing",
+) -> FeatureSet:
+    """Compute a row for every image file, or take it from the cache.
+
+    Args:
+        paths: Image files of any sizes.
+        function: Turns images into rows.
+        cache: Where rows are kept; a run that was killed goes on from there.
+        track: Shows the progress over the images.
+        words: What the progress says is being done.
+
+    Returns:
+        The rows, and a finding for each image that cannot be used.
+    """
+    rows: dict[int, Tensor] = {}
+    digests: dict[int, int] = {}
+    problems: list[Problem] = []
+    pending: list[tuple[int, str, Tensor]] = []
+    for index, path in enumerate(track(paths, words, total=len(paths))):
+        try:
+            data = read_content(path)
+            key = cache_key(function, data)
+            record = None if cache is None else cache.get(key)
+            if record is None:
+                pending.append((index, key, function.view.apply(decode_content(data, path))))
+            else:
+                rows[index] = record["row"]
+            digests[index] = content_number(data)
+        except InputError as error:
+            problems.append(Problem.of(error, action="left out"))
+        if len(pending) >= function.batch:
+            rows.update(_compute(function, pending, cache))
+            pending = []
+    rows.update(_compute(function, pending, cache))
+    return _gather(rows, digests, problems)
+
+
+def cache_key(function: ImageFunction, data: bytes) -> str:
+    """Key of an image's row: the image's bytes and everything else that the row depends on."""
+    view = json.dumps(function.view.config(), sort_keys=True)
+    image = hashlib.sha256(data).hexdigest()
+    return FeatureCache.make_key(image=image, view=view, **function.depends_on)
+
+
+def _compute(
+    function: ImageFunction, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
+) -> dict[int, Tensor]:
+    """Compute the rows of some images and cache them."""
+    if not pending:
+        return {}
+    rows = function.compute([image for _, _, image in pending])
+    for (_, key, _), row in zip(pending, rows, strict=True):
+        if cache is not None:
+            cache.put(key, {"row": row.clone()})
+    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
+
+
+def _gather(
+    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
+) -> FeatureSet:
+    """Put rows in the order of the images."""
+    kept = sorted(rows)
+    return FeatureSet(
+        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
+        kept=torch.tensor(kept, dtype=torch.int64),
+        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
+        problems=tuple(problems),
+    )

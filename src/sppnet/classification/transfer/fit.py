@@ -1,4 +1,4 @@
-"""Frozen features and linear SVMs: fits on one part of the images, scores on another."""
+"""Fits linear SVMs on frozen features of one part of the images, and scores them on the rest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sppnet.backbones import Backbone
 from sppnet.classification.classifier import Classifier, ImageClassifier
 from sppnet.classification.network import FixedNorm, SppNet
-from sppnet.classification.scoring import Task, class_task
-from sppnet.classification.splits import Split, mean_figures
+from sppnet.classification.scoring import Task, class_task, mean_figures
+from sppnet.classification.splits import Split
 from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
 from sppnet.classification.transfer.selection import Choice, fit_best
@@ -22,11 +22,11 @@ from sppnet.storage import FeatureCache
 
 
 class FeatureExtractor(Protocol):
-    """From image files to rows, and from a head for such rows to a classifier."""
+    """Turns image files into features, and a head for these features into a classifier."""
 
     @property
-    def row_length(self) -> float | None:
-        """Length that rows are scaled to before the SVMs; None leaves them."""
+    def feature_norm(self) -> float | None:
+        """Length to which rows are scaled before the SVMs see them; None leaves them."""
         ...
 
     def extract(
@@ -36,17 +36,17 @@ class FeatureExtractor(Protocol):
         cache: FeatureCache | None = None,
         track: Track = no_tracking,
     ) -> FeatureSet:
-        """Work out the rows of image files."""
+        """Compute the features of image files."""
         ...
 
     def assemble(self, head: nn.Module, names: Sequence[str], **more: Any) -> ImageClassifier:
-        """Make the classifier; ``more`` is its ``seen`` and ``about``."""
+        """Make the classifier; ``more`` holds its ``seen`` and ``about``."""
         ...
 
 
 @dataclass(frozen=True)
 class NetworkExtractor:
-    """One pooled map: with the SVMs it becomes an ordinary network.
+    """Extracts one pooled map; with the SVMs as its head this is an ordinary network.
 
     Args:
         backbone: The trunk, in evaluation mode on its device.
@@ -59,7 +59,7 @@ class NetworkExtractor:
     view: View
 
     @property
-    def row_length(self) -> float | None:
+    def feature_norm(self) -> float | None:
         """Rows are scaled to length 1."""
         return 1.0
 
@@ -83,18 +83,18 @@ class NetworkExtractor:
 
 @dataclass(frozen=True)
 class RecipeExtractor:
-    """The blocks of a recipe.
+    """Extracts the blocks of a recipe.
 
     Args:
-        encoder: On its device.
+        encoder: Trunk and recipe, on their device.
     """
 
     encoder: FeatureEncoder
 
     @property
-    def row_length(self) -> float | None:
+    def feature_norm(self) -> float | None:
         """Length of whole rows, as the recipe has it."""
-        return self.encoder.recipe.row_length
+        return self.encoder.recipe.feature_norm
 
     def extract(
         self,
@@ -112,21 +112,21 @@ class RecipeExtractor:
 
 
 @dataclass(frozen=True)
-class ExtractedRows:
-    """Rows of all images of a fit, and the way they came.
+class ExtractedFeatures:
+    """Features of all images of a fit, and what they were extracted with.
 
     Args:
-        features: N images.
-        extractor: Where they came from.
+        features: Rows of N images, not yet scaled.
+        extractor: Where they come from.
     """
 
     features: FeatureSet
     extractor: FeatureExtractor
 
-    def rows_of(self, positions: Tensor) -> Tensor:
-        """Rows of some images as the SVMs see them."""
+    def scaled_rows(self, positions: Tensor) -> Tensor:
+        """Rows of some images as the SVMs see them: (n,) positions -> (n, D)."""
         rows = self.features.rows[positions]
-        length = self.extractor.row_length
+        length = self.extractor.feature_norm
         return rows if length is None else FixedNorm(length)(rows)
 
 
@@ -136,8 +136,8 @@ class FitResult:
 
     Args:
         classifier: Fitted on the training part of the first split.
-        figures: What the task's figures are; the mean over the splits.
-        per_split: The same for each split.
+        figures: The task's figures, averaged over the splits.
+        per_split: The figures of each split.
         summary: Mean, deviation and values over the splits; None for one split.
         choices: What was chosen for each split, on its training images alone.
     """
@@ -150,7 +150,7 @@ class FitResult:
 
 
 def fit_splits(
-    sources: Sequence[ExtractedRows],
+    candidates: Sequence[ExtractedFeatures],
     task: Task,
     splits: Sequence[Split],
     *,
@@ -162,12 +162,12 @@ def fit_splits(
 ) -> FitResult:
     """Fit SVMs on every split of the same images and score each on the rest of them.
 
-    Where there are several sources or costs, each split chooses on validation parts of its own
+    Where there are several candidates or costs, each split chooses on validation parts of its own
     training images; its test images decide nothing.
 
     Args:
-        sources: Rows of the same N images, at least one.
-        task: What is to be told of them.
+        candidates: Features of the same N images, at least one, to choose from.
+        task: What is to be predicted for the images.
         splits: At least one; positions among the N images.
         costs: Costs of a margin violation to choose from.
         loss: ``"hinge"`` or ``"squares"``.
@@ -179,24 +179,29 @@ def fit_splits(
         The classifier of the first split, and the figures of all.
 
     Raises:
-        ValueError: If there is no split, no source or no cost.
+        ValueError: If there is no split, no candidate or no cost.
     """
     first: ImageClassifier | None = None
     per_split, choices = [], []
     for split in splits:
-        options = [source.rows_of(split.train) for source in sources]
         targets = task.targets[split.train]
         svm, choice = fit_best(
-            options, targets, task.figure, costs=costs, loss=loss, seed=seed, track=track
+            [candidate.scaled_rows(split.train) for candidate in candidates],
+            targets,
+            task.figure,
+            costs=costs,
+            loss=loss,
+            seed=seed,
+            track=track,
         )
-        source = sources[choice.option]
-        classifier = source.extractor.assemble(
-            svm_head(svm, source.extractor.row_length),
+        chosen = candidates[choice.candidate]
+        classifier = chosen.extractor.assemble(
+            svm_head(svm, chosen.extractor.feature_norm),
             task.names,
-            seen=source.features.digests[split.train],
+            seen=chosen.features.digests[split.train],
             about=about,
         )
-        scores = classifier.score_rows(source.features.rows[split.test])
+        scores = classifier.score_rows(chosen.features.rows[split.test])
         per_split.append(task.figures(scores, task.targets[split.test]))
         choices.append(choice)
         first = first or classifier
@@ -219,7 +224,7 @@ def fit_svm_classifier(
     about: dict[str, Any] | None = None,
     track: Track = no_tracking,
 ) -> FitResult:
-    """Fit SVMs on one pooled map of images of one class each: :func:`fit_splits` in its plain form.
+    """Fit SVMs on one pooled map of images of one class each, at one cost; see :func:`fit_splits`.
 
     Args:
         features: N images.
@@ -236,6 +241,6 @@ def fit_svm_classifier(
     Returns:
         The classifier of the first split, and the figures of all.
     """
-    source = ExtractedRows(features, NetworkExtractor(backbone, pool, view))
+    extracted = ExtractedFeatures(features, NetworkExtractor(backbone, pool, view))
     task = class_task(labels, names)
-    return fit_splits([source], task, splits, costs=(c,), about=about, track=track)
+    return fit_splits([extracted], task, splits, costs=(c,), about=about, track=track)

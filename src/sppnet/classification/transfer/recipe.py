@@ -1,4 +1,4 @@
-"""Which features an image is turned into: blocks of pooled layers, each a term of a kernel sum."""
+"""Recipes of features: blocks of pooled layers, whose linear kernels add up."""
 
 import tomllib
 from collections.abc import Mapping
@@ -104,8 +104,8 @@ class FeatureRecipe:
         return len(self.blocks) == 1 and is_map and not first.flip and first.norm == "l2"
 
     @property
-    def row_length(self) -> float | None:
-        """Length that whole rows are scaled to; None if a block is to be left as it is."""
+    def feature_norm(self) -> float | None:
+        """Length to which whole rows are scaled; None if a block is to be left as it is."""
         return None if any(block.norm == "none" for block in self.blocks) else 1.0
 
     def at_short_side(self, short_side: int) -> "FeatureRecipe":

@@ -1,13 +1,12 @@
-"""Chooses the cost of SVMs, and among several feature sets, on a part of the training images."""
+"""Chooses the cost of the SVMs, and one of several feature sets, on held-out training images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 
-import torch
 from torch import Tensor
 
-from sppnet.classification.splits import Split, holdout_split
+from sppnet.classification.splits import Split, draw_sample, holdout_split
 from sppnet.classification.transfer.svm import GRAM_ROWS, LinearSvm, fit_dual, gram_matrix
 from sppnet.progress import Track, no_tracking
 
@@ -22,19 +21,19 @@ class Choice:
     """What was chosen on validation parts, and the figures behind it.
 
     Args:
-        option: Position of the feature set.
+        candidate: Position of the feature set.
         c: Cost of a margin violation.
-        figures: The mean figure of every (option, cost) that was tried; empty if nothing was left
-            to choose.
+        figures: The mean figure of every (candidate, cost) that was tried; empty where there was
+            nothing to choose.
     """
 
-    option: int
+    candidate: int
     c: float
     figures: dict[tuple[int, float], float] = field(default_factory=dict)
 
 
 def fit_best(
-    options: Sequence[Tensor],
+    candidates: Sequence[Tensor],
     targets: Tensor,
     figure: Figure,
     *,
@@ -43,18 +42,19 @@ def fit_best(
     seed: int = 0,
     track: Track = no_tracking,
 ) -> tuple[LinearSvm, Choice]:
-    """Choose among feature sets of the same images, and the cost of the SVMs on them; fit these.
+    """Choose one of several feature sets of the same images and the cost of the SVMs; fit these.
 
     Three times a fifth of the images is held out (once, of 2,000 images and more); SVMs fitted on
-    the others are scored on it. Equal figures: the earlier option, the smaller cost. Beyond 8,000
-    images a draw of 8,000 decides. The SVMs that are returned are fitted on all images.
+    the others are scored on it. Of equal figures the earlier candidate wins, then the smaller cost.
+    Of more than 8,000 images a draw of 8,000 decides. The SVMs that are returned are fitted on all
+    images.
 
     Args:
-        options: At least one (N, D) float32, training images only, scaled as the SVMs will see
+        candidates: At least one (N, D) float32, training images only, scaled as the SVMs will see
             them; D may differ.
         targets: (N, K): 1 yes, -1 no, 0 left out.
         figure: From scores (n, K) and targets (n, K) to a number, larger is better.
-        costs: What to try, in rising order.
+        costs: Costs of a margin violation to try, in rising order.
         loss: ``"hinge"`` or ``"squares"``.
         seed: Decides what is held out.
         track: Shows the progress of the last fit over the classes.
@@ -63,34 +63,36 @@ def fit_best(
         The SVMs and the choice.
 
     Raises:
-        ValueError: If there is no option or no cost.
+        ValueError: If there is no candidate or no cost.
     """
-    choice, gram = _choose(options, targets, figure, costs, loss, seed)
-    svm = LinearSvm(choice.c, loss).fit_targets(options[choice.option], targets, track, gram)
+    choice, gram = _choose(candidates, targets, figure, costs, loss, seed)
+    svm = LinearSvm(choice.c, loss).fit_targets(candidates[choice.candidate], targets, track, gram)
     return svm, choice
 
 
 def _choose(
-    options: Sequence[Tensor],
+    candidates: Sequence[Tensor],
     targets: Tensor,
     figure: Figure,
     costs: Sequence[float],
     loss: str,
     seed: int,
 ) -> tuple[Choice, Tensor | None]:
-    """The choice, and the inner products of all images where the only option needed them."""
-    if not options or not costs:
-        raise ValueError("options and costs must hold one at least")
-    if len(options) == len(costs) == 1:
+    """The choice, and the inner products of all images if they were computed on the way."""
+    if not candidates or not costs:
+        raise ValueError(
+            f"candidates and costs must be at least one, got {len(candidates)} and {len(costs)}"
+        )
+    if len(candidates) == len(costs) == 1:
         return Choice(0, costs[0]), None
-    drawn = _draw(len(targets), seed)
+    drawn = draw_sample(len(targets), GRAM_ROWS, seed)
     figures: dict[tuple[int, float], float] = {}
-    for option, rows in enumerate(options):
+    for candidate, rows in enumerate(candidates):
         gram = gram_matrix(rows if len(drawn) == len(rows) else rows[drawn])
         found = validate_costs(gram, targets[drawn], figure, costs=costs, loss=loss, seed=seed)
-        figures |= {(option, c): value for c, value in found.items()}
+        figures |= {(candidate, c): value for c, value in found.items()}
     best = max(figures, key=lambda key: figures[key])  # the first of equal ones
-    serves = len(options) == 1 and len(drawn) == len(targets)
+    serves = len(candidates) == 1 and len(drawn) == len(targets)
     return Choice(*best, figures), gram if serves else None
 
 
@@ -122,14 +124,6 @@ def validate_costs(
     return {
         c: mean(_score(gram, targets, split, c, loss, figure) for split in splits) for c in costs
     }
-
-
-def _draw(count: int, seed: int) -> Tensor:
-    """Positions of the images that decide, in order."""
-    if count <= GRAM_ROWS:
-        return torch.arange(count)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator)[:GRAM_ROWS].sort().values
 
 
 def _score(

@@ -114,6 +114,23 @@ class LinearSvm:
         return rows @ self.weights_ + self.bias_
 
 
+def svm_head(svm: LinearSvm, feature_norm: float | None) -> nn.Sequential:
+    """Put fitted SVMs into a head that scales its rows first.
+
+    Args:
+        svm: Fitted on rows of that length.
+        feature_norm: Length to which rows are scaled; None leaves them as they are.
+
+    Returns:
+        A head from (N, D) to (N, K) margins.
+    """
+    head = build_head(*svm.weights_.shape, feature_norm=feature_norm)
+    last = len(head) - 1  # a norm may come first
+    weights = {f"{last}.weight": svm.weights_.T.contiguous(), f"{last}.bias": svm.bias_}
+    head.load_state_dict(weights)
+    return head
+
+
 def gram_matrix(rows: Tensor) -> Tensor:
     """Inner products of all rows: (N, D) float32 -> (N, N) float64.
 
@@ -247,20 +264,3 @@ def _check_rows(rows: Tensor, targets: Tensor) -> None:
     bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
     if len(bad):
         raise ValueError(f"rows must be finite, got NaN or infinity in row {int(bad[0])}")
-
-
-def svm_head(svm: LinearSvm, row_length: float | None) -> nn.Sequential:
-    """Put fitted SVMs into a head that scales its rows first.
-
-    Args:
-        svm: Fitted on rows of that length.
-        row_length: Length that rows are scaled to; None leaves them.
-
-    Returns:
-        A head from (N, D) to (N, K) margins.
-    """
-    head = build_head(*svm.weights_.shape, feature_norm=row_length)
-    last = len(head) - 1  # a norm may come first
-    weights = {f"{last}.weight": svm.weights_.T.contiguous(), f"{last}.bias": svm.bias_}
-    head.load_state_dict(weights)
-    return head

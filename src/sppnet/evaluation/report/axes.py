@@ -1,4 +1,4 @@
-"""Ticks, scales and the width of text: the arithmetic below the charts."""
+"""Axes of charts: scales, ticks, and how numbers are written and how much room text takes."""
 
 import math
 import unicodedata
@@ -165,7 +165,7 @@ def score_text(value: float) -> str:
 
 
 def seconds_text(value: float) -> str:
-    """Write a duration as people say it.
+    """Write a measured time, down to milliseconds.
 
     Example:
         >>> seconds_text(0.0123), seconds_text(7.25), seconds_text(154)

@@ -1,14 +1,19 @@
-"""Charts as SVG: lines, bars and confusion matrices; our own, for dark mode without a script."""
+"""Charts as SVG: lines, bars and confusion matrices.
+
+They are our own because a page is one small file: no library draws charts that follow dark mode
+without a script or a font.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from sppnet.evaluation.report.axes import Scale, number_text, score_text, shorten, text_width, thin
-from sppnet.evaluation.report.html import Attribute, Html, element, join
+from sppnet.evaluation.report.html import STYLE_FILE, escape, legend
 
 # Narrow, so that the letters stay readable when a phone shrinks the drawing a little.
 WIDTH = 460
@@ -22,74 +27,115 @@ LARGEST_CELL = 44
 SMALLEST_NAMED_CELL = 13
 SMALLEST_COUNTED_CELL = 26
 TITLE_ROOM = 22
-__all__ = ["Series", "bar_chart", "confusion_chart", "grouped_bar_chart", "legend", "line_chart"]
 PLOT_HEIGHT = 300
+WITHOUT_CONTENT = frozenset({"circle", "line", "path", "polyline", "rect"})
+Attribute = str | int | float | None
+__all__ = ["Series", "bar_chart", "confusion_chart", "grouped_bar_chart", "line_chart"]
 
 
-def svg_drawing(height: float, label: str, *parts: object) -> Html:
-    """A drawing of the common width that says what it is to those who listen."""
-    return element(
-        "svg",
-        *parts,
-        role="img",
-        aria_label=label,
-        width=WIDTH,
-        height=height,
-        viewBox=f"0 0 {WIDTH} {height:g}",
-    )
+@dataclass(frozen=True)
+class Series:
+    """One curve: its name, points, and a note in the legend; a faint one is drawn in grey."""
+
+    name: str
+    x: ArrayLike
+    y: ArrayLike
+    note: str = ""
+    is_faint: bool = False
 
 
-def svg_line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Html:
-    """A straight line."""
-    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    x_range: tuple[float, float] = (0.0, 1.0),
+    y_range: tuple[float, float] = (0.0, 1.0),
+    log_x: bool = False,
+) -> Markup:
+    """Draw curves over two axes, with a legend below.
 
-
-def svg_text(text: str, x: float, y: float, anchor: str, **attributes: Attribute) -> Html:
-    """A line of text whose baseline is at y."""
-    return element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
-
-
-def legend(entries: Sequence[tuple[str, str, str]]) -> Html:
-    """List (name, figure, colour) with a swatch each; the browser breaks the lines.
-
-    Args:
-        entries: The colour is a number from "1" to "6", or "faint".
-
-    Returns:
-        Markup; nothing if there are no entries.
-    """
-    items = []
-    for name, note, colour in entries:
-        mark = element("rect", width=12, height=12, rx=2, class_=f"fill-{colour}")
-        sample = element("svg", mark, width=12, height=12, viewBox="0 0 12 12", aria_hidden="true")
-        figure = element("span", note, class_="note") if note else ""
-        items.append(element("li", sample, element("span", name), figure))
-    return element("ul", *items, class_="legend") if items else Html()
-
-
-def swatch(colour: tuple[int, int, int], *, is_dashed: bool = False) -> Html:
-    """Show an outline in a colour of the pictures, which are the same in light and dark.
+    Points that are not finite break the curve; what lies outside the ranges is drawn at their edge.
+    Curves of more than 240 points are thinned.
 
     Args:
-        colour: RGB, 0..255.
-        is_dashed: Whether the line is broken.
+        series: The curves; faint ones are drawn first and share one entry of the legend.
+        x_label: What the horizontal axis is.
+        y_label: What the vertical axis is.
+        x_range: Its ends.
+        y_range: Its ends.
+        log_x: Whether the horizontal axis is logarithmic; its lower end must then be above 0.
 
     Returns:
-        A small drawing for a legend.
+        An SVG element and a list.
+
+    Raises:
+        ValueError: If a logarithmic axis starts at or below 0, or x and y differ in length.
+
+    Example:
+        >>> curve = Series("a", [0, 1], [1, 0.5])
+        >>> "<path" in line_chart([curve], x_label="recall", y_label="precision")
+        True
     """
-    dashes = "3.5 2" if is_dashed else None
-    line = element(
-        "rect",
-        x=1.5,
-        y=1.5,
-        width=17,
-        height=11,
-        fill="none",
-        stroke="#{:02x}{:02x}{:02x}".format(*colour),
-        stroke_width=3,
-        stroke_dasharray=dashes,
+    if log_x and x_range[0] <= 0:
+        raise ValueError(f"x_range must start above 0 on a logarithmic axis, got {x_range}")
+    across = Scale(*x_range, start=44, stop=WIDTH - 16, log=log_x)
+    up = Scale(*y_range, start=PLOT_HEIGHT - 40, stop=26)
+    colours = _colours(series)
+    faint_first = sorted(zip(series, colours, strict=True), key=lambda pair: -pair[0].is_faint)
+    curves = [_curve(entry, colour, across, up) for entry, colour in faint_first]
+    drawing = svg_drawing(
+        PLOT_HEIGHT,
+        f"{y_label} against {x_label}",
+        *svg_axes(across, up, x_label, y_label),
+        *curves,
     )
-    return element("svg", line, width=20, height=14, viewBox="0 0 20 14", aria_hidden="true")
+    return drawing + _curve_legend(series, colours)
+
+
+def _colours(series: Sequence[Series]) -> list[str]:
+    """Colour of each curve, "1" to "6" in turn, or "faint"."""
+    numbers = iter(range(len(series)))
+    return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
+
+
+def _curve(entry: Series, colour: str, across: Scale, up: Scale) -> Markup:
+    """One curve; a single point becomes a dot."""
+    points = _points(entry, across, up)
+    class_ = "curve faint" if entry.is_faint else f"curve stroke-{colour}"
+    path, is_drawing = "", False
+    for point in points:
+        path += f"{'L' if is_drawing else 'M'}{point[0]:.1f} {point[1]:.1f}" if point else ""
+        is_drawing = point is not None
+    if len(points) == 1 and points[0]:
+        path += "h0.01"
+    title = svg_element("title", f"{entry.name} {entry.note}".strip())
+    return svg_element("g", title, svg_element("path", d=path, class_=class_)) if path else Markup()
+
+
+def _points(entry: Series, across: Scale, up: Scale) -> list[tuple[float, float] | None]:
+    """Pixels of a curve; None where it is interrupted."""
+    x, y = np.asarray(entry.x, dtype=float), np.asarray(entry.y, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"x and y must be of one length, got {x.shape} and {y.shape}")
+    kept = thin(len(x))
+    x, y = x[kept].clip(across.low, across.high), y[kept].clip(up.low, up.high)
+    return [
+        (across.pixel(a), up.pixel(b)) if math.isfinite(a) and math.isfinite(b) else None
+        for a, b in zip(x.tolist(), y.tolist(), strict=True)
+    ]
+
+
+def _curve_legend(series: Sequence[Series], colours: Sequence[str]) -> Markup:
+    """Names of the curves below a chart; the faint ones are only counted."""
+    pairs = zip(series, colours, strict=True)
+    entries = [
+        (_filled(colour), entry.name, entry.note) for entry, colour in pairs if not entry.is_faint
+    ]
+    faint = sum(entry.is_faint for entry in series)
+    if faint:
+        entries.append((_filled("faint"), f"{faint} other{'s' if faint > 1 else ''}", ""))
+    return legend(entries)
 
 
 def bar_chart(
@@ -99,13 +145,13 @@ def bar_chart(
     label: str,
     largest: float | None = 1.0,
     value_text: Callable[[float], str] = score_text,
-) -> Html:
+) -> Markup:
     """Draw one horizontal bar per name, with its value at the right.
 
     Args:
         names: From top to bottom; long ones are cut, and whole in the tooltip.
         values: As many; a value that is not finite has no bar and shows a dash.
-        label: What the chart is, for those who listen to the page.
+        label: What the chart shows, for screen readers.
         largest: Value of a bar of full length; None takes the largest of the values.
         value_text: How a value is written.
 
@@ -126,13 +172,13 @@ def grouped_bar_chart(
     label: str,
     largest: float | None = 1.0,
     value_text: Callable[[float], str] = score_text,
-) -> Html:
+) -> Markup:
     """Draw for each name one horizontal bar per series, with a legend below.
 
     Args:
         names: Groups, from top to bottom.
         series: Name of each series and its values, one per group.
-        label: What the chart is, for those who listen to the page.
+        label: What the chart shows, for screen readers.
         largest: Value of a bar of full length; None takes the largest of all values.
         value_text: How a value is written.
 
@@ -146,8 +192,8 @@ def grouped_bar_chart(
         4
     """
     drawing = _bars(names, series, label, largest, value_text)
-    colours = [str(i % NUM_COLOURS + 1) for i in range(len(series))]
-    return join(drawing, legend([(n, "", c) for n, c in zip(series, colours, strict=True)]))
+    entries = [(_filled(f"{i % NUM_COLOURS + 1}"), name, "") for i, name in enumerate(series)]
+    return drawing + legend(entries)
 
 
 def _bars(
@@ -156,7 +202,7 @@ def _bars(
     label: str,
     largest: float | None,
     value_text: Callable[[float], str],
-) -> Html:
+) -> Markup:
     """Bars of one or more series."""
     columns = _columns(names, series)
     rows = np.array([*columns.values()]).reshape(len(columns), len(names)).T
@@ -192,27 +238,27 @@ def _largest(values: NDArray) -> float:
     return float(finite.max()) if finite.size else 1.0
 
 
-def _row_name(name: str, room: float, y: float) -> Html:
+def _row_name(name: str, room: float, y: float) -> Markup:
     """Name of a row, right-aligned before the bars; whole in the tooltip if it was cut."""
     short = shorten(name, room)
-    title = element("title", name) if short != name else ""
-    return element("text", title, short, x=room, y=y, text_anchor="end", class_="name")
+    title = svg_element("title", name) if short != name else ""
+    return svg_element("text", title, short, x=room, y=y, text_anchor="end", class_="name")
 
 
-def _bar(value: float, text: str, tooltip: str, colour: int, y: float, scale: Scale) -> Html:
+def _bar(value: float, text: str, tooltip: str, colour: int, y: float, scale: Scale) -> Markup:
     """One bar on its track, with its value at the right edge."""
     full = scale.stop - scale.start
     shown = min(max(value, 0.0), scale.high) if math.isfinite(value) else 0.0
     place = {"x": scale.start, "y": y, "height": BAR_HEIGHT, "rx": 2}
-    track = element("rect", **place, width=full, class_="track")
+    track = svg_element("rect", **place, width=full, class_="track")
     length = scale.pixel(shown) - scale.start
     fill = f"fill-{colour % NUM_COLOURS + 1}"
-    bar = element("rect", **place, width=length, class_=fill) if length > 0 else ""
+    bar = svg_element("rect", **place, width=length, class_=fill) if length > 0 else ""
     number = svg_text(text, WIDTH, y + BAR_HEIGHT - 3, "end", class_="value")
-    return element("g", element("title", tooltip), track, bar, number)
+    return svg_element("g", svg_element("title", tooltip), track, bar, number)
 
 
-def confusion_chart(counts: ArrayLike, names: Sequence[str]) -> Html:
+def confusion_chart(counts: ArrayLike, names: Sequence[str]) -> Markup:
     """Draw how many images of each class (row) were taken for each class (column).
 
     The shade is the share of the row, so that large and small classes compare. Counts and names are
@@ -243,7 +289,7 @@ def confusion_chart(counts: ArrayLike, names: Sequence[str]) -> Html:
     if cell >= SMALLEST_NAMED_CELL:
         parts += _names(names, cell, left, top)
     parts += _cells(matrix, names, cell, left, top)
-    frame = element("rect", x=left, y=top, width=side, height=side, class_="frame")
+    frame = svg_element("rect", x=left, y=top, width=side, height=side, class_="frame")
     return svg_drawing(top + side + 1, "confusion matrix", *parts, frame)
 
 
@@ -268,15 +314,15 @@ def _cell_size(name_room: float, num_classes: int) -> float:
     return min(LARGEST_CELL, named if named >= SMALLEST_NAMED_CELL else min(bare, 12.0))
 
 
-def _titles(left: float, top: float, side: float) -> Html:
-    """What rows and columns are, outside the names."""
+def _titles(left: float, top: float, side: float) -> Markup:
+    """Write "truth" and "prediction" beside the names."""
     middle = top + side / 2
     rows = svg_text("truth", 12, middle, "middle", transform=f"rotate(-90 12 {middle:g})")
-    return element("g", svg_text("prediction", left + side / 2, 12, "middle"), rows)
+    return svg_element("g", svg_text("prediction", left + side / 2, 12, "middle"), rows)
 
 
-def _names(names: Sequence[str], cell: float, left: float, top: float) -> list[Html]:
-    """Names of the rows, and of the columns: level if all fit into their cells, upright if not."""
+def _names(names: Sequence[str], cell: float, left: float, top: float) -> list[Markup]:
+    """Names of rows and columns; those of columns are turned if they are wider than a cell."""
     are_level = all(text_width(name) <= cell - 4 for name in names)
     parts = []
     for i, name in enumerate(names):
@@ -294,7 +340,7 @@ def _names(names: Sequence[str], cell: float, left: float, top: float) -> list[H
 
 def _cells(
     matrix: NDArray[np.int64], names: Sequence[str], cell: float, left: float, top: float
-) -> list[Html]:
+) -> list[Markup]:
     """The cells that are not zero; the background shows through the others."""
     totals = matrix.sum(axis=1)
     parts = []
@@ -303,85 +349,38 @@ def _cells(
         x, y, share = left + column * cell, top + row * cell, count / total
         verb = "recognised" if row == column else f"taken for {names[column]}"
         kind = "right" if row == column else "wrong"
-        tooltip = element("title", f"{names[row]} {verb}: {count} of {total}")
+        tooltip = svg_element("title", f"{names[row]} {verb}: {count} of {total}")
         place = {"x": x, "y": y, "width": cell, "height": cell}
-        shade = element("rect", **place, class_=kind, fill_opacity=max(share, 0.12))
-        text: Html | str = ""
+        shade = svg_element("rect", **place, class_=kind, fill_opacity=max(share, 0.12))
+        text: Markup | str = ""
         if cell >= SMALLEST_COUNTED_CELL:
             class_ = "over" if share > 0.5 else "value"
             text = svg_text(f"{count}", x + cell / 2, y + cell / 2 + 4, "middle", class_=class_)
-        parts.append(element("g", tooltip, shade, text))
+        parts.append(svg_element("g", tooltip, shade, text))
     return parts
 
 
-@dataclass(frozen=True)
-class Series:
-    """One curve: name, points, a figure for the legend; a faint one stays in the background."""
-
-    name: str
-    x: ArrayLike
-    y: ArrayLike
-    note: str = ""
-    is_faint: bool = False
+def _filled(colour: str) -> Markup:
+    """The mark of a legend in the colour "1" to "6" of a series, or "faint"."""
+    mark = svg_element("rect", width=12, height=12, rx=2, class_=f"fill-{colour}")
+    return svg_element("svg", mark, width=12, height=12, viewBox="0 0 12 12", aria_hidden="true")
 
 
-def line_chart(
-    series: Sequence[Series],
-    *,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float] = (0.0, 1.0),
-    y_range: tuple[float, float] = (0.0, 1.0),
-    log_x: bool = False,
-) -> Html:
-    """Draw curves over two axes, with a legend below.
-
-    Points that are not finite break the curve; what lies outside the ranges is drawn at their edge.
-    Curves of more than 240 points are thinned.
-
-    Args:
-        series: The curves; faint ones are drawn first and share one entry of the legend.
-        x_label: What the horizontal axis is.
-        y_label: What the vertical axis is.
-        x_range: Its ends.
-        y_range: Its ends.
-        log_x: Whether the horizontal axis is logarithmic; its lower end must then be above 0.
-
-    Returns:
-        An SVG element and a list.
-
-    Raises:
-        ValueError: If a logarithmic axis starts at or below 0, or x and y differ in length.
+def stand_alone(drawing: Markup) -> str:
+    """Turn a drawing of a page into an SVG file that brings its colours.
 
     Example:
-        >>> curve = Series("a", [0, 1], [1, 0.5])
-        >>> "<path" in line_chart([curve], x_label="recall", y_label="precision")
-        True
+        >>> stand_alone(svg_drawing(10, "nothing"))[:40]
+        '<svg xmlns="http://www.w3.org/2000/svg" '
     """
-    if log_x and x_range[0] <= 0:
-        raise ValueError(f"x_range must start above 0 on a logarithmic axis, got {x_range}")
-    across = Scale(*x_range, start=44, stop=WIDTH - 16, log=log_x)
-    up = Scale(*y_range, start=PLOT_HEIGHT - 40, stop=26)
-    colours = _colours(series)
-    faint_first = sorted(zip(series, colours, strict=True), key=lambda pair: -pair[0].is_faint)
-    curves = [_curve(entry, colour, across, up) for entry, colour in faint_first]
-    drawing = svg_drawing(
-        PLOT_HEIGHT,
-        f"{y_label} against {x_label}",
-        *_axes(across, up, x_label, y_label),
-        *curves,
-    )
-    return join(drawing, _curve_legend(series, colours))
+    start, rest = str(drawing).split(">", 1)
+    start = start.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    rules = STYLE_FILE.read_text(encoding="utf-8").replace(">", "&gt;")
+    return f"{start}><style>{rules}svg {{ font-family: sans-serif; }}</style>{rest}\n"
 
 
-def _colours(series: Sequence[Series]) -> list[str]:
-    """Class suffix of each curve: colours go round among those that are not faint."""
-    numbers = iter(range(len(series)))
-    return ["faint" if s.is_faint else f"{next(numbers) % NUM_COLOURS + 1}" for s in series]
-
-
-def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Html]:
-    """Grid, ticks and names of both axes."""
+def svg_axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Markup]:
+    """Grid, ticks and names of both axes, the vertical one at the left."""
     left, right, bottom = across.start, across.stop, up.start
     marks = []
     for value in up.ticks():
@@ -398,38 +397,60 @@ def _axes(across: Scale, up: Scale, x_label: str, y_label: str) -> list[Html]:
     return marks
 
 
-def _curve(entry: Series, colour: str, across: Scale, up: Scale) -> Html:
-    """One curve; a single point becomes a dot."""
-    points = _points(entry, across, up)
-    class_ = "curve faint" if entry.is_faint else f"curve stroke-{colour}"
-    path, is_drawing = "", False
-    for point in points:
-        path += f"{'L' if is_drawing else 'M'}{point[0]:.1f} {point[1]:.1f}" if point else ""
-        is_drawing = point is not None
-    if len(points) == 1 and points[0]:
-        path += "h0.01"
-    title = element("title", f"{entry.name} {entry.note}".strip())
-    return element("g", title, element("path", d=path, class_=class_)) if path else Html()
+def svg_drawing(height: float, label: str, *parts: object) -> Markup:
+    """A drawing as wide as all charts, with a label for screen readers."""
+    return svg_element(
+        "svg",
+        *parts,
+        role="img",
+        aria_label=label,
+        width=WIDTH,
+        height=height,
+        viewBox=f"0 0 {WIDTH} {height:g}",
+    )
 
 
-def _points(entry: Series, across: Scale, up: Scale) -> list[tuple[float, float] | None]:
-    """Pixels of a curve; None where it is interrupted."""
-    x, y = np.asarray(entry.x, dtype=float), np.asarray(entry.y, dtype=float)
-    if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"x and y must be of one length, got {x.shape} and {y.shape}")
-    kept = thin(len(x))
-    x, y = x[kept].clip(across.low, across.high), y[kept].clip(up.low, up.high)
-    return [
-        (across.pixel(a), up.pixel(b)) if math.isfinite(a) and math.isfinite(b) else None
-        for a, b in zip(x.tolist(), y.tolist(), strict=True)
-    ]
+def svg_line(x1: float, y1: float, x2: float, y2: float, class_: str) -> Markup:
+    """A straight line."""
+    return svg_element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def _curve_legend(series: Sequence[Series], colours: Sequence[str]) -> Html:
-    """Names below a chart; those in the background are only counted."""
-    pairs = zip(series, colours, strict=True)
-    entries = [(entry.name, entry.note, colour) for entry, colour in pairs if not entry.is_faint]
-    faint = sum(entry.is_faint for entry in series)
-    if faint:
-        entries.append((f"{faint} other{'s' if faint > 1 else ''}", "", "faint"))
-    return legend(entries)
+def svg_text(text: str, x: float, y: float, anchor: str, **attributes: Attribute) -> Markup:
+    """A line of text whose baseline is at y."""
+    return svg_element("text", text, x=x, y=y, text_anchor=anchor, **attributes)
+
+
+def svg_element(tag: str, *children: object, **attributes: Attribute) -> Markup:
+    """Write one element, well-formed as XML.
+
+    Attribute names are Python names: a final underscore is dropped and the others become dashes.
+    None leaves the attribute out.
+
+    Args:
+        tag: Its name.
+        children: Text, which is escaped, and other elements.
+        attributes: Numbers are rounded to two decimals.
+
+    Returns:
+        The element.
+
+    Example:
+        >>> print(svg_element("rect", width=1 / 3, stroke_width=2, class_="bar"))
+        <rect width="0.33" stroke-width="2" class="bar" />
+        >>> print(svg_element("text", "a & b", transform=None))
+        <text>a &amp; b</text>
+    """
+    inside = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{_attribute_text(value)}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    if tag in WITHOUT_CONTENT:
+        return Markup(f"<{tag}{inside} />")  # noqa: S704 - every part is escaped
+    content = "".join(map(escape, children))
+    return Markup(f"<{tag}{inside}>{content}</{tag}>")  # noqa: S704 - every part is escaped
+
+
+def _attribute_text(value: Attribute) -> str:
+    """Write an attribute's value: numbers short, text escaped."""
+    return f"{round(value, 2):.10g}" if isinstance(value, float) else escape(value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import ArrayLike, NDArray
 
 from sppnet.errors import Problem
@@ -18,7 +19,6 @@ from sppnet.evaluation.classification import (
 from sppnet.evaluation.report.axes import score_text
 from sppnet.evaluation.report.charts import confusion_chart
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Tile,
     details,
@@ -73,7 +73,7 @@ class ClassificationFigures:
 
 
 class _Answers(NamedTuple):
-    """The answers and what they are worth."""
+    """The answers of a classifier, compared with the truth."""
 
     labels: NDArray[np.int64]  # (N,)
     predicted: NDArray[np.int64]  # (N,)
@@ -119,7 +119,7 @@ def write_classification_report(
         ValueError: If the numbers of paths, labels and scores differ.
         OutputError: If a file cannot be written.
     """
-    answers = _judge(figures, len(image_paths))
+    answers = _answers(figures, len(image_paths))
     counts = [counted(len(image_paths), "image"), counted(len(figures.names), "class")]
     page = Page(
         title,
@@ -138,7 +138,7 @@ def write_classification_report(
     return numbers
 
 
-def _judge(figures: ClassificationFigures, num_images: int) -> _Answers:
+def _answers(figures: ClassificationFigures, num_images: int) -> _Answers:
     """Check the shapes and compare answers with the truth."""
     num_classes = len(figures.names)
     labels = np.asarray(figures.labels, dtype=np.int64).reshape(-1)
@@ -164,7 +164,7 @@ def _judge(figures: ClassificationFigures, num_images: int) -> _Answers:
 
 
 def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile]:
-    """Top-1, top-5 where it says something, mean class accuracy, and what the caller adds."""
+    """Top-1, top-5 with more than five classes, mean class accuracy, and what the caller adds."""
     num_classes = len(figures.names)
     chance = f"chance {score_text(1 / num_classes)}" if num_classes else ""
     entries = [Tile("Top-1 accuracy", score_text(answers.top1), chance)]
@@ -177,7 +177,7 @@ def _key_figures(figures: ClassificationFigures, answers: _Answers) -> list[Tile
     return [*entries, *figures.extra]
 
 
-def _class_blocks(names: Sequence[str], answers: _Answers) -> list[Html]:
+def _class_blocks(names: Sequence[str], answers: _Answers) -> list[Markup]:
     """Bars of the classes beside the confusion matrix, and the pairs most often confused."""
     accuracy = dict(zip(names, answers.class_accuracy.tolist(), strict=True))
     matrix = confusion_chart(answers.confusion, names) if names else None
@@ -228,7 +228,7 @@ def _add_picture_sections(
     """Append the wrong and the right answers with the highest scores."""
     kinds = (
         ("Surest mistakes", "The wrong answers with the highest scores.", ~answers.is_right),
-        ("Surest hits", "The right answers with the highest scores.", answers.is_right),
+        ("Surest correct answers", "The right answers with the highest scores.", answers.is_right),
     )
     for title, text, mask in kinds:
         rows = np.flatnonzero(mask)

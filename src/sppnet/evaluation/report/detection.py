@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from sppnet.evaluation.calibration import Reliability
+from sppnet.evaluation.calibration import ReliabilityDiagram
 from sppnet.evaluation.coco import RECALL_LIMITS, CocoMeasures
 from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
@@ -16,7 +17,7 @@ from sppnet.evaluation.error_analysis import (
     OperatingPoint,
     best_and_worst,
     best_operating_point,
-    judge_images,
+    count_matches,
 )
 from sppnet.evaluation.report.axes import score_text, seconds_text
 from sppnet.evaluation.report.charts import Series, confusion_chart, line_chart
@@ -27,7 +28,6 @@ from sppnet.evaluation.report.detection_figures import (
     comparable_paper_ap,
 )
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Tile,
     details,
@@ -80,106 +80,6 @@ MOST_COLOURED = 6
 LARGEST_OPEN_TABLE = 20
 
 
-def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
-    """Append what is known beyond the average precision.
-
-    Args:
-        page: Appended to.
-        analysis: The measures.
-    """
-    page.add_section("By size, as COCO counts", coco_table(analysis.coco), _coco_note())
-    page.add_section(
-        "Mistakes",
-        f"Counted are detections that score at least {analysis.point.score_threshold:.2f}, the "
-        "threshold with the best balance here.",
-        figures(_error_figure(analysis.errors), _confusion_figure(analysis.confusion)),
-        _pairs(analysis.confusion),
-    )
-    if analysis.reliability is not None:
-        page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
-
-
-def coco_table(coco: CocoMeasures) -> Html:
-    """COCO's twelve numbers, sizes by column."""
-    rows: list[list[object]] = []
-    for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
-        stem = {"AP": "AP", "AR100": "AR"}.get(measure)
-        by_size = [coco.mean[f"{stem}{size}"] if stem else None for size in SIZES]
-        rows.append([measure, coco.mean[measure], *by_size])
-    return table(["measure", "all", *SIZES], rows)
-
-
-def _coco_note() -> Html:
-    """What the rows and columns are."""
-    return paragraph(
-        "AP: mean over overlaps 0.50 to 0.95. AR: share of the objects found with 1, 10 and 100 "
-        "detections per image and class. Small is up to 32\u00d732 pixels, large from 96\u00d796.",
-        note=True,
-    )
-
-
-def _error_figure(errors: ErrorTypes) -> Html:
-    """Kinds of mistakes: how many, and what they cost."""
-    rows: list[list[object]] = [
-        [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
-    ]
-    listing = table(["kind", "what it is", "count", "costs AP50"], rows)
-    note = "The cost is what AP50 would gain, all scores counted, if this kind alone were mended."
-    return figure(listing, "Kinds of mistakes", note)
-
-
-def _confusion_figure(confusion: DetectionConfusion) -> Html:
-    """The confusion matrix; nothing if there is nothing in it or too much."""
-    if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
-        return Html()
-    chart = confusion_chart(confusion.counts, confusion.names)
-    note = "Last column: objects not found. Last row: detections where nothing is."
-    return figure(chart, "Confusion", note)
-
-
-def _pairs(confusion: DetectionConfusion) -> Html:
-    """The pairs of classes that are mixed up most; nothing if none is."""
-    mixed = confusion.counts[:-1, :-1].copy()
-    np.fill_diagonal(mixed, 0)
-    places = np.argsort(-mixed, axis=None, kind="stable")[:MOST_PAIRS]
-    rows: list[list[object]] = [
-        [confusion.names[row], confusion.names[column], int(mixed[row, column])]
-        for row, column in zip(*np.unravel_index(places, mixed.shape), strict=True)
-        if mixed[row, column]
-    ]
-    if not rows:
-        return Html()
-    return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
-
-
-def _reliability_blocks(reliability: Reliability) -> list[Html]:
-    """The diagram, in words and as a table."""
-    is_filled = reliability.counts > 0
-    series = [
-        Series(
-            "detections",
-            reliability.probability[is_filled],
-            reliability.share[is_filled],
-            f"error {score_text(reliability.ece)}",
-        ),
-        Series("as it should be", [0.0, 1.0], [0.0, 1.0]),
-    ]
-    chart = line_chart(series, x_label="probability", y_label="share of hits")
-    note = "Expected calibration error: mean distance from the diagonal."
-    width = 1 / len(reliability.counts)
-    columns = (reliability.counts, reliability.probability, reliability.share)
-    rows: list[list[object]] = [
-        [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
-        for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
-    ]
-    listing = table(["probability", "detections", "mean probability", "share of hits"], rows)
-    return [
-        paragraph(_SOURCES[reliability.source]),
-        figures(figure(chart, "Reliability", note)),
-        details("The numbers", listing),
-    ]
-
-
 def write_detection_report(
     path: Path,
     images: Sequence[LabelledImage],
@@ -194,8 +94,8 @@ def write_detection_report(
 
     The page shows the average precision of each class, precision-recall curves, the recall of the
     proposals, COCO's numbers, mistakes by kind and by class, the reliability of the scores, images
-    with hits and misses, the time of each stage, problems in the input, and the configuration. It
-    needs nothing but itself: images lie inside it, reduced to 640 pixels.
+    with what was found and missed, the time of each stage, problems in the input, and the
+    configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
 
     Args:
         path: The HTML file; the JSON file has its name with another ending.
@@ -235,14 +135,14 @@ def write_detection_report(
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
     add_origin_section(page, figures.config, figures.versions)
-    numbers = {**figures.numbers(), "operating_point": point.numbers(), "images": shown}
+    numbers = {**figures.to_json(), "operating_point": point.to_json(), "images": shown}
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)
     return numbers
 
 
 def _key_figures(figures: DetectionFigures) -> list[Tile]:
-    """The measures that were taken, and the time per image."""
+    """The measures that there are, and the time per image."""
     entries = [
         Tile(name, score_text(figures.mean[key]), hint)
         for key, (name, hint) in MEASURES.items()
@@ -254,8 +154,8 @@ def _key_figures(figures: DetectionFigures) -> list[Tile]:
     return entries
 
 
-def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Html]:
-    """Table of all measures by class; beside the paper's where the data are the same."""
+def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Markup]:
+    """Table of all measures by class, with the paper's numbers if the data are the same."""
     keys = [key for key in MEASURES if key in figures.per_class]
     paper = comparable_paper_ap(figures.names, len(images))
     counts = _object_counts(images, figures.names)
@@ -288,18 +188,18 @@ def _object_counts(images: Sequence[LabelledImage], names: Sequence[str]) -> dic
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def _curves(figures: DetectionFigures) -> Html:
-    """Precision against recall, and recall of the proposals."""
-    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
-
-
-def _class_bars(figures: DetectionFigures) -> Html | None:
+def _class_bars(figures: DetectionFigures) -> Markup | None:
     """AP50 of each class; a single class needs no bars."""
     values = figures.per_class.get("ap50", {})
     return class_bars(values, "AP50 by class") if len(values) > 1 else None
 
 
-def _precision_recall_figure(figures: DetectionFigures) -> Html | None:
+def _curves(figures: DetectionFigures) -> Markup:
+    """Precision against recall, and recall of the proposals."""
+    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
+
+
+def _precision_recall_figure(figures: DetectionFigures) -> Markup | None:
     """One curve per class; of many classes only the best and the worst three are coloured."""
     if not figures.curves:
         return None
@@ -319,11 +219,11 @@ def _precision_recall_figure(figures: DetectionFigures) -> Html | None:
     return figure(chart, "Precision and recall", note)
 
 
-def _proposal_figure(figures: DetectionFigures) -> Html | None:
+def _proposal_figure(figures: DetectionFigures) -> Markup | None:
     """Share of the objects that some proposal covers, against how many are looked at."""
     if figures.proposal_recall is None:
         return None
-    counts = figures.proposal_recall.windows
+    counts = figures.proposal_recall.num_proposals
     if not len(counts):
         return None
     series = [
@@ -332,9 +232,111 @@ def _proposal_figure(figures: DetectionFigures) -> Html | None:
     ]
     ends = (max(1.0, float(counts.min())), max(2.0, float(counts.max())))
     chart = line_chart(
-        series, x_label="windows per image", y_label="recall", x_range=ends, log_x=True
+        series, x_label="proposals per image", y_label="recall", x_range=ends, log_x=True
     )
-    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} windows.")
+    return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
+
+
+def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
+    """Append what is known beyond the average precision.
+
+    Args:
+        page: Appended to.
+        analysis: The measures.
+    """
+    page.add_section("By size, as COCO counts", coco_table(analysis.coco), _coco_note())
+    page.add_section(
+        "Mistakes",
+        f"Counted are detections that score at least {analysis.point.score_threshold:.2f}, the "
+        "threshold with the best balance here.",
+        figures(_error_figure(analysis.errors), _confusion_figure(analysis.confusion)),
+        _pairs(analysis.confusion),
+    )
+    if analysis.reliability is not None:
+        page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
+
+
+def coco_table(coco: CocoMeasures) -> Markup:
+    """COCO's twelve numbers, with a column for each size."""
+    rows: list[list[object]] = []
+    for measure in ("AP", "AP50", "AP75", *(f"AR{limit}" for limit in RECALL_LIMITS)):
+        stem = {"AP": "AP", "AR100": "AR"}.get(measure)
+        by_size = [coco.mean[f"{stem}{size}"] if stem else None for size in SIZES]
+        rows.append([measure, coco.mean[measure], *by_size])
+    return table(["measure", "all", *SIZES], rows)
+
+
+def _coco_note() -> Markup:
+    """What the rows and columns are."""
+    return paragraph(
+        "AP: mean over overlaps 0.50 to 0.95. AR: share of the objects found with 1, 10 and 100 "
+        "detections per image and class. Small is up to 32\u00d732 pixels, large from 96\u00d796.",
+        note=True,
+    )
+
+
+def _error_figure(errors: ErrorTypes) -> Markup:
+    """Kinds of mistakes: how many, and what they cost."""
+    rows: list[list[object]] = [
+        [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
+    ]
+    listing = table(["kind", "what it is", "count", "costs AP50"], rows)
+    note = "The cost is what AP50 would gain, all scores counted, if this kind alone were mended."
+    return figure(listing, "Kinds of mistakes", note)
+
+
+def _confusion_figure(confusion: DetectionConfusion) -> Markup:
+    """The confusion matrix, unless it is empty or too large to draw."""
+    if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
+        return Markup()
+    chart = confusion_chart(confusion.counts, confusion.names)
+    note = "Last column: objects not found. Last row: detections where nothing is."
+    return figure(chart, "Confusion", note)
+
+
+def _pairs(confusion: DetectionConfusion) -> Markup:
+    """The pairs of classes that are mixed up most, if any are."""
+    mixed = confusion.counts[:-1, :-1].copy()
+    np.fill_diagonal(mixed, 0)
+    places = np.argsort(-mixed, axis=None, kind="stable")[:MOST_PAIRS]
+    rows: list[list[object]] = [
+        [confusion.names[row], confusion.names[column], int(mixed[row, column])]
+        for row, column in zip(*np.unravel_index(places, mixed.shape), strict=True)
+        if mixed[row, column]
+    ]
+    if not rows:
+        return Markup()
+    return details("Classes mixed up most", table(["is", "was taken for", "times"], rows))
+
+
+def _reliability_blocks(reliability: ReliabilityDiagram) -> list[Markup]:
+    """The reliability diagram, with its numbers as a table."""
+    is_filled = reliability.counts > 0
+    series = [
+        Series(
+            "detections",
+            reliability.probability[is_filled],
+            reliability.share[is_filled],
+            f"error {score_text(reliability.ece)}",
+        ),
+        Series("as it should be", [0.0, 1.0], [0.0, 1.0]),
+    ]
+    chart = line_chart(series, x_label="probability", y_label="share of true positives")
+    note = "Expected calibration error: mean distance from the diagonal."
+    width = 1 / len(reliability.counts)
+    columns = (reliability.counts, reliability.probability, reliability.share)
+    rows: list[list[object]] = [
+        [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
+        for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
+    ]
+    listing = table(
+        ["probability", "detections", "mean probability", "share of true positives"], rows
+    )
+    return [
+        paragraph(_SOURCES[reliability.source]),
+        figures(figure(chart, "Reliability", note)),
+        details("The numbers", listing),
+    ]
 
 
 def _add_image_section(
@@ -345,9 +347,9 @@ def _add_image_section(
     point: OperatingPoint,
     load: LoadImage,
 ) -> dict[str, list[str | int]]:
-    """Append images with hits and misses; returns their ids."""
-    judged = judge_images(images, detections, point.score_threshold)
-    best, worst = best_and_worst(judged)
+    """Append images with what was found and missed; returns their ids."""
+    counts = count_matches(images, detections, point.score_threshold)
+    best, worst = best_and_worst(counts)
     if not best and not worst:
         return {"worst": [], "best": []}
     blocks: list[object] = [_point_text(point), scene_legend()]
@@ -363,7 +365,7 @@ def _add_image_section(
 
 def _point_text(point: OperatingPoint) -> str:
     """What the pictures show, in words."""
-    if not point.hits:
+    if not point.true_positives:
         return "No detection is right."
     return (
         f"Shown are detections that score at least {point.score_threshold:.2f}, the threshold with "

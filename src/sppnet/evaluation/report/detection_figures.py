@@ -1,4 +1,4 @@
-"""What a detection report shows, worked out from detections and truth."""
+"""The measures that the report of a detector shows, taken from detections and truth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from sppnet.errors import Problem
 from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
 from sppnet.evaluation.calibration import (
-    Reliability,
+    ReliabilityDiagram,
     ScoreCalibration,
-    judge_scores,
+    match_scores,
     measure_reliability,
 )
 from sppnet.evaluation.coco import CocoMeasures, coco_measures
@@ -58,14 +58,14 @@ class DetectionAnalysis:
         point: The threshold with the best F1; confusion and kinds of mistakes are counted there.
         confusion: Which class was taken for which, the background included.
         errors: Kinds of mistakes and what each costs.
-        reliability: Probabilities against shares of hits; None if there is too little for it.
+        reliability: Probabilities against shares of true positives; None with too few detections.
     """
 
     coco: CocoMeasures
     point: OperatingPoint
     confusion: DetectionConfusion
     errors: ErrorTypes
-    reliability: Reliability | None
+    reliability: ReliabilityDiagram | None
 
     @classmethod
     def measure(
@@ -75,7 +75,7 @@ class DetectionAnalysis:
         names: Sequence[str],
         calibration: ScoreCalibration | None = None,
     ) -> "DetectionAnalysis":
-        """Take all these measures.
+        """Measure detections against the truth.
 
         Args:
             images: With their truth.
@@ -85,7 +85,7 @@ class DetectionAnalysis:
                 ``measure_reliability`` for what happens without one.
 
         Returns:
-            The measures.
+            All of them.
 
         Raises:
             ValueError: If detections and truth do not belong together.
@@ -97,17 +97,17 @@ class DetectionAnalysis:
             point,
             confuse_detections(*scene, point.score_threshold),
             find_error_types(*scene, point.score_threshold),
-            measure_reliability(judge_scores(*scene), len(names), calibration),
+            measure_reliability(match_scores(*scene), len(names), calibration),
         )
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """All of it, for JSON."""
         return {
             "coco": {"mean": self.coco.mean, "per_class": self.coco.per_class},
-            "operating_point": self.point.numbers(),
-            "confusion": self.confusion.numbers(),
-            "errors": self.errors.numbers(),
-            "reliability": self.reliability.numbers() if self.reliability else None,
+            "operating_point": self.point.to_json(),
+            "confusion": self.confusion.to_json(),
+            "errors": self.errors.to_json(),
+            "reliability": self.reliability.to_json() if self.reliability else None,
         }
 
 
@@ -177,7 +177,7 @@ class DetectionFigures:
         analysis = DetectionAnalysis.measure(images, detections, names, calibration)
         return cls(names, mean, per_class, curves, analysis, **others)
 
-    def numbers(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """What the plots show, as plain lists for JSON."""
         numbers: dict[str, object] = {
             "mean": dict(self.mean),
@@ -188,11 +188,11 @@ class DetectionFigures:
             "problems": [vars(problem) for problem in self.problems],
         }
         if self.analysis is not None:
-            numbers |= self.analysis.numbers()
+            numbers |= self.analysis.to_json()
         if self.proposal_recall is not None:
             shares = self.proposal_recall.recall
             numbers["proposal_recall"] = {
-                "windows": self.proposal_recall.windows.tolist(),
+                "windows": self.proposal_recall.num_proposals.tolist(),
                 "recall": {f"{overlap:g}": share.tolist() for overlap, share in shares.items()},
             }
         return numbers

@@ -1,23 +1,29 @@
-"""HTML pages: escaping, the page, and its blocks."""
+"""HTML pages: a page and the blocks it is built of.
+
+The markup itself lies in ``templates``: ``blocks.html`` has a macro for each block here, and
+``page.html`` is the page around them. Jinja2 escapes all text in them.
+"""
 
 import base64
-import html
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-# Control characters, lone surrogates, non-characters and the marks that reverse the order of text.
-UNSHOWABLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
-WITHOUT_END_TAG = frozenset({"br", "img", "meta", "circle", "line", "path", "polyline", "rect"})
-Attribute = str | int | float | bool | None
+import markupsafe
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 __all__ = [
     "Page",
     "Picture",
     "Tile",
+    "column",
     "details",
     "figure",
     "figures",
@@ -27,24 +33,20 @@ __all__ = [
     "pictures",
     "table",
     "tiles",
+    "whole_picture",
 ]
-# The page forbids itself to load anything: what it shows lies inside it.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-STYLE_FILE = Path(__file__).with_name("page.css")
+FOLDER = Path(__file__).parent
+STYLE_FILE = FOLDER / "page.css"
+# Control characters, lone surrogates, non-characters and the marks that reverse the order of text.
+UNSHOWABLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+# A page with fewer titled sections has no table of contents.
+FEWEST_LISTED_SECTIONS = 3
+DASH = "\u2013"
 
 
-class Html(str):
-    """A string that is markup already and is passed through as it is.
-
-    Example:
-        >>> join("a < b", Html("<br />"))
-        'a &lt; b<br />'
-    """
-
-    __slots__ = ()
-
-
-def escape(text: object) -> Html:
+def escape(text: object) -> Markup:
     """Make any text harmless inside an element or a quoted attribute.
 
     Characters that cannot be shown, such as control bytes of a hostile file name, become U+FFFD.
@@ -57,60 +59,39 @@ def escape(text: object) -> Html:
 
     Example:
         >>> escape("<script>")
-        '&lt;script&gt;'
+        Markup('&lt;script&gt;')
     """
-    if isinstance(text, Html):
+    if isinstance(text, Markup):
         return text
-    return Html(html.escape(UNSHOWABLE.sub("\ufffd", str(text)), quote=True))
+    return markupsafe.escape(UNSHOWABLE.sub("\ufffd", str(text)))
 
 
-def join(*parts: object) -> Html:
-    """Put parts one after the other, each escaped unless it is markup."""
-    return Html("".join(escape(part) for part in parts))
+@cache
+def _templates() -> "Environment":
+    """The templates; every value in them passes through ``escape``."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not needed for --help
 
-
-def element(tag: str, *children: object, **attributes: Attribute) -> Html:
-    """Write one element, well-formed both as HTML and as XML.
-
-    Attribute names are Python names: a final underscore is dropped and the others become dashes.
-    None and False leave the attribute out.
-
-    Args:
-        tag: Its name.
-        children: Text, which is escaped, and other elements.
-        attributes: Numbers are rounded to two decimals.
-
-    Returns:
-        The element.
-
-    Example:
-        >>> element("rect", width=1 / 3, stroke_width=2, class_="bar")
-        '<rect width="0.33" stroke-width="2" class="bar" />'
-        >>> element("p", "a & b", hidden=None)
-        '<p>a &amp; b</p>'
-    """
-    inside = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{_attribute_text(value)}"'
-        for name, value in attributes.items()
-        if value is not None and value is not False
+    return Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        finalize=escape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    if tag in WITHOUT_END_TAG:
-        return Html(f"<{tag}{inside} />")
-    return Html(f"<{tag}{inside}>{join(*children)}</{tag}>")
 
 
-def _attribute_text(value: Attribute) -> str:
-    """Write an attribute's value: numbers short, True as nothing, text escaped."""
-    if value is True:
-        return ""
-    if isinstance(value, float):
-        return f"{round(value, 2):.10g}"
-    return escape(value)
+def _block(macro: str, *values: object) -> Markup:
+    """Fill in a macro of ``blocks.html``."""
+    module = _templates().get_template("blocks.html").module
+    markup: Markup = getattr(module, macro)(*values)
+    return markup.strip()
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One key figure: what it is, its value as it is to be read, and one line that explains it."""
+    """One key figure: its name, its value as text, and a line that explains it."""
 
     name: str
     value: str
@@ -125,34 +106,32 @@ class Picture:
     title: str
     note: str = ""
 
+    @property
+    def source(self) -> str:
+        """The image as a data URL."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
 
-def paragraph(*parts: object, note: bool = False) -> Html:
+
+def paragraph(*parts: object, note: bool = False) -> Markup:
     """Write a paragraph; a note is smaller and quieter."""
-    return element("p", *parts, class_="note" if note else None)
+    return _block("paragraph", parts, note)
 
 
-def heading(text: str) -> Html:
+def heading(text: str) -> Markup:
     """Write a heading inside a section."""
-    return element("h3", text)
+    return _block("heading", text)
 
 
-def tiles(entries: Sequence[Tile]) -> Html:
+def tiles(entries: Sequence[Tile]) -> Markup:
     """Show key figures side by side, as many in a row as fit.
 
     Args:
         entries: The figures, the most important first.
 
     Returns:
-        Markup; nothing if there are none.
+        Markup; empty if there are none.
     """
-    return _unless_empty(element("dl", *map(_tile, entries), class_="tiles"), entries)
-
-
-def _tile(entry: Tile) -> Html:
-    """One key figure."""
-    hint = element("dd", entry.hint, class_="hint") if entry.hint else ""
-    value = element("dd", entry.value, class_="value")
-    return element("div", element("dt", entry.name), value, hint, class_="tile")
+    return _block("tiles", entries) if entries else Markup()
 
 
 def table(
@@ -162,7 +141,7 @@ def table(
     total: Sequence[object] | None = None,
     caption: str = "",
     decimals: int = 3,
-) -> Html:
+) -> Markup:
     """Show rows of values; the first cell of a row is its name, numbers are aligned right.
 
     Args:
@@ -183,26 +162,10 @@ def table(
             raise ValueError(
                 f"rows must have {len(columns)} cells, got {len(row)} cells in row {number}"
             )
-    numeric = [i > 0 and any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-    headings = [
-        element("th", name, scope="col", class_="number" if right else None)
-        for name, right in zip(columns, numeric, strict=True)
-    ]
-    body = [_row(row, numeric, decimals) for row in rows]
-    last = element("tfoot", _row(total, numeric, decimals)) if total else ""
-    content = join(element("thead", element("tr", *headings)), element("tbody", *body), last)
-    above = element("caption", caption) if caption else ""
-    return element("div", element("table", above, content), class_="scroll")
-
-
-def _row(cells: Sequence[object], numeric: Sequence[bool], decimals: int) -> Html:
-    """One row; its first cell is a heading for those who listen to the page."""
-    first = element("th", _cell_text(cells[0], decimals), scope="row")
-    rest = [
-        element("td", _cell_text(cell, decimals), class_="number" if right else None)
-        for cell, right in zip(cells[1:], numeric[1:], strict=True)
-    ]
-    return element("tr", first, *rest)
+    is_number = [i > 0 and any(_is_number(row[i]) for row in rows) for i in range(len(columns))]
+    texts = [[_cell_text(cell, decimals) for cell in row] for row in rows]
+    last = [_cell_text(cell, decimals) for cell in total or ()]
+    return _block("table", columns, is_number, texts, last, caption)
 
 
 def _is_number(cell: object) -> bool:
@@ -213,25 +176,21 @@ def _is_number(cell: object) -> bool:
 def _cell_text(cell: object, decimals: int) -> object:
     """Write a cell: fixed decimals, a dash for what is missing."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return "\u2013"
+        return DASH
     return f"{cell:.{decimals}f}" if isinstance(cell, float) else cell
 
 
-def name_values(values: Mapping[str, object]) -> Html:
+def name_values(values: Mapping[str, object]) -> Markup:
     """Show a mapping, such as a configuration, as a table of two columns.
 
     Args:
         values: Shown in their order; nested mappings are named ``outer.inner``.
 
     Returns:
-        Markup; nothing if there are none.
+        Markup; empty if there are none.
     """
-    rows = [
-        element("tr", element("th", name, scope="row"), element("td", value))
-        for name, value in _flat(values)
-    ]
-    body = element("table", element("tbody", *rows), class_="names")
-    return _unless_empty(element("div", body, class_="scroll"), rows)
+    pairs = _flat(values)
+    return _block("name_values", pairs) if pairs else Markup()
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
@@ -245,18 +204,35 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> list[tuple[str, obj
     return pairs
 
 
-def figures(*entries: Html) -> Html:
+def figures(*entries: Markup) -> Markup:
     """Put figures side by side where there is room, below each other where there is not."""
-    return _unless_empty(element("div", *entries, class_="figures"), entries)
+    return _block("box", "figures", entries) if entries else Markup()
 
 
-def figure(drawing: Html, title: str, note: str = "") -> Html:
+def column(*entries: Markup) -> Markup:
+    """Stack blocks to be placed among ``figures`` as one of them."""
+    return _block("box", "column", entries)
+
+
+def figure(drawing: Markup, title: str, note: str = "") -> Markup:
     """Show a chart below its title and one line that tells how to read it."""
-    caption = element("figcaption", element("strong", title), note)
-    return element("figure", caption, drawing)
+    return _block("figure", drawing, title, note)
 
 
-def pictures(entries: Sequence[Picture], *, small: bool = False) -> Html:
+def legend(entries: Sequence[tuple[Markup, str, str]], *, above: bool = False) -> Markup:
+    """List (mark, name, figure) of what a drawing shows; the browser breaks the lines.
+
+    Args:
+        entries: The mark is a small drawing in the colour of what it stands for.
+        above: Whether the list stands above what it explains, not below.
+
+    Returns:
+        Markup; empty if there are no entries.
+    """
+    return _block("legend", entries, "legend above" if above else "legend") if entries else Markup()
+
+
+def pictures(entries: Sequence[Picture], *, small: bool = False) -> Markup:
     """Show images in a grid; the bytes lie inside the page.
 
     Args:
@@ -264,32 +240,40 @@ def pictures(entries: Sequence[Picture], *, small: bool = False) -> Html:
         small: For thumbnails.
 
     Returns:
-        Markup; nothing if there are none.
+        Markup; empty if there are none.
     """
-    grid = element("div", *map(_picture, entries), class_="pictures small" if small else "pictures")
-    return _unless_empty(grid, entries)
+    return _block("pictures", entries, small) if entries else Markup()
 
 
-def _picture(entry: Picture) -> Html:
-    """One image with its caption."""
-    source = "data:image/jpeg;base64," + base64.b64encode(entry.jpeg).decode("ascii")
-    caption = element("figcaption", element("strong", entry.title), entry.note)
-    return element("figure", element("img", src=source, alt=entry.title), caption)
+def whole_picture(picture: Picture, *, beside: bool = False) -> Markup:
+    """Show an image of any shape uncut, with its title below.
+
+    Args:
+        picture: A JPEG image; its note is not shown.
+        beside: Whether it stands beside figures, narrow; otherwise it is as wide as the page.
+
+    Returns:
+        Markup.
+    """
+    return _block("whole_picture", picture, "beside" if beside else "wide")
 
 
-def details(summary: str, *blocks: object, is_open: bool = False) -> Html:
-    """Hide blocks behind one line that opens them."""
-    return element("details", element("summary", summary), *map(block, blocks), open=is_open)
+def details(summary: str, *blocks: object, is_open: bool = False) -> Markup:
+    """Hide blocks behind a line that opens them when it is clicked."""
+    return _block("details", summary, [block(each) for each in blocks], is_open)
 
 
-def block(content: object) -> Html:
+def block(content: object) -> Markup:
     """Markup as it is; plain text as a paragraph that escapes it."""
-    return content if isinstance(content, Html) else paragraph(escape(content))
+    return content if isinstance(content, Markup) else paragraph(content)
 
 
-def _unless_empty(markup: Html, entries: Sequence[object]) -> Html:
-    """The markup, or nothing at all if there is nothing in it."""
-    return markup if entries else Html()
+class Section(NamedTuple):
+    """A part of a page: its anchor, its heading and its blocks."""
+
+    anchor: str
+    title: str
+    content: Markup
 
 
 @dataclass
@@ -313,7 +297,7 @@ class Page:
     title: str
     subtitle: str = ""
     footer: str = ""
-    _sections: list[tuple[str, Html]] = field(default_factory=list, init=False, repr=False)
+    _sections: list[Section] = field(default_factory=list, init=False, repr=False)
 
     def add_section(self, title: str, *blocks: object) -> None:
         """Append a section; without a title it is an opening block that the contents leave out.
@@ -322,7 +306,10 @@ class Page:
             title: Its heading.
             blocks: Markup, or plain text that becomes a paragraph.
         """
-        self._sections.append((title, join(*map(block, blocks))))
+        words = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-")
+        anchor = f"{len(self._sections) + 1}-{words}"  # the number keeps anchors unique
+        content = Markup("\n").join(block(each) for each in blocks)
+        self._sections.append(Section(anchor, title, content))
 
     def render(self) -> str:
         """Write the page.
@@ -330,40 +317,15 @@ class Page:
         Returns:
             A whole HTML document, to be saved as UTF-8.
         """
-        head = element(
-            "head",
-            element("meta", charset="utf-8"),
-            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            element("title", self.title),
-            element("style", Html(STYLE_FILE.read_text(encoding="utf-8"))),
+        titled = [section for section in self._sections if section.title]
+        style = Markup(STYLE_FILE.read_text(encoding="utf-8"))  # noqa: S704 - our own file
+        return (
+            _templates()
+            .get_template("page.html")
+            .render(
+                page=self,
+                style=style,
+                sections=self._sections,
+                listed=titled if len(titled) >= FEWEST_LISTED_SECTIONS else [],
+            )
         )
-        sections = [self._section(*section) for section in self._named_sections()]
-        main = element("main", *sections)
-        foot = element("footer", self.footer) if self.footer else ""
-        document = element("html", head, element("body", self._header(), main, foot), lang="en")
-        return f"<!DOCTYPE html>\n{document}\n"
-
-    def _header(self) -> Html:
-        """Title, subtitle and, on a long page, links to the sections."""
-        links = [
-            element("a", title, href=f"#{name}")
-            for name, title, _ in self._named_sections()
-            if title
-        ]
-        contents = element("nav", *links, aria_label="Contents") if len(links) > 2 else ""
-        subtitle = element("p", self.subtitle, class_="subtitle") if self.subtitle else ""
-        return element("header", element("h1", self.title), subtitle, contents)
-
-    def _named_sections(self) -> list[tuple[str, str, Html]]:
-        """(Anchor, title, content) of each section; the number keeps anchors unique."""
-        return [
-            (f"{number}-{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}", title, content)
-            for number, (title, content) in enumerate(self._sections, start=1)
-        ]
-
-    @staticmethod
-    def _section(name: str, title: str, content: Html) -> Html:
-        """One section with its heading."""
-        heading = element("h2", title) if title else ""
-        return element("section", heading, content, id=name)

@@ -1,33 +1,33 @@
-"""Sections and pictures that reports share."""
+"""Sections that several reports share, and pictures with what was found on them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from torch import Tensor
 
 from sppnet.errors import InputError, Problem
-from sppnet.evaluation.error_analysis import JudgedImage
+from sppnet.evaluation.error_analysis import ImageCounts
 from sppnet.evaluation.report.axes import seconds_text
-from sppnet.evaluation.report.charts import bar_chart, swatch
+from sppnet.evaluation.report.charts import bar_chart, svg_element
 from sppnet.evaluation.report.html import (
-    Html,
     Page,
     Picture,
     details,
-    element,
     figure,
     figures,
+    legend,
     name_values,
     paragraph,
     table,
 )
 from sppnet.evaluation.visualize import (
-    FALSE_ALARM,
-    HIT,
-    MISS,
-    draw_hits_and_misses,
+    FALSE_NEGATIVE_COLOUR,
+    FALSE_POSITIVE_COLOUR,
+    TRUE_POSITIVE_COLOUR,
+    draw_matches,
     fit_picture,
     to_jpeg_bytes,
     to_picture,
@@ -63,7 +63,7 @@ def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
 
 
 def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
-    """Append what was wrong with the input files: the file, the rule, what was done.
+    """Append what was wrong with the input files, and what was done about it.
 
     Args:
         page: Appended to.
@@ -87,7 +87,7 @@ def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
 def add_origin_section(
     page: Page, config: Mapping[str, object], versions: Mapping[str, str]
 ) -> None:
-    """Append what it takes to make the page again.
+    """Append what is needed to make the page again: settings and versions.
 
     Args:
         page: Appended to.
@@ -100,8 +100,8 @@ def add_origin_section(
         page.add_section("How this was made", *blocks)
 
 
-def in_columns(*blocks: Html | None) -> Html:
-    """Figures that exist, side by side."""
+def in_columns(*blocks: Markup | None) -> Markup:
+    """Put the figures that are not None side by side."""
     return figures(*(block for block in blocks if block))
 
 
@@ -116,7 +116,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,}\u00a0{noun}{ending}"
 
 
-def class_bars(values: Mapping[str, float], title: str) -> Html:
+def class_bars(values: Mapping[str, float], title: str) -> Markup:
     """Bars of the classes, the best on top; of more than 30 only the best and the worst 15.
 
     Args:
@@ -146,13 +146,13 @@ def ranked_names(values: Mapping[str, float]) -> list[str]:
 
 
 def scene_pictures(
-    entries: Sequence[JudgedImage],
+    entries: Sequence[ImageCounts],
     detections: Mapping[Any, Detections],
     names: Sequence[str],
     score_threshold: float,
     load: LoadImage,
 ) -> list[Picture]:
-    """Draw images with their hits, false alarms and misses.
+    """Draw images with their true positives, false positives and false negatives.
 
     Args:
         entries: Images to show, in this order.
@@ -176,16 +176,16 @@ def scene_pictures(
 
 
 def _scene(
-    entry: JudgedImage,
+    entry: ImageCounts,
     pixels: Tensor,
     found: Detections,
     names: Sequence[str],
     score_threshold: float,
 ) -> Picture:
-    """One image, reduced before drawing so that lines and letters come out sharp."""
+    """One image, reduced before it is drawn on, so that lines and letters are sharp."""
     picture, (scale_x, scale_y) = fit_picture(to_picture(pixels), SCENE_SIDE)
     scale = found.boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
-    drawn = draw_hits_and_misses(
+    drawn = draw_matches(
         picture,
         entry.image.boxes * scale,
         entry.image.labels,
@@ -194,11 +194,13 @@ def _scene(
         score_threshold=score_threshold,
         truth_ignored=entry.image.difficult | entry.image.crowd,
     )
-    note = [(entry.hits, "hit"), (entry.false_alarms, "false alarm"), (entry.misses, "missed")]
+    note = [
+        (entry.true_positives, "true positive"),
+        (entry.false_positives, "false positive"),
+        (entry.false_negatives, "false negative"),
+    ]
     text = ", ".join(
-        f"{number} {noun}{'' if number == 1 or noun == 'missed' else 's'}"
-        for number, noun in note
-        if number
+        f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in note if number
     )
     return Picture(to_jpeg_bytes(drawn), Path(entry.image.path).name, text or "nothing to find")
 
@@ -223,15 +225,27 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
     return shown
 
 
-def scene_legend() -> Html:
-    """What the colours of hits and misses mean."""
+def scene_legend() -> Markup:
+    """Explain the colours of the boxes."""
     entries = [
-        (HIT, False, "found (tick, with its score)"),
-        (FALSE_ALARM, False, "false alarm (cross)"),
-        (MISS, True, "missed (dashed)"),
+        (_outline(TRUE_POSITIVE_COLOUR), "true positive (tick, with its score)", ""),
+        (_outline(FALSE_POSITIVE_COLOUR), "false positive (cross)", ""),
+        (_outline(FALSE_NEGATIVE_COLOUR, dashes="3.5 2"), "false negative (dashed)", ""),
     ]
-    items = [
-        element("li", swatch(colour, is_dashed=is_dashed), element("span", text))
-        for colour, is_dashed, text in entries
-    ]
-    return element("ul", *items, class_="legend above")
+    return legend(entries, above=True)
+
+
+def _outline(colour: tuple[int, int, int], dashes: str | None = None) -> Markup:
+    """An outline in a colour of the pictures, which are the same in light and dark."""
+    line = svg_element(
+        "rect",
+        x=1.5,
+        y=1.5,
+        width=17,
+        height=11,
+        fill="none",
+        stroke="#{:02x}{:02x}{:02x}".format(*colour),
+        stroke_width=3,
+        stroke_dasharray=dashes,
+    )
+    return svg_element("svg", line, width=20, height=14, viewBox="0 0 20 14", aria_hidden="true")

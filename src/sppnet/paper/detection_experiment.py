@@ -1,4 +1,4 @@
-"""One way to detect, trained once for all rows of tables 9 to 12 that ask for it."""
+"""One method of detection, trained once for all rows of tables 9 to 12 that ask for it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import (
+    CombinedDetector,
     DetectionConfig,
     Detector,
     InferenceConfig,
     LinearRegionClassifier,
 )
-from sppnet.detection.detector import CombinedDetector
 from sppnet.detection.feature_set import CachedFeatures, digest_weights
 from sppnet.detection.finetune.head import HeadTuningConfig, build_optimizer, tune_head
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
@@ -40,14 +40,16 @@ from sppnet.training.checkpoints import Checkpoints, TrainingState, pack_tensors
 TRAINED_RATE, NEW_RATE = 1e-3, 1e-2
 CHECK_EVERY = 2000
 BUDGET_BYTES = 4_000_000_000
-BENCH_VERSION = 1
+EXPERIMENT_VERSION = 1
 
 
-def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -> HeadTuningConfig:
-    """Make the plan of the 2014 code, with flips, shortened to some updates.
+def head_tuning_config(
+    updates: int, head: RegionHead, seed: int, *, is_trained: bool
+) -> HeadTuningConfig:
+    """Configure fine-tuning as in the 2014 code, with flips, for a number of updates.
 
     Example:
-        >>> build_plan(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).rate
+        >>> head_tuning_config(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).rate
         0.001
     """
     return HeadTuningConfig(
@@ -64,7 +66,7 @@ def build_plan(updates: int, head: RegionHead, seed: int, *, is_trained: bool) -
 def tune_layers(
     cached: CachedFeatures,
     head: RegionHead,
-    plan: HeadTuningConfig,
+    config: HeadTuningConfig,
     folder: Path,
     track: Track,
     *,
@@ -73,12 +75,13 @@ def tune_layers(
     """Fine-tune fc6 and fc7 on cached maps; a run that was killed goes on.
 
     Args:
-        cached: Images whose maps and windows are in the cache.
+        cached: Images whose maps and proposals are in the cache.
         head: Where to begin.
-        plan: The constants.
+        config: The constants.
         folder: For the state of the training.
         track: Shows the progress.
-        is_trained: Whether the layers of ``head`` were trained; if not, new ones begin.
+        is_trained: Whether the layers of ``head`` were trained; if not, training begins with new
+            ones.
 
     Returns:
         The tuned head, in evaluation mode.
@@ -88,23 +91,23 @@ def tune_layers(
     """
     checkpoints = Checkpoints(folder)
     if is_trained and checkpoints.newest() is None:
-        tensors = pack_tensors(head, build_optimizer(head, plan), None)
+        tensors = pack_tensors(head, build_optimizer(head, config), None)
         checkpoints.save(TrainingState(threads=torch.get_num_threads(), tensors=tensors))
-    tuned = tune_head(cached, head.num_classes, plan, checkpoints=checkpoints, track=track)
+    tuned = tune_head(cached, head.num_classes, config, checkpoints=checkpoints, track=track)
     return tuned.head
 
 
 class DetectionExperiment:
-    """Windows, maps, heads and SVMs of one way; each is made when a row first asks for it.
+    """Proposals, maps, heads and SVMs of one method; each is made when a row first asks for it.
 
-    Maps, windows, tuned heads and scores are kept below ``resources.out``: a run that was killed
+    Maps, proposals, tuned heads and scores are kept below ``resources.out``: a run that was killed
     goes on, and another table finds what this one made.
 
     Args:
         method: What to measure.
         network: Its trunk and fully connected layers.
         images: What to learn from and to score.
-        resources: Where everything is.
+        resources: Budget, seed, device, and the folder for what is kept.
         track: Shows the progress.
     """
 
@@ -136,11 +139,11 @@ class DetectionExperiment:
         return NEEDS_HIDDEN if needs_trained and self.network.hidden is None else ""
 
     def differs(self, row: Row) -> str:
-        """Say in words what is not as in the paper."""
+        """Say what is not as in the paper."""
         budget, usual = self.resources.budget, Budget()
         parts = [self.network.differs, self.images.differs]
-        if (budget.windows, budget.proposals) != (usual.windows, usual.proposals):
-            parts.append(f"{budget.windows} windows of {budget.proposals}")
+        if (budget.max_proposals, budget.proposals) != (usual.max_proposals, usual.proposals):
+            parts.append(f"{budget.max_proposals} windows of {budget.proposals}")
         if row.is_tuned:
             widths = "-".join(map(str, budget.widths))
             parts.append("" if self.network.hidden else f"new fc layers {widths}")
@@ -168,15 +171,15 @@ class DetectionExperiment:
         if not self._is_prepared:
             self._prepare_all()
         budget, seed = self.resources.budget, self.resources.seed
-        rule = InferenceConfig(budget.proposals, budget.windows, seed)
+        config = InferenceConfig(budget.proposals, budget.max_proposals, seed)
         box_regressor = self._boxes if row.moves_boxes else None
         classifier = self._classifier(row.layer, row.is_tuned)
-        return Detector(self.encoder, classifier, box_regressor, self.images.names, rule).to(
+        return Detector(self.encoder, classifier, box_regressor, self.images.names, config).to(
             self.resources.device
         )
 
     def _prepare_all(self) -> None:
-        """Find windows and make maps of all images."""
+        """Propose regions in all images, and compute their maps."""
         for cached in (self.train, self.test):
             cached.propose_all(track=self.track)
             cached.encode_all(self.track)
@@ -187,16 +190,16 @@ class DetectionExperiment:
         """The head with fc6 and fc7 fine-tuned."""
         head, is_trained = self._new_head(), self.network.hidden is not None
         budget, seed = self.resources.budget, self.resources.seed
-        plan = build_plan(budget.updates, head, seed, is_trained=is_trained)
+        config = head_tuning_config(budget.updates, head, seed, is_trained=is_trained)
         folder = self.resources.out / "tuning" / self.key[:16]
-        tuned = tune_layers(self.train, head, plan, folder, self.track, is_trained=is_trained)
+        tuned = tune_layers(self.train, head, config, folder, self.track, is_trained=is_trained)
         return tuned.to(self.resources.device)
 
     @cached_property
     def _boxes(self) -> BoxCascade:
         """Box regression on the pooled vectors: one stage, as in the paper."""
-        rule = CascadeConfig(stages=1, per_image=self.resources.budget.windows)
-        cascade = BoxCascade(len(self.images.names), rule, self.resources.seed)
+        config = CascadeConfig(stages=1, per_image=self.resources.budget.max_proposals)
+        cascade = BoxCascade(len(self.images.names), config, self.resources.seed)
         samples = self.train.tracked("fitting boxes", self.track)
         return cascade.fit(samples, self.encoder, self._scales.of(RegionFeatures()))
 
@@ -217,16 +220,16 @@ class DetectionExperiment:
         return self._classifiers[layer, is_tuned]
 
     def _make_key(self) -> str:
-        """Everything that scores depend on."""
+        """Key of everything that scores depend on."""
         budget, network = self.resources.budget, self.network
         return self.cache.make_key(
-            version=BENCH_VERSION,
+            version=EXPERIMENT_VERSION,
             settings=repr(self.settings),
             encoder=repr(sorted(self.encoder.config().items())),
             weights=digest_weights(network.backbone.state_dict()),
             hidden=tuple(digest_weights(each.state_dict()) for each in network.hidden or ()),
             images=(digest_images(self.images.train), digest_images(self.images.test)),
-            budget=(budget.proposals, budget.windows, budget.updates, budget.widths),
+            budget=(budget.proposals, budget.max_proposals, budget.updates, budget.widths),
             seed=self.resources.seed,
         )
 
@@ -239,14 +242,14 @@ class DetectionExperiment:
         """Put images, encoder and cache together."""
         budget, seed = self.resources.budget, self.resources.seed
         return CachedFeatures(
-            images, self.encoder, self.cache, budget.proposals, budget.windows, seed
+            images, self.encoder, self.cache, budget.proposals, budget.max_proposals, seed
         )
 
 
 def score_detector(
     detector: Detector | CombinedDetector, experiments: Sequence[DetectionExperiment], track: Track
 ) -> Tensor:
-    """Detect on the images to score, from the maps that are kept, and score.
+    """Detect on the images to score, from cached maps, and score.
 
     Args:
         detector: One, or several combined.
@@ -258,12 +261,12 @@ def score_detector(
     """
     first, *others = (experiment.test for experiment in experiments)
     found = {}
-    for image, encoded, windows in first.tracked("detecting", track):
+    for image, encoded, proposals in first.tracked("detecting", track):
         if isinstance(detector, CombinedDetector):
             maps = (encoded, *(other.encoded(image) for other in others))
-            found[image.image_id] = detector.detect(maps, windows)
+            found[image.image_id] = detector.detect(maps, proposals)
         else:
-            found[image.image_id] = detector.detect(encoded, windows)
+            found[image.image_id] = detector.detect(encoded, proposals)
     result = evaluate_detections(first.usable, found, detector.names, "voc07")
     values = [result.per_class[name] for name in detector.names]
     return torch.tensor([float("nan") if value is None else value for value in values])
