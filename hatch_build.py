@@ -1,7 +1,7 @@
 """Compiles the kernels while the package is built, by the compiler that pip brings (Zig).
 
 One library of each per generation of processors, chosen at run time. Where nothing compiles, the
-package is built without them: it pools in plain torch, and has no windows from graphs.
+package is built without them: it pools in plain torch, and has no proposals from graphs.
 ``sppnet info`` says which.
 """
 

@@ -22,7 +22,7 @@ from pathlib import Path
 # From below: a room imports rooms on the floors under it. Rooms on one floor do not know each
 # other, but for the pairs in `NEIGHBOURS`.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "progress"),
+    ("errors", "progress", "config"),
     ("geometry", "pooling", "backbones", "storage"),
     ("images",),
     ("training",),

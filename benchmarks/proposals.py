@@ -20,8 +20,9 @@ import cv2
 import torch
 
 from sppnet.app.progress import track
+from sppnet.config.detection import split_methods
 from sppnet.detection.proposals.graph import kernel_name
-from sppnet.detection.proposals.propose import PROPOSERS, propose, shrink_to_search, split_methods
+from sppnet.detection.proposals.propose import PROPOSERS, propose, shrink_to_search
 from sppnet.evaluation import proposal_recall_curve
 from sppnet.images import LabelledImage, load_image, open_detection_dataset
 from sppnet.storage import write_json, write_text

@@ -19,6 +19,7 @@ from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
+from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
@@ -100,14 +101,14 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
     config, (scores, moved) = detector.inference, ask(boxes)
     row, label = (scores > config.score_threshold).nonzero().unbind(1)
     found = Detections(boxes[row], scores[row, label], label)
-    found = found.select(config.preselect(found))
+    found = found.select(preselect(found, config.moved_per_class))
     boxes, rows = found.boxes, torch.arange(found.count)
     for stage in range(moved.shape[1]):
         after = ask(boxes)[1][rows, stage, found.labels]
         boxes = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
     after = ask(boxes)[0][rows, found.labels]
     after = Detections(boxes, (found.scores + after) / 2, found.labels)
-    return config.select(after, moved=True)
+    return select_detections(after, config, moved=True)
 
 
 def test_detector_finds_the_same_boxes(exported: Path) -> None:

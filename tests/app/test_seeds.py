@@ -15,7 +15,7 @@ from sppnet.app import settings as app_settings
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.main import COMMANDS, load_command, main
 from sppnet.backbones import build_backbone
-from sppnet.classification import FitConfig, TrainConfig
+from sppnet.classification import FitConfig, TrainConfig, TrainerConfig
 from sppnet.detection import DetectionConfig
 from sppnet.detection.heads import svm_trainer as window_training
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner
@@ -146,15 +146,16 @@ def test_every_flag_that_is_a_setting_comes_before_the_file(
     flags = {parameter.name: parameter for parameter in CONFIGURED[words].params}
     assert "seed" in fields
     assert set(asked[2]) == fields & set(flags)
-    assert [name for name in asked[2] if flags[name].default is not None] == []
+    typed = {word.removeprefix("--").replace("-", "_") for word in quick if word[:2] == "--"}
+    assert {name for name, value in asked[2].items() if value is not None} == typed
 
 
 def test_help_of_every_command_tells_the_seed_that_is_taken_without_the_flag() -> None:
     for words, command in _commands():
         option: Any
         for option in (each for each in command.params if each.name == "seed"):
-            by_settings = option.default is None and option.help.endswith("; 0 if not given.")
-            assert by_settings if words in CONFIGURED else option.default == 0, words
+            assert option.default == 0, words
+            assert option.show_default is True, words
 
 
 @pytest.mark.parametrize("kind", [FitConfig, TrainConfig, DetectionConfig])
@@ -167,7 +168,7 @@ def test_impossible_seeds_of_a_file_are_refused(kind: type) -> None:
 
 def test_settings_of_the_demo_hold_its_seed() -> None:
     config = DemoConfig()
-    assert config.train_config(3).plan().seed == 3
+    assert TrainerConfig.of(config.train_config(3)).seed == 3
     assert config.detection_config("none", 3).seed == config.split_config(3).seed == 3
 
 

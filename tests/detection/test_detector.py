@@ -359,7 +359,7 @@ def test_soft_suppression_keeps_more_and_never_raises_a_score(
 
 
 def test_another_suppression_is_refused() -> None:
-    with pytest.raises(ValueError, match="nms must be hard or soft, got 'none'"):
+    with pytest.raises(ValueError, match="nms must be one of hard, soft, got 'none'"):
         InferenceConfig(nms="none")
 
 

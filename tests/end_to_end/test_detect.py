@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -104,6 +105,21 @@ def test_val_takes_finished_images_from_its_cache(
     assert main([*words, "--out", str(scored)]) == 0
     assert _json(scored / "metrics.json") == before
     assert main([*words, "--out", str(scored), "--fresh"]) == 1  # it did try
+
+
+def test_other_constants_of_testing_and_other_proposals_are_computed_again(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    photo, out = next((data / "JPEGImages").iterdir()), tmp_path / "found"
+    np.savez(tmp_path / "one.npz", **{photo.name: np.array([[5.0, 5.0, 60.0, 60.0]])})
+    words = ["detect", "predict", str(run / "model"), str(photo), "--out", str(out)]
+    found = []
+    for more in ([], ["--max-detections", "2"], ["--proposals", str(tmp_path / "one.npz")], []):
+        assert main([*words, *more]) == 0
+        found.append(_json(out / "detections.json"))
+    assert found[0] == found[3]
+    assert len(found[1]) == 2 < len(found[0])
+    assert found[2] != found[0]
 
 
 def test_second_training_has_nothing_to_do(data: Path, run: Path, capsys, monkeypatch) -> None:

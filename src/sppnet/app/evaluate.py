@@ -9,6 +9,7 @@ import typer
 
 from sppnet.app.console import report_problems, say, say_table
 from sppnet.app.options import Debug, JsonFile, Split, command_app, number_option
+from sppnet.config.fields import Within
 from sppnet.errors import NothingUsableError
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ Overlap = Annotated[
     float | None,
     number_option(
         "--iou",
-        low=0,
-        high=1,
-        above=True,
+        rule=Within(0, 1, above=True),
         text="Least overlap of a hit; 0.5, and the mean over 0.5:0.95 for coco.",
     ),
 ]

@@ -28,7 +28,10 @@ OnnxFile = Annotated[
     Path, typer.Argument(metavar="OUT.onnx", help="File to write; an older one is replaced.")
 ]
 Opset = Annotated[
-    int, typer.Option("--opset", min=18, max=23, help="Version of ONNX's standard operators.")
+    int,
+    typer.Option(
+        "--opset", metavar="N", min=18, max=23, help="Version of ONNX's standard operators."
+    ),
 ]
 Mode = Annotated[
     str | None, typer.Option("--mode", metavar="max|avg", help="Of the pooling alone: max.")
@@ -38,7 +41,9 @@ Regions = Annotated[
 ]
 Channels = Annotated[
     int | None,
-    typer.Option("--channels", min=1, help="Of the pooling alone: channels; any if not given."),
+    typer.Option(
+        "--channels", metavar="N", min=1, help="Of the pooling alone: channels; any if not given."
+    ),
 ]
 
 
@@ -87,10 +92,10 @@ def _pooling(
     from sppnet.pooling.bins import DEFAULT_LEVELS
     from sppnet.pooling.onnx.export import pooling_recipe
 
-    numbers = parse_numbers("--levels", levels)
+    numbers = DEFAULT_LEVELS if levels is None else parse_numbers("--levels", levels)
     with options_to_blame():
         return pooling_recipe(
-            DEFAULT_LEVELS if numbers is None else numbers,
+            numbers,
             mode=mode or "max",
             regions=regions,
             channels=channels,

@@ -4,16 +4,17 @@ A command writes ``seed: Seed = 0, debug: Debug = False``. Options with a callba
 `Threads`) act before the command runs; the command only has to name them.
 """
 
-import math
 import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,28 +24,21 @@ HELP_SETTINGS = {"help_option_names": ["-h", "--help"]}
 _DEVICE_WORDS = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is random.")
-]
-# of commands whose settings have a seed, which a file may give
-SettingsSeed = Annotated[
-    int | None,
+    int,
     typer.Option(
-        "--seed", min=0, max=2**32 - 1, help="Seed of everything that is random; 0 if not given."
+        "--seed", metavar="N", min=0, max=2**32 - 1, help="Seed of everything that is random."
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")]
 Workers = Annotated[
-    int, typer.Option("--workers", min=0, max=256, help="Workers that prepare images; 0 is none.")
+    int,
+    typer.Option(
+        "--workers", metavar="N", min=0, max=256, help="Workers that prepare images; 0 is none."
+    ),
 ]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
-]
-BackboneChoice = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help="Convolution trunk, by its name.")
-]
-WeightsChoice = Annotated[
-    str | None, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
 ]
 Levels = Annotated[
     str | None,
@@ -81,56 +75,48 @@ def command_app(text: str) -> typer.Typer:
     )
 
 
-def number_option(
-    *names: str, low: float, high: float, text: str, above: bool = False, below: bool = False
-) -> Any:
+def number_option(*names: str, rule: Within, text: str) -> Any:
     """Describe an option that takes a finite number in a range.
 
     Args:
         names: Such as ``"--iou"``.
-        low: Least legal value.
-        high: Greatest legal value.
+        rule: Which numbers are legal.
         text: The help.
-        above: If true, ``low`` itself is not legal.
-        below: If true, ``high`` itself is not legal.
 
     Returns:
         What stands in ``Annotated[float, ...]``.
 
     Example:
-        >>> Iou = Annotated[float, number_option("--iou", low=0, high=1, text="Overlap of a hit.")]
+        >>> Iou = Annotated[float, number_option("--iou", rule=Within(0, 1), text="Of a hit.")]
     """
-    rule = (
-        f"{'above' if above else 'at least'} {low:g} and {'below' if below else 'at most'} {high:g}"
-    )
 
     def check(value: float | None) -> float | None:
-        if value is None:
+        if value is None or rule.accepts(value):
             return value
-        high_enough = value > low if above else value >= low
-        low_enough = value < high if below else value <= high
-        if not (math.isfinite(value) and high_enough and low_enough):
-            raise typer.BadParameter(f"must be {rule}, got {value:g}")
-        return value
+        raise typer.BadParameter(f"must be {rule}, got {value:g}")
 
-    return typer.Option(*names, help=text, callback=check)
+    return typer.Option(*names, help=text, metavar=f"X [{rule.signs}]", callback=check)
 
 
-def parse_numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    """Read a list of numbers such as ``1,2,3,6``; None and an empty text stay what they are.
+def parse_numbers(option: str, text: str, least: int = 1) -> tuple[int, ...]:
+    """Read a list of whole numbers such as ``1,2,3,6``; an empty text has none.
+
+    Args:
+        option: What the error names.
+        text: Numbers with commas between them.
+        least: The least legal number, 1 or 0.
 
     Raises:
-        UsageError: If a part is no whole number above 0.
+        UsageError: If a part is no such number, or ends in more than nine digits.
 
     Example:
         >>> parse_numbers("--levels", "1,2,3,6")
         (1, 2, 3, 6)
     """
-    if text is None:
-        return None
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdecimal() and 0 < int(part) < 1_000_000 for part in parts):
-        raise UsageError(f"{option} must be numbers above 0 with commas between them, got {text!r}")
+    if not all(part.isdecimal() and len(part) < 10 and int(part) >= least for part in parts):
+        kind = "numbers above 0" if least else "whole numbers"
+        raise UsageError(f"{option} must be {kind} with commas between them, got {text!r}")
     return tuple(int(part) for part in parts)
 
 
@@ -156,7 +142,9 @@ def _set_threads(count: int | None) -> int | None:
 
 
 def _flag(name: str, text: str, callback: Callable[[bool], bool] | None = None) -> Any:
-    return typer.Option(name, help=text, callback=callback, is_eager=callback is not None)
+    return typer.Option(
+        name, metavar="", help=text, callback=callback, is_eager=callback is not None
+    )
 
 
 Device = Annotated[
@@ -171,12 +159,27 @@ DryRun = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, max=1024, help="Threads to compute with.", callback=_set_threads
+        "--threads",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Threads to compute with.",
+        callback=_set_threads,
     ),
 ]
 Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Options of every command that computes; a command takes them as one (`with_group`)."""
+
+    device: Device = "auto"
+    threads: Threads = None
+    dry_run: DryRun = False
+    debug: Debug = False
 
 
 def list_devices() -> list[str]:

@@ -14,7 +14,6 @@ scikit-learn form. Start reading with ``network.py``, then ``classifier.py``.
 """
 
 from sppnet.classification.classifier import Classifier, ImageClassifier, rank_scores
-from sppnet.classification.config import FitConfig, TrainConfig
 from sppnet.classification.convert import convert_classifier
 from sppnet.classification.data import (
     ClassData,
@@ -58,6 +57,7 @@ from sppnet.classification.transfer.fit import (
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
 from sppnet.classification.transfer.svm import LinearSvm
 from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
+from sppnet.config.classification import FitConfig, TrainConfig
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.distributed import Processes, join_processes
 from sppnet.training.log import TrainingLog

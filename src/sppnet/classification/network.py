@@ -11,11 +11,11 @@ from sppnet.backbones import Backbone, build_backbone
 from sppnet.backbones.paper import PAPER_TRUNKS, build_paper_trunk, initialise
 from sppnet.backbones.tracing.propagate import through_module
 from sppnet.backbones.tracing.receptive_field import Axis, ReceptiveField
+from sppnet.config.classification import POOLS
 from sppnet.images import group_equal_sizes
 from sppnet.pooling import SpatialPyramidPool, check_levels, num_bins
 from sppnet.pooling.bins import DEFAULT_LEVELS
 
-POOLS = ("spp", "spp+avg", "6x6", "avg", "max")
 ROWS = 32  # every call of a head has this many rows, so that a result never depends on its batch
 HIDDEN = (4096, 4096)
 DROPOUT = 0.5

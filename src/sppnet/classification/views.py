@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from sppnet.config.classification import VIEWS
 from sppnet.images import centre_crop, resize_image, resize_short_side, short_side_size
 
-VIEWS = ("full", "crop", "warp", "native")
 LONG_SIDE_FACTOR = 8  # bounds the work on a 1 x 20,000 strip; no photo comes near it
 BASE_SIDE, BASE_WINDOW = 256, 224  # the paper cuts 224 from images whose short side is 256
 BASE_SCALES = (224, 256, 300, 360, 448, 560)

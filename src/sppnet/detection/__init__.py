@@ -5,20 +5,19 @@ Where to start reading, in this order:
 - ``encoder.py``: convolve an image once, then pool as many of its regions as wanted.
 - ``detector.py``: the fitted detector; ``postprocess.py``: how scored boxes become detections.
 - ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
-- ``train.py``: trains a detector stage by stage, as ``config.py`` describes it; ``feature_set.py``
-  keeps what it computes, ``assign.py`` says which proposals are positives and negatives.
+- ``train.py``: trains a detector stage by stage, as a ``DetectionConfig`` (``sppnet.config``) says;
+  ``feature_set.py`` keeps what it computes, ``assign.py`` tells positives from negatives.
 - ``finetune/``: fine-tuning of the fully connected layers, or of the whole network.
 - ``rcnn.py`` is the baseline, ``onnx.py`` the export.
 """
 
-from sppnet.detection.config import DetectionConfig
+from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.detector import CombinedDetector, Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearRegionClassifier, RegionClassifier
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig
-from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose

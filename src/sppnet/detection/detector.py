@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import restore_backbone
+from sppnet.config.detection import InferenceConfig, proposals_file
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
-from sppnet.detection.postprocess import InferenceConfig
+from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
-from sppnet.detection.proposals.precomputed import proposals_file
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
 from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
@@ -157,9 +157,9 @@ class Detector:
         row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
-            return self.inference.select(found)
-        moved = self._refine(encoded, found.select(self.inference.preselect(found)))
-        return self.inference.select(moved, moved=True)
+            return select_detections(found, self.inference)
+        best = found.select(preselect(found, self.inference.moved_per_class))
+        return select_detections(self._refine(encoded, best), self.inference, moved=True)
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Score proposals; those that share a region are scored once.
@@ -335,7 +335,7 @@ class CombinedDetector:
         pairs = zip(self.detectors, encoded, strict=True)
         found = [each.detect(maps, boxes) for each, maps in pairs]
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        return self.inference.select(Detections(*joined))
+        return select_detections(Detections(*joined), self.inference)
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights of all detectors, in JSON values."""

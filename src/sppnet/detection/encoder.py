@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from sppnet.backbones import Backbone
+from sppnet.config.detection import TARGET_SIDE
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
 
-# A proposal suits the trunk at the size of the images that it was trained on (section 4.1).
-TARGET_SIDE = 224
 # The time of a trunk grows with the square of the short side: between these, by a factor of four.
 SMALLEST_SIDE, LARGEST_SIDE = 400, 800
 # Two scales are used where small objects ask for one at least this many times that of large ones.

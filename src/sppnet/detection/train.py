@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from sppnet.backbones import build_backbone
-from sppnet.detection.config import DetectionConfig
+from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
@@ -22,7 +22,6 @@ from sppnet.detection.heads.classifiers import (
 )
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
-from sppnet.detection.postprocess import InferenceConfig
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError

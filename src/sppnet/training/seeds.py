@@ -2,21 +2,6 @@
 
 import hashlib
 
-MOST_SEED = 2**32 - 1
-
-
-def check_seed(seed: int) -> None:
-    """Refuse a seed that a random generator would not take.
-
-    Raises:
-        ValueError: If it is not in 0..2**32 - 1.
-
-    Example:
-        >>> check_seed(5)
-    """
-    if not 0 <= seed <= MOST_SEED:
-        raise ValueError(f"seed must be at least 0 and at most {MOST_SEED}, got {seed}")
-
 
 def derive_seed(*parts: int | str) -> int:
     """Make a seed out of what shall decide random numbers: the run's seed, a purpose, a place.

@@ -13,7 +13,7 @@ from sppnet.classification import Classifier, FitConfig
 from sppnet.classification.classifier import ImageClassifier
 from sppnet.classification.predict import load_classifier
 from sppnet.classification.transfer.classifier import TransferClassifier
-from sppnet.classification.transfer.recipe import RECIPES, Block
+from sppnet.classification.transfer.recipe import RECIPES, Block, recipes_of
 from sppnet.classification.transfer.selection import COSTS
 from sppnet.errors import UsageError
 
@@ -224,9 +224,9 @@ def test_numbers_and_words_fill_the_same_settings(tmp_path: Path) -> None:
     file.write_text('imgsz = 224\nc = 3\nlayer = "relu4,last"')
     settings = load_settings(FitConfig, file, {})
     assert (settings.imgsz, settings.costs) == (224, (3.0,))
-    assert settings.recipes()[0].blocks == (Block("relu4"), Block())
+    assert recipes_of(settings)[0].blocks == (Block("relu4"), Block())
     file.write_text('imgsz = "auto"\nrecipe = "best"')
-    recipes = load_settings(FitConfig, file, {"c": "auto"}).recipes()
+    recipes = recipes_of(load_settings(FitConfig, file, {"c": "auto"}))
     assert [recipe.blocks[0].short_side for recipe in recipes] == [160, 224, 320]
     assert recipes[1] == RECIPES["best"]
     file.write_text("c = true")

@@ -195,7 +195,7 @@ TWELVE = ["--train-per-class", "12"]
 ENDINGS = [  # words after "classify", exit code, part of the error line
     (["fit", "{data}", "--out", "{new}", "--backbone", "small6"], 2, "backbone must be one of"),
     (["fit", "{data}", "--out", "{new}", "--pool", "sum"], 2, "pool must be one of"),
-    (["fit", "{data}", "--out", "{new}", "--levels", "1,x"], 2, "--levels must be numbers"),
+    (["fit", "{data}", "--out", "{new}", "--levels", "1,x"], 2, "levels must be whole numbers"),
     (["fit", "{data}", "--out", "{new}", "--splits", "2"], 2, "need --train-per-class"),
     (
         ["fit", "{data}", *SMALL, "--out", "{new}", "--train-per-class", "12"],

@@ -88,7 +88,7 @@ def test_damaged_state_is_named(data: Path, tmp_path: Path, capsys) -> None:
         (["--optimizer", "adam"], "optimizer must be one of sgd, adamw"),
         (["--crops", "middle"], "crops must be one of random, paper, centre"),
         (["--pool", "mean"], "pool must be one of"),
-        (["--ema", "1"], "--ema"),
+        (["--ema", "1"], "ema must be at least 0 and below 1, got 1.0"),
     ],
 )
 def test_words_that_cannot_be_meant(

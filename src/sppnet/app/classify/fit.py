@@ -31,6 +31,7 @@ from sppnet.classification import (
     build_pool,
     fit_splits,
 )
+from sppnet.classification.transfer.recipe import recipes_of
 from sppnet.errors import NothingUsableError
 from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
 
@@ -91,7 +92,7 @@ def run_fit(
 ) -> None:
     """Run the whole command."""
     data = shared.open_fit_data(options, split_config, protocol)
-    job = FitJob(settings, settings.recipes(), split_config, options, data)
+    job = FitJob(settings, recipes_of(settings), split_config, options, data)
     extractors = make_extractors(job)
     data.splits()  # says now if a class is too small
     estimate = estimate_features(data, extractors)

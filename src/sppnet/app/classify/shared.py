@@ -56,14 +56,6 @@ def read_split_config(
     return SplitConfig(train_per_class, test_per_class, splits, seed)
 
 
-def number_or_word(text: str | None, kind: type[int] | type[float]) -> float | str | None:
-    """Read a flag that takes a number or a word, so that a file's 224 and the flag's are one."""
-    try:
-        return None if text is None else kind(text)
-    except ValueError:
-        return text
-
-
 def open_data(options: RunOptions, split_config: "SplitConfig") -> "ClassData":
     """Find the images, report what is wrong with the folders, and say what there is."""
     from sppnet.classification import open_class_data

@@ -95,7 +95,7 @@ def run_train(
     options = replace(options, device=str(device))
     with join_processes(device) as processes, _silence(not processes.is_first):
         data = shared.open_data(options, split_config)
-        trainer = settings.plan()
+        trainer = TrainerConfig.of(settings)
         work = _lead if processes.is_first else _follow
         work(TrainJob(settings, trainer, options, runtime, processes, data))
 
@@ -211,7 +211,7 @@ def _train_split(job: TrainJob, split: Split, number: int, run: RunFolder) -> Tr
         )
     for folder in checkpoints.damaged:
         warn(Problem(str(folder), "training state is damaged", "E_CHECKSUM", action="not used"))
-    view = View("full", job.settings.test_short_side)
+    view = View("full", job.settings.test_imgsz or job.trainer.short_side)
     about = {"command": "classify train", "settings": asdict(job.settings)}
     classifier = Classifier(network, view, job.data.names, seen=images.digests, about=about)
     figures, tested, problems = _test(classifier, job.data, split, run)

@@ -22,6 +22,7 @@ from sppnet.classification import (
     ClassData,
     Classifier,
     Split,
+    TrainerConfig,
     TrainingImages,
     View,
     build_pool,
@@ -156,7 +157,7 @@ class DemoSteps:
         """Train trunk and head from random weights, at several sizes."""
         settings = self.config.train_config(self.seed)
         data, split = self.open_class_folders()
-        training = settings.plan()
+        training = TrainerConfig.of(settings)
         network = make_network(settings, len(data.names), self._options())
         images = TrainingImages(
             [data.paths[index] for index in split.train.tolist()], training.short_side, track=track
@@ -171,7 +172,7 @@ class DemoSteps:
             track=track,
         )
         about = {"command": "demo", "settings": asdict(settings)}
-        view = View("full", settings.test_short_side)
+        view = View("full", settings.test_imgsz or training.short_side)
         classifier = Classifier(network, view, data.names, seen=images.digests, about=about)
         classifier.save(self.folder.classifier)
         write_bytes(self.folder.trunk, tensors_to_bytes(network.backbone.state_dict()))
@@ -186,7 +187,8 @@ class DemoSteps:
         """Train both on a trunk of random weights, to compare with."""
         self._train_detector(UNTRAINED, self.folder.work / "untrained-detector")
         data, split = self.open_class_folders()
-        view = View("full", self.config.train_config(self.seed).test_short_side)
+        settings = self.config.train_config(self.seed)
+        view = View("full", settings.test_imgsz or TrainerConfig.of(settings).short_side)
         pool = build_pool("spp", self.config.class_levels)
         torch.manual_seed(self.seed)
         trunk = build_backbone("small5").to(choose_device(self.device))

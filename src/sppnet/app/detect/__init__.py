@@ -1,32 +1,27 @@
 """``sppnet detect``: train a detector on labelled photos, score it, use it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sppnet.app.console import note
 from sppnet.app.options import (
-    BackboneChoice,
-    Config,
     DataFolder,
-    Debug,
-    Device,
     Download,
-    DryRun,
     Fresh,
     ImageSources,
-    Levels,
     ModelFolder,
     Out,
-    SettingsSeed,
-    Threads,
-    WeightsChoice,
+    RunFlags,
     Workers,
     command_app,
     number_option,
-    parse_numbers,
 )
+from sppnet.app.settings import with_group, with_overrides, with_settings
+from sppnet.config.detection import DetectionConfig, InferenceConfig, proposals_file
+from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
 app = command_app("Find things in photos of any size.")
@@ -34,48 +29,11 @@ Split = Annotated[
     str | None,
     typer.Option("--split", metavar="NAME", help="Part of the data; the usual one if not given."),
 ]
-Sizes = Annotated[
-    str | None,
-    typer.Option("--imgsz", metavar="N[,N...]", help="Short sides at which images are convolved."),
-]
-Layer = Annotated[
-    str | None, typer.Option("--layer", metavar="NAME", help="Node of the trunk to cut after.")
-]
-Proposals = Annotated[
-    str | None,
-    typer.Option(
-        "--proposals",
-        metavar="METHOD[+METHOD]|FILE",
-        help="Where windows come from: graph, selective_search, selective_search_quality, "
-        "edge_boxes, grid, or a file (npz, mat, COCO json).",
-    ),
-]
-Anchors = Annotated[
-    bool | None,
-    typer.Option("--anchors/--no-anchors", help="Learn to propose windows from the maps, too."),
-]
-Tune = Annotated[
-    str | None,
-    typer.Option("--tune", metavar="none|head|network", help="What is fine-tuned before the SVMs."),
-]
-WindowLayer = Annotated[
-    str | None,
-    typer.Option("--features", metavar="pooled|fc6|fc7", help="What the SVMs see of a window."),
-]
-Scorer = Annotated[
-    str | None,
-    typer.Option("--classifier", metavar="svm|softmax|kernel", help="What judges windows."),
-]
-Mirror = Annotated[
-    str | None,
-    typer.Option("--mirror", metavar="auto|on|off", help="Whether mirror images teach, too."),
-]
-MaxProposals = Annotated[
-    int | None, typer.Option("--max-proposals", min=1, max=100_000, help="Most windows per image.")
-]
 CacheFolder = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Where maps and windows are kept; OUT/cache."),
+    typer.Option(
+        "--cache", metavar="DIR", help="Where maps and proposals are kept; OUT/cache if not given."
+    ),
 ]
 Combine = Annotated[
     list[Path] | None,
@@ -83,13 +41,8 @@ Combine = Annotated[
         "--combine", metavar="MODEL", help="Another detector to combine with; repeatable."
     ),
 ]
-Flip = Annotated[
-    bool, typer.Option("--flip", help="Look at mirror images, too; scores are averaged.")
-]
-Nms = Annotated[
-    str | None,
-    typer.Option("--nms", metavar="hard|soft", help="What becomes of boxes that overlap a better."),
-]
+# of testing: a model is asked with the seed it was trained with; below a score nothing is reported
+with_inference = with_overrides(InferenceConfig, "inference", without=("seed", "score_threshold"))
 
 
 def choose_split(data: Path, given: str | None, preferred: tuple[str, ...]) -> str | None:
@@ -119,135 +72,101 @@ def choose_split(data: Path, given: str | None, preferred: tuple[str, ...]) -> s
 
 
 @app.command()
+@with_settings(DetectionConfig)
+@with_group(RunFlags, "run")
 def train(
     data: DataFolder,
     out: Out,
     split: Split = None,
-    backbone: BackboneChoice = None,
-    weights: WeightsChoice = None,
-    imgsz: Sizes = None,
-    levels: Levels = None,
-    layer: Layer = None,
-    proposals: Proposals = None,
-    max_proposals: MaxProposals = None,
-    anchors: Anchors = None,
-    tune: Tune = None,
-    features: WindowLayer = None,
-    classifier: Scorer = None,
-    mirror: Mirror = None,
-    config: Config = None,
     cache: CacheFolder = None,
-    seed: SettingsSeed = None,
-    device: Device = "auto",
-    workers: Workers = 2,
-    threads: Threads = None,
     fresh: Fresh = False,
-    dry_run: DryRun = False,
     download: Download = False,
-    debug: Debug = False,
+    workers: Workers = 2,
+    *,
+    settings: DetectionConfig,
+    run: RunFlags,
 ) -> None:
     """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json."""
-    from sppnet.app.detect.train import TrainingJob
-    from sppnet.app.settings import load_settings
-    from sppnet.detection.config import DetectionConfig
+    from sppnet.app.detect.train import TrainingJob  # imported here so that --help stays quick
 
-    flags = {
-        "backbone": backbone,
-        "weights": weights,
-        "layer": layer,
-        "imgsz": parse_numbers("--imgsz", imgsz),
-        "levels": parse_numbers("--levels", levels),
-        "proposals": proposals,
-        "max_proposals": max_proposals,
-        "anchors": anchors,
-        "tune": tune,
-        "features": features,
-        "classifier": classifier,
-        "mirror": mirror,
-        "seed": seed,
-    }
-    settings = load_settings(DetectionConfig, config, flags)
     part = choose_split(data, split, ("train", "trainval"))
-    job = TrainingJob(data, part, out, settings, device, workers, cache, download)
-    if dry_run:
-        job.explain()
-        return
-    code = job.run(fresh=fresh)
-    raise typer.Exit(code)
-
-
-@app.command()
-def val(
-    model: ModelFolder,
-    data: DataFolder,
-    out: Out,
-    split: Split = None,
-    combine: Combine = None,
-    flip: Flip = False,
-    nms: Nms = None,
-    proposals: Proposals = None,
-    max_proposals: MaxProposals = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    fresh: Fresh = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
-) -> None:
-    """Score a detector on labelled photos; leaves OUT/metrics.json and OUT/report.html."""
-    from sppnet.app.detect.val import ScoringJob
-
-    part = choose_split(data, split, ("test", "val"))
-    rule, proposals_file = read_rule(flip, nms, proposals, max_proposals)
-    job = ScoringJob([model, *(combine or [])], data, part, out, device, rule, proposals_file)
-    if dry_run:
+    job = TrainingJob(data, part, out, settings, run.device, workers, cache, download)
+    if run.dry_run:
         job.explain()
         return
     raise typer.Exit(job.run(fresh=fresh))
 
 
 @app.command()
+@with_inference
+@with_group(RunFlags, "run")
+def val(
+    model: ModelFolder,
+    data: DataFolder,
+    out: Out,
+    split: Split = None,
+    combine: Combine = None,
+    fresh: Fresh = False,
+    *,
+    inference: Mapping[str, Any],
+    run: RunFlags,
+) -> None:
+    """Score a detector on labelled photos; leaves OUT/metrics.json and OUT/report.html.
+
+    Proposals and detections are chosen as the model was trained to; a flag changes one thing.
+    """
+    from sppnet.app.detect.val import ScoringJob
+
+    part = choose_split(data, split, ("test", "val"))
+    changed, file = split_inference(inference)
+    job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, file)
+    if run.dry_run:
+        job.explain()
+        return
+    raise typer.Exit(job.run(fresh=fresh))
+
+
+@app.command()
+@with_inference
+@with_group(RunFlags, "run")
 def predict(
     model: ModelFolder,
     images: ImageSources,
     out: Out,
     score_threshold: Annotated[
-        float, number_option("--score-threshold", low=-10, high=10, text="Least score to report.")
+        float,
+        number_option("--score-threshold", rule=Within(-10, 10), text="Least score to report."),
     ] = -1.0,
     show_above: Annotated[
-        float, number_option("--show-above", low=-10, high=10, text="Least score to draw.")
+        float, number_option("--show-above", rule=Within(-10, 10), text="Least score to draw.")
     ] = 0.0,
     combine: Combine = None,
-    flip: Flip = False,
-    nms: Nms = None,
-    proposals: Proposals = None,
-    max_proposals: MaxProposals = None,
-    device: Device = "auto",
-    threads: Threads = None,
     fresh: Fresh = False,
-    dry_run: DryRun = False,
-    debug: Debug = False,
+    *,
+    inference: Mapping[str, Any],
+    run: RunFlags,
 ) -> None:
-    """Find things in images, folders and globs; leaves detections.json, .csv and overlays."""
+    """Find things in images, folders and globs; leaves detections.json, .csv and overlays.
+
+    Proposals and detections are chosen as the model was trained to; a flag changes one thing.
+    """
     from sppnet.app.detect.predict import PredictionJob
 
-    rule, proposals_file = read_rule(flip, nms, proposals, max_proposals)
+    changed, file = split_inference(inference)
     models = [model, *(combine or [])]
-    job = PredictionJob(
-        models, images, out, device, rule, proposals_file, score_threshold, show_above
-    )
-    if dry_run:
+    job = PredictionJob(models, images, out, run.device, changed, file, score_threshold, show_above)
+    if run.dry_run:
         job.explain()
         return
     job.run(fresh=fresh)
 
 
-def read_rule(
-    flip: bool, nms: str | None, proposals: str | None, max_proposals: int | None
-) -> tuple[dict[str, object], Path | None]:
-    """Fields of a detector's rule that options change, and the file of windows, if one is named."""
-    from sppnet.detection.proposals.precomputed import proposals_file
+def split_inference(inference: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """Split the constants of testing that were given from the file of proposals, if one is named.
 
-    path = None if proposals is None else proposals_file(proposals)
-    method = proposals if path is None else None
-    wanted = {"flip": flip or None, "nms": nms, "proposals": method, "max_proposals": max_proposals}
-    return {name: value for name, value in wanted.items() if value is not None}, path
+    Example:
+        >>> split_inference({"proposals": "runs/boxes.npz", "nms": "soft"})[0]
+        {'nms': 'soft'}
+    """
+    path = proposals_file(inference.get("proposals", ""))
+    return {name: v for name, v in inference.items() if path is None or name != "proposals"}, path

@@ -142,7 +142,12 @@ class OutcomeStore:
         except UnusableFileError as error:  # the run does not depend on this one file
             raise InputError(error.message, path=path, code="E_UNREADABLE") from error
         key = self.cache.make_key(
-            kind="outcome", version=OUTCOME_VERSION, models=self.models, image=digest
+            kind="outcome",
+            version=OUTCOME_VERSION,
+            models=self.models,
+            inference=repr(detector.inference),
+            proposals=self.proposals,
+            image=digest,
         )
         record = None if self.fresh else self.cache.get(key)
         if record is None:

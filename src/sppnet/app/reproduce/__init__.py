@@ -4,24 +4,15 @@ This module reads the flags; ``job.py`` runs the table and writes JSON and page.
 and how, stands in :mod:`sppnet.paper`.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sppnet.app.options import (
-    BackboneChoice,
-    Debug,
-    Device,
-    DryRun,
-    Fresh,
-    Seed,
-    Threads,
-    WeightsChoice,
-    command_app,
-    number_option,
-    parse_numbers,
-)
+from sppnet.app.options import Fresh, RunFlags, Seed, command_app, number_option, parse_numbers
+from sppnet.app.settings import with_group
+from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
 app = command_app("Measure a table of the paper again and show both numbers side by side.")
@@ -37,9 +28,18 @@ Data = Annotated[
         help="Folder with imagenet/, caltech101/, VOCdevkit/VOC2007/, or one data set itself.",
     ),
 ]
-Models = Annotated[
-    Path | None,
-    typer.Option("--models", metavar="DIR", help="Trained networks: zf5-no-spp/, zf5-multi/, ..."),
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="Most images to score on, drawn with the seed; 9-12: also to learn from.",
+    ),
+]
+Splits = Annotated[
+    int,
+    typer.Option("--splits", metavar="N", min=1, max=1000, help="Random splits of table 7."),
 ]
 OutOrUsual = Annotated[
     Path | None,
@@ -47,74 +47,115 @@ OutOrUsual = Annotated[
 ]
 
 
-@app.command()
-def reproduce(
-    table: Table,
-    data: Data = None,
-    models: Models = None,
-    backbone: BackboneChoice = None,
-    weights: WeightsChoice = None,
+@dataclass(frozen=True)
+class NetworkFlags:
+    """Which networks are measured, and what stands in for those that are not there."""
+
+    models: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Trained networks: zf5-no-spp/, zf5-multi/, ..."),
+    ] = None
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Networks to take: ZF-5,Overfeat-7; all if not given."
+        ),
+    ] = None
+    backbone: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Convolution trunk, by its name.")
+    ] = None
+    weights: Annotated[
+        str | None, typer.Option(metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+    ] = None
+    second: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stand-in for table 12's second network.")
+    ] = None
+    second_weights: Annotated[
+        str, typer.Option(metavar="DEFAULT|none|FILE", help="Weights of the second stand-in.")
+    ] = "DEFAULT"
+
+
+@dataclass(frozen=True)
+class TrainingFlags:
+    """How networks that are not there are trained."""
+
     train: Annotated[
-        bool, typer.Option("--train", help="Train networks that are not there (tables 2 to 4).")
-    ] = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images for --train.")] = 70,
-    imgsz: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")
-    ] = "180,224",
+        bool,
+        typer.Option(
+            "--train", metavar="", help="Train networks that are not there (tables 2 to 4)."
+        ),
+    ] = False
+    epochs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Passes over the images for --train.")
+    ] = 70
+    imgsz: Annotated[str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")] = (
+        "180,224"
+    )
     hidden: Annotated[
         str,
         typer.Option(
             metavar="N,N,...",
             help="Fully connected layers for --train, and new ones of tables 9-12.",
         ),
-    ] = "4096,4096",
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images per update.")] = 128,
-    networks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME,...", help="Networks to take: ZF-5,Overfeat-7; all if not given."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Most images to score on, drawn with the seed; 9-12: also to learn from."
-        ),
-    ] = None,
-    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random splits of table 7.")] = 10,
-    second: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Stand-in for table 12's second network.")
-    ] = None,
-    second_weights: Annotated[
-        str, typer.Option(metavar="DEFAULT|none|FILE", help="Weights of the second stand-in.")
-    ] = "DEFAULT",
+    ] = "4096,4096"
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Images per update.")] = (
+        128
+    )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the fully connected layers."""
+        return parse_numbers("--hidden", self.hidden)
+
+
+@dataclass(frozen=True)
+class DetectionFlags:
+    """How much of the detection protocol is done, for tables 9 to 12."""
+
     proposals: Annotated[
         str, typer.Option(metavar="METHOD", help="Windows of tables 9-12: graph, grid, ...")
-    ] = "selective_search",
+    ] = "selective_search"
     windows: Annotated[
-        int, typer.Option(min=1, help="Most windows per image, tables 9-12.")
-    ] = 2000,
+        int, typer.Option(metavar="N", min=1, help="Most windows per image, tables 9-12.")
+    ] = 2000
     updates: Annotated[
-        int, typer.Option(min=1, help="Steps of the fine-tuning, tables 9-12.")
-    ] = 200_000,
-    timed: Annotated[int, typer.Option(min=1, help="Images to time, tables 9 and 10.")] = 100,
+        int, typer.Option(metavar="N", min=1, help="Steps of the fine-tuning, tables 9-12.")
+    ] = 200_000
+    timed: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images to time, tables 9 and 10.")
+    ] = 100
     share: Annotated[
         float,
         number_option(
-            "--share", low=0, above=True, high=1, text="Part of the windows to time R-CNN's way on."
+            "--share",
+            rule=Within(0, 1, above=True),
+            text="Part of the windows to time R-CNN's way on.",
         ),
-    ] = 1.0,
+    ] = 1.0
     only: Annotated[
         str | None,
         typer.Option(metavar="precision|speed", help="Part of tables 9 and 10; both if not given."),
-    ] = None,
+    ] = None
+
+
+@app.command()
+@with_group(NetworkFlags, "networks", "Networks")
+@with_group(TrainingFlags, "training", "Training")
+@with_group(DetectionFlags, "detection", "Detection")
+@with_group(RunFlags, "run")
+def reproduce(
+    table: Table,
+    data: Data = None,
+    limit: Limit = None,
+    splits: Splits = 10,
     out: OutOrUsual = None,
     seed: Seed = 0,
-    device: Device = "auto",
     fresh: Fresh = False,
-    dry_run: DryRun = False,
-    threads: Threads = None,
-    debug: Debug = False,
+    *,
+    networks: NetworkFlags,
+    training: TrainingFlags,
+    detection: DetectionFlags,
+    run: RunFlags,
 ) -> None:
     """Measure a table of the paper again: OUT/table-N.json and OUT/table-N.html.
 
@@ -128,24 +169,31 @@ def reproduce(
     from sppnet.app.reproduce.job import read_budget, read_networks, run_table
     from sppnet.paper import NetworkTrainingConfig, Resources
 
-    widths = parse_numbers("--hidden", hidden) or ()
-    sizes = parse_numbers("--imgsz", imgsz) or ()
-    training = NetworkTrainingConfig(epochs, sizes, widths, batch)
-    budget = read_budget(proposals, windows, updates, widths, timed, share, only)
+    sides = parse_numbers("--imgsz", training.imgsz)
     resources = Resources(
         out=out or Path(f"runs/table-{table}"),
         data=data,
-        models=models,
-        backbone=backbone or "",
-        weights=weights or "DEFAULT",
-        second=second or "",
-        second_weights=second_weights,
-        training=training if train else None,
-        networks=read_networks(networks),
+        models=networks.models,
+        backbone=networks.backbone or "",
+        weights=networks.weights or "DEFAULT",
+        second=networks.second or "",
+        second_weights=networks.second_weights,
+        training=NetworkTrainingConfig(training.epochs, sides, training.widths, training.batch)
+        if training.train
+        else None,
+        networks=read_networks(networks.networks),
         limit=limit,
         splits=splits,
         seed=seed,
-        device=choose_device(device),
-        budget=budget,
+        device=choose_device(run.device),
+        budget=read_budget(
+            detection.proposals,
+            detection.windows,
+            detection.updates,
+            training.widths,
+            detection.timed,
+            detection.share,
+            detection.only,
+        ),
     )
-    run_table(table, resources, fresh=fresh, dry_run=dry_run)
+    run_table(table, resources, fresh=fresh, dry_run=run.dry_run)

@@ -17,7 +17,7 @@ from sppnet.app.console import (
     say_table,
 )
 from sppnet.app.progress import track
-from sppnet.detection.proposals.propose import split_methods
+from sppnet.config.detection import split_methods
 from sppnet.errors import UsageError
 from sppnet.evaluation.report import (
     Page,

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sppnet.classification.views import LONG_SIDE_FACTOR
+from sppnet.config.classification import CROPS
 from sppnet.images import resize_image, short_side_size
 
-CROPS = ("random", "paper", "centre")
 DRAWS = 6  # numbers for each image: place in y and x, mirroring, three for the colour
 FIVE_PLACES = ((0.5, 0.5), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0))
 STEP = 32  # natural input has a long side of a multiple of this, so that many images are alike

@@ -1,17 +1,15 @@
 """What one training does, in plain values; every number that its result depends on."""
 
-import re
 from dataclasses import dataclass, field
 
 import torch
 
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
+from sppnet.config.classification import SCHEDULES, TrainConfig, parse_sizes
 from sppnet.training.optimizers import OptimizerConfig
 from sppnet.training.schedules import cosine_factor, plateau_factor
 from sppnet.training.seeds import derive_seed
-
-SCHEDULES = ("plateau", "cosine")
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,7 @@ class InputSizes:
         Raises:
             ValueError: If it is none of them.
         """
-        word, _, rest = text.replace(" ", "").partition(":")
-        numbers = (rest or "224") if word == "natural" else text.replace(" ", "")
-        if not re.fullmatch(r"\d{1,4}(-\d{1,4}|(,\d{1,4})*)", numbers):
-            rule = "imgsz must be N, N,N,..., N-N or natural[:N], numbers below 10000"
-            raise ValueError(f"{rule}, got {text!r}")
-        sides = tuple(int(number) for number in re.split("[-,]", numbers))
-        return cls(sides, "-" in numbers, word == "natural")
+        return cls(*parse_sizes(text))
 
     def __str__(self) -> str:
         numbers = ("-" if self.is_range else ",").join(map(str, self.sides))
@@ -132,6 +124,27 @@ class TrainerConfig:
             raise ValueError(
                 f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
             )
+
+    @classmethod
+    def of(cls, settings: TrainConfig) -> "TrainerConfig":
+        """Take the values of the training itself from the settings of the command."""
+        return cls(
+            epochs=settings.epochs,
+            sizes=InputSizes.parse(settings.imgsz),
+            batch=settings.batch,
+            accumulate=settings.accumulate,
+            optimizer=OptimizerConfig(
+                settings.lr, settings.optimizer, settings.momentum, settings.weight_decay
+            ),
+            trunk_rate=settings.trunk_share,
+            schedule=settings.schedule,
+            patience=settings.patience,
+            label_smoothing=settings.label_smoothing,
+            averaging=settings.ema,
+            mixed_precision=settings.amp,
+            augmentation=Augmentation(settings.crops, settings.flip, settings.colour_noise),
+            seed=settings.seed,
+        )
 
     @property
     def crop(self) -> int:

@@ -6,13 +6,18 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from sppnet.classification.network import POOLS
-from sppnet.classification.transfer.svm import LOSSES
-from sppnet.classification.views import VIEWS
+from sppnet.config.classification import (
+    AUTO,
+    LOSSES,
+    NORMS,
+    POOLS,
+    SHORT_SIDES,
+    VIEWS,
+    FitConfig,
+)
 from sppnet.errors import UnusableFileError, UsageError
 from sppnet.storage import read_bytes
 
-NORMS = ("l2", "power", "none")
 MAX_BYTES = 1_000_000
 FIRST_HIDDEN = 6  # the paper counts its fully connected layers on after five convolutions
 
@@ -188,3 +193,37 @@ def load_recipe(name: str) -> FeatureRecipe:
         raise UsageError("a recipe must hold [[blocks]]", path=name) from error
     except (TypeError, ValueError) as error:  # of TOML, of UTF-8, of the blocks
         raise UsageError(f"not a recipe: {error}", path=name) from error
+
+
+def recipes_of(settings: FitConfig) -> tuple[FeatureRecipe, ...]:
+    """Make the recipes that settings leave to choose from; they differ in their sizes alone.
+
+    Raises:
+        UsageError: If there is no such recipe, or its file is none.
+
+    Example:
+        >>> [recipe.blocks[0].short_side for recipe in recipes_of(FitConfig(imgsz="auto"))]
+        [160, 224, 320]
+    """
+    recipe = load_recipe(settings.recipe) if settings.recipe else FeatureRecipe(_blocks(settings))
+    recipe = replace(recipe, loss=settings.loss or recipe.loss)
+    if settings.imgsz != AUTO:
+        return (recipe,)
+    return tuple(recipe.at_short_side(side) for side in SHORT_SIDES)
+
+
+def _blocks(settings: FitConfig) -> tuple[Block, ...]:
+    """A block for every size and layer."""
+    return tuple(
+        Block(
+            layer,
+            settings.pool,
+            settings.levels,
+            settings.view,
+            short_side,
+            settings.flip,
+            settings.norm,
+        )
+        for short_side in settings.short_sides
+        for layer in settings.layers
+    )

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from sppnet.classification.splits import Split, draw_sample, holdout_split
 from sppnet.classification.transfer.svm import GRAM_ROWS, LinearSvm, fit_dual, gram_matrix
+from sppnet.config.classification import COSTS
 from sppnet.progress import Track, no_tracking
 
-COSTS = (1.0, 3.0, 10.0, 30.0, 100.0)
 DRAWS = 3  # validation parts whose figures are averaged
 ONE_DRAW_ROWS = 2000  # a fifth of so many images tells enough by itself
 Figure = Callable[[Tensor, Tensor], float]

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from sppnet.classification.network import build_head
 from sppnet.classification.scoring import one_against_rest
+from sppnet.config.classification import LOSSES
 from sppnet.progress import Track, no_tracking
 
 GRAM_ROWS = 8000  # the Gram matrix of so many images takes 512 MB of float64
 GRAM_COLUMNS = 8192  # columns of the rows that are multiplied at a time
 NO = -1.0
-LOSSES = ("hinge", "squares")
 Coefficients = tuple[Tensor, Tensor]
 
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sppnet.config.detection import COMPACT_WIDTHS, LAYERS
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.errors import UnusableFileError
 
-LAYERS = ("pooled", "fc6", "fc7")
 PAPER_WIDTHS = (4096, 4096)
-COMPACT_WIDTHS = (256, 256)
 # Standard deviation of new weights of the last layer.
 LOGIT_SPREAD = 0.01
 

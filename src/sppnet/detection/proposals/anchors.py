@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppnet.config.detection import TARGET_SIDE
 from sppnet.detection.assign import trainable_objects
-from sppnet.detection.encoder import TARGET_SIDE, EncodedImage, Encoder, choose_scales
+from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
 from sppnet.detection.proposals.anchor_boxes import (
     AnchorGrid,
     NormalEquations,

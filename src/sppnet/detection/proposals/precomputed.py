@@ -218,21 +218,4 @@ PROPOSAL_FILES: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
     ".npz": _read_npz,
     ".json": _read_coco,
     ".mat": _read_mat,
-}
-
-
-def proposals_file(text: str) -> Path | None:
-    """Tell a file of proposals from the name of a method.
-
-    Args:
-        text: A method, or a path.
-
-    Returns:
-        The path, or None if the text does not have the suffix of such a file.
-
-    Example:
-        >>> proposals_file("graph+grid"), proposals_file("runs/boxes.npz").name
-        (None, 'boxes.npz')
-    """
-    path = Path(text)
-    return path if path.suffix.lower() in PROPOSAL_FILES else None
+}  # a test compares the endings with those of the settings

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sppnet.config.detection import split_methods
 from sppnet.detection.proposals.graph import graph_proposals
 from sppnet.detection.proposals.grid import grid_proposals
 from sppnet.detection.proposals.opencv import edge_boxes, selective_search, selective_search_quality
@@ -86,29 +87,6 @@ def shrink_to_search(image: Tensor) -> Tensor:
     shrink = min(1.0, WORKING_SIDE / max(height, width))
     size_hw = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     return (image if shrink == 1.0 else resize_image(image, size_hw)).cpu().clamp(0, 1)
-
-
-def split_methods(method: str) -> list[str]:
-    """Split a name such as "graph+grid" into the methods that "+" joins.
-
-    Args:
-        method: One name, or several joined by "+".
-
-    Returns:
-        The names, each of :data:`PROPOSERS`.
-
-    Raises:
-        ValueError: If there is no such method, or one is named twice; the message lists them.
-
-    Example:
-        >>> split_methods("graph+grid")
-        ['graph', 'grid']
-    """
-    names = method.split("+")
-    if not set(names) <= set(PROPOSERS) or len(set(names)) < len(names):
-        legal = f"one of {sorted(PROPOSERS)}, or different ones joined by +"
-        raise ValueError(f"method must be {legal}, got {method!r}")
-    return names
 
 
 def take_turns(ranked: list[Tensor]) -> Tensor:

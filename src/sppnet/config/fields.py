@@ -1,0 +1,215 @@
+"""How a setting is written: its type, its rule, its default, and a sentence under it.
+
+    batch: Annotated[int, Within(1)] = 32
+    '''Images in one update.'''
+
+The class refuses a value that breaks its rule (`check_fields`). The command line makes a flag of
+the field: its help is the sentence, and it tells the same rule.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import inf
+from typing import Annotated, Any, Protocol, get_type_hints
+
+LARGEST = 10**9  # of whole numbers that count something
+
+
+class Rule(Protocol):
+    """Tells legal values from others; as text it is what follows "must be"."""
+
+    def accepts(self, value: Any) -> bool:
+        """Tell whether a value is legal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Within:
+    """A finite number in a range.
+
+    Args:
+        low: Least legal value.
+        high: Greatest legal value.
+        above: Whether ``low`` itself is not legal.
+        below: Whether ``high`` itself is not legal.
+
+    Example:
+        >>> rule = Within(0, 1, below=True)
+        >>> rule.accepts(0.5), rule.accepts(1), rule.accepts(float("nan"))
+        (True, False, False)
+        >>> str(rule), rule.signs
+        ('at least 0 and below 1', '0<=x<1')
+    """
+
+    low: float = -inf
+    high: float = inf
+    above: bool = False
+    below: bool = False
+
+    def accepts(self, value: float) -> bool:
+        """Tell whether a number is finite and in the range."""
+        high_enough = value > self.low if self.above else value >= self.low
+        low_enough = value < self.high if self.below else value <= self.high
+        return high_enough and low_enough and abs(value) < inf
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:.10g}"
+        high = f"{'below' if self.below else 'at most'} {self.high:.10g}"
+        bounds = [low] * (self.low > -inf) + [high] * (self.high < inf)
+        return " and ".join(bounds) or "a finite number"
+
+    @property
+    def signs(self) -> str:
+        """The range in signs, as help texts have it; empty if every number will do."""
+        low = f"{self.low:.10g}<{'' if self.above else '='}x" if self.low > -inf else "x"
+        high = f"<{'' if self.below else '='}{self.high:.10g}"
+        if self.high not in (inf, LARGEST):
+            return f"{low}{high}"
+        return f"x>{'' if self.above else '='}{self.low:.10g}" if self.low > -inf else ""
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few words.
+
+    Args:
+        words: The legal ones.
+
+    Example:
+        >>> str(OneOf(("hard", "soft")))
+        'one of hard, soft'
+    """
+
+    words: tuple[str, ...]
+
+    def accepts(self, value: str) -> bool:
+        """Tell whether a word is among the legal ones."""
+        return value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(filter(None, self.words))}"
+
+
+@dataclass(frozen=True)
+class Each:
+    """Several numbers that all keep one rule.
+
+    Args:
+        rule: Rule of each number.
+        least: Fewest numbers.
+        most: Most numbers; None for any count.
+
+    Example:
+        >>> rule = Each(Within(1), least=1)
+        >>> rule.accepts((1, 2)), rule.accepts(()), str(rule)
+        (True, False, '1 or more numbers, each at least 1')
+    """
+
+    rule: Within
+    least: int = 0
+    most: int | None = None
+
+    def accepts(self, value: tuple[float, ...]) -> bool:
+        """Tell whether the count is legal, and every number."""
+        few_enough = self.most is None or len(value) <= self.most
+        return few_enough and len(value) >= self.least and all(map(self.rule.accepts, value))
+
+    def __str__(self) -> str:
+        count = str(self.most) if self.most == self.least else f"{self.least} or more"
+        return f"{count} numbers, each {self.rule}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the help shows the flag of a field.
+
+    Args:
+        metavar: What stands for the value; empty to let the type and the rule say it.
+        group: Heading over this field and those that follow, up to the next heading.
+    """
+
+    metavar: str = ""
+    group: str = ""
+
+
+Count = Annotated[int, Within(1, LARGEST)]
+CountOrNone = Annotated[int, Within(0, LARGEST)]
+Positive = Annotated[float, Within(0, above=True)]
+Share = Annotated[float, Within(0, 1, below=True)]
+Levels = Annotated[tuple[int, ...], Each(Within(1, LARGEST), least=1), Flag("N,N,...")]
+Seed = Annotated[int, Within(0, 2**32 - 1), Flag(group="Options")]
+
+
+def metadata(kind: type, *wanted: type) -> dict[str, Any]:
+    """Find what stands beside the types of a class's fields.
+
+    Args:
+        kind: A class with annotated fields.
+        wanted: Classes of the metadata, such as `Flag`.
+
+    Returns:
+        Name of the field -> the last such metadata; fields without one are left out.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Baking:
+        ...     minutes: Count = 25
+        >>> metadata(Baking, Within)["minutes"].low
+        1
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    beside = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    found = {name: [x for x in each if isinstance(x, wanted)] for name, each in beside.items()}
+    return {name: each[-1] for name, each in found.items() if each}
+
+
+@cache
+def rules_of(kind: type) -> Mapping[str, Rule]:
+    """Find the rules of a class's fields, in their order.
+
+    Args:
+        kind: A class with annotated fields.
+
+    Returns:
+        Name of the field -> its rule; fields that take anything of their type are left out.
+    """
+    return metadata(kind, Within, OneOf, Each)
+
+
+def check_fields(config: object) -> None:
+    """Refuse the first value that breaks the rule of its field.
+
+    Args:
+        config: An instance of a class of settings.
+
+    Raises:
+        ValueError: Names the field, the rule and the value.
+    """
+    kind: type = type(config)
+    for name in rules_of(kind):
+        check_field(kind, name, getattr(config, name))
+
+
+def check_field(kind: type, name: str, value: Any) -> None:
+    """Refuse a value that breaks the rule of a field.
+
+    Args:
+        kind: A class of settings.
+        name: One of its fields.
+        value: Of the field's type.
+
+    Raises:
+        ValueError: Names the field, the rule and the value.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Baking:
+        ...     minutes: Count = 25
+        >>> check_field(Baking, "minutes", 0)
+        Traceback (most recent call last):
+        ValueError: minutes must be at least 1 and at most 1000000000, got 0
+    """
+    rule = rules_of(kind).get(name)
+    if rule is not None and not rule.accepts(value):
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
