@@ -12,13 +12,13 @@ from sppnet.config.detection import (
     check_proposals,
 )
 from sppnet.detection import PROPOSERS
-from sppnet.detection.proposals.precomputed import WINDOW_FILES
+from sppnet.detection.proposals.precomputed import PROPOSAL_READERS
 from sppnet.geometry.projection import PROJECTION_PRESETS
 
 
 def test_words_are_those_that_the_rooms_know() -> None:
     assert set(PROPOSAL_METHODS) == set(PROPOSERS)
-    assert set(PROPOSAL_FILES) == set(WINDOW_FILES)
+    assert set(PROPOSAL_FILES) == set(PROPOSAL_READERS)
     assert set(PROJECTIONS) == set(PROJECTION_PRESETS)
 
 

@@ -73,10 +73,10 @@ class ExternalProposals:
                 that is not finite or has no area; the message names the file and the image.
         """
         path = Path(path)
-        reader = PROPOSAL_FILES.get(path.suffix.lower())
+        reader = PROPOSAL_READERS.get(path.suffix.lower())
         if reader is None:
             raise UnusableFileError(
-                f"proposals must be in one of {sorted(PROPOSAL_FILES)}", path=path
+                f"proposals must be in one of {sorted(PROPOSAL_READERS)}", path=path
             )
         return cls(path, reader(path))
 
@@ -214,7 +214,7 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     }
 
 
-PROPOSAL_FILES: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
+PROPOSAL_READERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
     ".npz": _read_npz,
     ".json": _read_coco,
     ".mat": _read_mat,
