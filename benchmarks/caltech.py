@@ -30,8 +30,7 @@ from sppnet.classification import ClassData, SplitConfig, View, extract_features
 from sppnet.classification.scoring import Task
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe
-from sppnet.classification.transfer.selection import COSTS, validate_costs
-from sppnet.classification.transfer.svm import fit_dual, gram_matrix
+from sppnet.classification.transfer.svm import COSTS, fit_dual, gram_matrix, validate_costs
 from sppnet.storage import FeatureCache, write_json, write_text
 
 MACHINES = {  # column -> loss, costs to choose from

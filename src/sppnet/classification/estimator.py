@@ -25,8 +25,7 @@ from sppnet.classification.scoring import class_task
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
-from sppnet.classification.transfer.selection import COSTS, fit_best
-from sppnet.classification.transfer.svm import svm_head
+from sppnet.classification.transfer.svm import COSTS, fit_best, svm_head
 from sppnet.classification.views import View
 from sppnet.errors import InputError
 from sppnet.images import to_image

@@ -12,7 +12,9 @@
 
 from sppnet.evaluation.average_precision import (
     AveragePrecision,
+    CocoMeasures,
     average_precision_voc07,
+    coco_measures,
     evaluate_detections,
     precision_and_recall,
     summarise_detections,
@@ -29,7 +31,6 @@ from sppnet.evaluation.classification import (
     per_class_accuracy,
     top_k_accuracy,
 )
-from sppnet.evaluation.coco import CocoMeasures, coco_measures
 from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
     ErrorTypes,

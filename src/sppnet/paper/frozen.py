@@ -20,7 +20,7 @@ from sppnet.classification import (
     VocData,
     fit_splits,
 )
-from sppnet.classification.transfer.selection import COSTS
+from sppnet.classification.transfer.svm import COSTS
 from sppnet.paper.resources import ModelSpec, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, is_model

@@ -1,4 +1,7 @@
-"""The tables that can be measured, by number, and what each needs."""
+"""The tables that can be measured, by number, and what each needs.
+
+A file of its own, as it imports every table and no table may import it.
+"""
 
 from sppnet.paper.detection import (
     measure_table_9,

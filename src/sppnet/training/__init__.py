@@ -1,8 +1,8 @@
 """What classification and detection share when they train.
 
 Start with ``trainer.py``: the one loop, and the small :class:`Task` that says what is learnt. It
-uses ``optimizers.py`` (rates of the parts of a network, one step), ``checkpoints.py`` (states that
-a run goes on from), ``log.py`` (log.csv, log.jsonl, TensorBoard) and ``distributed.py`` (several
-processes). ``schedules.py`` says how rates fall, and ``seeds.py`` how a place in the training
-decides random numbers.
+uses ``optimizers.py`` (rates of the parts of a network, how they fall, one step),
+``checkpoints.py`` (states that a run goes on from), ``log.py`` (log.csv, log.jsonl, TensorBoard)
+and ``distributed.py`` (several processes). ``seeds.py`` says how a place in the training decides
+random numbers.
 """

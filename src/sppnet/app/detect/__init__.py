@@ -115,7 +115,7 @@ def val(
 
     Proposals and detections are chosen as the model was trained to; a flag changes one thing.
     """
-    from sppnet.app.detect.val import ScoringJob
+    from sppnet.app.detect.predict import ScoringJob
 
     part = choose_split(data, split, ("test", "val"))
     changed, file = split_inference(inference)

@@ -14,8 +14,7 @@ from sppnet.classification.scoring import Task, class_task, mean_figures
 from sppnet.classification.splits import Split
 from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
-from sppnet.classification.transfer.selection import Choice, fit_best
-from sppnet.classification.transfer.svm import svm_head
+from sppnet.classification.transfer.svm import Choice, fit_best, svm_head
 from sppnet.classification.views import View
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache

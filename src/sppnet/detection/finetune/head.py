@@ -20,8 +20,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.training.checkpoints import Checkpoints, TrainingState
-from sppnet.training.optimizers import OptimizerConfig, build_optimizer
-from sppnet.training.schedules import count_drops
+from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
 from sppnet.training.seeds import derive_seed
 from sppnet.training.trainer import BatchResult, Row, Trainer
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from sppnet.evaluation.average_precision import RECALL_LIMITS, CocoMeasures
 from sppnet.evaluation.calibration import ReliabilityDiagram
-from sppnet.evaluation.coco import RECALL_LIMITS, CocoMeasures
 from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
     DetectionConfusion,

@@ -9,14 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sppnet.errors import Problem
-from sppnet.evaluation.average_precision import evaluate_detections, summarise_detections
+from sppnet.evaluation.average_precision import (
+    CocoMeasures,
+    coco_measures,
+    evaluate_detections,
+    summarise_detections,
+)
 from sppnet.evaluation.calibration import (
     ReliabilityDiagram,
     ScoreCalibration,
     match_scores,
     measure_reliability,
 )
-from sppnet.evaluation.coco import CocoMeasures, coco_measures
 from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
     ErrorTypes,
