@@ -8,7 +8,12 @@ import pytest
 from sppnet.classification import TrainerConfig
 from sppnet.classification.train.config import InputSizes
 from sppnet.classification.transfer.recipe import recipes_of
-from sppnet.config.classification import COSTS, FitConfig, TrainConfig, parse_sizes
+from sppnet.config.classification import COSTS, OPTIMIZERS, FitConfig, TrainConfig, parse_sizes
+from sppnet.training.optimizers import KINDS
+
+
+def test_optimizers_are_those_that_can_be_built() -> None:
+    assert OPTIMIZERS == KINDS
 
 
 @pytest.mark.parametrize("text", ["", "large", "0", "180,0", "-5", "10000", "natural:x", "1-2-3"])
