@@ -146,7 +146,7 @@ class DetectionExperiment:
         budget, usual = self.resources.budget, Budget()
         parts = [self.network.differs, self.images.differs]
         if (budget.max_proposals, budget.proposals) != (usual.max_proposals, usual.proposals):
-            parts.append(f"{budget.max_proposals} windows of {budget.proposals}")
+            parts.append(f"{budget.max_proposals} proposals of {budget.proposals}")
         if row.is_tuned:
             widths = "-".join(map(str, budget.widths))
             parts.append("" if self.network.hidden else f"new fc layers {widths}")
