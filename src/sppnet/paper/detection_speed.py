@@ -11,9 +11,8 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from sppnet.detection.encoder import Encoder
+from sppnet.detection import Encoder, propose
 from sppnet.detection.heads.region_head import RegionHead
-from sppnet.detection.proposals.propose import propose
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import InputError, Problem
 from sppnet.images import load_image
