@@ -341,6 +341,13 @@ class CombinedDetector:
         """Everything but the weights of all detectors, in JSON values."""
         return {"combined": [detector.config() for detector in self.detectors]}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name, those of each detector under its number."""
+        numbered = enumerate(self.detectors)
+        return {
+            f"{n}.{name}": tensor for n, each in numbered for name, tensor in each.tensors().items()
+        }
+
 
 class AnyDetector(Protocol):
     """What one detector and several have in common."""
@@ -362,4 +369,8 @@ class AnyDetector(Protocol):
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, in JSON values."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name."""
         ...

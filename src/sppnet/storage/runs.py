@@ -338,14 +338,14 @@ def _remove(path: Path) -> None:
 def environment() -> dict[str, Any]:
     """What else a result may depend on: versions, threads, machine, command line."""
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "threads": _thread_count(),
         "platform": platform.platform(),
         "argv": arguments_without_secrets(sys.argv),
     }
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     """Versions of the installed packages, read without importing them."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
