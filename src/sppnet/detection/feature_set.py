@@ -100,6 +100,12 @@ class CachedFeatures:
         """The images that could be decoded so far."""
         return [image for image in self.images if image.path not in self._bad]
 
+    def content_numbers(self) -> Tensor:
+        """Numbers by which the usable images are known again, as of ``content_number``: int64."""
+        first = [bytes.fromhex(self._digest(image))[:8] for image in self.usable]
+        numbers = [int.from_bytes(each, "big", signed=True) for each in first]
+        return torch.tensor(numbers, dtype=torch.int64)
+
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:
         """The usable images, each followed by its mirror image if ``mirror`` is set."""
         return list_views(self.usable, mirror=mirror)

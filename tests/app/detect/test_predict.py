@@ -1,4 +1,4 @@
-"""``sppnet detect val`` and ``predict`` in a folder that was used before: no answer of yesterday."""
+"""``sppnet detect val`` and ``predict`` in a folder that was used before: no stale answer."""
 
 import json
 import os
@@ -162,7 +162,7 @@ def test_another_version_of_the_package_computes_again(
 def test_the_bytes_that_are_hashed_are_those_that_are_decoded_and_drawn(
     data: Path, places: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    """A file that is exchanged as soon as it was read: its own boxes and picture, or the other's."""
+    """A file that is exchanged as soon as it was read gives the boxes and picture of one photo."""
     first, second = (path.read_bytes() for path in sorted((data / "JPEGImages").iterdir())[:2])
     photo = tmp_path / "photo.jpg"
     _exchange_when_read(monkeypatch, photo, second)
@@ -204,3 +204,46 @@ def test_times_are_of_the_image_and_pixels_are_decoded_once(data: Path) -> None:
     image = ReadImage.of(path)
     assert image.pixels is image.pixels
     assert torch.equal(image.pixels, load_image(path))
+
+
+def _val(data: Path, model: Path, out: Path, *words: str) -> tuple[dict[str, Any], str]:
+    assert main(["detect", "val", str(model), str(data), *words, "--out", str(out)]) == 0
+    return json.loads((out / "metrics.json").read_text()), (out / "report.html").read_text()
+
+
+def test_scoring_on_images_of_the_training_is_said(
+    data: Path, places: Path, tmp_path: Path, capsys
+) -> None:
+    words = "was trained on 7 of these 7 images"
+    metrics, page = _val(data, places / "model", tmp_path / "train", "--split", "train")
+    assert f"warning: the model {words}" in capsys.readouterr().err
+    assert metrics["seen_in_training"] == metrics["images"] == 7
+    assert words in metrics["warnings"][0]
+    assert words in page
+    metrics, page = _val(data, places / "model", tmp_path / "test")
+    assert "warning" not in capsys.readouterr().err
+    assert (metrics["seen_in_training"], metrics["warnings"]) == (0, [])
+    assert "trained on" not in page
+
+
+def test_one_of_several_detectors_that_saw_the_images_is_enough(
+    data: Path, places: Path, tmp_path: Path
+) -> None:
+    fresh = Detector.load(places / "other")
+    fresh.seen = torch.zeros(1, dtype=torch.int64)
+    fresh.save(tmp_path / "other")
+    words = ["--split", "train", "--combine", str(places / "model")]
+    assert _val(data, tmp_path / "other", tmp_path / "out", *words)[0]["seen_in_training"] == 7
+
+
+def test_models_that_do_not_say_what_they_saw(
+    data: Path, places: Path, tmp_path: Path, capsys
+) -> None:
+    old = Detector.load(places / "model")
+    old.seen = None
+    old.save(tmp_path / "old")
+    metrics, page = _val(data, tmp_path / "old", tmp_path / "out")
+    assert metrics["seen_in_training"] is None
+    assert "does not say which images" in metrics["warnings"][0]
+    assert "does not say which images" in page
+    assert "does not say which images" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from sppnet.app.console import (
     report_problems,
     say,
     say_table,
+    warn,
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
@@ -35,7 +36,7 @@ from sppnet.evaluation import (
     write_csv,
     write_detection_report,
 )
-from sppnet.evaluation.report import MEASURES, score_text
+from sppnet.evaluation.report import MEASURES, score_text, seen_warnings
 from sppnet.geometry import Detections
 from sppnet.images import (
     DetectionDataset,
@@ -408,6 +409,7 @@ class ScoringJob:
         images = list(outcomes)
         found = {image.image_id: outcome.detections for image, outcome in outcomes.items()}
         proposals = {image.image_id: outcome.proposals for image, outcome in outcomes.items()}
+        seen = count_seen(detector, list(outcomes.values()))
         figures = DetectionFigures.measure(
             images,
             found,
@@ -418,8 +420,9 @@ class ScoringJob:
             problems=problems,
             config=detector.config(),
             versions=environment()["versions"],
+            warnings=seen_warnings(seen, len(images)),
         )
-        self._write_metrics(images, figures)
+        self._write_metrics(images, figures, seen)
         write_detection_report(
             self.out / "report.html",
             images,
@@ -431,13 +434,17 @@ class ScoringJob:
         self._say(figures)
         return report_problems(problems)
 
-    def _write_metrics(self, images: list[LabelledImage], figures: DetectionFigures) -> None:
+    def _write_metrics(
+        self, images: list[LabelledImage], figures: DetectionFigures, seen: int | None
+    ) -> None:
         """Leave every figure as JSON."""
         metrics: dict[str, Any] = {
             **figures.mean,
             "per_class": figures.per_class["ap50"],
             "per_class_by_measure": figures.per_class,
             "images": len(images),
+            "seen_in_training": seen,
+            "warnings": list(figures.warnings),
             "objects": sum(len(image.boxes) for image in images),
             "seconds_per_image": figures.seconds_per_image,
             "seconds_per_stage": dict(figures.seconds),
@@ -456,8 +463,18 @@ class ScoringJob:
         ]
         rows.append(["mean", *(score_text(figures.mean[measure]) for measure in measures)])
         say_table(["class", *measures], rows)
+        for warning in figures.warnings:
+            warn(warning)
         say(f"{figures.seconds_per_image:.2f} s per image")
         say(f"report: {self.out / 'report.html'}")
+
+
+def count_seen(detector: AnyDetector, outcomes: Sequence[ImageOutcome]) -> int | None:
+    """Count the images that a detector was trained on; None if it does not say."""
+    if detector.seen is None:
+        return None
+    seen = set(detector.seen.tolist())
+    return sum(outcome.number in seen for outcome in outcomes)
 
 
 def median_seconds(outcomes: list[ImageOutcome]) -> dict[str, float]:
