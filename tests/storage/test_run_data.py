@@ -66,7 +66,10 @@ def test_a_copy_with_other_times_is_the_same_data(root: Path) -> None:
     [
         (LABELS | {"b.jpg": "cat"}, "1 of 3 images have other labels ('b.jpg')"),
         ({"a.jpg": "cat", "b.jpg": "dog"}, "1 of 2 images removed ('c.jpg')"),
-        ({"b.jpg": "dog", "a.jpg": "cat", "c.jpg": "cat"}, "the images are listed in another order"),
+        (
+            {"b.jpg": "dog", "a.jpg": "cat", "c.jpg": "cat"},
+            "the images are listed in another order",
+        ),
     ],
 )
 def test_other_labels_begin_again(root: Path, labels: dict[str, str], words: str) -> None:

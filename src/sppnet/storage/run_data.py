@@ -14,7 +14,7 @@ from typing import Any
 from sppnet.errors import UnusableFileError
 from sppnet.storage.files import read_json, sha256_bytes, sha256_file
 
-UNKNOWN_DATA = "the run does not say which data it learnt from"
+UNKNOWN_DATA = "it is not known which data the run learnt from"
 # A file that was written so shortly before it was looked at may be written again in the same tick
 # of its clock: it is hashed again the next time.
 _CLOCK_NS = 2_000_000_000
