@@ -62,13 +62,20 @@ class RunData:
         now = time.time_ns()
         files: dict[str, list[Any]] = {}
         for each in self.files:
-            name = os.path.relpath(each.path, self.root)
+            name = self._name(each.path)
             labels = sha256_bytes(each.labels.encode("utf-8", errors="surrogatepass"))[:16]
             content = _describe_file(each.path, known.get(name), looked_at)
             labels += files[name][1] if name in files else ""  # listed twice
             files[name] = [each.is_learnt, labels, *content]
         inputs = {str(path): _describe_file(path, None, 0)[0] for path in self.inputs}
         return {"looked_at": now, "names": list(self.names), "inputs": inputs, "files": files}
+
+    def _name(self, path: Path) -> str:
+        """Path below the root; whole where there is no way from one to the other."""
+        try:
+            return os.path.relpath(path, self.root)
+        except ValueError:  # another drive of Windows
+            return str(path)
 
 
 def _describe_file(path: Path, known: Sequence[Any] | None, looked_at: int) -> list[Any]:
