@@ -86,8 +86,8 @@ def test_networks_trained_on_other_images_are_not_taken_in_silence(
         return cell.differs
 
     assert "other images" not in measure()
-    path = next(path for path in data.rglob("*") if path.is_file())
-    path.rename(path.with_name(f"renamed{path.suffix}"))
+    for path in [each for each in data.rglob("*") if each.is_file()]:
+        path.rename(path.with_name(f"renamed-{path.name}"))
     if has_training:
         with pytest.warns(UserWarning, match="zf5-multi was trained on other images"):
             measure()
