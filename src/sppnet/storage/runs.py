@@ -328,6 +328,10 @@ def holds_run_of(command: str, folder: Path, purpose: str) -> bool:
 
 def _check_same(before: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
     """Refuse to mix two different runs in one folder."""
+    seeds = before.get("seed"), before["configuration"].get("seed", before.get("seed"))
+    if seeds[0] != seeds[1]:
+        rule = f"was begun by an earlier version with two seeds, {seeds[0]} and {seeds[1]}; "
+        raise UsageError(f"{rule}use another folder or --fresh", path=folder)
     flat_before = _flat({key: before.get(key) for key in asked})
     flat_asked = _flat(asked)
     for key in sorted(flat_before | flat_asked):
