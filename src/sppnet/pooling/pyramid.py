@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function
 
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels
 from sppnet.pooling.checks import as_maps, check_mode
-from sppnet.pooling.operators import pool
+from sppnet.pooling.operators import overriders, pool, refuse_scripting
 
 
 def spatial_pyramid_pool(
@@ -56,6 +57,10 @@ def spatial_pyramid_pool(
     Source:
         SPP-net, section 2.2 and appendix A.
     """
+    if watching := overriders(features, sizes_hw):
+        return handle_torch_function(
+            spatial_pyramid_pool, watching, features, levels, mode=mode, sizes_hw=sizes_hw
+        )
     maps, levels = as_maps(features), check_levels(levels)
     rows = None if sizes_hw is None else _valid_rows(sizes_hw, maps)
     return pool(maps, rows, levels, check_mode(mode))
@@ -73,7 +78,7 @@ def _valid_rows(sizes_hw: Tensor | Sequence[tuple[int, int]], maps: list[Tensor]
             f"{tuple(sizes.shape)} and {len(maps)} batches"
         )
     corner = torch.zeros_like(sizes[:, :1])
-    images = torch.arange(len(sizes), device=sizes.device)[:, None]
+    images = torch.arange(sizes.shape[0], device=sizes.device)[:, None]
     return torch.cat([images, corner, corner, sizes.flip(1)], 1).long()
 
 
@@ -106,6 +111,8 @@ class SpatialPyramidPool(nn.Module):
     ) -> Tensor:
         """Pool maps of any sizes into (N, C * sum(n * n))."""
         return spatial_pyramid_pool(features, self.levels, mode=self.mode, sizes_hw=sizes_hw)
+
+    __prepare_scriptable__ = refuse_scripting
 
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""

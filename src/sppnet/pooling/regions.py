@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function
 
 from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
 from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
 from sppnet.pooling.kernels import cpu
-from sppnet.pooling.operators import pool
+from sppnet.pooling.operators import is_unwatched, overriders, pool, refuse_scripting
 
 # Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
 CHUNK_BYTES = 2**27
@@ -64,6 +65,10 @@ def pool_regions(
     Source:
         SPP-net, section 4.1; spm_pool_caffe_mex.cpp of the authors' code.
     """
+    if watching := overriders(features, regions, out):
+        return handle_torch_function(
+            pool_regions, watching, features, regions, levels, mode=mode, out=out
+        )
     maps, levels = as_maps(features), check_levels(levels)
     rows = as_rows(regions, maps)
     if out is None:
@@ -72,6 +77,8 @@ def pool_regions(
     if needs_grad or out.requires_grad:
         raise ValueError("out must not be given where a gradient is needed")
     check_out(out, maps[0], (len(rows), maps[0].shape[1] * num_bins(levels)))
+    if torch._C._are_functorch_transforms_active():  # their rules know no operators that write
+        return out.copy_(pool(maps, rows, levels, check_mode(mode)))
     torch.ops.sppnet.pool_regions_into(out, maps, rows, levels, check_mode(mode))
     return out
 
@@ -106,6 +113,8 @@ class RegionPool(nn.Module):
     ) -> Tensor:
         """Pool regions of maps into (K, C * sum(n * n))."""
         return pool_regions(features, regions, self.levels, mode=self.mode, out=out)
+
+    __prepare_scriptable__ = refuse_scripting
 
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""
@@ -143,6 +152,8 @@ def score_regions(
         >>> score_regions(features, torch.tensor([[0, 1, 0, 3, 2]]), torch.ones(5, 1), (1, 2))
         tensor([[20.]])
     """
+    if watching := overriders(features, regions, weights):
+        return handle_torch_function(score_regions, watching, features, regions, weights, levels)
     maps, levels = as_maps(features), check_levels(levels)
     rows = as_rows(regions, maps)
     length = maps[0].shape[1] * num_bins(levels)
@@ -150,6 +161,9 @@ def score_regions(
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
     if weights.device != maps[0].device:
         raise ValueError(f"weights must be on {maps[0].device}, got {weights.device}")
+    if not is_unwatched([*maps, rows, weights]):
+        with torch.no_grad():
+            return pool(maps, rows, levels, "max") @ weights
     if 0 < weights.shape[1] <= FEW_COLUMNS and cpu.serves(maps):
         check_rows(rows, maps)
         chunks = rows.split(MOST_ROWS)
