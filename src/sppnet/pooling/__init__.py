@@ -1,6 +1,12 @@
 """The paper's layer: a map of any size, or a region of it, becomes a vector of one length."""
 
-from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
+from sppnet.pooling.bins import (
+    bin_edges,
+    check_levels,
+    check_pyramid,
+    num_bins,
+    sliding_window_bins,
+)
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
 from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
@@ -12,6 +18,7 @@ __all__ = [
     "SpatialPyramidPool",
     "bin_edges",
     "check_levels",
+    "check_pyramid",
     "check_regions",
     "num_bins",
     "pool_regions",

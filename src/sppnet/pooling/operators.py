@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch._C import DispatchKey
 from torch._C._functorch import TransformType, peek_interpreter_stack
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
+from sppnet.pooling.bins import Level, check_pyramid, level_shape
 from sppnet.pooling.checks import as_maps
 from sppnet.pooling.kernels import torch_reference
 from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_for_training
@@ -24,54 +26,96 @@ from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_fo
 PLAIN = {Tensor, torch.nn.Parameter}
 
 LIBRARY = torch.library.Library("sppnet", "DEF")
-PYRAMID = "int[] levels, str mode"
+# bins along each side, or rows of bins; columns only where they differ somewhere
+PYRAMID = "int[] levels, str mode, int[]? columns=None"
 LIBRARY.define(f"pool_maps(Tensor[] maps, {PYRAMID}) -> Tensor")
 LIBRARY.define(f"pool_maps_backward(Tensor grad, Tensor[] maps, {PYRAMID}) -> Tensor[]")
 LIBRARY.define(f"pool_regions(Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor")
 # "kind" and not "mode", which torch.compile calls an argument of its own for operators that write
 LIBRARY.define(
-    "pool_regions_into(Tensor(a!) out, Tensor[] maps, Tensor rows, int[] levels, str kind) -> ()"
+    "pool_regions_into(Tensor(a!) out, Tensor[] maps, Tensor rows, int[] levels, "
+    "str kind, int[]? columns=None) -> ()"
 )
 LIBRARY.define(
     f"pool_regions_backward(Tensor grad, Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor[]"
 )
 
 
+def _split(levels: Sequence[Level]) -> tuple[list[int], list[int] | None]:
+    """Write levels as an operator takes them: columns are None where all bins are squares."""
+    shapes = [level_shape(n) for n in levels]
+    rows, columns = [each[0] for each in shapes], [each[1] for each in shapes]
+    return rows, None if rows == columns else columns
+
+
+def _join(rows: Sequence[int], columns: Sequence[int] | None) -> tuple[Level, ...]:
+    """Read what :func:`_split` wrote."""
+    return check_pyramid(list(zip(rows, columns or rows, strict=True)))
+
+
 # A recorded program calls the operators with maps that nobody has looked at, so these look.
-def _pool_maps(maps: Sequence[Tensor], levels: Sequence[int], mode: str) -> Tensor:
-    return run(as_maps(maps), None, levels, mode)
+def _pool_maps(
+    maps: Sequence[Tensor], levels: Sequence[int], mode: str, columns: Sequence[int] | None = None
+) -> Tensor:
+    return run(as_maps(maps), None, _join(levels, columns), mode)
 
 
-def _pool_regions(maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], mode: str) -> Tensor:
-    return run(as_maps(maps), rows, levels, mode)
+def _pool_regions(
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    levels: Sequence[int],
+    mode: str,
+    columns: Sequence[int] | None = None,
+) -> Tensor:
+    return run(as_maps(maps), rows, _join(levels, columns), mode)
 
 
 def _pool_maps_backward(
-    grad: Tensor, maps: Sequence[Tensor], levels: Sequence[int], mode: str
+    grad: Tensor,
+    maps: Sequence[Tensor],
+    levels: Sequence[int],
+    mode: str,
+    columns: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    return run_backward(grad, maps, None, levels, mode)
+    return run_backward(grad, maps, None, _join(levels, columns), mode)
 
 
 def _pool_regions_backward(
-    grad: Tensor, maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], mode: str
+    grad: Tensor,
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    levels: Sequence[int],
+    mode: str,
+    columns: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    return run_backward(grad, maps, rows, levels, mode)
+    return run_backward(grad, maps, rows, _join(levels, columns), mode)
 
 
 def _pool_regions_into(
-    out: Tensor, maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], mode: str
+    out: Tensor,
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    levels: Sequence[int],
+    mode: str,
+    columns: Sequence[int] | None = None,
 ) -> None:
-    run(as_maps(maps), rows, levels, mode, out)
+    run(as_maps(maps), rows, _join(levels, columns), mode, out)
 
 
-def _fake_maps(maps: Sequence[Tensor], levels: Sequence[int], _mode: str) -> Tensor:
-    return empty_for(maps, sum(each.shape[0] for each in maps), levels)
+def _fake_maps(
+    maps: Sequence[Tensor], levels: Sequence[int], _mode: str, columns: Sequence[int] | None = None
+) -> Tensor:
+    return empty_for(maps, sum(each.shape[0] for each in maps), _join(levels, columns))
 
 
 def _fake_regions(
-    maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int], _mode: str
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    levels: Sequence[int],
+    _mode: str,
+    columns: Sequence[int] | None = None,
 ) -> Tensor:
-    return empty_for(maps, rows.shape[0], levels)
+    return empty_for(maps, rows.shape[0], _join(levels, columns))
 
 
 def _fake_backward(_grad: Tensor, maps: Sequence[Tensor], *_others: Any) -> list[Tensor]:
@@ -93,31 +137,54 @@ for _name, _function, _fake in (
     torch.library.register_fake(f"sppnet::{_name}", _fake, lib=LIBRARY)
 
 
+# The ONNX exporter writes an operator that it does not know by the parts that stand here.
+@register_decomposition(torch.ops.sppnet.pool_maps.default)
+def _take_maps_apart(
+    maps: Sequence[Tensor], levels: Sequence[int], mode: str, columns: Sequence[int] | None = None
+) -> Tensor:
+    return torch_reference.pool_maps_by_masks(maps, _join(levels, columns), mode)
+
+
+@register_decomposition(torch.ops.sppnet.pool_regions.default)
+def _take_regions_apart(
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    levels: Sequence[int],
+    mode: str,
+    columns: Sequence[int] | None = None,
+) -> Tensor:
+    return torch_reference.pool_regions_by_masks(maps, rows, _join(levels, columns), mode)
+
+
 def _save_maps(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, ctx.levels, ctx.mode = inputs
+    maps, levels, ctx.mode, *columns = inputs
+    ctx.levels = _join(levels, *columns or [None])
+    ctx.nothing = (None,) * (len(inputs) - 1)
     ctx.save_for_backward(*maps)
 
 
 def _save_regions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, rows, ctx.levels, ctx.mode = inputs
+    maps, rows, levels, ctx.mode, *columns = inputs
+    ctx.levels = _join(levels, *columns or [None])
+    ctx.nothing = (None,) * (len(inputs) - 1)
     ctx.save_for_backward(rows, *maps)
 
 
 def _maps_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     maps = list(ctx.saved_tensors)
-    return _gradient(grad, maps, None, ctx.levels, ctx.mode), None, None
+    return _gradient(grad, maps, None, ctx.levels, ctx.mode), *ctx.nothing
 
 
 def _regions_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     rows, *maps = ctx.saved_tensors
-    return _gradient(grad, maps, rows, ctx.levels, ctx.mode), None, None, None
+    return _gradient(grad, maps, rows, ctx.levels, ctx.mode), *ctx.nothing
 
 
 def _gradient(
     grad: Tensor,
     maps: list[Tensor],
     rows: Tensor | None,
-    levels: Sequence[int],
+    levels: Sequence[Level],
     mode: str,
     winners: Tensor | None = None,
 ) -> list[Tensor]:
@@ -134,11 +201,12 @@ def _gradient(
 
 
 def _call_gradient(
-    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> list[Tensor]:
+    down, across = _split(levels)
     if rows is None:
-        return torch.ops.sppnet.pool_maps_backward(grad, maps, levels, mode)
-    return torch.ops.sppnet.pool_regions_backward(grad, maps, rows, levels, mode)
+        return torch.ops.sppnet.pool_maps_backward(grad, maps, down, mode, across)
+    return torch.ops.sppnet.pool_regions_backward(grad, maps, rows, down, mode, across)
 
 
 torch.library.register_autograd(
@@ -178,7 +246,7 @@ for _name in ("pool_maps", "pool_maps_backward", "pool_regions", "pool_regions_b
 class _Pyramid:
     """Levels and mode as one argument, which torch.func does not take apart as it does a tuple."""
 
-    levels: Sequence[int]
+    levels: Sequence[Level]
     mode: str
 
     def __iter__(self) -> Iterator[Any]:
@@ -273,7 +341,7 @@ class _TransformedGradient(torch.autograd.Function):
         return tuple(_call_gradient(tangents[0], maps, rows, *ctx.pyramid))
 
 
-def pool(maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str) -> Tensor:
+def pool(maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str) -> Tensor:
     """Pool whole maps, or rows of them, with a gradient where one is needed.
 
     Example:
@@ -302,7 +370,7 @@ def _is_recording() -> bool:
 
 
 def _pool_plainly(
-    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> Tensor:
     """Pool without a gradient, by the shortest way."""
     if is_unwatched(maps if rows is None else [rows, *maps]):
@@ -311,16 +379,34 @@ def _pool_plainly(
 
 
 def _call_operator(
-    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> Tensor:
     if torch.jit.is_tracing() and _exports_by_tracing():
         raise RuntimeError(
             "dynamo must be True in torch.onnx.export(...) of a network with sppnet's pooling, "
             "got False: the older exporter does not know the operator"
         )
+    down, across = _split(levels)
     if rows is None:
-        return torch.ops.sppnet.pool_maps(maps, levels, mode)
-    return torch.ops.sppnet.pool_regions(maps, rows, levels, mode)
+        return torch.ops.sppnet.pool_maps(maps, down, mode, across)
+    return torch.ops.sppnet.pool_regions(maps, rows, down, mode, across)
+
+
+def pool_into(
+    out: Tensor, maps: Sequence[Tensor], rows: Tensor, levels: Sequence[Level], mode: str
+) -> Tensor:
+    """Pool rows of maps into memory, without a gradient; returns it.
+
+    Example:
+        >>> rows = torch.tensor([[0, 0, 0, 1, 2]])
+        >>> pool_into(torch.empty(1, 1), [torch.arange(4.0).reshape(1, 1, 2, 2)], rows, (1,), "max")
+        tensor([[2.]])
+    """
+    if torch._C._are_functorch_transforms_active():  # their rules know no operators that write
+        return out.copy_(pool(maps, rows, levels, mode))
+    down, across = _split(levels)
+    torch.ops.sppnet.pool_regions_into(out, maps, rows, down, mode, across)
+    return out
 
 
 def _exports_by_tracing() -> bool:
