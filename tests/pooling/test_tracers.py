@@ -3,6 +3,7 @@
 import io
 import warnings
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from sppnet.pooling import (
     score_regions,
     spatial_pyramid_pool,
 )
+from sppnet.pooling.kernels.dispatch import run, run_backward
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 
@@ -227,6 +229,18 @@ def test_the_exporter_by_tracing_is_refused() -> None:
                 dynamo=False,
                 operator_export_type=form,
             )
+
+
+def test_cuda_graphs_are_refused_and_torch_compile_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cuda: Any = SimpleNamespace(is_cuda=True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+        run([on_cuda], None, LEVELS, "max")
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+        run_backward(WEIGHTS, [on_cuda], None, LEVELS, "max")
+    for name in ("pool_maps", "pool_regions", "pool_regions_into", "pool_maps_backward"):
+        tags = getattr(torch.ops.sppnet, name).default.tags
+        assert torch.Tag.cudagraph_unsafe in tags
 
 
 BATCH = draw(3, 2, 3, 5, 4)

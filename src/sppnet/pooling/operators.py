@@ -26,18 +26,22 @@ from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_fo
 PLAIN = {Tensor, torch.nn.Parameter}
 
 LIBRARY = torch.library.Library("sppnet", "DEF")
+# torch.compile then keeps the operators out of the CUDA graphs that it makes of the rest
+TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
 # bins along each side, or rows of bins; columns only where they differ somewhere
 PYRAMID = "int[] levels, str mode, int[]? columns=None"
-LIBRARY.define(f"pool_maps(Tensor[] maps, {PYRAMID}) -> Tensor")
-LIBRARY.define(f"pool_maps_backward(Tensor grad, Tensor[] maps, {PYRAMID}) -> Tensor[]")
-LIBRARY.define(f"pool_regions(Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor")
+LIBRARY.define(f"pool_maps(Tensor[] maps, {PYRAMID}) -> Tensor", tags=TAGS)
+LIBRARY.define(f"pool_maps_backward(Tensor grad, Tensor[] maps, {PYRAMID}) -> Tensor[]", tags=TAGS)
+LIBRARY.define(f"pool_regions(Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor", tags=TAGS)
 # "kind" and not "mode", which torch.compile calls an argument of its own for operators that write
 LIBRARY.define(
     "pool_regions_into(Tensor(a!) out, Tensor[] maps, Tensor rows, int[] levels, "
-    "str kind, int[]? columns=None) -> ()"
+    "str kind, int[]? columns=None) -> ()",
+    tags=TAGS,
 )
 LIBRARY.define(
-    f"pool_regions_backward(Tensor grad, Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor[]"
+    f"pool_regions_backward(Tensor grad, Tensor[] maps, Tensor rows, {PYRAMID}) -> Tensor[]",
+    tags=TAGS,
 )
 
 

@@ -96,6 +96,7 @@ def run(
         >>> run([torch.arange(4.0).reshape(1, 1, 2, 2)], None, (1, 2), "max")
         tensor([[3., 0., 1., 2., 3.]])
     """
+    _refuse_capture(maps)
     if rows is not None:
         check_rows(rows, maps)
     fresh = out is None
@@ -112,6 +113,15 @@ def run(
     else:
         torch_reference.pool([each.detach() for each in maps], rows, levels, mode, out)
     return out
+
+
+def _refuse_capture(maps: Sequence[Tensor]) -> None:
+    """A CUDA graph would replay the sizes and regions of its capture, whatever comes in later."""
+    if maps[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "features must not be pooled while a CUDA graph is captured, because where bins lie is "
+            "worked out on the processor: capture the layers before and after it"
+        )
 
 
 def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[Level]) -> Tensor:
@@ -158,6 +168,7 @@ def run_backward(
         >>> run_backward(torch.ones(1, 1), [torch.tensor([[[[1.0, 3.0]]]])], None, (1,), "max")
         [tensor([[[[0., 1.]]]])]
     """
+    _refuse_capture(maps)
     if rows is not None:
         check_rows(rows, maps)
     kernel, squares = kernel_for(maps, levels), cast("Sequence[int]", levels)
