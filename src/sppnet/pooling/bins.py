@@ -17,7 +17,7 @@ Level = int | tuple[int, int]
 DEFAULT_LEVELS = (1, 2, 3, 6)
 
 
-def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
+def check_levels(levels: Sequence[Level]) -> tuple[int, ...]:
     """Return the levels of a pyramid of squares as a tuple, or say what is wrong with them.
 
     Models, Keras and the sliding window take these; :func:`check_pyramid` knows rectangles, too.
@@ -37,11 +37,12 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
         (1, 2, 3, 6)
     """
     listed = tuple(levels) if isinstance(levels, Iterable) else (None,)
-    if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
+    numbers = tuple(n for n in listed if isinstance(n, int) and not isinstance(n, bool))
+    if len(numbers) != len(listed):
         raise TypeError(f"levels must be a sequence of integers, got {levels!r}")
-    if not listed or min(listed) < 1:
-        raise ValueError(f"levels must be one or more positive integers, got {listed}")
-    return listed
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"levels must be one or more positive integers, got {numbers}")
+    return numbers
 
 
 def check_pyramid(levels: int | Sequence[Level]) -> tuple[Level, ...]:
