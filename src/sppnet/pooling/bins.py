@@ -63,6 +63,8 @@ def check_pyramid(levels: int | Sequence[Level]) -> tuple[Level, ...]:
         >>> check_pyramid([1, (2, 3), (4, 4)]), check_pyramid(3)
         ((1, (2, 3), 4), (3,))
     """
+    if type(levels) is tuple and levels and all(type(n) is int and n > 0 for n in levels):
+        return levels  # as modules keep them: this is asked at every call
     whole = isinstance(levels, Iterable) and not isinstance(levels, str | bytes)
     listed: tuple[Any, ...] = tuple(levels) if whole else (levels,)  # type: ignore[arg-type]
     pairs = [tuple(n) if isinstance(n, list | tuple) else (n, n) for n in listed]
