@@ -7,7 +7,13 @@ them (C++, Triton, plain torch), ``onnx/`` writes them as ONNX, ``keras_layer.py
 Keras. Start reading with ``bins.py``, then ``pyramid.py``.
 """
 
-from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
+from sppnet.pooling.bins import (
+    bin_edges,
+    check_levels,
+    check_pyramid,
+    num_bins,
+    sliding_window_bins,
+)
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
 from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
@@ -19,6 +25,7 @@ __all__ = [
     "SpatialPyramidPool",
     "bin_edges",
     "check_levels",
+    "check_pyramid",
     "check_regions",
     "num_bins",
     "pool_regions",
