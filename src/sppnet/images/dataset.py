@@ -29,7 +29,8 @@ class LabelledImage:
 
     Args:
         path: The image file.
-        image_id: Name of the image in results: the file's stem, or the id in a COCO file.
+        image_id: Name of the image in results: the file's stem, its path where that is not enough,
+            or the id in a COCO file.
         size_hw: (height, width) from the file's header, EXIF orientation applied.
         boxes: (K, 4) float32 xyxy pixels, half-open, inside the image, sides of at least 1 px.
         labels: (K,) int64, 0..len(names)-1.
@@ -85,7 +86,7 @@ class DetectionDataset:
     split: str | None
     layout: str
     notes: tuple[Problem, ...] = ()
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[int | str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +118,7 @@ def make_dataset(
     root: Path,
     split: str | None,
     layout: str,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int | str] | None = None,
 ) -> DetectionDataset:
     """Put a data set together; one without a usable image is an error.
 
@@ -153,14 +154,24 @@ def make_dataset(
 
 
 def _with_own_ids(images: Sequence[LabelledImage], root: Path) -> list[LabelledImage]:
-    """Give images whose ids repeat, such as those of two folders, their paths for ids."""
-    counts = Counter(image.image_id for image in images)
-    return [
-        replace(image, image_id=os.path.relpath(image.path.with_suffix(""), root))
-        if counts[image.image_id] > 1
-        else image
-        for image in images
-    ]
+    """Give images whose ids repeat, such as those of two folders, their paths for ids.
+
+    Without the ending where that is enough, as in other tools; ``x.jpg`` and ``x.png`` need it.
+    """
+    for with_ending in (False, True):
+        counts = Counter(image.image_id for image in images)
+        images = [
+            replace(image, image_id=_path_id(image.path, root, with_ending))
+            if counts[image.image_id] > 1
+            else image
+            for image in images
+        ]
+    return list(images)
+
+
+def _path_id(path: Path, root: Path, with_ending: bool) -> str:
+    """The path from the root, with ``/`` on every system."""
+    return Path(os.path.relpath(path if with_ending else path.with_suffix(""), root)).as_posix()
 
 
 def read_names(names: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:
@@ -254,20 +265,36 @@ def make_labelled_image(
     )
 
 
-def note_if_emptied(
-    image: LabelledImage, had_boxes: bool, annotation_path: str | Path, findings: Findings
-) -> None:
-    """Note an image of which every box was left out: training will take it for background.
+def keep_unless_emptied(
+    image: LabelledImage,
+    raw_boxes: Sequence[RawBox],
+    all_read: bool,
+    names: Sequence[str],
+    annotation_path: str | Path,
+    findings: Findings,
+) -> LabelledImage | None:
+    """Leave out an image whose objects are all lost: training would take it for background.
 
     Args:
         image: As it was read.
-        had_boxes: Whether its annotation names any object, however broken.
-        annotation_path: Named in the note.
-        findings: Receives the note.
+        raw_boxes: What its annotation says, as far as it could be read.
+        all_read: Whether that was the whole annotation.
+        names: Class names that are asked for; objects of other classes are background indeed.
+        annotation_path: Named in the finding.
+        findings: Receives a problem, or a note where all objects are of other classes.
+
+    Returns:
+        The image, or None.
     """
-    if had_boxes and not len(image.labels):
+    if len(image.labels) or (all_read and not raw_boxes):
+        return image
+    if all_read and not any(raw.class_name in names for raw in raw_boxes):
         rule = f"every box of {image.path.name!r} was left out"
         findings.note(annotation_path, rule, action="used as an image without boxes")
+        return image
+    rule = f"no box of {image.path.name!r} can be used, though it has some"
+    findings.leave_out(annotation_path, rule, "E_BOX")
+    return None
 
 
 def compare_sizes(

@@ -3,9 +3,13 @@
 import glob
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 from sppnet.errors import Problem
 
@@ -22,10 +26,12 @@ class Listing:
     Args:
         paths: Sorted by the bytes of their names; each file (inode) once.
         problems: One per source or entry that gives nothing.
+        notes: One per source that also holds files of kinds that are not read.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
 
 
 def has_image_suffix(path: str | Path) -> bool:
@@ -160,3 +166,81 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+@dataclass
+class ImageFinder:
+    """Finds files by the names that other tools write on other machines; never outside.
+
+    Args:
+        folders: Where to look, the likeliest first.
+    """
+
+    folders: Sequence[Path]
+
+    def find(self, name: str) -> tuple[Path, bool]:
+        """Find the file, and tell whether it lies exactly where the name says.
+
+        Raises:
+            ValueError: If there is none, or there are two that differ in case only.
+        """
+        # os.path answers False to names that pathlib raises on, such as ones of 300 characters.
+        for spelling in dict.fromkeys((name, unquote(name))):
+            for folder in self.folders:
+                for first, rest in _endings(folder, spelling):
+                    path = folder.joinpath(*rest)
+                    if os.path.isfile(path):  # noqa: PTH113
+                        return path, first == 0 and spelling == name and ".." not in name
+        return self._find_folded(name), False
+
+    def _find_folded(self, name: str) -> Path:
+        """The one file whose path is the same but for case and the way accents are written."""
+        for spelling in dict.fromkeys((name, unquote(name))):
+            for folder, files in zip(self.folders, self._files, strict=True):
+                for _, rest in _endings(folder, spelling):
+                    fits = files.get(_folded("/".join(rest)), [])
+                    if len(fits) > 1:
+                        both = " and ".join(repr(path.name) for path in fits[:2])
+                        raise ValueError(f"image {shortened(name)} may be {both}")
+                    if fits:
+                        return fits[0]
+        where = " or ".join(folder.name for folder in self.folders)
+        raise ValueError(f"there is no image {shortened(name)} in {where}")
+
+    @cached_property
+    def _files(self) -> list[dict[str, list[Path]]]:
+        """Folded path below each folder to the files."""
+        tables: list[dict[str, list[Path]]] = []
+        for folder in self.folders:
+            table: dict[str, list[Path]] = {}
+            for path in list_images([folder]).paths:
+                table.setdefault(_folded(path.relative_to(folder).as_posix()), []).append(path)
+            tables.append(table)
+        return tables
+
+
+def _endings(folder: Path, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The parts of a path, then less and less of them, as long as a folder is not known here."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if "\0" in name or not parts or parts[-1] == "..":
+        return
+    while ".." in parts:
+        parts = parts[parts.index("..") + 1 :]
+    for first in range(len(parts)):
+        yield first, parts[first:]
+        if os.path.isdir(folder / parts[first]):  # noqa: PTH112
+            return
+
+
+def _folded(text: str) -> str:
+    """A name as systems that ignore case compare it."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def shortened(value: Any) -> str:
+    """A value in at most 60 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
+        return "a value too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -120,11 +120,11 @@ def test_any_corners_give_boxes_inside_or_problems(tmp_path_factory, all_corners
     root = tmp_path_factory.getbasetemp() / "any"
     if not root.exists():
         make_voc(root, {"a": ""}, SIZE)
-    text = voc_xml("".join(voc_object(corners) for corners in all_corners))
+    text = voc_xml("".join(voc_object(corners) for corners in [*all_corners, (1, 1, 9, 9)]))
     (root / "Annotations" / "a.xml").write_text(text)
     dataset = read_voc(root, names=["cat"])
     boxes = dataset[0].boxes
-    assert len(boxes) + len(dataset.problems) == len(all_corners)
+    assert len(boxes) + len(dataset.problems) == len(all_corners) + 1
     assert boxes.isfinite().all()
     assert (boxes >= 0).all()
     assert (boxes[:, 2:] <= torch.tensor([60, 40])).all()

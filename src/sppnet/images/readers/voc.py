@@ -13,9 +13,9 @@ from sppnet.images.dataset import (
     LabelledImage,
     RawBox,
     compare_sizes,
+    keep_unless_emptied,
     make_dataset,
     make_labelled_image,
-    note_if_emptied,
     read_names,
 )
 from sppnet.images.findings import Findings, require_folder, unknown_split
@@ -191,11 +191,11 @@ def _read_one(reading: _Reading, stem: str, names: Sequence[str]) -> LabelledIma
     image = make_labelled_image(
         image_path, stem, annotation.boxes, names, annotation.path, findings
     )
-    if image is not None:
-        compare_sizes(image, annotation.size_hw, annotation.path, "<size>", findings)
-        had_boxes = bool(annotation.boxes or annotation.problems)
-        note_if_emptied(image, had_boxes, annotation.path, findings)
-    return image
+    if image is None:
+        return None
+    compare_sizes(image, annotation.size_hw, annotation.path, "<size>", findings)
+    all_read = not annotation.problems
+    return keep_unless_emptied(image, annotation.boxes, all_read, names, annotation.path, findings)
 
 
 def _find_image(reading: _Reading, stem: str, filename: str) -> Path | None:
