@@ -40,6 +40,8 @@ class LabelledImage:
         areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
             where it says nothing and the boxes' areas are meant.
         is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.
+        stated_boxes: (K, 4) float32 xyxy as the file says, which scores are measured by; None where
+            no box reaches beyond the image.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class LabelledImage:
     truncated: Tensor
     areas: Tensor | None = None
     is_mirrored: bool = False
+    stated_boxes: Tensor | None = None
 
     def load(self) -> Tensor:
         """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``."""
@@ -60,8 +63,9 @@ class LabelledImage:
 
     def mirror(self) -> "LabelledImage":
         """Give the same image with left and right exchanged; the boxes go along."""
-        boxes = flip_boxes(self.boxes, self.size_hw[1])
-        return replace(self, boxes=boxes, is_mirrored=not self.is_mirrored)
+        boxes, stated = flip_boxes(self.boxes, self.size_hw[1]), self.stated_boxes
+        stated = None if stated is None else flip_boxes(stated, self.size_hw[1])
+        return replace(self, boxes=boxes, stated_boxes=stated, is_mirrored=not self.is_mirrored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +266,7 @@ def make_labelled_image(
         crowd=_flags(raw.crowd for raw, _ in kept),
         truncated=_flags(raw.truncated for raw, _ in kept),
         areas=_areas([raw.area for raw, _ in kept]),
+        stated_boxes=_stated(kept),
     )
 
 
@@ -367,6 +372,14 @@ def _broken_rule(raw: RawBox, label_of: dict[str, int]) -> str | None:
     if raw.x2 == raw.x1 or raw.y2 == raw.y1:
         return f"the {raw.where} has no area"
     return None
+
+
+def _stated(kept: Sequence[tuple[RawBox, tuple[float, float, float, float]]]) -> Tensor | None:
+    """(K, 4) boxes before they were clipped, if any was."""
+    corners = [(raw.x1, raw.y1, raw.x2, raw.y2) for raw, _ in kept]
+    if all(stated == box for stated, (_, box) in zip(corners, kept, strict=True)):
+        return None
+    return torch.tensor(corners, dtype=torch.float32)
 
 
 def _numbers(values: Sequence[float]) -> str:

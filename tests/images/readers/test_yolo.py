@@ -200,6 +200,12 @@ def test_a_split_of_several_folders(tmp_path, train):
     assert dataset.problems == dataset.notes == ()
 
 
+def test_two_splits_of_the_same_folder_hold_each_image_once(tmp_path):
+    root = several(tmp_path, "pics/one/images\nval: pics/one/images\ntest: pics")
+    assert [image.path.stem for image in open_detection_dataset(root)] == ["one", "two"]
+    assert len(open_detection_dataset(root, "val")) == 1
+
+
 def test_a_folder_of_a_split_that_is_missing_is_told(tmp_path):
     root = several(tmp_path, "[pics/one/images, pics/three/images]")
     dataset = open_detection_dataset(root, "train")

@@ -85,7 +85,9 @@ def read_yolo(
     class_names = read_names(names) or own_names
     lines_of = _Lines(own_names, keypoint_columns(description or find_description(root)))
     findings = Findings()
-    pairs = [pair for place in places for pair in place.pairs(findings)]
+    # Two splits may name the same folder; each image counts once.
+    every = [pair for place in dict.fromkeys(places) for pair in place.pairs(findings)]
+    pairs = list(dict.fromkeys(every))
     images = [
         image
         for path, label_path in track(pairs, "reading labels", total=len(pairs))
