@@ -1,6 +1,7 @@
 """The doctor names every planted fault once: file, line, what is wrong, what training does."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sppnet.images import (
     draw_detection_set,
     open_detection_dataset,
 )
-from sppnet.images.check import find_repeated
+from sppnet.images.check import find_repeated, give_hints
 
 
 def told(findings) -> list[tuple[str, int | None, str]]:
@@ -188,6 +189,15 @@ def test_classes_that_differ_in_spelling_only(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [Cat, cat, dog]\n")
     hints = check_dataset(tmp_path).hints
     assert "classes 'Cat' and 'cat' differ in spelling only" in hints
+
+
+def test_hints_of_many_names_take_no_time() -> None:
+    names = [f"name {number}" for number in range(50_000)]
+    start = time.perf_counter()
+    assert give_hints([*names, "Name  7"], {"images without boxes": 0}, {"val": {}}, {}) == [
+        "classes 'name 7' and 'Name  7' differ in spelling only"
+    ]
+    assert time.perf_counter() - start < 2
 
 
 def test_a_set_without_splits_is_told_so(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from images.readers.layout_shapes import (
     yaml_folders,
     yaml_lists,
 )
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.images import check_dataset, find_layout, list_splits, open_detection_dataset, read_yolo
 from sppnet.images.readers.yolo_yaml import parse_yaml_names
 
@@ -399,3 +399,21 @@ def test_a_split_without_any_label_folder_is_noted(tmp_path) -> None:
     dataset = open_detection_dataset(tmp_path, "test")
     assert contents(dataset) == {"t": []}
     assert "no folder 'labels'" in dataset.notes[0].rule
+
+
+@pytest.mark.parametrize("labels", ["labels/train2017", "train/labels", "labels"])
+@pytest.mark.parametrize("with_folder", [True, False])
+@pytest.mark.parametrize("names", ["names: [cat]\n", ""])
+def test_labels_without_any_image_are_counted(tmp_path, labels, with_folder, names):
+    (tmp_path / labels).mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / labels / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    images = labels.replace("labels", "images")
+    if with_folder:
+        (tmp_path / images).mkdir(parents=True)
+    if names:
+        (tmp_path / "data.yaml").write_text(names)
+    for read in (open_detection_dataset, check_dataset):
+        with pytest.raises(NothingUsableError) as caught:
+            read(tmp_path)
+        assert f"3 label files, no images in {images}" in str(caught.value)

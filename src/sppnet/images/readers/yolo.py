@@ -78,16 +78,18 @@ def read_yolo(
     places = choose_places(found, split)
     if not places:
         raise unknown_split(root, split or "", list_yolo_splits(named))
+    findings = Findings()
+    # Two splits may name the same folder; each image counts once.
+    every = [pair for place in dict.fromkeys(places) for pair in place.pairs(findings)]
+    pairs = list(dict.fromkeys(every))
+    if not pairs:
+        raise NothingUsableError(_count_labels(root, places), path=root)
     folders = [folder for place in places for folder in (place.images, place.labels)]
     own_names = read_yolo_names([root, *folders], description) or read_names(names)
     if own_names is None:
         raise UnusableFileError("no class names: needs data.yaml or classes.txt", path=root)
     class_names = read_names(names) or own_names
     lines_of = _Lines(own_names, keypoint_columns(description or find_description(root)))
-    findings = Findings()
-    # Two splits may name the same folder; each image counts once.
-    every = [pair for place in dict.fromkeys(places) for pair in place.pairs(findings)]
-    pairs = list(dict.fromkeys(every))
     images = [
         image
         for path, label_path in track(pairs, "reading labels", total=len(pairs))
@@ -175,6 +177,13 @@ def _read_one(
     return image and keep_unless_emptied(image, raw, all_read, class_names, label_path, findings)
 
 
+def _count_labels(root: Path, places: Sequence["YoloPlace"]) -> str:
+    """What there is instead of images."""
+    labels = {path for place in places for path in _label_files(place.labels)}
+    where = " or ".join(os.path.relpath(place.list_file or place.images, root) for place in places)
+    return f"{len(labels)} label files, no images in {where}"
+
+
 def split_root(root: Path) -> tuple[Path, Path | None]:
     """The folder of a set, and the YAML file if the set was named by it."""
     return (root.parent, root) if is_yaml_file(root) else (root, None)
@@ -246,10 +255,16 @@ class YoloPlace:
         if not self.labels.is_dir():
             rule = f"there is no folder {self.labels.name!r} with labels for these images"
             findings.note(self.images, rule, action="all used as images without boxes")
-        for path in sorted(self.labels.rglob("*.txt"), key=os.fsencode):
-            if path not in wanted and path.name not in _NO_LABEL_FILES and path.is_file():
+        for path in _label_files(self.labels):
+            if path not in wanted:
                 rule = "there is no image for this label file"
                 findings.leave_out(path, rule, "E_UNREADABLE", action="labels left out")
+
+
+def _label_files(folder: Path) -> list[Path]:
+    """The label files in a folder and below it."""
+    found = sorted(folder.rglob("*.txt"), key=os.fsencode)
+    return [path for path in found if path.name not in _NO_LABEL_FILES and path.is_file()]
 
 
 def find_yolo_places(root: Path) -> dict[str, list[YoloPlace]]:
@@ -281,7 +296,7 @@ def find_yolo_places(root: Path) -> dict[str, list[YoloPlace]]:
         _require_no_splits(named)
     if not (named and splits):
         _add_folders(splits, _folder_splits(root))
-    splits = splits or _flat_splits(root) or _whole(root)
+    splits = splits or _flat_splits(root) or _whole(root) or _lone_labels(root)
     first = [name for name in KNOWN_SPLITS if name in splits]
     return {name: splits[name] for name in (*first, *sorted(splits.keys() - set(first)))}
 
@@ -308,6 +323,21 @@ def _whole(root: Path) -> dict[str, list[YoloPlace]]:
         return {"": [place]}
     beside = find_names_file([root]) and _has_labels_beside(root)
     return {"": [YoloPlace(root, root)]} if beside else {}
+
+
+def _lone_labels(root: Path) -> dict[str, list[YoloPlace]]:
+    """Folders of labels whose images were left behind, so that reading can say so."""
+    places = {
+        path.name: (root / "images" / path.name, path) for path in visible_folders(root / "labels")
+    }
+    places |= {path.name: (path / "images", path / "labels") for path in visible_folders(root)}
+    places[""] = (root / "images", root / "labels")
+    found = {
+        name: [YoloPlace(images, labels)]
+        for name, (images, labels) in places.items()
+        if _label_files(labels) and not list_images([labels]).paths
+    }
+    return {name: found[name] for name in found if name} or found
 
 
 def choose_places(places: dict[str, list[YoloPlace]], split: str | None) -> list[YoloPlace]:
