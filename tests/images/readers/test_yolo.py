@@ -120,6 +120,18 @@ def test_a_class_may_be_written_as_any_whole_number(tmp_path, label):
     assert dataset.problems == ()
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_labels_and_names_as_windows_writes_them(tmp_path, encoding):
+    root = yolo_set(tmp_path, "")
+    text = "1 0.5 0.5 0.5 0.5\r\n0 0.5 0.5 0.5 0.5\r\n"
+    (root / "labels" / "a.txt").write_bytes(text.encode(encoding))
+    (root / "data.yaml").write_bytes("names:\r\n  - cat\r\n  - dög\r\n".encode(encoding))
+    dataset = read_yolo(root)
+    assert dataset.names == ("cat", "dög")
+    assert dataset[0].labels.tolist() == [1, 0]
+    assert dataset.problems == ()
+
+
 @pytest.mark.parametrize("line", ["0 0.5 0.5 -0.2 0.2", "x 0.5 0.5 0.2 0.2", "\ufffd\0"])
 def test_an_image_whose_labels_are_all_lost_is_no_negative(tmp_path, line):
     dataset = read_yolo(yolo_set(tmp_path, line))
