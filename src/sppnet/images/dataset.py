@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -249,7 +250,7 @@ def make_labelled_image(
     except InputError as error:
         findings.problems.append(Problem.of(error, action=IMAGE_LEFT_OUT))
         return None
-    label_of = {name: label for label, name in enumerate(names)}
+    label_of = _labels_of(tuple(names))
     kept: list[tuple[RawBox, tuple[float, float, float, float]]] = []
     for raw in raw_boxes:
         clipped = _fit_box(raw, size_hw, label_of, annotation_path, findings)
@@ -268,6 +269,12 @@ def make_labelled_image(
         areas=_areas([raw.area for raw, _ in kept]),
         stated_boxes=_stated(kept),
     )
+
+
+@lru_cache(maxsize=8)  # asked for every image, and there may be 50,000 names
+def _labels_of(names: tuple[str, ...]) -> dict[str, int]:
+    """Each name's place."""
+    return {name: label for label, name in enumerate(names)}
 
 
 def keep_unless_emptied(
