@@ -63,6 +63,7 @@ def test_lists_need_no_annotations(tmp_path: Path) -> None:
 
 
 def test_a_stem_of_two_images_is_named_and_left_out(root: Path) -> None:
+    write_split(root, "cat_train", "b  1\na -1\nc  0\n")
     before = read_voc_classes(root, "train")
     (first, *_) = before.paths
     first.with_suffix(".bmp").write_bytes(first.read_bytes())
