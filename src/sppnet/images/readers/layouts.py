@@ -11,7 +11,12 @@ from sppnet.images.readers.class_folders import list_class_splits
 from sppnet.images.readers.coco import is_coco_file, read_coco
 from sppnet.images.readers.voc import read_voc
 from sppnet.images.readers.voc_layout import find_voc_folders, find_voc_parts, list_voc_splits
-from sppnet.images.readers.yolo import is_yolo_root, list_yolo_splits, read_yolo
+from sppnet.images.readers.yolo import (
+    find_lone_labels,
+    is_yolo_root,
+    list_yolo_splits,
+    read_yolo,
+)
 from sppnet.images.readers.yolo_yaml import is_yaml_file
 from sppnet.progress import Track, no_tracking
 
@@ -87,7 +92,9 @@ def find_layout(root: str | Path) -> str | None:
         return "voc"
     if is_yolo_root(root):
         return "yolo"
-    return "coco" if _coco_files(root) else None
+    if _coco_files(root):
+        return "coco"
+    return "yolo" if find_lone_labels(root) else None
 
 
 def list_splits(root: str | Path) -> list[str]:

@@ -72,7 +72,7 @@ def read_yolo(
     named = Path(root)
     root, description = split_root(named)
     require_folder(root)
-    found = find_yolo_places(named)
+    found = find_yolo_places(named) or find_lone_labels(root)
     if not found:
         raise NothingUsableError("looked for images/ and labels/, found none", path=root)
     places = choose_places(found, split)
@@ -296,7 +296,7 @@ def find_yolo_places(root: Path) -> dict[str, list[YoloPlace]]:
         _require_no_splits(named)
     if not (named and splits):
         _add_folders(splits, _folder_splits(root))
-    splits = splits or _flat_splits(root) or _whole(root) or _lone_labels(root)
+    splits = splits or _flat_splits(root) or _whole(root)
     first = [name for name in KNOWN_SPLITS if name in splits]
     return {name: splits[name] for name in (*first, *sorted(splits.keys() - set(first)))}
 
@@ -325,8 +325,12 @@ def _whole(root: Path) -> dict[str, list[YoloPlace]]:
     return {"": [YoloPlace(root, root)]} if beside else {}
 
 
-def _lone_labels(root: Path) -> dict[str, list[YoloPlace]]:
-    """Folders of labels whose images were left behind, so that reading can say so."""
+def find_lone_labels(root: Path) -> dict[str, list[YoloPlace]]:
+    """Folders of labels whose images were left behind, so that reading can say so.
+
+    Args:
+        root: The data set's folder; in one of COCO's they are only a copy of its annotations.
+    """
     places = {
         path.name: (root / "images" / path.name, path) for path in visible_folders(root / "labels")
     }
