@@ -248,6 +248,14 @@ def test_the_yaml_file_names_the_splits(tmp_path, folder):
         assert open_detection_dataset(tmp_path, split).box_count == 1
 
 
+def test_a_folder_is_not_the_split_of_its_name_if_the_yaml_file_says_otherwise(tmp_path):
+    roboflow_yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: gone\nval: train/images\nnames: {NAMES!r}\n")
+    assert contents(open_detection_dataset(tmp_path, "validation")) == expected("train")
+    with pytest.raises(UsageError, match="no split 'train'; splits of this set: val, valid"):
+        open_detection_dataset(tmp_path, "train")
+
+
 WAYS_TO_WRITE_NAMES = {
     "flow": "names: [cat, dog]",
     "flow, quoted": "names: ['cat', \"dog\"]  # classes",

@@ -33,7 +33,11 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage.files import read_lines
 
 KNOWN_SPLITS = ("train", "val", "valid", "validation", "test")
-_ALIASES = {"val": ("val", "valid", "validation"), "valid": ("valid", "val", "validation")}
+_ALIASES = {
+    "val": ("val", "valid", "validation"),
+    "valid": ("valid", "val", "validation"),
+    "validation": ("validation", "val", "valid"),
+}
 _NO_LABEL_FILES = {*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt"}
 _MAX_LABEL_BYTES = 10_000_000
 
@@ -354,8 +358,10 @@ def choose_places(places: dict[str, list[YoloPlace]], split: str | None) -> list
         return [place for group in places.values() for place in group]
     names = _ALIASES.get(split, (split,))
     chosen = next((places[name] for name in names if name and name in places), [])
+    if chosen or split in KNOWN_SPLITS:  # "train" never means a folder that the YAML calls val
+        return chosen
     every = [place for group in places.values() for place in group if not place.list_file]
-    return chosen or [place for place in every if place.name == split]
+    return [place for place in every if place.name == split]
 
 
 def _folder_splits(root: Path) -> dict[str, list[YoloPlace]]:
