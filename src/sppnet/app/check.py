@@ -1,4 +1,4 @@
-"""``sppnet check``: the data-set doctor."""
+"""``sppnet check``: finds what is wrong in a data set."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

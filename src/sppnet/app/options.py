@@ -36,7 +36,7 @@ Workers = Annotated[
         "--workers", metavar="N", min=0, max=256, help="Workers that prepare images; 0 is none."
     ),
 ]
-Config = Annotated[
+ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
 ]

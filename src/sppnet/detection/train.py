@@ -218,6 +218,7 @@ class _Training:
             self.names,
             self._inference(),
             self.cached.anchors,
+            self.cached.content_numbers(),
         )
 
     def _inference(self) -> InferenceConfig:

@@ -44,6 +44,7 @@ from sppnet.evaluation.report.sections import (
     add_origin_section,
     add_problem_section,
     add_time_section,
+    add_warning_section,
     class_bars,
     counted,
     in_columns,
@@ -124,6 +125,7 @@ def write_detection_report(
         " \u00b7 ".join([*filter(None, [subtitle]), *counts]),
         f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
     )
+    add_warning_section(page, figures.warnings)
     page.add_section("", tiles(_key_figures(figures)))
     page.add_section("Average precision", *_precision_blocks(images, figures))
     curves = _curves(figures)
