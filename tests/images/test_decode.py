@@ -66,7 +66,7 @@ REFUSED = {
     "pdf": b"%PDF-1.7\n" + bytes(50),
     "psd": b"8BPS\x00\x01" + bytes(50),
     "ico": b"\x00\x00\x01\x00\x01\x00" + bytes(50),
-    "ppm": b"P6 2 2 255\n" + bytes(12),
+    "pfm": b"PF 2 2 255\n" + bytes(12),
     "jpeg 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(50),
     "fits": b"SIMPLE  =                    T" + bytes(100),
     "zip": b"PK\x03\x04" + bytes(50),

@@ -7,7 +7,7 @@ from PIL import Image
 
 from image_files import encode, encoded_formats, photo
 from sppnet.errors import InputError
-from sppnet.images import decode_image, load_image
+from sppnet.images import decode_image, formats, load_image, read_image_size
 
 FILES = encoded_formats(photo(20, 30))
 CODES = {"E_EMPTY", "E_TRUNCATED", "E_FORMAT", "E_TOO_LARGE", "E_UNREADABLE"}
@@ -110,3 +110,40 @@ def test_a_damaged_file_that_is_whole_is_not_called_cut():
     place = data.index(b"IDAT") + 8
     data[place : place + 8] = b"\xff" * 8
     assert outcome(bytes(data)) == "E_UNREADABLE"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_portable_pixmaps_are_read(mode):
+    picture = photo().convert(mode)
+    expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(decode_image(encode(picture, "PPM")), expected)
+    assert outcome(encode(picture, "PPM")[:-9]) == "E_TRUNCATED"
+    assert outcome(b"P6\n99999 99999\n255\n") == "E_TOO_LARGE"
+
+
+def heic() -> bytes:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    return encode(photo(48, 64), "HEIF", quality=95)
+
+
+def test_heic_is_read_with_its_extra(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(heic())
+    expected = torch.from_numpy(np.array(photo(48, 64))).permute(2, 0, 1) / 255
+    found = load_image(tmp_path / "a.HEIC")
+    assert (found - expected).abs().mean() < 0.02
+    assert read_image_size(tmp_path / "a.HEIC") == (48, 64)
+    with pytest.raises(InputError, match="at most 99 pixels"):
+        load_image(tmp_path / "a.HEIC", max_pixels=99)
+
+
+@pytest.mark.parametrize("length", [12, 40, 200, 400])
+def test_heic_that_is_cut_is_an_error(length):
+    assert outcome(heic()[:length]) in CODES
+
+
+def test_heic_without_its_extra_says_what_to_install(monkeypatch):
+    data = heic()
+    monkeypatch.setattr(formats, "HEIF_MODULE", "no_such_module")
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    with pytest.raises(InputError, match=r"needs an extra: pip install 'sppnet\[heif\]'"):
+        decode_image(data)

@@ -110,10 +110,23 @@ def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
     _check_labels(label, num_classes, "truth")
     crowd = _joined([image.crowd for image in truth], (0,), np.bool_)
     difficult = _joined([image.difficult for image in truth], (0,), np.bool_)
-    boxes = _joined([image.boxes for image in truth], (0, 4), np.float64)
+    boxes = _joined([scored_boxes(image) for image in truth], (0, 4), np.float64)
     return Truth(
         _numbers([image.labels for image in truth]), label, boxes, crowd | difficult, crowd
     )
+
+
+def scored_boxes(image: "LabelledImage") -> Tensor:
+    """Boxes to score by: as the file says them, beyond the image too, as all judges take them.
+
+    Args:
+        image: With its objects; one that lacks ``stated_boxes`` is scored by its ``boxes``.
+
+    Returns:
+        (K, 4) xyxy pixels.
+    """
+    stated: Tensor | None = getattr(image, "stated_boxes", None)
+    return image.boxes if stated is None else stated
 
 
 def collect_detections(

@@ -29,6 +29,7 @@ from sppnet.images.formats import (
     is_start_of_signature,
     png_exif,
     read_orientation,
+    require_decoder,
     sniff_format,
     swaps_sides,
     webp_canvas,
@@ -63,7 +64,8 @@ def load_image(
 ) -> Tensor:
     """Read an image file as RGB.
 
-    The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO), the size limit is decided
+    The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO, PPM, and HEIC with the
+    extra ``sppnet[heif]``), the size limit is decided
     from the header before pixels are allocated, EXIF orientation is applied, the first frame is
     taken. Colour profiles are not applied. Reading never blocks and never changes the file.
 
@@ -266,6 +268,7 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         _check_size(canvas, max_pixels)
     if name == "TIFF":
         check_tiff(file)
+    require_decoder(name)
     image = Image.open(file, formats=(name,))
     _check_size(image.size, max_pixels)
     return image

@@ -8,6 +8,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass
+from importlib import import_module
 from typing import BinaryIO
 
 from PIL import Image
@@ -26,7 +27,10 @@ _SIGNATURES = (
     (b"MM\x00+", "TIFF"),
 )
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
-FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF or MPO"
+# Kinds of HEIF with HEVC inside, as phones write them (.heic), and what they may call themselves.
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, MPO or PPM"
+HEIF_MODULE = "pillow_heif"
 HEAD_BYTES = 32
 _ORIENTATION_TAG = 0x0112
 MAX_STRIPS = 65_536
@@ -61,7 +65,34 @@ def sniff_format(head: bytes) -> str | None:
         return "WEBP"
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "HEIF"
+    if (
+        head[:1] == b"P"
+        and head[1:2] in tuple(b"%d" % n for n in range(1, 7))
+        and head[2:3] in (b" ", b"\t", b"\n", b"\r", b"#")
+    ):
+        return "PPM"
     return None
+
+
+def require_decoder(name: str) -> None:
+    """Make Pillow know a format that is an extra of this package.
+
+    Args:
+        name: The format, as ``sniff_format`` names it.
+
+    Raises:
+        InputError: If the extra is not installed (E_FORMAT).
+    """
+    if name != "HEIF" or name in Image.OPEN:
+        return
+    try:
+        module = import_module(HEIF_MODULE)
+    except ImportError:
+        rule = "is HEIC, which needs an extra: pip install 'sppnet[heif]'"
+        raise InputError(rule, code="E_FORMAT") from None
+    module.register_heif_opener()
 
 
 def is_start_of_signature(head: bytes) -> bool:
@@ -154,7 +185,7 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
         return int.from_bytes(head[4:8], "little") + 8 > size
     if name == "BMP":
         return int.from_bytes(head[2:6], "little") > size
-    return is_tiff_cut(file)
+    return name == "TIFF" and is_tiff_cut(file)
 
 
 def read_orientation(exif_block: bytes | None) -> int:

@@ -8,6 +8,7 @@ Files that the whole run depends on (models, records, indices) raise ``UnusableF
 and annotations, which can be left out one by one, ``InputError``. No torch.
 """
 
+import codecs
 import errno
 import hashlib
 import json
@@ -132,6 +133,8 @@ def read_capped(path: str | Path, max_bytes: int) -> bytes:
 def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
     """Read a text file of names; bytes that are no UTF-8 are kept as surrogate escapes.
 
+    A file that begins with the mark of UTF-16, as Windows writes it, is read as that.
+
     Args:
         path: The file.
         max_bytes: Largest size that is read.
@@ -148,6 +151,8 @@ def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
         if error.code == "E_EMPTY":
             return []
         raise
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16", errors="replace").splitlines()
     return data.decode("utf-8-sig", errors="surrogateescape").splitlines()
 
 
