@@ -314,6 +314,29 @@ def test_limit_that_cannot_be_kept(limit):
         decode_image(b"", max_pixels=limit)
 
 
+def test_the_limit_can_be_set_for_a_process_and_its_children(monkeypatch, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(PICTURE, "PNG"))
+    monkeypatch.setenv("SPPNET_MAX_PIXELS", "863")
+    for function in (load_image, read_image_size):
+        with pytest.raises(InputError, match="at most 863 pixels"):
+            function(path)
+    monkeypatch.setenv("SPPNET_MAX_PIXELS", "864")
+    assert torch.equal(load_image(path), TRUTH)
+
+
+@pytest.mark.parametrize("name", ["PNG", "WEBP", "JPEG", "RGBA webp"])
+def test_a_large_image_may_stay_bytes_and_has_the_same_pixels(monkeypatch, name):
+    data = MODES[name][0] if name in MODES else encoded_formats(PICTURE)[name]
+    whole = decode_image(data)
+    assert torch.equal(decode_image(data, compact=True), whole)
+    monkeypatch.setattr("sppnet.images.decode.LARGE_PIXELS", 100)
+    assert torch.equal(decode_image(data), whole)
+    small = decode_image(data, compact=True)
+    assert small.dtype == torch.uint8
+    assert float((small.float() / 255 - whole).abs().max()) <= (0.51 / 255 if "RGBA" in name else 0)
+
+
 WEBP_BOMBS = {
     "VP8X": b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\x00" * 2,
     "VP8L": b"VP8L" + struct.pack("<I", 10) + b"\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(5),

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -22,7 +24,9 @@ from sppnet.images import (
     short_side_size,
     stack_images,
     to_image,
+    transforms,
 )
+from sppnet.images.transforms import pixels_to_tensor
 
 SIDES = st.integers(1, 60)
 
@@ -371,3 +375,50 @@ def test_bmps_with_and_without_a_palette(bits, top_down):
     else:
         truth = np.dstack([masked(values, mask) for mask in MASKS["BGRX"][:3]])
     check_pixels(build_bmp(values, bits, palette=colours.tobytes(), top_down=top_down), seen(truth))
+
+
+# --- large photos --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size_hw", [(30, 41), (300, 50), (7, 400), (133, 211)])
+def test_bytes_resize_to_the_bits_that_floats_give(monkeypatch, size_hw):
+    monkeypatch.setattr(transforms, "_BAND_PIXELS", 2000)
+    stored = torch.from_numpy(ROOM.integers(0, 256, (3, 133, 211)).astype(np.uint8))
+    assert torch.equal(resize_image(stored, size_hw), resize_image(stored.float() / 255, size_hw))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"])
+def test_bands_change_no_pixel(monkeypatch, mode, orientation):
+    grey = ROOM.integers(0, 256, (31, 17)).astype(np.uint8)
+    kinds = {"I;16": grey.astype(np.uint16) * 200, "F": grey.astype(np.float32) / 255}
+    picture = Image.fromarray(kinds.get(mode, grey))
+    picture = picture if mode in kinds else picture.convert("RGB").convert(mode)
+    whole = pixels_to_tensor(picture, orientation)
+    monkeypatch.setattr(transforms, "_BAND_PIXELS", 100)
+    assert torch.equal(pixels_to_tensor(picture, orientation), whole)
+    small = pixels_to_tensor(picture, orientation, as_bytes=True)
+    assert small.dtype == torch.uint8
+    assert float((small.float() / 255 - whole).abs().max()) <= 0.51 / 255
+
+
+PEAK = """
+import resource, sys
+from sppnet.images import decode, load_compact, resize_short_side
+decode.LARGE_PIXELS = 1_000_000
+load_compact(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+resize_short_side(load_compact(sys.argv[1]), 600)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize(("ending", "most"), [("png", 8.5), ("jpg", 8.5), ("webp", 13.5)])
+def test_a_large_photo_takes_few_bytes_a_pixel(tmp_path, ending, most):
+    side = 4000
+    small, large = tmp_path / f"small.{ending}", tmp_path / f"large.{ending}"
+    Image.new("RGB", (1200, 900), "red").save(small)
+    Image.new("RGB", (side, side), "red").save(large)
+    command = [sys.executable, "-c", PEAK, str(large), str(small)]
+    peak = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout) * 1024
+    assert peak / side**2 <= most  # in floats it would be 16 and more

@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import io
 import logging
+import os
 import re
 import sys
 import threading
@@ -44,9 +45,12 @@ from sppnet.images.transforms import (
 from sppnet.storage.files import open_regular_file, read_capped
 
 MAX_PIXELS = 100_000_000
+MAX_PIXELS_VARIABLE = "SPPNET_MAX_PIXELS"  # set by --max-pixels, for child processes, too
+# Up to here pixels are floats; larger photos may stay bytes, a quarter of that, until resized.
+LARGE_PIXELS = 25_000_000
 MAX_FILE_BYTES = 1 << 30
 # Pillow refuses twice its own warning limit whatever is asked of it.
-_PILLOW_MAX_PIXELS = 178_956_970
+PILLOW_MAX_PIXELS = 178_956_970
 # These are decoded row by row: what comes before a cut can be shown.
 _ROW_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 # Pillow makes 0..255 of grey of 2 and 4 bits; its names of these pixels, and the steps.
@@ -58,7 +62,11 @@ ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
 
 def load_image(
-    path: str | Path, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+    path: str | Path,
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
+    compact: bool = False,
 ) -> Tensor:
     """Read an image file as RGB.
 
@@ -68,12 +76,15 @@ def load_image(
 
     Args:
         path: The file; a folder, pipe or device is refused.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: Largest width times height, at most 178,956,970; by default 100,000,000, or
+            what the variable SPPNET_MAX_PIXELS says.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early; the missing rows are black
             or grey. Try without first: then the caller knows which images were cut.
+        compact: Leave an image of more than 25,000,000 pixels in bytes, for a caller that resizes
+            it (:func:`resize_image` gives what floats would give).
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite.
+        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
 
     Raises:
         InputError: With code E_EMPTY, E_TRUNCATED, E_FORMAT, E_TOO_LARGE or E_UNREADABLE.
@@ -85,21 +96,31 @@ def load_image(
         sppnet.errors.InputError: 'no/such/file.jpg': the file does not exist (E_UNREADABLE)
     """
     with open_regular_file(path) as file:
-        return _decode(file, path, max_pixels, allow_truncated)
+        return _decode(file, path, max_pixels, allow_truncated, compact)
+
+
+def load_compact(path: str | Path) -> Tensor:
+    """Read an image to be resized or drawn: ``load_image`` with ``compact``."""
+    return load_image(path, compact=True)
 
 
 def decode_image(
-    data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+    data: bytes | BinaryIO,
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
+    compact: bool = False,
 ) -> Tensor:
     """Decode an image that is in memory or in an open file; otherwise as ``load_image``.
 
     Args:
         data: The file's bytes, or a seekable binary file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early.
+        compact: As for ``load_image``.
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite.
+        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
 
     Raises:
         InputError: As ``load_image``.
@@ -112,7 +133,7 @@ def decode_image(
         tensor([1., 0., 0.])
     """
     file = io.BytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
-    return _decode(file, None, max_pixels, allow_truncated)
+    return _decode(file, None, max_pixels, allow_truncated, compact)
 
 
 def read_content(path: str | Path) -> bytes:
@@ -125,13 +146,13 @@ def read_content(path: str | Path) -> bytes:
 
 
 def decode_content(data: bytes, path: str | Path) -> Tensor:
-    """Decode an image file's content; errors name the file.
+    """Decode an image file's content, to be resized; errors name the file; large ones stay bytes.
 
     Raises:
         InputError: If it is not an image, damaged or too large.
     """
     try:
-        return decode_image(data)
+        return decode_image(data, compact=True)
     except InputError as error:
         raise InputError(error.message, path=path, code=error.code) from None
 
@@ -141,12 +162,12 @@ def content_number(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
-def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read height and width from an image's header; no pixel is decoded.
 
     Args:
         path: The file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
 
     Returns:
         (height, width) of what ``load_image`` returns, that is after EXIF orientation.
@@ -158,12 +179,12 @@ def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return _read_header(path, max_pixels)[0]
 
 
-def read_stored_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read height and width as stored, before EXIF orientation; otherwise as ``read_image_size``.
 
     Args:
         path: The file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
 
     Returns:
         (height, width) of the stored pixels.
@@ -210,33 +231,40 @@ def to_image(source: ImageSource) -> Tensor:
     raise TypeError(f"image must be {kinds}, got {type(source).__name__}")
 
 
-def _decode(file: BinaryIO, path: str | Path | None, max_pixels: int, allow_cut: bool) -> Tensor:
+def _decode(
+    file: BinaryIO,
+    path: str | Path | None,
+    max_pixels: int | None,
+    allow_cut: bool,
+    compact: bool,
+) -> Tensor:
     """Decode from an open file; every failure becomes an InputError that names the path."""
-    _check_limit(max_pixels)
+    limit = _pixel_limit(max_pixels)
     name = _require_format(file, path)
     try:
         with QUIET_PILLOW:
-            image = _open(file, name, max_pixels)
+            image = _open(file, name, limit)
             if name == "JPEG":
                 check_jpeg(file)
-            _load_pixels(image, name, allow_cut)
+            image = _load_pixels(image, name, allow_cut)
             # A TIFF is turned by Pillow itself while it loads.
             orientation = 1 if name == "TIFF" else _orientation(image, file)
-            return pixels_to_tensor(image, orientation)
+            is_large = image.width * image.height > LARGE_PIXELS
+            return pixels_to_tensor(image, orientation, as_bytes=compact and is_large)
     except InputError as error:
         raise InputError(error.message, path=path, code=error.code) from None
     except Exception as error:  # decoders of hostile bytes raise anything
         raise _as_input_error(error, file, name, path) from None
 
 
-def _read_header(path: str | Path, max_pixels: int) -> tuple[tuple[int, int], int]:
+def _read_header(path: str | Path, max_pixels: int | None) -> tuple[tuple[int, int], int]:
     """Upright size and EXIF orientation (1 for a TIFF, which Pillow turns unasked)."""
-    _check_limit(max_pixels)
+    limit = _pixel_limit(max_pixels)
     with open_regular_file(path) as file:
         name = _require_format(file, path)
         try:
             with QUIET_PILLOW:
-                image = _open(file, name, max_pixels)
+                image = _open(file, name, limit)
                 orientation = 1 if name == "TIFF" else _orientation(image, file)
         except InputError as error:
             raise InputError(error.message, path=path, code=error.code) from None
@@ -274,10 +302,14 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _check_limit(max_pixels: int) -> None:
-    """Refuse a limit that could not be kept."""
-    if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
-        raise ValueError(f"max_pixels must be in 1..{_PILLOW_MAX_PIXELS}, got {max_pixels}")
+def _pixel_limit(max_pixels: int | None) -> int:
+    """The limit that holds; refuse one that could not be kept."""
+    if max_pixels is None:
+        text = os.environ.get(MAX_PIXELS_VARIABLE, "")
+        max_pixels = int(text) if text.isdecimal() else MAX_PIXELS
+    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
+        raise ValueError(f"max_pixels must be in 1..{PILLOW_MAX_PIXELS}, got {max_pixels}")
+    return max_pixels
 
 
 def _check_size(size_wh: tuple[int, int], max_pixels: int) -> None:
@@ -290,8 +322,10 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int) -> None:
         raise InputError(f"the image is {width} x {height} pixels", code="E_UNREADABLE")
 
 
-def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> None:
+def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> Image.Image:
     """Decode the first frame; keep the rows that are there if a cut file is allowed."""
+    if name == "WEBP" and image.width * image.height > LARGE_PIXELS:
+        return _load_large_webp(image)
     _fit_clear_grey(image)
     _take_native_order(image)
     try:
@@ -303,6 +337,14 @@ def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> None:
         # (Its own switch for this is global: it would let other threads accept cut files.)
         image.tile = []  # type: ignore[attr-defined]
         image.load()
+    return image
+
+
+def _load_large_webp(image: Any) -> Image.Image:
+    """Decode a WebP without the third and fourth copy that Pillow makes of its pixels."""
+    data, *_ = image._get_next()
+    image._decoder = None  # frees both of its canvases
+    return Image.frombuffer(image.rawmode, image.size, data, "raw", image.rawmode, 0, 1)
 
 
 def _take_native_order(image: Image.Image) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from sppnet.errors import InputError
 
 # Larger images are converted and resized band by band, so that no second copy of all is made.
-_BAND_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 18
 # Float pixels may miss 0..1 by this much, as results of arithmetic do; they are clipped.
 _FLOAT_SLACK = 1e-3
 # Tensors may miss it by rounding.
@@ -26,7 +26,7 @@ def pixels_to_tensor(image: Image.Image, orientation: int = 1, *, as_bytes: bool
     Grey of 16 bits is divided by 65535, of 12 bits by 4095; where a TIFF says that 0 is white, it
     is; alpha (or a transparent palette entry) is laid over white, except in a BMP in which all of
     it is 0; CMYK is converted without its colour profile, float pixels must lie in 0..1, integers
-    of 32 bits in 0..65535. Worked band by band: beside the image and the result it takes 40 MB.
+    of 32 bits in 0..65535. Worked band by band: beside the image and the result it takes 10 MB.
 
     Args:
         image: A loaded Pillow image; its first frame is taken.
@@ -226,10 +226,10 @@ def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     batch = image if image.ndim == 4 else image[None]
     if batch.dtype == torch.uint8:  # torch goes along x first, too
         step = max(1, _BAND_PIXELS // batch.shape[-1])
-        bands = [
-            _interpolate(as_floats(band), (band.shape[2], width)) for band in batch.split(step, 2)
-        ]
-        batch = torch.cat(bands, 2)
+        narrow = torch.empty((*batch.shape[:3], width), device=batch.device)
+        for band, part in zip(batch.split(step, 2), narrow.split(step, 2), strict=True):
+            part.copy_(_interpolate(as_floats(band), (band.shape[2], width)))
+        batch = narrow
     resized = _interpolate(batch, (height, width))
     return resized if image.ndim == 4 else resized[0]
 

@@ -1,5 +1,6 @@
 """The work of ``sppnet detect val`` and ``sppnet detect predict``: a detector over many images."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,13 +41,14 @@ from sppnet.images import (
     DetectionDataset,
     LabelledImage,
     list_images,
-    load_image,
+    load_compact,
     open_detection_dataset,
 )
 from sppnet.storage import (
     FeatureCache,
     ensure_output_folder,
     read_json,
+    sha256_bytes,
     sha256_file,
     write_bytes,
     write_json,
@@ -55,6 +57,7 @@ from sppnet.storage.runs import environment
 
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 2  # raise it whenever the same model finds other things in the same file
+LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
@@ -90,7 +93,7 @@ def detect_file(
         InputError: If the file cannot be decoded.
     """
     times = [time.perf_counter()]
-    pixels = load_image(path)
+    pixels = load_compact(path)
     times.append(time.perf_counter())
     encoded = detector.encode(pixels)
     times.append(time.perf_counter())
@@ -270,12 +273,14 @@ class PredictionJob:
 
     def _draw(self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]) -> None:
         """Write the picture of one image with its detections."""
-        picture = draw_detections(load_image(path), outcome.detections, names, self.show_above)
+        picture = draw_detections(load_compact(path), outcome.detections, names, self.show_above)
         write_bytes(self.out / "overlays" / f"{name}.jpg", to_jpeg_bytes(picture, OVERLAY_SIDE))
 
 
 def overlay_names(paths: list[Path]) -> dict[Path, str]:
     """Name each image in the results by its stem; equal stems get a number.
+
+    A stem too long for a file's name with a number and an ending ends in a digest of the path.
 
     Example:
         >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())
@@ -284,10 +289,19 @@ def overlay_names(paths: list[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name = next(n for n in _numbered(path.stem) if n.lower() not in taken)
+        name = next(n for n in _numbered(_short_stem(path)) if n.lower() not in taken)
         taken.add(name.lower())
         names[path] = name
     return names
+
+
+def _short_stem(path: Path) -> str:
+    """The stem in at most ``LONGEST_STEM`` bytes."""
+    data = os.fsencode(path.stem)
+    if len(data) <= LONGEST_STEM:
+        return path.stem
+    digest = sha256_bytes(os.fsencode(path))[:16]
+    return data[: LONGEST_STEM - 17].decode("utf-8", errors="ignore") + f"-{digest}"
 
 
 def _numbered(stem: str) -> Iterator[str]:
