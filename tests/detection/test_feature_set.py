@@ -59,7 +59,7 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     cached = prepare()
     monkeypatch.setattr(cached.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
-    monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
+    monkeypatch.setattr("sppnet.images.dataset.load_compact", refuse)
     second = [(e.maps, w) for _, e, w in cached]
     assert len(second) == len(first) == len(scenes)
     for (maps, proposals), (maps_again, proposals_again) in zip(first, second, strict=True):

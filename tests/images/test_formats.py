@@ -1,5 +1,7 @@
 """Cut and damaged files: an image or an InputError with the right code, never anything else."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,41 @@ def test_heic_without_its_extra_says_what_to_install(monkeypatch):
     monkeypatch.delitem(Image.OPEN, "HEIF")
     with pytest.raises(InputError, match=r"needs an extra: pip install 'sppnet\[heif\]'"):
         decode_image(data)
+
+
+def many_scans(count):
+    """A progressive JPEG whose last scan comes so many times."""
+    data = encode(photo(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    assert torch.equal(
+        decode_image(many_scans(1)), decode_image(encode(photo(), "JPEG", progressive=True))
+    )
+    with pytest.raises(InputError, match="at most 50 scans") as caught:
+        decode_image(many_scans(60))
+    assert caught.value.code == "E_TOO_LARGE"
+
+
+def test_what_stands_behind_a_jpeg_is_no_scan():
+    plain = encode(photo(), "JPEG", progressive=True)
+    assert torch.equal(decode_image(plain + b"\xff\xda" * 1000), decode_image(plain))
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2002) + b"\xff\xda" * 1000
+    assert torch.equal(decode_image(plain[:2] + thumbnail + plain[2:]), decode_image(plain))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08", "SOF3"),
+        (b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c", "12 bits"),
+    ],
+)
+def test_kinds_of_jpeg_that_no_decoder_reads_are_called_so(old, new, words):
+    data = encode(photo(), "JPEG")
+    assert old in data
+    with pytest.raises(InputError, match=f"{words}.* is not supported") as caught:
+        decode_image(data.replace(old, new))
+    assert caught.value.code == "E_FORMAT"

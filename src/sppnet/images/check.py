@@ -10,7 +10,7 @@ import torch
 
 from sppnet.errors import InputError, NothingUsableError, Problem, UnusableFileError, printable
 from sppnet.images.dataset import DetectionDataset, LabelledImage
-from sppnet.images.decode import load_image, read_image_size
+from sppnet.images.decode import load_compact, read_image_size
 from sppnet.images.listing import has_image_suffix
 from sppnet.images.readers.class_folders import ClassificationDataset, read_class_folders
 from sppnet.images.readers.layouts import find_layout, list_splits, open_detection_dataset
@@ -231,7 +231,7 @@ def _try(path: Path, decode: bool) -> Problem | None:
     """What is wrong with one image, if anything."""
     try:
         if decode:
-            load_image(path)
+            load_compact(path)
         else:
             read_image_size(path)
     except InputError as error:

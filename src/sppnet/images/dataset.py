@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.geometry import flip_boxes
-from sppnet.images.decode import load_image, read_image_size, read_stored_size
+from sppnet.images.decode import load_compact, read_image_size, read_stored_size
 from sppnet.images.findings import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Findings
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines
@@ -58,8 +58,11 @@ class LabelledImage:
     stated_boxes: Tensor | None = None
 
     def load(self) -> Tensor:
-        """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``."""
-        pixels = load_image(self.path)
+        """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``.
+
+        More than 25,000,000 pixels are left in uint8, 0..255, which :func:`resize_image` takes.
+        """
+        pixels = load_compact(self.path)
         return flip_left_right(pixels) if self.is_mirrored else pixels
 
     def mirror(self) -> "LabelledImage":

@@ -12,7 +12,7 @@ import torch
 
 from option_walk import compare_folders, options_of
 from sppnet import Detector
-from sppnet.app.detect.predict import OutcomeStore, ReadImage
+from sppnet.app.detect.predict import OutcomeStore, ReadImage, overlay_names
 from sppnet.app.main import main
 from sppnet.images import draw_detection_set, load_image
 
@@ -247,3 +247,26 @@ def test_models_that_do_not_say_what_they_saw(
     assert "does not say which images" in metrics["warnings"][0]
     assert "does not say which images" in page
     assert "does not say which images" in capsys.readouterr().err
+
+
+def test_long_stems_that_are_equal_give_names_that_fit(tmp_path):
+    stem = "ä" * 125  # 250 bytes
+    paths = [Path(folder, f"{stem}.jpg") for folder in ("one", "two", "three")]
+    paths += [Path("one", f"{stem}.png"), Path("one", f"{stem[:-1]}x.jpg")]
+    names = overlay_names(paths)
+    assert len({name.lower() for name in names.values()}) == len(paths)
+    for name in names.values():
+        assert len(os.fsencode(f"{name}-99.jpg")) <= 255
+        (tmp_path / f"{name}.jpg").write_bytes(b"fits")
+
+
+def test_many_equal_long_stems_of_one_path_are_numbered():
+    paths = [Path("a", f"{'s' * 240}{ending}") for ending in (".jpg", ".png", ".bmp")]
+    assert list(overlay_names(paths).values()) == ["s" * 240, f"{'s' * 240}-2", f"{'s' * 240}-3"]
+
+
+def test_short_stems_stay(tmp_path):
+    assert list(overlay_names([tmp_path / "x.jpg", tmp_path / "b" / "X.png"]).values()) == [
+        "x",
+        "X-2",
+    ]

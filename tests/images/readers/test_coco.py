@@ -11,7 +11,7 @@ from image_files import write_image
 from images.readers.drawn_sets import assert_same
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.images import find_layout, list_splits, open_detection_dataset, read_coco
-from sppnet.images.readers.coco import _mask_box
+from sppnet.images.readers.coco import _mask_box, read_coco_index
 
 
 def to_coco(dataset) -> dict:
@@ -344,3 +344,13 @@ def test_a_coco_set_of_several_splits_asks_for_one(tmp_path):
         open_detection_dataset(tmp_path)
     assert list_splits(tmp_path) == ["other", "set"]
     assert len(open_detection_dataset(tmp_path / "set.json")) == 2
+
+
+@pytest.mark.parametrize("entry", ["[],", "{},", "[ ],", "[[]],"])
+def test_a_file_of_brackets_is_refused_before_it_is_parsed(tmp_path, monkeypatch, entry):
+    monkeypatch.setattr("sppnet.images.readers.coco.json.loads", lambda _: pytest.fail("parsed"))
+    path = tmp_path / "a.json"
+    lists = (entry * 4_000_000)[:-1]
+    path.write_text(f'{{"images": [], "categories": [], "annotations": [{lists}]}}')
+    with pytest.raises(UnusableFileError, match=r"holds [0-9,]+ lists"):
+        read_coco_index(path)

@@ -1,5 +1,6 @@
 """The work of ``sppnet detect val`` and ``sppnet detect predict``: a detector over many images."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -57,6 +58,7 @@ from sppnet.storage.tensors import digest_of
 
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
+LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
@@ -315,6 +317,8 @@ class PredictionJob:
 def overlay_names(paths: list[Path]) -> dict[Path, str]:
     """Name each image in the results by its stem; equal stems get a number.
 
+    A stem too long for a file's name with a number and an ending ends in a digest of the path.
+
     Example:
         >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())
         ['x', 'x-2', 'y']
@@ -322,10 +326,19 @@ def overlay_names(paths: list[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name = next(n for n in _numbered(path.stem) if n.lower() not in taken)
+        name = next(n for n in _numbered(_short_stem(path)) if n.lower() not in taken)
         taken.add(name.lower())
         names[path] = name
     return names
+
+
+def _short_stem(path: Path) -> str:
+    """The stem in at most ``LONGEST_STEM`` bytes."""
+    data = os.fsencode(path.stem)
+    if len(data) <= LONGEST_STEM:
+        return path.stem
+    digest = sha256_bytes(os.fsencode(path))[:16]
+    return data[: LONGEST_STEM - 17].decode("utf-8", errors="ignore") + f"-{digest}"
 
 
 def _numbered(stem: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ from sppnet.detection import (
 )
 from sppnet.detection.train import wants_mirror
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
+from sppnet.images import DetectionDataset, LabelledImage, load_compact, open_detection_dataset
 from sppnet.storage import (
     FeatureCache,
     LearntFile,
@@ -245,7 +245,7 @@ def measure_stages(
     step = max(1, len(dataset) // PROBE_IMAGES)
     for image in dataset.images[::step][:PROBE_IMAGES]:
         try:
-            pixels = load_image(image.path)
+            pixels = load_compact(image.path)
         except InputError:
             continue  # reported where the image is used
         times = [time.perf_counter()]

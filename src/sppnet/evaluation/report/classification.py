@@ -41,7 +41,7 @@ from sppnet.evaluation.report.sections import (
     in_columns,
     thumbnails,
 )
-from sppnet.images.decode import load_image
+from sppnet.images.decode import load_compact
 from sppnet.storage.files import write_json, write_text
 
 NUM_THUMBNAILS = 12
@@ -100,7 +100,7 @@ def write_classification_report(
     *,
     title: str = "Classification report",
     subtitle: str = "",
-    load: LoadImage = load_image,
+    load: LoadImage = load_compact,
 ) -> dict[str, object]:
     """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
 

@@ -54,7 +54,7 @@ from sppnet.evaluation.report.sections import (
 )
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
-from sppnet.images.decode import load_image
+from sppnet.images.decode import load_compact
 from sppnet.storage.files import write_json, write_text
 
 MOST_DRAWN_CLASSES = 60
@@ -89,7 +89,7 @@ def write_detection_report(
     *,
     title: str = "Detection report",
     subtitle: str = "",
-    load: LoadImage = load_image,
+    load: LoadImage = load_compact,
 ) -> dict[str, object]:
     """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
 

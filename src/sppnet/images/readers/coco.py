@@ -22,7 +22,7 @@ from sppnet.images.dataset import (
 from sppnet.images.findings import BOX_LEFT_OUT, Findings, require_folder
 from sppnet.images.listing import ImageFinder, shortened
 from sppnet.progress import Track, no_tracking
-from sppnet.storage.files import read_capped
+from sppnet.storage.files import read_capped, refuse_hollow_json
 
 MAX_JSON_BYTES = 1_000_000_000
 CocoId = int | str
@@ -207,7 +207,9 @@ def is_coco_file(path: str | Path) -> bool:
 def _load_json(path: Path) -> Any:
     """The file's content, or one line on why it has none."""
     try:
-        return json.loads(read_capped(path, MAX_JSON_BYTES))
+        data = read_capped(path, MAX_JSON_BYTES)
+        refuse_hollow_json(data, path)
+        return json.loads(data)
     except InputError as error:
         raise UnusableFileError(error.message, path=path) from None
     except RecursionError:
