@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 10**9  # of whole numbers that count something
+EXACT = 2**53  # whole numbers up to here are floats, too
 T = TypeVar("T")
 
 
@@ -289,7 +290,7 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
         raise ValueError(f"{name} must be {_WORDS[origin]}, got {_short(value)}")
     if origin in (tuple, list):
         return origin(_typed_items(parts, value, name))
-    return value
+    return float(value) if origin is float and abs(value) > EXACT else value
 
 
 def _is_of(kind: type, value: Any) -> bool:

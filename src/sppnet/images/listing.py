@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from sppnet.errors import Problem
@@ -13,6 +14,7 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
 )
 _LEFT_OUT = "left out"
+OVERLAYS, DETECTIONS = "overlays", "detections.json"  # what detect predict writes
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,17 @@ class Listing:
     Args:
         paths: Sorted by the bytes of their names; each file (inode) once.
         problems: One per source or entry that gives nothing.
+        own: How many files were left out because ``detect predict`` drew them.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    own: int = 0
+
+    @property
+    def note(self) -> str:
+        """What to say about pictures of our own; empty if there are none."""
+        return f"left out {self.own} pictures that detect predict drew" if self.own else ""
 
 
 def has_image_suffix(path: str | Path) -> bool:
@@ -38,7 +47,7 @@ def has_image_suffix(path: str | Path) -> bool:
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (100k names)
 
 
-def list_images(sources: Sequence[str | Path]) -> Listing:
+def list_images(sources: Sequence[str | Path], out: str | Path | None = None) -> Listing:
     """Find the image files that the sources name.
 
     A file is taken whatever its name; of a folder, all files with an image's ending, in all folders
@@ -47,6 +56,9 @@ def list_images(sources: Sequence[str | Path]) -> Listing:
 
     Args:
         sources: Files, folders and patterns. A name that exists is never read as a pattern.
+        out: Folder that results are written to. Pictures that a folder or a pattern finds in its
+            ``overlays``, or in those of another such folder, which has a ``detections.json``, are
+            our own and left out; one that is named itself is taken.
 
     Returns:
         The files in a fixed order, and the problems.
@@ -58,9 +70,24 @@ def list_images(sources: Sequence[str | Path]) -> Listing:
     problems: list[Problem] = []
     found: list[str] = []
     seen_folders: set[tuple[int, int]] = set()
-    for source in sources:
-        found.extend(_expand(os.fspath(source), seen_folders, problems))
-    return Listing(tuple(Path(name) for name in _once_each(found, problems)), tuple(problems))
+    own = 0
+    is_own = cache(partial(_is_own, None if out is None else os.path.realpath(out)))
+    for given in sources:
+        source = os.fspath(given)
+        names = _expand(source, seen_folders, problems)
+        kept = [name for name in names if name == source or not is_own(os.path.dirname(name))]  # noqa: PTH120
+        own += len(names) - len(kept)
+        found.extend(kept)
+    paths = tuple(Path(name) for name in _once_each(found, problems))
+    return Listing(paths, tuple(problems), own)
+
+
+def _is_own(out: str | None, folder: str) -> bool:
+    """Tell whether a folder holds pictures that we drew, of this run or of another."""
+    real = Path(os.path.realpath(folder))
+    if real.name != OVERLAYS:
+        return False
+    return str(real.parent) == out or (real.parent / DETECTIONS).is_file()
 
 
 def _expand(source: str, seen: set[tuple[int, int]], problems: list[Problem]) -> list[str]:
