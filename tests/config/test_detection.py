@@ -5,8 +5,8 @@ import pytest
 from sppnet.config.detection import (
     LAYERS,
     PROJECTIONS,
-    PROPOSAL_FILES,
     PROPOSAL_METHODS,
+    PROPOSAL_SUFFIXES,
     DetectionConfig,
     InferenceConfig,
     check_proposals,
@@ -18,7 +18,7 @@ from sppnet.geometry.projection import PROJECTION_PRESETS
 
 def test_words_are_those_that_the_rooms_know() -> None:
     assert set(PROPOSAL_METHODS) == set(PROPOSERS)
-    assert set(PROPOSAL_FILES) == set(PROPOSAL_READERS)
+    assert set(PROPOSAL_SUFFIXES) == set(PROPOSAL_READERS)
     assert set(PROJECTIONS) == set(PROJECTION_PRESETS)
 
 

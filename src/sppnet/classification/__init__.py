@@ -38,7 +38,13 @@ from sppnet.classification.network import (
 )
 from sppnet.classification.predict import load_classifier, predict_files
 from sppnet.classification.scoring import mean_figures, score_predictions
-from sppnet.classification.splits import Split, SplitConfig, holdout_split, protocol_splits
+from sppnet.classification.splits import (
+    Split,
+    SplitConfig,
+    draw_sample,
+    holdout_split,
+    protocol_splits,
+)
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
@@ -55,7 +61,7 @@ from sppnet.classification.transfer.fit import (
     fit_svm_classifier,
 )
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
-from sppnet.classification.transfer.svm import LinearSvm
+from sppnet.classification.transfer.svm import COSTS, LinearSvm
 from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
 from sppnet.config.classification import FitConfig, TrainConfig
 from sppnet.training.checkpoints import Checkpoints
@@ -63,6 +69,7 @@ from sppnet.training.distributed import Processes, join_processes
 from sppnet.training.log import TrainingLog
 
 __all__ = [
+    "COSTS",
     "PLANS",
     "RECIPES",
     "Augmentation",
@@ -102,6 +109,7 @@ __all__ = [
     "build_paper_network",
     "build_pool",
     "convert_classifier",
+    "draw_sample",
     "extract_features",
     "fit_splits",
     "fit_svm_classifier",

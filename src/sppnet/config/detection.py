@@ -18,7 +18,7 @@ from sppnet.config.fields import (
 )
 
 PROPOSAL_METHODS = ("graph", "selective_search", "selective_search_quality", "edge_boxes", "grid")
-PROPOSAL_FILES = (".npz", ".json", ".mat")
+PROPOSAL_SUFFIXES = (".npz", ".json", ".mat")
 LAYERS = ("pooled", "fc6", "fc7")  # of what is known about a region
 # A region is best seen at the size that the trunk was trained on (section 4.1 of the paper).
 TARGET_SIDE = 224
@@ -66,7 +66,7 @@ def proposals_file(text: str) -> Path | None:
         (None, 'boxes.npz')
     """
     path = Path(text)
-    return path if path.suffix.lower() in PROPOSAL_FILES else None
+    return path if path.suffix.lower() in PROPOSAL_SUFFIXES else None
 
 
 def check_proposals(text: str) -> None:

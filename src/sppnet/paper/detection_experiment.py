@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import (
+    BoxCascade,
+    CachedFeatures,
     CombinedDetector,
     Detector,
     InferenceConfig,
     LinearRegionClassifier,
 )
-from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
-from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig
+from sppnet.detection.heads.box_regression import CascadeConfig
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
 from sppnet.errors import Problem
@@ -29,8 +30,7 @@ from sppnet.paper.detection_setup import (
     Row,
     build_method_encoder,
 )
-from sppnet.paper.frozen import NEEDS_HIDDEN
-from sppnet.paper.resources import Budget, Resources
+from sppnet.paper.resources import NEEDS_HIDDEN, Budget, Resources
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
@@ -146,7 +146,7 @@ class DetectionExperiment:
         budget, usual = self.resources.budget, Budget()
         parts = [self.network.differs, self.images.differs]
         if (budget.max_proposals, budget.proposals) != (usual.max_proposals, usual.proposals):
-            parts.append(f"{budget.max_proposals} windows of {budget.proposals}")
+            parts.append(f"{budget.max_proposals} proposals of {budget.proposals}")
         if row.is_tuned:
             widths = "-".join(map(str, budget.widths))
             parts.append("" if self.network.hidden else f"new fc layers {widths}")

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.classification import convert_classifier, scoring_split, training_split
-from sppnet.classification.splits import draw_sample
-from sppnet.detection import Encoder
-from sppnet.detection.encoder import EncodedImage
+from sppnet.classification import (
+    convert_classifier,
+    draw_sample,
+    scoring_split,
+    training_split,
+)
+from sppnet.detection import EncodedImage, Encoder
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import Problem, UsageError
@@ -24,8 +27,14 @@ from sppnet.images import (
     list_splits,
     open_detection_dataset,
 )
-from sppnet.paper.frozen import FrozenNetwork, find_network, load_stand_in
-from sppnet.paper.resources import VOC07, ModelSpec, Resources
+from sppnet.paper.resources import (
+    VOC07,
+    FrozenNetwork,
+    ModelSpec,
+    Resources,
+    find_network,
+    load_stand_in,
+)
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.pooling.bins import DEFAULT_LEVELS
 from sppnet.progress import Track

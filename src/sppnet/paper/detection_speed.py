@@ -11,9 +11,8 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from sppnet.detection.encoder import Encoder
+from sppnet.detection import Encoder, propose
 from sppnet.detection.heads.region_head import RegionHead
-from sppnet.detection.proposals.propose import propose
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import InputError, Problem
 from sppnet.images import load_image
@@ -124,9 +123,9 @@ def describe_timing(photos: Sequence[Photo], share: float, device: torch.device)
     machine = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
     if device.type == "cuda":
         machine = torch.cuda.get_device_name(device)
-    parts = [machine, f"{len(photos)} images, {proposals:.0f} windows each", PARTS]
+    parts = [machine, f"{len(photos)} images, {proposals:.0f} proposals each", PARTS]
     if share < 1:
-        parts.append(f"R-CNN convolves {share:.0%} of the windows, seconds scaled up")
+        parts.append(f"R-CNN convolves {share:.0%} of the proposals, seconds scaled up")
     return "; ".join(parts)
 
 
@@ -163,7 +162,7 @@ def propose_photos(
         The images that can be decoded, and what is wrong with the others.
     """
     photos, problems = [], []
-    for path in track(paths, "proposing windows to time", total=len(paths)):
+    for path in track(paths, "finding proposals to time", total=len(paths)):
         try:
             image = load_image(path)
         except InputError as error:

@@ -4,10 +4,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sppnet.classification import Classifier, SplitConfig, open_class_data, scoring_split
-from sppnet.classification.splits import draw_sample
+from sppnet.backbones import Backbone, build_backbone
+from sppnet.classification import (
+    Block,
+    Classifier,
+    FeatureEncoder,
+    FeatureRecipe,
+    SplitConfig,
+    draw_sample,
+    open_class_data,
+    scoring_split,
+)
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 from sppnet.storage import is_model
 
@@ -19,6 +28,8 @@ BACKBONES = {
     "Overfeat-5": "overfeat5",
     "Overfeat-7": "overfeat7",
 }
+NEEDS_HIDDEN = "the stand-in has no fully connected layers"
+NEEDS_NO_SPP = "a stand-in trunk was not trained without SPP"
 KINDS = {
     "no-spp": "(a) no SPP",
     "single": "(b) SPP single-size trained",
@@ -197,6 +208,66 @@ class ModelSpec:
             f"the network {self.name} is not there; 'sppnet classify train' writes it, or --train; "
             f"it goes to {models / self.name}"
         )
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """The network that a column is measured with.
+
+    Args:
+        backbone: Its trunk.
+        pool: The trained network's own pooling; None for a bare trunk.
+        head: The trained network's head; None for a bare trunk.
+        differs: What is not as in the paper.
+    """
+
+    backbone: Backbone
+    pool: nn.Module | None = None
+    head: nn.Module | None = None
+    differs: str = ""
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it is not one of the paper's networks."""
+        return bool(self.differs)
+
+    def encoder(self, blocks: tuple[Block, ...]) -> FeatureEncoder:
+        """Features of some of its layers."""
+        return FeatureEncoder(self.backbone, FeatureRecipe(blocks), self.pool, self.head)
+
+
+def find_network(spec: ModelSpec, resources: Resources) -> FrozenNetwork | str:
+    """Find a trained network, or what stands in for it, or say what is missing."""
+    found = spec.load(resources.models_folder, resources.device)
+    if found is not None:
+        return _of_classifier(found, "")
+    if not resources.backbone:
+        return f"{spec.missing(resources.models_folder)}; or let --backbone NAME stand in"
+    if spec.kind == "no-spp":
+        return NEEDS_NO_SPP
+    return load_stand_in(resources.backbone, resources.weights, resources.seed, resources.device)
+
+
+def load_stand_in(name: str, weights: str, seed: int, device: torch.device) -> FrozenNetwork:
+    """Build a trunk by its name, or load a trained network from its folder.
+
+    Args:
+        name: Name or folder.
+        weights: Weights of a trunk.
+        seed: Of random weights.
+        device: Where to put it.
+    """
+    if is_model(name):
+        return _of_classifier(Classifier.load(name, device), f"network of {name}")
+    torch.manual_seed(seed)
+    backbone = build_backbone(name, weights)
+    return FrozenNetwork(backbone.to(device).eval(), differs=f"{name}, weights {weights}")
+
+
+def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
+    """The parts of a trained network."""
+    network = classifier.network
+    return FrozenNetwork(network.backbone, network.pool, network.head, differs)  # type: ignore[arg-type]
 
 
 def images_to_score(root: Path, seed: int) -> ClassificationDataset:

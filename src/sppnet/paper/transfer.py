@@ -1,34 +1,43 @@
 """Tables 6, 7 and 8: linear SVMs on frozen features, on VOC 2007 and on Caltech-101."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sppnet.classification import (
+    COSTS,
     RECIPES,
     Block,
+    ClassData,
+    ExtractedFeatures,
+    FeatureSet,
     FitResult,
+    RecipeExtractor,
     SplitConfig,
+    VocData,
+    fit_splits,
     open_class_data,
     open_voc_data,
 )
 from sppnet.images import read_class_folders
-from sppnet.paper.frozen import (
-    Column,
-    FrozenNetwork,
-    TransferData,
-    extract_blocks,
-    find_network,
-    fit_blocks,
-    row_blocks,
-)
 from sppnet.paper.printed import TABLE_6, TABLE_7, TABLE_8, Printed
-from sppnet.paper.resources import CALTECH, VOC07, Resources
+from sppnet.paper.resources import (
+    CALTECH,
+    NEEDS_HIDDEN,
+    VOC07,
+    FrozenNetwork,
+    ModelSpec,
+    Resources,
+    find_network,
+)
 from sppnet.paper.tables import Findings, Measured, NotRun, join_reasons
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 
+TransferData = ClassData | VocData
+
+NEEDS_CONV4 = "a stand-in has no fourth of five convolution layers"
 TRAIN_PER_CLASS, TEST_PER_CLASS, SPLITS = 30, 50, 10
 FLATTENED = ("conv4", "conv5")  # whole maps: so wide that they are extracted one at a time
 VIEWS = (
@@ -38,6 +47,30 @@ VIEWS = (
 )
 COLUMNS_6 = (*VIEWS, ("ZF-5", "multi", "full", 392), ("Overfeat-7", "multi", "full", 364))
 COLUMNS_7 = (*VIEWS, ("Overfeat-7", "multi", "full", 224))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of tables 6 and 7: a network and what it sees of an image.
+
+    Args:
+        name: As printed.
+        network: The paper's network.
+        kind: How it was trained.
+        view: ``"crop"`` or ``"full"``.
+        short_side: Short side of the image in pixels.
+    """
+
+    name: str
+    network: str
+    kind: str
+    view: str
+    short_side: int
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The trained network."""
+        return ModelSpec(self.network, self.kind)
 
 
 def measure_table_6(resources: Resources, track: Track) -> Findings:
@@ -159,3 +192,64 @@ def what_differs(
         parts += [data.describe_split()] if resources.splits != SPLITS or parts else []
     parts.append("C chosen on validation images")
     return "; ".join(parts)
+
+
+def row_blocks(column: Column, network: FrozenNetwork) -> dict[str, Block | str]:
+    """Say which block of features each row of the tables asks for, or why there is none."""
+    side = network.backbone.grid_hw((column.short_side, column.short_side))[0]
+    seen = Block(view=column.view, short_side=column.short_side)
+    whole_map = replace(seen, levels=(side,))  # as many bins as cells: the map itself
+    conv4: Block | str = NEEDS_CONV4 if network.is_stand_in else replace(whole_map, layer="relu4")
+    hidden = NEEDS_HIDDEN if network.head is None else ""
+    return {
+        "conv4": conv4,
+        "conv5": whole_map,
+        "pool5/7 (6x6)": replace(seen, pool="6x6"),
+        "SPP pool5/7": seen,
+        "fc6/8": hidden or replace(seen, layer="fc6"),
+        "fc7/9": hidden or replace(seen, layer="fc7"),
+    }
+
+
+def extract_blocks(
+    blocks: Mapping[str, Block],
+    network: FrozenNetwork,
+    data: TransferData,
+    cache: FeatureCache,
+    track: Track,
+) -> FeatureSet:
+    """Extract several layers of all images; each image goes through the trunk once for all."""
+    encoder = network.encoder(tuple(blocks.values()))
+    return encoder.extract(data.paths, cache=cache, track=track)
+
+
+def fit_blocks(
+    blocks: Mapping[str, Block],
+    features: FeatureSet,
+    network: FrozenNetwork,
+    data: TransferData,
+    seed: int,
+    track: Track,
+) -> Iterator[tuple[str, FitResult]]:
+    """Fit SVMs on each of several layers.
+
+    Args:
+        blocks: The block of each row.
+        features: From :func:`extract_blocks`, the blocks side by side.
+        network: The frozen network.
+        data: Images, task and splits.
+        seed: Decides what is held out to choose C.
+        track: Shows the progress.
+
+    Yields:
+        The row, and its figures.
+    """
+    task, splits = data.task(features.kept), data.splits(features.kept)
+    begin = 0
+    for row, block in blocks.items():
+        encoder = network.encoder((block,))
+        end = begin + encoder.num_features
+        part = replace(features, rows=features.rows[:, begin:end].contiguous())
+        extracted = ExtractedFeatures(part, RecipeExtractor(encoder))
+        yield row, fit_splits([extracted], task, splits, costs=COSTS, seed=seed, track=track)
+        begin = end

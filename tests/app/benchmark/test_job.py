@@ -36,7 +36,7 @@ def test_every_case_is_in_the_file(figures) -> None:
     found = [row["case"] for row in figures["comparisons"]]
     assert {case.split()[0] for case in found} == {"1", "2", "3", "4", "5", "6", "7", "8"}
     assert {case for case in found if case.startswith("4")} == {"4 (1)", "4 (2)", "4 (3)"}
-    growing = ["windows", "channels", "side of the map", "bins of the levels"]
+    growing = ["regions", "channels", "side of the map", "bins of the levels"]
     assert [row["axis"] for row in figures["growth"]] == growing
     assert len(figures["sweep"]) == 2 * 2 * TINY.sweep_shapes  # ways x layouts x shapes
     counted = figures["goals"]["met"] + figures["goals"]["missed"]
@@ -82,7 +82,7 @@ def test_every_comparison_has_times_threads_and_a_ratio_of_medians(figures) -> N
 def test_file_says_on_what_it_was_measured(figures) -> None:
     about = figures["about"]
     assert about["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert about["configuration"]["windows"] == TINY.windows
+    assert about["configuration"]["regions"] == TINY.regions
     wanted = {"processor", "processors", "kernel", "vector units", "GPU", "load before"}
     assert wanted < set(about["machine"])
 
@@ -100,7 +100,7 @@ def test_page_and_plots_are_well_formed_and_show_what_was_missed(folder, figures
         "growth-bins-of-the-levels.svg",
         "growth-channels.svg",
         "growth-side-of-the-map.svg",
-        "growth-windows.svg",
+        "growth-regions.svg",
         "shapes.svg",
     ]
     for name in plots:
@@ -116,13 +116,13 @@ def test_command_measures_and_prints_the_table(tmp_path, monkeypatch, capsys) ->
         return TINY
 
     monkeypatch.setattr("sppnet.app.benchmark.timing.choose_config", choose)
-    monkeypatch.setattr(job, "CASES", {"training": CASES["windows forward + backward"]})
+    monkeypatch.setattr(job, "CASES", {"training": CASES["regions forward + backward"]})
     words = ["benchmark", "pooling", "--quick", "--out", str(tmp_path / "new" / "run")]
     assert main(words) == 0
     assert main(words) == 0  # measured anew, in the same folder
     assert wanted == {"quick": True, "threads": None}
     shown = capsys.readouterr().out
-    assert "60 windows of 4x7x9, forward + backward" in shown
+    assert "60 regions of 4x7x9, forward + backward" in shown
     assert "of 1 goals met" in shown
     assert (tmp_path / "new" / "run" / "report.html").exists()
 

@@ -5,9 +5,9 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from sppnet.app.benchmark.peers import (
     TextbookPyramid,
+    draw_regions,
     draw_shapes,
     draw_sizes,
-    draw_windows,
     duplicate_share,
     pad_and_crop,
     pool_in_a_loop,
@@ -20,11 +20,11 @@ from sppnet.pooling import check_regions, spatial_pyramid_pool
 
 def test_windows_are_seeded_inside_the_map_and_a_fifth_coincide() -> None:
     for size in ((40, 60), (38, 50), (1, 1), (200, 200)):
-        rows = draw_windows(2_000, size, seed=1)
-        assert torch.equal(rows, draw_windows(2_000, size, seed=1))
+        rows = draw_regions(2_000, size, seed=1)
+        assert torch.equal(rows, draw_regions(2_000, size, seed=1))
         assert torch.equal(check_regions(rows, torch.zeros(1, 1, *size)), rows)
-    assert not torch.equal(draw_windows(99, (40, 60), 1), draw_windows(99, (40, 60), 2))
-    assert 0.15 < duplicate_share(draw_windows(2_000, (40, 60), seed=0)) < 0.3
+    assert not torch.equal(draw_regions(99, (40, 60), 1), draw_regions(99, (40, 60), 2))
+    assert 0.15 < duplicate_share(draw_regions(2_000, (40, 60), seed=0)) < 0.3
 
 
 def test_shapes_and_sizes_keep_to_their_bounds() -> None:

@@ -31,7 +31,7 @@ def test_missed_goals_are_shown_as_missed() -> None:
     slower = Comparison("5", "a loss", 1, STEADY, "peer", replace(STEADY, median_ms=9.0), Goal(8))
     faster = Comparison("5", "a win", 1, STEADY, "peer", replace(STEADY, median_ms=90.0), Goal(8))
     unjudged = Comparison("5", "no goal", 1, STEADY, "peer", STEADY)
-    steep = Growth("9", "windows", "C=2", 1, [], slope=1.3, goal=Goal(1.1, at_most=True))
+    steep = Growth("9", "regions", "C=2", 1, [], slope=1.3, goal=Goal(1.1, at_most=True))
     results = Results([slower, faster, unjudged], [steep])
     assert [dict(zip(HEADER, row, strict=True))["met"] for row in table_rows(results)] == [
         "MISSED",

@@ -83,5 +83,5 @@ def test_quick_is_shorter_and_threads_are_passed_on() -> None:
     assert quick.sweep_shapes < full.sweep_shapes == 200
     assert quick.pace.rounds >= 7
     assert full.threads == 5
-    most = max(full.growth.windows)
+    most = max(full.growth.regions)
     assert 4 * most * full.growth.few_channels * 50 <= 2_000_000_000

@@ -18,9 +18,9 @@ from sppnet.app.benchmark.peers import (
     TextbookPyramid,
     draw_gradient,
     draw_map,
+    draw_regions,
     draw_shapes,
     draw_sizes,
-    draw_windows,
     duplicate_share,
     pad_and_crop,
     pool_in_a_loop,
@@ -49,9 +49,9 @@ FORWARD, TRAINING = "forward", "forward + backward"
 AGAIN, LONGER = 10, 3
 # Linear, plus a tenth for the clock and the caches.
 LINEAR = Goal(1.1, at_most=True)
-# So many of the windows of a point are compared with the textbook, which takes them one by one.
+# So many of the regions of a point are compared with the textbook, which takes them one by one.
 COMPARED = 50
-# Below so many windows the cost of the call itself would make the growth look slower than it is.
+# Below so many regions the cost of the call itself would make the growth look slower than it is.
 MANY = 1_000
 
 
@@ -63,7 +63,7 @@ def compare_forward(config: BenchmarkConfig) -> Results:
         for threads in dict.fromkeys((config.threads, 1)):
             with using_threads(threads):
                 timings = time_together(calls, config.pace)
-            made = _judge_forward(shape, config.windows, threads, timings, details)
+            made = _judge_forward(shape, config.regions, threads, timings, details)
             results.comparisons += made if number == 0 else [_as_case_4(each) for each in made]
     return results
 
@@ -71,9 +71,9 @@ def compare_forward(config: BenchmarkConfig) -> Results:
 def _prepare_forward(
     config: BenchmarkConfig, shape: tuple[int, int, int]
 ) -> tuple[dict[str, Call], dict[str, float]]:
-    """Draw one map and its windows; return the four contenders, once their answers agree."""
+    """Draw one map and its regions; return the four contenders, once their answers agree."""
     features = draw_map((1, *shape), config.seed)
-    rows = draw_windows(config.windows, shape[1:], config.seed)
+    rows = draw_regions(config.regions, shape[1:], config.seed)
     boxes = rows_to_boxes(rows)
     out = torch.empty(len(rows), shape[0] * num_bins(LEVELS))
     pooled = roi_pool_pyramid(features, boxes, LEVELS)
@@ -91,7 +91,7 @@ def _prepare_forward(
 
 def _judge_forward(
     shape: tuple[int, int, int],
-    windows: int,
+    regions: int,
     threads: int,
     timings: dict[str, Timing],
     details: dict[str, float],
@@ -109,7 +109,7 @@ def _judge_forward(
     return [
         Comparison(
             case,
-            f"{windows:,} windows of {_map_size(shape)}, forward, {ours.removeprefix('ours, ')}",
+            f"{regions:,} regions of {_map_size(shape)}, forward, {ours.removeprefix('ours, ')}",
             threads,
             timings[ours],
             other,
@@ -134,7 +134,7 @@ def compare_training(config: BenchmarkConfig) -> Results:
     """Case 5: forward and backward on the first map, one thread."""
     shape = config.region_maps[0]
     features = draw_map((1, *shape), config.seed).requires_grad_()
-    rows = draw_windows(config.windows, shape[1:], config.seed)
+    rows = draw_regions(config.regions, shape[1:], config.seed)
     boxes = rows_to_boxes(rows)
     with using_threads(1):
         pooled = pool_regions(features.detach(), rows, LEVELS)
@@ -144,7 +144,7 @@ def compare_training(config: BenchmarkConfig) -> Results:
         theirs = training_step(lambda: roi_pool_pyramid(features, boxes, LEVELS), [features], grad)
         check_equal("5, gradient", ours()[0], theirs()[0])
         timings = time_together({"ours": ours, ROI_POOL: theirs}, config.pace)
-    what = f"{config.windows:,} windows of {_map_size(shape)}, forward + backward"
+    what = f"{config.regions:,} regions of {_map_size(shape)}, forward + backward"
     made = Comparison("5", what, 1, timings["ours"], ROI_POOL, timings[ROI_POOL], Goal(8))
     return Results([made])
 
@@ -302,29 +302,29 @@ class _Point:
 
     x: float
     label: str
-    windows: int
+    regions: int
     shape: tuple[int, int, int]
     levels: tuple[int, ...] = LEVELS
 
 
 def measure_growth(config: BenchmarkConfig) -> Results:
     """Case 9: measure along all axes, one thread, into memory that is allocated already."""
-    grow, windows = config.growth, config.windows
+    grow, regions = config.growth, config.regions
     channels, *size = config.region_maps[0]
     height, width = size
     few = (grow.few_channels, height, width)
     axes = {
-        ("windows", f"C={few[0]}, map {height}x{width}"): [
-            _Point(r, f"{r:,}", r, few) for r in grow.windows
+        ("regions", f"C={few[0]}, map {height}x{width}"): [
+            _Point(r, f"{r:,}", r, few) for r in grow.regions
         ],
-        ("channels", f"{windows:,} windows, map {height}x{width}"): [
-            _Point(c, f"{c}", windows, (c, height, width)) for c in grow.channels
+        ("channels", f"{regions:,} regions, map {height}x{width}"): [
+            _Point(c, f"{c}", regions, (c, height, width)) for c in grow.channels
         ],
-        ("side of the map", f"{windows:,} windows, C={channels}"): [
-            _Point(s, f"{s}", windows, (channels, s, s)) for s in grow.sides
+        ("side of the map", f"{regions:,} regions, C={channels}"): [
+            _Point(s, f"{s}", regions, (channels, s, s)) for s in grow.sides
         ],
-        ("bins of the levels", f"{windows:,} windows, C={channels}, map {height}x{width}"): [
-            _Point(num_bins(n), str(n), windows, (channels, height, width), n) for n in grow.levels
+        ("bins of the levels", f"{regions:,} regions, C={channels}, map {height}x{width}"): [
+            _Point(num_bins(n), str(n), regions, (channels, height, width), n) for n in grow.levels
         ],
     }
     results = Results()
@@ -335,13 +335,13 @@ def measure_growth(config: BenchmarkConfig) -> Results:
 
 
 def _measure_axis(axis: str, what: str, points: list[_Point], config: BenchmarkConfig) -> Growth:
-    """Measure the points of one axis; the time in the number of windows gets a slope."""
+    """Measure the points of one axis; the time in the number of regions gets a slope."""
     measured, unsteady = [], 0
     for point, timings in _time_points(points, config):
         measured.append(_describe(point, timings))
         unsteady += timings["ours"].is_unsteady
     many = [point for point in measured if point["x"] >= MANY]
-    slope = fit_slope(many) if axis == "windows" and len(many) > 1 else None
+    slope = fit_slope(many) if axis == "regions" and len(many) > 1 else None
     return Growth("9", axis, what, 1, measured, slope, LINEAR if slope else None, unsteady)
 
 
@@ -352,8 +352,8 @@ def _time_points(
     memory = torch.empty(max(map(_length, points)))
     for point in points:
         features = draw_map((1, *point.shape), config.seed)
-        rows = draw_windows(point.windows, point.shape[1:], config.seed)
-        out = memory[: _length(point)].view(point.windows, -1)
+        rows = draw_regions(point.regions, point.shape[1:], config.seed)
+        out = memory[: _length(point)].view(point.regions, -1)
         yield point, _time_point(features, rows, point.levels, out, config)
 
 
@@ -373,7 +373,7 @@ def _time_point(
 
 
 def _length(point: _Point) -> int:
-    return point.windows * point.shape[0] * num_bins(point.levels)
+    return point.regions * point.shape[0] * num_bins(point.levels)
 
 
 def _describe(point: _Point, timings: dict[str, Timing]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sppnet.app.benchmark.peers import (
     ROI_POOL,
     draw_map,
-    draw_windows,
+    draw_regions,
     roi_pool_pyramid,
     rows_to_boxes,
 )
@@ -97,15 +97,15 @@ def compare_on_gpu(config: BenchmarkConfig) -> Results:
     if torch.cuda.is_available():
         return compare_on_device(config, torch.device("cuda"))
     every = [
-        _describe(config, count, dtype) for count in config.gpu_windows for dtype in PEER_DTYPES
+        _describe(config, count, dtype) for count in config.gpu_regions for dtype in PEER_DTYPES
     ]
     return Results(not_run=[SkippedCase("11", what, "not run: no GPU") for what in every])
 
 
 def compare_on_device(config: BenchmarkConfig, device: torch.device) -> Results:
-    """Compare for each number of windows and each type; skip what does not fit into memory."""
+    """Compare for each number of regions and each type; skip what does not fit into memory."""
     results = Results()
-    for count in config.gpu_windows:
+    for count in config.gpu_regions:
         for dtype in PEER_DTYPES:
             try:
                 results.comparisons += _compare(config, count, dtype, device)
@@ -118,11 +118,11 @@ def compare_on_device(config: BenchmarkConfig, device: torch.device) -> Results:
 def _compare(
     config: BenchmarkConfig, count: int, dtype: torch.dtype, device: torch.device
 ) -> list[Comparison]:
-    """Compare one number of windows in one type."""
+    """Compare one number of regions in one type."""
     shape = config.region_maps[0]
     features = draw_map((1, *shape), config.seed)
     features = (features * STEPS).round_().clamp_(max=LARGEST).div_(STEPS).to(device, dtype)
-    rows = draw_windows(count, shape[1:], config.seed).to(device)
+    rows = draw_regions(count, shape[1:], config.seed).to(device)
     theirs = features.to(PEER_DTYPES[dtype])
     boxes = rows_to_boxes(rows).to(theirs.dtype)
     out = features.new_empty(count, shape[0] * num_bins(LEVELS))
@@ -152,7 +152,7 @@ def _waiter(device: torch.device) -> Any:
 
 def _describe(config: BenchmarkConfig, count: int, dtype: torch.dtype) -> str:
     sizes = "x".join(map(str, config.region_maps[0]))
-    return f"GPU: {count:,} windows of {sizes}, {_name(dtype)}, forward, out= given"
+    return f"GPU: {count:,} regions of {sizes}, {_name(dtype)}, forward, out= given"
 
 
 def _name(dtype: torch.dtype) -> str:

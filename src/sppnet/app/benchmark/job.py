@@ -45,8 +45,8 @@ from sppnet.storage import (
 
 COMMAND = "benchmark pooling"
 CASES: Mapping[str, Callable[[BenchmarkConfig], Results]] = {
-    "windows forward": compare_forward,
-    "windows forward + backward": compare_training,
+    "regions forward": compare_forward,
+    "regions forward + backward": compare_training,
     "whole maps forward": compare_whole,
     "whole maps forward + backward": compare_whole_training,
     "random shapes": sweep_shapes,

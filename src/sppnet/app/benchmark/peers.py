@@ -14,13 +14,13 @@ TEXTBOOK = "adaptive_max_pool2d per level + cat"
 LOOP = "loop over images of adaptive_max_pool2d per level + cat"
 PAD_AND_CROP = "pad to the largest, then crop and pool each image"
 STRIDE = 16  # pixels to a cell
-LEAST_SIDE = 20  # pixels; selective search's windows are seldom smaller
-MOVED = 0.35  # part of the windows that are earlier ones, moved a little
+LEAST_SIDE = 20  # pixels; selective search's boxes are seldom smaller
+MOVED = 0.35  # part of the regions that are earlier ones, moved a little
 MOVE = 2  # pixels at most
-WINDOW_WORDS = (
-    f"Windows are drawn in the pixels of an image {STRIDE} times the size of the map, as selective "
+REGION_WORDS = (
+    f"Regions are drawn in the pixels of an image {STRIDE} times the size of the map, as selective "
     f"search leaves them: each side log-uniform from {LEAST_SIDE} pixels to the whole image, the "
-    f"place uniform; {MOVED:.0%} are earlier windows with corners moved by up to {MOVE} pixels. "
+    f"place uniform; {MOVED:.0%} are earlier regions with corners moved by up to {MOVE} pixels. "
     "Projected to cells, about a fifth coincide with another one."
 )
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels-last": torch.channels_last}
@@ -137,8 +137,8 @@ def draw_gradient(pooled: Tensor, seed: int) -> Tensor:
     return torch.randint(-8, 9, pooled.shape, generator=generator).float()
 
 
-def draw_windows(count: int, size_hw: tuple[int, int], seed: int) -> Tensor:
-    """Draw windows like those of selective search, as regions of one map.
+def draw_regions(count: int, size_hw: tuple[int, int], seed: int) -> Tensor:
+    """Draw regions of one map like the boxes of selective search.
 
     Args:
         count: How many.
@@ -149,7 +149,7 @@ def draw_windows(count: int, size_hw: tuple[int, int], seed: int) -> Tensor:
         (count, 5) int64 rows of image 0.
 
     Example:
-        >>> rows = draw_windows(1000, (40, 60), seed=0)
+        >>> rows = draw_regions(1000, (40, 60), seed=0)
         >>> 0.1 < duplicate_share(rows) < 0.3
         True
     """

@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from sppnet.app.benchmark.peers import WINDOW_WORDS
+from sppnet.app.benchmark.peers import REGION_WORDS
 from sppnet.app.benchmark.timing import BenchmarkConfig, Timing
 from sppnet.evaluation.report import (
     WIDTH,
@@ -343,7 +343,7 @@ def write_report(
     page.add_section("Growth", *_growth_blocks(results))
     if results.sweep:
         page.add_section("Any shape", *_sweep_blocks(results))
-    page.add_section("How it was measured", _how(config), WINDOW_WORDS)
+    page.add_section("How it was measured", _how(config), REGION_WORDS)
     page.add_section("Machine", name_values(machine))
     add_origin_section(page, about["configuration"], about["versions"])
     write_text(path, page.render())

@@ -53,14 +53,14 @@ class GrowthConfig:
     """The points at which growth is measured, one axis at a time.
 
     Args:
-        windows: Numbers of windows, at ``few_channels``.
-        channels: Numbers of channels, at the ``windows`` of the region cases.
+        regions: Numbers of regions, at ``few_channels``.
+        channels: Numbers of channels, at the ``regions`` of the region cases.
         sides: Sides of square maps.
         levels: Pyramids.
-        few_channels: Channels of the maps that many windows are pooled from.
+        few_channels: Channels of the maps that many regions are pooled from.
     """
 
-    windows: tuple[int, ...] = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
+    regions: tuple[int, ...] = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
     channels: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
     sides: tuple[int, ...] = (10, 20, 50, 100, 200)
     levels: tuple[tuple[int, ...], ...] = (
@@ -81,10 +81,10 @@ class BenchmarkConfig:
 
     Args:
         threads: Threads of the cases that use several.
-        seed: Of maps, windows and shapes.
+        seed: Of maps, regions and shapes.
         pace: Repetitions.
         sweep_pace: Repetitions for each shape of the sweep.
-        windows: Windows of the region cases.
+        regions: Regions of the region cases.
         region_maps: (C, H, W) of the region cases.
         whole_maps: (N, C, H, W) of the whole-map cases.
         sweep_shapes: Random shapes, each in two layouts.
@@ -94,14 +94,14 @@ class BenchmarkConfig:
         mixed_sides: Least and greatest side.
         growth: Points of the growth curves.
         image_sides: Sides of the square images of the exported classifier.
-        gpu_windows: Windows on a GPU.
+        gpu_regions: Regions on a GPU.
     """
 
     threads: int = GOAL_THREADS
     seed: int = 0
     pace: Pace = field(default_factory=Pace)
     sweep_pace: Pace = Pace(rounds=7, least_seconds=0.0005)
-    windows: int = 2_000
+    regions: int = 2_000
     region_maps: tuple[tuple[int, int, int], ...] = ((256, 40, 60), (512, 38, 50))
     whole_maps: tuple[tuple[int, int, int, int], ...] = ((32, 256, 13, 13), (8, 512, 38, 50))
     sweep_shapes: int = 200
@@ -111,7 +111,7 @@ class BenchmarkConfig:
     mixed_sides: tuple[int, int] = (6, 40)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
     image_sides: tuple[int, ...] = (128, 160, 224, 256, 320)
-    gpu_windows: tuple[int, ...] = (2_000, 100_000)
+    gpu_regions: tuple[int, ...] = (2_000, 100_000)
 
 
 QUICK = BenchmarkConfig(
@@ -121,7 +121,7 @@ QUICK = BenchmarkConfig(
     sweep_bytes=1_000_000,
     image_sides=(128, 224, 320),
     growth=GrowthConfig(
-        windows=(100, 1_000, 10_000),
+        regions=(100, 1_000, 10_000),
         channels=(16, 64, 256),
         sides=(10, 50, 200),
         levels=((1,), (4, 2, 1), LEVELS, (7, 5, 3, 1)),

@@ -113,10 +113,10 @@ class DetectionFlags:
     """How much of the detection protocol is done, for tables 9 to 12."""
 
     proposals: Annotated[
-        str, typer.Option(metavar="METHOD", help="Windows of tables 9-12: graph, grid, ...")
+        str, typer.Option(metavar="METHOD", help="Proposals of tables 9-12: graph, grid, ...")
     ] = "selective_search"
     windows: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most windows per image, tables 9-12.")
+        int, typer.Option(metavar="N", min=1, help="Most proposals per image, tables 9-12.")
     ] = 2000
     updates: Annotated[
         int, typer.Option(metavar="N", min=1, help="Steps of the fine-tuning, tables 9-12.")
@@ -129,7 +129,7 @@ class DetectionFlags:
         number_option(
             "--share",
             rule=Within(0, 1, above=True),
-            text="Part of the windows to time R-CNN's way on.",
+            text="Part of the proposals to time R-CNN on.",
         ),
     ] = 1.0
     only: Annotated[

@@ -35,6 +35,7 @@ from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
 
 HEADER = ("what", "column", "paper", "measured", "deviation", "what differs")
+_KEYS = {"budget": "effort", "max_proposals": "windows"}  # what run.json calls them
 SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"
 
 
@@ -234,12 +235,11 @@ def _record(
 
 
 def _settings(resources: Resources) -> dict[str, Any]:
-    """Everything that decides the numbers, as plain values; keys are those of the flags."""
-    values = asdict(resources)
+    """Everything that decides the numbers, as plain values under the keys of earlier runs."""
+    values = {_KEYS.get(key, key): value for key, value in asdict(resources).items()}
     del values["out"], values["seed"]
     values["device"] = str(resources.device)
-    words = {"max_proposals": "windows"}
-    values["budget"] = {words.get(key, key): value for key, value in values["budget"].items()}
+    values["effort"] = {_KEYS.get(key, key): value for key, value in values["effort"].items()}
     return values
 
 
