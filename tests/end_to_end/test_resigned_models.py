@@ -16,6 +16,7 @@ from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.detection import Detector
 from sppnet.errors import UnusableFileError
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
+from sppnet.training.checkpoints import Checkpoints, TrainingState
 
 SECONDS = 5.0  # for one model; an ordinary one takes some hundredths
 IMAGE = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
@@ -84,3 +85,24 @@ def test_classifiers(kind: str, every: int, tmp_path: Path) -> None:
     make_classifier(kind).save(tmp_path / "model")
     load = TransferClassifier.load if kind == "transfer" else Classifier.load
     assert _faults(load, tmp_path / "model", every) == []
+
+
+def test_training_states(tmp_path: Path) -> None:
+    """A state that says something else is damaged; the run begins anew or stops with a line."""
+    rows = [{"epoch": 1, "loss": 0.5, "validation_loss": 0.25}]
+    state = TrainingState(1, 2, 0.5, 3, 1.5, rows, 2, 4, 5, {"network.w": torch.ones(2)})
+    Checkpoints(tmp_path).save(state)
+    (folder,) = tmp_path.iterdir()
+    whole = (folder / "config.json").read_bytes()
+    refused = 0
+    for words, text in spoiled(json.loads(whole)):
+        sign(folder, text)
+        checkpoints = Checkpoints(tmp_path)
+        found = checkpoints.newest()
+        assert (found is None) == bool(checkpoints.damaged), words
+        refused += found is None
+        if found is not None:
+            assert all(type(v) in (int, float) for row in found.history for v in row.values())
+    assert refused > 100
+    sign(folder, whole)
+    assert Checkpoints(tmp_path).newest() is not None

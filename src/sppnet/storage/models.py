@@ -122,7 +122,7 @@ def restore_model(
         LookupError,
         TypeError,
         ValueError,
-        ArithmeticError,
+        OverflowError,
         RuntimeError,
     ) as error:
         reason = " ".join(str(error).split())[:200]
