@@ -31,6 +31,11 @@ ERRORS = {
     "output": OutputError("No space left on device", path="out/a.json"),
     "full": OSError(errno.ENOSPC, "No space left on device", "out/a.json"),
     "bug": RuntimeError("two\nlines"),
+    "memory": MemoryError(),
+    "onednn": RuntimeError("could not create a primitive"),
+    "cpu": RuntimeError("[enforce fail at a.cpp:1] . DefaultCPUAllocator: not enough memory: you"),
+    "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
+    "enomem": OSError(12, "Cannot allocate memory"),
     "hostile": InputError("\x1b[31mred", path="a\nb\udcff.jpg", code="E_FORMAT"),
 }
 

@@ -62,3 +62,17 @@ def test_unknown_device_names_those_that_exist() -> None:
     ):
         device.choose_device("cuda:99")
     assert str(device.choose_device("auto")) == device.list_devices()[0]
+
+
+def test_a_name_cannot_forge_a_line_or_move_the_cursor(capsys) -> None:
+    hostile = "cat\ndone: 0 errors\x1b[2K"
+    console.say(f"class {hostile}")
+    console.note(hostile)
+    console.say_table(["class", "AP"], [[hostile, 0.5], ["dog", 0.25]])
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 4
+    assert err.count("\n") == 1
+    assert "\x1b" not in out + err
+    first, _, *rows = out.splitlines()
+    assert first == r"class cat\ndone: 0 errors\x1b[2K"
+    assert len({len(row) for row in rows}) == 1  # the columns still stand under each other

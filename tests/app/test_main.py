@@ -30,9 +30,17 @@ def call(
     )
 
 
+HELP = (
+    "what would help: smaller images (--imgsz), smaller batches (--batch), fewer proposals "
+    "(--max-proposals), or --device cpu where the graphics card is full (E_MEMORY)"
+)
 ENDINGS = [
     ("fine", 0, ""),
     ("bug", 1, "RuntimeError: two lines; this is a bug, --debug shows where (E_BUG)"),
+    ("memory", 6, f"the memory does not suffice; {HELP}"),
+    ("onednn", 6, f"the memory does not suffice (could not create a primitive); {HELP}"),
+    ("cuda", 6, f"the memory does not suffice (CUDA out of memory); {HELP}"),
+    ("enomem", 6, f"the memory does not suffice ([Errno 12] Cannot allocate memory); {HELP}"),
     ("usage", 2, "--x must be 1, got 2 (E_USAGE)"),
     ("package", 2, "needs tea: pip install tea (E_PACKAGE)"),
     ("some", 3, "'bad': the file is empty (E_EMPTY)"),

@@ -60,7 +60,7 @@ def test_wrong_settings_are_named() -> None:
     rule = "view must be one of full, crop, warp, native, got 'half'"
     with pytest.raises(ValueError, match=rule):
         View("half")
-    with pytest.raises(ValueError, match="short_side must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="short_side must be at least 1 and at most 9999, got 0"):
         View("full", 0)
 
 

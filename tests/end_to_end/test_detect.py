@@ -360,8 +360,8 @@ def test_image_that_vanishes_in_between_is_one_failure(
 
     listed = detect_prediction.list_images
 
-    def list_then_lose(sources):
-        listing = listed(sources)
+    def list_then_lose(sources, out):
+        listing = listed(sources, out)
         (tmp_path / "photos" / "p1.jpg").unlink()
         return listing
 

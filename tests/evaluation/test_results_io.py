@@ -1,6 +1,7 @@
 """Detections in files: every accepted spelling, every broken line named, nothing lost."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import torch
 
 from sppnet.errors import OutputError, Problem, UnusableFileError
 from sppnet.evaluation import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.results_io import ImageNames
+from sppnet.evaluation.results_io import ImageNames, exact_text, spreadsheet_text
 from sppnet.geometry import Detections
 
 NAMES = ("cat", "traffic light", "0")
@@ -449,3 +450,25 @@ def test_unwritable_results(tmp_path: Path) -> None:
     for write in (write_coco_results, write_csv):
         with pytest.raises(OutputError):
             write(tmp_path / "missing" / "a", {}, NAMES)
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "'=", "''@"])
+def test_no_cell_is_a_formula_and_the_exact_names_come_back(tmp_path: Path, sign: str) -> None:
+    name = f'{sign}HYPERLINK("http://x";"y")'
+    found = {
+        name: Detections(torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([-0.5]), torch.tensor([0]))
+    }
+    write_csv(tmp_path / "a.csv", found, [name])
+    write_coco_results(tmp_path / "a.json", found, [name])
+    _, (image, category, score, *_) = csv.reader(
+        io.StringIO((tmp_path / "a.csv").read_bytes().decode(), newline="")
+    )
+    assert image == category == f"'{name}"
+    assert float(score) == -0.5
+    (entry,) = json.loads((tmp_path / "a.json").read_text())
+    assert entry["image_id"] == entry["category_name"] == name
+    assert [exact_text(spreadsheet_text(each)) for each in (name, f"'{name}", "'tis")] == [
+        name,
+        f"'{name}",
+        "'tis",
+    ]

@@ -162,3 +162,26 @@ def test_listing_changes_nothing(tmp_path):
     before = tree_hash(tmp_path)
     list_images([tmp_path])
     assert tree_hash(tmp_path) == before
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+def test_pictures_that_we_drew_are_left_out_and_counted(tmp_path, is_done):
+    out = tmp_path / "photos" / "out"
+    for name in ("photos/a.jpg", "photos/out/overlays/a.jpg", "photos/overlays/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    if is_done:
+        (out / "detections.json").write_text("[]")
+    photos = [tmp_path / "photos/a.jpg", tmp_path / "photos/overlays/b.jpg"]
+    for sources in (["photos"], ["photos/**"], ["photos", "photos/out"], ["photos/./out/.."]):
+        found = list_images([tmp_path / each for each in sources], out)
+        assert sorted(map(os.path.realpath, found.paths)) == [str(each) for each in photos]
+        assert found.own >= 1
+        assert "drew" in found.own_words
+    assert not list_images([out / "overlays"], out).paths
+    other = list_images([tmp_path / "photos"], tmp_path / "elsewhere")
+    assert other.own == is_done  # of an earlier run into another folder
+    named = list_images([out / "overlays" / "a.jpg"], out)
+    assert (len(named.paths), named.own, named.own_words) == (1, 0, "")
+    inside = list_images([tmp_path / "photos"], tmp_path)  # the photos lie in the out folder
+    assert set(photos) <= set(inside.paths)

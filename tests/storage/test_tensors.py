@@ -1,8 +1,12 @@
 """The digest of tensors sees all of them."""
 
+import json
+import struct
+
+import pytest
 import torch
 
-from sppnet.storage.tensors import digest_of
+from sppnet.storage.tensors import bytes_to_tensors, digest_of
 
 
 def test_digest_sees_names_types_shapes_and_values() -> None:
@@ -17,3 +21,14 @@ def test_digest_sees_names_types_shapes_and_values() -> None:
     assert len({digest_of(None, each) for each in [one, *others]}) == 6
     assert digest_of(None, {"a": torch.zeros(3, 2).T}) == digest_of(None, one)
     assert digest_of({}, one) != digest_of(None, one)
+
+
+@pytest.mark.parametrize("dtype", ["F4", "F6_E2M3", "F8_E8M0", "X9", "C64", "U16", "BOOL", "", 3])
+def test_types_that_torch_lacks_are_no_bug(dtype: object) -> None:
+    size = 1 if dtype in ("F4", "F8_E8M0", "BOOL") else 2
+    header = json.dumps({"w": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode()
+    data = struct.pack("<Q", len(header)) + header + bytes(size)
+    try:
+        bytes_to_tensors(data)
+    except ValueError as error:
+        assert "not a whole safetensors file" in str(error)  # noqa: PT017

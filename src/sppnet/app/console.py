@@ -23,13 +23,13 @@ RED, YELLOW = 31, 33
 
 
 def say(text: str = "") -> None:
-    """Print a result to stdout; control characters of file names are escaped.
+    """Print a result to stdout as one line; control characters, such as in names, are escaped.
 
     Example:
         >>> say("2 images, 3 boxes")
         2 images, 3 boxes
     """
-    _write(sys.stdout, "\n".join(printable(line) for line in text.split("\n")))
+    _write(sys.stdout, printable(text))
 
 
 def note(text: str) -> None:
@@ -60,7 +60,7 @@ def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         cat       0.5
         raccoon  0.75
     """
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     columns = list(zip(header, *cells, strict=True))
     right = [all(map(_is_number, column[1:])) for column in columns]
     widths = [max(map(len, column)) for column in columns]

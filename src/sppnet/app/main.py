@@ -1,9 +1,9 @@
 """The command ``sppnet``: runs a command's module, turns every ending into a line and a code.
 
 Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4 nothing usable,
-5 a model or annotation file is unusable, 6 output cannot be written, 130 and 143 stopped by SIGINT
-and SIGTERM. A command's module is imported when it is called, and imports torch inside its
-functions, so that ``--help`` is quick.
+5 a model or annotation file is unusable, 6 output cannot be written or the memory does not suffice,
+130 and 143 stopped by SIGINT and SIGTERM. A command's module is imported when it is called, and
+imports torch inside its functions, so that ``--help`` is quick.
 
 The first signal raises KeyboardInterrupt in the main thread, so that ``with`` and ``finally``
 blocks save what is finished; the exit code is 128 + the signal (130, 143).
@@ -42,6 +42,20 @@ COMMANDS = {
 }
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
+# How torch says that memory ran out: on the CPU, in oneDNN, on the graphics card, in its own C++.
+_MEMORY_WORDS = (
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "unable to allocate",
+)
+_MEMORY_HELP = (
+    "what would help: smaller images (--imgsz), smaller batches (--batch), fewer proposals "
+    "(--max-proposals), or --device cpu where the graphics card is full"
+)
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
@@ -166,11 +180,11 @@ def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
     except SppnetError as problem:
         return _fail(problem, problem.exit_code)
     except OSError as problem:
-        return _explain_system(problem)
+        return _explain_memory(problem) or _explain_system(problem)
     except typer.Abort:
         return console.WRONG_USAGE
     except Exception as problem:
-        return _explain_bug(problem)
+        return _explain_memory(problem) or _explain_bug(problem)
 
 
 def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
@@ -208,6 +222,18 @@ def _explain_system(problem: OSError) -> int:
             OutputError(problem.strerror or str(problem), path=problem.filename), console.NO_OUTPUT
         )
     return _explain_bug(problem)
+
+
+def _explain_memory(problem: Exception) -> int:
+    """Say what would help where memory ran out; 0 if it did not."""
+    words = str(problem).lower()
+    is_full = isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM
+    is_torchs = isinstance(problem, RuntimeError) and any(each in words for each in _MEMORY_WORDS)
+    if not (is_full or is_torchs):
+        return 0
+    detail = " ".join(str(problem).split()).split(". ")[0][:120]
+    line = f"the memory does not suffice{f' ({detail})' if detail else ''}; {_MEMORY_HELP}"
+    return _fail(OutputError(line, code="E_MEMORY"), console.NO_OUTPUT)
 
 
 def _explain_bug(problem: Exception) -> int:

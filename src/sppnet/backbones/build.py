@@ -123,6 +123,9 @@ def restore_backbone(
         if config.get(key) != value:
             rule = f"{key} of {recipe.name} must be {value!r}, got {config.get(key)!r}"
             raise UnusableFileError(rule, path=path, code="E_WEIGHTS_ARCH")
+    if unknown := sorted(set(config) - set(backbone.config())):
+        rule = f"{unknown[0]!r} is no field of a trunk"
+        raise UnusableFileError(rule, path=path, code="E_WEIGHTS_ARCH")
     floats = {k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}
     fill_module(backbone, floats, path=path)
     return backbone

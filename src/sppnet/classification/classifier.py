@@ -6,27 +6,32 @@ functions write poolings and heads down as plain values and make them again.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import restore_backbone
+from sppnet.backbones.weights import fill_module
 from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.multi_view import SCORE_KINDS, pool_views, score_rows
 from sppnet.classification.network import (
+    MOST_LAYERS,
     ROWS,
     AverageAndPyramid,
     FixedNorm,
     GlobalAveragePool,
     SppNet,
+    bins_of,
     build_head,
     build_pool,
     device_of,
     pool_images,
 )
 from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
+from sppnet.config.fields import LARGEST, Count, Each, OneOf, Within, restore_fields
 from sppnet.images import to_image
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.storage import restore_model, save_model, tensors_under
@@ -34,6 +39,38 @@ from sppnet.storage.tensors import digest_of
 
 # What of an image is scored: a plan's name such as "98", and None for the classifier's own view.
 AnyView = View | ViewPlan | str | None
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """What :meth:`Classifier.config` writes; the parts read their own."""
+
+    backbone: dict[str, Any]
+    pool: dict[str, Any]
+    head: dict[str, Any]
+    view: View
+    names: tuple[str, ...]
+    score_kind: Annotated[str, OneOf(SCORE_KINDS)]
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedPool:
+    """What :func:`pool_to_config` writes."""
+
+    kind: Annotated[str, OneOf(("spp", "spp+avg", "avg"))]
+    levels: Annotated[tuple[int, ...] | None, Each(Within(1, LARGEST), least=1)] = None
+
+
+@dataclass(frozen=True)
+class SavedHead:
+    """What :func:`head_to_config` writes of a head that :func:`build_head` made."""
+
+    in_features: Count
+    num_classes: Count
+    hidden: Annotated[tuple[int, ...], Each(Within(1, LARGEST), most=MOST_LAYERS)]
+    dropout: Annotated[float, Within(0, 1)]
+    feature_norm: Annotated[float | None, Within(0, above=True)]
 
 
 class ImageClassifier(ABC):
@@ -170,8 +207,16 @@ class ImageClassifier(ABC):
         return restore_model(
             path,
             cls.kind,
-            lambda config, tensors: cls.from_config(config, tensors, tensors.pop("seen")),
+            lambda config, tensors: cls.from_config(config, tensors, _take_seen(tensors)),
         ).to(device)
+
+
+def _take_seen(tensors: dict[str, Tensor]) -> Tensor:
+    """Take the content numbers out of the tensors of a saved classifier."""
+    seen = tensors.pop("seen")
+    if seen.dtype != torch.int64 or seen.ndim != 1:
+        raise ValueError(f"seen must be (M,) int64, got {tuple(seen.shape)} {seen.dtype}")
+    return seen
 
 
 def rank_scores(scores: Tensor, top: int | None = None) -> dict[str, Tensor]:
@@ -308,19 +353,19 @@ class Classifier(ImageClassifier):
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
         """Make the classifier of a description and its numbers."""
-        network = SppNet(
-            restore_backbone(config["backbone"], tensors_under("backbone.", tensors)),
-            pool_from_config(config["pool"]),
-            head_from_config(config["head"]),
-        )
-        network.load_state_dict(tensors)
+        saved = restore_fields(SavedClassifier, config)
+        check_names(tensors, ("backbone.", "head."))
+        backbone = restore_backbone(saved.backbone, tensors_under("backbone.", tensors))
+        pool = pool_from_config(saved.pool)
+        head = restore_head(saved.head, tensors_under("head.", tensors))
+        check_row_length(backbone.channels * bins_of(pool), head)
         return cls(
-            network,
-            View(**config["view"]),
-            config["names"],
-            score_kind=config["score_kind"],
+            SppNet(backbone, pool, head),
+            saved.view,
+            saved.names,
+            score_kind=saved.score_kind,
             seen=seen,
-            about=config["about"],
+            about=saved.about,
         )
 
 
@@ -347,18 +392,29 @@ def pool_from_config(config: dict[str, Any]) -> nn.Module:
     """Make the pooling that was described.
 
     Raises:
-        KeyError, TypeError, ValueError: If the description is not one of :func:`pool_to_config`.
+        ValueError: If the description is not one of :func:`pool_to_config`.
 
     Example:
         >>> pool_from_config({"kind": "spp", "levels": [1, 2]})
         SpatialPyramidPool(levels=(1, 2))
     """
-    kind = config["kind"]
-    if kind == "avg":
-        return GlobalAveragePool()
-    if kind not in ("spp", "spp+avg"):
-        raise ValueError(f"pool must be spp, spp+avg or avg, got {kind!r}")
-    return build_pool(kind, config["levels"])
+    saved = restore_fields(SavedPool, config, "pool")
+    if (saved.levels is None) != (saved.kind == "avg"):
+        raise ValueError("pool.levels must be there for spp and spp+avg, and only there")
+    return GlobalAveragePool() if saved.levels is None else build_pool(saved.kind, saved.levels)
+
+
+def check_row_length(offered: int, head: nn.Module) -> None:
+    """Check that rows have the length that a head was made for.
+
+    Raises:
+        ValueError: If it was made for another.
+    """
+    description = head_to_config(head)
+    added = description.get("added_features", 0)
+    expected = description["channels"] + added if added else description["in_features"]
+    if offered != expected:
+        raise ValueError(f"head must take rows of {offered} numbers, takes {expected}")
 
 
 def head_to_config(head: nn.Module) -> dict[str, Any]:
@@ -397,10 +453,36 @@ def head_from_config(config: dict[str, Any]) -> nn.Module:
     """
     if config.get("kind") == "carried":
         return PretrainedPlusPyramidHead.from_config(config)
+    saved = restore_fields(SavedHead, config, "head")
     return build_head(
-        config["in_features"],
-        config["num_classes"],
-        tuple(config["hidden"]),
-        dropout=config["dropout"],
-        feature_norm=config["feature_norm"],
+        saved.in_features,
+        saved.num_classes,
+        saved.hidden,
+        dropout=saved.dropout,
+        feature_norm=saved.feature_norm,
     )
+
+
+def restore_head(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    """Make the head that was described and give it its numbers.
+
+    Nothing is allocated by the description alone: it may ask for more than there is.
+
+    Raises:
+        KeyError, TypeError, ValueError: If the description is not one of :func:`head_to_config`.
+        UnusableFileError: If the numbers are not of such a head.
+    """
+    with torch.device("meta"):
+        head = head_from_config(config)
+    fill_module(head, tensors)
+    return head
+
+
+def check_names(tensors: dict[str, Tensor], parts: tuple[str, ...]) -> None:
+    """Check that every tensor belongs to a part of a model.
+
+    Raises:
+        ValueError: Names the first that does not.
+    """
+    if unknown := sorted(name for name in tensors if not name.startswith(parts)):
+        raise ValueError(f"tensor {unknown[0]!r} belongs to no part of it")

@@ -1,6 +1,7 @@
 """Makes a trained classifier into one with a pyramid that at first gives the same logits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from torch import Tensor, nn
 from sppnet.backbones.build import build_whole_network, wrap_network
 from sppnet.backbones.classifiers import Head, read_head
 from sppnet.backbones.registry import OWN, find_trunk
-from sppnet.classification.network import AverageAndPyramid, SppNet, build_head, build_pool
+from sppnet.classification.network import (
+    MOST_LAYERS,
+    AverageAndPyramid,
+    SppNet,
+    build_head,
+    build_pool,
+)
+from sppnet.config.fields import LARGEST, Count, restore_fields
 from sppnet.pooling import check_levels, num_bins
 from sppnet.pooling.bins import DEFAULT_LEVELS
 
@@ -27,6 +35,17 @@ LAYERS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "SiLU": (nn.SiLU, ()),
     "Tanh": (nn.Tanh, ()),
 }
+
+
+@dataclass(frozen=True)
+class SavedCarriedHead:
+    """What `PretrainedPlusPyramidHead.config` writes."""
+
+    kind: str
+    carried: list[dict[str, Any]]
+    channels: Count
+    added_features: Count
+    num_classes: Count
 
 
 class PretrainedPlusPyramidHead(nn.Module):
@@ -54,7 +73,10 @@ class PretrainedPlusPyramidHead(nn.Module):
         super().__init__()
         self.channels = channels
         self.carried = carried
-        self.added = nn.utils.skip_init(nn.Linear, added_features, num_classes, bias=False)
+        device = torch.get_default_device()  # "meta" while a saved head is restored
+        self.added = nn.utils.skip_init(
+            nn.Linear, added_features, num_classes, bias=False, device=device
+        )
         nn.init.zeros_(self.added.weight)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -87,11 +109,13 @@ class PretrainedPlusPyramidHead(nn.Module):
         """Make the head that was described; the weights of the old classifier are new ones.
 
         Raises:
-            KeyError, TypeError, ValueError: The description is not one of `config`.
+            ValueError: The description is not one of `config`.
         """
-        layers = [_restore_layer(dict(layer)) for layer in config["carried"]]
-        sizes = (config[key] for key in ("channels", "added_features", "num_classes"))
-        return cls(nn.Sequential(*layers), *sizes)
+        saved = restore_fields(SavedCarriedHead, config, "head")
+        if len(saved.carried) > MOST_LAYERS:
+            raise ValueError(f"head.carried must be at most {MOST_LAYERS} layers")
+        layers = [_restore_layer(layer) for layer in saved.carried]
+        return cls(nn.Sequential(*layers), saved.channels, saved.added_features, saved.num_classes)
 
 
 def _describe_layer(layer: nn.Module) -> dict[str, Any]:
@@ -103,8 +127,35 @@ def _describe_layer(layer: nn.Module) -> dict[str, Any]:
 
 
 def _restore_layer(settings: dict[str, Any]) -> nn.Module:
-    kind, keys = LAYERS[settings.pop("layer")]
+    """Make a layer; its fields are those of `LAYERS`, no more and no fewer."""
+    kind, keys = LAYERS.get(str(settings.get("layer")), (None, ()))
+    if kind is None:
+        raise ValueError(f"a layer must be of {', '.join(LAYERS)}, got {settings.get('layer')!r}")
+    if settings.keys() != {"layer", *keys}:
+        raise ValueError(f"a {settings['layer']} must have the fields {', '.join(keys)}")
+    for key in keys:
+        if not _SETTINGS[key](settings[key]):
+            raise ValueError(f"{key} of a {settings['layer']} is wrong, got {settings[key]!r:.60}")
     return kind(**{key: settings[key] for key in keys})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+_SETTINGS: dict[str, Callable[[Any], bool]] = {  # what the settings of `LAYERS` may be
+    "num_features": _is_count,
+    "in_features": _is_count,
+    "out_features": _is_count,
+    "p": _is_share,
+    "eps": _is_share,
+    "approximate": lambda value: value in ("none", "tanh"),
+    "normalized_shape": lambda value: isinstance(value, list) and all(map(_is_count, value)),
+}
 
 
 def convert_classifier(

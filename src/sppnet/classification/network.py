@@ -19,6 +19,7 @@ from sppnet.pooling.bins import DEFAULT_LEVELS
 ROWS = 32  # every call of a head has this many rows, so that a result never depends on its batch
 HIDDEN = (4096, 4096)
 DROPOUT = 0.5
+MOST_LAYERS = 1000  # of a head; more are no head but a damaged file
 BIAS = 1.0
 ACCELERATOR_BATCH = 32
 
@@ -246,6 +247,18 @@ def pool_bins(kind: str, levels: Sequence[int] = DEFAULT_LEVELS) -> int:
     return {"spp": bins, "spp+avg": bins + 1, "6x6": 36}.get(kind, 1)
 
 
+def bins_of(pool: nn.Module) -> int:
+    """Numbers that a pooling, once built, keeps of each channel.
+
+    Example:
+        >>> bins_of(SpatialPyramidPool((1, 2)))
+        5
+    """
+    if isinstance(pool, SpatialPyramidPool):
+        return num_bins(pool.levels)
+    return 1 + num_bins(pool.maxima.levels) if isinstance(pool, AverageAndPyramid) else 1
+
+
 def build_head(
     in_features: int,
     num_classes: int,
@@ -268,7 +281,8 @@ def build_head(
         A module from (N, D) to (N, num_classes).
 
     Raises:
-        ValueError: If a width is below 1 or ``dropout`` is outside 0..1.
+        ValueError: If a width is below 1, ``dropout`` is outside 0..1, or there are more than
+            `MOST_LAYERS` hidden layers.
 
     Example:
         >>> build_head(200, 3, (64,))(torch.rand(2, 200)).shape
@@ -277,6 +291,8 @@ def build_head(
     widths = [in_features, *hidden, num_classes]
     if min(widths) < 1:
         raise ValueError(f"in_features, hidden and num_classes must be at least 1, got {widths}")
+    if len(hidden) > MOST_LAYERS:
+        raise ValueError(f"hidden must be at most {MOST_LAYERS} layers, got {len(hidden)}")
     layers: list[nn.Module] = [] if feature_norm is None else [FixedNorm(feature_norm)]
     if dropout and not hidden:
         layers.append(nn.Dropout(dropout))

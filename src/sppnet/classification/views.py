@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sppnet.config.classification import VIEWS
+from sppnet.config.classification import LARGEST_SIDE, VIEWS
 from sppnet.images import as_floats, centre_crop, resize_image, resize_short_side, short_side_size
 
 LONG_SIDE_FACTOR = 8  # bounds the work on a 1 x 20,000 strip; no photo comes near it
@@ -30,10 +30,10 @@ class View:
 
     Args:
         kind: ``"full"``, ``"crop"``, ``"warp"`` or ``"native"``.
-        short_side: Pixels of the short side, at least 1.
+        short_side: Pixels of the short side, 1 to 9999.
 
     Raises:
-        ValueError: If the kind is unknown or the side below 1.
+        ValueError: If the kind is unknown or the side below 1 or above 9999.
 
     Example:
         >>> import torch
@@ -48,8 +48,9 @@ class View:
     def __post_init__(self) -> None:
         if self.kind not in VIEWS:
             raise ValueError(f"view must be one of {', '.join(VIEWS)}, got {self.kind!r}")
-        if self.short_side < 1:
-            raise ValueError(f"short_side must be at least 1, got {self.short_side}")
+        if not 1 <= self.short_side <= LARGEST_SIDE:
+            rule = f"at least 1 and at most {LARGEST_SIDE}"
+            raise ValueError(f"short_side must be {rule}, got {self.short_side}")
 
     def apply(self, image: Tensor) -> Tensor:
         """Turn a (3, H, W) image, RGB 0..1 or bytes, into the (3, h, w) input of floats."""

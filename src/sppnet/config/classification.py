@@ -27,6 +27,7 @@ SCHEDULES = ("plateau", "cosine")
 OPTIMIZERS = ("sgd", "adamw")
 COSTS = (1.0, 3.0, 10.0, 30.0, 100.0)  # what --c auto chooses from
 SHORT_SIDES = (160, 224, 320)  # what --imgsz auto chooses from
+LARGEST_SIDE = 9999  # of what --imgsz takes, in pixels
 AUTO, LAST = "auto", "last"
 BLOCK_FIELDS = ("layer", "pool", "levels", "view", "imgsz", "norm", "flip")
 AtLeastZero = Annotated[float, Within(0)]

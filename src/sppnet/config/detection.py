@@ -25,7 +25,7 @@ TARGET_SIDE = 224
 COMPACT_WIDTHS = (256, 256)
 PROJECTIONS = ("released", "paper_v4")
 Source = Annotated[str, Flag("METHODS|FILE", "Proposals")]
-Side = Within(16, 10**6)  # smaller images leave no map
+Side = Within(16, 20_000)  # smaller images leave no map, larger ones fit no memory
 Overlap = Annotated[float, Within(0, 1, above=True)]
 
 

@@ -4,16 +4,20 @@
     '''Images in one update.'''
 
 The class refuses a value that breaks its rule (`check_fields`). The command line makes a flag of
-the field: its help is the sentence, and it tells the same rule.
+the field: its help is the sentence, and it tells the same rule. What was saved as JSON is made
+again by `restore_fields`, which also checks the types.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from math import inf
-from typing import Annotated, Any, Protocol, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 LARGEST = 10**9  # of whole numbers that count something
+EXACT = 2**53  # whole numbers up to here are floats, too
+T = TypeVar("T")
 
 
 class Rule(Protocol):
@@ -116,7 +120,8 @@ class Each:
         return few_enough and len(value) >= self.least and all(map(self.rule.accepts, value))
 
     def __str__(self) -> str:
-        count = {self.most: f"{self.most} ", 0: ""}.get(self.least, f"{self.least} or more ")
+        count = f"{self.least} to {self.most} " if self.most else f"{self.least} or more "
+        count = {self.most: f"{self.most} ", 0: ""}.get(self.least, count)
         return f"{count}numbers, each {self.rule}"
 
 
@@ -213,3 +218,108 @@ def check_field(kind: type, name: str, value: Any) -> None:
     rule = rules_of(kind).get(name)
     if rule is not None and not rule.accepts(value):
         raise ValueError(f"{name} must be {rule}, got {value!r}")
+
+
+def restore_fields(kind: type[T], values: Any, name: str = "") -> T:
+    """Make an instance of a class from the JSON values that it was saved as.
+
+    Nothing is guessed or turned into another type; but a whole number will do for a float, and
+    lists become tuples where the class has tuples.
+
+    Args:
+        kind: A dataclass; its fields are of the types that JSON has, tuples, or such classes.
+        values: What should be an object with the fields; those with a default may be missing.
+        name: What to call it in errors.
+
+    Returns:
+        The instance, every field of its type and within its rule.
+
+    Raises:
+        TypeError: If it is no object.
+        ValueError: If a field is missing or unknown, or its value is of another type or breaks its
+            rule; the message names the field.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Baking:
+        ...     minutes: Count = 25
+        >>> restore_fields(Baking, {"minutes": 30}, "baking").minutes
+        30
+        >>> restore_fields(Baking, {"minutes": "30"}, "baking")
+        Traceback (most recent call last):
+        ValueError: baking.minutes must be a whole number, got '30'
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{name or 'it'} must be an object, got {_short(values)}")
+    prefix = f"{name}." if name else ""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"{prefix}{_short(key, plain=True)} is no field of a {name or 'model'}"
+            )
+    for key, field in known.items():
+        if key not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{prefix}{key} is missing")
+    hints, rules = get_type_hints(kind), rules_of(kind)  # type: ignore[arg-type]
+    restored = {key: _typed(hints[key], value, prefix + key) for key, value in values.items()}
+    for key, value in restored.items():
+        if key in rules and value is not None and not rules[key].accepts(value):
+            raise ValueError(f"{prefix}{key} must be {rules[key]}, got {_short(value)}")
+    return kind(**restored)
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_WORDS |= {NoneType: "null", list: "a list", tuple: "a list", dict: "an object"}
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """Return a JSON value as the type that a field has."""
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in parts:
+            return None
+        (hint,) = (part for part in parts if part is not NoneType)
+        return _typed(hint, value, name)
+    if hint is Any:
+        return value
+    if is_dataclass(hint):
+        return restore_fields(hint, value, name)  # type: ignore[arg-type]
+    if not _is_of(origin, value):
+        raise ValueError(f"{name} must be {_WORDS[origin]}, got {_short(value)}")
+    if origin in (tuple, list):
+        return origin(_typed_items(parts, value, name))
+    return float(value) if origin is float and abs(value) > EXACT else value
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    """Tell whether a JSON value is of a type; true and false are no numbers."""
+    if isinstance(value, bool) or kind is bool:
+        return kind is bool and isinstance(value, bool)
+    if kind is float:  # what no float can hold would not come back as it is
+        return isinstance(value, int | float) and abs(value) < 1e300
+    if kind is int:
+        return isinstance(value, int) and abs(value) < 2**63
+    return isinstance(value, list | tuple if kind in (list, tuple) else kind)
+
+
+def _typed_items(parts: tuple[Any, ...], values: Any, name: str) -> list[Any]:
+    """Return the items of a list as the types that a tuple or list has."""
+    is_free = len(parts) == 1 or parts[-1] is Ellipsis
+    if not is_free and len(values) != len(parts):
+        raise ValueError(f"{name} must be {len(parts)} values, got {_short(values)}")
+    hints = [parts[0]] * len(values) if is_free else parts
+    return [
+        _typed(hint, value, f"{name}[{place}]")
+        for place, (hint, value) in enumerate(zip(hints, values, strict=True))
+    ]
+
+
+def _short(value: Any, *, plain: bool = False) -> str:
+    """Write a value of any size in few characters."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, list | tuple | dict) and len(value) > 8:
+        return f"{len(value)} values"
+    text = value if plain and isinstance(value, str) else repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."

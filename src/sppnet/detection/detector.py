@@ -1,15 +1,15 @@
 """The fitted detector: one folder on disk, one call per image."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sppnet.backbones import restore_backbone
 from sppnet.config.detection import InferenceConfig, proposals_file
+from sppnet.config.fields import restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
@@ -20,8 +20,22 @@ from sppnet.errors import UsageError
 from sppnet.geometry import Detections, flip_boxes
 from sppnet.images import ImageSource, flip_left_right, to_image
 from sppnet.storage import put_under, restore_model, save_model, tensors_under
+from sppnet.storage.tensors import check_float32
 
 MODEL_KIND = "detector"
+
+
+@dataclass(frozen=True)
+class SavedDetector:
+    """What :meth:`Detector.save` writes; the parts read their own."""
+
+    names: tuple[str, ...]
+    encoder: dict[str, Any]
+    scorer: dict[str, Any]
+    mover: dict[str, Any] | None
+    rule: InferenceConfig
+    anchors: dict[str, Any] | None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 class Detector:
@@ -254,22 +268,27 @@ class Detector:
 
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
-        """Restore the parts of a saved detector."""
-        encoder_config = dict(config["encoder"])
-        trunk = restore_backbone(
-            encoder_config.pop("backbone"), tensors_under("backbone.", tensors)
-        )
-        box_regressor, anchors = config["mover"], config["anchors"]
-        return cls(
-            Encoder(trunk, **encoder_config),
-            classifier_from_config(config["scorer"], tensors_under("scorer.", tensors)),
-            box_regressor
-            and box_regressor_from_config(box_regressor, tensors_under("mover.", tensors)),
-            tuple(config["names"]),
-            InferenceConfig(**config["rule"]),
-            anchors and AnchorProposer.from_config(anchors, tensors_under("anchors.", tensors)),
-            tensors.get("seen"),  # models of version 0.1 do not have it
-        )
+        """Restore the parts of a saved detector; each must fit the encoder and the names."""
+        saved = restore_fields(SavedDetector, config)
+        encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
+        own = {k: tensor for k, tensor in tensors.items() if not k.startswith("backbone.")}
+        seen = own.pop("seen", None)  # models of version 0.1 do not have it
+        if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
+            raise ValueError("tensor 'seen' must be of one dimension and int64")
+        check_float32(own)
+        mover = anchors = None
+        if saved.mover is not None:
+            mover = box_regressor_from_config(saved.mover, tensors_under("mover.", own))
+            mover.check(encoder, len(saved.names))
+        if saved.anchors is not None:
+            parts = tensors_under("anchors.", own)
+            anchors = AnchorProposer.from_config(saved.anchors, parts)
+            anchors.check(encoder)
+        scorer = classifier_from_config(saved.scorer, tensors_under("scorer.", own))
+        detector = cls(encoder, scorer, mover, saved.names, saved.rule, anchors, seen)
+        if unknown := sorted(own.keys() - detector.tensors().keys()):
+            raise ValueError(f"tensor {unknown[0]!r} belongs to no part of it")
+        return detector
 
 
 class CombinedDetector:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from sppnet.backbones import Backbone
-from sppnet.config.detection import TARGET_SIDE
+from sppnet.backbones import Backbone, restore_backbone
+from sppnet.config.detection import PROJECTIONS, TARGET_SIDE, Side
+from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within, restore_fields
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import LabelledImage, resize_short_side
@@ -77,6 +79,18 @@ class EncodedImage:
         """Short side of the resized image at each scale; smaller where the long side was capped."""
         height, width = self.image_size_hw
         return tuple(min(round(width * x), round(height * y)) for x, y in self.zooms_xy)
+
+
+@dataclass(frozen=True)
+class SavedEncoder:
+    """What :meth:`Encoder.config` writes."""
+
+    backbone: dict[str, Any]
+    short_sides: Annotated[tuple[int, ...], Each(Within(1, Side.high), least=1)]
+    levels: Levels
+    projection: Annotated[str, OneOf(PROJECTIONS)]
+    max_long_side: Annotated[int | None, Within(1, LARGEST)]
+    target_side: Positive
 
 
 class Encoder:
@@ -248,6 +262,24 @@ class Encoder:
             "max_long_side": self.max_long_side,
             "target_side": self.target_side,
         }
+
+    @classmethod
+    def from_config(cls, config: Any, tensors: dict[str, Tensor]) -> "Encoder":
+        """Restore from :meth:`config` and the ``state_dict()`` of the backbone.
+
+        Raises:
+            UnusableFileError: If the two do not make a trunk.
+            ValueError: If a field is missing or unknown, or breaks its rule.
+        """
+        saved = restore_fields(SavedEncoder, config, "encoder")
+        return cls(
+            restore_backbone(saved.backbone, tensors),
+            saved.short_sides,
+            saved.levels,
+            saved.projection,
+            saved.max_long_side,
+            saved.target_side,
+        )
 
 
 def _by_scale(encoded: EncodedImage, regions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -17,6 +17,7 @@ from sppnet.storage.files import read_bytes, read_json, reason, write_text
 if TYPE_CHECKING:
     from sppnet.images.dataset import DetectionDataset, LabelledImage
 
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formulas begin
 MAX_JSON_BYTES = 4 * 2**30
 MAX_CSV_BYTES = 2**30
 MAX_TEXT_BYTES = 64 * 2**20
@@ -140,8 +141,32 @@ def write_csv(path: str | Path, detections: Mapping[Any, Detections], names: Seq
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["image", "class", "score", "x1", "y1", "x2", "y2"])
     for image, score, label, box in _each(detections):
-        table.writerow([image, names[label], f"{score:.6g}", *(f"{value:.2f}" for value in box)])
+        words = (spreadsheet_text(str(image)), spreadsheet_text(names[label]))
+        table.writerow([*words, f"{score:.6g}", *(f"{value:.2f}" for value in box)])
     write_text(path, text.getvalue())
+
+
+def spreadsheet_text(text: str) -> str:
+    """Put an apostrophe before a text that a spreadsheet would compute instead of showing it.
+
+    The exact text stands in the JSON files; :func:`exact_text` gives it back.
+
+    Example:
+        >>> [spreadsheet_text(each) for each in ("cat", "=1+1", "'=1+1")]
+        ['cat', "'=1+1", "''=1+1"]
+    """
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_SIGNS) else text
+
+
+def exact_text(cell: str) -> str:
+    """Undo :func:`spreadsheet_text`.
+
+    Example:
+        >>> [exact_text(each) for each in ("cat", "'=1+1", "''=1+1", "'tis")]
+        ['cat', '=1+1', "'=1+1", "'tis"]
+    """
+    is_guarded = cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_SIGNS)
+    return cell[1:] if is_guarded else cell
 
 
 def _each(detections: Mapping[Any, Detections]) -> Iterator[tuple[Any, float, int, list[float]]]:
@@ -379,7 +404,9 @@ def _csv_row(
     if shape == "sides":
         x2, y2 = x1 + x2, y1 + y2
     _check_sides(x2 - x1, y2 - y1, place, path)
-    image, category = cells[columns["image"][0]].strip(), cells[columns["class"][0]].strip()
+    image, category = (
+        exact_text(cells[columns[key][0]].strip(" ")).strip() for key in ("image", "class")
+    )
     return DetectionRow(image, category, score, (x1, y1, x2, y2), number, place)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ _COMPANIONS = frozenset(
     )
 )
 _LEFT_OUT = "left out"
+OVERLAYS, DETECTIONS = "overlays", "detections.json"  # what detect predict writes
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,18 @@ class Listing:
         paths: Sorted by the bytes of their names; each file (inode) once.
         problems: One per source or entry that gives nothing.
         notes: One per source that also holds files of kinds that are not read.
+        own: How many files were left out because ``detect predict`` drew them.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...] = ()
+    own: int = 0
+
+    @property
+    def own_words(self) -> str:
+        """What to say about pictures of our own; empty if there are none."""
+        return f"left out {self.own} pictures that detect predict drew" if self.own else ""
 
 
 def has_image_suffix(path: str | Path) -> bool:
@@ -86,7 +94,7 @@ def _has_heif() -> bool:
     return find_spec(HEIF_MODULE) is not None
 
 
-def list_images(sources: Sequence[str | Path]) -> Listing:
+def list_images(sources: Sequence[str | Path], out: str | Path | None = None) -> Listing:
     """Find the image files that the sources name.
 
     A file is taken whatever its name; of a folder, all files with an image's ending, in all folders
@@ -96,6 +104,9 @@ def list_images(sources: Sequence[str | Path]) -> Listing:
 
     Args:
         sources: Files, folders and patterns. A name that exists is never read as a pattern.
+        out: Folder that results are written to. Pictures that a folder or a pattern finds in its
+            ``overlays``, or in those of another such folder, which has a ``detections.json``, are
+            our own and left out; one that is named itself is taken.
 
     Returns:
         The files in a fixed order, and the problems.
@@ -105,9 +116,25 @@ def list_images(sources: Sequence[str | Path]) -> Listing:
         'does not exist'
     """
     looked = _Looked()
-    found = [name for source in sources for name in looked.expand(os.fspath(source))]
+    is_own = cache(partial(_is_own, None if out is None else os.path.realpath(out)))
+    found: list[str] = []
+    own = 0
+    for given in sources:
+        source = os.fspath(given)
+        names = looked.expand(source)
+        kept = [name for name in names if name == source or not is_own(os.path.dirname(name))]  # noqa: PTH120
+        own += len(names) - len(kept)
+        found.extend(kept)
     paths = tuple(Path(name) for name in _once_each(found, looked.problems))
-    return Listing(paths, tuple(looked.problems), tuple(looked.notes))
+    return Listing(paths, tuple(looked.problems), tuple(looked.notes), own)
+
+
+def _is_own(out: str | None, folder: str) -> bool:
+    """Tell whether a folder holds pictures that we drew, of this run or of another."""
+    real = Path(os.path.realpath(folder))
+    if real.name != OVERLAYS:
+        return False
+    return str(real.parent) == out or (real.parent / DETECTIONS).is_file()
 
 
 class _Looked:

@@ -117,7 +117,14 @@ def restore_model(
         raise UnusableFileError(
             error.message, path=error.path or folder, code=error.code
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        RuntimeError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         rule = f"the saved {kind} does not fit together: {reason}"
         raise UnusableFileError(rule, path=folder, code="E_WEIGHTS_ARCH") from error

@@ -49,7 +49,14 @@ def bytes_to_tensors(data: bytes) -> dict[str, Tensor]:
     """
     try:
         loaded = load(data)
-    except (SafetensorError, KeyError, RuntimeError, TypeError) as error:
+    except (
+        SafetensorError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error
     # one by one, so that memory holds one tensor twice and not all of them
     return {name: loaded.pop(name).clone() for name in list(loaded)}
@@ -92,6 +99,20 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
         if not bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()):
             return name
     return None
+
+
+def check_float32(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of another type than float32, which nothing could be multiplied with.
+
+    Raises:
+        ValueError: Names the first and its type.
+
+    Example:
+        >>> check_float32({"weights": torch.ones(1)})
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"tensor {name!r} must be float32, got {tensor.dtype}")
 
 
 def _own_copy(tensor: Tensor) -> Tensor:

@@ -4,20 +4,22 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sppnet.config.fields import CountOrNone, Within, restore_fields
 from sppnet.errors import UnusableFileError
-from sppnet.storage import load_model, put_under, save_model, tensors_under
+from sppnet.storage import put_under, restore_model, save_model, tensors_under
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 KIND = "training state"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 SAVE_SECONDS = 60.0
+MOST = 1e300  # of a figure; sums of such could overflow
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,15 @@ class TrainingState:
         tensors: Weights, optimizer, average and best weights; empty while the training runs.
     """
 
-    epochs_done: int = 0
-    updates_done: int = 0
+    epochs_done: CountOrNone = 0
+    updates_done: CountOrNone = 0
     loss_sum: float = 0.0
     right: float = 0
-    seconds: float = 0.0
+    seconds: Annotated[float, Within(0)] = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    threads: int = 1
-    averaged: int = 0
-    counted: int = 0
+    threads: Annotated[int, Within(1, 4096)] = 1
+    averaged: CountOrNone = 0
+    counted: CountOrNone = 0
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
@@ -108,15 +110,32 @@ class Checkpoints:
         self.damaged = []
         for folder in self._folders():
             try:
-                config, tensors = load_model(folder, KIND)
+                return restore_model(folder, KIND, _restore_state)
             except UnusableFileError:
                 self.damaged.append(folder)
-                continue
-            return TrainingState(tensors=tensors, **config)
         return None
 
     def _folders(self) -> list[Path]:
         return sorted(self.folder.glob("epoch-[0-9]*"), reverse=True)
+
+
+def _restore_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> TrainingState:
+    """Make a state of what was saved; ValueError for a field that breaks its rule."""
+    if "tensors" in config:
+        raise ValueError("tensors is no field of a training state")
+    state = replace(restore_fields(TrainingState, config), tensors=tensors)
+    if len(state.history) != state.epochs_done:
+        rows = len(state.history)
+        raise ValueError(f"history must have a row for each epoch, has {rows}")
+    for row in state.history:
+        if row.keys() != state.history[0].keys() or not all(map(_is_number, row.values())):
+            raise ValueError("history must have rows of the same figures, all numbers")
+    return state
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < MOST
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,11 +157,16 @@ def unpack_tensors(tensors: Mapping[str, Tensor], network: nn.Module, optimizer:
     """Put back what :func:`pack_tensors` copied.
 
     Raises:
+        KeyError: If it names parameters that this network lacks.
         RuntimeError: If it is not of this network.
     """
     network.load_state_dict(tensors_under("network.", tensors))
     parameters = dict(network.named_parameters())
     for place, tensor in tensors_under("optimizer.", tensors).items():
         key, _, name = place.partition(".")
+        if name not in parameters:
+            raise KeyError(name)
+        if key != "step" and tensor.shape != parameters[name].shape:
+            raise RuntimeError(f"{key} of {name} must have its shape, got {tuple(tensor.shape)}")
         memory = tensor if key == "step" else tensor.to(parameters[name].device)
         optimizer.state[parameters[name]][key] = memory.clone()

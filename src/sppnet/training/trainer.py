@@ -157,13 +157,26 @@ class Trainer(Generic[Batch]):
             if self._average is not None:
                 kept = tensors_under("average.", found.tensors)
                 restore_average(self._average, kept, found.averaged)
+            self._best = self._take_best(found)
         except (RuntimeError, KeyError) as error:
             raise UnusableFileError(
                 "the training state is not of this network", code="E_WEIGHTS_ARCH"
             ) from error
-        self._best = tensors_under("best.", found.tensors)
+        begun_before = max(0, found.epochs_done - 1) * self.task.per_epoch  # the last may be short
+        if begun_before >= self.task.updates or found.updates_done >= self.task.per_epoch:
+            rule = f"the training state is behind the end, {self.task.updates} updates"
+            raise UnusableFileError(rule, code="E_WEIGHTS_ARCH")
         self.state = replace(found, tensors={})  # the network holds them
         return True
+
+    def _take_best(self, found: TrainingState) -> dict[str, Tensor]:
+        """Take the best weights of a state; RuntimeError if they are not of this network."""
+        best = tensors_under("best.", found.tensors)
+        if self.keep_best and (best or found.epochs_done):
+            wanted = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
+            if {name: tensor.shape for name, tensor in best.items()} != wanted:
+                raise RuntimeError("the best weights have other names or shapes")
+        return best
 
     def run(self, name: str = "training", track: Track = no_tracking) -> list[Row]:
         """Do the updates that are left, and leave the network in evaluation mode.

@@ -1,14 +1,19 @@
 """Proposals from files of others: what is read, and what is said about damaged files."""
 
+import contextlib
+import io
 import json
 import pickle
+import random
 import re
+import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from sppnet.detection.proposals import precomputed as external_proposals
 from sppnet.detection.proposals.precomputed import ExternalProposals
@@ -78,6 +83,90 @@ def test_mat_files_of_2014_count_rows_and_columns_from_one(
     assert found.look_up("000005.jpg", SIZE).tolist() == [[0, 0, 80, 60], [3, 4, 20, 30]]
     assert found.look_up("000007.jpg", SIZE).tolist() == [[2, 1, 3, 2]]  # one pixel
     assert found.look_up("9.jpg", SIZE).shape == (0, 4)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mat_files_are_read_as_scipy_reads_them(tmp_path: Path, compressed: bool) -> None:
+    draw = np.random.default_rng(0)
+    names = [f"{number:06d}" for number in range(20)] + ["é", "x" * 300]
+    kinds = [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64, np.int64]
+    boxes = [
+        np.sort(draw.integers(1, 200, (draw.integers(1, 9), 2, 2)), 1).reshape(-1, 4).astype(kind)
+        for _, kind in zip(names, kinds * 4, strict=False)
+    ]
+    path = save_mat(tmp_path / "a.mat", names, boxes, do_compression=compressed)
+    content = loadmat(path)
+    found = external_proposals._read_mat(path)
+    assert list(found) == [str(cell.item()) for cell in content["images"].ravel()] == names
+    for name, cell in zip(names, content["boxes"].ravel(), strict=True):
+        assert np.array_equal(found[name], cell[:, [1, 0, 3, 2]] - np.array([1.0, 1, 0, 0]))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_flipped_bit_of_a_mat_file_kills_nothing(tmp_path: Path, compressed: bool) -> None:
+    path = save_mat(tmp_path / "a.mat", ["a", "b"], [BOXES + 1] * 2, do_compression=compressed)
+    data, draw = path.read_bytes(), random.Random(0)
+    outcomes = set()
+    for _ in range(1500):
+        spoiled = bytearray(data)
+        spoiled[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(spoiled[: draw.choice((len(data), draw.randrange(len(data))))])
+        try:
+            outcomes.add(len(ExternalProposals.open(path)))
+        except UnusableFileError as error:
+            outcomes.add("refused" if "\n" not in str(error) else str(error))
+    assert outcomes == {2, "refused"}
+
+
+def test_a_mat_file_that_unpacks_to_too_much_is_refused(tmp_path: Path) -> None:
+    path = save_mat(tmp_path / "a.mat", ["a"], [np.ones((100_000, 4))], do_compression=True)
+    with pytest.raises(UnusableFileError, match="unpacks to more than"):
+        ExternalProposals.open(path)
+
+
+def npy_of_shape(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f8", "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue() + bytes(64)
+
+
+@pytest.mark.parametrize("shape", [(10**12, 4), (10**30, 4), (3, 4), (2**62, 2**62), (0, 0)])
+def test_an_npz_that_announces_other_than_it_holds_is_refused(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("cat.npy", npy_of_shape(shape))
+    with pytest.raises(UnusableFileError, match="no npz of plain arrays"):
+        ExternalProposals.open(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("method", [1, 6, 9, 93, 97, 99, "secret"])
+def test_odd_methods_of_packing_are_refused(tmp_path: Path, method: int | str) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cat.npy", npy_of_shape((2, 4)))
+    data = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # flags, then the method, in both headers
+        place = data.index(mark) + at
+        field = (1, 0) if method == "secret" else (0, int(method))
+        data[place : place + 4] = struct.pack("<HH", *field)
+    path.write_bytes(data)
+    with pytest.raises(UnusableFileError, match="no npz of plain arrays"):
+        ExternalProposals.open(path)
+
+
+def test_a_flipped_bit_of_an_npz_is_no_bug(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, a=BOXES, b=BOXES)
+    data, draw = path.read_bytes(), random.Random(0)
+    for _ in range(600):
+        spoiled = bytearray(data)
+        spoiled[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(spoiled)
+        with contextlib.suppress(UnusableFileError):
+            ExternalProposals.open(path)
 
 
 def test_a_name_that_fits_two_images_fits_none() -> None:

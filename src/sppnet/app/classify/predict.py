@@ -40,6 +40,7 @@ from sppnet.classification import (
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.evaluation.report import seen_warnings
+from sppnet.evaluation.results_io import spreadsheet_text
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
 from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
 
@@ -142,7 +143,9 @@ def run_predict(
     """Run the whole of ``predict``."""
     classifier = load_classifier(model, choose_device(device))
     chosen = _choose_view(classifier, view, imgsz)
-    listing = list_images(images)
+    listing = list_images(images, out)
+    if listing.own_words:
+        note(listing.own_words)
     tally = Tally(listed=len(listing.paths) + len(listing.problems))
     for problem in listing.problems:
         tally.add_failed(problem)
@@ -222,7 +225,8 @@ def _write_predictions(out: Path, document: dict[str, Any]) -> None:
     for record in document["images"]:
         cells = zip(record["labels"], record["names"], record["scores"], strict=True)
         for rank, (label, name, score) in enumerate(cells, start=1):
-            writer.writerow([record["file"], rank, label, name, repr(score)])
+            file, word = spreadsheet_text(record["file"]), spreadsheet_text(name)
+            writer.writerow([file, rank, label, word, repr(score)])
     write_text(out / "predictions.csv", text.getvalue())
 
 

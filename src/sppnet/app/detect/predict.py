@@ -17,6 +17,7 @@ from torch import Tensor
 from sppnet.app.console import (
     Tally,
     human_seconds,
+    note,
     options_to_blame,
     report_problems,
     say,
@@ -262,7 +263,7 @@ class PredictionJob:
     def explain(self) -> None:
         """Say what would be done; write nothing."""
         detector = open_detectors(self.models, self.device, self.overrides)
-        listing = list_images(self.sources)
+        listing = list_images(self.sources, self.out)
         seconds = 0.0
         for path in listing.paths[:2]:
             try:
@@ -274,7 +275,9 @@ class PredictionJob:
 
     def run(self, *, fresh: bool = False) -> None:
         """Detect, draw and write the results; ends the command with its exit code."""
-        listing = list_images(self.sources)
+        listing = list_images(self.sources, self.out)
+        if listing.own_words:
+            note(listing.own_words)
         tally = Tally(listed=len(listing.paths) + len(listing.problems))
         for problem in listing.problems:
             tally.add_failed(problem)

@@ -1,7 +1,8 @@
 """The finished transfer classifier: features of a frozen trunk by a recipe, one linear layer."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +11,32 @@ from sppnet.backbones import restore_backbone
 from sppnet.classification.classifier import (
     AnyView,
     ImageClassifier,
-    head_from_config,
+    check_names,
+    check_row_length,
     head_to_config,
     pool_from_config,
     pool_to_config,
+    restore_head,
 )
 from sppnet.classification.network import apply_in_blocks, device_of
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import FeatureRecipe
+from sppnet.config.fields import OneOf, restore_fields
 from sppnet.storage import put_under, tensors_under
+
+
+@dataclass(frozen=True)
+class SavedTransferClassifier:
+    """What :meth:`TransferClassifier.config` writes; the parts read their own."""
+
+    backbone: dict[str, Any]
+    recipe: dict[str, Any]
+    source_pool: dict[str, Any] | None
+    source_head: dict[str, Any] | None
+    head: dict[str, Any]
+    names: tuple[str, ...]
+    score_kind: Annotated[str, OneOf(("margin",))]
+    about: dict[str, Any]
 
 
 class TransferClassifier(ImageClassifier):
@@ -111,14 +129,16 @@ class TransferClassifier(ImageClassifier):
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor], seen: Tensor) -> Self:
         """Make the classifier of a description and its numbers."""
-        pool, source_head = config["source_pool"], config["source_head"]
+        saved = restore_fields(SavedTransferClassifier, config)
+        parts = ("encoder.backbone.", "encoder.source_head.", "head.")
+        check_names(tensors, parts if saved.source_head is not None else (parts[0], parts[2]))
+        backbone, source, head = (tensors_under(part, tensors) for part in parts)
         encoder = FeatureEncoder(
-            restore_backbone(config["backbone"], tensors_under("encoder.backbone.", tensors)),
-            FeatureRecipe.from_config(config["recipe"]),
-            None if pool is None else pool_from_config(pool),
-            None if source_head is None else head_from_config(source_head),
+            restore_backbone(saved.backbone, backbone),
+            FeatureRecipe.from_config(saved.recipe),
+            None if saved.source_pool is None else pool_from_config(saved.source_pool),
+            None if saved.source_head is None else restore_head(saved.source_head, source),
         )
-        encoder.load_state_dict(tensors_under("encoder.", tensors))
-        head = head_from_config(config["head"])
-        head.load_state_dict(tensors_under("head.", tensors))
-        return cls(encoder, head, config["names"], seen=seen, about=config["about"])
+        linear = restore_head(saved.head, head)
+        check_row_length(encoder.row_length, linear)
+        return cls(encoder, linear, saved.names, seen=seen, about=saved.about)

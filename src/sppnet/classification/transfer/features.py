@@ -15,8 +15,10 @@ from sppnet.classification.network import (
     SppNet,
     apply_in_blocks,
     batch_rows,
+    bins_of,
     build_pool,
     device_of,
+    pool_bins,
     pool_images,
 )
 from sppnet.classification.transfer.recipe import FIRST_HIDDEN, Block, FeatureRecipe
@@ -145,6 +147,28 @@ class FeatureEncoder(nn.Module):
         """Numbers that an image gives, whatever its size."""
         return self.encode([torch.zeros(3, PROBE_SIDE, PROBE_SIDE)]).shape[1]
 
+    @property
+    def row_length(self) -> int:
+        """The same number, worked out from the sizes of the parts; no level is ever pooled.
+
+        Raises:
+            ValueError: If the trained network's pooling and head do not fit each other.
+        """
+        return sum(map(self._length_of, self.recipe.blocks))
+
+    def _length_of(self, block: Block) -> int:
+        """Numbers that a block gives."""
+        if block.hidden_layer is None:
+            channels = self._channels[block.layer]
+            return channels * pool_bins(block.pool, block.levels)
+        layer = hidden_layers(self.source_head)[block.hidden_layer]
+        pool = self.source_pool or nn.Identity()
+        linear = [part for part in layer if isinstance(part, nn.Linear)]
+        rows = self._channels[None] * bins_of(pool)
+        if linear[0].in_features != rows:
+            raise ValueError(f"source_head must take rows of {rows} numbers")
+        return linear[-1].out_features
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Turn decoded images into rows.
@@ -259,7 +283,9 @@ class FeatureEncoder(nn.Module):
         side = self.backbone.min_size
         image = torch.zeros(1, 3, side, side, device=device_of(self))
         with torch.inference_mode():
-            self.backbone.tap(image, list(dict.fromkeys(self._map_names)))
+            names = list(dict.fromkeys(self._map_names))
+            maps = self.backbone.tap(image, names)
+        self._channels = {name: each.shape[1] for name, each in zip(names, maps, strict=True)}
 
 
 def hidden_layers(head: nn.Module | None) -> list[nn.Sequential]:

@@ -4,10 +4,11 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sppnet.config.classification import (
     AUTO,
+    LARGEST_SIDE,
     LOSSES,
     NORMS,
     POOLS,
@@ -15,10 +16,12 @@ from sppnet.config.classification import (
     VIEWS,
     FitConfig,
 )
+from sppnet.config.fields import Levels, OneOf, Positive, Within, check_fields, restore_fields
 from sppnet.errors import UnusableFileError, UsageError
 from sppnet.storage import read_bytes
 
 MAX_BYTES = 1_000_000
+MOST_BLOCKS = 100
 FIRST_HIDDEN = 6  # the paper counts its fully connected layers on after five convolutions
 
 
@@ -43,24 +46,16 @@ class Block:
     """
 
     layer: str | None = None
-    pool: str = "spp"
-    levels: tuple[int, ...] = (1, 2, 3, 6)
-    view: str = "full"
-    short_side: int = 224
+    pool: Annotated[str, OneOf(POOLS)] = "spp"
+    levels: Levels = (1, 2, 3, 6)
+    view: Annotated[str, OneOf(VIEWS)] = "full"
+    short_side: Annotated[int, Within(1, LARGEST_SIDE)] = 224
     flip: bool = False
-    norm: str = "l2"
-    weight: float = 1.0
+    norm: Annotated[str, OneOf(NORMS)] = "l2"
+    weight: Positive = 1.0
 
     def __post_init__(self) -> None:
-        for name, legal in (("pool", POOLS), ("view", VIEWS), ("norm", NORMS)):
-            if getattr(self, name) not in legal:
-                word = getattr(self, name)
-                raise ValueError(f"{name} must be one of {', '.join(legal)}, got {word!r}")
-        if self.short_side < 1 or min(self.levels, default=0) < 1:
-            got = f"{self.short_side} and {self.levels}"
-            raise ValueError(f"short_side and levels must be at least 1, got {got}")
-        if not self.weight > 0:
-            raise ValueError(f"weight must be above 0, got {self.weight}")
+        check_fields(self)
 
     @property
     def hidden_layer(self) -> int | None:
@@ -98,8 +93,9 @@ class FeatureRecipe:
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if not self.blocks:
-            raise ValueError("blocks must be at least one, got none")
+        if not 1 <= len(self.blocks) <= MOST_BLOCKS:
+            rule = f"at least one and at most {MOST_BLOCKS}"
+            raise ValueError(f"blocks must be {rule}, got {len(self.blocks)}")
 
     @property
     def is_plain(self) -> bool:
@@ -135,8 +131,10 @@ class FeatureRecipe:
         for key in config:
             if key not in ("blocks", "loss"):
                 raise ValueError(f"a recipe's keys must be blocks and loss, got {key!r}")
-        blocks = tuple(_restore_block(block) for block in config["blocks"])
-        return cls(blocks, config.get("loss", "hinge"))
+        loss = config.get("loss", "hinge")
+        if not isinstance(loss, str) or not isinstance(config["blocks"], list):
+            raise TypeError("a recipe's blocks must be a list and its loss a word")
+        return cls(tuple(_restore_block(block) for block in config["blocks"]), loss)
 
 
 def _restore_block(values: Mapping[str, Any]) -> Block:
@@ -145,8 +143,7 @@ def _restore_block(values: Mapping[str, Any]) -> Block:
     for key in values:
         if key not in legal:
             raise ValueError(f"a block's keys must be among {', '.join(legal)}, got {key!r}")
-    levels = tuple(values.get("levels", Block.levels))
-    return Block(**{**values, "levels": levels, "layer": values.get("layer") or None})
+    return replace(restored := restore_fields(Block, values, "block"), layer=restored.layer or None)
 
 
 RECIPES: dict[str, FeatureRecipe] = {

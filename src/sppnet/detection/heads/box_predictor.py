@@ -7,8 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
+from sppnet.config.fields import restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.region_head import RegionHead, head_from_config
+from sppnet.detection.heads.region_head import (
+    RegionHead,
+    check_classes,
+    check_length,
+    head_from_config,
+)
 from sppnet.geometry import clip_boxes, deltas_to_boxes
 from sppnet.storage import put_under, tensors_under
 
@@ -75,6 +81,14 @@ class BoxPredictor(nn.Module):
 
 
 @dataclass(frozen=True)
+class SavedBoxHead:
+    """What :meth:`BoxHead.config` writes."""
+
+    kind: str
+    head: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class BoxHead:
     """Moves boxes as :class:`BoxCascade` does, by the box regression that was tuned.
 
@@ -96,6 +110,11 @@ class BoxHead:
         deltas = (found * self.layer.spread + self.layer.mean).cpu()
         return clip_boxes(deltas_to_boxes(boxes, deltas), encoded.image_size_hw)
 
+    def check(self, encoder: Encoder, num_classes: int) -> None:
+        """Check that it fits an encoder and as many classes; ValueError if not."""
+        check_classes(num_classes, self.head.num_classes)
+        check_length(encoder.length, self.head.length)
+
     def config(self) -> dict[str, Any]:
         """The head."""
         return {"kind": "head", "head": self.head.config()}
@@ -108,7 +127,8 @@ class BoxHead:
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "BoxHead":
         """Put it together again."""
-        head = head_from_config(config["head"], tensors_under("head.", tensors))
+        saved = restore_fields(SavedBoxHead, config, "mover")
+        head = head_from_config(saved.head, tensors_under("head.", tensors))
         layer = BoxPredictor(head.widths[1], head.num_classes)
         layer.load_state_dict(tensors_under("layer.", tensors))
         return cls(head, layer.eval().requires_grad_(False))

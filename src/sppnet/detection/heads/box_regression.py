@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from sppnet.config.fields import Count, Within, check_fields, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.hard_negatives import ReservoirSample
+from sppnet.detection.heads.region_head import check_classes, check_length
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
 from sppnet.images import LabelledImage
 
@@ -37,6 +39,14 @@ class BoxRegressor(Protocol):
 
         Returns:
             (W, 4) refined boxes, clipped to the image.
+        """
+        ...
+
+    def check(self, encoder: Encoder, num_classes: int) -> None:
+        """Check that it fits an encoder and as many classes.
+
+        Raises:
+            ValueError: If it expects other vectors or classes.
         """
         ...
 
@@ -199,18 +209,26 @@ class CascadeConfig:
         ValueError: If a count is below 1.
     """
 
-    stages: int = 2
-    strength: float = 4000.0
-    overlap: float = 0.5
+    stages: Count = 2
+    strength: Annotated[float, Within(0)] = 4000.0
+    overlap: Annotated[float, Within(0, 1)] = 0.5
     class_agnostic: bool = False
-    per_image: int = 60
-    most_samples: int = 5000
+    per_image: Count = 60
+    most_samples: Count = 5000
     use_difficult: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("stages", "per_image", "most_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class SavedCascade:
+    """What :meth:`BoxCascade.config` writes."""
+
+    kind: str
+    num_classes: Count
+    rule: CascadeConfig
+    seed: int
 
 
 class BoxCascade:
@@ -290,6 +308,12 @@ class BoxCascade:
             boxes = torch.where(has_area[:, None], moved, boxes)
         return boxes
 
+    def check(self, encoder: Encoder, num_classes: int) -> None:
+        """Check that a fitted cascade fits an encoder and as many classes; ValueError if not."""
+        check_classes(num_classes, self.num_classes)
+        for stage in self.stages_:
+            check_length(encoder.length, stage.weights_.shape[1])
+
     def config(self) -> dict[str, Any]:
         """Everything but the tensors, in JSON values."""
         return {
@@ -315,10 +339,12 @@ class BoxCascade:
             TypeError: If the constants have other names.
             ValueError: If the tensors do not have the shapes of this cascade.
         """
-        constants = CascadeConfig(**config["rule"])
-        cascade = cls(config["num_classes"], constants, config["seed"])
+        saved = restore_fields(SavedCascade, config, "mover")
+        constants = saved.rule
+        cascade = cls(saved.num_classes, constants, saved.seed)
         shape = (constants.stages, 1 if constants.class_agnostic else cascade.num_classes)
-        if tensors["weights"].shape[:2] != shape or tensors["bias"].shape != (*shape, 4):
+        weights_fit = tensors["weights"].shape[:2] == shape and tensors["weights"].ndim == 4
+        if not weights_fit or tensors["bias"].shape != (*shape, 4):
             raise ValueError(
                 f"weights and bias must begin with shape {shape}, got "
                 f"{tuple(tensors['weights'].shape)} and {tuple(tensors['bias'].shape)}"
@@ -395,4 +421,7 @@ def box_regressor_from_config(config: dict[str, Any], tensors: dict[str, Tensor]
         TypeError: If a part has another name.
         ValueError: If the parts do not fit together.
     """
-    return _KINDS[config["kind"]].from_config(config, tensors)
+    kind = _KINDS.get(str(config.get("kind")))
+    if kind is None:
+        raise ValueError(f"mover.kind must be one of {', '.join(_KINDS)}")
+    return kind.from_config(config, tensors)

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from sppnet.config.fields import Count, restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.hard_negatives import NEVER
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
@@ -63,6 +64,32 @@ class RegionClassifier(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """The weights by name."""
         ...
+
+
+@dataclass(frozen=True)
+class SavedLinear:
+    """What :meth:`LinearRegionClassifier.config` writes."""
+
+    kind: str
+    features: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedSoftmax:
+    """What :meth:`SoftmaxRegionClassifier.config` writes."""
+
+    kind: str
+    head: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SavedTwoStage:
+    """What :meth:`TwoStageRegionClassifier.config` writes."""
+
+    kind: str
+    first: dict[str, Any]
+    second: dict[str, Any]
+    keep: Count
 
 
 @dataclass(frozen=True)
@@ -122,9 +149,8 @@ class LinearRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "LinearRegionClassifier":
         """Restore from :meth:`config` and :meth:`tensors`."""
-        features = RegionFeatures.from_config(
-            config["features"], tensors_under("features.", tensors)
-        )
+        saved = restore_fields(SavedLinear, config, "scorer")
+        features = RegionFeatures.from_config(saved.features, tensors_under("features.", tensors))
         return cls(tensors["weights"], tensors["bias"], features)
 
 
@@ -172,7 +198,8 @@ class SoftmaxRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "SoftmaxRegionClassifier":
         """Restore from :meth:`config` and :meth:`tensors`."""
-        return cls(head_from_config(config["head"], tensors))
+        saved = restore_fields(SavedSoftmax, config, "scorer")
+        return cls(head_from_config(saved.head, tensors))
 
 
 @dataclass(frozen=True)
@@ -234,11 +261,12 @@ class TwoStageRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "TwoStageRegionClassifier":
         """Restore from :meth:`config` and :meth:`tensors`."""
+        saved = restore_fields(SavedTwoStage, config, "scorer")
         first, second = (
-            classifier_from_config(config[name], tensors_under(f"{name}.", tensors))
+            classifier_from_config(getattr(saved, name), tensors_under(f"{name}.", tensors))
             for name in ("first", "second")
         )
-        return cls(first, second, config["keep"])
+        return cls(first, second, saved.keep)
 
 
 _KINDS: dict[
@@ -275,11 +303,15 @@ def classifier_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -
         >>> classifier_from_config(classifier.config(), classifier.tensors()).num_classes
         2
     """
+    kind = _KINDS.get(str(config.get("kind")))
+    if kind is None:
+        rule = f"the kind of a classifier must be one of {', '.join(_KINDS)}"
+        raise UnusableFileError(rule, code="E_WEIGHTS_ARCH")
     try:
-        kind = _KINDS[config["kind"]]
         return kind.from_config(config, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        missing = "it lacks " if isinstance(error, KeyError) else ""
+        reason = missing + " ".join(str(error).split())[:200]
         raise UnusableFileError(
             f"the saved classifier does not fit together: {reason}", code="E_WEIGHTS_ARCH"
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppnet.config.fields import Positive, restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.region_head import RegionFeatures, check_length
 from sppnet.errors import NothingUsableError
@@ -41,6 +42,15 @@ def gaussian_kernel(rows: Tensor, centres: Tensor, width: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SavedKernel:
+    """What :meth:`KernelRegionClassifier.config` writes."""
+
+    kind: str
+    width: Positive
+    features: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class KernelRegionClassifier:
     """Classifies regions by weighted sums of their similarities to M centres, one sum per class.
 
@@ -66,7 +76,7 @@ class KernelRegionClassifier:
 
     def __post_init__(self) -> None:
         shape = (len(self.centres), *self.bias.shape)
-        if self.weights.shape != shape or self.bias.ndim != 1:
+        if self.weights.shape != shape or self.bias.ndim != 1 or self.centres.ndim != 2:
             raise ValueError(
                 f"weights must have shape {shape} for these centres and biases, "
                 f"got {tuple(self.weights.shape)}"
@@ -114,12 +124,11 @@ class KernelRegionClassifier:
         cls, config: dict[str, Any], tensors: dict[str, Tensor]
     ) -> "KernelRegionClassifier":
         """Restore from :meth:`config` and :meth:`tensors`."""
-        features = RegionFeatures.from_config(
-            config["features"], tensors_under("features.", tensors)
-        )
+        saved = restore_fields(SavedKernel, config, "scorer")
+        features = RegionFeatures.from_config(saved.features, tensors_under("features.", tensors))
         own = (tensors[name] for name in ("centres", "weights", "bias"))
         centres, weights, bias = own
-        return cls(centres, config["width"], weights, bias, features)
+        return cls(centres, saved.width, weights, bias, features)
 
 
 @dataclass(frozen=True)

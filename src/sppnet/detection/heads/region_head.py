@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from sppnet.config.detection import COMPACT_WIDTHS, LAYERS
+from sppnet.config.fields import Count, Each, OneOf, Share, Within, restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.errors import UnusableFileError
 
@@ -126,6 +127,17 @@ class RegionHead(nn.Module):
         }
 
 
+@dataclass(frozen=True)
+class SavedHead:
+    """What :meth:`RegionHead.config` writes."""
+
+    length: Count
+    num_classes: Count
+    widths: Annotated[tuple[int, int], Each(Within(1, 10**6), 2, 2)]
+    ranks: Annotated[tuple[int, int], Each(Within(0, 10**6), 2, 2)]
+    dropout: Share
+
+
 def head_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> RegionHead:
     """Restore a head.
 
@@ -147,7 +159,7 @@ def head_from_config(config: dict[str, Any], tensors: dict[str, Tensor]) -> Regi
     """
     try:
         with torch.device("meta"):  # weights that are replaced at once need no random numbers
-            head = RegionHead(**config)
+            head = RegionHead(**vars(restore_fields(SavedHead, config, "head")))
         head.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -241,6 +253,14 @@ def _compressed_layer(name: str, layer: nn.Sequential, rank: int) -> dict[str, T
 
 
 @dataclass(frozen=True)
+class SavedFeatures:
+    """What :meth:`RegionFeatures.config` writes."""
+
+    layer: Annotated[str, OneOf(LAYERS)]
+    head: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class RegionFeatures:
     """The features of a region: its pooled vector, or the outputs of fc6 or fc7 of a head.
 
@@ -324,8 +344,19 @@ class RegionFeatures:
     @classmethod
     def from_config(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "RegionFeatures":
         """Restore from :meth:`config` and :meth:`tensors`."""
-        head = config["head"] and head_from_config(config["head"], tensors)
-        return cls(config["layer"], head)
+        saved = restore_fields(SavedFeatures, config, "features")
+        head = None if saved.head is None else head_from_config(saved.head, tensors)
+        return cls(saved.layer, head)
+
+
+def check_classes(offered: int, expected: int) -> None:
+    """Check that there are as many classes as a model was made for.
+
+    Raises:
+        ValueError: If the two differ.
+    """
+    if offered != expected:
+        raise ValueError(f"classes must be {expected}, as of the box regression, got {offered}")
 
 
 def check_length(offered: int, expected: int) -> None:

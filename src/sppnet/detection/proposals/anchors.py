@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from sppnet.config.detection import TARGET_SIDE
+from sppnet.config.fields import Count, CountOrNone, Within, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
 from sppnet.detection.proposals.anchor_boxes import (
@@ -47,16 +48,16 @@ class AnchorConfig:
         nms_threshold: Of two proposals with an IoU above this, the worse is dropped.
     """
 
-    shapes: int = 9
-    bins: int = 3
-    channels: int = 64
-    strength: float = 0.05
-    positive_from: float = 0.5
-    negative_below: float = 0.3
-    positives: int = 100
-    negatives: int = 16
+    shapes: Count = 9
+    bins: Count = 3
+    channels: Count = 64
+    strength: Annotated[float, Within(0)] = 0.05
+    positive_from: Annotated[float, Within(0, 1)] = 0.5
+    negative_below: Annotated[float, Within(0, 1)] = 0.3
+    positives: CountOrNone = 100
+    negatives: CountOrNone = 16
     use_difficult: bool = False
-    nms_threshold: float = 0.7
+    nms_threshold: Annotated[float, Within(0, 1)] = 0.7
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,15 @@ class MapGeometry:
 
 
 @dataclass(frozen=True)
+class SavedAnchors:
+    """What :meth:`AnchorProposer.config` writes."""
+
+    geometry: MapGeometry
+    rule: AnchorConfig
+    seed: int
+
+
+@dataclass(frozen=True)
 class LearntAnchors:
     """What :meth:`AnchorProposer.fit` learns.
 
@@ -91,6 +101,27 @@ class LearntAnchors:
     shift: Tensor
     shapes: Tensor
     weights: Tensor
+
+    def check(self, channels: int, config: AnchorConfig) -> None:
+        """Check that the tensors fit maps of so many channels and the constants.
+
+        Raises:
+            ValueError: If a tensor has another shape, or an anchor no sensible side.
+        """
+        parts = len(self.rotation)
+        wanted = {
+            "rotation": (parts, channels),
+            "shift": (parts,),
+            "shapes": (len(self.shapes), 3),
+            "weights": (len(self.shapes), parts * config.bins**2 + 1, 5),
+        }
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                got = tuple(getattr(self, name).shape)
+                raise ValueError(f"anchors.{name} must have shape {shape}, got {got}")
+        sides = self.shapes[:, 1:]
+        if not bool(((sides > 0) & (sides <= 10**6)).all()):
+            raise ValueError("anchors.shapes must have sides above 0 and at most 1000000")
 
     def rotate(self, features: Tensor) -> Tensor:
         """Project a (1, C, h, w) map onto the principal components: (P, h, w) on the CPU."""
@@ -319,6 +350,17 @@ class AnchorProposer:
                 responses.append(grid.respond(rotated, self.learnt_.weights[number]))
         return torch.cat(boxes), torch.cat(responses)
 
+    def check(self, encoder: Encoder) -> None:
+        """Check that a fitted proposer fits an encoder.
+
+        Raises:
+            ValueError: If its maps lie otherwise, or its tensors have other shapes.
+        """
+        expected = AnchorProposer.of(encoder).geometry
+        if self.geometry != expected:
+            raise ValueError(f"anchors.geometry must be {expected}, got {self.geometry}")
+        self.learnt_.check(encoder.backbone.channels, self._config)
+
     def config(self) -> dict[str, Any]:
         """Everything but the tensors, in JSON values."""
         return {"geometry": asdict(self.geometry), "rule": asdict(self._config), "seed": self.seed}
@@ -332,11 +374,10 @@ class AnchorProposer:
         """Restore a fitted proposer from :meth:`config` and :meth:`tensors`.
 
         Raises:
-            KeyError: If a part is missing.
-            TypeError: If a part has another name.
+            TypeError: If a tensor has another name.
+            ValueError: If a field is missing or unknown, or breaks its rule.
         """
-        geometry = dict(config["geometry"])
-        geometry["short_sides"] = tuple(geometry["short_sides"])
-        proposer = cls(MapGeometry(**geometry), AnchorConfig(**config["rule"]), config["seed"])
+        saved = restore_fields(SavedAnchors, config, "anchors")
+        proposer = cls(saved.geometry, saved.rule, saved.seed)
         proposer.learnt_ = LearntAnchors(**tensors)
         return proposer

@@ -1,15 +1,22 @@
 """Proposals that another program computed: npz, COCO results JSON, or the MAT files of 2014."""
 
-import io
+import lzma
 import math
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.format import (
+    read_array,
+    read_array_header_1_0,
+    read_array_header_2_0,
+    read_magic,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +27,29 @@ from sppnet.storage.files import read_bytes, read_json, sha256_bytes
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
 # Proposals may reach this far beyond the image: rounding, or another convention of corners.
 SLACK_PIXELS = 2.0
-_MAT_FAULTS = (ValueError, TypeError, KeyError, IndexError, OSError, MemoryError, zlib.error)
+# zipfile: NotImplementedError for methods, RuntimeError for passwords; ast: for deep headers
+_NPZ_FAULTS = (
+    OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+)  # fmt: skip
+MAT_HEADER, MAT_START = 128, 4096
+MOST_RATIO = 250  # of unpacked to packed bytes; boxes come to about 10
+MAT_MATRIX, MAT_COMPRESSED, MAT_COMPLEX = 14, 15, 0x0800
+MAT_CELL, MAT_CHAR, MAT_NUMBERS = 1, 4, range(6, 16)
+MAT_TYPES = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
+MAT_WIDE = (3, 4, 17)  # types whose texts have two bytes to a letter
+MAT_VARIABLES = ("boxes", "images")
 Boxes = NDArray[np.float64]
 
 
@@ -153,12 +182,27 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             if sum(each.file_size for each in archive.infolist()) > MAX_BYTES:
                 raise UnusableFileError(f"holds more than {MAX_BYTES} bytes", path=path)
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return {
+                each.filename.removesuffix(".npy"): _read_npy(archive, each)
+                for each in archive.infolist()
+            }
     except FileNotFoundError as error:
         raise UnusableFileError("the file does not exist", path=path, code="E_MISSING") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+    except _NPZ_FAULTS as error:
         raise UnusableFileError(f"is no npz of plain arrays: {error}", path=path) from error
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array; its header must announce as many bytes as there are before they are read."""
+    with archive.open(member) as file:
+        version = read_magic(file)
+        read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[version]
+        shape, _, dtype = read_header(file)
+        announced, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+        if dtype.hasobject or min(shape, default=1) < 0 or announced != there:
+            raise ValueError(f"{member.filename!r} announces {shape} {dtype}, holds {there} bytes")
+    with archive.open(member) as file:
+        return np.asarray(read_array(file, allow_pickle=False))
 
 
 def _read_coco(path: Path) -> dict[str, NDArray[Any]]:
@@ -204,19 +248,12 @@ def _entries(content: Any, path: Path) -> Iterable[dict[str, Any]]:
 
 def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     """Proposals of a MAT file, which counts rows and columns from 1, the last ones inclusive."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
     data = read_bytes(path, MAX_BYTES)
     try:
-        content = loadmat(io.BytesIO(data), variable_names=["boxes", "images"])
-        cells = [content[key].ravel() for key in ("boxes", "images")]
-        names = [str(cell.item()) for cell in cells[1]]
-        boxes = [np.asarray(cell, np.float64).reshape(-1, 4) for cell in cells[0]]
-    except NotImplementedError as error:  # version 7.3 is HDF5
-        rule = "is of version 7.3: save it with -v7"
-        raise UnusableFileError(rule, path=path) from error
-    except (*_MAT_FAULTS, AttributeError, MatReadError) as error:
+        content = dict(_mat_cells(memoryview(data)))
+        names = [str(cell) for cell in content["images"]]
+        boxes = [np.asarray(cell, np.float64).reshape(-1, 4) for cell in content["boxes"]]
+    except (ValueError, KeyError, OverflowError, struct.error, zlib.error) as error:
         rule = f"is no MAT file with cells of boxes (K, 4) and of images (names): {error}"
         raise UnusableFileError(rule, path=path) from error
     if len(names) != len(boxes) or len(set(names)) < len(names):
@@ -225,6 +262,116 @@ def _read_mat(path: Path) -> dict[str, NDArray[Any]]:
     return {
         name: each[:, [1, 0, 3, 2]] - [1, 1, 0, 0] for name, each in zip(names, boxes, strict=True)
     }
+
+
+def _mat_cells(data: memoryview) -> Iterator[tuple[str, list[Any]]]:
+    """Name and cells of the variables of a MAT file that hold proposals.
+
+    SciPy's reader crashes the process on some damaged files. Of the format (MAT-file level 5) only
+    what such files are made of is read: cells of numbers and of texts, compressed or not.
+    """
+    if len(data) < MAT_HEADER or bytes(data[126:128]) not in (b"IM", b"MI"):
+        raise ValueError("it has no header of level 5; save it with -v7")
+    order = "<" if bytes(data[126:128]) == b"IM" else ">"
+    if struct.unpack_from(order + "H", data, 124) != (0x0100,):
+        raise ValueError("it is of version 7.3 or unknown; save it with -v7")
+    for kind, payload in _mat_elements(data[MAT_HEADER:], order):
+        if kind == MAT_COMPRESSED:
+            unpacked = memoryview(_unpack(payload))
+            kind, payload = next(_mat_elements(unpacked, order), (0, unpacked))
+        if kind == MAT_MATRIX:
+            head, parts = _mat_head(payload, order)
+            if head.name in MAT_VARIABLES:
+                yield head.name, _mat_items(head, parts, order)
+
+
+def _unpack(payload: memoryview) -> bytes:
+    """Unpack a compressed variable; of one that is not needed no more than its beginning."""
+    start = zlib.decompressobj().decompress(payload, MAT_START)
+    if not any(name.encode() in start for name in MAT_VARIABLES):
+        return b""
+    most = min(MAX_BYTES, MOST_RATIO * len(payload) + MAT_START)
+    stream = zlib.decompressobj()
+    unpacked = stream.decompress(payload, most)
+    if not stream.eof:
+        raise ValueError(f"a variable is cut, or unpacks to more than {most} bytes")
+    return unpacked
+
+
+def _mat_elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and content of the elements that follow each other in some bytes."""
+    place = 0
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from(order + "II", data, place)
+        begin = place + 8
+        if kind >> 16:  # a small element: its length in the upper half, its content in the tag
+            kind, size, begin = kind & 0xFFFF, kind >> 16, place + 4
+            place += 8
+        else:
+            place = begin + size + (-size % 8 if kind != MAT_COMPRESSED else 0)
+        if size > len(data) - begin:
+            raise ValueError("it ends inside an element")
+        yield kind, data[begin : begin + size]
+
+
+class _MatHead(NamedTuple):
+    """What an array of a MAT file says of itself."""
+
+    kind: int
+    shape: tuple[int, ...]
+    name: str
+
+
+def _mat_head(payload: memoryview, order: str) -> tuple[_MatHead, Iterator[tuple[int, memoryview]]]:
+    """Class, shape and name of an array, and the elements after them."""
+    parts = _mat_elements(payload, order)
+    try:
+        (_, flags), (_, shape), (_, name) = next(parts), next(parts), next(parts)
+    except StopIteration:
+        raise ValueError("an array has no header") from None
+    (word,) = struct.unpack_from(order + "I", flags)
+    sides = tuple(np.frombuffer(shape, order + "i4").tolist())
+    if word & MAT_COMPLEX or not 1 <= len(sides) <= 8 or min(sides) < 0:
+        raise ValueError("an array is complex or has an impossible shape")
+    return _MatHead(word & 0xFF, sides, bytes(name).decode("latin-1")), parts
+
+
+def _mat_items(head: _MatHead, parts: Iterator[tuple[int, memoryview]], order: str) -> list[Any]:
+    """Arrays and texts in the cells of a variable."""
+    if head.kind != MAT_CELL:
+        raise ValueError(f"{head.name} is no cell array")
+    items = [_mat_value(kind, payload, order) for kind, payload in parts]
+    if len(items) != math.prod(head.shape):
+        raise ValueError(f"{head.name} must have {math.prod(head.shape)} cells, has {len(items)}")
+    return items
+
+
+def _mat_encoding(stored: int, order: str) -> str:
+    """Encoding of a text that is stored as a type: bytes, or units of two bytes."""
+    if stored in MAT_WIDE:
+        return "utf-16-le" if order == "<" else "utf-16-be"
+    return "utf-8"
+
+
+def _mat_value(kind: int, payload: memoryview, order: str) -> NDArray[Any] | str:
+    """A text or the (K, 4) numbers of a cell."""
+    if kind != MAT_MATRIX:
+        raise ValueError(f"a cell must be an array, is of type {kind}")
+    if not len(payload):
+        return np.zeros((0, 4))
+    head, parts = _mat_head(payload, order)
+    stored, content = next(parts, (0, memoryview(b"")))
+    if head.kind == MAT_CHAR:
+        text = bytes(content).decode(_mat_encoding(stored, order))
+        if math.prod(head.shape) != max(head.shape) or not text:
+            raise ValueError("a name must be one line of text")
+        return text
+    if head.kind not in MAT_NUMBERS:
+        raise ValueError(f"a cell must hold numbers or text, is of class {head.kind}")
+    if stored not in MAT_TYPES and len(content):
+        raise ValueError(f"numbers are stored as the unknown type {stored}")
+    numbers = np.frombuffer(content, order + MAT_TYPES.get(stored, "f8"))
+    return numbers.reshape(head.shape, order="F")
 
 
 PROPOSAL_READERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {

@@ -1,0 +1,108 @@
+"""A saved model with any one field or tensor changed, checksums and all, works or is refused."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from resigned_models import make_classifier, make_detector, sign, spoil_tensors, spoiled
+from sppnet.classification import Classifier
+from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.detection import Detector
+from sppnet.errors import UnusableFileError
+from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
+from sppnet.training.checkpoints import Checkpoints, TrainingState
+
+SECONDS = 5.0  # for one model; an ordinary one takes some hundredths
+IMAGE = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
+DETECTORS = ["linear", "softmax", "kernel", "prefiltered"]
+CLASSIFIERS = ["spp", "average", "hidden", "carried", "transfer"]
+
+
+def _outcome(load: Callable[[Path], Any], folder: Path) -> str:
+    """What becomes of a model: "works", "refused", or what is wrong with it."""
+    begin = time.perf_counter()
+    try:
+        load(folder).predict(IMAGE)
+        found = "works"
+    except UnusableFileError as error:
+        found = "refused" if "\n" not in str(error) and len(str(error)) < 3000 else str(error)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"[:200]
+    seconds = time.perf_counter() - begin
+    return found if seconds < SECONDS else f"{found} after {seconds:.0f} s"
+
+
+def _faults(load: Callable[[Path], Any], folder: Path, every: int) -> list[str]:
+    """The changes that neither work nor are refused, of every so manieth."""
+    config = json.loads((folder / "config.json").read_bytes())
+    data = (folder / "model.safetensors").read_bytes()
+    assert _outcome(load, folder) == "works"
+    faults, counts = [], {"works": 0, "refused": 0}
+    for words, text in islice(spoiled(config), 0, None, every):
+        sign(folder, text)
+        found = _outcome(load, folder)
+        counts[found] = counts.get(found, 0) + 1
+        if found not in ("works", "refused"):
+            faults.append(f"{words}: {found}")
+    whole = json.dumps(config).encode()
+    for words, tensors in islice(spoil_tensors(bytes_to_tensors(data)), 0, None, min(every, 2)):
+        sign(folder, whole, tensors_to_bytes(tensors))
+        found = _outcome(load, folder)
+        if found not in ("works", "refused") or (found == "works" and "too many" in words):
+            faults.append(f"{words}: {found}")
+    assert counts["refused"] > counts["works"]
+    return faults
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# One of 13 changes meets every field, most of them once.
+EVERY = [13, pytest.param(1, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_detectors(kind: str, every: int, tmp_path: Path) -> None:
+    make_detector(kind).save(tmp_path / "model")
+    assert _faults(Detector.load, tmp_path / "model", every) == []
+
+
+@pytest.mark.parametrize("every", EVERY)
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_classifiers(kind: str, every: int, tmp_path: Path) -> None:
+    make_classifier(kind).save(tmp_path / "model")
+    load = TransferClassifier.load if kind == "transfer" else Classifier.load
+    assert _faults(load, tmp_path / "model", every) == []
+
+
+def test_training_states(tmp_path: Path) -> None:
+    """A state that says something else is damaged; the run begins anew or stops with a line."""
+    rows = [{"epoch": 1, "loss": 0.5, "validation_loss": 0.25}]
+    state = TrainingState(1, 2, 0.5, 3, 1.5, rows, 2, 4, 5, {"network.w": torch.ones(2)})
+    Checkpoints(tmp_path).save(state)
+    (folder,) = tmp_path.iterdir()
+    whole = (folder / "config.json").read_bytes()
+    refused = 0
+    for words, text in spoiled(json.loads(whole)):
+        sign(folder, text)
+        checkpoints = Checkpoints(tmp_path)
+        found = checkpoints.newest()
+        assert (found is None) == bool(checkpoints.damaged), words
+        refused += found is None
+        if found is not None:
+            assert all(type(v) in (int, float) for row in found.history for v in row.values())
+    assert refused > 100
+    sign(folder, whole)
+    assert Checkpoints(tmp_path).newest() is not None
