@@ -6,6 +6,7 @@ Makes a fresh virtual environment in a temporary folder and installs the project
 README says. The registry's speed and pip's cache are part of the figure.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def seconds_of(*words: str | Path) -> float:
 
 def main() -> None:
     """Install, count, time."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         binaries = Path(folder) / "venv" / "bin"
         seconds_of(sys.executable, "-m", "venv", binaries.parent)

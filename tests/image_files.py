@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,135 @@ def tree_hash(root: Path) -> str:
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def pack_samples(samples: np.ndarray, bits: int, order: str = ">") -> bytes:
+    """Rows (H, n) of whole numbers, or floats, as a file stores them: each row from a new byte."""
+    if samples.dtype.kind == "f" or bits in (8, 16, 32):
+        kind = "f" if samples.dtype.kind == "f" else "u"
+        return samples.astype(f"{order}{kind}{bits // 8}").tobytes()
+    shifts = np.arange(bits - 1, -1, -1)
+    ones = (samples.astype(np.int64)[..., None] >> shifts) & 1
+    return np.packbits(ones.reshape(len(samples), -1).astype(np.uint8), axis=1).tobytes()
+
+
+def build_tiff(
+    samples: np.ndarray,
+    bits: int,
+    colour: int,
+    *,
+    order: str = "<",
+    planar: int = 1,
+    rows: int = 5,
+    tile: int = 0,
+    deflate: bool = False,
+    kind: int = 1,
+    extra: int | None = None,
+    palette: np.ndarray | None = None,
+) -> bytes:
+    """A TIFF of samples (H, W, S), written tag by tag.
+
+    ``colour`` is PhotometricInterpretation, ``kind`` SampleFormat, ``palette`` (3, 2^bits) of 16
+    bits; ``tile`` is the side of its tiles, 0 for strips of ``rows`` rows.
+    """
+    height, width, count = samples.shape
+    planes = [samples] if planar == 1 else [samples[..., i : i + 1] for i in range(count)]
+    pieces = []
+    for plane in planes:
+        if tile:
+            padding = [(0, -height % tile), (0, -width % tile), (0, 0)]
+            padded = np.pad(plane, padding)
+            for top in range(0, height, tile):
+                for left in range(0, width, tile):
+                    pieces.append(padded[top : top + tile, left : left + tile])
+        else:
+            pieces += [plane[top : top + rows] for top in range(0, height, rows)]
+    data = [pack_samples(piece.reshape(len(piece), -1), bits, order) for piece in pieces]
+    data = [zlib.compress(part) for part in data] if deflate else data
+    starts = 8 + np.cumsum([0, *map(len, data)])
+    tags = {
+        256: (3, [width]),
+        257: (3, [height]),
+        258: (3, [bits] * count),
+        259: (3, [8 if deflate else 1]),
+        262: (3, [colour]),
+        324 if tile else 273: (4, list(starts[:-1])),
+        277: (3, [count]),
+        325 if tile else 279: (4, list(map(len, data))),
+        284: (3, [planar]),
+        339: (3, [kind] * count),
+    }
+    tags |= {322: (3, [tile]), 323: (3, [tile])} if tile else {278: (3, [rows])}
+    tags |= {} if extra is None else {338: (3, [extra])}
+    tags |= {} if palette is None else {320: (3, list(palette.reshape(-1)))}
+    body = b"".join(data)
+    body += bytes(len(body) % 2)
+    folder_at = 8 + len(body)
+    far_at = folder_at + 2 + 12 * len(tags) + 4
+    entries, far = b"", b""
+    for tag, (code, values) in sorted(tags.items()):
+        packed = np.array(values, f"{order}u{2 if code == 3 else 4}").tobytes()
+        if len(packed) > 4:
+            place = struct.pack(f"{order}I", far_at + len(far))
+            far += packed
+        else:
+            place = packed.ljust(4, b"\0")
+        entries += struct.pack(f"{order}HHI", tag, code, len(values)) + place
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, folder_at)
+    return head + body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + far
+
+
+def build_png(
+    samples: np.ndarray, bits: int, colour: int, chunks: dict[bytes, bytes] | None = None
+) -> bytes:
+    """A PNG of samples (H, W, S) and a colour type of IHDR; ``chunks`` go before the pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width = samples.shape[:2]
+    rows = (pack_samples(row.reshape(1, -1), bits) for row in samples)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0),
+        **(chunks or {}),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row for row in rows)),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items())
+
+
+def build_bmp(
+    values: np.ndarray,
+    bits: int,
+    *,
+    header: int = 40,
+    masks: tuple[int, ...] | None = None,
+    palette: bytes = b"",
+    top_down: bool = False,
+) -> bytes:
+    """A BMP of pixels (H, W), each one number of so many bits; ``header`` is its header's size.
+
+    With ``masks`` (red, green, blue, alpha) the packing is BITFIELDS.
+    """
+    height, width = values.shape
+    rows = values if top_down else values[::-1]
+    if bits == 24:
+        packed = rows.astype("<u4").view(np.uint8).reshape(height, width, 4)[..., :3]
+        lines = [row.tobytes() for row in packed]
+    else:
+        lines = [pack_samples(row[None], bits, "<") for row in rows]
+    data = b"".join(line + bytes(-len(line) % 4) for line in lines)
+    packing = 3 if masks else 0
+    size = -height if top_down else height
+    colours = len(palette) // 4
+    info = struct.pack(
+        "<IiiHHIIiiII", header, width, size, 1, bits, packing, len(data), 0, 0, colours, 0
+    )
+    packed_masks = struct.pack("<4I", *masks) if masks else bytes(16)
+    if header == 40:
+        info += packed_masks[:12] if masks else b""
+    else:
+        info = (info + packed_masks)[:header].ljust(header, b"\0")
+    start = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + info + palette + data

@@ -56,3 +56,12 @@ def test_two_boxes_without_area_are_found_in_real_data(shared_data: Path, capsys
     shown = capsys.readouterr().out
     assert "BloodImage_00338.xml': line 163" in shown
     assert "2 problems" in shown
+
+
+def test_the_pixel_limit_is_an_option(tmp_path: Path, capsys, monkeypatch) -> None:
+    draw_detection_set(tmp_path / "scenes", count=2, seed=0)
+    monkeypatch.setenv("SPPNET_MAX_PIXELS", "100000000")  # put back afterwards
+    assert main(["check", str(tmp_path / "scenes"), "--max-pixels", "100"]) != 0
+    shown = capsys.readouterr()
+    assert "at most 100 pixels" in shown.out + shown.err
+    assert main(["check", str(tmp_path / "scenes"), "--max-pixels", "100000000"]) == 0

@@ -157,11 +157,14 @@ def test_every_number_and_the_page_are_written(scenes: Path, tmp_path: Path, cap
         assert part in shown
 
 
-def random_coco_files(folder: Path, seed: int) -> tuple[Path, Path]:
+def random_coco_files(folder: Path, seed: int, beyond: bool = False) -> tuple[Path, Path]:
     """A COCO set of blank images with crowds, areas of segments and empty images; and results."""
     draw = random.Random(seed)
 
     def box() -> list[float]:
+        if beyond:
+            width, height = draw.uniform(4, 150), draw.uniform(4, 150)
+            return [draw.uniform(2 - width, 498), draw.uniform(2 - height, 398), width, height]
         x, y, side = draw.uniform(0, 300), draw.uniform(0, 200), draw.choice([12, 60, 150])
         return [x, y, draw.uniform(4, side), draw.uniform(4, side)]
 
@@ -177,7 +180,10 @@ def random_coco_files(folder: Path, seed: int) -> tuple[Path, Path]:
             extra = {"id": len(objects) + 1, "area": area, "iscrowd": int(draw.random() < 0.2)}
             objects.append({**place, **extra, "bbox": bbox})
             for _ in range(draw.choice([0, 1, 3])):
-                moved = [max(0.5, side + draw.gauss(0, 3)) for side in bbox]
+                least = [-200, -200, 0.5, 0.5] if beyond else [0.5] * 4
+                moved = [
+                    max(low, side + draw.gauss(0, 3)) for low, side in zip(least, bbox, strict=True)
+                ]
                 found.append({**place, "bbox": moved, "score": round(draw.gauss(0, 1), 1)})
         found.append({"image_id": number * 10, "category_id": 5, "bbox": box(), "score": 0.1})
     categories = [{"id": number, "name": f"thing {number}"} for number in (3, 5, 90)]
@@ -188,9 +194,10 @@ def random_coco_files(folder: Path, seed: int) -> tuple[Path, Path]:
     return truth, results
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_files_of_coco_score_as_in_pycocotools(seed: int, tmp_path: Path, capsys) -> None:
-    truth, results = random_coco_files(tmp_path, seed)
+    """Boxes beyond the image, too, which no judge clips."""
+    truth, results = random_coco_files(tmp_path, seed, beyond=seed >= 8)
     assert main(["evaluate", str(truth), str(results), "--json", str(tmp_path / "f.json")]) == 0
     ours = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))["coco"]["mean"]
     index = COCO(str(truth))
@@ -200,3 +207,44 @@ def test_files_of_coco_score_as_in_pycocotools(seed: int, tmp_path: Path, capsys
     judge.summarize()
     expected = [None if value == -1 else value for value in judge.stats]
     assert list(ours.values()) == pytest.approx(expected, abs=1e-9)
+
+
+def write_lone_coco(folder: Path, bbox: list[float], image_id: object = 1) -> Path:
+    """A COCO set of one image and one object, and the same box as a result."""
+    Image.new("L", (60, 40)).save(folder / "a.png")
+    truth = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": bbox}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    found = [{"image_id": image_id, "category_id": image_id, "bbox": bbox, "score": 1.0}]
+    (folder / "truth.json").write_text(json.dumps(truth), encoding="utf-8")
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("metric", ["coco", "voc07", "voc10"])
+@pytest.mark.parametrize(
+    ("bbox", "image_id"), [([-40, -30, 60, 50], 1), ([5, 5, 20, 20], 1.0), ([5, 5, 20, 20], "1")]
+)
+def test_a_box_beyond_the_image_and_ids_as_pandas_writes_them(
+    metric: str, bbox: list[float], image_id: object, tmp_path: Path
+) -> None:
+    folder = write_lone_coco(tmp_path, bbox, image_id)
+    command = ["evaluate", str(folder / "truth.json"), str(folder / "found.json")]
+    assert main([*command, "--metric", metric, "--json", str(tmp_path / "f.json")]) == 0
+    assert json.loads((tmp_path / "f.json").read_text())["mean_ap"] == 1.0
+
+
+def test_images_that_differ_in_their_ending_only(tmp_path: Path, capsys) -> None:
+    for name in ("x.jpg", "x.png"):
+        Image.new("L", (60, 40)).save(tmp_path / name)
+    (tmp_path / "x.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("cat\n")
+    table = tmp_path / "found.csv"
+    table.write_text("image,class,score,x1,y1,x2,y2\n" + "x.jpg,cat,1,15,10,45,30\n")
+    assert main(["evaluate", str(tmp_path), str(table), "--json", str(tmp_path / "f.json")]) == 0
+    assert json.loads((tmp_path / "f.json").read_text())["mean_ap"] == 0.5
+    table.write_text(table.read_text() + "x,cat,1,15,10,45,30\n")
+    assert main(["evaluate", str(tmp_path), str(table)]) == 3
+    assert "line 3: image 'x' may be 'x.jpg' and 'x.png'" in capsys.readouterr().err

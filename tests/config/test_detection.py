@@ -25,7 +25,7 @@ def test_words_are_those_that_the_rooms_know() -> None:
 @pytest.mark.parametrize("kind", [DetectionConfig, InferenceConfig])
 @pytest.mark.parametrize("text", ["", "edges", "graph+graph", "graph+", "boxes.txt"])
 def test_proposals_are_methods_or_a_file(kind: type, text: str) -> None:
-    with pytest.raises(ValueError, match=r"method must be one of \['edge_boxes', "):
+    with pytest.raises(ValueError, match=r"proposals must be one of \['edge_boxes', "):
         kind(proposals=text)
     check_proposals("grid+graph")
     assert kind(proposals="runs/boxes.MAT").proposals == "runs/boxes.MAT"

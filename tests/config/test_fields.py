@@ -40,8 +40,8 @@ class Baking:
 WRONG = [
     ("degrees", 19, "at least 20 and at most 300, got 19"),
     ("degrees", 301, "at least 20 and at most 300, got 301"),
-    ("minutes", 0, "at least 1 and at most 1000000000, got 0"),
-    ("minutes", 10**400, "at least 1 and at most 1000000000, got 1"),
+    ("minutes", 0, "at least 1, got 0"),
+    ("minutes", 10**400, "at least 1, got 1"),
     ("steam", 1.0, "at least 0 and below 1, got 1.0"),
     ("steam", nan, "at least 0 and below 1, got nan"),
     ("heat", "left", "one of top, bottom, got 'left'"),
@@ -80,7 +80,7 @@ def test_no_range_holds_what_is_not_a_finite_number(rule: Within) -> None:
         (Within(0, 1, True, True), "above 0 and below 1", "0<x<1"),
         (Within(high=3), "at most 3", "x<=3"),
         (Within(0, 2**32 - 1), "at least 0 and at most 4294967295", "0<=x<=4294967295"),
-        (Within(1, 10**9), "at least 1 and at most 1000000000", "x>=1"),
+        (Within(1, 10**9), "at least 1", "x>=1"),
     ],
 )
 def test_a_range_is_said_in_words_and_in_signs(rule: Within, words: str, signs: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sppnet.detection import CachedFeatures, propose
+from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import MissingPackageError
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
 from sppnet.storage import FeatureCache
@@ -58,7 +59,7 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     cached = prepare()
     monkeypatch.setattr(cached.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
-    monkeypatch.setattr("sppnet.images.dataset.load_image", refuse)
+    monkeypatch.setattr("sppnet.images.dataset.load_compact", refuse)
     second = [(e.maps, w) for _, e, w in cached]
     assert len(second) == len(first) == len(scenes)
     for (maps, proposals), (maps_again, proposals_again) in zip(first, second, strict=True):
@@ -99,9 +100,40 @@ def test_changed_file_meets_other_records(prepare, scenes, tmp_path: Path) -> No
     list(same)
     assert same.cache.misses == 0  # the name of a file does not matter, its bytes do
     copy.write_bytes(scenes[1].path.read_bytes())
-    other = prepare(images=[image])
+    other = prepare(images=[dataclasses.replace(image, size_hw=scenes[1].size_hw)])
     list(other)
     assert other.cache.misses == 3
+
+
+def test_file_exchanged_during_the_run_is_left_out(prepare, scenes, tmp_path: Path) -> None:
+    """Neither another photo's maps under this one's hash, nor this one's boxes on another photo."""
+    copy = tmp_path / "copy.jpg"
+    copy.write_bytes(scenes[0].path.read_bytes())
+    image = dataclasses.replace(scenes[0], path=copy)
+    cached = prepare(images=[image])
+    cached.propose(image)
+    copy.write_bytes(scenes[1].path.read_bytes())
+    cached.encode_all()
+    (problem,) = cached.problems
+    assert "changed while the run worked on it" in problem.rule
+    copy.write_bytes(scenes[0].path.read_bytes())
+    again = prepare(images=[image])
+    assert torch.equal(again.encoded(image).maps[0], prepare().encoded(scenes[0]).maps[0])
+
+
+def test_maps_of_one_trunk_have_no_proposals_of_another(prepare, scenes) -> None:
+    anchors = AnchorProposer.of(prepare().encoder).fit(prepare().maps(""))
+    cached = prepare(images=scenes.images[:1], anchors=anchors)
+    cached.propose(scenes[0])
+    other = prepare(images=scenes.images[:1])
+    with torch.no_grad():
+        next(other.encoder.backbone.parameters()).mul_(-1.5)
+    other = CachedFeatures(other.images, other.encoder, other.cache, "grid", 40, anchors=anchors)
+    fresh = CachedFeatures(
+        other.images, other.encoder, FeatureCache(other.cache.folder / "x"), "grid", 40
+    )
+    fresh.use_anchors(anchors)
+    assert torch.equal(other.propose(scenes[0]), fresh.propose(scenes[0]))
 
 
 def test_damaged_record_is_computed_again(prepare, scenes, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_impossible_settings_are_refused_by_name(wrong: dict) -> None:
 
 
 def test_methods_of_proposals_are_checked_and_files_are_not_methods() -> None:
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match="proposals must be one of"):
         DetectionConfig(proposals="edges")
     assert DetectionConfig(proposals="graph+grid").proposals_file is None
     assert DetectionConfig(proposals="runs/boxes.npz").proposals_file == Path("runs/boxes.npz")

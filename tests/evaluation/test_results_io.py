@@ -84,6 +84,28 @@ def test_numbers_of_a_coco_file_go_before_names(tmp_path: Path, name: object, im
     assert found.keys() == {image}
 
 
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("shelf1/p.jpg", 1),
+        ("/other/photos/shelf2/p.jpg", 2),
+        ("C:\\photos\\shelf2\\p.jpg", 2),
+        ("shelf1/p", 1),
+        ("1.0", 1),
+        (2.0, 2),
+        ("p.jpg", None),
+        ("shelf3/p.jpg", None),
+    ],
+)
+def test_folders_tell_images_of_one_name_apart(name: object, image: int | None) -> None:
+    names = ImageNames([
+        SimpleNamespace(image_id=n, path=Path(f"photos/shelf{n}/p.jpg")) for n in (1, 2)
+    ])  # fmt: skip
+    assert names.find(name) == image
+    if image is None:
+        assert names.fault(name) == f"image {name!r} may be 1 and 2"
+
+
 def test_a_name_that_fits_two_images_fits_none() -> None:
     images = [
         SimpleNamespace(image_id="a/x", path=Path("a/x.jpg")),
@@ -106,7 +128,9 @@ def test_a_name_that_fits_two_images_fits_none() -> None:
         ({"category_id": 7, "category_name": "cat"}, 0),  # a name goes before a number
         ({"category_id": 7, "category_name": "Traffic light"}, 1),
         ({"category_id": "0"}, 2),  # a name goes before a place
-        ({"category_id": "1"}, 1),
+        ({"category_id": "7"}, 1),  # an id of the set, not a place in it
+        ({"category_id": 7.0}, 1),
+        ({"category_id": "7.0"}, 1),
     ],
 )
 def test_json_classes(tmp_path: Path, change: dict, label: int) -> None:
@@ -193,6 +217,9 @@ def test_missing_file(tmp_path: Path) -> None:
         ({"image_id": [1]}, r"image \[1\] is not"),
         ({"category_id": 4}, "class 4 is not in the data set"),
         ({"category_id": "dog"}, "class 'dog' is not"),
+        ({"category_id": "1"}, "class '1' is not"),
+        ({"category_id": 7.5}, "class 7.5 is not"),
+        ({"image_id": 5.5}, "image 5.5 is not"),
         ({"category_id": True}, "class True is not"),
     ],
 )
@@ -260,7 +287,7 @@ def test_text_of_unknown_images_and_classes(tmp_path: Path) -> None:
 
 def test_text_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UnusableFileError, match="not UTF-8"):
-        read_detections(as_text(tmp_path, b"\xff\xfe"), dataset())
+        read_detections(as_text(tmp_path, b"\xff\xfa"), dataset())
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnusableFileError, match=r"holds no \.txt file"):
         read_detections(tmp_path / "empty", dataset())
@@ -291,6 +318,41 @@ def test_tables_of_several_tools(tmp_path: Path, text: str) -> None:
     assert found["b"].boxes.tolist() == [[1, 2, 4, 6.5]]
     assert found["b"].scores.tolist() == [0.5]
     assert found["b"].labels.tolist() == [1]
+
+
+COLUMNS = ["image", "class", "score", "x1", "y1", "x2", "y2"]
+ROW = ["photos\\b.jpg", "traffic light", "0.5", "1", "2", "4", "6.5"]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_other_regions(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    text = "\r\n".join(delimiter.join(cells) for cells in (COLUMNS, ROW)) + "\r\n"
+    found = read_detections(as_csv(tmp_path, text.encode(encoding)), dataset())
+    assert found["b"].boxes.tolist() == [[1, 2, 4, 6.5]]
+
+
+def test_decimal_commas_between_semicolons(tmp_path: Path) -> None:
+    row = [cell.replace(".5", ",5") for cell in ROW]
+    text = "\n".join(";".join(cells) for cells in (COLUMNS, row))
+    found = read_detections(as_csv(tmp_path, text), dataset())
+    assert found["b"].boxes.tolist() == [[1, 2, 4, 6.5]]
+    assert found["b"].scores.tolist() == [0.5]
+
+
+def test_a_column_of_category_ids_holds_ids(tmp_path: Path) -> None:
+    """They were taken for places: id 1 for the second class."""
+    text = "image_id,category_id,score,x1,y1,x2,y2\nb,1,0.5,0,0,1,1\nb,2.0,0.4,0,0,1,1\n"
+    data = dataset(category_ids=(1, 2, 3))
+    assert read_detections(as_csv(tmp_path, text), data)["b"].labels.tolist() == [0, 1]
+    data.layout = "voc"
+    text = text.replace("2.0", "2")
+    assert read_detections(as_csv(tmp_path, text), data)["b"].labels.tolist() == [1, 2]
+
+
+def test_text_in_utf_16(tmp_path: Path) -> None:
+    folder = as_text(tmp_path, "cat 0.5 0 0 1 1\r\n".encode("utf-16"))
+    assert read_detections(folder, dataset())["b"].count == 1
 
 
 HEADER = "image,class,score,x1,y1,x2,y2\n"

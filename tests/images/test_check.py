@@ -1,6 +1,7 @@
 """The doctor names every planted fault once: file, line, what is wrong, what training does."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from sppnet.images import (
     draw_detection_set,
     open_detection_dataset,
 )
-from sppnet.images.check import find_repeated
+from sppnet.images.check import find_repeated, give_hints
 
 
 def told(findings) -> list[tuple[str, int | None, str]]:
@@ -73,7 +74,7 @@ def test_every_fault_of_a_yolo_set(tmp_path: Path) -> None:
         *left_out,
         ("cut.jpg", None, "image left out"),
         ("gone.txt", None, "labels left out"),
-        ("leak.jpg", None, "used in both; scores on 'valid' come out too high"),
+        ("leak.jpg", None, "used in both; scores on 'val' come out too high"),
         ("text.jpg", None, "image left out"),
     ], key=str)  # fmt: skip
     assert told(report.notes) == [
@@ -146,7 +147,7 @@ def test_every_fault_of_a_coco_set(tmp_path: Path) -> None:
         18: ({}, "the box of annotation 18 repeats another"),
     }
     content["annotations"] += [{**good, "id": n, **change} for n, (change, _) in changes.items()]
-    content["annotations"].append({**good, "id": 17})
+    content["annotations"].append({**good, "id": 17, "bbox": [2, 2, 9, 9]})
     content["images"][1] |= {"width": 61}
     content["images"].append({"id": 5, "file_name": "gone.jpg"})
     path.write_text(json.dumps(content))
@@ -154,7 +155,7 @@ def test_every_fault_of_a_coco_set(tmp_path: Path) -> None:
     write_image(tmp_path / "val2017" / "same.jpg", 40, 60, seed=1)
     report = check_dataset(tmp_path)
     rules = [rule for _, rule in changes.values() if rule]
-    rules += ["annotation 17 comes twice", "there is no image 'gone.jpg' in train2017"]
+    rules += ["there is no image 'gone.jpg' in train2017"]
     rules += ["image 2 ('c.jpg') says 61 x 40, the image is 60 x 40"]
     rules += [
         f"1 images are in no annotation file, such as '{n}.jpg'" for n in ("same", "stranger")
@@ -163,7 +164,7 @@ def test_every_fault_of_a_coco_set(tmp_path: Path) -> None:
     for rule in rules:
         assert sum(rule in one for one in said) == 1, rule
     assert len(said) == len(rules)
-    assert [problem.action for problem in report.problems].count("box left out") == 6
+    assert [problem.action for problem in report.problems].count("box left out") == 5
 
 
 def test_sound_splits_are_counted_and_summarised(tmp_path: Path) -> None:
@@ -188,6 +189,15 @@ def test_classes_that_differ_in_spelling_only(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: [Cat, cat, dog]\n")
     hints = check_dataset(tmp_path).hints
     assert "classes 'Cat' and 'cat' differ in spelling only" in hints
+
+
+def test_hints_of_many_names_take_no_time() -> None:
+    names = [f"name {number}" for number in range(50_000)]
+    start = time.perf_counter()
+    assert give_hints([*names, "Name  7"], {"images without boxes": 0}, {"val": {}}, {}) == [
+        "classes 'name 7' and 'Name  7' differ in spelling only"
+    ]
+    assert time.perf_counter() - start < 2
 
 
 def test_a_set_without_splits_is_told_so(tmp_path: Path) -> None:
@@ -237,16 +247,24 @@ def test_equal_bytes_are_grouped(tmp_path: Path) -> None:
     assert find_repeated(paths) == [[tmp_path / "a", tmp_path / "c", tmp_path / "e"]]
 
 
-def test_an_image_that_lost_all_its_boxes_is_noted(tmp_path: Path) -> None:
-    """Training takes it for background, although something is on it."""
-    for write, path in ((roboflow_yolo, "valid/labels/b.txt"), (cvat_voc, "Annotations/b.xml")):
+def test_an_image_that_lost_all_its_boxes_is_left_out(tmp_path: Path) -> None:
+    """Training would take it for background, although something is on it."""
+    for write, path in ((roboflow_yolo, "train/labels/a.txt"), (cvat_voc, "Annotations/a.xml")):
         root = tmp_path / write.__name__
         write(root)
         bad = voc_object((5, 5, 5, 9)) if path.endswith("xml") else ""
         text = f"<annotation>{bad}</annotation>" if bad else "1 0.5 0.5 0 0.2\n"
         (root / path).write_text(text)
-        notes = [note for note in check_dataset(root).notes if "every box" in note.rule]
-        assert told(notes) == [(Path(path).name, None, "used as an image without boxes")]
+        problems = check_dataset(root).problems
+        assert (Path(path).name, None, "image left out") in told(problems)
+        assert any("no box of 'a.jpg' can be used" in problem.rule for problem in problems)
+
+
+def test_an_image_of_other_classes_only_is_a_negative_indeed(tmp_path: Path) -> None:
+    roboflow_yolo(tmp_path)
+    dataset = open_detection_dataset(tmp_path, "val", names=["cat"])
+    assert [len(image.boxes) for image in dataset] == [0]
+    assert told(dataset.notes) == [("b.txt", None, "used as an image without boxes")]
 
 
 def test_check_of_a_detection_set(tmp_path):

@@ -66,7 +66,7 @@ REFUSED = {
     "pdf": b"%PDF-1.7\n" + bytes(50),
     "psd": b"8BPS\x00\x01" + bytes(50),
     "ico": b"\x00\x00\x01\x00\x01\x00" + bytes(50),
-    "ppm": b"P6 2 2 255\n" + bytes(12),
+    "pfm": b"PF 2 2 255\n" + bytes(12),
     "jpeg 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(50),
     "fits": b"SIMPLE  =                    T" + bytes(100),
     "zip": b"PK\x03\x04" + bytes(50),
@@ -314,6 +314,29 @@ def test_limit_that_cannot_be_kept(limit):
         decode_image(b"", max_pixels=limit)
 
 
+def test_the_limit_can_be_set_for_a_process_and_its_children(monkeypatch, tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(PICTURE, "PNG"))
+    monkeypatch.setenv("SPPNET_MAX_PIXELS", "863")
+    for function in (load_image, read_image_size):
+        with pytest.raises(InputError, match="at most 863 pixels"):
+            function(path)
+    monkeypatch.setenv("SPPNET_MAX_PIXELS", "864")
+    assert torch.equal(load_image(path), TRUTH)
+
+
+@pytest.mark.parametrize("name", ["PNG", "WEBP", "JPEG", "RGBA webp"])
+def test_a_large_image_may_stay_bytes_and_has_the_same_pixels(monkeypatch, name):
+    data = MODES[name][0] if name in MODES else encoded_formats(PICTURE)[name]
+    whole = decode_image(data)
+    assert torch.equal(decode_image(data, compact=True), whole)
+    monkeypatch.setattr("sppnet.images.decode.LARGE_PIXELS", 100)
+    assert torch.equal(decode_image(data), whole)
+    small = decode_image(data, compact=True)
+    assert small.dtype == torch.uint8
+    assert float((small.float() / 255 - whole).abs().max()) <= (0.51 / 255 if "RGBA" in name else 0)
+
+
 WEBP_BOMBS = {
     "VP8X": b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xfe\x3f\x00" * 2,
     "VP8L": b"VP8L" + struct.pack("<I", 10) + b"\x2f" + struct.pack("<I", 0x0FFFFFFF) + bytes(5),
@@ -362,13 +385,28 @@ def test_tiff_of_a_million_strips_is_refused_at_once(tmp_path):
     assert time.perf_counter() - start < 1.0
 
 
-def test_compressed_text_bomb_in_a_png():
-    text = b"iCCP" + b"x\0\0" + zlib.compress(bytes(50_000_000))
+NOISE = np.random.default_rng(0).bytes(2_500_000)
+TEXTS = {
+    "bomb": b"iCCPx\0\0" + zlib.compress(bytes(50_000_000)),
+    "profile": b"iCCPx\0\0" + zlib.compress(NOISE),
+    "zTXt": b"zTXtx\0\0" + zlib.compress(NOISE),
+    "iTXt": b"iTXtx\0\1\0\0\0" + zlib.compress(NOISE),
+    "iTXt plain": b"iTXtXML:com.adobe.xmp\0\0\0\0\0" + NOISE,
+    "tEXt": b"tEXtx\0" + bytes(70_000_000),
+}
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_and_profiles_of_a_png_are_never_read(tmp_path, name, place):
+    text = TEXTS[name]
     chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
-    plain = encode(PICTURE, "PNG")
-    with pytest.raises(InputError) as caught:
-        decode_image(plain[:33] + chunk + plain[33:])
-    assert caught.value.code == "E_TOO_LARGE"
+    plain = encode(PICTURE, "PNG", exif=exif_block(6))
+    at = 33 if place == "before" else len(plain) - 12
+    path = tmp_path / "a.png"
+    path.write_bytes(plain[:at] + chunk + plain[at:])
+    assert torch.equal(load_image(path), STORED_TO_SEEN[6](TRUTH))
+    assert read_image_size(path) == (36, 24)
 
 
 # --- kinds of files ------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Cut and damaged files: an image or an InputError with the right code, never anything else."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from image_files import encode, encoded_formats, photo
 from sppnet.errors import InputError
-from sppnet.images import decode_image, load_image
+from sppnet.images import decode_image, formats, load_image, read_image_size
 
 FILES = encoded_formats(photo(20, 30))
 CODES = {"E_EMPTY", "E_TRUNCATED", "E_FORMAT", "E_TOO_LARGE", "E_UNREADABLE"}
@@ -110,3 +112,78 @@ def test_a_damaged_file_that_is_whole_is_not_called_cut():
     place = data.index(b"IDAT") + 8
     data[place : place + 8] = b"\xff" * 8
     assert outcome(bytes(data)) == "E_UNREADABLE"
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_portable_pixmaps_are_read(mode):
+    picture = photo().convert(mode)
+    expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1) / 255
+    assert torch.equal(decode_image(encode(picture, "PPM")), expected)
+    assert outcome(encode(picture, "PPM")[:-9]) == "E_TRUNCATED"
+    assert outcome(b"P6\n99999 99999\n255\n") == "E_TOO_LARGE"
+
+
+def heic() -> bytes:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    return encode(photo(48, 64), "HEIF", quality=95)
+
+
+def test_heic_is_read_with_its_extra(tmp_path):
+    (tmp_path / "a.HEIC").write_bytes(heic())
+    expected = torch.from_numpy(np.array(photo(48, 64))).permute(2, 0, 1) / 255
+    found = load_image(tmp_path / "a.HEIC")
+    assert (found - expected).abs().mean() < 0.02
+    assert read_image_size(tmp_path / "a.HEIC") == (48, 64)
+    with pytest.raises(InputError, match="at most 99 pixels"):
+        load_image(tmp_path / "a.HEIC", max_pixels=99)
+
+
+@pytest.mark.parametrize("length", [12, 40, 200, 400])
+def test_heic_that_is_cut_is_an_error(length):
+    assert outcome(heic()[:length]) in CODES
+
+
+def test_heic_without_its_extra_says_what_to_install(monkeypatch):
+    data = heic()
+    monkeypatch.setattr(formats, "HEIF_MODULE", "no_such_module")
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    with pytest.raises(InputError, match=r"needs an extra: pip install 'sppnet\[heif\]'"):
+        decode_image(data)
+
+
+def many_scans(count):
+    """A progressive JPEG whose last scan comes so many times."""
+    data = encode(photo(), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_very_many_scans_is_refused():
+    assert torch.equal(
+        decode_image(many_scans(1)), decode_image(encode(photo(), "JPEG", progressive=True))
+    )
+    with pytest.raises(InputError, match="at most 50 scans") as caught:
+        decode_image(many_scans(60))
+    assert caught.value.code == "E_TOO_LARGE"
+
+
+def test_what_stands_behind_a_jpeg_is_no_scan():
+    plain = encode(photo(), "JPEG", progressive=True)
+    assert torch.equal(decode_image(plain + b"\xff\xda" * 1000), decode_image(plain))
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2002) + b"\xff\xda" * 1000
+    assert torch.equal(decode_image(plain[:2] + thumbnail + plain[2:]), decode_image(plain))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08", "SOF3"),
+        (b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c", "12 bits"),
+    ],
+)
+def test_kinds_of_jpeg_that_no_decoder_reads_are_called_so(old, new, words):
+    data = encode(photo(), "JPEG")
+    assert old in data
+    with pytest.raises(InputError, match=f"{words}.* is not supported") as caught:
+        decode_image(data.replace(old, new))
+    assert caught.value.code == "E_FORMAT"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_files import tree_hash
-from sppnet.images import list_images
+from sppnet.images import list_images, listing
 
 
 def touch(root: Path, *names: str) -> None:
@@ -34,6 +34,29 @@ def test_folders_are_searched_without_hidden_and_other_files(tmp_path):
     found, problems = names_in(tmp_path)
     assert found == ["a.PNG", "b.jpg", "sub/deep/c.webp"]
     assert problems == ()
+
+
+def test_files_of_other_kinds_are_counted_by_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing, "_has_heif", lambda: False)
+    names = [f"{n}.HEIC" for n in range(3)] + ["sub/a.mp4", "b.avif", "c.dat", "IMG_7", "notes.txt"]
+    touch(tmp_path, "a.jpg", *names)
+    found = list_images([tmp_path])
+    assert [path.name for path in found.paths] == ["a.jpg"]
+    (problem,), (note,) = found.problems, found.notes
+    assert (
+        "not read: 3 .heic, 1 .avif, 1 .mp4; HEIC needs an extra: pip install 'sppnet[heif]'"
+        in (problem.rule)
+    )
+    assert (problem.path, problem.code) == (str(tmp_path), "E_FORMAT")
+    assert note.rule.endswith("no images by their names: 1 without ending, 1 .dat")
+    (problem,) = list_images([str(tmp_path / "*.*")]).problems
+    assert "3 .heic, 1 .avif" in problem.rule
+
+
+def test_heic_is_an_image_where_its_extra_is_installed(tmp_path, monkeypatch):
+    touch(tmp_path, "a.HEIC", "b.heif", "c.ppm", "d.PGM")
+    monkeypatch.setattr(listing, "_has_heif", lambda: True)
+    assert len(list_images([tmp_path]).paths) == 4
 
 
 def test_named_files_are_taken_whatever_their_ending(tmp_path):

@@ -27,20 +27,24 @@ def largest(values: Sequence[float]) -> float:
     return best
 
 
-def pool_map(features: Map, levels: Sequence[int]) -> list[float]:
+Level = int | tuple[int, int]  # bins along each side, or (rows, columns) of bins
+
+
+def pool_map(features: Map, levels: Sequence[Level]) -> list[float]:
     """Pool one (C, H, W) map: levels in order; in a level channel slowest, then row, column."""
     pooled = []
-    for n in levels:
+    for level in levels:
+        n, m = (level, level) if isinstance(level, int) else level
         for channel in features:
             for i in range(n):
-                for j in range(n):
+                for j in range(m):
                     rows = bin_cells(len(channel), n, i)
-                    columns = bin_cells(len(channel[0]), n, j)
+                    columns = bin_cells(len(channel[0]), m, j)
                     pooled.append(largest([channel[y][x] for y in rows for x in columns]))
     return pooled
 
 
-def pool_region(features: Map, region: Sequence[int], levels: Sequence[int]) -> list[float]:
+def pool_region(features: Map, region: Sequence[int], levels: Sequence[Level]) -> list[float]:
     """Pool the cells [x0, x1) x [y0, y1) of one map as if they were a map of their own."""
     x0, y0, x1, y1 = region
     crop = [[[row[x] for x in range(x0, x1)] for row in channel[y0:y1]] for channel in features]

@@ -1,11 +1,14 @@
 """Tables 1 to 4 on small class folders: the same code as on ImageNet."""
 
+import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from reproduce_runs import measured, reproduce
-from sppnet.paper import Resources, find_table
+from sppnet.classification import Classifier, View, build_classifier
+from sppnet.paper import Resources, find_table, imagenet
 from sppnet.progress import no_tracking
 
 
@@ -55,3 +58,39 @@ def test_missing_data_and_networks_are_named(
     said = capsys.readouterr().err
     assert str(tmp_path / "b" / "models" / "overfeat7-multi") in said
     assert "not public" in said
+
+
+@pytest.mark.parametrize("has_training", [False, True])
+def test_networks_trained_on_other_images_are_not_taken_in_silence(
+    small_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_training: bool
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_folders, data)
+    spec, names = imagenet.ModelSpec("ZF-5", "multi"), sorted(each.name for each in data.iterdir())
+    key = imagenet.digest_labels(imagenet.images_to_train(data, 0))
+    trained = Classifier(
+        build_classifier("small5", len(names)),
+        View("full", 32),
+        names,
+        about={"command": "reproduce", "settings": {"images": key}},
+    )
+    trained.save(tmp_path / "models" / spec.name)
+    train = Mock(return_value=(trained, []))
+    monkeypatch.setattr(imagenet, "train_model", train)
+    training = imagenet.NetworkTrainingConfig(1) if has_training else None
+    resources = Resources(tmp_path, data, training=training, limit=1)
+
+    def measure() -> str:
+        places = [("top1", "row", "column")]
+        (cell,) = imagenet.measure_model(spec, "full", places, resources, no_tracking)
+        return cell.differs
+
+    assert "other images" not in measure()
+    for path in [each for each in data.rglob("*") if each.is_file()]:
+        path.rename(path.with_name(f"renamed-{path.name}"))
+    if has_training:
+        with pytest.warns(UserWarning, match="zf5-multi was trained on other images"):
+            measure()
+    else:
+        assert "trained on other images than are there now" in measure()
+    assert train.called == has_training

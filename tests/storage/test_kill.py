@@ -87,7 +87,7 @@ def test_model_is_the_old_or_the_new_one(ask: Ask, tmp_path: Path, trials: int) 
 @pytest.mark.parametrize("trials", TRIALS)
 def test_run_remembers_every_finished_stage(ask: Ask, tmp_path: Path, trials: int) -> None:
     total = 0
-    for seconds in moments(trials, 0.1):
+    for seconds in moments(trials, 0.3):
         acknowledged = ask("stages", tmp_path, seconds)
         total += len(acknowledged)
         with RunFolder.open(tmp_path, "toy", {"levels": (1, 2)}, seed=3) as run:

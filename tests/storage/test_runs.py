@@ -73,6 +73,19 @@ def test_another_configuration_is_refused(
         assert run.is_done("features")
 
 
+def test_a_run_with_two_seeds_of_an_earlier_version_is_refused_as_such(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, "toy", {"seed": 5}, seed=5):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["configuration"]["seed"] = 0  # as `classify fit --seed 5` left it
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with (
+        pytest.raises(UsageError, match="an earlier version with two seeds, 5 and 0; use another"),
+        RunFolder.open(tmp_path, "toy", {"seed": 5}, seed=5),
+    ):
+        pass
+
+
 def test_another_command_is_refused(tmp_path: Path) -> None:
     begin(tmp_path).close()
     with pytest.raises(UsageError, match="command = 'detect train', not 'classify fit'"):

@@ -1,11 +1,11 @@
-"""``sppnet check``: the data-set doctor."""
+"""``sppnet check``: finds what is wrong in a data set."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sppnet.app.console import DONE, SOME_FAILED, say, say_table
-from sppnet.app.options import DataFolder, Debug, JsonFile, Split, command_app
+from sppnet.app.options import DataFolder, Debug, JsonFile, MaxPixels, Split, command_app
 from sppnet.app.progress import track
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def check(
     split: Split = None,
     quick: Quick = False,
     json_file: JsonFile = None,
+    max_pixels: MaxPixels = None,
     debug: Debug = False,
 ) -> None:
     """Look through a data set (VOC, COCO, YOLO or class folders) and name what is wrong in it.

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 
 from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, printable
+
+if TYPE_CHECKING:
+    from sppnet.storage import RunFolder
 
 DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
 RED, YELLOW = 31, 33
@@ -178,6 +181,17 @@ def report_problems(problems: Sequence[Problem], most: int = 50) -> int:
     if len(problems) > most:
         note(f"{len(problems) - most} more problems; `sppnet check DATA` lists them all")
     return SOME_FAILED if problems else DONE
+
+
+def report_data_changes(run: "RunFolder") -> None:
+    """Say what changed in the data since a run began, and what comes of it."""
+    changes = run.data_changes
+    for change in changes.learnt:
+        warn(f"the data changed since the run began: {change}")
+    if changes.learnt:
+        note("what was learnt before is not used: training again")
+    for change in changes.scored:
+        warn(f"the images to score on changed since the run began: {change}")
 
 
 @contextmanager

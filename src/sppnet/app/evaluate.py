@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.app.console import report_problems, say, say_table
-from sppnet.app.options import Debug, JsonFile, Split, command_app, number_option
+from sppnet.app.options import Debug, JsonFile, MaxPixels, Split, command_app, number_option
 from sppnet.config.fields import Within
 from sppnet.errors import NothingUsableError
 
@@ -71,6 +71,7 @@ def evaluate(
     split: Split = None,
     out: PageFolder = None,
     json_file: JsonFile = None,
+    max_pixels: MaxPixels = None,
     debug: Debug = False,
 ) -> None:
     """Score detections against the truth of a data set, class by class, and sort the mistakes."""

@@ -34,7 +34,7 @@ COMMANDS = {
     "classify": "Name images of any size: fit or train a classifier, score it, use it.",
     "evaluate": "Score any detections against any truth (VOC, COCO).",
     "check": "Look through a data set and name what is wrong, file and line.",
-    "demo": "Draw a data set, train on it, show the result; no download, about a minute.",
+    "demo": "Draw a data set, train on it, show the result; no download, two minutes.",
     "reproduce": "Measure a table of the paper again, both numbers side by side.",
     "benchmark": "Measure the speed of this machine beside named peers.",
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",

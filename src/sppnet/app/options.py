@@ -36,7 +36,7 @@ Workers = Annotated[
         "--workers", metavar="N", min=0, max=256, help="Workers that prepare images; 0 is none."
     ),
 ]
-Config = Annotated[
+ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="TOML file of settings; flags come before it."),
 ]
@@ -141,6 +141,13 @@ def _set_threads(count: int | None) -> int | None:
     return count
 
 
+def _set_max_pixels(count: int | None) -> int | None:
+    """Change the limit of images for this process and its children."""
+    if count is not None:
+        os.environ["SPPNET_MAX_PIXELS"] = str(count)
+    return count
+
+
 def _flag(name: str, text: str, callback: Callable[[bool], bool] | None = None) -> Any:
     return typer.Option(
         name, metavar="", help=text, callback=callback, is_eager=callback is not None
@@ -167,6 +174,17 @@ Threads = Annotated[
         callback=_set_threads,
     ),
 ]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        min=1,
+        max=178_956_970,
+        help="Largest image, width times height; 100,000,000 if not given.",
+        callback=_set_max_pixels,
+    ),
+]
 Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
@@ -179,6 +197,7 @@ class RunFlags:
     device: Device = "auto"
     threads: Threads = None
     dry_run: DryRun = False
+    max_pixels: MaxPixels = None
     debug: Debug = False
 
 

@@ -26,7 +26,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 
 import typer
 
-from sppnet.app.options import Config, parse_numbers
+from sppnet.app.options import ConfigFile, parse_numbers
 from sppnet.config.fields import Flag, OneOf, Rule, Within, check_field, metadata, rules_of
 from sppnet.errors import UsageError
 
@@ -157,7 +157,7 @@ def with_settings(kind: type[Any], name: str = "settings") -> Callable[[Command]
         A decorator; it stands below typer's own.
     """
     settings = settings_of(kind)
-    options = [_parameter("config", Config, None), *(each.option() for each in settings)]
+    options = [_parameter("config", ConfigFile, None), *(each.option() for each in settings)]
 
     def fill(values: Mapping[str, Any], given: set[str]) -> object:
         flags = {

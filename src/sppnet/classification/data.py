@@ -79,6 +79,10 @@ class ClassData:
             raise NothingUsableError("no image can be used")
         return splits
 
+    def label_text(self, index: int) -> str:
+        """The label of an image as text."""
+        return self.names[self.labels[index]]
+
     def task(self, kept: Tensor) -> Task:
         """The task of the images that could be read: (M,) int64 positions of these."""
         return class_task(self.labels[kept], self.names)
@@ -232,6 +236,10 @@ class VocData:
         if not len(split.train):
             raise NothingUsableError(f"no image of split {self.splits_used[0]!r} can be used")
         return [split]
+
+    def label_text(self, index: int) -> str:
+        """The labels of an image as text."""
+        return repr(self.targets[index].tolist())
 
     def task(self, kept: Tensor) -> Task:
         """The task of the images that could be read: (M,) int64 positions of these."""

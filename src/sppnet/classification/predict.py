@@ -70,6 +70,7 @@ def predict_files(
             "classifier": classifier.digest(),
             "scored": _describe_view(view),
             "device": classifier.device.type,
+            "threads": torch.get_num_threads(),  # they change the last bits
         },
     )
     return apply_to_files(paths, function, cache=cache, track=track, words="predicting")

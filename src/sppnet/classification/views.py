@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sppnet.config.classification import LARGEST_SIDE, VIEWS
-from sppnet.images import centre_crop, resize_image, resize_short_side, short_side_size
+from sppnet.images import as_floats, centre_crop, resize_image, resize_short_side, short_side_size
 
 LONG_SIDE_FACTOR = 8  # bounds the work on a 1 x 20,000 strip; no photo comes near it
 BASE_SIDE, BASE_WINDOW = 256, 224  # the paper cuts 224 from images whose short side is 256
@@ -53,10 +53,10 @@ class View:
             raise ValueError(f"short_side must be {rule}, got {self.short_side}")
 
     def apply(self, image: Tensor) -> Tensor:
-        """Turn a (3, H, W) image, RGB 0..1, into the (3, h, w) input."""
+        """Turn a (3, H, W) image, RGB 0..1 or bytes, into the (3, h, w) input of floats."""
         side = self.short_side
         if self.kind == "native":
-            return image
+            return as_floats(image)
         if self.kind == "full":
             return resize_short_side(image, side, max_long_side=LONG_SIDE_FACTOR * side)[0]
         if self.kind == "crop":

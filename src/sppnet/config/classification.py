@@ -7,7 +7,6 @@ from typing import Annotated, TypeVar
 
 from sppnet.config.fields import (
     Count,
-    CountOrNone,
     Each,
     Flag,
     Levels,
@@ -32,6 +31,7 @@ LARGEST_SIDE = 9999  # of what --imgsz takes, in pixels
 AUTO, LAST = "auto", "last"
 BLOCK_FIELDS = ("layer", "pool", "levels", "view", "imgsz", "norm", "flip")
 AtLeastZero = Annotated[float, Within(0)]
+SIDE = Within(1, 10**4)  # of an image, in pixels
 N = TypeVar("N", int, float)
 
 
@@ -101,7 +101,9 @@ class FitConfig:
             changed.remove("imgsz")
         if self.recipe and changed:
             raise ValueError(f"{changed[0]} must not be given beside recipe, which has its own")
-        _check_positive(imgsz=min(self.short_sides))
+        for side in self.short_sides:
+            if not SIDE.accepts(side):
+                raise ValueError(f"imgsz must be {SIDE}, got {side}")
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -148,7 +150,7 @@ class TrainConfig:
     """Bins along each side, one number per level of the pyramid."""
     imgsz: Annotated[str, Flag("SIZES", "Images")] = "180,224"
     """Input sizes: 224, 180,224 (one epoch each), 180-224 (drawn per epoch), natural[:SIZES]."""
-    test_imgsz: CountOrNone = 0
+    test_imgsz: Annotated[int, Within(0, 4096)] = 0
     """Short side of whole images at test; 0 takes what training saw the images at."""
     hidden: Annotated[tuple[int, ...], Each(Within(1, 10**6)), Flag("N,N,...", "Network")] = ()
     """Width of each hidden layer of the head; the paper has 4096, 4096."""
@@ -158,9 +160,9 @@ class TrainConfig:
     """Length to which pooled vectors are scaled; 0 leaves them as they are, as in the paper."""
     epochs: Annotated[Count, Flag(group="Training")] = 30
     """Passes over all training images."""
-    batch: Count = 32
+    batch: Annotated[int, Within(1, 4096)] = 32
     """Images in one update, over all processes."""
-    accumulate: Count = 1
+    accumulate: Annotated[int, Within(1, 4096)] = 1
     """Parts in which a batch goes through the network; more need less memory."""
     lr: Positive = 0.02
     """Highest learning rate of the head."""

@@ -47,8 +47,11 @@ def split_methods(text: str) -> list[str]:
     """
     names = text.split("+")
     if not set(names) <= set(PROPOSAL_METHODS) or len(set(names)) < len(names):
-        legal = f"one of {sorted(PROPOSAL_METHODS)}, or different ones joined by +"
-        raise ValueError(f"method must be {legal}, got {text!r}")
+        files = ", ".join(PROPOSAL_SUFFIXES)
+        legal = (
+            f"one of {sorted(PROPOSAL_METHODS)}, different ones joined by +, or a file ({files})"
+        )
+        raise ValueError(f"proposals must be {legal}, got {text!r}")
     return names
 
 
@@ -106,7 +109,7 @@ class DetectionConfig:
     proposals: Source = "graph"
     """Where proposals come from: graph, selective_search, selective_search_quality, edge_boxes,
     grid, or several joined by +; or a file (npz, mat, COCO json)."""
-    max_proposals: Count = 1000
+    max_proposals: Annotated[int, Within(1, 100_000)] = 1000
     """The most proposals per image from the pixels; 2000 in the paper."""
     anchors: bool = True
     """Whether to learn a second proposer on the feature maps, from the labelled boxes."""
@@ -201,7 +204,7 @@ class InferenceConfig:
     proposals: Source = "graph"
     """Where proposals come from: graph, selective_search, selective_search_quality, edge_boxes,
     grid, or several joined by +; or a file (npz, mat, COCO json)."""
-    max_proposals: Count = 1000
+    max_proposals: Annotated[int, Within(1, 100_000)] = 1000
     """The most proposals per image from the pixels."""
     seed: Seed = 0
     """Seed of the order of proposals."""

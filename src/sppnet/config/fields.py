@@ -60,7 +60,7 @@ class Within:
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:.10g}"
         high = f"{'below' if self.below else 'at most'} {self.high:.10g}"
-        bounds = [low] * (self.low > -inf) + [high] * (self.high < inf)
+        bounds = [low] * (self.low > -inf) + [high] * (self.high not in (inf, LARGEST))
         return " and ".join(bounds) or "a finite number"
 
     @property
@@ -120,10 +120,10 @@ class Each:
         return few_enough and len(value) >= self.least and all(map(self.rule.accepts, value))
 
     def __str__(self) -> str:
-        count = f"{self.least} or more" if self.most is None else f"{self.least} to {self.most}"
-        if self.most == self.least:
-            count = str(self.most)
-        return f"{count} numbers, each {self.rule}"
+        if self.most is not None and self.least < self.most:
+            return f"{self.least} to {self.most} numbers, each {self.rule}"
+        count = {self.most: f"{self.most} ", 0: ""}.get(self.least, f"{self.least} or more ")
+        return f"{count}numbers, each {self.rule}"
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def check_field(kind: type, name: str, value: Any) -> None:
         ...     minutes: Count = 25
         >>> check_field(Baking, "minutes", 0)
         Traceback (most recent call last):
-        ValueError: minutes must be at least 1 and at most 1000000000, got 0
+        ValueError: minutes must be at least 1, got 0
     """
     rule = rules_of(kind).get(name)
     if rule is not None and not rule.accepts(value):

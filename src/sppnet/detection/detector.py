@@ -51,6 +51,8 @@ class Detector:
         names: Class names in the order of the labels.
         inference: How images are searched and which boxes become detections.
         anchors: Proposes from the feature maps; learnt from labelled boxes.
+        seen: (M,) int64 content numbers of the images it was trained on, so that a test can tell;
+            None if that is not known.
 
     Raises:
         ValueError: If the classifier does not have one score per name, or expects vectors of
@@ -78,6 +80,7 @@ class Detector:
         names: tuple[str, ...],
         inference: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
+        seen: Tensor | None = None,
     ) -> None:
         if classifier.num_classes != len(names):
             raise ValueError(
@@ -91,6 +94,7 @@ class Detector:
         self.names = tuple(names)
         self.inference = inference or InferenceConfig()
         self.anchors = anchors
+        self.seen = seen
 
     def predict(self, image: ImageSource) -> Detections:
         """Find objects in one image.
@@ -242,7 +246,8 @@ class Detector:
             OutputError: If it cannot be written.
         """
         config = {**self.config(), "training": extra or {}}
-        save_model(Path(path), MODEL_KIND, config, self.tensors())
+        seen = {} if self.seen is None else {"seen": self.seen}
+        save_model(Path(path), MODEL_KIND, config, self.tensors() | seen)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Detector":
@@ -266,6 +271,9 @@ class Detector:
         """Restore the parts of a saved detector; each must fit the encoder and the names."""
         saved = restore_fields(SavedDetector, config)
         encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
+        seen = tensors.pop("seen", None)  # models of version 0.1 do not have it
+        if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
+            raise ValueError(f"seen must be (M,) int64, got {tuple(seen.shape)} {seen.dtype}")
         own = {k: tensor for k, tensor in tensors.items() if not k.startswith("backbone.")}
         check_float32(own)
         mover = anchors = None
@@ -277,7 +285,7 @@ class Detector:
             anchors = AnchorProposer.from_config(saved.anchors, parts)
             anchors.check(encoder)
         scorer = classifier_from_config(saved.scorer, tensors_under("scorer.", own))
-        detector = cls(encoder, scorer, mover, saved.names, saved.rule, anchors)
+        detector = cls(encoder, scorer, mover, saved.names, saved.rule, anchors, seen)
         if unknown := sorted(own.keys() - detector.tensors().keys()):
             raise ValueError(f"tensor {unknown[0]!r} belongs to no part of it")
         return detector
@@ -322,6 +330,12 @@ class CombinedDetector:
         (self.names,) = names
         self.inference = detectors[0].inference
 
+    @property
+    def seen(self) -> Tensor | None:
+        """Content numbers of the images that any of them was trained on; None if one cannot say."""
+        known = [each.seen for each in self.detectors if each.seen is not None]
+        return torch.cat(known) if len(known) == len(self.detectors) else None
+
     def predict(self, image: ImageSource) -> Detections:
         """Find objects in one image; see :meth:`Detector.predict`."""
         pixels = to_image(image)
@@ -358,12 +372,24 @@ class CombinedDetector:
         """Everything but the weights of all detectors, in JSON values."""
         return {"combined": [detector.config() for detector in self.detectors]}
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name, those of each detector under its number."""
+        numbered = enumerate(self.detectors)
+        return {
+            f"{n}.{name}": tensor for n, each in numbered for name, tensor in each.tensors().items()
+        }
+
 
 class AnyDetector(Protocol):
     """What one detector and several have in common."""
 
     names: tuple[str, ...]
     inference: InferenceConfig
+
+    @property
+    def seen(self) -> Tensor | None:
+        """Content numbers of the images that were trained on; None if that is not known."""
+        ...
 
     def encode(self, image: Tensor) -> Any:
         """Convolve an image, (3, H, W) RGB 0..1."""
@@ -379,4 +405,8 @@ class AnyDetector(Protocol):
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights, in JSON values."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name."""
         ...

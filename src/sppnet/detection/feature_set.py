@@ -1,6 +1,5 @@
 """The features of a data set: proposals and feature maps of each image, kept in a cache on disk."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,12 +16,14 @@ from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSALS_VERSION, propose, take_turns
 from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
-from sppnet.images import LabelledImage
+from sppnet.images import LabelledImage, flip_left_right
+from sppnet.images.decode import decode_content, read_content
 from sppnet.progress import Track, no_tracking
-from sppnet.storage import FeatureCache, WriteBehind
+from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
 from sppnet.storage.tensors import digest_of
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
+CHANGED = "the file was changed while the run worked on it"
 T = TypeVar("T")
 P = ParamSpec("P")
 Put = Callable[[str, dict[str, Tensor]], None]
@@ -98,6 +99,12 @@ class CachedFeatures:
     def usable(self) -> list[LabelledImage]:
         """The images that could be decoded so far."""
         return [image for image in self.images if image.path not in self._bad]
+
+    def content_numbers(self) -> Tensor:
+        """Numbers by which the usable images are known again, as of ``content_number``: int64."""
+        first = [bytes.fromhex(self._digest(image))[:8] for image in self.usable]
+        numbers = [int.from_bytes(each, "big", signed=True) for each in first]
+        return torch.tensor(numbers, dtype=torch.int64)
 
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:
         """The usable images, each followed by its mirror image if ``mirror`` is set."""
@@ -190,7 +197,9 @@ class CachedFeatures:
         )
         record = self.cache.get(key)
         if record is None:
-            record = {"boxes": propose(image.load(), self.method, self.max_proposals, self.seed)}
+            record = {
+                "boxes": propose(self._pixels(image), self.method, self.max_proposals, self.seed)
+            }
             self.cache.put(key, record)
         return record["boxes"]
 
@@ -204,9 +213,12 @@ class CachedFeatures:
         """(A, 4) proposals of an image from its maps."""
         key = self.cache.make_key(
             kind="anchors",
+            version=MAPS_VERSION,
             anchors=self._anchors_digest,
             image=self._digest(image),
             limit=self.max_anchors,
+            maps=self._encoding(),
+            short_sides=self.encoder.short_sides,
         )
         record = self.cache.get(key)
         if record is None:
@@ -234,7 +246,7 @@ class CachedFeatures:
             key = self._map_key(image, short_side)
             record = self.cache.get(key)
             if record is None:
-                pixels = image.load() if pixels is None else pixels
+                pixels = self._pixels(image) if pixels is None else pixels
                 record = self._convolve(pixels, short_side)
                 (put or self.cache.put)(key, record)
             maps.append(record["map"].permute(0, 3, 1, 2).to(self.encoder.device))
@@ -249,11 +261,15 @@ class CachedFeatures:
             version=MAPS_VERSION,
             image=self._digest(image),
             flipped=image.is_mirrored,
-            weights=self._weights,
-            backbone=repr(sorted(self.encoder.backbone.config().items())),
             short_side=short_side,
-            max_long_side=self.encoder.max_long_side or 0,
+            maps=self._encoding(),
         )
+
+    def _encoding(self) -> tuple[str | int, ...]:
+        """Everything that maps depend on besides the image and its size."""
+        backbone, long_side = self.encoder.backbone, self.encoder.max_long_side or 0
+        trunk = repr(sorted(backbone.config().items()))
+        return self._weights, trunk, long_side, self.encoder.device.type
 
     def _convolve(self, pixels: Tensor, short_side: int) -> dict[str, Tensor]:
         """One map as the cache keeps it: (1, h, w, C), so that a cell is contiguous."""
@@ -308,12 +324,21 @@ class CachedFeatures:
     def _digest(self, image: LabelledImage) -> str:
         """SHA-256 of the bytes of the file, read once per run."""
         if image.path not in self._digests:
-            try:
-                self._digests[image.path] = hashlib.sha256(image.path.read_bytes()).hexdigest()
-            except OSError as error:
-                rule = f"cannot be read: {error.strerror}"
-                raise InputError(rule, path=image.path, code="E_UNREADABLE") from error
+            self._digests[image.path] = sha256_bytes(read_content(image.path))
         return self._digests[image.path]
+
+    def _pixels(self, image: LabelledImage) -> Tensor:
+        """Decode the bytes under whose hash results are kept: (3, H, W), RGB 0..1.
+
+        A photo that was exchanged during the run is left out: its boxes belong to another one.
+        """
+        data = read_content(image.path)
+        if sha256_bytes(data) != self._digests.setdefault(image.path, sha256_bytes(data)):
+            raise InputError(CHANGED, path=image.path, code="E_UNREADABLE")
+        pixels = decode_content(data, image.path)
+        if pixels.shape[1:] != image.size_hw:
+            raise InputError(CHANGED, path=image.path, code="E_UNREADABLE")
+        return flip_left_right(pixels) if image.is_mirrored else pixels
 
     def attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
         """Wrap a function of an image, so that a bad image is recorded and does not end the run."""

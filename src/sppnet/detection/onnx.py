@@ -196,7 +196,7 @@ def _moved(stage: RidgeBoxRegressor, vectors: Tensor, boxes: Tensor) -> Tensor:
     """Boxes as one stage refines them for each class: (B, G, 4)."""
     labels = torch.arange(len(stage.bias_)).repeat(len(boxes), 1)
     return torch.stack(
-        [stage.apply(vectors, label, boxes.float()) for label in labels.unbind(1)], 1
+        [stage.refine(vectors, label, boxes.float()) for label in labels.unbind(1)], 1
     )
 
 

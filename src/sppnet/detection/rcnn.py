@@ -8,6 +8,7 @@ from torch.nn.functional import interpolate
 
 from sppnet.backbones import Backbone
 from sppnet.detection.encoder import EncodedImage, Encoder
+from sppnet.images import as_floats
 from sppnet.pooling import spatial_pyramid_pool
 
 CROP_SIDE = 227
@@ -169,7 +170,7 @@ class RcnnEncoder(Encoder):
 
     def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:  # noqa: ARG002
         """Keep the pixels, from which the proposals are cut later: (1, 3, H, W), at zooms of 1."""
-        return image[None].to(self.device), (1.0, 1.0)
+        return as_floats(image)[None].to(self.device), (1.0, 1.0)
 
     def assign_regions(
         self,

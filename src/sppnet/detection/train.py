@@ -13,7 +13,7 @@ from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
-from sppnet.detection.finetune.region_network import BoxHead
+from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
@@ -218,6 +218,7 @@ class _Training:
             self.names,
             self._inference(),
             self.cached.anchors,
+            self.cached.content_numbers(),
         )
 
     def _inference(self) -> InferenceConfig:

@@ -1,7 +1,7 @@
 """Evaluation: how good answers are, where they are wrong, and pages that show it.
 
 - ``matching``: which detections are true positives, by the rules of VOC and of COCO. Start here.
-- ``average_precision`` and ``coco``: scores of a detector from these matches.
+- ``average_precision``: scores of a detector from these matches, COCO's twelve among them.
 - ``error_analysis``: kinds of mistakes, confusion of classes, the best score threshold.
 - ``calibration``: scores as probabilities, and whether those can be believed.
 - ``proposal_recall``: how many objects the proposals cover.

@@ -22,6 +22,7 @@ from sppnet.evaluation.matching import (
     match_coco_rows,
     match_voc,
     rank_in_class,
+    scored_boxes,
 )
 
 if TYPE_CHECKING:
@@ -334,7 +335,8 @@ def object_areas(truth: Sequence["LabelledImage"]) -> Floats:
     for image in truth:
         areas = image.areas
         if areas is None:
-            areas = (image.boxes[:, 2:] - image.boxes[:, :2]).double().prod(1)
+            boxes = scored_boxes(image)
+            areas = (boxes[:, 2:] - boxes[:, :2]).double().prod(1)
         each.append(np.asarray(areas, dtype=np.float64))
     return np.concatenate(each)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from sppnet.evaluation.matching import (
     each_image,
     match_detections,
     match_voc,
+    row_blocks,
 )
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
@@ -129,23 +131,24 @@ def _sort(
     """Give each false positive its kind."""
     kind = np.full(len(found.scores), _BACKGROUND)
     meant = np.full(len(found.scores), -1)
-    for detected, objects in each_image(truth, found):
+    for everything, objects in each_image(truth, found):
         asked = objects[~truth.ignored[objects]]
         if not len(asked):
             continue
-        overlaps = any_overlaps(truth, found, detected, asked)
-        is_same = found.label[detected, None] == truth.label[asked]
-        own, other = np.where(is_same, overlaps, -1.0), np.where(is_same, -1.0, overlaps)
-        best_own, best_other = own.max(1), other.max(1)
-        tests = [
-            (best_own >= background_iou) & (best_own < iou_threshold),
-            best_other >= iou_threshold,
-            best_own >= iou_threshold,
-            overlaps.max(1) < background_iou,
-        ]
-        kind[detected] = np.select(tests, range(4), _BOTH)
-        nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
-        meant[detected] = asked[nearest]
+        for detected in row_blocks(everything, len(asked)):
+            overlaps = any_overlaps(truth, found, detected, asked)
+            is_same = found.label[detected, None] == truth.label[asked]
+            own, other = np.where(is_same, overlaps, -1.0), np.where(is_same, -1.0, overlaps)
+            best_own, best_other = own.max(1), other.max(1)
+            tests = [
+                (best_own >= background_iou) & (best_own < iou_threshold),
+                best_other >= iou_threshold,
+                best_own >= iou_threshold,
+                overlaps.max(1) < background_iou,
+            ]
+            kind[detected] = np.select(tests, range(4), _BOTH)
+            nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
+            meant[detected] = asked[nearest]
     kind[matches.true_positive[0] | matches.ignored[0]] = _NONE
     return _Sorted(kind, meant)
 
@@ -285,13 +288,32 @@ def _pair(
     """Pair detections and objects of different classes, the largest overlap first."""
     if not len(detected) or not len(objects):
         return
-    overlaps: Floats = any_overlaps(truth, found, detected, objects)
-    overlaps[found.label[detected, None] == truth.label[objects]] = -1.0
-    for place in np.argsort(-overlaps, axis=None, kind="stable"):
-        row, column = np.unravel_index(place, overlaps.shape)
-        if overlaps[row, column] >= threshold:
+    is_free = np.ones(len(objects), np.bool_)
+    waiting: list[tuple[float, int, int]] = []
+    for block in row_blocks(np.arange(len(detected)), len(objects)):
+        overlaps = _other_overlaps(truth, found, detected[block], objects)
+        best = zip(block.tolist(), overlaps.argmax(1).tolist(), overlaps.max(1), strict=True)
+        waiting += [(-value, row, column) for row, column, value in best if value >= threshold]
+    heapify(waiting)
+    while waiting:
+        _, row, column = heappop(waiting)
+        if is_free[column]:
+            is_free[column] = False
             target[detected[row]] = objects[column]
-            overlaps[row], overlaps[:, column] = -1.0, -1.0
+            continue
+        left = np.flatnonzero(is_free)  # the next best; nothing else is kept of a row
+        if not len(left):
+            return
+        overlap = _other_overlaps(truth, found, detected[row : row + 1], objects[left])[0]
+        if overlap.max() >= threshold:
+            heappush(waiting, (-overlap.max(), row, int(left[overlap.argmax()])))
+
+
+def _other_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects (D, G); -1 where the classes are the same."""
+    overlaps = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] == truth.label[objects]] = -1.0
+    return overlaps
 
 
 def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray[np.int64]:

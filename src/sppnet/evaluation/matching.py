@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 COCO_MAX_DETECTIONS = 100
 EVERY_AREA = (0.0, 1e10)
+# Overlaps are worked out for so many pairs at a time: about 100 MB.
+BLOCK_PAIRS = 1 << 20
 
 
 class Truth(NamedTuple):
@@ -110,10 +112,23 @@ def collect_truth(truth: Sequence["LabelledImage"], num_classes: int) -> Truth:
     _check_labels(label, num_classes, "truth")
     crowd = _joined([image.crowd for image in truth], (0,), np.bool_)
     difficult = _joined([image.difficult for image in truth], (0,), np.bool_)
-    boxes = _joined([image.boxes for image in truth], (0, 4), np.float64)
+    boxes = _joined([scored_boxes(image) for image in truth], (0, 4), np.float64)
     return Truth(
         _numbers([image.labels for image in truth]), label, boxes, crowd | difficult, crowd
     )
+
+
+def scored_boxes(image: "LabelledImage") -> Tensor:
+    """Boxes to score by: as the file says them, beyond the image too, as all judges take them.
+
+    Args:
+        image: With its objects; one that lacks ``stated_boxes`` is scored by its ``boxes``.
+
+    Returns:
+        (K, 4) xyxy pixels.
+    """
+    stated: Tensor | None = getattr(image, "stated_boxes", None)
+    return image.boxes if stated is None else stated
 
 
 def collect_detections(
@@ -219,20 +234,17 @@ def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Flo
     not_asked = truth.ignored | _outside(truth_areas, rows.areas)  # (R, G)
     for detected, objects in each_image(truth, found):
         detected = detected[~beyond[detected]]
-        overlaps = class_overlaps(truth, found, detected, objects)
-        touching = (overlaps >= rows.thresholds.min()).any(1)
-        order = np.argsort(-found.scores[detected], kind="stable")
+        detected = detected[np.argsort(-found.scores[detected], kind="stable")]
         taken = np.zeros((len(rows.thresholds), len(objects)), np.bool_)
-        for d in order[touching[order]]:
-            usable = ~taken | truth.crowd[objects]
-            chosen = _choose(overlaps[d], usable, not_asked[:, objects], rows.thresholds)
+        for d, near, overlaps in _touching(truth, found, detected, objects, rows.thresholds.min()):
+            usable = ~taken[:, near] | truth.crowd[objects[near]]
+            chosen = _choose(overlaps, usable, not_asked[:, objects[near]], rows.thresholds)
             rows_taking = np.flatnonzero(chosen >= 0)
-            taken[rows_taking, chosen[rows_taking]] = True
-            is_ignored = not_asked[rows_taking, objects[chosen[rows_taking]]]
-            target[rows_taking, detected[d]] = np.where(
-                is_ignored, -1, objects[chosen[rows_taking]]
-            )
-            ignored[rows_taking, detected[d]] = is_ignored
+            chosen = near[chosen[rows_taking]]
+            taken[rows_taking, chosen] = True
+            is_ignored = not_asked[rows_taking, objects[chosen]]
+            target[rows_taking, d] = np.where(is_ignored, -1, objects[chosen])
+            ignored[rows_taking, d] = is_ignored
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
     ignored |= beyond | ((target < 0) & _outside(sides.prod(1), rows.areas))
     return Matches(target >= 0, ignored, target)
@@ -275,9 +287,7 @@ def match_detections(
     is_true_positive = torch.zeros(detections.count, dtype=torch.bool)
     is_ignored = torch.zeros(detections.count, dtype=torch.bool)
     if num_truth and detections.count:
-        overlaps = box_iou(detections.boxes, truth_boxes.to(torch.float32))
-        overlaps[detections.labels[:, None] != truth_labels[None, :]] = -1
-        best_overlaps, best_objects = overlaps.max(dim=1)
+        best_overlaps, best_objects = _best_of_class(truth_boxes, truth_labels, detections)
         for row in detections.scores.sort(descending=True, stable=True).indices.tolist():
             target = int(best_objects[row])
             if best_overlaps[row] < iou_threshold:
@@ -295,6 +305,21 @@ def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
         yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
 
 
+def row_blocks(rows: Ints, columns: int) -> Iterator[Ints]:
+    """Cut rows into blocks, so that a table of these rows and some columns stays small.
+
+    Args:
+        rows: (N,) row numbers.
+        columns: Width of the table.
+
+    Example:
+        >>> [len(block) for block in row_blocks(np.arange(30_000), 30_000)][:2]
+        [34, 34]
+    """
+    step = max(1, BLOCK_PAIRS // max(1, columns))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
 def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
     """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
     overlaps = any_overlaps(truth, found, detected, objects)
@@ -304,12 +329,13 @@ def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) ->
 
 def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
     """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
-    boxes, others = found.boxes[detected, None], truth.boxes[objects]
-    sides = np.minimum(boxes[..., 2:], others[:, 2:]) - np.maximum(boxes[..., :2], others[:, :2])
-    shared = sides.clip(0).prod(-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)  # (D, 1)
-    other_area = (others[:, 2:] - others[:, :2]).prod(-1)
-    whole = np.where(truth.crowd[objects], area, area + other_area - shared)
+    x0, y0, x1, y1 = found.boxes[detected].T[..., None]  # (D, 1) each
+    left, top, right, bottom = truth.boxes[objects].T
+    shared = (np.minimum(x1, right) - np.maximum(x0, left)).clip(0)
+    shared *= (np.minimum(y1, bottom) - np.maximum(y0, top)).clip(0)
+    area = (x1 - x0) * (y1 - y0)
+    whole = area + (right - left) * (bottom - top) - shared
+    np.copyto(whole, area, where=truth.crowd[objects])
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
 
 
@@ -329,7 +355,12 @@ def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
     best = np.zeros(len(found.scores), np.int64)
     best_overlap = np.full(len(found.scores), -1.0)
     crowd_overlap = np.full(len(found.scores), -1.0)
-    for detected, objects in each_image(truth, found):
+    blocks = (
+        (block, objects)
+        for detected, objects in each_image(truth, found)
+        for block in row_blocks(detected, len(objects))
+    )
+    for detected, objects in blocks:
         overlaps = class_overlaps(truth, found, detected, objects)
         crowd = truth.crowd[objects]
         if crowd.any():
@@ -339,6 +370,34 @@ def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
         best[detected] = objects[column]
         best_overlap[detected] = overlaps[np.arange(len(detected)), column]
     return best, best_overlap, crowd_overlap
+
+
+def _touching(
+    truth: Truth, found: Found, detected: Ints, objects: Ints, least: float
+) -> Iterator[tuple[int, Ints, Floats]]:
+    """Each detection that touches objects of its class: its row, their places, the overlaps."""
+    for block in row_blocks(detected, len(objects)):
+        overlaps = class_overlaps(truth, found, block, objects)
+        for d, row in zip(block.tolist(), overlaps, strict=True):
+            near = np.flatnonzero(row >= least)
+            if len(near):
+                yield d, near, row[near]
+
+
+def _best_of_class(
+    truth_boxes: Tensor, truth_labels: Tensor, detections: Detections
+) -> tuple[Tensor, Tensor]:
+    """Overlap with the object of its class that each detection overlaps most, and its row."""
+    step = max(1, BLOCK_PAIRS // len(truth_boxes))
+    others, best = truth_boxes.to(torch.float32), []
+    for boxes, labels in zip(
+        detections.boxes.split(step), detections.labels.split(step), strict=True
+    ):
+        overlaps = box_iou(boxes, others)
+        overlaps[labels[:, None] != truth_labels[None, :]] = -1
+        best.append(overlaps.max(dim=1))
+    values, rows = zip(*best, strict=True)
+    return torch.cat(values), torch.cat(rows)
 
 
 def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:

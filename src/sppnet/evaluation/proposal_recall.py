@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sppnet.evaluation.matching import row_blocks
 from sppnet.geometry import box_iou, check_boxes
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def _first_ranks(
     if boxes is None or not len(boxes) or not len(objects):
         return ranks
     check_boxes(boxes, f"proposals of {image.image_id!r}")
-    overlaps = box_iou(objects.to(torch.float64), boxes.detach().cpu().to(torch.float64)).numpy()
-    for column, threshold in enumerate(iou_thresholds):
-        enough = overlaps >= threshold
-        ranks[:, column] = np.where(enough.any(1), enough.argmax(1), np.inf)
+    boxes = boxes.detach().cpu().to(torch.float64)
+    for rows in row_blocks(np.arange(len(objects)), len(boxes)):
+        overlaps = box_iou(objects[rows].to(torch.float64), boxes).numpy()
+        for column, threshold in enumerate(iou_thresholds):
+            enough = overlaps >= threshold
+            ranks[rows, column] = np.where(enough.any(1), enough.argmax(1), np.inf)
     return ranks
 
 

@@ -34,6 +34,7 @@ _CORNERS = (
     ("y2", "bottom"),
 )
 _SIDES = (("x",), ("y",), ("width", "w"), ("height", "h"))
+_DELIMITERS = (",", ";", "\t", "|")
 ImageId = str | int
 
 
@@ -46,7 +47,7 @@ class DetectionRow(NamedTuple):
     box: tuple[float, float, float, float]
     line: int | None
     place: str
-    category_id: object = None  # where a name is given, too
+    category_id: object = None  # a category's id by the file's own word, where there is one
 
 
 def read_detections(
@@ -57,10 +58,11 @@ def read_detections(
     COCO results JSON: a list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``,
     where ``image_id`` may also be the image file's name with or without its ending, and
     ``category_name`` goes before ``category_id``, because numbers mean something else in every
-    file. A ``.csv`` table with a header: image, class, score and x1, y1, x2, y2 (or left, top,
-    right, bottom; or x, y, width, height), in any order, other columns ignored. A folder of one
-    ``STEM.txt`` per image with lines ``class score x1 y1 x2 y2``. Boxes are half-open pixels; a
-    class that is text is a name, or else its place, from 0, among the data set's names.
+    file. A ``.csv`` table with a header, its columns parted by commas, semicolons or tabs: image,
+    class, score and x1, y1, x2, y2 (or left, top, right, bottom; or x, y, width, height), in any
+    order, other columns ignored. A folder of one ``STEM.txt`` per image with lines ``class score x1
+    y1 x2 y2``. Boxes are half-open pixels. A class that is text is a name; else what is called
+    ``category_id`` is an id of a COCO set, and other numbers are places, from 0, among the names.
 
     Args:
         path: The file or the folder.
@@ -77,18 +79,16 @@ def read_detections(
     """
     path = Path(path)
     rows = read_rows(path)
-    find_image = ImageNames(dataset.images).find
+    images = ImageNames(dataset.images)
     find_class = _class_finder(dataset)
     by_image: dict[ImageId, list[tuple[DetectionRow, int]]] = {}
     for source, row in rows:
-        image, label = find_image(row.image), find_class(row.category)
-        if label is None and dataset.layout == "coco":  # elsewhere the numbers are made up
-            label = find_class(row.category_id)
+        image, label = images.find(row.image), find_class(row)
         if image is not None and label is not None:
             by_image.setdefault(image, []).append((row, label))
             continue
-        kind, name = ("image", row.image) if image is None else ("class", row.category)
-        rule = f"{row.place}: {kind} {name!r} is not in the data set"
+        fault = f"class {row.category!r} is not in the data set"
+        rule = f"{row.place}: {images.fault(row.image) if image is None else fault}"
         if problems is None:
             raise UnusableFileError(rule, path=source, code="E_FORMAT")
         problems.append(Problem(str(source), rule, "E_FORMAT", row.line, "detection left out"))
@@ -99,7 +99,7 @@ def write_coco_results(
     path: str | Path,
     detections: Mapping[Any, Detections],
     names: Sequence[str],
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int | str] | None = None,
 ) -> None:
     """Write COCO results JSON; :func:`read_detections` reads exactly the same back.
 
@@ -112,7 +112,7 @@ def write_coco_results(
     Raises:
         OutputError: If the file cannot be written.
     """
-    ids = list(category_ids) if category_ids else list(range(1, len(names) + 1))
+    ids: list[int | str] = list(category_ids or range(1, len(names) + 1))
     entries = []
     for image, score, label, (x1, y1, x2, y2) in _each(detections):
         entry = {
@@ -177,24 +177,37 @@ def _each(detections: Mapping[Any, Detections]) -> Iterator[tuple[Any, float, in
             yield image, score, label, box
 
 
-def _class_finder(dataset: "DetectionDataset") -> Callable[[object], int | None]:
-    """Build the look-up from a class in a file to its label.
+def _class_finder(dataset: "DetectionDataset") -> Callable[[DetectionRow], int | None]:
+    """Build the look-up from a row of a file to its label.
 
-    A number in JSON is a category id; text is a name, or else the place among the names.
+    A name goes first, then the id of a category, then the place among the names.
     """
     ids = dataset.category_ids or range(1, len(dataset.names) + 1)
-    label_of: dict[object, int] = {
-        str(place): place for place in range(len(dataset.names))
-    }  # text only: 1 and "1" are different keys
-    label_of.update({name: label for label, name in enumerate(dataset.names)})
-    label_of.update({category: label for label, category in enumerate(ids)})
+    by_name = {name: label for label, name in enumerate(dataset.names)}
+    by_id: dict[object, int] = {_plain(number): label for label, number in enumerate(ids)}
+    is_coco = dataset.layout == "coco"  # elsewhere the numbers are made up
 
-    def find(category: object) -> int | None:
-        if isinstance(category, bool) or not isinstance(category, str | int):
-            return None
-        return label_of.get(category)
+    def find(row: DetectionRow) -> int | None:
+        if isinstance(row.category, str) and row.category in by_name:
+            return by_name[row.category]
+        if row.category_id is not None and (is_coco or not isinstance(row.category_id, str)):
+            is_named = row.category is not row.category_id
+            return by_id.get(_plain(row.category_id)) if is_coco or not is_named else None
+        place = _plain(row.category)
+        return place if isinstance(place, int) and 0 <= place < len(by_name) else None
 
     return find
+
+
+def _plain(value: object) -> ImageId | None:
+    """An id as a number where it is one: 7, 7.0, "7" and "7.0" are 7; other text stays."""
+    if isinstance(value, str):
+        whole = value.removesuffix(".0")
+        is_number = whole.isascii() and whole.isdecimal() and len(whole) < 19
+        return int(whole) if is_number and str(int(whole)) == whole else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _detections(rows: list[tuple[DetectionRow, int]]) -> Detections:
@@ -221,15 +234,19 @@ class ImageNames:
     Example:
         >>> from types import SimpleNamespace
         >>> names = ImageNames([SimpleNamespace(image_id="000005", path="a/000005.jpg")])
-        >>> names.find("000005.jpg"), names.find(5), names.find("6")
+        >>> names.find("000005.jpg"), names.find(5.0), names.find("6")
         ('000005', '000005', None)
     """
 
     def __init__(self, images: Sequence["LabelledImage"]) -> None:
         self._ids = {image.image_id for image in images}
-        self._others: list[dict[ImageId, ImageId | None]] = [{} for _ in range(4)]
+        self._paths: dict[str, list[tuple[tuple[str, ...], ImageId]]] = {}
+        self._others: list[dict[ImageId, list[ImageId]]] = [{} for _ in range(4)]
         for image in images:
             path = PurePath(image.path)
+            for last in (path.name, path.stem):
+                parts = (*path.parts[:-1], last)
+                self._paths.setdefault(last, []).append((parts, image.image_id))
             spellings: list[ImageId | None] = [
                 path.name,
                 path.stem,
@@ -238,8 +255,7 @@ class ImageNames:
             ]
             for table, spelling in zip(self._others, spellings, strict=True):
                 if spelling is not None:
-                    taken = table.get(spelling, image.image_id)
-                    table[spelling] = image.image_id if taken == image.image_id else None
+                    table.setdefault(spelling, []).append(image.image_id)
 
     def find(self, name: object) -> ImageId | None:
         """Return the ``image_id`` of the image that is meant, or None.
@@ -247,16 +263,46 @@ class ImageNames:
         Args:
             name: What the result file says.
         """
+        fits = self._fits(name)
+        return fits[0] if len(fits) == 1 else None
+
+    def fault(self, name: object) -> str:
+        """Say why a name means no image.
+
+        Args:
+            name: One that ``find`` does not find.
+        """
+        fits = self._fits(name)
+        if len(fits) > 1:
+            return f"image {name!r} may be {fits[0]!r} and {fits[1]!r}"
+        return f"image {name!r} is not in the data set"
+
+    def _fits(self, name: object) -> list[ImageId]:
+        """The images that a name may mean, by the first rule that knows any."""
+        if isinstance(name, float) and name.is_integer():
+            name = int(name)
         if isinstance(name, bool) or not isinstance(name, str | int):
-            return None
+            return []
         if name in self._ids:
-            return name
+            return [name]
+        parts = name.replace("\\", "/").split("/") if isinstance(name, str) else []
+        if len(parts) > 1:
+            return self._by_path(parts)
         for table in self._others:
-            if (found := table.get(name)) is not None:
-                return found
-        if isinstance(name, str) and PurePath(name).name != name:
-            return self.find(PurePath(name).name)
-        return None
+            if name in table:
+                return table[name]
+        plain = _plain(name)
+        return self._fits(plain) if plain is not None and plain != name else []
+
+    def _by_path(self, parts: Sequence[str]) -> list[ImageId]:
+        """The images whose path ends like a name with folders, as many of them as agree."""
+        known = self._paths.get(parts[-1], [])
+        for first in range(len(parts) - 1):
+            ending = tuple(parts[first:])
+            fits = [image for path, image in known if path[-len(ending) :] == ending]
+            if fits:
+                return fits
+        return self._fits(parts[-1])
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
@@ -291,20 +337,28 @@ def _json_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
         score, x, y, width, height = _numbers(values, (int, float), place, path)
         _check_sides(width, height, place, path)
         box = (x, y, x + width, y + height)
+        if isinstance(numbered, float) and numbered.is_integer():
+            numbered = int(numbered)
+            category = numbered if named is None else named
         yield path, DetectionRow(entry["image_id"], category, score, box, None, place, numbered)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
     """Check and yield the rows of a table with a header."""
     text = _decoded(path, MAX_CSV_BYTES)
-    table = csv.reader(io.StringIO(text, newline=""))
+    delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         names = [name.strip().lower() for name in next(table, [])]
         header = [name.replace("min", "1").replace("max", "2") for name in names]
         columns = _columns(header, path)
+        has_ids = header[columns["class"][0]] == "category_id"
         for cells in table:
             if any(cell.strip() for cell in cells):
-                yield path, _csv_row(path, table.line_num, cells, columns)
+                if delimiter == ";":  # where it parts columns, the comma parts decimals
+                    cells = _with_points(cells, columns)
+                row = _csv_row(path, table.line_num, cells, columns)
+                yield path, row._replace(category_id=row.category) if has_ids else row
     except csv.Error as error:
         rule = f"line {table.line_num}: {error}"
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error
@@ -328,6 +382,12 @@ def _columns(header: Sequence[str], path: Path) -> dict[str, list[int]]:
         rule = f"line 1 must name the columns image, class, score, x1, y1, x2, y2; lacks {names}"
         raise UnusableFileError(rule, path=path, code="E_FORMAT")
     return found
+
+
+def _with_points(cells: Sequence[str], columns: Mapping[str, list[int]]) -> list[str]:
+    """Cells with points for decimal commas, in the columns of numbers."""
+    numeric = {place for key in ("score", "corners", "sides") for place in columns.get(key, [])}
+    return [cell.replace(",", ".") if n in numeric else cell for n, cell in enumerate(cells)]
 
 
 def _csv_row(
@@ -379,11 +439,13 @@ def _text_row(path: Path, number: int, line: str) -> DetectionRow:
 
 
 def _decoded(path: Path, max_bytes: int) -> str:
-    """Read a text file."""
+    """Read a text file: UTF-8, or UTF-16 if it begins with that one's mark."""
+    data = read_bytes(path, max_bytes)
+    encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "UTF-8"
     try:
-        return read_bytes(path, max_bytes).decode("utf-8-sig")
+        return data.decode("utf-16" if encoding == "UTF-16" else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnusableFileError("is not UTF-8 text", path=path, code="E_FORMAT") from error
+        raise UnusableFileError(f"is not {encoding} text", path=path, code="E_FORMAT") from error
 
 
 def _four(values: object) -> list[object]:

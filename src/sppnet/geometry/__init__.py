@@ -1,4 +1,10 @@
-"""Boxes, overlap, suppression, detections, and the way from image pixels to feature cells."""
+"""Boxes and where they lie: pixels of an image, cells of a feature map.
+
+``boxes.py`` has area, overlap and the deltas of box regression, ``nms.py`` hard and soft
+non-maximum suppression, ``projection.py`` the way from a box in pixels to a region of cells, and
+``detections.py`` the result type of every detector. Start reading with ``boxes.py``; the order of
+numbers in a box is in ``docs/conventions.md``.
+"""
 
 from sppnet.geometry.boxes import (
     box_area,

@@ -14,6 +14,7 @@ from sppnet.images.decode import (
     MAX_PIXELS,
     ImageSource,
     decode_image,
+    load_compact,
     load_image,
     read_image_size,
     to_image,
@@ -32,6 +33,7 @@ from sppnet.images.readers.voc_layout import list_voc_splits
 from sppnet.images.readers.yolo import read_yolo
 from sppnet.images.synthetic.scenes import draw_class_folders, draw_detection_set
 from sppnet.images.transforms import (
+    as_floats,
     centre_crop,
     flip_left_right,
     group_equal_sizes,
@@ -49,6 +51,7 @@ __all__ = [
     "ImageSource",
     "LabelledImage",
     "Listing",
+    "as_floats",
     "centre_crop",
     "check_dataset",
     "decode_image",
@@ -61,6 +64,7 @@ __all__ = [
     "list_images",
     "list_splits",
     "list_voc_splits",
+    "load_compact",
     "load_image",
     "open_detection_dataset",
     "read_class_folders",

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from sppnet.errors import InputError, NothingUsableError, Problem, UnusableFileError, printable
 from sppnet.images.dataset import DetectionDataset, LabelledImage
-from sppnet.images.decode import load_image, read_image_size
+from sppnet.images.decode import load_compact, read_image_size
 from sppnet.images.listing import has_image_suffix
 from sppnet.images.readers.class_folders import ClassificationDataset, read_class_folders
 from sppnet.images.readers.layouts import find_layout, list_splits, open_detection_dataset
@@ -206,7 +205,7 @@ def _check_class_folders(root: Path, split: str | None, quick: bool, track: Trac
         counts={"images": len(dataset), "classes": len(dataset.names)},
         per_class=dataset.images_per_class(),
         problems=(*dataset.problems, *damaged),
-        notes=(),
+        notes=dataset.notes,
     )
 
 
@@ -232,7 +231,7 @@ def _try(path: Path, decode: bool) -> Problem | None:
     """What is wrong with one image, if anything."""
     try:
         if decode:
-            load_image(path)
+            load_compact(path)
         else:
             read_image_size(path)
     except InputError as error:
@@ -333,9 +332,14 @@ def give_hints(
     small = summary.get("sizes", {}).get("small", 0.0)
     if small >= MANY_SMALL:
         hints.append(f"{small:.0%} of the boxes are at most 32 x 32 pixels: try a larger --imgsz")
-    for one, other in combinations(names, 2):
-        if one.casefold().split() == other.casefold().split():
-            hints.append(f"classes {one!r} and {other!r} differ in spelling only")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        alike.setdefault(tuple(name.casefold().split()), []).append(name)
+    hints += [
+        f"classes {first!r} and {other!r} differ in spelling only"
+        for first, *others in alike.values()
+        for other in others
+    ]
     return hints
 
 

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.geometry import flip_boxes
-from sppnet.images.decode import load_image, read_image_size, read_stored_size
+from sppnet.images.decode import load_compact, read_image_size, read_stored_size
 from sppnet.images.findings import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Findings
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines
@@ -29,7 +30,8 @@ class LabelledImage:
 
     Args:
         path: The image file.
-        image_id: Name of the image in results: the file's stem, or the id in a COCO file.
+        image_id: Name of the image in results: the file's stem, its path where that is not enough,
+            or the id in a COCO file.
         size_hw: (height, width) from the file's header, EXIF orientation applied.
         boxes: (K, 4) float32 xyxy pixels, half-open, inside the image, sides of at least 1 px.
         labels: (K,) int64, 0..len(names)-1.
@@ -39,6 +41,8 @@ class LabelledImage:
         areas: (K,) float64 square pixels as the file says, such as those of COCO's segments; None
             where it says nothing and the boxes' areas are meant.
         is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.
+        stated_boxes: (K, 4) float32 xyxy as the file says, which scores are measured by; None where
+            no box reaches beyond the image.
     """
 
     path: Path
@@ -51,16 +55,21 @@ class LabelledImage:
     truncated: Tensor
     areas: Tensor | None = None
     is_mirrored: bool = False
+    stated_boxes: Tensor | None = None
 
     def load(self) -> Tensor:
-        """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``."""
-        pixels = load_image(self.path)
+        """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``.
+
+        More than 25,000,000 pixels are left in uint8, 0..255, which :func:`resize_image` takes.
+        """
+        pixels = load_compact(self.path)
         return flip_left_right(pixels) if self.is_mirrored else pixels
 
     def mirror(self) -> "LabelledImage":
         """Give the same image with left and right exchanged; the boxes go along."""
-        boxes = flip_boxes(self.boxes, self.size_hw[1])
-        return replace(self, boxes=boxes, is_mirrored=not self.is_mirrored)
+        boxes, stated = flip_boxes(self.boxes, self.size_hw[1]), self.stated_boxes
+        stated = None if stated is None else flip_boxes(stated, self.size_hw[1])
+        return replace(self, boxes=boxes, stated_boxes=stated, is_mirrored=not self.is_mirrored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +94,7 @@ class DetectionDataset:
     split: str | None
     layout: str
     notes: tuple[Problem, ...] = ()
-    category_ids: tuple[int, ...] = ()
+    category_ids: tuple[int | str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +126,7 @@ def make_dataset(
     root: Path,
     split: str | None,
     layout: str,
-    category_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int | str] | None = None,
 ) -> DetectionDataset:
     """Put a data set together; one without a usable image is an error.
 
@@ -153,14 +162,24 @@ def make_dataset(
 
 
 def _with_own_ids(images: Sequence[LabelledImage], root: Path) -> list[LabelledImage]:
-    """Give images whose ids repeat, such as those of two folders, their paths for ids."""
-    counts = Counter(image.image_id for image in images)
-    return [
-        replace(image, image_id=os.path.relpath(image.path.with_suffix(""), root))
-        if counts[image.image_id] > 1
-        else image
-        for image in images
-    ]
+    """Give images whose ids repeat, such as those of two folders, their paths for ids.
+
+    Without the ending where that is enough, as in other tools; ``x.jpg`` and ``x.png`` need it.
+    """
+    for with_ending in (False, True):
+        counts = Counter(image.image_id for image in images)
+        images = [
+            replace(image, image_id=_path_id(image.path, root, with_ending))
+            if counts[image.image_id] > 1
+            else image
+            for image in images
+        ]
+    return list(images)
+
+
+def _path_id(path: Path, root: Path, with_ending: bool) -> str:
+    """The path from the root, with ``/`` on every system."""
+    return Path(os.path.relpath(path if with_ending else path.with_suffix(""), root)).as_posix()
 
 
 def read_names(names: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:
@@ -234,7 +253,7 @@ def make_labelled_image(
     except InputError as error:
         findings.problems.append(Problem.of(error, action=IMAGE_LEFT_OUT))
         return None
-    label_of = {name: label for label, name in enumerate(names)}
+    label_of = _labels_of(tuple(names))
     kept: list[tuple[RawBox, tuple[float, float, float, float]]] = []
     for raw in raw_boxes:
         clipped = _fit_box(raw, size_hw, label_of, annotation_path, findings)
@@ -251,23 +270,46 @@ def make_labelled_image(
         crowd=_flags(raw.crowd for raw, _ in kept),
         truncated=_flags(raw.truncated for raw, _ in kept),
         areas=_areas([raw.area for raw, _ in kept]),
+        stated_boxes=_stated(kept),
     )
 
 
-def note_if_emptied(
-    image: LabelledImage, had_boxes: bool, annotation_path: str | Path, findings: Findings
-) -> None:
-    """Note an image of which every box was left out: training will take it for background.
+@lru_cache(maxsize=8)  # asked for every image, and there may be 50,000 names
+def _labels_of(names: tuple[str, ...]) -> dict[str, int]:
+    """Each name's place."""
+    return {name: label for label, name in enumerate(names)}
+
+
+def keep_unless_emptied(
+    image: LabelledImage,
+    raw_boxes: Sequence[RawBox],
+    all_read: bool,
+    names: Sequence[str],
+    annotation_path: str | Path,
+    findings: Findings,
+) -> LabelledImage | None:
+    """Leave out an image whose objects are all lost: training would take it for background.
 
     Args:
         image: As it was read.
-        had_boxes: Whether its annotation names any object, however broken.
-        annotation_path: Named in the note.
-        findings: Receives the note.
+        raw_boxes: What its annotation says, as far as it could be read.
+        all_read: Whether that was the whole annotation.
+        names: Class names that are asked for; objects of other classes are background indeed.
+        annotation_path: Named in the finding.
+        findings: Receives a problem, or a note where all objects are of other classes.
+
+    Returns:
+        The image, or None.
     """
-    if had_boxes and not len(image.labels):
+    if len(image.labels) or (all_read and not raw_boxes):
+        return image
+    if all_read and not any(raw.class_name in names for raw in raw_boxes):
         rule = f"every box of {image.path.name!r} was left out"
         findings.note(annotation_path, rule, action="used as an image without boxes")
+        return image
+    rule = f"no box of {image.path.name!r} can be used, though it has some"
+    findings.leave_out(annotation_path, rule, "E_BOX")
+    return None
 
 
 def compare_sizes(
@@ -340,6 +382,14 @@ def _broken_rule(raw: RawBox, label_of: dict[str, int]) -> str | None:
     if raw.x2 == raw.x1 or raw.y2 == raw.y1:
         return f"the {raw.where} has no area"
     return None
+
+
+def _stated(kept: Sequence[tuple[RawBox, tuple[float, float, float, float]]]) -> Tensor | None:
+    """(K, 4) boxes before they were clipped, if any was."""
+    corners = [(raw.x1, raw.y1, raw.x2, raw.y2) for raw, _ in kept]
+    if all(stated == box for stated, (_, box) in zip(corners, kept, strict=True)):
+        return None
+    return torch.tensor(corners, dtype=torch.float32)
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -9,14 +9,15 @@ import ctypes
 import hashlib
 import io
 import logging
+import os
 import re
+import sys
 import threading
 import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -24,57 +25,68 @@ from sppnet.errors import InputError
 from sppnet.images.formats import (
     FORMAT_NAMES,
     HEAD_BYTES,
+    check_jpeg,
     check_tiff,
     is_cut_short,
     is_start_of_signature,
     png_exif,
     read_orientation,
+    require_decoder,
     sniff_format,
-    swaps_sides,
+    unsupported_kind,
     webp_canvas,
+    without_text,
+)
+from sppnet.images.transforms import (
+    array_to_tensor,
+    pixels_to_tensor,
+    swaps_sides,
+    tensor_to_tensor,
 )
 from sppnet.storage.files import open_regular_file, read_capped
 
 MAX_PIXELS = 100_000_000
+MAX_PIXELS_VARIABLE = "SPPNET_MAX_PIXELS"  # set by --max-pixels, for child processes, too
+# Up to here pixels are floats; larger photos may stay bytes, a quarter of that, until resized.
+LARGE_PIXELS = 25_000_000
 MAX_FILE_BYTES = 1 << 30
 # Pillow refuses twice its own warning limit whatever is asked of it.
-_PILLOW_MAX_PIXELS = 178_956_970
+PILLOW_MAX_PIXELS = 178_956_970
 # These are decoded row by row: what comes before a cut can be shown.
 _ROW_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-# Float pixels may miss 0..1 by this much, as results of arithmetic do; they are clipped.
-_FLOAT_SLACK = 1e-3
-# Tensors may miss it by rounding.
-_SLACK = 1e-4
+# Pillow makes 0..255 of grey of 2 and 4 bits; its names of these pixels, and the steps.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+# Pillow's names of samples with the high byte first, and in the order of this machine.
+_NATIVE = {"F;32BF": "F;32NF", "I;32B": "I;32N", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
 # What a caller may have in hand; `to_image` makes a tensor of it.
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def load_image(
-    path: str | Path, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+    path: str | Path,
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
+    compact: bool = False,
 ) -> Tensor:
     """Read an image file as RGB.
 
-    The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO), the size limit is decided
+    The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO, PPM, and HEIC with the
+    extra ``sppnet[heif]``), the size limit is decided
     from the header before pixels are allocated, EXIF orientation is applied, the first frame is
     taken. Colour profiles are not applied. Reading never blocks and never changes the file.
 
     Args:
         path: The file; a folder, pipe or device is refused.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: Largest width times height, at most 178,956,970; by default 100,000,000, or
+            what the variable SPPNET_MAX_PIXELS says.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early; the missing rows are black
             or grey. Try without first: then the caller knows which images were cut.
+        compact: Leave an image of more than 25,000,000 pixels in bytes, for a caller that resizes
+            it (:func:`resize_image` gives what floats would give).
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite.
+        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
 
     Raises:
         InputError: With code E_EMPTY, E_TRUNCATED, E_FORMAT, E_TOO_LARGE or E_UNREADABLE.
@@ -86,21 +98,31 @@ def load_image(
         sppnet.errors.InputError: 'no/such/file.jpg': the file does not exist (E_UNREADABLE)
     """
     with open_regular_file(path) as file:
-        return _decode(file, path, max_pixels, allow_truncated)
+        return _decode(file, path, max_pixels, allow_truncated, compact)
+
+
+def load_compact(path: str | Path) -> Tensor:
+    """Read an image to be resized or drawn: ``load_image`` with ``compact``."""
+    return load_image(path, compact=True)
 
 
 def decode_image(
-    data: bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+    data: bytes | BinaryIO,
+    *,
+    max_pixels: int | None = None,
+    allow_truncated: bool = False,
+    compact: bool = False,
 ) -> Tensor:
     """Decode an image that is in memory or in an open file; otherwise as ``load_image``.
 
     Args:
         data: The file's bytes, or a seekable binary file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early.
+        compact: As for ``load_image``.
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite.
+        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
 
     Raises:
         InputError: As ``load_image``.
@@ -113,7 +135,7 @@ def decode_image(
         tensor([1., 0., 0.])
     """
     file = io.BytesIO(data) if isinstance(data, bytes | bytearray | memoryview) else data
-    return _decode(file, None, max_pixels, allow_truncated)
+    return _decode(file, None, max_pixels, allow_truncated, compact)
 
 
 def read_content(path: str | Path) -> bytes:
@@ -126,13 +148,13 @@ def read_content(path: str | Path) -> bytes:
 
 
 def decode_content(data: bytes, path: str | Path) -> Tensor:
-    """Decode an image file's content; errors name the file.
+    """Decode an image file's content, to be resized; errors name the file; large ones stay bytes.
 
     Raises:
         InputError: If it is not an image, damaged or too large.
     """
     try:
-        return decode_image(data)
+        return decode_image(data, compact=True)
     except InputError as error:
         raise InputError(error.message, path=path, code=error.code) from None
 
@@ -142,12 +164,12 @@ def content_number(data: bytes) -> int:
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
 
 
-def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read height and width from an image's header; no pixel is decoded.
 
     Args:
         path: The file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
 
     Returns:
         (height, width) of what ``load_image`` returns, that is after EXIF orientation.
@@ -159,12 +181,12 @@ def read_image_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return _read_header(path, max_pixels)[0]
 
 
-def read_stored_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
     """Read height and width as stored, before EXIF orientation; otherwise as ``read_image_size``.
 
     Args:
         path: The file.
-        max_pixels: Largest width times height, at most 178,956,970.
+        max_pixels: As for ``load_image``.
 
     Returns:
         (height, width) of the stored pixels.
@@ -211,31 +233,40 @@ def to_image(source: ImageSource) -> Tensor:
     raise TypeError(f"image must be {kinds}, got {type(source).__name__}")
 
 
-def _decode(file: BinaryIO, path: str | Path | None, max_pixels: int, allow_cut: bool) -> Tensor:
+def _decode(
+    file: BinaryIO,
+    path: str | Path | None,
+    max_pixels: int | None,
+    allow_cut: bool,
+    compact: bool,
+) -> Tensor:
     """Decode from an open file; every failure becomes an InputError that names the path."""
-    _check_limit(max_pixels)
+    limit = _pixel_limit(max_pixels)
     name = _require_format(file, path)
     try:
         with QUIET_PILLOW:
-            image = _open(file, name, max_pixels)
-            _load_pixels(image, name, allow_cut)
+            image = _open(file, name, limit)
+            if name == "JPEG":
+                check_jpeg(file)
+            image = _load_pixels(image, name, allow_cut)
             # A TIFF is turned by Pillow itself while it loads.
-            upright = image if name == "TIFF" else turn_upright(image, _orientation(image, file))
-            return pixels_to_tensor(upright)
+            orientation = 1 if name == "TIFF" else _orientation(image, file)
+            is_large = image.width * image.height > LARGE_PIXELS
+            return pixels_to_tensor(image, orientation, as_bytes=compact and is_large)
     except InputError as error:
         raise InputError(error.message, path=path, code=error.code) from None
     except Exception as error:  # decoders of hostile bytes raise anything
         raise _as_input_error(error, file, name, path) from None
 
 
-def _read_header(path: str | Path, max_pixels: int) -> tuple[tuple[int, int], int]:
+def _read_header(path: str | Path, max_pixels: int | None) -> tuple[tuple[int, int], int]:
     """Upright size and EXIF orientation (1 for a TIFF, which Pillow turns unasked)."""
-    _check_limit(max_pixels)
+    limit = _pixel_limit(max_pixels)
     with open_regular_file(path) as file:
         name = _require_format(file, path)
         try:
             with QUIET_PILLOW:
-                image = _open(file, name, max_pixels)
+                image = _open(file, name, limit)
                 orientation = 1 if name == "TIFF" else _orientation(image, file)
         except InputError as error:
             raise InputError(error.message, path=path, code=error.code) from None
@@ -266,15 +297,22 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
         _check_size(canvas, max_pixels)
     if name == "TIFF":
         check_tiff(file)
+    require_decoder(name)
+    if name == "PNG":
+        file = without_text(file)
     image = Image.open(file, formats=(name,))
     _check_size(image.size, max_pixels)
     return image
 
 
-def _check_limit(max_pixels: int) -> None:
-    """Refuse a limit that could not be kept."""
-    if not 1 <= max_pixels <= _PILLOW_MAX_PIXELS:
-        raise ValueError(f"max_pixels must be in 1..{_PILLOW_MAX_PIXELS}, got {max_pixels}")
+def _pixel_limit(max_pixels: int | None) -> int:
+    """The limit that holds; refuse one that could not be kept."""
+    if max_pixels is None:
+        text = os.environ.get(MAX_PIXELS_VARIABLE, "")
+        max_pixels = int(text) if text.isdecimal() else MAX_PIXELS
+    if not 1 <= max_pixels <= PILLOW_MAX_PIXELS:
+        raise ValueError(f"max_pixels must be in 1..{PILLOW_MAX_PIXELS}, got {max_pixels}")
+    return max_pixels
 
 
 def _check_size(size_wh: tuple[int, int], max_pixels: int) -> None:
@@ -287,8 +325,12 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int) -> None:
         raise InputError(f"the image is {width} x {height} pixels", code="E_UNREADABLE")
 
 
-def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> None:
+def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> Image.Image:
     """Decode the first frame; keep the rows that are there if a cut file is allowed."""
+    if name == "WEBP" and image.width * image.height > LARGE_PIXELS:
+        return _load_large_webp(image)
+    _fit_clear_grey(image)
+    _take_native_order(image)
     try:
         image.load()
     except OSError:
@@ -298,6 +340,31 @@ def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> None:
         # (Its own switch for this is global: it would let other threads accept cut files.)
         image.tile = []  # type: ignore[attr-defined]
         image.load()
+    return image
+
+
+def _load_large_webp(image: Any) -> Image.Image:
+    """Decode a WebP without the third and fourth copy that Pillow makes of its pixels."""
+    data, *_ = image._get_next()
+    image._decoder = None  # frees both of its canvases
+    return Image.frombuffer(image.rawmode, image.size, data, "raw", image.rawmode, 0, 1)
+
+
+def _take_native_order(image: Image.Image) -> None:
+    """Tell Pillow that libtiff has swapped the bytes of samples already, as it knows of 16 bits."""
+    tiles = getattr(image, "tile", [])
+    if sys.byteorder == "little" and tiles and tiles[0][0] == "libtiff":
+        kind, *rest = tiles[0].args
+        image.tile = [tiles[0]._replace(args=(_NATIVE.get(kind, kind), *rest))]  # type: ignore[attr-defined]
+
+
+def _fit_clear_grey(image: Image.Image) -> None:
+    """Scale the grey that a PNG of 2 or 4 bits names as transparent as its pixels will be."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    codec = tiles[0][3] if tiles else None
+    kind = codec[0] if isinstance(codec, tuple) else codec
+    if image.format == "PNG" and isinstance(clear, int) and kind in _GREY_STEPS:
+        image.info["transparency"] = clear * _GREY_STEPS[kind] & 255
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -324,6 +391,11 @@ def _as_input_error(
         return InputError(rule, path=path, code="E_TOO_LARGE")
     if "truncated" in text.lower() or is_cut_short(name, file):
         return InputError("the image data ends early", path=path, code="E_TRUNCATED")
+    if text.startswith("Unsupported BMP"):
+        rule = f"this {text.removeprefix('Unsupported ')} is not supported"
+        return InputError(rule, path=path, code="E_FORMAT")
+    if kind := unsupported_kind(name, file):
+        return InputError(f"{kind} is not supported", path=path, code="E_FORMAT")
     return InputError("the image data is damaged", path=path, code="E_UNREADABLE")
 
 
@@ -332,118 +404,11 @@ def _pillow_to_tensor(image: Image.Image) -> Tensor:
     if 0 in image.size:
         raise ValueError(f"image must not be empty, got size {image.size}")
     with QUIET_PILLOW:
+        _fit_clear_grey(image)
+        _take_native_order(image)
         image.load()
         block = image.info.get("exif")
-        return pixels_to_tensor(turn_upright(image, read_orientation(block)))
-
-
-def pixels_to_tensor(image: Image.Image) -> Tensor:
-    """Turn decoded pixels of any mode into RGB.
-
-    16-bit grey is divided by 65535, alpha (or a transparent palette entry) is laid over white, CMYK
-    is converted without its colour profile, float pixels must lie in 0..1, integers of 32 bits in
-    0..65535.
-
-    Args:
-        image: A loaded Pillow image; its first frame is taken.
-
-    Returns:
-        (3, H, W) float32, RGB, 0..1.
-
-    Raises:
-        InputError: If the mode has no known range or colour (E_FORMAT).
-
-    Example:
-        >>> pixels_to_tensor(Image.new("LA", (1, 1), (0, 51))).flatten()
-        tensor([0.8000, 0.8000, 0.8000])
-    """
-    if image.mode.startswith("I;16"):
-        return _grey_to_tensor(_sixteen_bit_grey(image))
-    if image.mode == "I":
-        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 65535))
-    if image.mode == "F":
-        return _grey_to_tensor(_in_range(np.asarray(image, np.float64), 1))
-    if image.has_transparency_data:
-        return _over_white(image)
-    if image.mode in ("LAB", "HSV"):
-        raise InputError(f"pixels of mode {image.mode} are not supported", code="E_FORMAT")
-    return _bytes_to_tensor(np.array(image.convert("RGB")))
-
-
-def array_to_tensor(array: np.ndarray) -> Tensor:
-    """Turn a uint8 (H, W, 3) array into an image; raises TypeError or ValueError."""
-    if array.dtype != np.uint8:
-        raise TypeError(f"image must be a uint8 array, got {array.dtype}")
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise ValueError(f"image must have shape (H, W, 3), got {array.shape}")
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def tensor_to_tensor(image: Tensor) -> Tensor:
-    """Check a (3, H, W) tensor of bytes or floats in 0..1; raises TypeError or ValueError."""
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(f"image must be uint8 or floating point, got {image.dtype}")
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
-    if image.dtype == torch.uint8:
-        return image.float() / 255
-    low, high = float(image.min()), float(image.max())
-    if not (low >= -_SLACK and high <= 1 + _SLACK):  # False for NaN too
-        raise ValueError(f"image must have values in 0..1, got {low}..{high}")
-    return image.float()
-
-
-def _bytes_to_tensor(pixels: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 to (3, H, W) float."""
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
-
-
-def _grey_to_tensor(grey: np.ndarray) -> Tensor:
-    """(H, W) float 0..1 to three equal channels."""
-    return torch.from_numpy(grey.astype(np.float32)).expand(3, -1, -1).contiguous()
-
-
-def _sixteen_bit_grey(image: Image.Image) -> np.ndarray:
-    """Grey of the full 16 bits; the value that a PNG names as transparent becomes white."""
-    stored = np.asarray(image)
-    clear = image.info.get("transparency")
-    grey = stored / 65535
-    return np.where(stored == clear, 1.0, grey) if isinstance(clear, int) else grey
-
-
-def _in_range(values: np.ndarray, largest: int) -> np.ndarray:
-    """Scale to 0..1; refuse what would silently become black or white."""
-    low, high = float(values.min()), float(values.max())
-    slack = _FLOAT_SLACK * largest
-    if not (low >= -slack and high <= largest + slack):  # False for NaN too
-        rule = f"pixels must lie in 0..{largest}, are in {low:g}..{high:g}"
-        raise InputError(rule, code="E_FORMAT")
-    return np.clip(values / largest, 0, 1)
-
-
-def _over_white(image: Image.Image) -> Tensor:
-    """Lay a picture with transparency over white."""
-    clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and any(value > 255 for value in clear):
-        # A 16-bit PNG names its transparent colour in 16 bits; its pixels were cut to 8.
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    rgba = _bytes_to_tensor(np.array(image.convert("RGBA")))
-    alpha = rgba[3:]
-    return rgba[:3] * alpha + (1 - alpha)
-
-
-def turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo the camera's rotation; no pixel value changes.
-
-    Args:
-        image: As stored.
-        orientation: EXIF orientation; anything but 2..8 leaves the image as it is.
-
-    Returns:
-        As it is to be seen.
-    """
-    method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+        return pixels_to_tensor(image, read_orientation(block))
 
 
 class _Quiet:

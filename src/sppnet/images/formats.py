@@ -6,11 +6,14 @@ A TIFF's directory of tags is read here, too: Pillow would allocate what a hosti
 import io
 import math
 import os
+import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from importlib import import_module
+from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from sppnet.errors import InputError
 
@@ -26,16 +29,29 @@ _SIGNATURES = (
     (b"MM\x00+", "TIFF"),
 )
 _BMP_HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
-FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF or MPO"
+# Kinds of HEIF with HEVC inside, as phones write them (.heic), and what they may call themselves.
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, MPO or PPM"
+HEIF_MODULE = "pillow_heif"
 HEAD_BYTES = 32
 _ORIENTATION_TAG = 0x0112
 MAX_STRIPS = 65_536
+# A progressive JPEG has 10 in practice, 20 at most; each goes over all pixels again.
+MAX_SCANS = 50
+_SCAN, _END = 0xDA, 0xD9
+# What follows a scan's data: a byte FF and no 00 (a value), no D0 to D7 (restarts).
+_JPEG_MARKER = re.compile(rb"\xff[^\xff\x00\xd0-\xd7]")
+_BLOCK = 1 << 20
+# Pillow refuses more than 1 MB of each; no pixel depends on them.
+_PNG_TEXT = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")
+_MAX_CHUNKS = 100_000  # as many as a picture of 100 MP has in practice
 _MAX_TAGS = 4_096
 # The rest is TIFF's. Bytes of one value of each type, 1 BYTE to 18 IFD8.
 _TYPE_BYTES = dict(enumerate((0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)))
 # Unsigned integers by their number of bytes.
 _CODES = {2: "H", 4: "I", 8: "Q"}
 _HEIGHT, _ROWS_PER_STRIP, _SAMPLES, _PLANAR = 257, 278, 277, 284
+_BITS, _COMPRESSION, _COLOUR, _EXTRA, _SAMPLE_FORMAT = 258, 259, 262, 338, 339
 # Offsets and sizes of strips and of tiles.
 _STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES = 273, 279, 324, 325
 _LISTS = (_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES)
@@ -61,7 +77,34 @@ def sniff_format(head: bytes) -> str | None:
         return "WEBP"
     if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "HEIF"
+    if (
+        head[:1] == b"P"
+        and head[1:2] in tuple(b"%d" % n for n in range(1, 7))
+        and head[2:3] in (b" ", b"\t", b"\n", b"\r", b"#")
+    ):
+        return "PPM"
     return None
+
+
+def require_decoder(name: str) -> None:
+    """Make Pillow know a format that is an extra of this package.
+
+    Args:
+        name: The format, as ``sniff_format`` names it.
+
+    Raises:
+        InputError: If the extra is not installed (E_FORMAT).
+    """
+    if name != "HEIF" or name in Image.OPEN:
+        return
+    try:
+        module = import_module(HEIF_MODULE)
+    except ImportError:
+        rule = "is HEIC, which needs an extra: pip install 'sppnet[heif]'"
+        raise InputError(rule, code="E_FORMAT") from None
+    module.register_heif_opener()
 
 
 def is_start_of_signature(head: bytes) -> bool:
@@ -115,15 +158,162 @@ def png_exif(file: BinaryIO) -> bytes | None:
     Returns:
         The chunk's bytes, or None.
     """
-    file.seek(8)
-    for _ in range(100_000):  # as many chunks as a picture of 100 MP has in practice
+    for kind, start, end in _png_chunks(file):
+        if kind == b"eXIf":
+            file.seek(start + 8)
+            return file.read(min(end - start - 12, 1_000_000))
+    return None
+
+
+def without_text(file: BinaryIO) -> BinaryIO:
+    """See a PNG without its texts and its colour profile, which hold no pixel.
+
+    Args:
+        file: The file, at any position; it must stay open.
+
+    Returns:
+        The file itself if there are none, else a view that leaves them out.
+    """
+    kept, start_of_next = [], 0
+    for kind, start, end in _png_chunks(file):
+        if kind in _PNG_TEXT:
+            kept.append((start_of_next, start))
+            start_of_next = end
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if not kept:
+        return file
+    return io.BufferedReader(_Parts(file, [*kept, (start_of_next, max(size, start_of_next))]))
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and end of each chunk; nothing but their heads is read."""
+    start = 8
+    for _ in range(_MAX_CHUNKS):
+        file.seek(start)
         head = file.read(8)
         if len(head) < 8:
+            return
+        end = start + int.from_bytes(head[:4], "big") + 12
+        yield head[4:], start, end
+        start = end
+
+
+class _Parts(io.RawIOBase):
+    """Reads parts of a file as if they were one.
+
+    Args:
+        file: The file.
+        parts: (start, end) of each.
+    """
+
+    def __init__(self, file: BinaryIO, parts: list[tuple[int, int]]) -> None:
+        self._file = file
+        self._parts = parts
+        self._place = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    seekable = readable
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place in what is seen."""
+        size = sum(end - start for start, end in self._parts)
+        self._place = max(0, offset + (0, self._place, size)[whence])
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from the part at this place."""
+        skipped = self._place
+        for start, end in self._parts:
+            if skipped < end - start:
+                self._file.seek(start + skipped)
+                data = self._file.read(min(len(buffer), end - start - skipped))
+                buffer[: len(data)] = data
+                self._place += len(data)
+                return len(data)
+            skipped -= end - start
+        return 0
+
+
+def check_jpeg(file: BinaryIO) -> None:
+    """Refuse a JPEG of very many scans, which takes the decoder minutes.
+
+    Args:
+        file: The file, at any position.
+
+    Raises:
+        InputError: E_TOO_LARGE.
+    """
+    if _count_bytes(file, bytes([0xFF, _SCAN])) <= MAX_SCANS:
+        return  # there cannot be more scans than that; a film behind the photo may hold any bytes
+    scans = 0
+    for kind, _ in _jpeg_markers(file):
+        scans += kind == _SCAN
+        if scans > MAX_SCANS:
+            rule = f"a JPEG must have at most {MAX_SCANS} scans, has more"
+            raise InputError(rule, code="E_TOO_LARGE")
+
+
+def _count_bytes(file: BinaryIO, wanted: bytes) -> int:
+    """How often two bytes stand in a file."""
+    file.seek(0)
+    count, tail = 0, b""
+    while block := file.read(_BLOCK):
+        count += (tail + block).count(wanted)
+        tail = block[-1:]
+    return count
+
+
+def _jpeg_markers(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Each marker of the first picture and its place, found as the decoder does."""
+    place = 2
+    while True:
+        file.seek(place)
+        block = file.read(_BLOCK)
+        found = _JPEG_MARKER.search(block)
+        if found is None:
+            if len(block) < _BLOCK:
+                return
+            place += len(block) - 1
+            continue
+        place += found.end()
+        kind = block[found.end() - 1]
+        yield kind, place
+        if kind == _END:
+            return
+        file.seek(place)
+        place += max(2, int.from_bytes(file.read(2), "big"))
+
+
+def unsupported_kind(name: str, file: BinaryIO) -> str | None:
+    """Say what a file is if it is sound as far as its header goes, and no decoder here reads it.
+
+    Asked only after decoding failed, to say "not supported" instead of "damaged".
+
+    Args:
+        name: The format, as ``sniff_format`` names it.
+        file: The file, at any position.
+
+    Returns:
+        Words such as "a TIFF of 24 bits a sample", or None.
+    """
+    looks = {"JPEG": _odd_jpeg, "TIFF": _odd_tiff}
+    return looks[name](file) if name in looks else None
+
+
+def _odd_jpeg(file: BinaryIO) -> str | None:
+    """A JPEG of 12 bits, or one that is lossless, hierarchical or arithmetically coded."""
+    for kind, place in _jpeg_markers(file):
+        if kind == _SCAN:
             return None
-        length = int.from_bytes(head[:4], "big")
-        if head[4:] == b"eXIf":
-            return file.read(min(length, 1_000_000))
-        file.seek(length + 4, io.SEEK_CUR)
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            file.seek(place + 2)
+            bits = int.from_bytes(file.read(1), "big")
+            if bits != 8 or kind not in (0xC0, 0xC1, 0xC2):
+                return f"a JPEG of kind SOF{kind - 0xC0} and {bits} bits"
     return None
 
 
@@ -154,7 +344,7 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
         return int.from_bytes(head[4:8], "little") + 8 > size
     if name == "BMP":
         return int.from_bytes(head[2:6], "little") > size
-    return is_tiff_cut(file)
+    return name == "TIFF" and is_tiff_cut(file)
 
 
 def read_orientation(exif_block: bytes | None) -> int:
@@ -179,11 +369,6 @@ def read_orientation(exif_block: bytes | None) -> int:
     except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def swaps_sides(orientation: int) -> bool:
-    """Tell whether turning upright makes height of width."""
-    return 5 <= orientation <= 8
 
 
 @dataclass(frozen=True)
@@ -230,6 +415,7 @@ def check_tiff(file: BinaryIO) -> None:
     if strips > MAX_STRIPS:
         rule = f"a TIFF must have at most {MAX_STRIPS:,} strips, has {strips:,}"
         raise InputError(rule, code="E_TOO_LARGE")
+    _check_planes(file, folder)
     if _STRIP_OFFSETS in folder.tags:
         height = folder.value(_HEIGHT, 0)
         planes = folder.value(_SAMPLES, 1) if folder.value(_PLANAR, 1) == 2 else 1
@@ -237,6 +423,37 @@ def check_tiff(file: BinaryIO) -> None:
         if folder.tags[_STRIP_OFFSETS].count < needed:
             rule = f"the image data is damaged: {needed:,} strips are needed for {height:,} rows"
             raise InputError(rule, code="E_UNREADABLE")
+
+
+def _odd_tiff(file: BinaryIO) -> str | None:
+    """A TIFF of samples, colours or a compression that Pillow lacks."""
+    folder = _read_folder(file)
+    if folder is None:
+        return None
+    compression, colour = folder.value(_COMPRESSION, 1), folder.value(_COLOUR, 0)
+    if compression not in TiffImagePlugin.COMPRESSION_INFO:
+        return f"a TIFF of compression {compression}"
+    bits = tuple(_values(file, folder, _BITS)) or (1,)
+    kinds = tuple(_values(file, folder, _SAMPLE_FORMAT)) or (1,)
+    if not any(
+        key[1] == colour and set(key[2]) == set(kinds) and set(key[4]) == set(bits)
+        for key in TiffImagePlugin.OPEN_INFO
+        if key[0] == (TiffImagePlugin.II if folder.order == "<" else TiffImagePlugin.MM)
+        and len(key[4]) in (len(bits), folder.value(_SAMPLES, 1))
+    ):
+        samples = folder.value(_SAMPLES, 1)
+        return f"a TIFF of {samples} samples of {bits[0]} bits, kind {kinds[0]}, colours {colour}"
+    return None
+
+
+def _check_planes(file: BinaryIO, folder: _Folder) -> None:
+    """Refuse separate planes of which Pillow would take 16 bits for 8, or alpha for a colour."""
+    bits = set(_values(file, folder, _BITS))
+    is_simple = bits == {8} and not set(_values(file, folder, _EXTRA)) & {0, 1}
+    if folder.value(_PLANAR, 1) == 2 and folder.value(_COMPRESSION, 1) == 1 and not is_simple:
+        words = "/".join(map(str, sorted(bits))) or "1"
+        rule = f"a TIFF of {words} bits in separate planes without compression is not supported"
+        raise InputError(rule, code="E_FORMAT")
 
 
 def is_tiff_cut(file: BinaryIO) -> bool:

@@ -3,15 +3,44 @@
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 from sppnet.errors import Problem
+from sppnet.images.formats import HEIF_MODULE
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".mpo")
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "mpo"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
+)
+_HEIF_SUFFIXES = frozenset((".heic", ".heif"))
+# Pictures and films of kinds that are not read: who names their folder means them, too.
+_MEDIA_SUFFIXES = _HEIF_SUFFIXES | frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "jxl", "jp2", "j2k", "psd", "svg", "eps", "pdf", "tga", "exr", "hdr", "dcm"),
+        *("raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
+        *("mp4", "mov", "avi", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "3gp"),
+    )
+)
+# What lies beside images and is none: annotations, texts, the notes of file systems and tools.
+_COMPANIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("txt", "xml", "json", "jsonl", "csv", "tsv", "yaml", "yml", "md", "html", "log"),
+        *("cache", "db", "ini", "labels", "names", "data", "cfg", "py", "ipynb", "npy", "npz"),
+        *("mat", "pt", "pth", "zip", "gz", "tar"),
+    )
 )
 _LEFT_OUT = "left out"
 OVERLAYS, DETECTIONS = "overlays", "detections.json"  # what detect predict writes
@@ -24,11 +53,13 @@ class Listing:
     Args:
         paths: Sorted by the bytes of their names; each file (inode) once.
         problems: One per source or entry that gives nothing.
+        notes: One per source that also holds files of kinds that are not read.
         own: How many files were left out because ``detect predict`` drew them.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    notes: tuple[Problem, ...] = ()
     own: int = 0
 
     @property
@@ -44,7 +75,23 @@ def has_image_suffix(path: str | Path) -> bool:
         >>> has_image_suffix("a/B.JPG"), has_image_suffix("notes.txt")
         (True, False)
     """
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (100k names)
+    return _is_read(_suffix(path))
+
+
+def _suffix(path: str | Path) -> str:
+    """The ending in small letters."""
+    return os.path.splitext(path)[1].lower()  # noqa: PTH122 (100k names)
+
+
+def _is_read(suffix: str) -> bool:
+    """Whether files of this ending are images that can be read here."""
+    return suffix in IMAGE_SUFFIXES or (suffix in _HEIF_SUFFIXES and _has_heif())
+
+
+@cache
+def _has_heif() -> bool:
+    """Whether the extra that decodes HEIC is installed."""
+    return find_spec(HEIF_MODULE) is not None
 
 
 def list_images(sources: Sequence[str | Path], out: str | Path | None = None) -> Listing:
@@ -52,7 +99,8 @@ def list_images(sources: Sequence[str | Path], out: str | Path | None = None) ->
 
     A file is taken whatever its name; of a folder, all files with an image's ending, in all folders
     below, without hidden ones; of a pattern (``*``, ``?``, ``[...]``, ``**``), what it matches.
-    Links are followed, loops end, and a file that is reached twice is listed once.
+    Links are followed, loops end, and a file that is reached twice is listed once. Files of other
+    kinds are counted by ending, one finding for each source.
 
     Args:
         sources: Files, folders and patterns. A name that exists is never read as a pattern.
@@ -67,19 +115,18 @@ def list_images(sources: Sequence[str | Path], out: str | Path | None = None) ->
         >>> list_images(["no/such/file.jpg"]).problems[0].rule
         'does not exist'
     """
-    problems: list[Problem] = []
-    found: list[str] = []
-    seen_folders: set[tuple[int, int]] = set()
-    own = 0
+    looked = _Looked()
     is_own = cache(partial(_is_own, None if out is None else os.path.realpath(out)))
+    found: list[str] = []
+    own = 0
     for given in sources:
         source = os.fspath(given)
-        names = _expand(source, seen_folders, problems)
+        names = looked.expand(source)
         kept = [name for name in names if name == source or not is_own(os.path.dirname(name))]  # noqa: PTH120
         own += len(names) - len(kept)
         found.extend(kept)
-    paths = tuple(Path(name) for name in _once_each(found, problems))
-    return Listing(paths, tuple(problems), own)
+    paths = tuple(Path(name) for name in _once_each(found, looked.problems))
+    return Listing(paths, tuple(looked.problems), tuple(looked.notes), own)
 
 
 def _is_own(out: str | None, folder: str) -> bool:
@@ -90,65 +137,96 @@ def _is_own(out: str | None, folder: str) -> bool:
     return str(real.parent) == out or (real.parent / DETECTIONS).is_file()
 
 
-def _expand(source: str, seen: set[tuple[int, int]], problems: list[Problem]) -> list[str]:
-    """The files of one source."""
-    try:
-        mode = os.stat(source).st_mode  # noqa: PTH116 (an empty name is not ".")
-    except (OSError, ValueError) as error:
-        if glob.has_magic(source) and "\0" not in source:
-            return _expand_pattern(source, seen, problems)
-        problems.append(_problem(source, _reason(error)))
-        return []
-    if not stat.S_ISDIR(mode):
-        return [source]
-    return _expand_folder(source, seen, problems)
+class _Looked:
+    """What was come by while sources were looked through."""
 
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.notes: list[Problem] = []
+        self._seen: set[tuple[int, int]] = set()
+        self._others: Counter[str] = Counter()  # endings of files that are not read
 
-def _expand_pattern(source: str, seen: set[tuple[int, int]], problems: list[Problem]) -> list[str]:
-    """The files that a pattern matches, and those in the folders that it matches."""
-    matches = sorted(glob.glob(source, recursive=True), key=os.fsencode)  # noqa: PTH207 (absolute ones too)
-    if not matches:
-        problems.append(Problem(source, "matches no file", "E_NOTHING"))
-    found: list[str] = []
-    for match in matches:
-        if os.path.isdir(match):  # noqa: PTH112
-            found.extend(_walk(match, seen, problems))
-        elif has_image_suffix(match) or has_image_suffix(source):
-            found.append(match)
-    return found
-
-
-def _expand_folder(source: str, seen: set[tuple[int, int]], problems: list[Problem]) -> list[str]:
-    """The image files of a folder; a folder without one is a problem unless it came up before."""
-    known = len(seen)
-    before = len(problems)
-    found = list(_walk(source, seen, problems))
-    if not found and len(seen) > known and len(problems) == before:
-        problems.append(Problem(source, "holds no image", "E_NOTHING"))
-    return found
-
-
-def _walk(folder: str, seen: set[tuple[int, int]], problems: list[Problem]) -> Iterator[str]:
-    """All image files below a folder; a folder that was seen, through a link or not, is skipped."""
-    waiting = [folder]
-    while waiting:
-        name = waiting.pop()
+    def expand(self, source: str) -> list[str]:
+        """The files of one source."""
+        self._others.clear()
         try:
-            status = os.stat(name)  # noqa: PTH116
-            key = (status.st_dev, status.st_ino)
-            if key in seen:
+            mode = os.stat(source).st_mode  # noqa: PTH116 (an empty name is not ".")
+        except (OSError, ValueError) as error:
+            if glob.has_magic(source) and "\0" not in source:
+                return self._expand_pattern(source)
+            self.problems.append(_problem(source, _reason(error)))
+            return []
+        return self._expand_folder(source) if stat.S_ISDIR(mode) else [source]
+
+    def _expand_pattern(self, source: str) -> list[str]:
+        """The files that a pattern matches, and those in the folders that it matches."""
+        matches = sorted(glob.glob(source, recursive=True), key=os.fsencode)  # noqa: PTH207 (absolute ones too)
+        if not matches:
+            self.problems.append(Problem(source, "matches no file", "E_NOTHING"))
+        found: list[str] = []
+        for match in matches:
+            if os.path.isdir(match):  # noqa: PTH112
+                found.extend(self._walk(match))
+            elif has_image_suffix(match) or has_image_suffix(source):
+                found.append(match)
+            else:
+                self._others[_suffix(match)] += 1
+        self._report_others(source)
+        return found
+
+    def _expand_folder(self, source: str) -> list[str]:
+        """The image files of a folder; one without any is a problem unless it came up before."""
+        known = len(self._seen)
+        before = len(self.problems)
+        found = list(self._walk(source))
+        self._report_others(source)
+        if not found and len(self._seen) > known and len(self.problems) == before:
+            self.problems.append(Problem(source, "holds no image", "E_NOTHING"))
+        return found
+
+    def _report_others(self, source: str) -> None:
+        """One line on files of kinds that are not read."""
+        media = {end: n for end, n in self._others.items() if end in _MEDIA_SUFFIXES}
+        rest = {end: n for end, n in self._others.items() if end not in {*media, *_COMPANIONS}}
+        if media:
+            rule = f"holds files of kinds that are not read: {_counted(media)}"
+            if _HEIF_SUFFIXES & media.keys():
+                rule = f"{rule}; HEIC needs an extra: pip install 'sppnet[heif]'"
+            self.problems.append(Problem(source, rule, "E_FORMAT", action=_LEFT_OUT))
+        if rest:
+            rule = f"holds files that are no images by their names: {_counted(rest)}"
+            self.notes.append(Problem(source, rule, "W_DATA", action=_LEFT_OUT))
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        """All image files below a folder; one that was seen, through a link or not, is skipped."""
+        waiting = [folder]
+        while waiting:
+            name = waiting.pop()
+            try:
+                status = os.stat(name)  # noqa: PTH116
+                key = (status.st_dev, status.st_ino)
+                if key in self._seen:
+                    continue
+                self._seen.add(key)
+                with os.scandir(name) as entries:
+                    visible = [entry for entry in entries if not entry.name.startswith(".")]
+            except OSError as error:
+                self.problems.append(_problem(name, _reason(error)))
                 continue
-            seen.add(key)
-            with os.scandir(name) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            problems.append(_problem(name, _reason(error)))
-            continue
-        for entry in visible:
-            if _is_folder(entry):
-                waiting.append(entry.path)
-            elif has_image_suffix(entry.name):
-                yield entry.path
+            for entry in visible:
+                if _is_folder(entry):
+                    waiting.append(entry.path)
+                elif has_image_suffix(entry.name):
+                    yield entry.path
+                else:
+                    self._others[_suffix(entry.name)] += 1
+
+
+def _counted(endings: Mapping[str, int]) -> str:
+    """Endings with their numbers, the most frequent first."""
+    ranked = sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{count} {ending or 'without ending'}" for ending, count in ranked[:8])
+    return shown + (f" and {len(ranked) - 8} other kinds" if len(ranked) > 8 else "")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -187,3 +265,81 @@ def _reason(error: OSError | ValueError) -> str:
     if isinstance(error, FileNotFoundError):
         return "does not exist"
     return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+@dataclass
+class ImageFinder:
+    """Finds files by the names that other tools write on other machines; never outside.
+
+    Args:
+        folders: Where to look, the likeliest first.
+    """
+
+    folders: Sequence[Path]
+
+    def find(self, name: str) -> tuple[Path, bool]:
+        """Find the file, and tell whether it lies exactly where the name says.
+
+        Raises:
+            ValueError: If there is none, or there are two that differ in case only.
+        """
+        # os.path answers False to names that pathlib raises on, such as ones of 300 characters.
+        for spelling in dict.fromkeys((name, unquote(name))):
+            for folder in self.folders:
+                for first, rest in _endings(folder, spelling):
+                    path = folder.joinpath(*rest)
+                    if os.path.isfile(path):  # noqa: PTH113
+                        return path, first == 0 and spelling == name and ".." not in name
+        return self._find_folded(name), False
+
+    def _find_folded(self, name: str) -> Path:
+        """The one file whose path is the same but for case and the way accents are written."""
+        for spelling in dict.fromkeys((name, unquote(name))):
+            for folder, files in zip(self.folders, self._files, strict=True):
+                for _, rest in _endings(folder, spelling):
+                    fits = files.get(_folded("/".join(rest)), [])
+                    if len(fits) > 1:
+                        both = " and ".join(repr(path.name) for path in fits[:2])
+                        raise ValueError(f"image {shortened(name)} may be {both}")
+                    if fits:
+                        return fits[0]
+        where = " or ".join(folder.name for folder in self.folders)
+        raise ValueError(f"there is no image {shortened(name)} in {where}")
+
+    @cached_property
+    def _files(self) -> list[dict[str, list[Path]]]:
+        """Folded path below each folder to the files."""
+        tables: list[dict[str, list[Path]]] = []
+        for folder in self.folders:
+            table: dict[str, list[Path]] = {}
+            for path in list_images([folder]).paths:
+                table.setdefault(_folded(path.relative_to(folder).as_posix()), []).append(path)
+            tables.append(table)
+        return tables
+
+
+def _endings(folder: Path, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The parts of a path, then less and less of them, as long as a folder is not known here."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if "\0" in name or not parts or parts[-1] == "..":
+        return
+    while ".." in parts:
+        parts = parts[parts.index("..") + 1 :]
+    for first in range(len(parts)):
+        yield first, parts[first:]
+        if os.path.isdir(folder / parts[first]):  # noqa: PTH112
+            return
+
+
+def _folded(text: str) -> str:
+    """A name as systems that ignore case compare it."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def shortened(value: Any) -> str:
+    """A value in at most 60 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
+        return "a value too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,21 +1,213 @@
-"""Changing the size of images and putting equal sizes together."""
+"""Pixels: from any mode to RGB, to another size, into batches of one size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+from sppnet.errors import InputError
+
+# Larger images are converted and resized band by band, so that no second copy of all is made.
+_BAND_PIXELS = 1 << 18
+# Float pixels may miss 0..1 by this much, as results of arithmetic do; they are clipped.
+_FLOAT_SLACK = 1e-3
+# Tensors may miss it by rounding.
+_SLACK = 1e-4
+_MIN_IS_WHITE = 0  # TIFF's PhotometricInterpretation
+
+
+def pixels_to_tensor(image: Image.Image, orientation: int = 1, *, as_bytes: bool = False) -> Tensor:
+    """Turn decoded pixels of any mode into RGB, upright.
+
+    Grey of 16 bits is divided by 65535, of 12 bits by 4095; where a TIFF says that 0 is white, it
+    is; alpha (or a transparent palette entry) is laid over white, except in a BMP in which all of
+    it is 0; CMYK is converted without its colour profile, float pixels must lie in 0..1, integers
+    of 32 bits in 0..65535. Worked band by band: beside the image and the result it takes 10 MB.
+
+    Args:
+        image: A loaded Pillow image; its first frame is taken.
+        orientation: How it is stored, 1..8 as EXIF says it.
+        as_bytes: Round to 8 bits a channel.
+
+    Returns:
+        (3, H, W) float32, RGB, 0..1, or uint8, RGB, 0..255.
+
+    Raises:
+        InputError: If the mode has no known range or colour (E_FORMAT).
+
+    Example:
+        >>> pixels_to_tensor(Image.new("LA", (1, 1), (0, 51))).flatten()
+        tensor([0.8000, 0.8000, 0.8000])
+    """
+    read = _reader_for(image)
+    size_hw = image.size if swaps_sides(orientation) else image.size[::-1]
+    upright = np.empty((3, *size_hw), np.uint8 if as_bytes else np.float32)
+    stored = _as_stored(upright, orientation)
+    for rows, band in _bands(image):
+        pixels = read(band)
+        stored[:, rows] = pixels.mul(255).round_() if as_bytes else pixels
+    return torch.from_numpy(upright)
+
+
+def swaps_sides(orientation: int) -> bool:
+    """Tell whether turning upright makes height of width."""
+    return 5 <= orientation <= 8
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Cut an image into bands of whole rows."""
+    width, height = image.size
+    step = max(1, _BAND_PIXELS // width)
+    if step >= height:
+        yield slice(0, height), image
+        return
+    for top in range(0, height, step):
+        bottom = min(height, top + step)
+        yield slice(top, bottom), image.crop((0, top, width, bottom))
+
+
+def _as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """See (3, H, W) upright pixels in the order in which the camera stored them."""
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    view = upright[:, ::rows, ::columns]
+    return view.transpose(0, 2, 1) if swaps_sides(orientation) else view
+
+
+def _reader_for(image: Image.Image) -> Callable[[Image.Image], Tensor]:
+    """How bands of an image become (3, h, w) float 0..1."""
+    if image.mode.startswith("I;16"):
+        return _grey_reader(image, 4095 if _tiff_tag(image, 258) == 12 else 65535)
+    if image.mode in ("I", "F"):
+        largest = 65535 if image.mode == "I" else 1
+        _check_range(image, largest)
+        return _grey_reader(image, largest)
+    if image.mode == "La":
+        return _premultiplied_over_white
+    if image.has_transparency_data and not _is_alpha_unused(image):
+        _fit_clear_colour(image)
+        return _over_white
+    if image.mode in ("LAB", "HSV"):
+        raise InputError(f"pixels of mode {image.mode} are not supported", code="E_FORMAT")
+    return lambda band: _bytes_to_tensor(np.array(band.convert("RGB")))
+
+
+def _tiff_tag(image: Image.Image, number: int) -> Any:
+    """The first value of a tag, if the image is a TIFF that has it."""
+    value = getattr(image, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _grey_reader(image: Image.Image, largest: int) -> Callable[[Image.Image], Tensor]:
+    """For grey of more than 8 bits; the value that a PNG names as transparent becomes white."""
+    clear = image.info.get("transparency")
+    # Pillow turns grey where 0 is white only up to 8 bits.
+    is_inverted = _tiff_tag(image, 262) == _MIN_IS_WHITE
+
+    def read(band: Image.Image) -> Tensor:
+        stored = np.asarray(band, np.float64)
+        grey = np.clip(stored / largest, 0, 1)
+        grey = 1 - grey if is_inverted else grey
+        grey = np.where(stored == clear, 1.0, grey) if isinstance(clear, int) else grey
+        return torch.from_numpy(grey.astype(np.float32)).expand(3, -1, -1)
+
+    return read
+
+
+def _check_range(image: Image.Image, largest: int) -> None:
+    """Refuse what would silently become black or white."""
+    bands = (np.asarray(band) for _, band in _bands(image))
+    lows, highs = zip(*((band.min(), band.max()) for band in bands), strict=True)
+    low, high = float(np.min(lows)), float(np.max(highs))  # NaN if there is one
+    slack = _FLOAT_SLACK * largest
+    if not (low >= -slack and high <= largest + slack):  # False for NaN too
+        rule = f"pixels must lie in 0..{largest}, are in {low:g}..{high:g}"
+        raise InputError(rule, code="E_FORMAT")
+
+
+def _is_alpha_unused(image: Image.Image) -> bool:
+    """Tell whether a BMP has an alpha channel that its writer left at 0, as Windows does."""
+    if image.format != "BMP" or image.mode != "RGBA":
+        return False
+    alpha: object = image.getextrema()[-1]
+    return alpha == (0, 0)
+
+
+def _fit_clear_colour(image: Image.Image) -> None:
+    """Bring the colour that a PNG names as transparent to the 8 bits of the decoded pixels."""
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and any(value > 255 for value in clear):
+        # A 16-bit PNG names its transparent colour in 16 bits; its pixels were cut to 8.
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
+def _over_white(image: Image.Image) -> Tensor:
+    """Lay a picture with transparency over white."""
+    rgba = _bytes_to_tensor(np.array(image.convert("RGBA")))
+    alpha = rgba[3:]
+    return rgba[:3] * alpha + (1 - alpha)
+
+
+def _premultiplied_over_white(image: Image.Image) -> Tensor:
+    """The same for grey that was multiplied with its alpha, which Pillow converts to nothing."""
+    grey, alpha = _bytes_to_tensor(np.array(image))
+    return (grey + (1 - alpha)).clamp(max=1).expand(3, -1, -1)
+
+
+def _bytes_to_tensor(pixels: np.ndarray) -> Tensor:
+    """(H, W, C) uint8 to (C, H, W) float."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def array_to_tensor(array: np.ndarray) -> Tensor:
+    """Turn a uint8 (H, W, 3) array into an image; raises TypeError or ValueError."""
+    if array.dtype != np.uint8:
+        raise TypeError(f"image must be a uint8 array, got {array.dtype}")
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ValueError(f"image must have shape (H, W, 3), got {array.shape}")
+    return _bytes_to_tensor(array.copy())
+
+
+def tensor_to_tensor(image: Tensor) -> Tensor:
+    """Check a (3, H, W) tensor of bytes or floats in 0..1; raises TypeError or ValueError."""
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise TypeError(f"image must be uint8 or floating point, got {image.dtype}")
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(f"image must have shape (3, H, W), got {tuple(image.shape)}")
+    if image.dtype == torch.uint8:
+        return as_floats(image)
+    low, high = float(image.min()), float(image.max())
+    if not (low >= -_SLACK and high <= 1 + _SLACK):  # False for NaN too
+        raise ValueError(f"image must have values in 0..1, got {low}..{high}")
+    return image.float()
+
+
+def as_floats(image: Tensor) -> Tensor:
+    """Turn bytes 0..255 into float32 0..1; floats stay as they are.
+
+    Example:
+        >>> as_floats(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize by bilinear interpolation with antialiasing, as Pillow's BILINEAR does.
 
+    Bytes become floats band by band, so that a large photo never exists in floats; the result has
+    the bits that the whole image in floats would give.
+
     Args:
-        image: (C, H, W) or (N, C, H, W), floating point.
+        image: (C, H, W) or (N, C, H, W), floating point, or uint8 0..255.
         size_hw: New (height, width), each at least 1.
 
     Returns:
-        The image in the new size; the same tensor if it has that size already.
+        The image in the new size, floating point; the same tensor if it has that size already.
 
     Raises:
         ValueError: If a side is below 1 or the image has another number of dimensions.
@@ -30,12 +222,23 @@ def resize_image(image: Tensor, size_hw: tuple[int, int]) -> Tensor:
     if image.ndim not in (3, 4):
         raise ValueError(f"image must have 3 or 4 dimensions, got {tuple(image.shape)}")
     if tuple(image.shape[-2:]) == (height, width):
-        return image
+        return as_floats(image)
     batch = image if image.ndim == 4 else image[None]
-    resized = functional.interpolate(
-        batch, (height, width), mode="bilinear", align_corners=False, antialias=True
-    )
+    if batch.dtype == torch.uint8:  # torch goes along x first, too
+        step = max(1, _BAND_PIXELS // batch.shape[-1])
+        narrow = torch.empty((*batch.shape[:3], width), device=batch.device)
+        for band, part in zip(batch.split(step, 2), narrow.split(step, 2), strict=True):
+            part.copy_(_interpolate(as_floats(band), (band.shape[2], width)))
+        batch = narrow
+    resized = _interpolate(batch, (height, width))
     return resized if image.ndim == 4 else resized[0]
+
+
+def _interpolate(batch: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize (N, C, H, W)."""
+    return functional.interpolate(
+        batch, size_hw, mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 def short_side_size(

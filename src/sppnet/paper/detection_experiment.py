@@ -32,7 +32,7 @@ from sppnet.paper.detection_setup import (
 )
 from sppnet.paper.resources import NEEDS_HIDDEN, Budget, Resources
 from sppnet.progress import Track
-from sppnet.storage import FeatureCache
+from sppnet.storage import FeatureCache, sha256_file
 from sppnet.storage.tensors import digest_of
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.optimizers import OptimizerConfig
@@ -276,11 +276,10 @@ def score_detector(
 
 
 def digest_images(images: Sequence[LabelledImage]) -> str:
-    """SHA-256 over names, sizes and dates of image files and over their boxes."""
+    """SHA-256 over names and contents of image files and over their boxes."""
     digest = hashlib.sha256()
     for image in images:
-        status = image.path.stat()
-        digest.update(f"{image.image_id} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(f"{image.image_id!r} {sha256_file(image.path)}".encode())
         marks = (image.labels, image.difficult, image.crowd)
         digest.update(repr([image.boxes.tolist(), *(each.tolist() for each in marks)]).encode())
     return digest.hexdigest()

@@ -35,7 +35,7 @@ from sppnet.paper.resources import (
     find_network,
     load_stand_in,
 )
-from sppnet.pooling import SpatialPyramidPool
+from sppnet.pooling import SpatialPyramidPool, check_levels
 from sppnet.pooling.bins import DEFAULT_LEVELS
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
@@ -197,7 +197,7 @@ def _of_frozen(network: FrozenNetwork) -> DetectionNetwork:
     linear = [layer for layer in head if isinstance(layer, nn.Linear)]
     has_two = len(linear) == 3 and isinstance(head[0], nn.Linear)  # a norm in front is no part
     hidden = (linear[0], linear[1]) if has_two else None
-    return DetectionNetwork(network.backbone, pool.levels, hidden, network.differs)
+    return DetectionNetwork(network.backbone, check_levels(pool.levels), hidden, network.differs)
 
 
 class KeptRcnnEncoder(RcnnEncoder):

@@ -1,6 +1,8 @@
 """Tables 1 to 4: the networks of the paper on ImageNet."""
 
+import hashlib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -146,7 +148,10 @@ def measure_model(
         yield from (NotRun(row, column, "; ".join(missing)) for _, row, column in places)
         return
     classifier = spec.load(resources.models_folder, resources.device)
-    if classifier is None:
+    is_stale = classifier is not None and saw_other_images(classifier, root, resources.seed)
+    if is_stale and resources.training is not None:
+        warnings.warn(f"{spec.name} was trained on other images: trained again", stacklevel=1)
+    if classifier is None or (is_stale and resources.training is not None):
         classifier, problems = train_model(spec, root, resources, track)
         yield from problems
     began = time.perf_counter()
@@ -156,6 +161,8 @@ def measure_model(
     yield from problems
     seconds = time.perf_counter() - began
     differs = what_differs(classifier, root, images)
+    if is_stale and resources.training is None:
+        differs += "; trained on other images than are there now"
     for metric, row, column in places:
         error = 100 * (1 - figures[metric])
         yield Measured(row, column, error, differs, images=images, seconds=seconds)
@@ -197,15 +204,35 @@ def train_model(
     ).to(resources.device)
     photos = TrainingImages(dataset.paths, config.short_side, track=track)
     folder = resources.models_folder / spec.name
-    checkpoints = Checkpoints(folder / "checkpoints")
+    key = digest_labels(dataset)
+    checkpoints = Checkpoints(folder / "checkpoints" / key[:16])
     labels = dataset.labels[photos.kept]
     train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
-    about = {"command": "reproduce", "settings": {"epochs": config.epochs, "kind": spec.kind}}
+    settings = {"epochs": config.epochs, "kind": spec.kind, "images": key}
+    about = {"command": "reproduce", "settings": settings}
     classifier = Classifier(
         network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
     )
     classifier.save(folder / "model")
     return classifier, (*dataset.problems, *photos.problems)
+
+
+def digest_labels(dataset: ClassificationDataset) -> str:
+    """SHA-256 over names, sizes, dates and classes of images; a million are not read for it."""
+    digest = hashlib.sha256(repr(dataset.names).encode())
+    for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True):
+        status = path.stat()
+        name = path.relative_to(dataset.root).as_posix()
+        digest.update(f"{name!r} {label} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def saw_other_images(classifier: Classifier, root: Path, seed: int) -> bool:
+    """Tell whether a network that was trained here saw other images or classes than are there."""
+    if classifier.about.get("command") != "reproduce":
+        return False
+    known = classifier.about.get("settings", {}).get("images")
+    return bool(known != digest_labels(images_to_train(root, seed)))
 
 
 def trainer_config(spec: ModelSpec, training: NetworkTrainingConfig, seed: int) -> TrainerConfig:

@@ -1,6 +1,19 @@
-"""The paper's layer: a map of any size, or a region of it, becomes a vector of one length."""
+"""The paper's layer: a map of any size, or a region of it, becomes a vector of one length.
 
-from sppnet.pooling.bins import bin_edges, check_levels, num_bins, sliding_window_bins
+``bins.py`` says where the bins of a level begin and end; ``pyramid.py`` pools whole maps,
+``regions.py`` regions of them, ``sliding_window.py`` as the paper trained at one size.
+``operators.py`` registers both with torch and gives them their gradients, ``kernels/`` computes
+them (C++, Triton, plain torch), ``onnx/`` writes them as ONNX, ``keras_layer.py`` is the layer for
+Keras. Start reading with ``bins.py``, then ``pyramid.py``.
+"""
+
+from sppnet.pooling.bins import (
+    bin_edges,
+    check_levels,
+    check_pyramid,
+    num_bins,
+    sliding_window_bins,
+)
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
 from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
@@ -12,6 +25,7 @@ __all__ = [
     "SpatialPyramidPool",
     "bin_edges",
     "check_levels",
+    "check_pyramid",
     "check_regions",
     "num_bins",
     "pool_regions",

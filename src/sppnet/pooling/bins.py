@@ -2,18 +2,25 @@
 
 A level n cuts a side of L cells into n bins; bin i holds the cells from floor(i*L/n) up to, not
 including, ceil((i+1)*L/n). Neighbouring bins share a cell where n does not divide L; no cell is
-left out and no bin is empty, even when there are fewer cells than bins.
+left out and no bin is empty, even when there are fewer cells than bins. A level (r, c) has r bins
+from top to bottom and c from left to right; n stands for (n, n).
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor
+
+# A level of a pyramid: bins along each side, or (rows, columns) of them.
+Level = int | tuple[int, int]
 
 DEFAULT_LEVELS = (1, 2, 3, 6)
 
 
-def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
-    """Return the levels of a pyramid as a tuple, or say what is wrong with them.
+def check_levels(levels: Sequence[Level]) -> tuple[int, ...]:
+    """Return the levels of a pyramid of squares as a tuple, or say what is wrong with them.
+
+    Models, Keras and the sliding window take these; :func:`check_pyramid` knows rectangles, too.
 
     Args:
         levels: Bins along each side, one number per level, in the order of the pooled vector.
@@ -30,31 +37,77 @@ def check_levels(levels: Sequence[int]) -> tuple[int, ...]:
         (1, 2, 3, 6)
     """
     listed = tuple(levels) if isinstance(levels, Iterable) else (None,)
-    if any(isinstance(n, bool) or not isinstance(n, int) for n in listed):
+    numbers = tuple(n for n in listed if isinstance(n, int) and not isinstance(n, bool))
+    if len(numbers) != len(listed):
         raise TypeError(f"levels must be a sequence of integers, got {levels!r}")
-    if not listed or min(listed) < 1:
-        raise ValueError(f"levels must be one or more positive integers, got {listed}")
-    return listed
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"levels must be one or more positive integers, got {numbers}")
+    return numbers
 
 
-def num_bins(levels: Sequence[int]) -> int:
-    """Bins of a whole pyramid: the sum of n * n.
+def check_pyramid(levels: int | Sequence[Level]) -> tuple[Level, ...]:
+    """Return the levels of a pyramid as a tuple, or say what is wrong with them.
 
     Args:
-        levels: Bins along each side, one number per level.
+        levels: One per level, in the order of the pooled vector: bins along each side, or a pair
+            (rows, columns); or one number, a pyramid of that level alone.
+
+    Returns:
+        The same levels; a pair of equal numbers as one number.
+
+    Raises:
+        TypeError: If a level is neither an integer nor a pair of integers.
+        ValueError: If there is no level, or a number is below 1.
+
+    Example:
+        >>> check_pyramid([1, (2, 3), (4, 4)]), check_pyramid(3)
+        ((1, (2, 3), 4), (3,))
+    """
+    if type(levels) is tuple and levels and all(type(n) is int and n > 0 for n in levels):
+        return levels  # as modules keep them: this is asked at every call
+    whole = isinstance(levels, Iterable) and not isinstance(levels, str | bytes)
+    listed: tuple[Any, ...] = tuple(levels) if whole else (levels,)  # type: ignore[arg-type]
+    pairs = [tuple(n) if isinstance(n, list | tuple) else (n, n) for n in listed]
+    numbers = [n for pair in pairs for n in pair]
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in numbers) or any(
+        len(pair) != 2 for pair in pairs
+    ):
+        raise TypeError(
+            f"levels must be a sequence of integers or pairs (rows, columns), got {levels!r}"
+        )
+    if not numbers or min(numbers) < 1:
+        raise ValueError(f"levels must be one or more positive integers, got {listed}")
+    return tuple(rows if rows == columns else (rows, columns) for rows, columns in pairs)
+
+
+def level_shape(level: Level) -> tuple[int, int]:
+    """Rows and columns of bins of a level.
+
+    Example:
+        >>> level_shape(3), level_shape((2, 3))
+        ((3, 3), (2, 3))
+    """
+    return (level, level) if isinstance(level, int) else level
+
+
+def num_bins(levels: int | Sequence[Level]) -> int:
+    """Bins of a whole pyramid: the sum of n * n, or of rows * columns.
+
+    Args:
+        levels: As :func:`check_pyramid` takes them.
 
     Returns:
         Length of the pooled vector of one channel.
 
     Raises:
-        TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1.
+        TypeError: If a level is neither an integer nor a pair of integers.
+        ValueError: If there is no level, or a number is below 1.
 
     Example:
-        >>> num_bins((1, 2, 3, 6))
-        50
+        >>> num_bins((1, 2, 3, 6)), num_bins((1, (2, 3)))
+        (50, 7)
     """
-    return sum(n * n for n in check_levels(levels))
+    return sum(rows * columns for rows, columns in map(level_shape, check_pyramid(levels)))
 
 
 def bin_edges(size: int, n: int) -> list[tuple[int, int]]:

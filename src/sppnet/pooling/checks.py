@@ -67,7 +67,9 @@ def _check_map(features: Tensor, name: str, dimensions: tuple[int, ...]) -> Tens
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {kind}")
-    if features.ndim not in dimensions or features.shape[-2] == 0 or features.shape[-1] == 0:
+    # torch.jit.trace would warn that a comparison is frozen; the operators look at every map again
+    empty = not torch.jit.is_tracing() and 0 in features.shape[-2:]
+    if features.ndim not in dimensions or empty:
         shape = "(N, C, H, W)" if 3 not in dimensions else "(C, H, W) or (N, C, H, W)"
         raise ValueError(
             f"{name} must have shape {shape} with H and W at least 1, got {tuple(features.shape)}"

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels
+from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, num_bins
 from sppnet.pooling.checks import as_maps, check_mode
-from sppnet.pooling.operators import pool
+from sppnet.pooling.operators import overriders, pool, refuse_scripting
 
 
 def spatial_pyramid_pool(
     features: Tensor | Sequence[Tensor],
-    levels: Sequence[int] = DEFAULT_LEVELS,
+    levels: int | Sequence[Level] = DEFAULT_LEVELS,
     *,
     mode: str = "max",
     sizes_hw: Tensor | Sequence[tuple[int, int]] | None = None,
@@ -31,32 +32,46 @@ def spatial_pyramid_pool(
 
     Args:
         features: (N, C, H, W) floating point of any layout, H and W at least 1; or maps of
-            different sizes: a sequence of (C, H_i, W_i) or (N_i, C, H_i, W_i), or a nested tensor.
-        levels: Bins along each side, one number per level.
+            different sizes: a sequence of (C, H_i, W_i) or (N_i, C, H_i, W_i), or a nested tensor;
+            or one map without a batch, (C, H, W).
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
         mode: "max", or "avg" for the mean of each bin.
         sizes_hw: (N, 2) cells of each image of a padded batch, (height, width), counted from its
             top left cell; the rest is ignored.
 
     Returns:
-        (N, C * sum(n * n)) of the same dtype, images in order.
+        (N, C * sum(n * n)) of the same dtype, images in order; (C * sum(n * n),) of one map
+        without a batch. A level of (r, c) counts r * c in place of n * n.
 
     Raises:
-        TypeError: If ``features`` is not floating point or a level is not an integer.
-        ValueError: If a shape is not (N, C, H, W), a map is empty, maps differ in channels, dtype
-            or device, a level is below 1, the mode is unknown, or a size does not fit its map.
+        TypeError: If ``features`` is not floating point, or a level no integer or pair of them.
+        ValueError: If a shape is not (N, C, H, W) or (C, H, W), a map is empty, maps differ in
+            channels, dtype or device, a level is below 1, the mode is unknown, or a size does not
+            fit its map.
 
     Example:
         >>> spatial_pyramid_pool(torch.rand(2, 256, 13, 10)).shape
         torch.Size([2, 12800])
         >>> spatial_pyramid_pool(torch.arange(4.0).reshape(1, 1, 2, 2), levels=(1, 2))
         tensor([[3., 0., 1., 2., 3.]])
+        >>> spatial_pyramid_pool(torch.arange(4.0).reshape(1, 2, 2), levels=[(1, 2), 1])
+        tensor([2., 3., 3.])
         >>> spatial_pyramid_pool([torch.rand(256, 13, 10), torch.rand(256, 7, 31)]).shape
         torch.Size([2, 12800])
 
     Source:
         SPP-net, section 2.2 and appendix A.
     """
-    maps, levels = as_maps(features), check_levels(levels)
+    if watching := overriders(features, sizes_hw):
+        return handle_torch_function(
+            spatial_pyramid_pool, watching, features, levels, mode=mode, sizes_hw=sizes_hw
+        )
+    if isinstance(features, Tensor) and features.ndim == 3 and not features.is_nested:
+        sizes_hw = None if sizes_hw is None else torch.as_tensor(sizes_hw).reshape(1, -1)
+        batch = features.unsqueeze(0)
+        return spatial_pyramid_pool(batch, levels, mode=mode, sizes_hw=sizes_hw).squeeze(0)
+    maps, levels = as_maps(features), check_pyramid(levels)
     rows = None if sizes_hw is None else _valid_rows(sizes_hw, maps)
     return pool(maps, rows, levels, check_mode(mode))
 
@@ -73,7 +88,7 @@ def _valid_rows(sizes_hw: Tensor | Sequence[tuple[int, int]], maps: list[Tensor]
             f"{tuple(sizes.shape)} and {len(maps)} batches"
         )
     corner = torch.zeros_like(sizes[:, :1])
-    images = torch.arange(len(sizes), device=sizes.device)[:, None]
+    images = torch.arange(sizes.shape[0], device=sizes.device)[:, None]
     return torch.cat([images, corner, corner, sizes.flip(1)], 1).long()
 
 
@@ -81,7 +96,8 @@ class SpatialPyramidPool(nn.Module):
     """Module form of :func:`spatial_pyramid_pool`.
 
     Args:
-        levels: Bins along each side, one number per level.
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
         mode: "max" or "avg".
 
     Raises:
@@ -93,9 +109,9 @@ class SpatialPyramidPool(nn.Module):
         torch.Size([2, 400])
     """
 
-    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
         super().__init__()
-        self.levels = check_levels(levels)
+        self.levels = check_pyramid(levels)
         self.mode = check_mode(mode)
 
     def forward(
@@ -106,6 +122,17 @@ class SpatialPyramidPool(nn.Module):
     ) -> Tensor:
         """Pool maps of any sizes into (N, C * sum(n * n))."""
         return spatial_pyramid_pool(features, self.levels, mode=self.mode, sizes_hw=sizes_hw)
+
+    def out_features(self, channels: int) -> int:
+        """Length of the vector of maps with so many channels: what a linear layer takes in.
+
+        Example:
+            >>> SpatialPyramidPool((1, (2, 3))).out_features(256)
+            1792
+        """
+        return channels * num_bins(self.levels)
+
+    __prepare_scriptable__ = refuse_scripting
 
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, check_levels, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, num_bins
 from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
 from sppnet.pooling.kernels import cpu
-from sppnet.pooling.operators import pool
+from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, refuse_scripting
 
 # Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
 CHUNK_BYTES = 2**27
@@ -23,7 +24,7 @@ _kept = threading.local()
 def pool_regions(
     features: Tensor | Sequence[Tensor],
     regions: Tensor | Sequence[Tensor],
-    levels: Sequence[int] = DEFAULT_LEVELS,
+    levels: int | Sequence[Level] = DEFAULT_LEVELS,
     *,
     mode: str = "max",
     out: Tensor | None = None,
@@ -41,9 +42,11 @@ def pool_regions(
     Args:
         features: (N, C, H, W) floating point of any layout, H and W at least 1; or maps of several
             sizes, such as the scales of one image: a sequence of (C, H_i, W_i) or
-            (N_i, C, H_i, W_i). Images are counted over all of them.
-        regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of (K_i, 4), one per image.
-        levels: Bins along each side, one number per level.
+            (N_i, C, H_i, W_i). Images are counted over all of them. Or one map, (C, H, W).
+        regions: (K, 5) integers [image, x0, y0, x1, y1], or a sequence of (K_i, 4), one per image;
+            (K, 4) for one map (C, H, W).
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
         mode: "max", or "avg" for the mean of each bin.
         out: Contiguous (K, C * sum(n * n)) of the same dtype and device to write into; saves the
             page faults of a fresh output. Not for training.
@@ -64,7 +67,12 @@ def pool_regions(
     Source:
         SPP-net, section 4.1; spm_pool_caffe_mex.cpp of the authors' code.
     """
-    maps, levels = as_maps(features), check_levels(levels)
+    if watching := overriders(features, regions, out):
+        return handle_torch_function(
+            pool_regions, watching, features, regions, levels, mode=mode, out=out
+        )
+    features, regions = _as_batch(features, regions)
+    maps, levels = as_maps(features), check_pyramid(levels)
     rows = as_rows(regions, maps)
     if out is None:
         return pool(maps, rows, levels, check_mode(mode))
@@ -72,15 +80,25 @@ def pool_regions(
     if needs_grad or out.requires_grad:
         raise ValueError("out must not be given where a gradient is needed")
     check_out(out, maps[0], (len(rows), maps[0].shape[1] * num_bins(levels)))
-    torch.ops.sppnet.pool_regions_into(out, maps, rows, levels, check_mode(mode))
-    return out
+    return pool_into(out, maps, rows, levels, check_mode(mode))
+
+
+def _as_batch(
+    features: Tensor | Sequence[Tensor], regions: Tensor | Sequence[Tensor]
+) -> tuple[Tensor | Sequence[Tensor], Tensor | Sequence[Tensor]]:
+    """Make one map (C, H, W) a batch of one, and its regions (K, 4) the list that goes with it."""
+    if not isinstance(features, Tensor) or features.is_nested or features.ndim != 3:
+        return features, regions
+    alone = isinstance(regions, Tensor) and regions.ndim == 2 and regions.shape[1] == 4
+    return features.unsqueeze(0), [regions] if alone else regions  # type: ignore[list-item]
 
 
 class RegionPool(nn.Module):
     """Module form of :func:`pool_regions`.
 
     Args:
-        levels: Bins along each side, one number per level.
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
         mode: "max" or "avg".
 
     Raises:
@@ -92,9 +110,9 @@ class RegionPool(nn.Module):
         torch.Size([1, 40])
     """
 
-    def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
         super().__init__()
-        self.levels = check_levels(levels)
+        self.levels = check_pyramid(levels)
         self.mode = check_mode(mode)
 
     def forward(
@@ -107,6 +125,17 @@ class RegionPool(nn.Module):
         """Pool regions of maps into (K, C * sum(n * n))."""
         return pool_regions(features, regions, self.levels, mode=self.mode, out=out)
 
+    def out_features(self, channels: int) -> int:
+        """Length of the vector of a region of maps with so many channels.
+
+        Example:
+            >>> RegionPool((1, 2)).out_features(256)
+            1280
+        """
+        return channels * num_bins(self.levels)
+
+    __prepare_scriptable__ = refuse_scripting
+
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""
         return f"levels={self.levels}" + (f", mode={self.mode!r}" if self.mode != "max" else "")
@@ -116,7 +145,7 @@ def score_regions(
     features: Tensor,
     regions: Tensor | Sequence[Tensor],
     weights: Tensor,
-    levels: Sequence[int] = DEFAULT_LEVELS,
+    levels: int | Sequence[Level] = DEFAULT_LEVELS,
 ) -> Tensor:
     """Multiply pooled regions by a matrix without ever holding all of their vectors.
 
@@ -128,7 +157,8 @@ def score_regions(
         features: (N, C, H, W) floating point, H and W at least 1.
         regions: (R, 5) integers [image, x0, y0, x1, y1], or a sequence of N tensors (R_i, 4).
         weights: (C * sum(n * n), K) in the order of the pooled vector.
-        levels: Bins along each side, one number per level.
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
 
     Returns:
         (R, K), the product. Not differentiable.
@@ -143,17 +173,25 @@ def score_regions(
         >>> score_regions(features, torch.tensor([[0, 1, 0, 3, 2]]), torch.ones(5, 1), (1, 2))
         tensor([[20.]])
     """
-    maps, levels = as_maps(features), check_levels(levels)
+    if watching := overriders(features, regions, weights):
+        return handle_torch_function(score_regions, watching, features, regions, weights, levels)
+    batch, regions = _as_batch(features, regions)
+    maps, levels = as_maps(batch), check_pyramid(levels)
     rows = as_rows(regions, maps)
     length = maps[0].shape[1] * num_bins(levels)
     if weights.ndim != 2 or len(weights) != length:
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
     if weights.device != maps[0].device:
         raise ValueError(f"weights must be on {maps[0].device}, got {weights.device}")
-    if 0 < weights.shape[1] <= FEW_COLUMNS and cpu.serves(maps):
+    if not is_unwatched([*maps, rows, weights]):
+        with torch.no_grad():
+            return pool(maps, rows, levels, "max") @ weights
+    squares = tuple(n for n in levels if isinstance(n, int))
+    few = 0 < weights.shape[1] <= FEW_COLUMNS and len(squares) == len(levels)
+    if few and cpu.serves(maps):
         check_rows(rows, maps)
         chunks = rows.split(MOST_ROWS)
-        return torch.cat([cpu.score(maps, chunk, weights, levels) for chunk in chunks])
+        return torch.cat([cpu.score(maps, chunk, weights, squares) for chunk in chunks])
     scores = maps[0].new_empty(len(rows), weights.shape[1])
     with torch.no_grad():
         vectors = _take_memory(len(rows), length, maps[0])

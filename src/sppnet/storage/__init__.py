@@ -3,7 +3,8 @@
 - ``files.py``: reads, hashes and atomically writes single files. Start here.
 - ``temp_files.py``: unfinished files, and the locks that tell whether their writers live.
 - ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
-- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable.
+- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable;
+  ``run_data.py``: what it learns from, and what changed there.
 """
 
 from importlib import import_module
@@ -19,6 +20,7 @@ from sppnet.storage.files import (
     write_json,
     write_text,
 )
+from sppnet.storage.run_data import LearntFile, RunData
 from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FeatureCache",
+    "LearntFile",
+    "RunData",
     "RunFolder",
     "Stages",
     "WriteBehind",

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage.files import output_error, read_bytes, write_bytes
+from sppnet.storage.runs import package_versions
 from sppnet.storage.temp_files import ON_WINDOWS, stale_temp_files
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Part = str | int | float | bytes | None | tuple["Part", ...]
 _MAGIC = b"sppcache"
 _HEADER = struct.Struct("<8sIQ32s32s")  # magic, version, payload length, key, SHA-256
@@ -72,11 +74,13 @@ class FeatureCache:
     def make_key(**parts: Part) -> str:
         """Hash everything that the content depends on; any difference gives another key.
 
+        The versions of what computes (this package, torch, Pillow, ...) are part of every key.
+
         Args:
             **parts: Text, integers, floats, bytes, None, or tuples of these.
 
         Returns:
-            64 hexadecimal digits, the same on every machine.
+            64 hexadecimal digits, the same on every machine with the same versions.
 
         Raises:
             TypeError: If a part is of another type.
@@ -85,7 +89,8 @@ class FeatureCache:
             >>> FeatureCache.make_key(size=1) == FeatureCache.make_key(size="1")
             False
         """
-        parts = {"format": FORMAT_VERSION, **{f"part {name}": part for name, part in parts.items()}}
+        named = {f"part {name}": part for name, part in parts.items()}
+        parts = {"format": FORMAT_VERSION, "software": _software(), **named}
         text = _encode(tuple((name, parts[name]) for name in sorted(parts)))
         return hashlib.sha256(text).hexdigest()
 
@@ -196,6 +201,12 @@ class WriteBehind:
         self._executor.shutdown()
         while self._pending and error is None:
             self._pending.popleft().result()
+
+
+@cache
+def _software() -> Part:
+    """Versions of the packages that results are computed with."""
+    return tuple(each for each in package_versions().items() if each[0] != "typer")
 
 
 def _make_private(folder: Path) -> None:

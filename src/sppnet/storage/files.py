@@ -8,6 +8,7 @@ Files that the whole run depends on (models, records, indices) raise ``UnusableF
 and annotations, which can be left out one by one, ``InputError``. No torch.
 """
 
+import codecs
 import errno
 import hashlib
 import json
@@ -34,6 +35,7 @@ from sppnet.storage.temp_files import (
 
 DEFAULT_MAX_BYTES = 256 * 2**20
 _BLOCK = 64 * 2**20
+_HOLLOW_BYTES = 10_000_000
 # A reader on Windows keeps a file from being replaced; it is waited for so many times 10 ms.
 _REPLACE_TRIES = 100
 _KINDS = {
@@ -132,6 +134,8 @@ def read_capped(path: str | Path, max_bytes: int) -> bytes:
 def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
     """Read a text file of names; bytes that are no UTF-8 are kept as surrogate escapes.
 
+    A file that begins with the mark of UTF-16, as Windows writes it, is read as that.
+
     Args:
         path: The file.
         max_bytes: Largest size that is read.
@@ -148,6 +152,8 @@ def read_lines(path: str | Path, max_bytes: int = 64_000_000) -> list[str]:
         if error.code == "E_EMPTY":
             return []
         raise
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16", errors="replace").splitlines()
     return data.decode("utf-8-sig", errors="surrogateescape").splitlines()
 
 
@@ -216,6 +222,7 @@ def parse_json(data: bytes, path: str | Path, *, allow_nan: bool = False) -> Any
         >>> parse_json(b'{"a": [1, 2]}', "a.json")
         {'a': [1, 2]}
     """
+    refuse_hollow_json(data, path)
     try:
         refuse = None if allow_nan else _refuse_constant
         return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
@@ -224,6 +231,24 @@ def parse_json(data: bytes, path: str | Path, *, allow_nan: bool = False) -> Any
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error
     except (ValueError, RecursionError) as error:
         raise UnusableFileError(f"not valid JSON: {error}", path=path, code="E_FORMAT") from error
+
+
+def refuse_hollow_json(data: bytes, path: str | Path) -> None:
+    """Refuse a large JSON file of next to nothing but brackets, before its parsing takes gigabytes.
+
+    Each list or object takes 60 bytes and more of memory. In annotations and results there is one
+    for 20 bytes of text at most; ``[],`` over and over takes 40 times its own size.
+
+    Args:
+        data: The bytes.
+        path: Whose bytes they are, for the error.
+
+    Raises:
+        UnusableFileError: If it has over 10 MB and a list or object for every 8 bytes.
+    """
+    if len(data) > _HOLLOW_BYTES and 8 * (count := data.count(b"[") + data.count(b"{")) > len(data):
+        rule = f"holds {count:,} lists in {len(data):,} bytes, more than annotations have"
+        raise UnusableFileError(rule, path=path, code="E_TOO_LARGE")
 
 
 def _refuse_constant(word: str) -> None:

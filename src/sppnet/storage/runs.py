@@ -1,7 +1,8 @@
 """The folder of a run: a lock, the stages that are finished, and the environment it ran in.
 
 A run goes on only as the run it was: ``run.json`` holds command, configuration and seed, and
-another one is refused.
+another one is refused. ``data.json`` holds what it learnt from (``run_data.py``): where that was
+changed, the run begins again.
 """
 
 import importlib.metadata
@@ -9,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +26,12 @@ from sppnet.storage.files import (
     output_error,
     read_json,
     write_json,
+    write_text,
 )
+from sppnet.storage.run_data import DataChanges, RunData, read_data
 from sppnet.storage.temp_files import stale_temp_files, try_lock
 
-RUN, STAGES, LOCK = "run.json", "stages.json", ".lock"
+RUN, STAGES, DATA, LOCK = "run.json", "stages.json", "data.json", ".lock"
 # The process number stands behind the first byte of the lock, which Windows lets nobody else read.
 _OWNER_AT = 1
 _MAX_BYTES = 16 * 2**20
@@ -143,6 +147,8 @@ class RunFolder(Stages):
         resumed: Whether a run with the same configuration was continued.
         changes: What differs from the machine that began the run, one sentence each: versions,
             threads.
+        data_changes: What differs in the data that the run began with; where something that is
+            learnt from does, nothing of the earlier run is taken up.
 
     Example:
         >>> import tempfile
@@ -152,11 +158,19 @@ class RunFolder(Stages):
         (False, False)
     """
 
-    def __init__(self, path: Path, lock: int, resumed: bool, changes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: int,
+        resumed: bool,
+        changes: Sequence[str],
+        data_changes: DataChanges,
+    ) -> None:
         super().__init__(path / STAGES)
         self.path = path
         self.resumed = resumed
         self.changes = tuple(changes)
+        self.data_changes = data_changes
         self._lock = lock
 
     @classmethod
@@ -168,6 +182,8 @@ class RunFolder(Stages):
         seed: int,
         *,
         fresh: bool = False,
+        data: RunData | None = None,
+        state: Sequence[str] = (),
     ) -> "RunFolder":
         """Begin a run in a folder, or continue the one that is there.
 
@@ -177,6 +193,9 @@ class RunFolder(Stages):
             config: All that decides the result; what JSON can hold, and paths.
             seed: The random seed.
             fresh: Forget the stages that are done and begin again; other files stay.
+            data: What is learnt from; changed data begin the run again.
+            state: Folders below ``path`` with what a stopped run goes on from; they are removed
+                where it begins again.
 
         Returns:
             The locked run.
@@ -192,24 +211,45 @@ class RunFolder(Stages):
         lock = _take_lock(folder)
         try:
             asked = {"command": command, "seed": seed, "configuration": config}
-            return cls._begin(folder, lock, json.loads(json_text(asked)), fresh)
+            return cls._begin(folder, lock, json.loads(json_text(asked)), fresh, data, state)
         except BaseException:
             os.close(lock)
             raise
 
     @classmethod
-    def _begin(cls, folder: Path, lock: int, asked: dict[str, Any], fresh: bool) -> "RunFolder":
-        """Compare with the run that is there, then record this one."""
+    def _begin(
+        cls,
+        folder: Path,
+        lock: int,
+        asked: dict[str, Any],
+        fresh: bool,
+        data: RunData | None,
+        state: Sequence[str],
+    ) -> "RunFolder":
+        """Compare with the run that is there, then record this one.
+
+        What is out of date goes before the record of the new data comes: a kill in between is
+        noticed by the next run.
+        """
         _sweep(folder)
         before = None if fresh else _earlier_run(folder / RUN)
-        if before is None:
-            _remove(folder / STAGES)
-        else:
+        if before is not None:
             _check_same(before, asked, folder)
+        earlier = read_data(folder / DATA) if data is not None else {}
+        now = {} if data is None else data.record(earlier)
+        is_compared = before is not None and data is not None
+        data_changes = DataChanges.between(earlier, now) if is_compared else DataChanges()
+        if before is None or data_changes.learnt:
+            _remove(folder / STAGES)
+            for name in state:
+                _remove_folder(folder / name)
+        if data is not None:
+            write_text(folder / DATA, json.dumps(now))
         record = {**asked, **environment()}
         changes = _changes(before or record, record)
         write_json(folder / RUN, record)
-        return cls(folder, lock, before is not None, changes)
+        resumed = before is not None and not data_changes.learnt
+        return cls(folder, lock, resumed, changes, data_changes)
 
     def close(self) -> None:
         """Free the lock; harmless when done twice."""
@@ -288,6 +328,10 @@ def holds_run_of(command: str, folder: Path, purpose: str) -> bool:
 
 def _check_same(before: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
     """Refuse to mix two different runs in one folder."""
+    seeds = before.get("seed"), before["configuration"].get("seed", before.get("seed"))
+    if seeds[0] != seeds[1]:
+        rule = f"was begun by an earlier version with two seeds, {seeds[0]} and {seeds[1]}; "
+        raise UsageError(f"{rule}use another folder or --fresh", path=folder)
     flat_before = _flat({key: before.get(key) for key in asked})
     flat_asked = _flat(asked)
     for key in sorted(flat_before | flat_asked):
@@ -335,17 +379,27 @@ def _remove(path: Path) -> None:
         raise output_error(path, error) from error
 
 
+def _remove_folder(path: Path) -> None:
+    """Remove a folder that may be missing."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def environment() -> dict[str, Any]:
     """What else a result may depend on: versions, threads, machine, command line."""
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **package_versions()},
         "threads": _thread_count(),
         "platform": platform.platform(),
         "argv": arguments_without_secrets(sys.argv),
     }
 
 
-def _versions() -> dict[str, str | None]:
+def package_versions() -> dict[str, str | None]:
     """Versions of the installed packages, read without importing them."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:

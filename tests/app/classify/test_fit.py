@@ -232,3 +232,17 @@ def test_numbers_and_words_fill_the_same_settings(tmp_path: Path) -> None:
     file.write_text("c = true")
     with pytest.raises(UsageError, match="c must be"):
         load_settings(FitConfig, file, {})
+
+
+def test_changed_labels_are_said_and_fitted(tmp_path: Path, capsys) -> None:
+    data, words = draw_folders(tmp_path / "data", 4), [*SMALL, "--imgsz", "32", "--c", "1"]
+    models = []
+    for run in ("run", "run", "fresh"):
+        out = tmp_path / run
+        assert main(["classify", "fit", str(data), *words, "--out", str(out)]) == 0
+        models.append((out / "model" / "model.safetensors").read_bytes())
+        said = capsys.readouterr().err
+        assert ("the data changed since the run began" in said) == (len(models) == 2)
+        if len(models) == 1:
+            (data / "disc" / "000.png").rename(data / "level" / "disc.png")
+    assert models[0] != models[1] == models[2]

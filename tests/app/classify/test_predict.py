@@ -6,14 +6,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 
+from option_walk import compare_folders, options_of
 from small_photos import PATTERNS, draw_folders, spoil
 from sppnet.app.main import main
+from sppnet.classification import load_classifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--backbone", "small5", "--weights", "none"]
+# Words for every option; all but the last three change a result.
+USING = {
+    "--view": ["--view", "10"],
+    "--imgsz": ["--imgsz", "40"],
+    "--seed": ["--seed", "7"],
+    "--device": ["--device", "cpu"],
+    "--threads": ["--threads", "2"],
+    "--dry-run": ["--dry-run"],
+    "--debug": ["--debug"],
+    "--out": [],
+}
+OPTIONS = {
+    "val": USING | {"--split": ["--split", "train"], "--skip-seen": ["--skip-seen"]},
+    "predict": USING | {"--top": ["--top", "2"]},
+}
 
 
 def _json(path: Path) -> dict:
@@ -110,7 +129,10 @@ def test_val_knows_the_images_of_the_training(
 ) -> None:
     command = ["classify", "val", str(fitted / "model"), str(data), "--out"]
     assert main([*command, str(tmp_path / "all")]) == 0
-    assert "40 of 48 images were fitted on" in capsys.readouterr().err
+    words = "trained on 40 of these 48 images"
+    assert words in capsys.readouterr().err
+    assert words in (tmp_path / "all" / "report.html").read_text()
+    assert words in _json(tmp_path / "all" / "metrics.json")["warnings"][0]
     assert main([*command, str(tmp_path / "new"), "--skip-seen"]) == 0
     unseen, own = _json(tmp_path / "new" / "metrics.json"), _json(fitted / "metrics.json")
     assert unseen["images"]["scored"] == 8
@@ -225,3 +247,46 @@ def test_endings(
     error = capsys.readouterr().err
     assert part in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_a_used_folder_gives_what_a_fresh_one_gives(
+    data: Path, tmp_path: Path, monkeypatch, command: str
+) -> None:
+    """Every option, where an earlier run with other words was killed and left all its scores."""
+    monkeypatch.setattr("shutil.rmtree", Mock())  # what a kill leaves
+    monkeypatch.setattr("sppnet.app.options._THREAD_VARIABLES", ())
+    assert set(options_of("classify", command)) == set(OPTIONS[command])
+    photos = tmp_path / "photos"
+    for part, numbers in (("train", (0, 1)), ("test", (2, 3))):
+        for path in sorted(data.rglob("*.png")):
+            if int(path.stem) in numbers:
+                copy = photos / part / path.parent.name / path.name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
+    train = [*SMALL, "--imgsz", "32", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main(["classify", "train", str(photos), *train]) == 0
+    words = ["classify", command, str(tmp_path / "run" / "model"), str(photos), "--out"]
+    assert main([*words, str(tmp_path / "used")]) == 0
+    for option, more in OPTIONS[command].items():
+        fresh = tmp_path / f"fresh{option}"
+        try:
+            assert main([*words, str(tmp_path / "used"), *more]) == 0
+            assert main([*words, str(fresh), *more]) == 0
+        finally:
+            torch.set_num_threads(1)
+        if option != "--dry-run":
+            compare_folders(tmp_path / "used", fresh)
+
+
+def test_val_says_that_an_old_model_does_not_know_what_it_saw(
+    data: Path, fitted: Path, tmp_path: Path, capsys
+) -> None:
+    model = load_classifier(fitted / "model")
+    model.seen = model.seen[:0]
+    model.save(tmp_path / "old")
+    command = ["classify", "val", str(tmp_path / "old"), str(data), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "does not say which images" in capsys.readouterr().err
+    assert "does not say which images" in (tmp_path / "out" / "report.html").read_text()
+    assert _json(tmp_path / "out" / "metrics.json")["images"]["seen_in_training"] is None

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -97,3 +99,76 @@ def test_words_that_cannot_be_meant(
     assert _train(data, tmp_path / "run", *words) == 2
     assert part in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def _tensors(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def _swap_labels(data: Path) -> None:
+    """Give two photos each other's class."""
+    one, two = data / "disc" / "000.png", data / "level" / "000.png"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def _add_a_photo(data: Path) -> None:
+    (data / "disc" / "100.png").write_bytes((data / "disc" / "001.png").read_bytes())
+
+
+def _remove_a_photo(data: Path) -> None:
+    (data / "disc" / "001.png").unlink()
+
+
+def _rename_a_photo(data: Path) -> None:
+    (data / "disc" / "001.png").rename(data / "disc" / "zzz.png")
+
+
+def _move_a_photo(data: Path) -> None:
+    (data / "disc" / "001.png").rename(data / "level" / "101.png")
+
+
+def _rename_a_class(data: Path) -> None:
+    (data / "disc").rename(data / "a-disc")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_swap_labels, _add_a_photo, _remove_a_photo, _rename_a_photo, _move_a_photo, _rename_a_class],
+    ids=lambda change: change.__name__,
+)
+@pytest.mark.parametrize("is_killed", [False, True], ids=["finished", "killed"])
+def test_other_data_train_again(
+    tmp_path: Path, capsys, monkeypatch, change: Callable[[Path], None], is_killed: bool
+) -> None:
+    """A run that was killed, or finished, and other data: what a fresh folder gives, and a word."""
+    data, run = draw_folders(tmp_path / "data", 4), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        if is_killed:
+            patch.setattr("sppnet.app.classify.train._test", Mock(side_effect=KeyboardInterrupt))
+        assert _train(data, run, "--imgsz", "24") == (130 if is_killed else 0)
+    change(data)
+    capsys.readouterr()
+    assert _train(data, run, "--imgsz", "24") == 0
+    assert "the data changed since the run began" in capsys.readouterr().err
+    assert _train(data, tmp_path / "fresh", "--imgsz", "24") == 0
+    assert _tensors(run) == _tensors(tmp_path / "fresh")
+    assert (run / "model" / "config.json").read_bytes() == (
+        tmp_path / "fresh" / "model" / "config.json"
+    ).read_bytes()
+
+
+def test_other_images_to_score_on_leave_the_network(tmp_path: Path, capsys) -> None:
+    draw_folders(tmp_path / "data" / "train", 3)
+    draw_folders(tmp_path / "data" / "test", 2, seed=1)
+    run = tmp_path / "run"
+    assert _train(tmp_path / "data", run, "--imgsz", "24") == 0
+    before, figures = _tensors(run), _json(run / "metrics.json")["images"]["test"]
+    (tmp_path / "data" / "test" / "disc" / "000.png").unlink()
+    assert _train(tmp_path / "data", run, "--imgsz", "24") == 0
+    said = capsys.readouterr().err
+    assert "the images to score on changed" in said
+    assert "training again" not in said
+    assert _tensors(run) == before
+    assert _json(run / "metrics.json")["images"]["test"] == figures - 1

@@ -21,6 +21,7 @@ from sppnet.classification import (
     open_class_data,
 )
 from sppnet.classification.train.loader import Epoch, equal_size_batches, prepare_ahead
+from sppnet.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NATURAL = InputSizes((48,), natural=True)
@@ -156,3 +157,11 @@ def test_image_outside_memory_is_read_again(tmp_path: Path) -> None:
     kept, read = (TrainingImages(data.paths, 32, memory_limit=limit) for limit in (1 << 30, 0))
     assert all(torch.equal(kept.photo(i), read.photo(i)) for i in range(8))
     assert kept.sizes_hw == read.sizes_hw == [tuple(kept.photo(i).shape[1:]) for i in range(8)]
+
+
+def test_image_exchanged_during_the_training_is_noticed(tmp_path: Path) -> None:
+    data = open_class_data(draw_folders(tmp_path / "d", 2), SplitConfig())
+    images = TrainingImages(data.paths, 32, memory_limit=0)
+    data.paths[0].write_bytes(data.paths[1].read_bytes())
+    with pytest.raises(InputError, match="changed while the training read it"):
+        images.photo(0)

@@ -19,7 +19,8 @@ from sppnet.detection.finetune.network import (
     build_region_network,
     tune_network,
 )
-from sppnet.detection.finetune.region_network import BoxHead, BoxPredictor, choose_trained
+from sppnet.detection.finetune.region_network import choose_trained
+from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes
 from sppnet.images import draw_detection_set, open_detection_dataset

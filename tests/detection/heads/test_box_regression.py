@@ -63,7 +63,7 @@ def test_whitened_targets_have_nearly_the_identity_as_covariance() -> None:
 def test_moves_boxes_closer_to_the_objects() -> None:
     features, proposals, targets = _samples(200)
     regressor = RidgeBoxRegressor(100.0).fit([features[:150]], [proposals[:150]], [targets[:150]])
-    moved = regressor.apply(features[150:], torch.zeros(50, dtype=torch.int64), proposals[150:])
+    moved = regressor.refine(features[150:], torch.zeros(50, dtype=torch.int64), proposals[150:])
     before = (proposals[150:] - targets[150:]).abs().mean()
     assert (moved - targets[150:]).abs().mean() < 0.3 * before
 
@@ -74,19 +74,21 @@ def test_class_without_samples_leaves_boxes_as_they_are() -> None:
     parts = zip((features, proposals, targets), nothing, strict=True)
     regressor = RidgeBoxRegressor().fit(*(list(part) for part in parts))
     labels = torch.ones(20, dtype=torch.int64)
-    assert torch.allclose(regressor.apply(features, labels, proposals), proposals, atol=1e-4)
-    assert not torch.allclose(regressor.apply(features, 0 * labels, proposals), proposals, atol=0.1)
+    assert torch.allclose(regressor.refine(features, labels, proposals), proposals, atol=1e-4)
+    assert not torch.allclose(
+        regressor.refine(features, 0 * labels, proposals), proposals, atol=0.1
+    )
 
 
 def test_each_proposal_is_moved_by_its_own_class() -> None:
     first, second = _samples(40), _samples(40, seed=5)
     both = RidgeBoxRegressor(50.0).fit(*(list(part) for part in zip(first, second, strict=True)))
     labels = torch.arange(40) % 2
-    moved = both.apply(first[0], labels, first[1])
+    moved = both.refine(first[0], labels, first[1])
     for label, samples in enumerate((first, second)):
         alone = RidgeBoxRegressor(50.0).fit(*([part] for part in samples))
         rows = labels == label
-        expected = alone.apply(first[0][rows], 0 * labels[rows], first[1][rows])
+        expected = alone.refine(first[0][rows], 0 * labels[rows], first[1][rows])
         assert torch.allclose(moved[rows], expected, atol=1e-4)
 
 
@@ -94,7 +96,7 @@ def test_one_sample_is_enough() -> None:
     box = torch.tensor([[10.0, 10.0, 30.0, 50.0]])
     goal = torch.tensor([[12.0, 10.0, 34.0, 48.0]])
     regressor = RidgeBoxRegressor().fit([torch.ones(1, 5)], [box], [goal])
-    moved = regressor.apply(torch.ones(1, 5), torch.tensor([0]), box)
+    moved = regressor.refine(torch.ones(1, 5), torch.tensor([0]), box)
     assert torch.allclose(moved, goal, atol=1e-4)  # the mean alone explains it
 
 
@@ -102,7 +104,7 @@ def test_no_boxes() -> None:
     samples = _samples(10)
     regressor = RidgeBoxRegressor().fit(*([part] for part in samples))
     empty = torch.zeros(0, 4)
-    moved = regressor.apply(torch.zeros(0, 30), torch.zeros(0, dtype=torch.int64), empty)
+    moved = regressor.refine(torch.zeros(0, 30), torch.zeros(0, dtype=torch.int64), empty)
     assert moved.shape == (0, 4)
 
 

@@ -228,8 +228,8 @@ def expected(*splits: str) -> dict:
 
 # Writer -> its layout; the names of its splits for train and valid, none if it has no splits.
 SHAPES: dict[Callable[[Path], None], tuple[str, tuple[str, ...]]] = {
-    roboflow_yolo: ("yolo", ("train", "valid")),
-    ultralytics: ("yolo", ("train2017", "val2017")),
+    roboflow_yolo: ("yolo", ("train", "val")),
+    ultralytics: ("yolo", ("train", "val")),
     yaml_folders: ("yolo", ("train", "val")),
     yaml_lists: ("yolo", ("train", "val")),
     cvat_yolo: ("yolo", ("train", "valid")),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from image_files import tree_hash, write_image
 from sppnet.errors import NothingUsableError, UsageError
-from sppnet.images import list_class_splits, read_class_folders, split_per_class
+from sppnet.images import check_dataset, list_class_splits, read_class_folders, split_per_class
 
 
 def make(root, *names):
@@ -31,6 +31,24 @@ def test_folders_are_classes(tmp_path):
     assert [(p.rule, p.action) for p in dataset.problems] == [("holds no image", "class left out")]
     assert next(iter(dataset)) == (dataset.paths[0], 0)
     assert tree_hash(tmp_path) == before
+
+
+def test_files_of_other_kinds_are_told_for_each_class(tmp_path):
+    root = make(tmp_path, "dog/b.jpg", "cat/a.jpg")
+    for name in ("cat/a.mp4", "cat/b.mp4", "dog/b.bin", "cow/a.avif"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
+    dataset = read_class_folders(root)
+    cow, cat = dataset.problems
+    assert cow.rule == "holds no image; holds files of kinds that are not read: 1 .avif"
+    assert (cat.path, cat.rule) == (
+        str(root / "cat"),
+        "holds files of kinds that are not read: 2 .mp4",
+    )
+    assert [note.rule for note in dataset.notes] == [
+        "holds files that are no images by their names: 1 .bin"
+    ]
+    assert check_dataset(root).notes == dataset.notes
 
 
 def test_splits_share_their_names(tmp_path):

@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from image_files import write_image
 from images.readers.drawn_sets import assert_same
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.images import find_layout, list_splits, open_detection_dataset, read_coco
+from sppnet.images.readers.coco import _mask_box, read_coco_index
 
 
 def to_coco(dataset) -> dict:
@@ -72,7 +74,12 @@ BAD_ANNOTATIONS = {
     "category": ({"category_id": 4}, "unknown category_id, 4"),
     "image": ({"image_id": 99}, "unknown image_id, 99"),
     "list for an id": ({"image_id": [1]}, "unknown image_id"),
-    "twice": ({"id": 1}, "annotation 1 comes twice"),
+    "no polygon": ({"bbox": [], "segmentation": [[1, 2, 3, 4]]}, "no polygon of 3 corners"),
+    "no code": ({"bbox": None, "segmentation": {"counts": [1]}}, "no run-length code"),
+    "a short code": ({"bbox": [], "segmentation": {"size": [2, 2], "counts": [1]}}, "1 pixels in"),
+    "an empty mask": ({"bbox": [], "segmentation": {"size": [1, 1], "counts": [1]}}, "is empty"),
+    "an odd code": ({"bbox": [], "segmentation": {"size": [1, 1], "counts": "\x7f"}}, "no run-len"),
+    "a huge code": ({"bbox": [], "segmentation": {"size": [1, 1], "counts": "o" * 99}}, "no run-l"),
 }
 
 
@@ -94,9 +101,9 @@ def test_crowd_is_kept(tmp_path):
 
 
 BAD_IMAGES = {
-    "no name": ({"id": 3}, "integer id and a file_name"),
-    "no id": ({"file_name": "b.jpg"}, "integer id and a file_name"),
-    "no object": (7, "integer id and a file_name"),
+    "no name": ({"id": 3}, "an id and a file_name"),
+    "no id": ({"file_name": "b.jpg"}, "an id and a file_name"),
+    "no object": (7, "an id and a file_name"),
     "twice": ({"id": 1, "file_name": "b.jpg"}, "image id 1 comes twice"),
     "missing": ({"id": 3, "file_name": "gone.jpg"}, "there is no image 'gone.jpg'"),
     "outside": ({"id": 3, "file_name": "../secret.jpg"}, "there is no image"),
@@ -129,7 +136,7 @@ def test_a_bad_image_entry_is_one_problem(tmp_path, name):
         ('{"images": []}', "must hold a list 'annotations'"),
         ('{"images": [], "annotations": [], "categories": []}', "has no category"),
         (
-            '{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}',
+            '{"images": [], "annotations": [], "categories": [{"id": [1], "name": "a"}]}',
             "bad category",
         ),
         ("[" * 1_000_000, "nested too deep"),
@@ -177,6 +184,135 @@ def test_junk_in_an_index_is_counted(tmp_path_factory, annotations, images):
     assert kept + len(dataset.problems) == len(annotations) + len(images)
 
 
+def test_ids_of_annotations_are_not_needed(tmp_path):
+    other = {**GOOD, "bbox": [5, 5, 10, 10]}
+    nameless = {key: value for key, value in GOOD.items() if key != "id"} | {"bbox": [0, 0, 9, 9]}
+    dataset = read_coco(coco_set(tmp_path, annotations=[GOOD, other, nameless]))
+    assert len(dataset[0].boxes) == 3
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a", "b"), ("1", "2"), (1.0, 2.0), ("1", 2), ("000001", "1")]
+)
+@pytest.mark.parametrize("category", ["3", 3.0, "three"])
+def test_ids_may_be_text_or_floats(tmp_path, first, second, category):
+    dataset = read_coco(
+        coco_set(
+            tmp_path,
+            images=[{"id": first, "file_name": "a.jpg"}, {"id": second, "file_name": "b.jpg"}],
+            annotations=[{**GOOD, "image_id": first, "category_id": category}],
+            categories=[{"id": category, "name": "cat"}],
+        )
+    )
+    assert dataset.problems == ()
+    assert [image.image_id for image in dataset] == [first, second]
+    assert dataset.box_count == 1
+
+
+def test_an_id_as_text_and_as_a_number_is_the_same(tmp_path):
+    images = [{"id": 1, "file_name": "a.jpg"}, {"id": "1", "file_name": "b.jpg"}]
+    annotations = [{**GOOD, "image_id": "1", "category_id": 3.0}]
+    dataset = read_coco(coco_set(tmp_path, images=images, annotations=annotations))
+    assert "image id 1 comes twice" in dataset.problems[0].rule
+    assert dataset.box_count == 1
+
+
+@pytest.mark.parametrize("change", [{"bbox": [9, 9, -2, 4]}, {"category_id": 9}, {"bbox": "x"}])
+def test_an_image_whose_boxes_are_all_lost_is_no_negative(tmp_path, change):
+    dataset = read_coco(coco_set(tmp_path, annotations=[{**GOOD, **change}]))
+    assert [image.path.name for image in dataset] == ["b.jpg"]
+    assert dataset.problems[1].action == "image left out"
+
+
+def masks() -> dict:
+    mask_tools = pytest.importorskip("pycocotools.mask")
+    mask = np.zeros((40, 60), np.uint8, order="F")
+    mask[7:21, 5:12], mask[30, 44] = 1, 1
+    code = mask_tools.encode(mask)
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel(order="F"), 2])))
+    return {
+        "polygon": [[5, 7, 45, 7, 45, 31, 5, 31]],
+        "two polygons": [[5, 7, 9, 7, 9, 12], [44, 30, 45.0, 30, 45, 31]],
+        "flat": [5, 7, 45, 7, 45, 31],
+        "code": {"size": [40, 60], "counts": code["counts"].decode()},
+        "runs": {"size": [40, 60], "counts": [int(run) for run in runs]},
+    }
+
+
+@pytest.mark.parametrize("box", [{}, {"bbox": []}, {"bbox": None}])
+@pytest.mark.parametrize("name", ["polygon", "two polygons", "flat", "code", "runs"])
+def test_a_segmentation_alone_gives_its_box(tmp_path, name, box):
+    entry = {"id": 1, "image_id": 1, "category_id": 3, "segmentation": masks()[name], **box}
+    dataset = read_coco(coco_set(tmp_path, annotations=[{**entry, "iscrowd": 1}]))
+    assert dataset.problems == ()
+    assert dataset[0].boxes.tolist() == [[5, 7, 45, 31]]
+    assert dataset[0].crowd.tolist() == [True]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_boxes_of_codes_are_those_of_pycocotools(seed, height, width):
+    mask_tools = pytest.importorskip("pycocotools.mask")
+    mask = np.random.default_rng(seed).random((height, width)) < 0.3
+    code = mask_tools.encode(np.asfortranarray(mask, np.uint8))
+    segmentation = {"size": [height, width], "counts": code["counts"].decode()}
+    if not mask.any():
+        with pytest.raises(ValueError, match="is empty"):
+            _mask_box(segmentation)
+        return
+    assert list(_mask_box(segmentation)) == mask_tools.toBbox(code).tolist()
+
+
+NAMES_OF_THE_SAME = [
+    "images/shelf1/a.jpg",
+    "images\\shelf1\\a.jpg",
+    "shelf1/a.jpg",
+    "C:\\photos\\images\\shelf1\\a.jpg",
+    "/data/set/images/shelf1/a.jpg",
+    "./images/shelf1/a.jpg",
+    "../set/images/shelf1/a.jpg",
+    "Images/Shelf1/A.JPG",
+    "images/shelf%31/a.jpg",
+]
+
+
+@pytest.mark.parametrize("name", NAMES_OF_THE_SAME)
+@pytest.mark.parametrize("index", ["set.json", "annotations/instances_set.json"])
+def test_a_file_is_found_where_its_name_means_it(tmp_path, name, index):
+    content = json.loads(coco_set(tmp_path / "source").read_text())
+    content["images"] = [{"id": 1, "file_name": name}]
+    root = tmp_path / "set"
+    write_image(root / "images" / "shelf1" / "a.jpg", 40, 60)
+    write_image(root / "images" / "shelf2" / "a.jpg", 40, 60, seed=1)
+    (root / index).parent.mkdir(exist_ok=True)
+    (root / index).write_text(json.dumps(content))
+    for data in (root, root / index):
+        (image,) = open_detection_dataset(data)
+        assert image.path == root / "images" / "shelf1" / "a.jpg"
+    content["images"][0]["file_name"] = "images/shelf3/a b.jpg"
+    (root / index).write_text(json.dumps(content))
+    with pytest.raises(NothingUsableError, match=r"no image 'images/shelf3/a b.jpg' in images"):
+        open_detection_dataset(root)
+
+
+def test_a_file_that_two_names_could_mean_is_neither(tmp_path):
+    images = [{"id": 1, "file_name": "one/a.jpg"}, {"id": 2, "file_name": "two/a.jpg"}]
+    images.append({"id": 3, "file_name": "b%2Ejpg"})
+    dataset = read_coco(coco_set(tmp_path, images=images))
+    assert [image.image_id for image in dataset] == [3]
+    assert len(dataset.problems) == 2
+    assert "'one/a.jpg' may be 'a.jpg'" in dataset.problems[0].rule
+    assert "'two/a.jpg'" in dataset.problems[0].rule
+
+
+def test_files_that_differ_in_case_are_told_apart(tmp_path):
+    path = coco_set(tmp_path, images=[{"id": 1, "file_name": "A.JPG"}])
+    write_image(tmp_path / "A.jpg", 40, 60)
+    with pytest.raises(NothingUsableError, match=r"'A.JPG' may be 'A.jpg' and 'a.jpg'"):
+        read_coco(path)
+
+
 @pytest.mark.parametrize(
     ("index", "images", "split"),
     [
@@ -208,3 +344,13 @@ def test_a_coco_set_of_several_splits_asks_for_one(tmp_path):
         open_detection_dataset(tmp_path)
     assert list_splits(tmp_path) == ["other", "set"]
     assert len(open_detection_dataset(tmp_path / "set.json")) == 2
+
+
+@pytest.mark.parametrize("entry", ["[],", "{},", "[ ],", "[[]],"])
+def test_a_file_of_brackets_is_refused_before_it_is_parsed(tmp_path, monkeypatch, entry):
+    monkeypatch.setattr("sppnet.images.readers.coco.json.loads", lambda _: pytest.fail("parsed"))
+    path = tmp_path / "a.json"
+    lists = (entry * 4_000_000)[:-1]
+    path.write_text(f'{{"images": [], "categories": [], "annotations": [{lists}]}}')
+    with pytest.raises(UnusableFileError, match=r"holds [0-9,]+ lists"):
+        read_coco_index(path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from images.readers.layout_shapes import NAMES, SHAPES, contents, expected
+from images.readers.layout_shapes import NAMES, SHAPES, contents, expected, official_coco
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images import check_dataset, find_layout, list_splits, open_detection_dataset
 
@@ -58,3 +58,12 @@ def test_the_doctor_finds_nothing_wrong(tmp_path, write) -> None:
     assert report.counts["boxes"] == 3
     assert report.counts["images without boxes"] == 1
     assert set(report.per_class) == set(NAMES)
+
+
+def test_labels_beside_a_coco_set_are_a_copy_of_it(tmp_path) -> None:
+    official_coco(tmp_path)
+    for split in ("train2017", "val2017"):
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert find_layout(tmp_path) == "coco"
+    assert contents(open_detection_dataset(tmp_path, "train")) == expected("train")

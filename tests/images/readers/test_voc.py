@@ -120,11 +120,11 @@ def test_any_corners_give_boxes_inside_or_problems(tmp_path_factory, all_corners
     root = tmp_path_factory.getbasetemp() / "any"
     if not root.exists():
         make_voc(root, {"a": ""}, SIZE)
-    text = voc_xml("".join(voc_object(corners) for corners in all_corners))
+    text = voc_xml("".join(voc_object(corners) for corners in [*all_corners, (1, 1, 9, 9)]))
     (root / "Annotations" / "a.xml").write_text(text)
     dataset = read_voc(root, names=["cat"])
     boxes = dataset[0].boxes
-    assert len(boxes) + len(dataset.problems) == len(all_corners)
+    assert len(boxes) + len(dataset.problems) == len(all_corners) + 1
     assert boxes.isfinite().all()
     assert (boxes >= 0).all()
     assert (boxes[:, 2:] <= torch.tensor([60, 40])).all()
@@ -156,7 +156,7 @@ BAD_XML = {
         "E_XML",
     ),
     "multi-byte encoding": (
-        '<?xml version="1.0" encoding="gb18030"?><annotation/>',
+        '<?xml version="1.0" encoding="johab"?><annotation/>',
         "encoding",
         "E_XML",
     ),
@@ -200,6 +200,58 @@ def test_missing_and_double_tags_name_the_line(tmp_path, text, rule):
     assert len(dataset[0].labels) == 1
     assert rule in dataset.problems[0].rule
     assert dataset.problems[0].line == 2
+
+
+EAST_ASIAN = {
+    "GBK": "\u732b\u9f8d",
+    "gb2312": "\u732b",
+    "GB18030": "\u732b\u3400",
+    "Shift_JIS": "\u732b\u30bd",  # the second byte of the last is a backslash
+    "cp932": "\u2460",
+    "Big5": "\u8c93\u529f",
+    "EUC-JP": "\u732b",
+    "iso-2022-jp": "\u732b",
+    "EUC-KR": "\uace0\uc591\uc774",
+}
+
+
+@pytest.mark.parametrize("encoding", EAST_ASIAN)
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_annotations_in_east_asian_encodings(tmp_path, encoding, quote):
+    head = f"<?xml version='1.0' encoding={quote}{encoding}{quote} ?>\n"
+    path = tmp_path / "a.xml"
+    name = EAST_ASIAN[encoding]
+    text = head + voc_xml(voc_object((1, 1, 5, 5), name) + voc_object((5, 5, 5, 9)))
+    path.write_bytes(text.encode(encoding))
+    annotation = read_voc_annotation(path)
+    assert annotation.boxes[0].class_name == name
+    assert annotation.problems[0].line == 4
+    path.write_bytes(head.encode() + b"<annotation>\x81 </annotation>")
+    with pytest.raises(InputError, match=f"is not text in {encoding}, the encoding that"):
+        read_voc_annotation(path)
+
+
+def test_an_annotation_of_two_images_is_left_out(tmp_path):
+    files = {"a.jpg": (40, 60), "a.png": (40, 60), "b.jpg": (40, 60)}
+    text = voc_xml(voc_object((1, 1, 5, 5)), "")
+    root = make_voc(tmp_path / "set", {"a": text, "b": text}, files)
+    dataset = read_voc(root)
+    assert [image.image_id for image in dataset] == ["b"]
+    assert "is of 'a.jpg' or of 'a.png'" in dataset.problems[0].rule
+    (root / "Annotations" / "a.xml").write_text(voc_xml(voc_object((1, 1, 5, 5)), "a.png"))
+    assert [image.path.name for image in read_voc(root)] == ["a.png", "b.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line", ["a", "a.jpg", "JPEGImages\\a.jpg", "./JPEGImages/a.jpg", "a  1"])
+def test_lists_as_windows_writes_them(tmp_path, encoding, line):
+    text = voc_xml(voc_object((1, 1, 5, 5)))
+    root = make_voc(tmp_path / "set", {"a": text, "b": text}, {"a.jpg": (9, 9), "b.jpg": (9, 9)})
+    write_split(root, "train", "")
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(f"{line}\r\n".encode(encoding))
+    dataset = read_voc(root, "train")
+    assert [image.image_id for image in dataset] == ["a"]
+    assert dataset.problems == ()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1"])

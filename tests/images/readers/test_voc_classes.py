@@ -62,6 +62,16 @@ def test_lists_need_no_annotations(tmp_path: Path) -> None:
     assert [(Path(p.path).stem, p.code) for p in found.problems] == [("y", "E_UNREADABLE")]
 
 
+def test_a_stem_of_two_images_is_named_and_left_out(root: Path) -> None:
+    write_split(root, "cat_train", "b  1\na -1\nc  0\n")
+    before = read_voc_classes(root, "train")
+    (first, *_) = before.paths
+    first.with_suffix(".bmp").write_bytes(first.read_bytes())
+    after = read_voc_classes(root, "train")
+    assert after.paths == before.paths[1:]
+    assert any(f"{first.stem}.bmp" in problem.rule for problem in after.problems)
+
+
 def test_what_cannot_be_read_is_named(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="val"):
         read_voc_classes(root, "val")

@@ -1,4 +1,8 @@
-"""``sppnet classify``: fit or train a classifier on class folders, score it, use it."""
+"""``sppnet classify``: fit or train a classifier on class folders, score it, use it.
+
+This module has the flags. ``fit.py`` does the work of ``fit``, ``train.py`` of ``train``,
+``predict.py`` of ``val`` and ``predict``; ``shared.py`` opens the data and prints the figures.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +75,7 @@ SkipSeen = Annotated[
 
 @dataclass(frozen=True)
 class SplitFlags:
-    """How images in one pile are divided into those to learn from and those to score on."""
+    """How undivided images are split into those to learn from and those to score on."""
 
     train_per_class: Annotated[
         int | None,

@@ -94,13 +94,18 @@ def run_fit(
     data = shared.open_fit_data(options, split_config, protocol)
     job = FitJob(settings, recipes_of(settings), split_config, options, data)
     extractors = make_extractors(job)
-    data.splits()  # says now if a class is too small
+    splits = data.splits()  # says now if a class is too small
     estimate = estimate_features(data, extractors)
     if options.dry_run:
         _say_plan(data, estimate)
         return
     with RunFolder.open(
-        options.out, "classify fit", job.config(), settings.seed, fresh=options.fresh
+        options.out,
+        "classify fit",
+        job.config(),
+        settings.seed,
+        fresh=options.fresh,
+        data=shared.run_data(data, options.data, splits, [settings.weights, settings.backbone]),
     ) as run:
         shared.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
@@ -112,9 +117,9 @@ def run_fit(
             ]
         problems = extracted[0].features.problems
         shared.report_each(problems)
-        splits = _usable_splits(job, extracted[0].features)
-        result = _fit(job, extracted, splits, run)
-        _write_metrics(job, extracted, splits[0], result, run)
+        usable = _usable_splits(job, extracted[0].features)
+        result = _fit(job, extracted, usable, run)
+        _write_metrics(job, extracted, usable[0], result, run)
     _say_choice(job, result)
     shared.say_figures(result.figures, result.summary)
     shared.say_results(options.out / "model", options.out / "metrics.json")

@@ -39,6 +39,7 @@ from sppnet.classification import (
 )
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
+from sppnet.evaluation.report import seen_warnings
 from sppnet.evaluation.results_io import spreadsheet_text
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
 from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
@@ -93,9 +94,10 @@ def _score(
 ) -> dict[str, Any]:
     """Compute the figures; write them and the report."""
     was_seen = torch.isin(found.digests, classifier.seen)
-    seen = int(was_seen.sum())
-    if seen and not skip_seen:
-        warn(f"{seen} of {len(was_seen)} images were fitted on; --skip-seen leaves them out")
+    seen = int(was_seen.sum()) if len(classifier.seen) else None
+    warnings = seen_warnings(0 if skip_seen and seen else seen, len(was_seen))
+    for warning in warnings:
+        warn(f"{warning}; --skip-seen leaves them out" if seen else warning)
     rows = ((~was_seen) if skip_seen else was_seen | True).nonzero().flatten()
     scores, truth = found.rows[rows], labels[found.kept[rows]]
     metrics = {
@@ -107,6 +109,7 @@ def _score(
             "seen_in_training": seen,
             "skipped": len(was_seen) - len(truth),
         },
+        "warnings": warnings,
         **about,
         "seconds_per_image": about["seconds"]["predicting"] / len(dataset.paths),
         "problems": shared.plain_problems([*dataset.problems, *found.problems]),
@@ -119,6 +122,7 @@ def _score(
         seconds=about["seconds"],
         problems=[*dataset.problems, *found.problems],
         config=classifier.about,
+        warnings=warnings,
     )
     paths = [dataset.paths[index] for index in found.kept[rows].tolist()]
     write_classification_report(out / "report.html", paths, figures, subtitle=dataset.root.name)

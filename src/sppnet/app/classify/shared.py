@@ -1,13 +1,22 @@
 """Shared by the commands of ``sppnet classify``: options, data, trunk, what is printed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sppnet.app.console import error, note, options_to_blame, report_problems, say, say_table, warn
+from sppnet.app.console import (
+    error,
+    note,
+    options_to_blame,
+    report_data_changes,
+    report_problems,
+    say,
+    say_table,
+    warn,
+)
 from sppnet.app.options import choose_device
 from sppnet.errors import NothingUsableError, Problem, UsageError
 
@@ -15,8 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from sppnet.backbones import Backbone
-    from sppnet.classification import ClassData, SplitConfig, VocData
-    from sppnet.storage import RunFolder
+    from sppnet.classification import ClassData, Split, SplitConfig, VocData
+    from sppnet.storage import RunData, RunFolder
 
 
 FIGURES = ("top1", "top5", "mean_class_accuracy", "mean_ap")
@@ -110,6 +119,35 @@ def make_trunk(
     return trunk.to(device).eval(), device
 
 
+def run_data(
+    data: "ClassData | VocData", root: Path, splits: "Sequence[Split]", inputs: Sequence[str]
+) -> "RunData":
+    """Say what a run learns from.
+
+    Args:
+        data: The images of all parts.
+        root: Folder of the data set.
+        splits: How they are divided.
+        inputs: Words of settings that may name a file or a model.
+    """
+    from sppnet.storage import LearntFile, RunData
+
+    trained = [set(split.train.tolist()) for split in splits]
+    files = []
+    for index, path in enumerate(data.paths):
+        used = [number for number, part in enumerate(trained) if index in part]
+        files.append(LearntFile(path, f"{data.label_text(index)} {used}", bool(used)))
+    return RunData(root, files, data.names, list(find_inputs(inputs)))
+
+
+def find_inputs(words: Sequence[str]) -> Iterator[Path]:
+    """Find the files that settings name: weights, or the manifest of a model, which says all."""
+    for word in words:
+        for path in (Path(word), Path(word) / "manifest.json"):
+            if word and path.is_file():
+                yield path
+
+
 def spread_sample(paths: Sequence[Path]) -> Sequence[Path]:
     """Take a few images from all over a list.
 
@@ -124,6 +162,7 @@ def report_changes(run: "RunFolder") -> None:
     """Say that an earlier run goes on, and what is different from when it began."""
     if run.resumed:
         note(f"going on with the run in {run.path}")
+    report_data_changes(run)
     for change in run.changes:
         warn(f"{change} since the run began; the result may differ in its last bits")
 

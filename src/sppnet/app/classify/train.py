@@ -1,7 +1,6 @@
 """``sppnet classify train``: trains a network for every split and scores it on whole images."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -116,10 +115,14 @@ def _lead(job: TrainJob) -> None:
         "rule": asdict(data.split_config),
     }
     with RunFolder.open(
-        options.out, "classify train", config, job.settings.seed, fresh=options.fresh
+        options.out,
+        "classify train",
+        config,
+        job.settings.seed,
+        fresh=options.fresh,
+        data=shared.run_data(data, options.data, splits, [job.settings.weights]),
+        state=("checkpoints",),
     ) as run:
-        if options.fresh:
-            shutil.rmtree(run.path / "checkpoints", ignore_errors=True)
         shared.report_changes(run)
         announce([Stage("reading images"), Stage("training", seconds), Stage("testing")])
         trained = [_train_split(job, split, number, run) for number, split in enumerate(splits)]

@@ -1,8 +1,12 @@
-"""``sppnet demo``: draw a data set, learn from it, show the result; no download, about a minute."""
+"""``sppnet demo``: draw a data set, learn from it, show the result; no download, two minutes.
+
+``job.py`` runs the steps of ``steps.py`` in the sizes of ``config.py``; ``measure.py`` scores what
+they leave, ``scores.py`` holds the figures, ``report.py`` and ``figures.py`` show them.
+"""
 
 from sppnet.app.options import Debug, Device, DryRun, Fresh, Out, Seed, Threads, command_app
 
-app = command_app("Draw a data set, train on it, show the result; no download, about a minute.")
+app = command_app("Draw a data set, train on it, show the result; no download, two minutes.")
 
 
 @app.command()

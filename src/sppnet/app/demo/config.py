@@ -34,8 +34,8 @@ class DemoConfig:
         region_levels: Pyramid of the detector.
         target_side: Size in pixels that a proposal should have at its scale.
         max_proposals: The most proposals per scene.
-        svm_cost: C of the detector's SVMs; vectors of 2,016 numbers need a larger one than the
-            usual 25,600.
+        svm_cost: C of the detector's SVMs; vectors of 2,016 numbers need a larger one than those
+            of 25,600 that are usual.
         box_strength: Ridge penalty of its box regression; they need a smaller one.
     """
 

@@ -14,7 +14,7 @@ import torch
 from sppnet.app.classify.shared import RunOptions
 from sppnet.app.classify.train import make_network
 from sppnet.app.demo.config import UNTRAINED, DemoConfig
-from sppnet.app.detect.predict import ImageOutcome, OutcomeStore
+from sppnet.app.detect.predict import ImageOutcome, OutcomeStore, ReadImage
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.backbones import build_backbone
@@ -210,9 +210,9 @@ class DemoSteps:
     def detect(self, model: Path, dataset: DetectionDataset) -> dict[str | int, ImageOutcome]:
         """Run a detector on held-out scenes; each finished scene is kept."""
         detector = Detector.load(model, choose_device(self.device))
-        store = OutcomeStore(self.folder.work / "outcomes", [model])
+        store = OutcomeStore(self.folder.work / "outcomes", detector)
         images = track(dataset.images, "detecting", total=len(dataset))
-        return {image.image_id: store.detect(detector, image.path) for image in images}
+        return {image.image_id: store.detect(ReadImage.of(image.path)) for image in images}
 
     def _train_detector(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""

@@ -1,4 +1,8 @@
-"""``sppnet detect``: train a detector on labelled photos, score it, use it."""
+"""``sppnet detect``: train a detector on labelled photos, score it, use it.
+
+This module has the flags. ``train.py`` does the work of ``train``, and ``predict.py`` of ``val``
+and ``predict``, which share how a detector goes over many images.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

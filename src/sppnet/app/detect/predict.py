@@ -1,8 +1,10 @@
 """The work of ``sppnet detect val`` and ``sppnet detect predict``: a detector over many images."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,12 +22,13 @@ from sppnet.app.console import (
     report_problems,
     say,
     say_table,
+    warn,
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import Detector, ExternalProposals
 from sppnet.detection.detector import AnyDetector, CombinedDetector
-from sppnet.errors import InputError, NothingUsableError, Problem, UnusableFileError
+from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.evaluation import (
     DetectionFigures,
     draw_detections,
@@ -35,27 +38,28 @@ from sppnet.evaluation import (
     write_csv,
     write_detection_report,
 )
-from sppnet.evaluation.report import MEASURES, score_text
+from sppnet.evaluation.report import MEASURES, score_text, seen_warnings
 from sppnet.geometry import Detections
 from sppnet.images import (
     DetectionDataset,
     LabelledImage,
     list_images,
-    load_image,
     open_detection_dataset,
 )
+from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.storage import (
     FeatureCache,
     ensure_output_folder,
-    read_json,
-    sha256_file,
+    sha256_bytes,
     write_bytes,
     write_json,
 )
 from sppnet.storage.runs import environment
+from sppnet.storage.tensors import digest_of
 
 STAGES = ("decode", "features", "proposals", "windows")
-OUTCOME_VERSION = 2  # raise it whenever the same model finds other things in the same file
+OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
+LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
@@ -67,21 +71,46 @@ class ImageOutcome:
         detections: What was found.
         proposals: (W, 4) boxes that were scored, xyxy in pixels.
         seconds: Time of each of :data:`STAGES`.
+        number: The number by which the file's content is known again.
     """
 
     detections: Detections
     proposals: Tensor
     seconds: tuple[float, ...]
+    number: int
 
 
-def detect_file(
-    detector: AnyDetector, path: Path, external: ExternalProposals | None = None
+@dataclass(frozen=True)
+class ReadImage:
+    """An image file that was read once, so that what is hashed, decoded and drawn is one photo.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+    """
+
+    path: Path
+    data: bytes
+
+    @classmethod
+    def of(cls, path: Path) -> "ReadImage":
+        """Read a file; raises ``InputError``."""
+        return cls(path, read_content(path))
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The image, (3, H, W) float32 RGB 0..1; raises ``InputError``."""
+        return decode_content(self.data, self.path)
+
+
+def detect_image(
+    detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
 ) -> ImageOutcome:
-    """Run a detector on one file, from its bytes to its boxes.
+    """Run a detector on one image, from its bytes to its boxes.
 
     Args:
         detector: The detector, or several as one.
-        path: The image file.
+        image: The image file.
         external: Proposals from a file, used instead of a search in the pixels.
 
     Returns:
@@ -91,12 +120,12 @@ def detect_file(
         InputError: If the file cannot be decoded.
     """
     times = [time.perf_counter()]
-    pixels = load_image(path)
+    pixels = image.pixels
     times.append(time.perf_counter())
     encoded = detector.encode(pixels)
     times.append(time.perf_counter())
     size_hw = (pixels.shape[1], pixels.shape[2])
-    given = None if external is None else external.look_up(path, size_hw)
+    given = None if external is None else external.look_up(image.path, size_hw)
     proposals = detector.propose(pixels, encoded, given)
     times.append(time.perf_counter())
     detections = detector.detect(encoded, proposals)
@@ -105,6 +134,7 @@ def detect_file(
         detections,
         proposals,
         tuple(end - start for start, end in pairwise(times)),
+        content_number(image.data),
     )
 
 
@@ -135,9 +165,13 @@ def open_detectors(
 class OutcomeStore:
     """Keeps the outcomes of images on disk, so that a run that was stopped continues.
 
+    An outcome is found again only under all that it depends on: the numbers and constants of the
+    detector, the bytes of the image, its proposals in the file of proposals, the kind of device and
+    the number of threads, which change the last bits, and the versions of the software.
+
     Args:
         folder: Where the records are kept.
-        models: Folders of the models; the outcomes of other models are never read.
+        detector: The detector, or several as one.
         proposals_file: File of proposals; None if the detectors search for them.
         fresh: Whether to compute everything again.
     """
@@ -145,51 +179,54 @@ class OutcomeStore:
     def __init__(
         self,
         folder: Path,
-        models: Sequence[Path],
+        detector: AnyDetector,
         proposals_file: Path | None = None,
         *,
         fresh: bool = False,
     ) -> None:
         self.cache = FeatureCache(folder)
-        self.models = repr([read_json(model / "manifest.json") for model in models])
+        self.detector = detector
         self.external = None if proposals_file is None else ExternalProposals.open(proposals_file)
-        self.proposals = "" if proposals_file is None else sha256_file(proposals_file)
         self.fresh = fresh
+        tensors = detector.tensors()
+        self._digest = digest_of(detector.config(), tensors)
+        self._devices = tuple(sorted({tensor.device.type for tensor in tensors.values()}))
 
-    def detect(self, detector: AnyDetector, path: Path) -> ImageOutcome:
+    def detect(self, image: ReadImage) -> ImageOutcome:
         """Look the image up, or run the detector on it and keep the outcome.
 
         Args:
-            detector: The detector that was read from ``models``.
-            path: The image file.
+            image: The image file.
 
         Returns:
             Its outcome; the times are those of the run that computed it.
 
         Raises:
-            InputError: If the file cannot be read or decoded.
+            InputError: If the file cannot be decoded.
         """
-        try:
-            digest = sha256_file(path)
-        except UnusableFileError as error:  # the run does not depend on this one file
-            raise InputError(error.message, path=path, code="E_UNREADABLE") from error
-        key = self.cache.make_key(
-            kind="outcome",
-            version=OUTCOME_VERSION,
-            models=self.models,
-            inference=repr(detector.inference),
-            proposals=self.proposals,
-            image=digest,
-        )
+        key = self._key(image)
         record = None if self.fresh else self.cache.get(key)
         if record is None:
-            outcome = detect_file(detector, path, self.external)
+            outcome = detect_image(self.detector, image, self.external)
             self.cache.put(key, _to_record(outcome))
             return outcome
         return ImageOutcome(
             Detections(record["boxes"], record["scores"], record["labels"]),
             record["windows"],
             tuple(record["seconds"].tolist()),
+            content_number(image.data),
+        )
+
+    def _key(self, image: ReadImage) -> str:
+        """Everything that an outcome depends on."""
+        return self.cache.make_key(
+            kind="outcome",
+            version=OUTCOME_VERSION,
+            detector=self._digest,
+            proposals=None if self.external is None else self.external.digest(image.path),
+            image=sha256_bytes(image.data),
+            devices=self._devices,
+            threads=torch.get_num_threads(),
         )
 
 
@@ -230,7 +267,7 @@ class PredictionJob:
         seconds = 0.0
         for path in listing.paths[:2]:
             try:
-                seconds = max(seconds, sum(detect_file(detector, path).seconds))
+                seconds = max(seconds, sum(detect_image(detector, ReadImage.of(path)).seconds))
             except InputError:
                 continue
         count = len(listing.paths)
@@ -248,13 +285,14 @@ class PredictionJob:
             tally.finish()
         detector = open_detectors(self.models, self.device, self.overrides)
         ensure_output_folder(self.out / "overlays")
-        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", detector, self.proposals_file, fresh=fresh)
         found: dict[str, Detections] = {}
         names = overlay_names(list(listing.paths))
         for path in track(listing.paths, "detecting", total=len(listing.paths)):
             try:
-                outcome = store.detect(detector, path)
-                self._draw(path, names[path], outcome, detector.names)
+                image = ReadImage.of(path)
+                outcome = store.detect(image)
+                self._draw(image, names[path], outcome, detector.names)
             except InputError as error:
                 tally.add_failed(error)
                 continue
@@ -271,14 +309,18 @@ class PredictionJob:
         """Drop detections whose score is too low to report."""
         return detections.select(detections.scores >= self.score_threshold)
 
-    def _draw(self, path: Path, name: str, outcome: ImageOutcome, names: tuple[str, ...]) -> None:
+    def _draw(
+        self, image: ReadImage, name: str, outcome: ImageOutcome, names: tuple[str, ...]
+    ) -> None:
         """Write the picture of one image with its detections."""
-        picture = draw_detections(load_image(path), outcome.detections, names, self.show_above)
+        picture = draw_detections(image.pixels, outcome.detections, names, self.show_above)
         write_bytes(self.out / "overlays" / f"{name}.jpg", to_jpeg_bytes(picture, OVERLAY_SIDE))
 
 
 def overlay_names(paths: list[Path]) -> dict[Path, str]:
     """Name each image in the results by its stem; equal stems get a number.
+
+    A stem too long for a file's name with a number and an ending ends in a digest of the path.
 
     Example:
         >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())
@@ -287,10 +329,19 @@ def overlay_names(paths: list[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:
-        name = next(n for n in _numbered(path.stem) if n.lower() not in taken)
+        name = next(n for n in _numbered(_short_stem(path)) if n.lower() not in taken)
         taken.add(name.lower())
         names[path] = name
     return names
+
+
+def _short_stem(path: Path) -> str:
+    """The stem in at most ``LONGEST_STEM`` bytes."""
+    data = os.fsencode(path.stem)
+    if len(data) <= LONGEST_STEM:
+        return path.stem
+    digest = sha256_bytes(os.fsencode(path))[:16]
+    return data[: LONGEST_STEM - 17].decode("utf-8", errors="ignore") + f"-{digest}"
 
 
 def _numbered(stem: str) -> Iterator[str]:
@@ -330,7 +381,8 @@ class ScoringJob:
         seconds = 0.0
         for image in dataset.images[:2]:
             try:
-                seconds = max(seconds, sum(detect_file(detector, image.path).seconds))
+                outcome = detect_image(detector, ReadImage.of(image.path))
+                seconds = max(seconds, sum(outcome.seconds))
             except InputError:
                 continue  # reported where the image is scored
         say(f"would score {len(dataset)} images in about {human_seconds(seconds * len(dataset))}")
@@ -344,12 +396,12 @@ class ScoringJob:
         """
         detector, dataset = self._open()
         ensure_output_folder(self.out)
-        store = OutcomeStore(self.out / "cache", self.models, self.proposals_file, fresh=fresh)
+        store = OutcomeStore(self.out / "cache", detector, self.proposals_file, fresh=fresh)
         problems = list(dataset.problems)
         outcomes: dict[LabelledImage, ImageOutcome] = {}
         for image in track(dataset.images, "detecting", total=len(dataset)):
             try:
-                outcomes[image] = store.detect(detector, image.path)
+                outcomes[image] = store.detect(ReadImage.of(image.path))
             except InputError as error:
                 problems.append(Problem.of(error, "image left out"))
         if not outcomes:
@@ -373,6 +425,7 @@ class ScoringJob:
         images = list(outcomes)
         found = {image.image_id: outcome.detections for image, outcome in outcomes.items()}
         proposals = {image.image_id: outcome.proposals for image, outcome in outcomes.items()}
+        seen = count_seen(detector, list(outcomes.values()))
         figures = DetectionFigures.measure(
             images,
             found,
@@ -383,8 +436,9 @@ class ScoringJob:
             problems=problems,
             config=detector.config(),
             versions=environment()["versions"],
+            warnings=seen_warnings(seen, len(images)),
         )
-        self._write_metrics(images, figures)
+        self._write_metrics(images, figures, seen)
         write_detection_report(
             self.out / "report.html",
             images,
@@ -396,13 +450,17 @@ class ScoringJob:
         self._say(figures)
         return report_problems(problems)
 
-    def _write_metrics(self, images: list[LabelledImage], figures: DetectionFigures) -> None:
+    def _write_metrics(
+        self, images: list[LabelledImage], figures: DetectionFigures, seen: int | None
+    ) -> None:
         """Leave every figure as JSON."""
         metrics: dict[str, Any] = {
             **figures.mean,
             "per_class": figures.per_class["ap50"],
             "per_class_by_measure": figures.per_class,
             "images": len(images),
+            "seen_in_training": seen,
+            "warnings": list(figures.warnings),
             "objects": sum(len(image.boxes) for image in images),
             "seconds_per_image": figures.seconds_per_image,
             "seconds_per_stage": dict(figures.seconds),
@@ -421,8 +479,18 @@ class ScoringJob:
         ]
         rows.append(["mean", *(score_text(figures.mean[measure]) for measure in measures)])
         say_table(["class", *measures], rows)
+        for warning in figures.warnings:
+            warn(warning)
         say(f"{figures.seconds_per_image:.2f} s per image")
         say(f"report: {self.out / 'report.html'}")
+
+
+def count_seen(detector: AnyDetector, outcomes: Sequence[ImageOutcome]) -> int | None:
+    """Count the images that a detector was trained on; None if it does not say."""
+    if detector.seen is None:
+        return None
+    seen = set(detector.seen.tolist())
+    return sum(outcome.number in seen for outcome in outcomes)
 
 
 def median_seconds(outcomes: list[ImageOutcome]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from sppnet.app.console import (
     human_seconds,
     note,
     options_to_blame,
+    report_data_changes,
     report_problems,
     say,
     say_table,
@@ -33,9 +34,11 @@ from sppnet.detection import (
 )
 from sppnet.detection.train import wants_mirror
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.images import DetectionDataset, LabelledImage, load_image, open_detection_dataset
+from sppnet.images import DetectionDataset, LabelledImage, load_compact, open_detection_dataset
 from sppnet.storage import (
     FeatureCache,
+    LearntFile,
+    RunData,
     RunFolder,
     ensure_output_folder,
     is_model,
@@ -96,9 +99,18 @@ class TrainingJob:
         ensure_output_folder(self.out)
         wanted = {**asdict(self.config), "data": str(self.data.resolve()), "split": self.split}
         seed = wanted.pop("seed")  # a run names it beside the rest
-        with RunFolder.open(self.out, "detect train", wanted, seed, fresh=fresh) as run:
+        with RunFolder.open(
+            self.out,
+            "detect train",
+            wanted,
+            seed,
+            fresh=fresh,
+            data=self._data(dataset),
+            state=("tuning",),
+        ) as run:
             for change in run.changes:
                 warn(change)
+            report_data_changes(run)
             if run.is_done("model") and is_model(self.out / "model"):
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
@@ -138,6 +150,13 @@ class TrainingJob:
                 f"{part} has no image with an object to learn from", path=self.data
             )
         return dataset
+
+    def _data(self, dataset: DetectionDataset) -> RunData:
+        """What is learnt from: images, their boxes, and files that the settings name."""
+        files = [LearntFile(image.path, label_text(image)) for image in dataset]
+        weights = Path(self.config.weights)
+        inputs = [path for path in (weights, self.config.proposals_file) if path and path.is_file()]
+        return RunData(self.data, files, dataset.names, inputs)
 
     def _proposals(self) -> ExternalProposals | None:
         """Read the file of proposals, if the configuration names one."""
@@ -192,6 +211,12 @@ class TrainingJob:
         say(f"model: {self.out / 'model'}")
 
 
+def label_text(image: LabelledImage) -> str:
+    """All that is learnt about an image, as text."""
+    marks = (image.boxes, image.labels, image.difficult, image.crowd)
+    return repr([image.size_hw, *(each.tolist() for each in marks)])
+
+
 def describe_scales(encoder: Encoder) -> str:
     """Say at which sizes images are convolved; objects may have chosen them."""
     sides = " and ".join(map(str, encoder.short_sides))
@@ -220,7 +245,7 @@ def measure_stages(
     step = max(1, len(dataset) // PROBE_IMAGES)
     for image in dataset.images[::step][:PROBE_IMAGES]:
         try:
-            pixels = load_image(image.path)
+            pixels = load_compact(image.path)
         except InputError:
             continue  # reported where the image is used
         times = [time.perf_counter()]

@@ -87,7 +87,11 @@ class TrainingImages:
         photo = self._photos[index]
         if photo is None:
             path = self._paths[index]
-            photo = self._prepare(read_content(path), path)
+            data = read_content(path)
+            if content_number(data) != self.digests[index]:
+                rule = "the file was changed while the training read it"
+                raise InputError(rule, path=path, code="E_UNREADABLE")
+            photo = self._prepare(data, path)
         return photo
 
     def natural_sizes(self, short_side: int) -> list[tuple[int, int]]:

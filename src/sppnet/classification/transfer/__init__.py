@@ -1,7 +1,7 @@
 """Frozen features of whole images, and linear SVMs on them (section 3.3 of the paper).
 
 ``recipe.py`` says which layers and views are pooled, ``features.py`` computes and caches the
-features, ``svm.py`` fits the SVMs, ``selection.py`` chooses their cost on held-out training
-images, ``fit.py`` puts these together for every split of the images, and ``classifier.py`` is what
-comes out where an ordinary network cannot hold it. Start reading with ``fit.py``.
+features, ``svm.py`` fits the SVMs and chooses their cost on held-out training images, ``fit.py``
+puts these together for every split of the images, and ``classifier.py`` is what comes out where an
+ordinary network cannot hold it. Start reading with ``fit.py``.
 """

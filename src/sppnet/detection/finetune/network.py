@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from sppnet.detection.assign import SamplingConfig
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.finetune.batches import ImageSample, Proposals, ProposalSampler, split_images
-from sppnet.detection.finetune.region_network import BoxHead, RegionNetwork, choose_trained
+from sppnet.detection.finetune.region_network import RegionNetwork, choose_trained
+from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage

@@ -11,7 +11,7 @@ from torch import Tensor
 from sppnet.config.fields import Count, Within, check_fields, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.finetune.region_network import BoxHead
+from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.hard_negatives import ReservoirSample
 from sppnet.detection.heads.region_head import check_classes, check_length
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
@@ -75,7 +75,7 @@ class RidgeBoxRegressor:
     Example:
         >>> proposals = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 20.0, 20.0]])
         >>> regressor = RidgeBoxRegressor().fit([torch.eye(2)], [proposals], [proposals])
-        >>> regressor.apply(torch.eye(2), torch.tensor([0, 0]), proposals)
+        >>> regressor.refine(torch.eye(2), torch.tensor([0, 0]), proposals)
         tensor([[ 0.,  0., 10., 10.],
                 [ 0.,  0., 20., 20.]])
 
@@ -119,7 +119,7 @@ class RidgeBoxRegressor:
         duals = torch.linalg.solve(products, (deltas - mean) @ whiten) @ colour
         return (rows.T @ duals.to(rows.dtype)), (duals.sum(0) + mean).to(rows.dtype)
 
-    def apply(self, features: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
+    def refine(self, features: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
         """Refine boxes by the deltas that are predicted from their features.
 
         Args:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import clip_boxes
-from sppnet.storage.files import read_bytes, read_json
+from sppnet.storage.files import read_bytes, read_json, sha256_bytes
 
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
 # Proposals may reach this far beyond the image: rounding, or another convention of corners.
@@ -125,8 +125,7 @@ class ExternalProposals:
         Raises:
             InputError: If the file has no proposals of this image, or they are for another size.
         """
-        tried = [str(image_path), PurePath(image_path).name, *_spellings(str(image_path))]
-        name = next((found for each in tried if (found := self._names.get(each))), None)
+        name = self._find(image_path)
         if name is None:
             raise InputError(f"{self.path} has no proposals of this image", path=image_path)
         boxes, (height, width) = torch.from_numpy(self._boxes[name]), size_hw
@@ -137,6 +136,20 @@ class ExternalProposals:
             )
             raise InputError(rule, path=image_path)
         return clip_boxes(boxes, size_hw).to(torch.float32)
+
+    def digest(self, image_path: str | Path) -> str:
+        """SHA-256 of the proposals of an image as the file has them; empty if it has none.
+
+        Args:
+            image_path: Path of the image; only its name counts.
+        """
+        name = self._find(image_path)
+        return "" if name is None else sha256_bytes(self._boxes[name].tobytes())
+
+    def _find(self, image_path: str | Path) -> str | None:
+        """The name under which the file has an image."""
+        tried = [str(image_path), PurePath(image_path).name, *_spellings(str(image_path))]
+        return next((found for each in tried if (found := self._names.get(each))), None)
 
     def _checked(self, name: str, boxes: NDArray[Any]) -> Boxes:
         """(K, 4) float64 proposals, each of which is finite and has an area."""

@@ -4,6 +4,7 @@ Every method works on a copy of the image no longer than ``WORKING_SIDE``. For o
 always gives the same proposals in the same order, whatever random numbers a library draws.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,7 +59,7 @@ def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int =
         raise ValueError(f"limit must be at least 1, got {limit}")
     if image.ndim != 3 or len(image) != 3 or not image.numel():
         raise ValueError(f"image must be (3, H, W), got {tuple(image.shape)}")
-    if not bool(image.isfinite().all()):
+    if not all(math.isfinite(end) for end in image.aminmax()):  # a table of them would be large
         raise ValueError("image must be finite, got NaN or infinity")
     height, width = image.shape[1:]
     small = shrink_to_search(image)
@@ -86,7 +87,7 @@ def shrink_to_search(image: Tensor) -> Tensor:
     height, width = image.shape[1:]
     shrink = min(1.0, WORKING_SIDE / max(height, width))
     size_hw = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    return (image if shrink == 1.0 else resize_image(image, size_hw)).cpu().clamp(0, 1)
+    return resize_image(image, size_hw).cpu().clamp(0, 1)
 
 
 def take_turns(ranked: list[Tensor]) -> Tensor:

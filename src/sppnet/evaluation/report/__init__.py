@@ -49,6 +49,7 @@ from sppnet.evaluation.report.sections import (
     ranked_names,
     scene_legend,
     scene_pictures,
+    seen_warnings,
 )
 
 __all__ = [
@@ -81,6 +82,7 @@ __all__ = [
     "scene_pictures",
     "score_text",
     "seconds_text",
+    "seen_warnings",
     "stand_alone",
     "svg_axes",
     "svg_drawing",

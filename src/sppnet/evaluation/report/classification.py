@@ -35,12 +35,13 @@ from sppnet.evaluation.report.sections import (
     add_origin_section,
     add_problem_section,
     add_time_section,
+    add_warning_section,
     class_bars,
     counted,
     in_columns,
     thumbnails,
 )
-from sppnet.images.decode import load_image
+from sppnet.images.decode import load_compact
 from sppnet.storage.files import write_json, write_text
 
 NUM_THUMBNAILS = 12
@@ -60,6 +61,7 @@ class ClassificationFigures:
         config: Every setting of the run.
         versions: Of the packages.
         extra: Further key figures to show, such as the accuracy over several splits.
+        warnings: What has to be known before any figure, a sentence each.
     """
 
     names: Sequence[str]
@@ -70,6 +72,7 @@ class ClassificationFigures:
     config: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Sequence[Tile] = ()
+    warnings: Sequence[str] = ()
 
 
 class _Answers(NamedTuple):
@@ -97,7 +100,7 @@ def write_classification_report(
     *,
     title: str = "Classification report",
     subtitle: str = "",
-    load: LoadImage = load_image,
+    load: LoadImage = load_compact,
 ) -> dict[str, object]:
     """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
 
@@ -126,6 +129,7 @@ def write_classification_report(
         " \u00b7 ".join([*filter(None, [subtitle]), *counts]),
         f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
     )
+    add_warning_section(page, figures.warnings)
     page.add_section("", tiles(_key_figures(figures, answers)))
     page.add_section("By class", *_class_blocks(figures.names, answers))
     _add_picture_sections(page, image_paths, figures.names, answers, load)
@@ -257,5 +261,6 @@ def _numbers(figures: ClassificationFigures, answers: _Answers) -> dict[str, obj
         "per_class": dict(zip(figures.names, accuracy, strict=True)),
         "confusion": {"names": list(figures.names), "counts": answers.confusion.tolist()},
         "seconds": dict(figures.seconds),
+        "warnings": list(figures.warnings),
         "problems": [vars(problem) for problem in figures.problems],
     }

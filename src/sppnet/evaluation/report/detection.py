@@ -44,6 +44,7 @@ from sppnet.evaluation.report.sections import (
     add_origin_section,
     add_problem_section,
     add_time_section,
+    add_warning_section,
     class_bars,
     counted,
     in_columns,
@@ -53,7 +54,7 @@ from sppnet.evaluation.report.sections import (
 )
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
-from sppnet.images.decode import load_image
+from sppnet.images.decode import load_compact
 from sppnet.storage.files import write_json, write_text
 
 MOST_DRAWN_CLASSES = 60
@@ -88,7 +89,7 @@ def write_detection_report(
     *,
     title: str = "Detection report",
     subtitle: str = "",
-    load: LoadImage = load_image,
+    load: LoadImage = load_compact,
 ) -> dict[str, object]:
     """Write ``report.html`` and, beside it, ``report.json`` with the numbers of its plots.
 
@@ -124,6 +125,7 @@ def write_detection_report(
         " \u00b7 ".join([*filter(None, [subtitle]), *counts]),
         f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
     )
+    add_warning_section(page, figures.warnings)
     page.add_section("", tiles(_key_figures(figures)))
     page.add_section("Average precision", *_precision_blocks(images, figures))
     curves = _curves(figures)

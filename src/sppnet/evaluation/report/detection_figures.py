@@ -132,6 +132,7 @@ class DetectionFigures:
         problems: Findings about input files.
         config: Every setting of the run.
         versions: Of the packages.
+        warnings: What has to be known before any figure, a sentence each.
     """
 
     names: Sequence[str]
@@ -145,6 +146,7 @@ class DetectionFigures:
     problems: Sequence[Problem] = ()
     config: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @classmethod
     def measure(
@@ -189,6 +191,7 @@ class DetectionFigures:
             "precision_recall": {name: _curve(*curve) for name, curve in self.curves.items()},
             "seconds": dict(self.seconds),
             "seconds_per_image": self.seconds_per_image,
+            "warnings": list(self.warnings),
             "problems": [vars(problem) for problem in self.problems],
         }
         if self.analysis is not None:

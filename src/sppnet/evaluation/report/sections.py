@@ -62,6 +62,37 @@ def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
     page.add_section("Time", figures(figure(bars, "Per stage", f"{seconds_text(total)} in all.")))
 
 
+def seen_warnings(seen: int | None, images: int) -> list[str]:
+    """Say that images which are scored on were trained on, or that nobody knows.
+
+    Args:
+        seen: How many of the images the model was trained on; None if it does not say.
+        images: How many are scored on.
+
+    Returns:
+        One sentence, or none where no image was seen.
+
+    Example:
+        >>> seen_warnings(3, 8), seen_warnings(0, 8)
+        (['the model was trained on 3 of these 8 images: the figures are too high'], [])
+    """
+    if seen is None:
+        return ["the model does not say which images it was trained on: these may be among them"]
+    words = f"the model was trained on {seen} of these {images} images"
+    return [f"{words}: the figures are too high"] if seen else []
+
+
+def add_warning_section(page: Page, warnings: Sequence[str]) -> None:
+    """Append what a reader has to know before any figure; nothing without warnings.
+
+    Args:
+        page: Appended to.
+        warnings: A sentence each.
+    """
+    if warnings:
+        page.add_section("Warning", *(paragraph(f"{w[0].upper()}{w[1:]}.") for w in warnings))
+
+
 def add_problem_section(page: Page, problems: Sequence[Problem]) -> None:
     """Append what was wrong with the input files, and what was done about it.
 

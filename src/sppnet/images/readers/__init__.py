@@ -3,7 +3,8 @@
 - ``layouts.py``: finds out what a folder holds, and reads it. Start here.
 - ``voc.py``, ``voc_layout.py``: Pascal VOC's annotations, and where a set keeps its parts.
 - ``voc_classes.py``: the same sets for classification, several classes to an image.
-- ``coco.py``, ``yolo.py``: the other two detection layouts.
+- ``coco.py``, ``yolo.py``: the other two detection layouts; ``yolo_yaml.py``: what the YAML file of
+  the latter says.
 - ``class_folders.py``: a folder of images per class.
 
 Every reader returns a data set of ``images/dataset.py``, and a finding for whatever it left out;

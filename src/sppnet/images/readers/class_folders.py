@@ -27,6 +27,7 @@ class ClassificationDataset:
         problems: What was left out and why.
         root: Folder that it was read from.
         split: The split, or None for all.
+        notes: Files beside the images that are none.
     """
 
     paths: tuple[Path, ...]
@@ -35,6 +36,7 @@ class ClassificationDataset:
     problems: tuple[Problem, ...]
     root: Path
     split: str | None = None
+    notes: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,16 +92,20 @@ def read_class_folders(root: str | Path, split: str | None = None) -> Classifica
     paths: list[Path] = []
     labels: list[int] = []
     problems = empty
+    notes: list[Problem] = []
     for label, name in enumerate(names):
         listing = list_images([top / name for top in wanted if (top / name).is_dir()])
         paths.extend(listing.paths)
         labels.extend([label] * len(listing.paths))
         problems.extend(problem for problem in listing.problems if problem.code != "E_NOTHING")
+        notes.extend(listing.notes)
     if not paths:
         rule = "looked for a folder per class with images in it, found none"
         raise NothingUsableError(rule, path=root)
     all_labels = torch.tensor(labels, dtype=torch.int64)
-    return ClassificationDataset(tuple(paths), all_labels, names, tuple(problems), root, split)
+    return ClassificationDataset(
+        tuple(paths), all_labels, names, tuple(problems), root, split, tuple(notes)
+    )
 
 
 def split_per_class(
@@ -170,10 +176,13 @@ def _class_names(tops: Sequence[Path]) -> tuple[tuple[str, ...], list[Problem]]:
     for top in tops:
         for folder in _subfolders(top):
             folders.setdefault(folder.name, []).append(folder)
-    names = sorted(name for name, found in folders.items() if list_images(found).paths)
-    empty = [
-        Problem(str(found[0]), "holds no image", "E_NOTHING", action="class left out")
-        for name, found in sorted(folders.items())
-        if name not in names
-    ]
+    names, empty = [], []
+    for name, found in sorted(folders.items()):
+        listing = list_images(found)
+        if listing.paths:
+            names.append(name)
+        else:
+            others = [problem.rule for problem in listing.problems if problem.code == "E_FORMAT"]
+            rule = "; ".join(["holds no image", *others])
+            empty.append(Problem(str(found[0]), rule, "E_NOTHING", action="class left out"))
     return tuple(names), empty

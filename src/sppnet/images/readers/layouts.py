@@ -11,7 +11,13 @@ from sppnet.images.readers.class_folders import list_class_splits
 from sppnet.images.readers.coco import is_coco_file, read_coco
 from sppnet.images.readers.voc import read_voc
 from sppnet.images.readers.voc_layout import find_voc_folders, find_voc_parts, list_voc_splits
-from sppnet.images.readers.yolo import is_yolo_root, list_yolo_splits, read_yolo
+from sppnet.images.readers.yolo import (
+    find_lone_labels,
+    is_yolo_root,
+    list_yolo_splits,
+    read_yolo,
+)
+from sppnet.images.readers.yolo_yaml import is_yaml_file
 from sppnet.progress import Track, no_tracking
 
 _LOOKED_FOR = (
@@ -53,7 +59,7 @@ def open_detection_dataset(
         UnusableFileError: If a COCO file or the names of a YOLO set cannot be read.
         InputError: If the file of names that was passed cannot be read.
     """
-    root = _folder_of(Path(root))
+    root = Path(root)
     layout = find_layout(root)
     if layout == "voc":
         return read_voc(root, split, names, track=track)
@@ -68,7 +74,7 @@ def find_layout(root: str | Path) -> str | None:
     """Recognise a detection layout.
 
     Args:
-        root: A folder, or a COCO JSON file.
+        root: A folder, a COCO JSON file, or the YAML file of a YOLO set.
 
     Returns:
         "voc", "yolo", "coco" or None.
@@ -76,7 +82,9 @@ def find_layout(root: str | Path) -> str | None:
     Raises:
         UsageError: If it does not exist.
     """
-    root = _folder_of(Path(root))
+    root = Path(root)
+    if is_yaml_file(root):
+        return "yolo"
     if root.suffix.lower() == ".json" and os.path.isfile(root):  # noqa: PTH113 (never raises)
         return "coco"
     require_folder(root)
@@ -84,7 +92,9 @@ def find_layout(root: str | Path) -> str | None:
         return "voc"
     if is_yolo_root(root):
         return "yolo"
-    return "coco" if _coco_files(root) else None
+    if _coco_files(root):
+        return "coco"
+    return "yolo" if find_lone_labels(root) else None
 
 
 def list_splits(root: str | Path) -> list[str]:
@@ -99,7 +109,7 @@ def list_splits(root: str | Path) -> list[str]:
     Raises:
         UsageError: If it does not exist.
     """
-    root = _folder_of(Path(root))
+    root = Path(root)
     layout = find_layout(root)
     if layout == "voc":
         return list_voc_splits(root)
@@ -108,11 +118,6 @@ def list_splits(root: str | Path) -> list[str]:
     if layout == "coco":
         return sorted(_coco_files(root))
     return list_class_splits(root)
-
-
-def _folder_of(root: Path) -> Path:
-    """A YOLO set may be named by its YAML file; the folder is what is read."""
-    return root.parent if root.suffix.lower() in (".yaml", ".yml") and root.is_file() else root
 
 
 def _coco_files(root: Path) -> dict[str, Path]:
@@ -139,7 +144,8 @@ def _open_coco(
     if root.is_file():
         if split is not None and split not in files:
             raise unknown_split(root, split, sorted(files))
-        return read_coco(root, _coco_images(root, root.parent), names, track=track)
+        places = (_coco_images(root, root.parent), root.parent)
+        return read_coco(root, places, names, track=track)
     matching = [
         name for name in files if split is None or name in (split, _with_year(files, split))
     ]
@@ -148,8 +154,8 @@ def _open_coco(
     if len(matching) > 1:
         raise UsageError(f"name a split; this set has {', '.join(sorted(matching))}", path=root)
     path = files[matching[0]]
-    folder = _coco_images(path, root)
-    return read_coco(path, folder, names, split=split, root=root, track=track)
+    places = (_coco_images(path, root), root)
+    return read_coco(path, places, names, split=split, root=root, track=track)
 
 
 def _with_year(files: dict[str, Path], split: str) -> str:

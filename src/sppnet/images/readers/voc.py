@@ -1,7 +1,9 @@
 """Pascal VOC: an XML file of boxes for each image, read within limits, and the set of them."""
 
+import codecs
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +15,9 @@ from sppnet.images.dataset import (
     LabelledImage,
     RawBox,
     compare_sizes,
+    keep_unless_emptied,
     make_dataset,
     make_labelled_image,
-    note_if_emptied,
     read_names,
 )
 from sppnet.images.findings import Findings, require_folder, unknown_split
@@ -31,6 +33,22 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage.files import read_capped
 
 MAX_XML_BYTES = 1_000_000
+# Encodings of several bytes a character, which expat cannot read, and the fullest kin of each.
+_EAST_ASIAN = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "gb18030": "gb18030",
+    "shift_jis": "cp932",
+    "cp932": "cp932",
+    "euc_jp": "euc_jp",
+    "iso2022_jp": "iso2022_jp",
+    "big5": "cp950",
+    "cp950": "cp950",
+    "big5hkscs": "big5hkscs",
+    "euc_kr": "cp949",
+    "cp949": "cp949",
+}
+_DECLARATION = re.compile(rb"\s*<\?xml[^>]{0,200}?encoding\s*=\s*[\"']([\w.:-]{1,40})[\"']")
 _MAX_DEPTH = 32
 _OBJECT_LEFT_OUT = "box left out"
 
@@ -183,7 +201,12 @@ def _read_one(reading: _Reading, stem: str, names: Sequence[str]) -> LabelledIma
         findings.leave_out(reading.xml_files[stem], annotation.message, annotation.code)
         return None
     findings.problems.extend(annotation.problems)
-    image_path = _find_image(reading, stem, annotation.filename)
+    fits = _find_images(reading, stem, annotation.filename)
+    if len(fits) > 1:
+        rule = f"is of {fits[0].name!r} or of {fits[1].name!r}: <filename> must name one of them"
+        findings.leave_out(annotation.path, rule, "E_XML")
+        return None
+    image_path = next(iter(fits), None)
     if image_path is None:
         rule = f"there is no image {stem}.* in {folders.images.name}"
         findings.leave_out(annotation.path, rule, "E_UNREADABLE")
@@ -191,18 +214,17 @@ def _read_one(reading: _Reading, stem: str, names: Sequence[str]) -> LabelledIma
     image = make_labelled_image(
         image_path, stem, annotation.boxes, names, annotation.path, findings
     )
-    if image is not None:
-        compare_sizes(image, annotation.size_hw, annotation.path, "<size>", findings)
-        had_boxes = bool(annotation.boxes or annotation.problems)
-        note_if_emptied(image, had_boxes, annotation.path, findings)
-    return image
+    if image is None:
+        return None
+    compare_sizes(image, annotation.size_hw, annotation.path, "<size>", findings)
+    all_read = not annotation.problems
+    return keep_unless_emptied(image, annotation.boxes, all_read, names, annotation.path, findings)
 
 
-def _find_image(reading: _Reading, stem: str, filename: str) -> Path | None:
+def _find_images(reading: _Reading, stem: str, filename: str) -> list[Path]:
     """By the XML's stem, then by ``<filename>``; only files listed in the image folder count."""
     found = reading.image_files.get(stem) or reading.image_files.get(Path(filename).stem) or []
-    exact = [path for path in found if path.name == filename]
-    return next(iter(exact or found), None)
+    return [path for path in found if path.name == filename] or found
 
 
 class XmlError(InputError):
@@ -355,8 +377,8 @@ def read_xml(path: str | Path) -> XmlElement:
         InputError: If it cannot be opened, is too large, holds a DTD, is nested more than 32 deep
             or is not well-formed (E_XML, with the line in the text).
     """
-    data = read_capped(path, MAX_XML_BYTES)
-    builder = _TreeBuilder()
+    data, encoding = _for_expat(read_capped(path, MAX_XML_BYTES), path)
+    builder = _TreeBuilder(encoding)
     # The whole file in one call: fed in pieces, old expat takes quadratic time on one long token.
     try:
         builder.parser.Parse(data, True)
@@ -369,6 +391,22 @@ def read_xml(path: str | Path) -> XmlElement:
     return builder.root
 
 
+def _for_expat(data: bytes, path: str | Path) -> tuple[bytes, str | None]:
+    """The bytes as expat can read them, and their encoding if it is not the one they declare."""
+    declared = _DECLARATION.match(data)
+    if declared is None:
+        return data, None
+    name = declared[1].decode("ascii")
+    try:
+        encoding = _EAST_ASIAN.get(codecs.lookup(name).name)
+        return (data.decode(encoding).encode(), "utf-8") if encoding else (data, None)
+    except LookupError:
+        return data, None  # expat says so
+    except UnicodeError:
+        rule = f"is not text in {name}, the encoding that its first line declares"
+        raise InputError(rule, path=path, code="E_XML") from None
+
+
 class _RefusedError(Exception):
     """XML that is well-formed, but more than an annotation needs."""
 
@@ -376,8 +414,8 @@ class _RefusedError(Exception):
 class _TreeBuilder:
     """Builds elements from expat's events; refuses a DTD before any entity can be declared."""
 
-    def __init__(self) -> None:
-        self.parser = expat.ParserCreate()
+    def __init__(self, encoding: str | None) -> None:
+        self.parser = expat.ParserCreate(encoding)
         self.parser.buffer_text = True
         self.parser.StartElementHandler = self._start
         self.parser.EndElementHandler = self._end

@@ -108,10 +108,13 @@ def _read_lists(
     stems = read_split(folders, split, set(images), findings)
     marks = {name: _read_marks(path) for name, path in lists.items()}
     for stem in stems:
-        if stem not in images:
-            path = folders.images / f"{stem}.jpg"
-            findings.leave_out(path, "there is no image of this name", "E_UNREADABLE")
-    known = [stem for stem in stems if stem in images]
+        fits = images.get(stem, [])
+        rule = "there is no image of this name"
+        if len(fits) > 1:
+            rule = f"is {fits[0].name!r} or {fits[1].name!r}: a list must mean one image"
+        if len(fits) != 1:
+            findings.leave_out(folders.images / f"{stem}.jpg", rule, "E_UNREADABLE")
+    known = [stem for stem in stems if len(images.get(stem, [])) == 1]
     if not known:
         raise NothingUsableError(f"no image of split {split!r} is there", path=root)
     rows = [[marks[name].get(stem, -1) for name in lists] for stem in known]

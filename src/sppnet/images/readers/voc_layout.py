@@ -202,8 +202,9 @@ def _nested_sets(root: Path) -> list[Path]:
 
 
 def _stem_of_line(line: str, known_stems: set[str]) -> str:
-    """One line of a list: a stem, or a file's name, or a stem and a -1/0/1 mark."""
-    candidates = [line, line.rpartition(".")[0]]
+    """One line of a list: a stem, or a file's name or path, or a stem and a -1/0/1 mark."""
+    base = line.replace("\\", "/").rpartition("/")[2]
+    candidates = [line, line.rpartition(".")[0], base, base.rpartition(".")[0]]
     if line[-2:].strip() in ("1", "0", "-1"):
         candidates.append(line.rsplit(maxsplit=1)[0])
     return next((stem for stem in candidates if stem in known_stems), line)

@@ -3,23 +3,29 @@
 import functools
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from sppnet.pooling.bins import Level, num_bins
 from sppnet.pooling.checks import check_rows
 from sppnet.pooling.kernels import cpu, torch_reference
 
 OLDEST_TRITON = (3, 4)  # of torch 2.8; older compilers refuse the kernels
 
 
-def kernel_for(maps: Sequence[Tensor]) -> str:
+def kernel_for(maps: Sequence[Tensor], levels: Sequence[Level] = ()) -> str:
     """Name the kernel that pools these maps: "native", "triton" or "torch".
+
+    The first two know levels of n x n bins alone.
 
     Example:
         >>> kernel_for([torch.zeros(1, 2, 3, 4, device="meta")])
         'torch'
     """
+    if not all(isinstance(n, int) for n in levels):
+        return "torch"
     if cpu.serves(maps):
         return "native"
     return "triton" if maps[0].is_cuda and has_triton() else "torch"
@@ -67,7 +73,7 @@ def describe_kernels() -> dict[str, str]:
 def run(
     maps: Sequence[Tensor],
     rows: Tensor | None,
-    levels: Sequence[int],
+    levels: Sequence[Level],
     mode: str,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -90,36 +96,46 @@ def run(
         >>> run([torch.arange(4.0).reshape(1, 1, 2, 2)], None, (1, 2), "max")
         tensor([[3., 0., 1., 2., 3.]])
     """
+    _refuse_capture(maps)
     if rows is not None:
         check_rows(rows, maps)
     fresh = out is None
     if out is None:
         count = sum(map(len, maps)) if rows is None else len(rows)
         out = empty_for(maps, count, levels)
-    kernel = kernel_for(maps)
+    kernel, squares = kernel_for(maps, levels), cast("Sequence[int]", levels)
     if kernel == "native":
-        cpu.pool(maps, rows, levels, mode, out, fresh=fresh)
+        cpu.pool(maps, rows, squares, mode, out, fresh=fresh)
     elif kernel == "triton":
         from sppnet.pooling.kernels import triton_launch
 
-        triton_launch.pool(maps, rows, levels, mode, out)
+        triton_launch.pool(maps, rows, squares, mode, out)
     else:
         torch_reference.pool([each.detach() for each in maps], rows, levels, mode, out)
     return out
 
 
-def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[int]) -> Tensor:
+def _refuse_capture(maps: Sequence[Tensor]) -> None:
+    """A CUDA graph would replay the sizes and regions of its capture, whatever comes in later."""
+    if maps[0].is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "features must not be pooled while a CUDA graph is captured, because where bins lie is "
+            "worked out on the processor: capture the layers before and after it"
+        )
+
+
+def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[Level]) -> Tensor:
     """Memory for some pooled vectors.
 
     Example:
         >>> empty_for([torch.zeros(1, 2, 3, 4)], 3, (1, 2)).shape
         torch.Size([3, 10])
     """
-    return maps[0].new_empty(count, maps[0].shape[1] * sum(n * n for n in levels))
+    return maps[0].new_empty(count, maps[0].shape[1] * num_bins(levels))
 
 
 def run_for_training(
-    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> tuple[Tensor, Tensor | None]:
     """Pool as :func:`run`, and keep what spares the gradient its search, where that is cheap.
 
@@ -130,11 +146,11 @@ def run_for_training(
         >>> run_for_training([torch.arange(4.0).reshape(1, 1, 2, 2)], None, (1,), "avg")
         (tensor([[1.5000]]), None)
     """
-    if rows is not None or mode != "max" or kernel_for(maps) != "native":
+    if rows is not None or mode != "max" or kernel_for(maps, levels) != "native":
         return run(maps, rows, levels, mode), None
     out = empty_for(maps, sum(map(len, maps)), levels)
-    winners = cpu.empty_winners(maps, out)
-    cpu.pool(maps, None, levels, mode, out, winners=winners)
+    winners, squares = cpu.empty_winners(maps, out), cast("Sequence[int]", levels)
+    cpu.pool(maps, None, squares, mode, out, winners=winners)
     return out, winners
 
 
@@ -142,7 +158,7 @@ def run_backward(
     grad: Tensor,
     maps: Sequence[Tensor],
     rows: Tensor | None,
-    levels: Sequence[int],
+    levels: Sequence[Level],
     mode: str,
     winners: Tensor | None = None,
 ) -> list[Tensor]:
@@ -152,13 +168,14 @@ def run_backward(
         >>> run_backward(torch.ones(1, 1), [torch.tensor([[[[1.0, 3.0]]]])], None, (1,), "max")
         [tensor([[[[0., 1.]]]])]
     """
+    _refuse_capture(maps)
     if rows is not None:
         check_rows(rows, maps)
-    kernel = kernel_for(maps)
+    kernel, squares = kernel_for(maps, levels), cast("Sequence[int]", levels)
     if kernel == "native":
-        return cpu.backward(grad, maps, rows, levels, mode, winners)
+        return cpu.backward(grad, maps, rows, squares, mode, winners)
     if kernel == "triton" and not torch.are_deterministic_algorithms_enabled():
         from sppnet.pooling.kernels import triton_launch
 
-        return triton_launch.backward(grad, maps, rows, levels, mode)
+        return triton_launch.backward(grad, maps, rows, squares, mode)
     return torch_reference.backward(grad, maps, rows, levels, mode)

@@ -10,21 +10,22 @@ Gradients come from looking the winning cells up, so that autograd does the rest
 asked to.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan_op
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
-from sppnet.pooling.bins import bin_ranges, num_bins
+from sppnet.pooling.bins import Level, bin_ranges, level_shape, num_bins
 
 # Regions laid out at a time: 64 x 36 bins x 512 channels stay near the cache.
 CHUNK = 64
 
 
 def pool(
-    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[int], mode: str, out: Tensor
+    maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str, out: Tensor
 ) -> None:
     """Pool whole maps, or checked regions (R, 5), into ``out``; distinct ones once.
 
@@ -54,7 +55,7 @@ def pool(
     torch.index_select(torch.cat(pooled), 0, duplicate_of, out=out)
 
 
-def pool_maps(maps: Sequence[Tensor], levels: Sequence[int], mode: str) -> Tensor:
+def pool_maps(maps: Sequence[Tensor], levels: Sequence[Level], mode: str) -> Tensor:
     """Pool whole maps, differentiable.
 
     Example:
@@ -67,12 +68,12 @@ def pool_maps(maps: Sequence[Tensor], levels: Sequence[int], mode: str) -> Tenso
     return torch.cat([torch.cat([pool(each, n).flatten(1) for n in levels], 1) for each in maps])
 
 
-def _average(features: Tensor, n: int) -> Tensor:
+def _average(features: Tensor, n: Level) -> Tensor:
     """Average bins in float64, whatever the dtype, and round once."""
     return adaptive_avg_pool2d(features.double(), n).to(features.dtype)
 
 
-def _average_regions(features: Tensor, rows: Tensor, levels: Sequence[int]) -> Tensor:
+def _average_regions(features: Tensor, rows: Tensor, levels: Sequence[Level]) -> Tensor:
     """Average regions one after the other, differentiable."""
     crops = [features[i : i + 1, :, y0:y1, x0:x1] for i, x0, y0, x1, y1 in rows.tolist()]
     return pool_maps(crops or [features[:0]], levels, "avg")
@@ -91,7 +92,7 @@ def backward(
     grad: Tensor,
     maps: Sequence[Tensor],
     rows: Tensor | None,
-    levels: Sequence[int],
+    levels: Sequence[Level],
     mode: str,
     *,
     again: bool = False,
@@ -130,7 +131,7 @@ def tangent(
     tangents: Sequence[Tensor | None],
     maps: Sequence[Tensor],
     rows: Tensor | None,
-    levels: Sequence[int],
+    levels: Sequence[Level],
     mode: str,
 ) -> Tensor:
     """How the pooled vectors move when the maps do: the forward-mode derivative.
@@ -150,7 +151,7 @@ def tangent(
     return _at_winners(moved, maps, rows, levels)
 
 
-def _average_rows(maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int]) -> Tensor:
+def _average_rows(maps: Sequence[Tensor], rows: Tensor, levels: Sequence[Level]) -> Tensor:
     """Average regions of several maps, differentiable."""
     distinct, duplicate_of = torch.unique(rows, dim=0, return_inverse=True)
     pooled = [_average_regions(each, own, levels) for each, own in _split_by_map(maps, distinct)]
@@ -158,7 +159,7 @@ def _average_rows(maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int]) -
 
 
 def _at_winners(
-    values: Sequence[Tensor], maps: Sequence[Tensor], rows: Tensor, levels: Sequence[int]
+    values: Sequence[Tensor], maps: Sequence[Tensor], rows: Tensor, levels: Sequence[Level]
 ) -> Tensor:
     """Take from ``values`` the cells where ``maps`` are greatest; differentiable in the values."""
     distinct, duplicate_of = torch.unique(rows, dim=0, return_inverse=True)
@@ -168,7 +169,9 @@ def _at_winners(
     return torch.cat(pooled).index_select(0, duplicate_of)
 
 
-def _take_winners(values: Tensor, features: Tensor, rows: Tensor, levels: Sequence[int]) -> Tensor:
+def _take_winners(
+    values: Tensor, features: Tensor, rows: Tensor, levels: Sequence[Level]
+) -> Tensor:
     """Take the winning cells of the regions of one map."""
     channels = features.shape[1]
     if 0 in (len(rows), channels):
@@ -178,7 +181,7 @@ def _take_winners(values: Tensor, features: Tensor, rows: Tensor, levels: Sequen
     taken = []
     for n in levels:
         winners = pools.winners(n)[pools.level(n).bin_of.flatten()]
-        taken.append(cells.gather(0, winners).unflatten(0, (len(rows), n * n)))
+        taken.append(cells.gather(0, winners).unflatten(0, (len(rows), num_bins([n]))))
     return torch.cat([each.transpose(1, 2).flatten(1) for each in taken], 1)
 
 
@@ -196,13 +199,89 @@ def whole_maps(maps: Sequence[Tensor]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int64, device=maps[0].device).reshape(-1, 5)
 
 
+def pool_maps_by_masks(maps: Sequence[Tensor], levels: Sequence[Level], mode: str) -> Tensor:
+    """Pool whole maps whose sizes are unknown, in operators that every exporter has.
+
+    Each bin is the maximum or sum of a whole side with all other cells masked: slow, but one graph
+    for every size. The ONNX exporters' runtimes lose NaN in a maximum, so NaN is looked for apart.
+
+    Example:
+        >>> pool_maps_by_masks([torch.arange(4.0).reshape(1, 1, 2, 2)], (1, 2), "max")
+        tensor([[3., 0., 1., 2., 3.]])
+    """
+    return torch.cat([_pool_cells(each, each.shape[2:], levels, mode) for each in maps])
+
+
+def pool_regions_by_masks(
+    maps: Sequence[Tensor], rows: Tensor, levels: Sequence[Level], mode: str
+) -> Tensor:
+    """Pool regions of one batch of maps as :func:`pool_maps_by_masks`, one after the other.
+
+    Raises:
+        ValueError: If there are maps of several sizes.
+    """
+    if len(maps) != 1:
+        raise ValueError(
+            f"features must be one batch of maps to export pool_regions, got {len(maps)}"
+        )
+
+    def step(count: Tensor, row: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        image, x0, y0, x1, y1 = row.split(1)
+        own = features.index_select(0, image)
+        pooled = _pool_cells(own, (y1 - y0, x1 - x0), levels, mode, (y0, x0))
+        return count + 1, pooled.squeeze(0)
+
+    cell = (
+        torch.arange(5, device=rows.device)[None] // 3
+    )  # [0, 0, 0, 1, 1]: no runtime scans nothing
+    count = torch.zeros(1, dtype=torch.int64, device=rows.device)
+    scanned = scan_op(step, [count], [torch.cat([rows, cell])], [maps[0]])
+    return scanned[1][:-1]
+
+
+def _pool_cells(
+    features: Tensor,
+    size: Sequence[int | Tensor],
+    levels: Sequence[Level],
+    mode: str,
+    corner: tuple[int | Tensor, int | Tensor] = (0, 0),
+) -> Tensor:
+    """Pool a rectangle of all maps (N, C, H, W) whose upper left corner (y, x) may be a tensor."""
+    pooled = []
+    for level in levels:
+        masks = []
+        for axis, first, side, n in zip((2, 3), corner, size, level_shape(level), strict=True):
+            index = torch.arange(n, device=features.device)
+            start, end = bin_ranges(side, index, n)  # type: ignore[arg-type]
+            cell = torch.arange(features.shape[axis], device=features.device) - first
+            masks.append((cell >= start[:, None]) & (cell < end[:, None]))
+        pooled.append(_reduce_bins(features, masks[0], masks[1], mode).flatten(1))
+    return torch.cat(pooled, 1)
+
+
+def _reduce_bins(features: Tensor, rows: Tensor, columns: Tensor, mode: str) -> Tensor:
+    """(N, C, H, W) -> (N, C, r, c) by the cells of each bin: masks (r, H) and (c, W)."""
+
+    def reduce(values: Tensor, outside: float, function: Callable[..., Tensor]) -> Tensor:
+        strips = torch.where(rows[:, :, None], values[:, :, None], outside)
+        bands = function(strips, 3)  # (N, C, r, W)
+        return function(torch.where(columns, bands[:, :, :, None], outside), 4)
+
+    if mode == "max":
+        maxima = reduce(features, -torch.inf, torch.amax)
+        lost = reduce(features.isnan().to(features.dtype), 0.0, torch.amax)
+        return torch.where(lost > 0, torch.nan, maxima)
+    sums = reduce(features.double(), 0.0, torch.sum)
+    return (sums / (rows.sum(1)[:, None] * columns.sum(1))).to(features.dtype)
+
+
 @dataclass(frozen=True)
 class PooledLevel:
     """One level of the pyramid for a set of regions.
 
     Args:
         bins: (B, 4) distinct bins (y0, x0, y1, x1), half-open cells of all maps in a column.
-        bin_of: (R, n * n) which of them the bins of each region are, row by row.
+        bin_of: (R, rows * columns) which of them the bins of each region are, row by row.
         maxima: (B, C) maximum of each distinct bin.
         parts: (B, P) bins of the finer level that unite to each bin; None without a finer level.
     """
@@ -228,32 +307,33 @@ class LevelPools:
         [1.0, 2.0, 4.0, 5.0]
     """
 
-    def __init__(self, features: Tensor, rows: Tensor, levels: tuple[int, ...]) -> None:
+    def __init__(self, features: Tensor, rows: Tensor, levels: tuple[Level, ...]) -> None:
         self.height = features.shape[2]
         # images one above the other, (N * H, W, C): a cell is a contiguous vector of channels
         self.cells = features.permute(0, 2, 3, 1).flatten(0, 1).contiguous()
         self.rows = rows
         self.levels = levels
         self._tables = {(0, 0): self.cells}
-        self._level_of: dict[int, PooledLevel] = {}
-        self._winners_of: dict[int, Tensor] = {}
+        self._level_of: dict[Level, PooledLevel] = {}
+        self._winners_of: dict[Level, Tensor] = {}
 
-    def level(self, n: int) -> PooledLevel:
+    def level(self, n: Level) -> PooledLevel:
         """Pool level n."""
         if n not in self._level_of:
             bins, bin_of = self._bins(n)
-            finer = self._finer(n)
-            if finer is None:
+            m = self._finer_of(n)
+            if m is None:
                 parts, maxima = None, self._bin_maxima(bins)
             else:
-                parts = _find_parts(finer.bin_of, bin_of, n, len(bins))
+                finer = self.level(m)
+                parts = _find_parts(finer.bin_of, bin_of, m, n, len(bins))
                 maxima = finer.maxima.index_select(0, parts[:, 0])
                 for part in parts.unbind(1)[1:]:
                     torch.maximum(maxima, finer.maxima.index_select(0, part), out=maxima)
             self._level_of[n] = PooledLevel(bins, bin_of, maxima, parts)
         return self._level_of[n]
 
-    def winners(self, n: int) -> Tensor:
+    def winners(self, n: Level) -> Tensor:
         """(B, C) row-major cell of each maximum of level n: first among equals, last NaN."""
         if n not in self._winners_of:
             level, finer = self.level(n), self._finer_of(n)
@@ -265,25 +345,27 @@ class LevelPools:
             self._winners_of[n] = winners
         return self._winners_of[n]
 
-    def _finer_of(self, n: int) -> int | None:
+    def _finer_of(self, n: Level) -> Level | None:
         """Find a finer level of the pyramid whose bins unite to those of level n exactly."""
-        return min((m for m in self.levels if m > n and m % n == 0), default=None)
+        rows, columns = level_shape(n)
+        finer = []
+        for m in self.levels:
+            more_rows, more_columns = level_shape(m)
+            if m != n and more_rows % rows == 0 and more_columns % columns == 0:
+                finer.append(m)
+        return min(finer, key=lambda m: num_bins([m]), default=None)
 
-    def _finer(self, n: int) -> PooledLevel | None:
-        """Pool the finer level that level n is made of, if there is one."""
-        finer = self._finer_of(n)
-        return None if finer is None else self.level(finer)
-
-    def _bins(self, n: int) -> tuple[Tensor, Tensor]:
+    def _bins(self, n: Level) -> tuple[Tensor, Tensor]:
         """Distinct bins (y0, x0, y1, x1) of level n, and which of them each region's bins are."""
         image, x0, y0, x1, y1 = (column[:, None] for column in self.rows.unbind(1))
-        index = torch.arange(n, device=self.rows.device)
-        top, bottom = (y0 + image * self.height + edge for edge in bin_ranges(y1 - y0, index, n))
-        left, right = (x0 + edge for edge in bin_ranges(x1 - x0, index, n))
+        down, across = level_shape(n)
+        row, column = (torch.arange(k, device=self.rows.device) for k in (down, across))
+        top, bottom = (y0 + image * self.height + edge for edge in bin_ranges(y1 - y0, row, down))
+        left, right = (x0 + edge for edge in bin_ranges(x1 - x0, column, across))
         sides = [top[:, :, None], left[:, None, :], bottom[:, :, None], right[:, None, :]]
-        bins = torch.stack([side.expand(-1, n, n) for side in sides], -1).flatten(0, 2)
+        bins = torch.stack([side.expand(-1, down, across) for side in sides], -1).flatten(0, 2)
         distinct, bin_of = _unique_rows(bins)
-        return distinct, bin_of.unflatten(0, (-1, n * n))
+        return distinct, bin_of.unflatten(0, (-1, down * across))
 
     def _bin_maxima(self, bins: Tensor) -> Tensor:
         """(B, C) maximum of each bin: four overlapping windows of powers of two cover it."""
@@ -333,11 +415,12 @@ class LevelPools:
         return winners
 
 
-def _find_parts(finer_of: Tensor, bin_of: Tensor, n: int, count: int) -> Tensor:
-    """(B, P) finer bins that make up each of B bins of level n, read off its first region."""
-    m = round(finer_of.shape[1] ** 0.5)
-    ratio = m // n
-    grid = finer_of.reshape(-1, n, ratio, n, ratio).transpose(2, 3).reshape(-1, ratio * ratio)
+def _find_parts(finer_of: Tensor, bin_of: Tensor, m: Level, n: Level, count: int) -> Tensor:
+    """(B, P) bins of level m that make up each of B bins of level n, read off its first region."""
+    (rows, columns), (more_rows, more_columns) = level_shape(n), level_shape(m)
+    down, across = more_rows // rows, more_columns // columns
+    split = finer_of.reshape(-1, rows, down, columns, across)
+    grid = split.transpose(2, 3).reshape(-1, down * across)
     flat = bin_of.flatten()
     places = torch.arange(len(flat), device=flat.device)
     first = torch.full((count,), len(flat), device=flat.device)

@@ -150,7 +150,8 @@ def region_sums(
     axis_2 = op.Constant(value_ints=[2])
     axis_3 = op.Constant(value_ints=[3])
     regions = op.Squeeze(op.Shape(top, start=0, end=1))
-    bins = op.Squeeze(op.Shape(top, start=1, end=2))
+    down = op.Squeeze(op.Shape(top, start=1, end=2))
+    across = op.Squeeze(op.Shape(left, start=1, end=2))
     parts = op.SequenceConstruct(nothing)
     for r in range(regions):
         number = op.Gather(image, r)
@@ -162,14 +163,14 @@ def region_sums(
         opposite = op.Concat(number + axis_1, y_end, x_end, axis=0)
         crop = op.Slice(features, corner, opposite, op.Constant(value_ints=[0, 2, 3]))
         strips = op.SequenceConstruct(op.Slice(crop, axis_0, axis_0, axis_2))
-        for i in range(bins):
+        for i in range(down):
             y0 = op.Unsqueeze(op.Gather(tops, i), axis_0) - y
             y1 = op.Unsqueeze(op.Gather(bottoms, i), axis_0) - y
             strip = op.Slice(crop, y0, y1, axis_2)
             strips = op.SequenceInsert(strips, op.ReduceSum(strip, axis_2, keepdims=1))
         rows = op.ConcatFromSequence(strips, axis=2)
         columns = op.SequenceConstruct(op.Slice(rows, axis_0, axis_0, axis_3))
-        for j in range(bins):
+        for j in range(across):
             x0 = op.Unsqueeze(op.Gather(lefts, j), axis_0) - x
             x1 = op.Unsqueeze(op.Gather(rights, j), axis_0) - x
             columns = op.SequenceInsert(

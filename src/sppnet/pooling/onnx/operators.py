@@ -7,6 +7,7 @@ integers in ONNX truncates, so that -(-a // b) would come out wrong without any 
 Needs onnxscript; sppnet imports this module only to export.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sppnet.pooling.onnx.loops import keep_nan, region_maxima, region_sums
 
 Value = Any  # a tensor of the graph that is being made
 op: Any = opset18  # its types do not know tensors of any type
+Shape = tuple[int, int]  # rows and columns of bins
 INT64, DOUBLE = 7, 11  # numbers of types in ONNX
 END = 1 << 40  # behind the last cell of any map
 
@@ -29,14 +31,24 @@ class Edges(NamedTuple):
     doublings: Value
 
 
-def pool_maps(maps: Sequence[Value], levels: Sequence[int], mode: str = "max") -> Value:
+def pool_maps(
+    maps: Sequence[Value],
+    levels: Sequence[int],
+    mode: str = "max",
+    columns: Sequence[int] | None = None,
+) -> Value:
     """Translate ``sppnet::pool_maps``; maps of several sizes come one after the other."""
-    pooled = [_pool_map(features, levels, mode) for features in maps]
+    shapes = _shapes(levels, columns)
+    pooled = [_pool_map(features, shapes, mode) for features in maps]
     return pooled[0] if len(pooled) == 1 else op.Concat(*pooled, axis=0)
 
 
 def pool_regions(
-    maps: Sequence[Value], rows: Value, levels: Sequence[int], mode: str = "max"
+    maps: Sequence[Value],
+    rows: Value,
+    levels: Sequence[int],
+    mode: str = "max",
+    columns: Sequence[int] | None = None,
 ) -> Value:
     """Translate ``sppnet::pool_regions`` for regions of one batch of maps.
 
@@ -47,9 +59,10 @@ def pool_regions(
         raise ValueError(
             f"features must be one batch of maps to export pool_regions, got {len(maps)}"
         )
+    shapes = _shapes(levels, columns)
     pool = _region_maxima if mode == "max" else _region_averages
-    grids = pool(maps[0], rows, levels)
-    return _lay_out(grids, levels, _size(rows, 0), _size(maps[0], 1))
+    grids = pool(maps[0], rows, shapes)
+    return _lay_out(grids, shapes, _size(rows, 0), _size(maps[0], 1))
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -58,7 +71,12 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
-def _pool_map(features: Value, levels: Sequence[int], mode: str) -> Value:
+def _shapes(rows: Sequence[int], columns: Sequence[int] | None) -> list[Shape]:
+    """Rows and columns of bins of each level."""
+    return list(zip(rows, columns or rows, strict=True))
+
+
+def _pool_map(features: Value, levels: Sequence[Shape], mode: str) -> Value:
     """(N, C, H, W) -> (N, C * bins)."""
     if mode == "max":
         has_nan = op.IsNaN(op.ReduceSum(features, keepdims=0))  # or infinities of both signs
@@ -70,30 +88,30 @@ def _pool_map(features: Value, levels: Sequence[int], mode: str) -> Value:
 
 
 def _lay_out(
-    grids: dict[int, Value], levels: Sequence[int], count: Value, channels: Value
+    grids: dict[Shape, Value], levels: Sequence[Shape], count: Value, channels: Value
 ) -> Value:
-    """Put grids {n: (R, C, n, n)} one behind the other: (R, C * bins); R may be 0."""
-    shapes = [op.Concat(count, op.Mul(channels, _ints(n * n)), axis=0) for n in levels]
+    """Put grids {(r, c): (R, C, r, c)} one behind the other: (R, C * bins); R may be 0."""
+    shapes = [op.Concat(count, op.Mul(channels, _ints(n[0] * n[1])), axis=0) for n in levels]
     flat = [
         op.Reshape(grids[n], shape, allowzero=1) for n, shape in zip(levels, shapes, strict=True)
     ]
     return op.Concat(*flat, axis=1)
 
 
-def _map_maxima(features: Value, n: int, has_nan: Value) -> Value:
-    """(N, C, n, n) maxima of the bins of level n."""
-    y, x = (_edges(_size(features, axis), n) for axis in (2, 3))
-    rows = _reduce_bins(features, y, n, 2, op.ReduceMax)
-    pooled = _reduce_bins(rows, x, n, 3, op.ReduceMax)
+def _map_maxima(features: Value, n: Shape, has_nan: Value) -> Value:
+    """(N, C, r, c) maxima of the bins of level n."""
+    y, x = (_edges(_size(features, 2 + i), n[i]) for i in (0, 1))
+    rows = _reduce_bins(features, y, n[0], 2, op.ReduceMax)
+    pooled = _reduce_bins(rows, x, n[1], 3, op.ReduceMax)
     edges = (y.start, y.end, x.start, x.end, y.doublings, x.doublings)
     return keep_nan(pooled, features, has_nan, *edges)
 
 
-def _map_averages(features: Value, n: int) -> Value:
-    """(N, C, n, n) means of the bins of level n, in float64."""
-    y, x = (_edges(_size(features, axis), n) for axis in (2, 3))
-    rows = _reduce_bins(features, y, n, 2, op.ReduceSum)
-    sums = _reduce_bins(rows, x, n, 3, op.ReduceSum)
+def _map_averages(features: Value, n: Shape) -> Value:
+    """(N, C, r, c) means of the bins of level n, in float64."""
+    y, x = (_edges(_size(features, 2 + i), n[i]) for i in (0, 1))
+    rows = _reduce_bins(features, y, n[0], 2, op.ReduceSum)
+    sums = _reduce_bins(rows, x, n[1], 3, op.ReduceSum)
     heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(1))
     return op.Div(sums, op.Cast(op.Mul(heights, op.Sub(x.end, x.start)), to=DOUBLE))
 
@@ -110,8 +128,8 @@ def _reduce_bins(
     return op.Concat(*bins, axis=axis)
 
 
-def _region_maxima(features: Value, rows: Value, levels: Sequence[int]) -> dict[int, Value]:
-    """Maxima of the bins of regions: {n: (R, C, n, n)}."""
+def _region_maxima(features: Value, rows: Value, levels: Sequence[Shape]) -> dict[Shape, Value]:
+    """Maxima of the bins of regions: {(r, c): (R, C, r, c)}."""
     height, width = (_size(features, axis) for axis in (2, 3))
     channels = _size(features, 1)
     cells_first = op.Transpose(features, perm=[0, 2, 3, 1])
@@ -119,29 +137,29 @@ def _region_maxima(features: Value, rows: Value, levels: Sequence[int]) -> dict[
     cells = op.Reshape(cells_first, op.Concat(all_cells, channels, axis=0), allowzero=1)
     image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
 
-    def pool_level(n: int) -> Value:
-        y = _edges(op.Sub(y1, y0), n, op.Add(y0, op.Mul(image, height)))
-        x = _edges(op.Sub(x1, x0), n, x0)
+    def pool_level(n: Shape) -> Value:
+        y = _edges(op.Sub(y1, y0), n[0], op.Add(y0, op.Mul(image, height)))
+        x = _edges(op.Sub(x1, x0), n[1], x0)
         tops, bottoms = (op.Unsqueeze(op.Mul(edge, width), _ints(2)) for edge in (y.start, y.end))
         lefts, rights = (op.Unsqueeze(edge, _ints(1)) for edge in (x.start, x.end))
         found, order = region_maxima(
             cells, width, tops, bottoms, lefts, rights, y.doublings, x.doublings
         )
-        shape = op.Concat(_size(rows, 0), _ints(n, n), channels, axis=0)
+        shape = op.Concat(_size(rows, 0), _ints(*n), channels, axis=0)
         return op.Gather(op.Reshape(found, shape, allowzero=1), _inverse(order), axis=0)
 
-    grids = _nested(levels, (1, 2), pool_level)  # (R, n, n, C)
+    grids = _nested(levels, (1, 2), pool_level)  # (R, r, c, C)
     return {n: op.Transpose(grid, perm=[0, 3, 1, 2]) for n, grid in grids.items()}
 
 
-def _region_averages(features: Value, rows: Value, levels: Sequence[int]) -> dict[int, Value]:
-    """Means of the bins of regions, summed in float64: {n: (R, C, n, n)}."""
+def _region_averages(features: Value, rows: Value, levels: Sequence[Shape]) -> dict[Shape, Value]:
+    """Means of the bins of regions, summed in float64: {(r, c): (R, C, r, c)}."""
     exact = op.Cast(features, to=DOUBLE)
     image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
     grids = {}
     for n in levels:
-        y, x = _edges(op.Sub(y1, y0), n, y0), _edges(op.Sub(x1, x0), n, x0)
-        shape = op.Concat(_ints(0), _size(features, 1), _ints(n, n), axis=0)
+        y, x = _edges(op.Sub(y1, y0), n[0], y0), _edges(op.Sub(x1, x0), n[1], x0)
+        shape = op.Concat(_ints(0), _size(features, 1), _ints(*n), axis=0)
         nothing = op.Expand(op.Cast(_ints(0), to=DOUBLE), shape)
         sums = region_sums(exact, nothing, image, y.start, y.end, x.start, x.end)
         heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(2))  # (R, n, 1)
@@ -152,18 +170,19 @@ def _region_averages(features: Value, rows: Value, levels: Sequence[int]) -> dic
 
 
 def _nested(
-    levels: Sequence[int], axes: tuple[int, int], pool_level: Callable[[int], Value]
-) -> dict[int, Value]:
+    levels: Sequence[Shape], axes: tuple[int, int], pool_level: Callable[[Shape], Value]
+) -> dict[Shape, Value]:
     """Pool levels, finest first; one that divides a finer one is the union of its bins."""
-    grids: dict[int, Value] = {}
-    for n in sorted(set(levels), reverse=True):
-        finer = min((m for m in grids if m % n == 0), default=None)
+    grids: dict[Shape, Value] = {}
+    for n in sorted(set(levels), key=math.prod, reverse=True):
+        divided = (m for m in grids if m[0] % n[0] == 0 and m[1] % n[1] == 0)
+        finer = min(divided, key=math.prod, default=None)
         if finer is None:
             grids[n] = pool_level(n)
             continue
         grids[n] = grids[finer]
-        for axis in axes:
-            grids[n] = op.Max(*_every(grids[n], axis, finer // n))
+        for axis, more, few in zip(axes, finer, n, strict=True):
+            grids[n] = op.Max(*_every(grids[n], axis, more // few))
     return grids
 
 

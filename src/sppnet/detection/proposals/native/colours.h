@@ -2,7 +2,7 @@
 // square roots only, in a fixed order: every processor gets the same bits.
 #pragma once
 
-#include "../../pooling/native/parallel.h"
+#include "../../../pooling/kernels/native/parallel.h"
 
 #include <math.h>
 #include <string.h>

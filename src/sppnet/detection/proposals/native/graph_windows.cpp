@@ -1,5 +1,5 @@
-// Windows from the segmentation of an image and the grouping of its segments. See graph_kernel.py.
-#include "../../pooling/native/exported.h"
+// Proposals from the segmentation of an image and the grouping of its segments. See ../graph.py.
+#include "../../../pooling/kernels/native/exported.h"
 #include "grouping.h"
 
 namespace {
