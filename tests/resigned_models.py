@@ -17,7 +17,7 @@ from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.detection import Detector, Encoder, InferenceConfig
-from sppnet.detection.finetune.region_network import BoxHead, BoxPredictor
+from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import (
     LinearRegionClassifier,

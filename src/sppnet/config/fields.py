@@ -120,8 +120,9 @@ class Each:
         return few_enough and len(value) >= self.least and all(map(self.rule.accepts, value))
 
     def __str__(self) -> str:
-        count = f"{self.least} to {self.most} " if self.most else f"{self.least} or more "
-        count = {self.most: f"{self.most} ", 0: ""}.get(self.least, count)
+        if self.most is not None and self.least < self.most:
+            return f"{self.least} to {self.most} numbers, each {self.rule}"
+        count = {self.most: f"{self.most} ", 0: ""}.get(self.least, f"{self.least} or more ")
         return f"{count}numbers, each {self.rule}"
 
 

@@ -271,6 +271,9 @@ class Detector:
         """Restore the parts of a saved detector; each must fit the encoder and the names."""
         saved = restore_fields(SavedDetector, config)
         encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
+        seen = tensors.pop("seen", None)  # models of version 0.1 do not have it
+        if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
+            raise ValueError(f"seen must be (M,) int64, got {tuple(seen.shape)} {seen.dtype}")
         own = {k: tensor for k, tensor in tensors.items() if not k.startswith("backbone.")}
         seen = own.pop("seen", None)  # models of version 0.1 do not have it
         if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
