@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from sppnet.training.checkpoints import derive_seed
 from sppnet.training.optimizers import (
     OptimizerConfig,
     build_optimizer,
@@ -17,7 +18,6 @@ from sppnet.training.optimizers import (
     plateau_factor,
     set_rate,
 )
-from sppnet.training.seeds import derive_seed
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from sppnet.images.formats import (
     is_cut_short,
     is_start_of_signature,
     png_exif,
-    read_orientation,
     require_decoder,
     sniff_format,
     unsupported_kind,
@@ -40,6 +39,7 @@ from sppnet.images.formats import (
 from sppnet.images.transforms import (
     array_to_tensor,
     pixels_to_tensor,
+    read_orientation,
     swaps_sides,
     tensor_to_tensor,
 )

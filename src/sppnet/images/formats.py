@@ -34,7 +34,6 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, MPO or PPM"
 HEIF_MODULE = "pillow_heif"
 HEAD_BYTES = 32
-_ORIENTATION_TAG = 0x0112
 MAX_STRIPS = 65_536
 # A progressive JPEG has 10 in practice, 20 at most; each goes over all pixels again.
 MAX_SCANS = 50
@@ -345,30 +344,6 @@ def is_cut_short(name: str, file: BinaryIO) -> bool:
     if name == "BMP":
         return int.from_bytes(head[2:6], "little") > size
     return name == "TIFF" and is_tiff_cut(file)
-
-
-def read_orientation(exif_block: bytes | None) -> int:
-    r"""Read the orientation out of an EXIF block; a damaged block counts as none.
-
-    Args:
-        exif_block: The block with or without its ``Exif`` prefix, or None.
-
-    Returns:
-        1..8; 1 is upright.
-
-    Example:
-        >>> read_orientation(b"Exif\0\0damaged"), read_orientation(None)
-        (1, 1)
-    """
-    if not exif_block:
-        return 1
-    exif = Image.Exif()
-    try:
-        exif.load(exif_block)
-        value = exif.get(_ORIENTATION_TAG)
-    except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 @dataclass(frozen=True)

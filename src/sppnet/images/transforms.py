@@ -1,4 +1,7 @@
-"""Pixels: from any mode to RGB, to another size, into batches of one size."""
+"""Pixels: from any mode to RGB, to another size, into batches of one size.
+
+A TIFF's directory of tags is read here, too: Pillow would allocate what a hostile one asks for.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +21,7 @@ _FLOAT_SLACK = 1e-3
 # Tensors may miss it by rounding.
 _SLACK = 1e-4
 _MIN_IS_WHITE = 0  # TIFF's PhotometricInterpretation
+_ORIENTATION_TAG = 0x0112
 
 
 def pixels_to_tensor(image: Image.Image, orientation: int = 1, *, as_bytes: bool = False) -> Tensor:
@@ -388,3 +392,27 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
     if len(shapes) != 1:
         raise ValueError(f"images must have one shape, got {sorted(shapes)}")
     return torch.stack(list(images))
+
+
+def read_orientation(exif_block: bytes | None) -> int:
+    r"""Read the orientation out of an EXIF block; a damaged block counts as none.
+
+    Args:
+        exif_block: The block with or without its ``Exif`` prefix, or None.
+
+    Returns:
+        1..8; 1 is upright.
+
+    Example:
+        >>> read_orientation(b"Exif\0\0damaged"), read_orientation(None)
+        (1, 1)
+    """
+    if not exif_block:
+        return 1
+    exif = Image.Exif()
+    try:
+        exif.load(exif_block)
+        value = exif.get(_ORIENTATION_TAG)
+    except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1

@@ -1,7 +1,7 @@
 """The paper's layer: a map of any size, or a region of it, becomes a vector of one length.
 
-``bins.py`` says where the bins of a level begin and end; ``pyramid.py`` pools whole maps,
-``regions.py`` regions of them, ``sliding_window.py`` as the paper trained at one size.
+``bins.py`` says where the bins of a level begin and end; ``pyramid.py`` pools whole maps, by the
+rule for every size or as the paper trained at one, and ``regions.py`` regions of them.
 ``operators.py`` registers both with torch and gives them their gradients, ``kernels/`` computes
 them (C++, Triton, plain torch), ``onnx/`` writes them as ONNX, ``keras_layer.py`` is the layer for
 Keras. Start reading with ``bins.py``, then ``pyramid.py``.
@@ -15,9 +15,13 @@ from sppnet.pooling.bins import (
     sliding_window_bins,
 )
 from sppnet.pooling.checks import check_regions
-from sppnet.pooling.pyramid import SpatialPyramidPool, spatial_pyramid_pool
+from sppnet.pooling.pyramid import (
+    SlidingWindowPool,
+    SpatialPyramidPool,
+    sliding_window_pool,
+    spatial_pyramid_pool,
+)
 from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
-from sppnet.pooling.sliding_window import SlidingWindowPool, sliding_window_pool
 
 __all__ = [
     "RegionPool",

@@ -28,7 +28,7 @@ from sppnet.storage.temp_files import (
     CREATE_FLAGS,
     ON_WINDOWS,
     READ_FLAGS,
-    open_folder,
+    fsync_folder,
     temporary_path,
     try_lock,
 )
@@ -395,20 +395,6 @@ def ensure_output_folder(path: str | Path) -> Path:
     except (OSError, ValueError) as error:
         raise output_error(folder, error) from error
     return folder
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside a folder survive a power cut, where the file system offers that."""
-    descriptor = open_folder(folder)
-    if descriptor is None:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def output_error(path: str | Path, error: Exception) -> OutputError:

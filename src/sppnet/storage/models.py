@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage.files import (
-    fsync_folder,
     json_text,
     output_error,
     parse_json,
@@ -26,7 +25,13 @@ from sppnet.storage.files import (
     sha256_bytes,
     write_bytes,
 )
-from sppnet.storage.temp_files import open_folder, stale_temp_files, temporary_path, try_lock
+from sppnet.storage.temp_files import (
+    fsync_folder,
+    open_folder,
+    stale_temp_files,
+    temporary_path,
+    try_lock,
+)
 from sppnet.storage.tensors import bytes_to_tensors, first_not_finite, tensors_to_bytes
 
 FORMAT = "sppnet-model"

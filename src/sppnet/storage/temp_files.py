@@ -6,8 +6,16 @@ writer left behind can be told from what a living one is busy with.
 
 Windows differs in three ways: a file that is open cannot be renamed or removed, a folder cannot be
 opened, and ``os.kill`` ends the process instead of asking for it.
+
+A writer puts the bytes into a temporary file beside the target, flushes it to the disk, and only
+then gives it the target's name: a process killed at any moment leaves the old file or the new one,
+never a half one. A reader takes regular files of limited size only, and never waits on a pipe.
+
+Files that the whole run depends on (models, records, indices) raise ``UnusableFileError``, images
+and annotations, which can be left out one by one, ``InputError``. No torch.
 """
 
+import errno
 import os
 import re
 import secrets
@@ -101,3 +109,17 @@ def _process_exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut, where the file system offers that."""
+    descriptor = open_folder(folder)
+    if descriptor is None:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(descriptor)

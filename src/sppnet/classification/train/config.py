@@ -7,8 +7,8 @@ import torch
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.views import BASE_SIDE, BASE_WINDOW
 from sppnet.config.classification import SCHEDULES, TrainConfig, parse_sizes
+from sppnet.training.checkpoints import derive_seed
 from sppnet.training.optimizers import OptimizerConfig, cosine_factor, plateau_factor
-from sppnet.training.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side
 from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.progress import Track, no_tracking
-from sppnet.training.seeds import derive_seed
+from sppnet.training.checkpoints import derive_seed
 
 MEMORY_LIMIT = 1 << 30  # bytes of decoded images that are kept between epochs
 S = TypeVar("S")

@@ -9,7 +9,7 @@ from torch import Tensor
 from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals, target_boxes
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
-from sppnet.training.seeds import derive_seed
+from sppnet.training.checkpoints import derive_seed
 
 Proposals = Callable[[LabelledImage], Tensor]
 

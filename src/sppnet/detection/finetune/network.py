@@ -23,10 +23,9 @@ from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
-from sppnet.training.checkpoints import Checkpoints, TrainingState
+from sppnet.training.checkpoints import Checkpoints, TrainingState, derive_seed
 from sppnet.training.log import TrainingLog
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
-from sppnet.training.seeds import derive_seed
 from sppnet.training.trainer import BatchResult, Row, Trainer
 
 CLIP_NORM = 10.0
