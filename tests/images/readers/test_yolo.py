@@ -437,3 +437,21 @@ def test_labels_without_any_image_are_counted(tmp_path, labels, with_folder, nam
         with pytest.raises(NothingUsableError) as caught:
             read(tmp_path)
         assert f"3 label files, no images in {images}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nc:\t2\nnames: [a, b]", "names: [a,\tb]", "names: [a, b]\n\t\nnc: 2", "names:\t\n - a\n - b"],
+)
+def test_tabs_that_separate_are_spaces(text: str) -> None:
+    assert parse_yaml_names(text) == ["a", "b"]
+
+
+def test_a_tab_that_indents_is_an_error_with_its_line() -> None:
+    with pytest.raises(ValueError, match="line 2 cannot be read as YAML"):
+        parse_yaml_names("names:\n\t- a\n\t- b")
+
+
+def test_a_key_that_stands_twice_is_an_error_with_its_line() -> None:
+    with pytest.raises(ValueError, match="line 2 gives 'names' a second time"):
+        parse_yaml_names("names: [a, b]\nnames: [c]")

@@ -1,6 +1,7 @@
 """What the YAML file of a YOLO set says: names, splits, key points; and other files of names."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from sppnet.storage.files import read_lines
 NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names", "predefined_classes.txt")
 _YAML_SUFFIXES = (".yaml", ".yml")
 _MAX_NAMES_BYTES = 1_000_000
+# Tabs that separate, which YAML allows and PyYAML does not: on empty lines, and behind a text.
+_BLANK_LINE, _TAB_BEHIND = re.compile(r"(?m)^[ \t]+$"), re.compile(r"(?m)(?<=\S)([ \t]*\t[ \t]*)")
 
 
 def is_yaml_file(path: Path) -> bool:
@@ -197,8 +200,9 @@ class _TextLoader(yaml.SafeLoader):
 @lru_cache(maxsize=4)  # the same file is asked for its folders, its names and its key points
 def _top_level(text: str) -> dict[str, yaml.Node]:
     """Parse YAML, as far as the nodes of its top level: nothing is constructed or expanded."""
+    spaced = _TAB_BEHIND.sub(lambda tabs: " " * len(tabs[0]), _BLANK_LINE.sub("", text))
     try:
-        root = yaml.compose(text, Loader=_TextLoader)
+        root = yaml.compose(spaced, Loader=_TextLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(f"line {line} cannot be read as YAML: {error.problem}") from None
@@ -207,7 +211,13 @@ def _top_level(text: str) -> dict[str, yaml.Node]:
     except (ValueError, OverflowError) as error:  # an escape beyond Unicode
         raise ValueError(f"cannot be read as YAML: {error}") from None
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    top = {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
+    top: dict[str, yaml.Node] = {}
+    for key, value in pairs:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in top:
+                line = key.start_mark.line + 1
+                raise ValueError(f"line {line} gives {key.value!r} a second time")
+            top[key.value] = value
     merged = top.get("<<")  # one level of it: more could be made to grow without end
     pairs = merged.value if isinstance(merged, yaml.MappingNode) else []
     return {key.value: value for key, value in pairs if isinstance(key, yaml.ScalarNode)} | top
