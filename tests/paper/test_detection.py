@@ -68,7 +68,7 @@ def test_table_10_measures_precision_and_seconds_of_both_methods(
     ratio = cells[TOTAL, RCNN_ZF]["measured"] / cells[TOTAL, SPP_1]["measured"]
     assert cells[SPEED_UP, SPP_1]["measured"] == pytest.approx(ratio)
     assert cells["ft fc7", RCNN_ZF]["paper"] == 55.1
-    assert "50% of the windows" in cells[TOTAL, RCNN_ZF]["differs"]
+    assert "50% of the proposals" in cells[TOTAL, RCNN_ZF]["differs"]
     page = (tmp_path / "table-10.html").read_text()
     assert POOLING in page
     assert "55.10 [" in page

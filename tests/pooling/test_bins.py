@@ -127,6 +127,12 @@ def test_levels_that_are_not_integers_are_refused(levels) -> None:
     rule = re.escape(f"levels must be a sequence of integers, got {levels!r}")
     with pytest.raises(TypeError, match=rule):
         check_levels(levels)
+    if isinstance(levels, int) and not isinstance(levels, bool):
+        assert num_bins(levels) == levels**2  # one level, as torch's own layers take it
+        return
+    rule = re.escape(
+        f"levels must be a sequence of integers or pairs (rows, columns), got {levels!r}"
+    )
     with pytest.raises(TypeError, match=rule):
         num_bins(levels)
 

@@ -23,7 +23,8 @@ def info(
     """Show versions, kernels in use, devices, threads, limits and folders."""
     facts = collect_facts()
     if as_json:
-        say(json.dumps(facts, indent=2))
+        for line in json.dumps(facts, indent=2).splitlines():
+            say(line)
         return
     for title, group in facts.items():
         say(title)

@@ -275,9 +275,6 @@ class Detector:
         if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
             raise ValueError(f"seen must be (M,) int64, got {tuple(seen.shape)} {seen.dtype}")
         own = {k: tensor for k, tensor in tensors.items() if not k.startswith("backbone.")}
-        seen = own.pop("seen", None)  # models of version 0.1 do not have it
-        if seen is not None and (seen.dtype != torch.int64 or seen.ndim != 1):
-            raise ValueError("tensor 'seen' must be of one dimension and int64")
         check_float32(own)
         mover = anchors = None
         if saved.mover is not None:

@@ -99,8 +99,8 @@ def test_page_and_plots_are_well_formed_and_show_what_was_missed(folder, figures
     assert plots == [
         "growth-bins-of-the-levels.svg",
         "growth-channels.svg",
-        "growth-side-of-the-map.svg",
         "growth-regions.svg",
+        "growth-side-of-the-map.svg",
         "shapes.svg",
     ]
     for name in plots:

@@ -25,6 +25,7 @@ USING = {
     "--seed": ["--seed", "7"],
     "--device": ["--device", "cpu"],
     "--threads": ["--threads", "2"],
+    "--max-pixels": ["--max-pixels", "1000000"],
     "--dry-run": ["--dry-run"],
     "--debug": ["--debug"],
     "--out": [],

@@ -32,6 +32,7 @@ INFERENCE: dict[str, list[str]] = {
     "--flip": ["--flip"],
     "--combine": ["--combine", "{}/other"],
     "--threads": ["--threads", "2"],
+    "--max-pixels": ["--max-pixels", "1000000"],
     "--device": ["--device", "cpu"],
     "--fresh": ["--fresh"],
     "--debug": ["--debug"],
@@ -43,7 +44,7 @@ PREDICT = INFERENCE | {
     "--show-above": ["--show-above", "-1.5"],
     "--out": [],
 }
-SAME = {"--threads", "--device", "--fresh", "--debug", "--dry-run", "--out"}
+SAME = {"--threads", "--max-pixels", "--device", "--fresh", "--debug", "--dry-run", "--out"}
 
 
 @pytest.fixture(scope="module")

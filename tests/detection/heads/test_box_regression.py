@@ -258,7 +258,7 @@ def test_marked_objects_teach_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["stages", "per_image", "most_samples"])
 def test_numbers_must_be_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be at least 1 and .*, got 0"):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         CascadeConfig(**{name: 0})
 
 

@@ -154,8 +154,9 @@ def test_spoiled_files_are_refused(scene) -> None:
     encoder, _, _ = scene
     classifier = _classifiers(encoder)["kernel"]
     tensors = classifier.tensors()
+    with pytest.raises(UnusableFileError, match="kind of a classifier must be one of linear, head"):
+        classifier_from_config({"kind": "forest"}, tensors)
     for config, kept in (
-        ({"kind": "forest"}, tensors),
         (classifier.config(), {k: v for k, v in tensors.items() if k != "bias"}),
         (classifier.config(), tensors | {"bias": torch.ones(7)}),
     ):
