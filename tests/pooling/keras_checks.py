@@ -21,6 +21,7 @@ import torch
 from keras_backends import BACKEND, compile_forms, exact, gradient, near, to_keras, to_torch
 from keras_truth import (
     BINS,
+    FIT_SIZES,
     FORMATS,
     LEVELS,
     SIZES,
@@ -147,7 +148,7 @@ def batches_of_many_sizes() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches whose class is the channel that holds the one bright cell."""
     generator = np.random.default_rng(0)
     while True:
-        height, width = SIZES[generator.integers(len(SIZES))]
+        height, width = FIT_SIZES[generator.integers(len(FIT_SIZES))]
         labels = generator.integers(0, 3, 16)
         maps = generator.normal(size=(16, height, width, 3)).astype("float32")
         rows, columns = generator.integers(0, height, 16), generator.integers(0, width, 16)

@@ -27,7 +27,7 @@ def check_names() -> list[str]:
 
 
 @functools.cache
-def run_checks(backend: str) -> tuple[dict[str, str | None], str]:
+def run_checks(backend: str, sizes: str) -> tuple[dict[str, str | None], str]:
     """Results of all checks on a backend (none if it could not start) and what it complained of."""
     settings = {
         "KERAS_BACKEND": backend,
@@ -38,7 +38,7 @@ def run_checks(backend: str) -> tuple[dict[str, str | None], str]:
     }
     with tempfile.TemporaryDirectory() as home:  # Keras reads nobody's settings and leaves none
         done = subprocess.run(
-            [sys.executable, str(CHECKS)],
+            [sys.executable, str(CHECKS), sizes],
             env=os.environ | settings | {"KERAS_HOME": home},
             capture_output=True,
             text=True,
@@ -50,9 +50,10 @@ def run_checks(backend: str) -> tuple[dict[str, str | None], str]:
 
 
 @pytest.mark.parametrize("check", check_names())
+@pytest.mark.parametrize("sizes", ["--few", pytest.param("--all", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_layer_on_every_backend(backend: str, check: str) -> None:
-    results, complaints = run_checks(backend)
+def test_layer_on_every_backend(backend: str, sizes: str, check: str) -> None:
+    results, complaints = run_checks(backend, sizes)
     if check not in results:
         pytest.fail(f"no checks ran on {backend}; {INSTALL}\n{complaints[-2000:]}")
     if results[check] is not None:
@@ -61,7 +62,7 @@ def test_layer_on_every_backend(backend: str, check: str) -> None:
 
 def test_backend_that_cannot_start_fails_with_the_install_command() -> None:
     with pytest.raises(pytest.fail.Exception, match=r"no checks ran on none; .*`pip install -e"):
-        test_layer_on_every_backend("none", check_names()[0])
+        test_layer_on_every_backend("none", "--few", check_names()[0])
 
 
 def test_without_keras_the_error_names_the_install_command(monkeypatch) -> None:
