@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Forget variables that a test left, such as those that --debug and --threads set."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys() - {"PYTEST_CURRENT_TEST"}:
+        del os.environ[name]
+    os.environ.update({k: v for k, v in before.items() if k != "PYTEST_CURRENT_TEST"})
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real photos and weights; tests that need it are skipped without SPPNET_DATA."""
