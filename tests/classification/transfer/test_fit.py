@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from classification.transfer.noisy_classes import noisy_rows
 from small_photos import draw_folders
 from sppnet.backbones import build_backbone
 from sppnet.classification import (
@@ -18,29 +19,8 @@ from sppnet.classification import (
     open_class_data,
     predict_files,
 )
-from sppnet.classification.network import FixedNorm
-from sppnet.classification.scoring import Task, class_task
 from sppnet.classification.transfer.features import FeatureSet
 from sppnet.classification.transfer.fit import ExtractedFeatures, NetworkExtractor, fit_splits
-
-NAMES = ("a", "b", "c")
-
-
-@pytest.fixture
-def labels() -> torch.Tensor:
-    return torch.arange(3).repeat(12)
-
-
-@pytest.fixture
-def task(labels: torch.Tensor) -> Task:
-    return class_task(labels, NAMES)
-
-
-def noisy_rows(labels: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
-    """Rows of length 1 that say the class more or less clearly."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.eye(3)[labels].repeat(1, 20)
-    return FixedNorm()(rows + noise * torch.randn(rows.shape, generator=generator))
 
 
 def test_images_to_score_on_decide_nothing(labels, task) -> None:

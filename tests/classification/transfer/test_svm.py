@@ -10,12 +10,11 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from classification.transfer.noisy_classes import noisy_rows
 from oracles.support_vectors import descend, hinge_objective
 from sppnet.classification import LinearSvm, holdout_split
-from sppnet.classification.network import FixedNorm
-from sppnet.classification.scoring import Task, class_task, one_against_rest
-from sppnet.classification.transfer import svm as linear_svm
-from sppnet.classification.transfer import svm as selection
+from sppnet.classification.scoring import one_against_rest
+from sppnet.classification.transfer import svm as svm_module
 from sppnet.classification.transfer.svm import DRAWS, LOSSES, fit_best, fit_dual, gram_matrix
 
 
@@ -51,7 +50,7 @@ def test_order_of_the_rows_does_not_matter(problem) -> None:
 def test_both_solvers_agree_on_the_classes(problem, monkeypatch) -> None:
     rows, labels = problem
     by_gram = LinearSvm().fit(rows, labels, 3).decision_function(rows)
-    monkeypatch.setattr(linear_svm, "GRAM_ROWS", 0)
+    monkeypatch.setattr(svm_module, "GRAM_ROWS", 0)
     by_rows = LinearSvm().fit(rows, labels, 3).decision_function(rows)
     assert torch.equal(by_gram.argmax(1), by_rows.argmax(1))
 
@@ -99,7 +98,7 @@ def test_squares_are_ridge_regression_on_the_targets(problem) -> None:
 def test_images_left_out_might_as_well_not_be_there(problem, loss, solver, monkeypatch) -> None:
     rows, labels = problem
     if solver == "rows":
-        monkeypatch.setattr(linear_svm, "GRAM_ROWS", 0)
+        monkeypatch.setattr(svm_module, "GRAM_ROWS", 0)
     targets = one_against_rest(labels, 3)
     targets[::5, 1] = 0
     kept = targets[:, 1] != 0
@@ -130,7 +129,7 @@ def test_one_answer_only_is_given_back(problem, loss, answer, bias) -> None:
 
 def test_gram_matrix_in_blocks_is_the_product(problem, monkeypatch) -> None:
     rows, _ = problem
-    monkeypatch.setattr(linear_svm, "GRAM_COLUMNS", 7)
+    monkeypatch.setattr(svm_module, "GRAM_COLUMNS", 7)
     assert torch.allclose(gram_matrix(rows), rows.double() @ rows.double().T, atol=1e-6)
 
 
@@ -143,26 +142,6 @@ def test_dual_form_scores_like_the_weights(problem, loss) -> None:
     scores = (rows @ rows.T) @ dual + bias
     expected = LinearSvm(2.0, loss).fit(rows, labels, 3).decision_function(rows)
     assert torch.allclose(scores, expected, atol=1e-4)
-
-
-NAMES = ("a", "b", "c")
-
-
-@pytest.fixture
-def labels() -> torch.Tensor:
-    return torch.arange(3).repeat(12)
-
-
-@pytest.fixture
-def task(labels: torch.Tensor) -> Task:
-    return class_task(labels, NAMES)
-
-
-def noisy_rows(labels: torch.Tensor, noise: float, seed: int = 0) -> torch.Tensor:
-    """Rows of length 1 that say the class more or less clearly."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.eye(3)[labels].repeat(1, 20)
-    return FixedNorm()(rows + noise * torch.randn(rows.shape, generator=generator))
 
 
 @pytest.mark.parametrize("loss", ["hinge", "squares"])
@@ -200,7 +179,7 @@ def test_nothing_to_choose_costs_nothing(labels, task) -> None:
 
 
 def test_many_images_are_thinned_out(labels, task, monkeypatch) -> None:
-    monkeypatch.setattr(selection, "GRAM_ROWS", 20)
+    monkeypatch.setattr(svm_module, "GRAM_ROWS", 20)
     rows = noisy_rows(labels, 0.1)
     first, second = (fit_best([rows], task.targets, task.figure, seed=3)[1] for _ in range(2))
     assert first == second
@@ -210,7 +189,7 @@ def test_many_images_are_thinned_out(labels, task, monkeypatch) -> None:
 @pytest.mark.parametrize("loss", ["hinge", "squares"])
 @pytest.mark.parametrize("limit", [20, 8000])
 def test_the_fit_after_a_choice_is_a_fit_by_itself(labels, task, loss, limit, monkeypatch) -> None:
-    monkeypatch.setattr(selection, "GRAM_ROWS", limit)
+    monkeypatch.setattr(svm_module, "GRAM_ROWS", limit)
     clear, dim = noisy_rows(labels, 0.3), noisy_rows(labels, 30.0)
     for options in ([clear], [dim, clear]):
         svm, choice = fit_best(options, task.targets, task.figure, loss=loss, seed=2)
@@ -227,7 +206,6 @@ def test_inner_products_of_one_feature_set_are_computed_once(labels, task, monke
         calls.append(rows)
         return gram_matrix(rows)
 
-    for module in (selection, linear_svm):
-        monkeypatch.setattr(module, "gram_matrix", count)
+    monkeypatch.setattr(svm_module, "gram_matrix", count)
     fit_best([noisy_rows(labels, 1.0)], task.targets, task.figure)
     assert len(calls) == 1
