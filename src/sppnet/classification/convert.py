@@ -172,7 +172,7 @@ def convert_classifier(
     pyramid has none; they give the same logits at 224 pixels, and logits at every other size.
 
     Args:
-        name: A network of torchvision or "timm:NAME".
+        name: A network of torchvision, EfficientNet-lite or "timm:NAME".
         weights: As in `build_backbone`.
         levels: Bins along each side of the pyramid, one number per level.
         download: As in `build_backbone`.
@@ -191,7 +191,7 @@ def convert_classifier(
         torch.Size([1, 1000])
     """
     recipe = find_trunk(name)
-    if name in OWN:
+    if name in OWN and recipe.packaged is None:
         raise ValueError(f"name must be a network with a trained classifier, got {name!r}")
     model = build_whole_network(name, weights, download=download)
     head = read_head(model, recipe)

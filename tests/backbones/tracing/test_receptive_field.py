@@ -23,6 +23,10 @@ GEOMETRY = {
     ("convnext_tiny", "features.3"): (8, 3.5, 224),
     ("densenet121", "features.denseblock2"): (8, 2.0, 255),
     ("efficientnet_b0", "features.4"): (16, 0.0, 147),
+    ("efficientnet_lite0", None): (32, 31.0, 851),  # padded at the right and bottom only
+    ("efficientnet_lite0", "stage5"): (16, 15.0, 339),
+    ("efficientnet_lite0", "stage3"): (8, 7.0, 67),
+    ("efficientnet_lite2", "stage5"): (16, 15.0, 475),
     ("googlenet", None): (32, 22.0, 379),
     ("inception_v3", "Mixed_6b"): (16, 21.0, 351),
     ("mnasnet0_5", "layers.12"): (32, 0.0, 779),
@@ -70,9 +74,17 @@ GEOMETRY = {
     ("timm:xception41", "blocks.4"): (16, 0.0, 283),
 }
 NEED_VALUES = ("regnet", "swin", "timm:swin")  # they work with tables or numbers while being built
-BOTH_SIDES = {"zf5", "inception_v3", "squeezenet1_1", "swin_t", "timm:ecaresnet50d"}
+BOTH_SIDES = {
+    "zf5",
+    "efficientnet_lite0",
+    "inception_v3",
+    "squeezenet1_1",
+    "swin_t",
+    "timm:ecaresnet50d",
+}
 LOCAL = [  # no gate, normalisation or attention scales these by what lies outside
     *(("alexnet", None), ("convnet5", None), ("convnext_tiny", "features.3")),
+    *(("efficientnet_lite0", None), ("efficientnet_lite1", "stage3")),
     *(("densenet121", "features.denseblock2"), ("googlenet", None), ("inception_v3", "Mixed_6b")),
     *(("mnasnet0_5", "layers.12"), ("mobilenet_v2", "features.13"), ("overfeat7", None)),
     *(("regnet_x_400mf", "trunk_output.block3"), ("resnet18", None), ("resnet50", "layer3")),
