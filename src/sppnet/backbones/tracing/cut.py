@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -17,6 +18,13 @@ from sppnet.backbones.tracing.receptive_field import (
     NoReceptiveFieldError,
     ReceptiveField,
     Value,
+)
+from sppnet.backbones.tracing.tokens import (
+    TokenTracer,
+    has_tokens,
+    is_layout,
+    lay_out_blocks,
+    rotations_as_layer,
 )
 
 LISTED_DEPTH = 2
@@ -119,15 +127,20 @@ def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, 
         >>> list(names.values())
         ['0', '1']
     """
-    tracer = _TrunkTracer(method)
+    tokens = method == "forward_features" and has_tokens(model)
+    tracer = TokenTracer(model) if tokens else _TrunkTracer(method)
     parameters = inspect.signature(getattr(model, method)).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
-        graph = tracer.trace(model, concrete_args=defaults or None)
+        with rotations_as_layer(model) if tokens else nullcontext():
+            graph = tracer.trace(model, concrete_args=defaults or None)
     except fx.proxy.TraceError as error:
         raise NoReceptiveFieldError(f"it cannot be followed layer by layer: {error}") from error
     _erase_unused(graph)
-    return graph, _name_nodes(graph, tracer)
+    names = _name_nodes(graph, tracer)
+    if tokens:
+        names = lay_out_blocks(graph, names, int(cast(int, model.num_prefix_tokens)))
+    return graph, names
 
 
 def _maps_before(last: fx.Node, fields: Mapping[fx.Node, Value]) -> dict[str, tuple[str, ...]]:
@@ -209,6 +222,11 @@ def _list_legal(names: Iterable[str]) -> str:
 def _end_graph(graph: fx.Graph, last: fx.Node) -> None:
     """Let the graph return one node, and take out all that is not needed for it."""
     output_of(graph).args = (last,)
+    for node in reversed(list(graph.nodes)):
+        if node is last:
+            break
+        if node.op != "output":
+            graph.erase_node(node)
     _erase_unused(graph)
 
 
@@ -216,7 +234,8 @@ def _erase_unused(graph: fx.Graph) -> None:
     """Take out what no result depends on: checks of sizes, arguments left at their default."""
     images = next(iter(graph.nodes))
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op != "output" and node is not images:
+        needed = node.users or node is images or node.op == "output" or is_layout(node)
+        if not needed:
             graph.erase_node(node)
 
 
