@@ -24,8 +24,8 @@ class Backbone(nn.Module):
     Made by `build_backbone` and `restore_backbone`. Cell (row i, column j) of a map is centred on
     the pixel (x, y) = (centre + j * stride, centre + i * stride), counted from 0 at the middle of
     the first pixel; `centre` can be negative and can end in .5. Images with a side below
-    `min_size` are padded at the right and bottom with zeros after normalisation, as the
-    convolutions pad.
+    `min_size`, or one that is no multiple of `multiple`, are padded at the right and bottom with
+    zeros after normalisation, as the convolutions pad.
 
     Attributes:
         name: Name of the trunk, such as "resnet18".
@@ -38,6 +38,8 @@ class Backbone(nn.Module):
             gates, normalisations and attention that look further move nothing and are not
             counted.
         min_size: Shortest side, in pixels, that gives a cell without padding.
+        multiple: Sides that need no padding are multiples of it: the patch of a vision
+            transformer, the stride of a network with TensorFlow's padding, 1 for others.
         attends: Cells also look at others through windows of attention.
 
     Example:
@@ -84,8 +86,8 @@ class Backbone(nn.Module):
     def tap(self, images: Tensor, nodes: Sequence[str | None]) -> list[Tensor]:
         """Compute the maps of several layers in one pass.
 
-        Images are padded to the `min_size` of the whole trunk, so that very small ones give more
-        cells than a backbone that was cut at the earlier layer.
+        Images are padded to the `min_size` and `multiple` of the whole trunk, so that very small
+        or uneven ones give more cells than a backbone that was cut at the earlier layer.
 
         Args:
             images: As for `forward`.

@@ -105,8 +105,10 @@ def _build_transformer(timm: Any, name: str) -> nn.Module:
     """
     try:
         model: nn.Module = timm.create_model(name, dynamic_img_size=True)
-    except TypeError as error:  # that class of networks does not know the argument
-        raise _one_size_error(timm, name) from error
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise _one_size_error(timm, name) from error  # that class does not know the argument
     if not has_tokens(model):
         raise _one_size_error(timm, name)
     return model
