@@ -1,6 +1,7 @@
 """A convolution trunk with all that others need to know to find its cells on the image."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,8 +24,8 @@ class Backbone(nn.Module):
     Made by `build_backbone` and `restore_backbone`. Cell (row i, column j) of a map is centred on
     the pixel (x, y) = (centre + j * stride, centre + i * stride), counted from 0 at the middle of
     the first pixel; `centre` can be negative and can end in .5. Images with a side below
-    `min_size` are padded at the right and bottom with zeros after normalisation, as the
-    convolutions pad.
+    `min_size`, or one that is no multiple of `multiple`, are padded at the right and bottom with
+    zeros after normalisation, as the convolutions pad.
 
     Attributes:
         name: Name of the trunk, such as "resnet18".
@@ -37,6 +38,8 @@ class Backbone(nn.Module):
             gates, normalisations and attention that look further move nothing and are not
             counted.
         min_size: Shortest side, in pixels, that gives a cell without padding.
+        multiple: Sides that need no padding are multiples of it: the patch of a vision
+            transformer, the stride of a network with TensorFlow's padding, 1 for others.
         attends: Cells also look at others through windows of attention.
 
     Example:
@@ -57,7 +60,10 @@ class Backbone(nn.Module):
         self._axes = _check_axes(recipe.name, cut)
         _, axis = self._axes
         self.stride, self.centre, self.receptive_field = axis.stride, axis.centre, axis.extent
-        self.min_size = max(side.shortest_side() for side in self._axes)
+        sides = [side for field in (cut.map, *cut.joined) for side in (field.y, field.x)]
+        self.multiple = math.lcm(*(side.multiple for side in sides))
+        shortest = max(side.shortest_side() for side in sides)
+        self.min_size = round_up(shortest, self.multiple)
         self.register_buffer("mean", torch.tensor(recipe.mean, device="cpu"))
         self.register_buffer("std", torch.tensor(recipe.std, device="cpu"))
         self.channels = self._count_channels()
@@ -81,8 +87,8 @@ class Backbone(nn.Module):
     def tap(self, images: Tensor, nodes: Sequence[str | None]) -> list[Tensor]:
         """Compute the maps of several layers in one pass.
 
-        Images are padded to the `min_size` of the whole trunk, so that very small ones give more
-        cells than a backbone that was cut at the earlier layer.
+        Images are padded to the `min_size` and `multiple` of the whole trunk, so that very small
+        or uneven ones give more cells than a backbone that was cut at the earlier layer.
 
         Args:
             images: As for `forward`.
@@ -108,7 +114,7 @@ class Backbone(nn.Module):
 
     def _find_map(self, layer: str | None) -> str:
         """Name the node of a layer in the graph."""
-        name = self._names[find_name(self._names, layer or self.node)]
+        name = self._names.get(find_name(self._names, layer or self.node))
         if name not in self._maps:
             raise ValueError(f"nodes must be maps (N, C, H, W), got {layer!r}")
         return name
@@ -119,8 +125,11 @@ class Backbone(nn.Module):
         return (colours - self.mean[:, None, None]) / self.std[:, None, None]
 
     def pad_to_min(self, images: Tensor) -> Tensor:
-        """Add zeros at the right and the bottom until both sides are `min_size` long at least."""
-        missing_y, missing_x = (max(self.min_size - side, 0) for side in images.shape[-2:])
+        """Add zeros at the right and the bottom until both sides are as long as they must be.
+
+        They are `min_size` long at least then, and a multiple of `multiple`.
+        """
+        missing_y, missing_x = (self._padded(side) - side for side in images.shape[-2:])
         if not missing_y and not missing_x:
             return images
         return F.pad(images, (0, missing_x, 0, missing_y))
@@ -138,8 +147,10 @@ class Backbone(nn.Module):
         if height < 1 or width < 1:
             raise ValueError(f"image_size_hw must be 1 or more on both sides, got {image_size_hw}")
         axis_y, axis_x = self._axes
-        rows = axis_y.cells(max(height, self.min_size))
-        return rows, axis_x.cells(max(width, self.min_size))
+        return axis_y.cells(self._padded(height)), axis_x.cells(self._padded(width))
+
+    def _padded(self, side: int) -> int:
+        return round_up(max(side, self.min_size), self.multiple)
 
     def config(self) -> dict[str, Any]:
         """Describe the trunk in JSON values: with `state_dict()` it is enough to build it again.
@@ -252,7 +263,20 @@ def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
         >>> torch.equal(convolve_any_size(backbone, images), backbone(images))
         True
     """
-    missing: list[Any] = [torch.sym_max(backbone.min_size - side, 0) for side in images.shape[-2:]]
-    padded = pad(backbone.normalise(images), (0, missing[1], 0, missing[0]))
+    sides = images.shape[-2:]
+    longer: list[Any] = [torch.sym_max(backbone.min_size, side) for side in sides]
+    if backbone.multiple > 1:
+        longer = [round_up(side, backbone.multiple) for side in longer]
+    padded = pad(backbone.normalise(images), (0, longer[1] - sides[1], 0, longer[0] - sides[0]))
     features: Tensor = backbone.trunk(padded)
     return features
+
+
+def round_up(number: int, step: int) -> int:
+    """Round up to a multiple of `step`.
+
+    Example:
+        >>> round_up(225, 32)
+        256
+    """
+    return (number + step - 1) // step * step

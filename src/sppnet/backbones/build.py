@@ -26,7 +26,9 @@ from sppnet.errors import UnusableFileError, UsageError
 
 NEW_WEIGHTS, DEFAULT_WEIGHTS = "none", "DEFAULT"
 NORMALISATION = ("mean", "std")
-AUXILIARY = ("aux", "Aux")  # classifiers of googlenet and inception_v3 that only training uses
+# Classifiers of googlenet and inception_v3 that only training uses; tables of rotary positions that
+# old files hold and timm works out.
+AUXILIARY = ("aux", "Aux", "rope.")
 
 
 def build_backbone(

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from sppnet.backbones.registry import Trunk
 from sppnet.backbones.tracing.cut import find_name, trace_model
 from sppnet.backbones.tracing.propagate import function_name
+from sppnet.backbones.tracing.tokens import has_tokens
 
 SIDES = ((2, 3), [2, 3], (1, 2))  # of maps with channels first, with channels last
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU, nn.GELU, nn.Tanh)
@@ -61,6 +62,8 @@ def read_head(model: nn.Module, recipe: Trunk) -> Head:
 
 def _head_nodes(model: nn.Module, recipe: Trunk) -> Iterator[fx.Node]:
     """Go from the pooled map to the logits, as long as every value is used once."""
+    if has_tokens(model):
+        raise ValueError("its head reads a row of tokens")
     if recipe.method == "forward_features":  # of timm, where the rest is another method
         graph, _ = trace_model(model, "forward_head")
         node = next(iter(graph.nodes))

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sppnet.backbones.tracing.tokens import has_tokens
 from sppnet.backbones.weights import read_weights_file
 from sppnet.errors import MissingPackageError, UsageError
 
@@ -69,13 +70,9 @@ def find_timm_model(name: str) -> TimmModel:
         rule = "backbone must have weights of that tag in timm"
         raise ValueError(f"{rule}, got {name!r}: {error}") from None
     windowed = known.startswith(WINDOWED)
-    if settings.fixed_input_size and not windowed:
-        side = settings.input_size[-1]
-        raise ValueError(
-            f"backbone must take any size, got {name!r}: timm builds it for {side} x {side} pixels "
-            "only, with a table of positions or windows for that size"
-        )
-    build = _build_windowed if windowed else _build
+    build = _build
+    if windowed or settings.fixed_input_size:
+        build = _build_windowed if windowed else _build_transformer
     mean, std, hub = settings.mean, settings.std, settings.hf_hub_id
     return TimmModel(known, lambda: build(timm, known), mean, std, hub, windowed)
 
@@ -98,6 +95,31 @@ def _build_windowed(timm: Any, name: str) -> nn.Module:
     model: Any = timm.create_model(name, pretrained=False, strict_img_size=False)
     model.patch_embed.dynamic_img_pad = True
     return model
+
+
+def _build_transformer(timm: Any, name: str) -> nn.Module:
+    """Let a vision transformer take any size: its positions are interpolated, as timm does it.
+
+    Raises:
+        ValueError: timm builds the network for one size only.
+    """
+    try:
+        model: nn.Module = timm.create_model(name, dynamic_img_size=True)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+        raise _one_size_error(timm, name) from error  # that class does not know the argument
+    if not has_tokens(model):
+        raise _one_size_error(timm, name)
+    return model
+
+
+def _one_size_error(timm: Any, name: str) -> ValueError:
+    height, width = timm.get_pretrained_cfg(name).input_size[-2:]
+    return ValueError(
+        f"backbone must take any size, got {PREFIX + name!r}: timm builds it for "
+        f"{height} x {width} pixels only, with a table of positions or windows for that size"
+    )
 
 
 def read_timm_weights(name: str, *, download: bool = False) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from oracles.support import draw_weights, make_positive, seen_pixels
 from sppnet.backbones import Axis, Window, build_backbone
+from sppnet.backbones.backbone import round_up
 from sppnet.backbones.tracing.cut import cut_model
 
 # name, layer -> stride, centre of cell 0, receptive field; each is also measured below
@@ -70,6 +71,11 @@ GEOMETRY = {
     ("timm:skresnet18", None): (32, 0.0, 619),
     ("timm:swin_tiny_patch4_window7_224", None): (32, 15.5, 32),
     ("timm:swinv2_tiny_window8_256", None): (32, 15.5, 32),
+    # TensorFlow's padding: nothing before and one cell after for a window of 3, 1 and 2 for 5
+    ("timm:tf_efficientnet_lite0", "blocks.4"): (16, 15.0, 339),
+    ("timm:tf_efficientnetv2_b0", "blocks.3"): (16, 15.0, 187),
+    ("timm:tf_mixnet_s", "blocks.3"): (16, 15.0, 427),
+    ("timm:tf_mobilenetv3_small_minimal_100", None): (32, 31.0, 335),
     ("timm:vovnet39a", "stages.1"): (8, 4.0, 139),
     ("timm:xception41", "blocks.4"): (16, 0.0, 283),
 }
@@ -81,6 +87,7 @@ BOTH_SIDES = {
     "squeezenet1_1",
     "swin_t",
     "timm:ecaresnet50d",
+    "timm:tf_mixnet_s",
 }
 LOCAL = [  # no gate, normalisation or attention scales these by what lies outside
     *(("alexnet", None), ("convnet5", None), ("convnext_tiny", "features.3")),
@@ -90,6 +97,7 @@ LOCAL = [  # no gate, normalisation or attention scales these by what lies outsi
     *(("regnet_x_400mf", "trunk_output.block3"), ("resnet18", None), ("resnet50", "layer3")),
     *(("shufflenet_v2_x0_5", None), ("small5", None), ("squeezenet1_0", None)),
     *(("squeezenet1_1", None), ("vgg11", "features.14"), ("timm:xception41", "blocks.4")),
+    *(("timm:tf_efficientnet_lite0", "blocks.4"), ("timm:tf_efficientnetv2_b0", "blocks.3")),
     *(("timm:repvgg_a0", "stages.2"), ("timm:resnet50", "layer3"), ("timm:vovnet39a", "stages.1")),
 ]
 
@@ -123,6 +131,7 @@ def test_two_cells_see_exactly_the_computed_pixels(key):
     trunk = make_positive(backbone.trunk)
     cell, length = inner_cell_and_length(backbone)
     for side in "xy" if backbone.name in BOTH_SIDES else "x":
+        length = round_up(length, backbone.multiple)
         image_hw = (backbone.min_size, length) if side == "x" else (length, backbone.min_size)
         expected = [predicted(backbone, number) for number in (cell, cell + 2)]
         assert seen_pixels(trunk, image_hw, (cell, cell + 2), side) == expected
@@ -132,7 +141,8 @@ def test_two_cells_see_exactly_the_computed_pixels(key):
 def test_the_real_network_sees_nothing_outside(name, layer):
     backbone = build_with_weights(name, layer)
     cell, length = inner_cell_and_length(backbone)
-    image = torch.rand(1, 3, backbone.min_size, length + 2, requires_grad=True)
+    width = round_up(length + 2, backbone.multiple)
+    image = torch.rand(1, 3, backbone.min_size, width, requires_grad=True)
     features = backbone.trunk(image)
     (gradient,) = torch.autograd.grad(features[..., cell].abs().sum(), image)
     seen = gradient[0].abs().sum(dim=(0, 1)).nonzero()
@@ -239,6 +249,45 @@ def test_uneven_paddings(layer, centre, extent):
 def test_what_cannot_be_placed_is_refused(model, reason):
     with pytest.raises(ValueError, match=reason):
         cut_model(nn.Sequential(model), default_layer="0")
+
+
+class Same(nn.Conv2d):
+    """A convolution with TensorFlow's padding, which its name says."""
+
+    def forward(self, images):
+        needed = [
+            max((-(-side // step) - 1) * step + dilation * (kernel - 1) + 1 - side, 0)
+            for side, step, kernel, dilation in zip(
+                images.shape[2:], self.stride, self.kernel_size, self.dilation, strict=True
+            )
+        ]
+        (top, left), (rows, columns) = [each // 2 for each in needed], needed
+        return super().forward(nn.functional.pad(images, (left, columns - left, top, rows - top)))
+
+
+same_layers = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 2))
+
+
+@given(st.lists(same_layers, min_size=1, max_size=3), st.integers(1, 3))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_any_chain_with_tensorflows_padding_keeps_its_place(chain, times):
+    layers = [Same(3, 3, kernel, step, dilation=dilation) for kernel, step, dilation in chain]
+    cut = cut_model(nn.Sequential(*layers), str(len(chain) - 1))
+    axis = cut.map.x
+    cell = max(math.ceil(-axis.first / axis.stride), 0)
+    last = axis.last + cell * axis.stride
+    for more in (times, times + 1):  # the same at every multiple
+        side = round_up(last + 1, axis.multiple) + more * axis.multiple
+        expected = (axis.first + cell * axis.stride, last)
+        model = make_positive(cut.trunk)
+        assert seen_pixels(model, (axis.multiple, side), [cell], "x") == [expected]
+        assert axis.cells(side) == side // axis.stride
+
+
+def test_tensorflows_padding_needs_a_map_that_is_a_multiple():
+    valid = nn.Sequential(nn.Conv2d(3, 3, 4), Same(3, 3, 3, 2))  # 3 cells fewer at every size
+    with pytest.raises(ValueError, match="no multiple of 2 cells at any multiple of pixels"):
+        cut_model(valid, default_layer="1")
 
 
 def test_branches_with_other_strides_are_refused():

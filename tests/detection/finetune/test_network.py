@@ -162,6 +162,27 @@ def test_trunk_learns_from_a_layer_on(layer: str | None, first: str | None) -> N
     assert [n for n, p in backbone.named_parameters() if p.requires_grad] == trained
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "inside", "outside"),
+    [  # blocks that are one layer, and weights that lie in no layer
+        ("timm:test_vit2", "blocks.5", "blocks.5.attn.qkv.weight", "blocks.4.attn.qkv.weight"),
+        ("timm:test_vit2", "", "pos_embed", None),
+        ("swin_t", "features.5", "features.5.1.attn.qkv.weight", "features.3.1.attn.qkv.weight"),
+        ("convnext_tiny", "features.5", "features.5.1.layer_scale", "features.3.1.layer_scale"),
+    ],
+)
+def test_all_weights_behind_a_layer_learn(
+    name: str, layer: str, inside: str, outside: str | None
+) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(name)
+    trained = choose_trained(backbone, layer)
+    assert f"trunk.{inside}" in trained
+    assert f"trunk.{outside}" not in trained
+    if not layer:
+        assert trained == [name for name, _ in backbone.named_parameters()]
+
+
 def test_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="trainable_from must be a layer"):
         choose_trained(build_backbone("small5"), "conv9")

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
+from sppnet.backbones.tracing.join import JOIN, join_fields, join_maps, join_places
 from sppnet.backbones.tracing.propagate import (
     function_name,
     is_one_layer,
@@ -17,6 +19,13 @@ from sppnet.backbones.tracing.receptive_field import (
     NoReceptiveFieldError,
     ReceptiveField,
     Value,
+)
+from sppnet.backbones.tracing.tokens import (
+    TokenTracer,
+    has_tokens,
+    is_layout,
+    lay_out_blocks,
+    rotations_as_layer,
 )
 
 LISTED_DEPTH = 2
@@ -49,6 +58,7 @@ class Cut:
         names: Every node of the trunk by its full name, in order.
         maps: The names in the graph of those nodes that are maps, with the order of their
             dimensions.
+        joined: Where the cells of each layer lie that the map was joined of; empty for one layer.
     """
 
     trunk: fx.GraphModule
@@ -56,6 +66,7 @@ class Cut:
     map: ReceptiveField
     names: Mapping[str, str]
     maps: Mapping[str, tuple[str, ...]]
+    joined: tuple[ReceptiveField, ...] = ()
 
 
 def cut_model(
@@ -72,7 +83,8 @@ def cut_model(
         model: A convolution network; its weights may lie on the meta device.
         default_layer: Name of the usual last map; None is what `method` returns.
         layer: Name of another node or module, such as "layer3" or "features.9", or the beginning
-            of one: the last node inside it is taken. None takes `default_layer`.
+            of one: the last node inside it is taken. Several names with "+" between them join
+            their maps. None takes `default_layer`.
         end: Name of the last map that may be chosen, where it is not `default_layer`.
         method: The method of the model to follow.
 
@@ -92,18 +104,34 @@ def cut_model(
     graph, names = trace_model(model, method)
     _end_graph(graph, _choose_node(graph, names, end or default_layer))
     names = {node: name for node, name in names.items() if node in set(graph.nodes)}
-    chosen = _choose_node(graph, names, layer or default_layer)
+    parts = layer.split(JOIN) if layer else [default_layer]
+    chosen = [_choose_node(graph, names, part) for part in parts]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"layer must join different maps, got {layer!r}")
     fields = propagate_receptive_fields(model, graph)
-    field = fields[chosen]
-    if not isinstance(field, ReceptiveField) or not field.is_map():
+    found = [_check_map(fields[node], layer, names) for node in chosen]
+    last = max(chosen, key=list(graph.nodes).index)
+    maps = _maps_before(last, fields)
+    _end_graph(graph, *chosen)
+    maps_first = [
+        _permute(graph, node) if field.dims == CHANNELS_LAST else node
+        for node, field in zip(chosen, found, strict=True)
+    ]
+    joined = len(chosen) > 1
+    output_of(graph).args = (_join(graph, maps_first, found) if joined else maps_first[0],)
+    in_graph = {name: node.name for node, name in names.items() if node in set(graph.nodes)}
+    node = JOIN.join(names[each] for each in chosen)
+    field = join_fields(found) if joined else found[0]
+    of_layers = tuple(found) if joined else ()
+    return Cut(fx.GraphModule(model, graph), node, field, in_graph, maps, of_layers)
+
+
+def _check_map(value: Value, layer: str | None, names: Mapping[fx.Node, str]) -> ReceptiveField:
+    """Refuse what is not a map."""
+    if not isinstance(value, ReceptiveField) or not value.is_map():
         legal = _list_legal(names.values())
         raise ValueError(f"layer must name a map (N, C, H, W), got {layer!r}: {legal}")
-    maps = _maps_before(chosen, fields)
-    _end_graph(graph, chosen)
-    if field.dims == CHANNELS_LAST:
-        _permute_output(graph, chosen)
-    in_graph = {name: node.name for node, name in names.items() if node in set(graph.nodes)}
-    return Cut(fx.GraphModule(model, graph), names[chosen], field, in_graph, maps)
+    return value
 
 
 def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, str]]:
@@ -119,15 +147,20 @@ def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, 
         >>> list(names.values())
         ['0', '1']
     """
-    tracer = _TrunkTracer(method)
+    tokens = method == "forward_features" and has_tokens(model)
+    tracer = TokenTracer(model) if tokens else _TrunkTracer(method)
     parameters = inspect.signature(getattr(model, method)).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     try:
-        graph = tracer.trace(model, concrete_args=defaults or None)
+        with rotations_as_layer(model) if tokens else nullcontext():
+            graph = tracer.trace(model, concrete_args=defaults or None)
     except fx.proxy.TraceError as error:
         raise NoReceptiveFieldError(f"it cannot be followed layer by layer: {error}") from error
     _erase_unused(graph)
-    return graph, _name_nodes(graph, tracer)
+    names = _name_nodes(graph, tracer)
+    if tokens:
+        names = lay_out_blocks(graph, names, int(cast(int, model.num_prefix_tokens)))
+    return graph, names
 
 
 def _maps_before(last: fx.Node, fields: Mapping[fx.Node, Value]) -> dict[str, tuple[str, ...]]:
@@ -206,9 +239,9 @@ def _list_legal(names: Iterable[str]) -> str:
     return f"legal are {', '.join(starts)}, and the names inside them"
 
 
-def _end_graph(graph: fx.Graph, last: fx.Node) -> None:
-    """Let the graph return one node, and take out all that is not needed for it."""
-    output_of(graph).args = (last,)
+def _end_graph(graph: fx.Graph, *last: fx.Node) -> None:
+    """Let the graph return some nodes, and take out all that is not needed for them."""
+    output_of(graph).args = last if len(last) == 1 else (tuple(last),)
     _erase_unused(graph)
 
 
@@ -216,12 +249,18 @@ def _erase_unused(graph: fx.Graph) -> None:
     """Take out what no result depends on: checks of sizes, arguments left at their default."""
     images = next(iter(graph.nodes))
     for node in reversed(list(graph.nodes)):
-        if not node.users and node.op != "output" and node is not images:
+        needed = node.users or node is images or node.op == "output" or is_layout(node)
+        if not needed:
             graph.erase_node(node)
 
 
-def _permute_output(graph: fx.Graph, last: fx.Node) -> None:
-    """Bring the channels to the front of a channels-last map."""
-    output = output_of(graph)
-    with graph.inserting_before(output):
-        output.args = (graph.call_method("permute", (last, *TO_CHANNELS_FIRST)),)
+def _permute(graph: fx.Graph, last: fx.Node) -> fx.Node:
+    """Bring the channels of a channels-last map to the front."""
+    with graph.inserting_before(output_of(graph)):
+        return graph.call_method("permute", (last, *TO_CHANNELS_FIRST))
+
+
+def _join(graph: fx.Graph, maps: list[fx.Node], fields: list[ReceptiveField]) -> fx.Node:
+    """Put maps side by side, on the cells of the finest of them."""
+    with graph.inserting_before(output_of(graph)):
+        return graph.call_function(join_maps, (tuple(maps), join_places(fields)))

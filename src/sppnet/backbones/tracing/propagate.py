@@ -28,6 +28,7 @@ from sppnet.backbones.tracing.receptive_field import (
     merge_patches,
     pad,
     pool,
+    tile,
 )
 
 Handler = Callable[..., Any]
@@ -304,7 +305,8 @@ def _through_linear(module: Any, value: ReceptiveField) -> ReceptiveField:
 
 
 def _through_convolution(module: Any, value: ReceptiveField) -> ReceptiveField:
-    _refuse_padding_by_size(module)
+    if _is_padded_by_size(module):
+        return _through_padded_by_size(module, value)
     windows = []
     for axis in (0, 1):
         kernel, dilation = module.kernel_size[axis], module.dilation[axis]
@@ -313,9 +315,30 @@ def _through_convolution(module: Any, value: ReceptiveField) -> ReceptiveField:
     return apply_windows(value, *windows)
 
 
-def _refuse_padding_by_size(module: nn.Module) -> None:
-    if type(module).__name__.endswith(PADDED_BY_SIZE):
-        raise ValueError("its padding, and with it the place of its cells, changes with the image")
+def _is_padded_by_size(module: nn.Module) -> bool:
+    """Tell TensorFlow's padding, which depends on the size when the stride is not 1."""
+    return type(module).__name__.endswith(PADDED_BY_SIZE) and getattr(module, "same_pad", True)
+
+
+def _through_padded_by_size(module: Any, value: ReceptiveField) -> ReceptiveField:
+    """Follow a layer that is padded until every stride has its window, more behind than before.
+
+    On a map that is a multiple of the stride the padding is always the same: reach + 1 - stride
+    cells, half of them before the first.
+    """
+    windows = []
+    dilations = _pair(getattr(module, "dilation", 1))
+    for kernel, stride, dilation in zip(
+        _pair(module.kernel_size), _pair(module.stride), dilations, strict=True
+    ):
+        added = max(dilation * (kernel - 1) + 1 - stride, 0)
+        windows.append(Window(kernel, stride, added // 2, added - added // 2, dilation))
+    return apply_windows(tile(value, *_pair(module.stride)), *windows)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    rows, columns = size if isinstance(size, tuple | list) else (size, size)
+    return rows, columns
 
 
 def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tuple[int, int]:
@@ -328,7 +351,8 @@ def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tupl
 
 
 def _through_pooling(module: Any, value: ReceptiveField) -> ReceptiveField:
-    _refuse_padding_by_size(module)
+    if _is_padded_by_size(module):
+        return _through_padded_by_size(module, value)
     shape = (module.kernel_size, module.stride, module.padding)
     return pool(value, *shape, getattr(module, "dilation", 1), module.ceil_mode)
 
@@ -351,10 +375,21 @@ def _embed_patches(module: Any, value: ReceptiveField) -> ReceptiveField:
         raise ValueError("it lays the map out as a row, without height and width")
     rows, columns = module.patch_size
     filled = module.dynamic_img_pad
+    if not filled:
+        value = tile(value, rows, columns)
     patches = apply_windows(
         value, Window(rows, rows, ceil_mode=filled), Window(columns, columns, ceil_mode=filled)
     )
     return replace(patches, dims=CHANNELS_LAST) if module.output_fmt == "NHWC" else patches
+
+
+def _to_tokens(_patches: ReceptiveField) -> None:
+    """Leave the map: tokens lie nowhere until they are laid out."""
+
+
+def _lay_out(_tokens: None, patches: ReceptiveField, _prefix: int) -> ReceptiveField:
+    """Put the tokens of a transformer back on their patches, which cover the whole image."""
+    return tile(replace(patches, dims=IMAGE_DIMS), 1, 1)
 
 
 def _through_merging(_module: Any, value: ReceptiveField) -> ReceptiveField:
@@ -371,8 +406,10 @@ FUNCTIONS: dict[str, Handler] = {
     **dict.fromkeys(("mean", "sum", "norm"), _reduce),
     **dict.fromkeys(("expand_as", "shifted_window_attention"), _first),
     "_patch_merging_pad": merge_patches,  # of torchvision's swin, which joins the patches, too
+    "as_tokens": _to_tokens,
     "avg_pool2d": _average_pool,
     "getitem": _item,
+    "lay_out_tokens": _lay_out,
     "layer_norm": check_norm,
     "max_pool2d": pool,
     "pad": pad,

@@ -9,12 +9,14 @@ image), `Shape` (its sizes), `Length` (one size) or None: numbers that lie nowhe
 parameters and the gates of squeeze-and-excitation, which scale a map and move nothing.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 IMAGE_DIMS = ("n", "c", "y", "x")
 CHANNELS_LAST = ("n", "y", "x", "c")
+TRIED = 8  # multiples of a side; from some length on every stride gives one more cell
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Axis:
         first: First pixel that cell 0 sees; negative in the padding.
         last: Last pixel that cell 0 sees.
         windows: The convolutions and poolings from the image to this map.
+        multiple: Sides must be a multiple of so many pixels for all of this to hold.
 
     Example:
         >>> Axis().through(Window(3, stride=2, before=1, after=1)).centre
@@ -83,6 +86,7 @@ class Axis:
     first: int = 0
     last: int = 0
     windows: tuple[Window, ...] = ()
+    multiple: int = 1
 
     @property
     def centre(self) -> float:
@@ -103,12 +107,32 @@ class Axis:
             (4, 3.0, 11)
         """
         trivial = window == Window(kernel=1)
-        return Axis(
+        return replace(
+            self,
             stride=self.stride * window.stride,
             first=self.first - window.before * self.stride,
             last=self.last + (window.reach - window.before) * self.stride,
             windows=self.windows if trivial else (*self.windows, window),
         )
+
+    def tiled(self, cells: int) -> "Axis":
+        """Ask for sides that give a multiple of `cells` cells.
+
+        What comes next then needs no regard to a remainder: patches of `cells` cells cover the
+        map, and TensorFlow's padding of a layer with that stride is the same at every size.
+
+        Raises:
+            ValueError: There are no such sides: the map has cells more, or fewer, at every size.
+
+        Example:
+            >>> Axis().through(Window(3, stride=2, before=0, after=1)).tiled(2).multiple
+            4
+        """
+        multiple = math.lcm(self.multiple, self.stride * cells)
+        sides = range(multiple, (TRIED + 1) * multiple, multiple)
+        if any(self.cells(side) % cells for side in sides):
+            raise ValueError(f"its map is no multiple of {cells} cells at any multiple of pixels")
+        return replace(self, multiple=multiple)
 
     def joined(self, other: "Axis") -> "Axis":
         """Put two branches together that are added or concatenated cell by cell.
@@ -130,14 +154,16 @@ class Axis:
             )
         wider = max(self, other, key=lambda axis: (axis.extent, len(axis.windows)))
         first, last = min(self.first, other.first), max(self.last, other.last)
-        return Axis(self.stride, first, last, wider.windows)
+        multiple = math.lcm(self.multiple, other.multiple)
+        return Axis(self.stride, first, last, wider.windows, multiple)
 
     def _gives_cells_of(self, other: "Axis") -> bool:
         """Tell whether two branches give equally many cells, for sides of every remainder."""
         if self.centre == other.centre:
             return True
-        shortest = max(self.shortest_side(), other.shortest_side())
-        sides = range(shortest, shortest + self.stride)
+        step = math.lcm(self.multiple, other.multiple)
+        shortest = -(-max(self.shortest_side(), other.shortest_side()) // step) * step
+        sides = range(shortest, shortest + math.lcm(step, self.stride), step)
         return all(self.cells(side) == other.cells(side) for side in sides)
 
     def cells(self, pixels: int) -> int:
@@ -150,7 +176,7 @@ class Axis:
         return count_cells(self.windows, pixels)
 
     def shortest_side(self) -> int:
-        """Find the fewest pixels that give one cell.
+        """Find the fewest pixels that give one cell, whether `multiple` allows them or not.
 
         Example:
             >>> Axis().through(Window(7, stride=2, before=1, after=1)).shortest_side()
@@ -226,6 +252,15 @@ def apply_windows(value: ReceptiveField, window_y: Window, window_x: Window) -> 
 
 def _move(value: ReceptiveField, window_y: Window, window_x: Window) -> ReceptiveField:
     return replace(value, y=value.y.through(window_y), x=value.x.through(window_x))
+
+
+def tile(value: ReceptiveField, cells_y: int, cells_x: int) -> ReceptiveField:
+    """Ask for images whose map has multiples of so many rows and columns.
+
+    Raises:
+        ValueError: There are none.
+    """
+    return replace(value, y=value.y.tiled(cells_y), x=value.x.tiled(cells_x))
 
 
 def merge_patches(value: ReceptiveField) -> ReceptiveField:

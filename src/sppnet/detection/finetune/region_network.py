@@ -98,17 +98,25 @@ def choose_trained(backbone: Backbone, layer: str | None) -> list[str]:
         >>> choose_trained(build_backbone("small5"), "conv5")
         ['trunk.conv5.weight']
     """
-    targets = [str(node.target) for node in backbone.trunk.graph.nodes if node.op == "call_module"]
+    nodes = backbone.trunk.graph.nodes
+    targets = [str(node.target) for node in nodes if node.op in ("call_module", "get_attr")]
     first = len(targets) if layer is None else _first_inside(targets, layer)
     learning = set(targets[first:])
     trained = []
     for name, parameter in backbone.named_parameters():
-        module, _, _ = name.removeprefix("trunk.").rpartition(".")
+        path = name.removeprefix("trunk.")
+        module, _, _ = path.rpartition(".")
         is_frozen = isinstance(backbone.trunk.get_submodule(module), nn.BatchNorm2d)
-        parameter.requires_grad_(module in learning and not is_frozen)
+        parameter.requires_grad_(not is_frozen and not learning.isdisjoint(_parts(path)))
         if parameter.requires_grad:
             trained.append(name)
     return trained
+
+
+def _parts(path: str) -> list[str]:
+    """List the modules that a parameter lies in, and the parameter: a transformer block is one."""
+    names = path.split(".")
+    return [".".join(names[:end]) for end in range(1, len(names) + 1)]
 
 
 def _first_inside(targets: Sequence[str], layer: str) -> int:
