@@ -23,6 +23,8 @@ LAYERS = ("pooled", "fc6", "fc7")  # of what is known about a region
 # A region is best seen at the size that the trunk was trained on (section 4.1 of the paper).
 TARGET_SIDE = 224
 COMPACT_WIDTHS = (256, 256)
+# Strides 16 and 32: the one says where an object ends, the other what it is.
+LITE_LAYERS = "stage5+stage7"
 PROJECTIONS = ("released", "paper_v4")
 Source = Annotated[str, Flag("METHODS|FILE", "Proposals")]
 Side = Within(16, 20_000)  # smaller images leave no map, larger ones fit no memory
@@ -89,10 +91,11 @@ def check_proposals(text: str) -> None:
 class DetectionConfig:
     """Everything that decides what a trained detector is, besides the data."""
 
-    backbone: Annotated[str, Flag("NAME", "Trunk")] = "squeezenet1_1"
+    backbone: Annotated[str, Flag("NAME", "Trunk")] = "efficientnet_lite0"
     """Convolution trunk, by name."""
-    layer: Annotated[str, Flag("NAME")] = ""
-    """Node of the trunk to cut after; empty for the trunk's last map before its pooling."""
+    layer: Annotated[str, Flag("NAME[+NAME]")] = ""
+    """Node of the trunk to cut after, or several joined by +, whose maps are pooled side by side;
+    empty for stage5+stage7 of efficientnet_lite, and the last map before the pooling of others."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights of the trunk: a name that torchvision knows, none, or a safetensors file."""
     imgsz: Annotated[tuple[int, ...], Each(Side), Flag("N,N,...")] = ()
@@ -100,7 +103,7 @@ class DetectionConfig:
     none is given, the sizes of the labelled objects choose them."""
     max_long_side: CountOrNone = 2000
     """Cap on the long side of a convolved image, in pixels; 0 for none, as in the paper."""
-    levels: Levels = (1, 2, 3, 6)
+    levels: Levels = (1, 2, 4)
     """Bins along each side of a region, one number per pyramid level."""
     projection: Annotated[str, OneOf(PROJECTIONS)] = "released"
     """Rule from pixels to cells: released (the authors' code) or paper_v4 (the appendix)."""
@@ -131,10 +134,13 @@ class DetectionConfig:
     features: Annotated[str, OneOf(("auto", *LAYERS)), Flag(group="Classifier")] = "auto"
     """Features that the SVMs see: pooled, or fc6 or fc7 of the tuned head; auto is pooled without
     a head and fc7 with one."""
-    classifier: Annotated[str, OneOf(("svm", "softmax", "kernel"))] = "svm"
-    """What scores regions: svm (one per class), softmax (of the tuned head), or kernel."""
+    classifier: Annotated[str, OneOf(("overlap", "svm", "softmax", "kernel"))] = "overlap"
+    """What scores regions: overlap (ridge regression of the overlap with an object), svm (one per
+    class, with hard negatives, as in the paper), softmax (of the tuned head), or kernel."""
     prefilter: CountOrNone = 0
     """With softmax or kernel: how many regions the linear SVMs select first; 0 for all."""
+    overlap_penalty: Positive = 0.1
+    """Ridge penalty of the regression of overlaps, relative to the mean square of a feature."""
     mirror: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
     """Whether SVMs and box regression also learn from mirror images; auto: where labels are few."""
     use_difficult: Annotated[bool, Flag(group="SVM")] = False
@@ -154,7 +160,7 @@ class DetectionConfig:
     """Cost of a positive relative to that of a negative."""
     box_regression: Annotated[bool, Flag(group="Boxes")] = True
     """Whether boxes are refined by regression after scoring."""
-    box_strength: Positive = 4000.0
+    box_strength: Positive = 800.0
     """Ridge penalty of the box regression."""
     box_overlap: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     """Box regression learns from proposals that overlap an object by more than this."""
@@ -176,6 +182,12 @@ class DetectionConfig:
         if self.negative_below > self.positive_from:
             most = f"at most positive_from, {self.positive_from}"
             raise ValueError(f"negative_below must be {most}, got {self.negative_below}")
+
+    @property
+    def layer_of_trunk(self) -> str | None:
+        """The layer that the trunk is cut after; None for its last map."""
+        lite = self.backbone.startswith("efficientnet_lite")
+        return self.layer or (LITE_LAYERS if lite else None)
 
     @property
     def layer_of_features(self) -> str:

@@ -85,10 +85,12 @@ def select_detections(
         >>> select_detections(found, InferenceConfig()).boxes.tolist()
         [[0.0, 0.0, 9.0, 8.0]]
     """
+    votes = moved and config.vote_overlap < 1
     if config.nms == "soft":
-        return _soften(found, config)
+        kept = _soften(found, config)
+        return vote_boxes(kept, found, config.vote_overlap) if votes else kept
     kept = _suppress(found, config)
-    if moved and config.vote_overlap < 1:
+    if votes:
         kept = _suppress(vote_boxes(kept, found, config.vote_overlap), config)
     return kept
 

@@ -20,6 +20,7 @@ from sppnet.detection.heads.classifiers import (
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
+from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig, OverlapRidgeTrainer
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorProposer
@@ -78,7 +79,7 @@ def build_encoder(
         MissingPackageError: If the trunk is one of timm's, and timm is not installed.
     """
     backbone = build_backbone(
-        config.backbone, config.weights, layer=config.layer or None, download=download
+        config.backbone, config.weights, layer=config.layer_of_trunk, download=download
     )
     return Encoder(
         backbone,
@@ -229,6 +230,7 @@ class _Training:
             config.max_proposals,
             config.seed,
             max_anchors=config.max_anchors,
+            nms="soft" if config.classifier == "overlap" else "hard",
         )
 
     def _extract_features(self, *, mirror: bool) -> None:
@@ -282,6 +284,9 @@ class _Training:
         )
         if softmax is not None and not keep:
             return softmax
+        if kind == "overlap":
+            with self.stage("classifier"):
+                return self._overlap_trainer(tuned).fit(self.track)
         with self.stage("objects"):
             trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
             trainer.collect_positives(self.track)
@@ -294,6 +299,21 @@ class _Training:
         with self.stage("kernel"):
             kernel = trainer.mine_kernel(self.track)
         return TwoStageRegionClassifier(linear, kernel, keep) if keep else kernel
+
+    def _overlap_trainer(self, tuned: TunedParts) -> OverlapRidgeTrainer:
+        """Set up the regression of overlaps."""
+        config = self.config
+        return OverlapRidgeTrainer(
+            self.cached,
+            len(self.names),
+            tuned.features(config.layer_of_features),
+            OverlapRidgeConfig(
+                penalty=config.overlap_penalty,
+                use_difficult=config.use_difficult,
+                seed=config.seed,
+            ),
+            mirror=self.mirror,
+        )
 
     def _svm_trainer(self, features: RegionFeatures) -> SvmTrainer:
         """Set up the training of SVMs on some features."""
