@@ -273,6 +273,48 @@ def test_scales_are_chosen_by_the_objects_where_none_are_given(scenes) -> None:
     assert encoder.short_sides == choose_short_sides(scenes.images)
 
 
+def _with_difficult_copies(image):
+    """The same objects once more, each marked difficult."""
+    parts = {name: torch.cat([getattr(image, name)] * 2) for name in ("boxes", "labels", "crowd")}
+    marks = torch.arange(2 * len(image.labels)) >= len(image.labels)
+    truncated = torch.cat([image.truncated] * 2)
+    return replace(image, **parts, difficult=marks, truncated=truncated)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"extra_positives": 600, "positive_from": 0.6},  # more than objects allow
+        {"tune": "head"},
+        {"tune": "network", "classifier": "softmax"},
+        {"classifier": "kernel", "box_stages": 1},
+    ],
+    ids=str,
+)
+def test_difficult_objects_teach_nothing_unless_asked(prepare, scenes, wish: dict) -> None:
+    small = {**TUNED, "imgsz": (96,), "levels": (1, 2), "max_proposals": 40, "tune_updates": 4}
+    settings = replace(SETTINGS, **small, **wish)
+    images = scenes.images[:3]
+    marked = [_with_difficult_copies(image) for image in images]
+    lenient = replace(settings, use_difficult=True)
+
+    def tensors(images, settings: DetectionConfig) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        cached = replace(prepare(images, settings), encoder=build_encoder(settings, images))
+        return train_detector(cached, scenes.names, settings).tensors()
+
+    expected, found, asked = (
+        tensors(*each) for each in ((images, settings), (marked, settings), (marked, lenient))
+    )
+    assert {name for name, each in found.items() if not torch.equal(each, expected[name])} == set()
+    learnt = {
+        name.split(".")[0]
+        for name, each in asked.items()
+        if each.shape != expected[name].shape or not torch.equal(each, expected[name])
+    }
+    assert {"anchors", "mover", "scorer"} <= learnt
+
+
 def test_killed_training_ends_with_the_same_bits(scenes, tmp_path: Path) -> None:
     command = [sys.executable, SCRIPT, scenes.root, tmp_path]
     output = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)

@@ -8,6 +8,7 @@ from typing import Any
 
 from sppnet.backbones import build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
+from sppnet.detection.assign import trainable_objects
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
@@ -22,7 +23,7 @@ from sppnet.detection.heads.classifiers import (
 )
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
-from sppnet.detection.proposals.anchors import AnchorProposer
+from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
@@ -82,7 +83,8 @@ def build_encoder(
     )
     return Encoder(
         backbone,
-        config.imgsz or choose_short_sides(images, config.target_side),
+        config.imgsz
+        or choose_short_sides(images, config.target_side, use_difficult=config.use_difficult),
         config.levels,
         config.projection,
         config.max_long_side or None,
@@ -164,13 +166,19 @@ def train_detector(
     return _Training(cached, tuple(names), config, track, stage).run(checkpoints)
 
 
-def wants_mirror(images: Sequence[LabelledImage], num_classes: int, mirror: str = "auto") -> bool:
+def wants_mirror(
+    images: Sequence[LabelledImage],
+    num_classes: int,
+    mirror: str = "auto",
+    use_difficult: bool = False,
+) -> bool:
     """Decide whether mirror images are learnt from, too.
 
     Args:
         images: The images to learn from; crowds do not count as objects.
         num_classes: K.
         mirror: ``on``, ``off``, or ``auto``: where there are fewer than 400 objects per class.
+        use_difficult: Whether objects marked difficult are learnt from.
 
     Returns:
         Whether they are.
@@ -181,7 +189,8 @@ def wants_mirror(images: Sequence[LabelledImage], num_classes: int, mirror: str 
     """
     if mirror != "auto":
         return mirror == "on"
-    return sum(int((~image.crowd).sum()) for image in images) < FEW_OBJECTS * num_classes
+    objects = sum(int(trainable_objects(image, use_difficult).sum()) for image in images)
+    return objects < FEW_OBJECTS * num_classes
 
 
 @dataclass
@@ -197,7 +206,9 @@ class _Training:
     @property
     def mirror(self) -> bool:
         """Whether mirror images are learnt from, too."""
-        return wants_mirror(self.cached.images, len(self.names), self.config.mirror)
+        config = self.config
+        images, num_classes = self.cached.images, len(self.names)
+        return wants_mirror(images, num_classes, config.mirror, config.use_difficult)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Go through all stages; a tuned trunk makes new maps, and anchors are learnt again."""
@@ -239,7 +250,8 @@ class _Training:
             raise NothingUsableError("no image of the data set can be used")
         if self.config.anchors:
             with self.stage("anchors"):
-                proposer = AnchorProposer.of(self.cached.encoder, seed=self.config.seed)
+                anchor_config = AnchorConfig(use_difficult=self.config.use_difficult)
+                proposer = AnchorProposer.of(self.cached.encoder, anchor_config, self.config.seed)
                 maps = self.cached.maps("learning anchors", self.track)
                 self.cached.use_anchors(proposer.fit(maps))
                 self.cached.propose_learnt(self.track)

@@ -260,7 +260,8 @@ def measure_stages(
         map_bytes += sum(each.nbytes for each in encoded.maps)
         measured += 1
     share = len(dataset) / max(measured, 1)
-    views = 2 if wants_mirror(dataset.images, len(dataset.names), config.mirror) else 1
+    num_classes, wish = len(dataset.names), (config.mirror, config.use_difficult)
+    views = 2 if wants_mirror(dataset.images, num_classes, *wish) else 1
     seconds |= {name: views * seconds[name] for name in ("features", "svm")}
     stages = [Stage(name, value * share) for name, value in seconds.items()]
     return stages, map_bytes * share * views

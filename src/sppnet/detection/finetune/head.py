@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals
+from sppnet.detection.assign import (
+    SamplingConfig,
+    label_proposals,
+    sample_proposals,
+    trainable_objects,
+)
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures, list_views
 from sppnet.detection.finetune.batches import split_images
@@ -336,7 +341,8 @@ def _draw_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Proposals of an image and what they show; ``sizes`` are K and how many proposals."""
     num_classes, count = sizes
-    boxes = torch.cat([image.boxes, cached.propose(image)])
+    objects = image.boxes[trainable_objects(image, config.use_difficult)]
+    boxes = torch.cat([objects, cached.propose(image)])
     labels = label_proposals(boxes, image, num_classes, config.sampling, config.use_difficult)
     draw = torch.Generator().manual_seed(derive_seed(config.seed, "windows", str(image.path)))
     chosen = sample_proposals(labels, num_classes, count, config.sampling, draw)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sppnet.detection.assign import SamplingConfig
+from sppnet.detection.assign import SamplingConfig, trainable_objects
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.finetune.batches import ImageSample, Proposals, ProposalSampler, split_images
 from sppnet.detection.finetune.region_network import RegionNetwork, choose_trained
@@ -167,7 +167,7 @@ def tune_network(
     Source:
         Fast R-CNN (Girshick 2015), section 2.3.
     """
-    if not any(len(image.boxes) for image in images):
+    if not any(bool(trainable_objects(each, config.use_difficult).any()) for each in images):
         raise NothingUsableError("no image has an object to learn from")
     learnt, held_back = split_images(images, config.validation_fraction, config.seed)
     network = build_region_network(encoder, num_classes, config)

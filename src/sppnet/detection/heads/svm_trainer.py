@@ -179,7 +179,8 @@ class SvmTrainer:
         miner = HardNegativeMiner(self.positives, self.mining, self.counts)
         samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
-            boxes, regions = self._distinct(encoded, torch.cat([image.boxes, proposals]))
+            objects = image.boxes[trainable_objects(image, self.config.use_difficult)]
+            boxes, regions = self._distinct(encoded, torch.cat([objects, proposals]))
             weights = (miner.weights_ * self.scale).to(self.encoder.device)
             products = self.features.multiply(self.encoder, encoded, regions, weights)
             is_hard = miner.choose(products.cpu() + miner.bias_, self._negative_of(image, boxes))
@@ -198,8 +199,11 @@ class SvmTrainer:
 
     def _count_extras(self) -> Tensor:
         """(K,) the most proposals that may join each object of a class as positives."""
-        labels = torch.cat([image.labels for image in self.cached.usable])
-        objects = labels.bincount(minlength=self.num_classes).clamp(min=1)
+        trainable = [
+            image.labels[trainable_objects(image, self.config.use_difficult)]
+            for image in self.cached.usable
+        ]
+        objects = torch.cat(trainable).bincount(minlength=self.num_classes).clamp(min=1)
         return (ENOUGH_POSITIVES // objects).clamp(max=self.config.extra_positives)
 
     def _positives_of(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
