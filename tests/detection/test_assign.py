@@ -69,9 +69,7 @@ def test_labels_and_targets_are_those_of_the_loop(make_boxes, config, use_diffic
     expected = [_slow_label(box, image, config, use_difficult) for box in proposals.tolist()]
     assert labels.tolist() == [label for label, _ in expected]
     assert {-1, 0, 1, 2, K} <= set(labels.tolist())
-    for box, target, label, (_, thing) in zip(
-        proposals.tolist(), targets.tolist(), labels.tolist(), expected, strict=True
-    ):
+    for box, target, (_, thing) in zip(proposals.tolist(), targets.tolist(), expected, strict=True):
         if thing is None:
             assert target == box
         else:
