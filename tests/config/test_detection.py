@@ -1,7 +1,11 @@
-"""Settings of detection: their words are those of the rooms that do the work."""
+"""Settings of detection: their words are those of the rooms that do the work; recipes."""
+
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
+from sppnet.app.settings import load_settings
 from sppnet.config.detection import (
     LAYERS,
     PROJECTIONS,
@@ -11,6 +15,7 @@ from sppnet.config.detection import (
     InferenceConfig,
     check_proposals,
 )
+from sppnet.config.recipes import PAPER_TESTING, PAPER_TRAINING
 from sppnet.detection import PROPOSERS
 from sppnet.detection.proposals.precomputed import PROPOSAL_READERS
 from sppnet.geometry.projection import PROJECTION_PRESETS
@@ -43,3 +48,55 @@ def test_features_of_a_head_need_one(layer: str) -> None:
     assert DetectionConfig(tune="head").layer_of_features == "fc7"
     with pytest.raises(ValueError, match="need tune to be head or network"):
         DetectionConfig(features=layer)
+
+
+# What the paper does not say, or what is not for it to say.
+LEFT_OPEN = {
+    *("backbone", "layer", "weights", "recipe", "seed"),  # whose network it is
+    *("max_anchors", "positive_from", "enough_positives", "few_objects"),  # of parts that are off
+    *("tune_from", "tune_images", "tune_trunk_rate", "tune_box_weight"),  # with tune = network
+    *("svm_tolerance", "svm_memory", "max_box_samples", "box_total", "tune_per_image"),  # memory
+    *("tune_clip_norm", "tune_validation"),  # the paper's validation images are those of the test
+    "soft_sigma",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"), [(DetectionConfig, PAPER_TRAINING), (InferenceConfig, PAPER_TESTING)]
+)
+def test_the_papers_recipe_decides_every_setting_that_the_paper_has(kind: type, recipe) -> None:
+    names = {field.name for field in fields(kind) if field.name.split("_")[0] != "kernel"}
+    names -= {name for name in names if name.startswith("anchor_")}
+    assert set(recipe) == names - LEFT_OPEN
+    config = kind(recipe="paper")
+    assert {name: getattr(config, name) for name in recipe} == dict(recipe)
+
+
+def test_the_papers_recipe_has_the_papers_constants() -> None:
+    config, testing = DetectionConfig(recipe="paper"), InferenceConfig(recipe="paper")
+    assert (config.extra_positives, config.box_stages, config.anchors) == (0, 1, False)
+    assert (config.max_proposals, config.proposals) == (2000, "selective_search")
+    assert (config.negative_overlap, config.box_strength) == (0.7, 4000)
+    assert (testing.vote_overlap, testing.rescore, testing.refined) == (1, False, "kept")
+    assert (testing.max_detections, testing.max_per) == (100, "class")
+    assert DetectionConfig() == DetectionConfig(recipe="best") != config
+
+
+def test_what_is_given_outranks_the_recipe(tmp_path: Path) -> None:
+    config = DetectionConfig(recipe="paper", box_stages=3, tune="none")
+    assert (config.box_stages, config.tune, config.extra_positives) == (3, "none", 0)
+    assert replace(config, seed=4).box_stages == 3
+    assert InferenceConfig("grid", recipe="paper").proposals == "grid"
+    toml = tmp_path / "own.toml"
+    toml.write_text('recipe = "paper"\nextra_positives = 2\nbox_stages = 2\n')
+    loaded = load_settings(DetectionConfig, toml, {"box_stages": 5})
+    assert (loaded.extra_positives, loaded.box_stages, loaded.max_proposals) == (2, 5, 2000)
+    with pytest.raises(ValueError, match="recipe must be one of best, paper, got 'ours'"):
+        DetectionConfig(recipe="ours")
+
+
+def test_a_change_of_the_recipe_changes_what_it_decides() -> None:
+    paper = InferenceConfig("grid", 7, 3).changed({"recipe": "paper", "max_proposals": 9})
+    assert paper == InferenceConfig(recipe="paper", max_proposals=9, seed=3)
+    assert paper.changed({"recipe": "best"}) == InferenceConfig(seed=3)
+    assert paper.changed({"nms": "soft"}).rescore is False

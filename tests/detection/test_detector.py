@@ -223,6 +223,34 @@ def test_box_that_would_leave_the_image_stays_where_it_was(make_detector, make_p
     assert {tuple(b) for b in found.boxes.tolist()} <= {tuple(b) for b in expected.boxes.tolist()}
 
 
+def test_released_code_refines_what_suppression_kept_and_leaves_the_scores(
+    make_detector, make_picture, make_boxes
+) -> None:
+    options = {"recipe": "paper", "proposals": "grid", "score_threshold": -0.5}
+    detector = make_detector(**options)
+    for stage in detector.box_regressor.stages_:
+        stage.weights_ *= 200
+    encoded, proposals = detector.encode(make_picture(80, 100)), make_boxes(60, 80, 100)
+    found = detector.detect(encoded, proposals)
+    scores = margins_of(detector, encoded, proposals)
+    expected, dropped = [], 0
+    for label in range(3):
+        rows = (scores[:, label] > -0.5).nonzero().flatten()
+        values = scores[rows, label].tolist()
+        kept = rows[suppress(proposals[rows].tolist(), values, 0.3)]
+        labels = torch.full((len(kept),), label)
+        moved = detector.box_regressor.apply(detector.encoder, encoded, labels, proposals[kept])
+        values = scores[kept, label].tolist()
+        again = suppress(moved.tolist(), values, 0.3)
+        dropped += len(kept) - len(again)
+        expected += [(round(values[row], 3), moved[row].round().tolist()) for row in again]
+    assert dropped > 0  # by the second suppression
+    assert sorted(expected) == sorted(
+        (round(score, 3), box)
+        for score, box in zip(found.scores.tolist(), found.boxes.round().tolist(), strict=True)
+    )
+
+
 def test_moving_to_a_device_keeps_the_answers(make_detector, make_picture) -> None:
     picture = make_picture(60, 60)
     expected = make_detector().predict(picture)

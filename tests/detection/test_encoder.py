@@ -234,6 +234,7 @@ def _image(sides: list[float], labels: list[int], crowd: list[bool] | None = Non
         boxes=torch.cat([torch.zeros(len(sides), 2), length, length], 1),
         labels=torch.tensor(labels, dtype=torch.int64),
         crowd=torch.tensor(crowd or [False] * len(sides), dtype=torch.bool),
+        difficult=torch.zeros(len(sides), dtype=torch.bool),
         size_hw=(480, 640),
     )
 
@@ -259,6 +260,13 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
 def test_crowds_do_not_count() -> None:
     image = _image([470.0, 10.0, 10.0], [0, 0, 0], [False, True, True])
     assert choose_short_sides([image]) == (400,)
+
+
+def test_difficult_objects_count_if_asked() -> None:
+    image = _image([200.0] * 2 + [30.0] * 4, [0] * 6)
+    image.difficult = torch.tensor([False] * 2 + [True] * 4)
+    assert choose_short_sides([image]) == choose_short_sides([_image([200.0] * 2, [0] * 2)])
+    assert choose_short_sides([image], use_difficult=True) != choose_short_sides([image])
 
 
 def test_without_objects_the_middle() -> None:

@@ -1,8 +1,10 @@
-"""Votes of suppressed boxes against a loop over them."""
+"""Votes of suppressed boxes against a loop over them; caps of an image and of each class."""
 
+import pytest
 import torch
 
-from sppnet.detection.postprocess import vote_boxes
+from sppnet.config.detection import InferenceConfig
+from sppnet.detection.postprocess import preselect, select_detections, vote_boxes
 from sppnet.geometry import Detections, box_iou
 
 
@@ -41,3 +43,23 @@ def test_box_without_voters_stays() -> None:
 
 def test_no_detections() -> None:
     assert vote_boxes(Detections.empty(), _voters()).count == 0
+
+
+def test_no_cap_of_moved_boxes_keeps_all_of_them() -> None:
+    voters = _voters()
+    assert sorted(preselect(voters, 0).tolist()) == list(range(60))
+    assert len(preselect(voters, 7)) == 14
+
+
+@pytest.mark.parametrize("nms", ["hard", "soft"])
+def test_cap_is_of_the_image_or_of_each_class(nms: str) -> None:
+    voters = _voters()
+    options = {"nms": nms, "nms_threshold": 0.6, "score_threshold": -9.0}
+    every = select_detections(voters, InferenceConfig(max_detections=60, **options))
+    of_image = select_detections(voters, InferenceConfig(max_detections=4, **options))
+    of_class = InferenceConfig(max_detections=4, max_per="class", **options)
+    found = select_detections(voters, of_class)
+    assert torch.equal(of_image.scores, every.scores[:4])
+    rows = [(every.labels == label).nonzero().flatten()[:4] for label in (0, 1)]
+    assert found.count == 8
+    assert torch.equal(found.boxes, every.boxes[torch.cat(rows).sort().values])

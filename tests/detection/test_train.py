@@ -9,17 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from sppnet.app.settings import load_settings
+from sppnet.app.settings import Setting, load_settings, settings_of
 from sppnet.detection import (
     CachedFeatures,
     DetectionConfig,
     Detector,
+    InferenceConfig,
     LinearRegionClassifier,
     build_cached_features,
     build_encoder,
     choose_short_sides,
+    train,
     train_detector,
 )
+from sppnet.detection.finetune.head import HeadTuningConfig
+from sppnet.detection.finetune.network import NetworkTuningConfig
+from sppnet.detection.heads.svm_trainer import NormConfig
+from sppnet.detection.proposals.anchors import AnchorConfig
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
@@ -198,6 +204,58 @@ def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
         DetectionConfig(**wish)
 
 
+PARTS = {
+    "anchors": lambda config: train.part_of(config, AnchorConfig, "anchor_"),
+    "svm": train.svm_config,
+    "norm": train.norm_config,
+    "boxes": train.cascade_config,
+    "head": train.head_tuning_config,
+    "network": train.network_tuning_config,
+    "testing": train.inference_config,
+}
+# settings that are not a constant of one part: they are read where training decides what to do
+READ_BY_TRAINING = {
+    *("backbone", "layer", "weights", "imgsz", "max_long_side", "levels", "projection"),
+    *("target_side", "anchors", "tune", "features", "classifier", "prefilter", "mirror"),
+    *("few_objects", "box_regression"),
+}
+OTHER = {
+    "tune_positive_from": 0.6,
+    "tune_flip": "on",
+    "recipe": "paper",
+    "proposals": "grid",
+    "tune_from": "conv3",
+}
+
+
+@pytest.mark.parametrize("setting", settings_of(DetectionConfig), ids=lambda each: each.name)
+def test_every_setting_reaches_the_part_that_it_is_of(setting: Setting) -> None:
+    def parts(**given) -> dict:
+        config = DetectionConfig(**given)
+        return {name: make(config) for name, make in PARTS.items()}
+
+    value = OTHER.get(setting.name)
+    if value is None and isinstance(setting.default, bool):
+        value = not setting.default
+    elif value is None and isinstance(setting.default, tuple):
+        value = (50, 60)
+    elif value is None and isinstance(setting.default, float):
+        value = setting.default * 0.9 or 0.5
+    elif value is None and isinstance(setting.default, int):
+        value = setting.default + 1
+    reached = value is not None and parts() != parts(**{setting.name: value})
+    assert reached == (setting.name not in READ_BY_TRAINING)
+
+
+def test_parts_of_the_default_settings_are_those_of_the_rooms() -> None:
+    config = DetectionConfig()
+    assert PARTS["anchors"](config) == AnchorConfig()
+    assert PARTS["norm"](config) == NormConfig()
+    assert PARTS["testing"](config) == InferenceConfig()
+    assert PARTS["network"](config) == NetworkTuningConfig()
+    assert PARTS["head"](config) == HeadTuningConfig(updates=config.tune_updates)
+
+
 TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_anchors": 40}
 
 
@@ -271,6 +329,48 @@ def test_scales_are_chosen_by_the_objects_where_none_are_given(scenes) -> None:
     left_open = replace(SETTINGS, imgsz=())
     encoder = build_encoder(left_open, scenes.images)
     assert encoder.short_sides == choose_short_sides(scenes.images)
+
+
+def _with_difficult_copies(image):
+    """The same objects once more, each marked difficult."""
+    parts = {name: torch.cat([getattr(image, name)] * 2) for name in ("boxes", "labels", "crowd")}
+    marks = torch.arange(2 * len(image.labels)) >= len(image.labels)
+    truncated = torch.cat([image.truncated] * 2)
+    return replace(image, **parts, difficult=marks, truncated=truncated)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"extra_positives": 600, "positive_from": 0.6},  # more than objects allow
+        {"tune": "head"},
+        {"tune": "network", "classifier": "softmax"},
+        {"classifier": "kernel", "box_stages": 1},
+    ],
+    ids=str,
+)
+def test_difficult_objects_teach_nothing_unless_asked(prepare, scenes, wish: dict) -> None:
+    small = {**TUNED, "imgsz": (96,), "levels": (1, 2), "max_proposals": 40, "tune_updates": 4}
+    settings = replace(SETTINGS, **small, **wish)
+    images = scenes.images[:3]
+    marked = [_with_difficult_copies(image) for image in images]
+    lenient = replace(settings, use_difficult=True)
+
+    def tensors(images, settings: DetectionConfig) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        cached = replace(prepare(images, settings), encoder=build_encoder(settings, images))
+        return train_detector(cached, scenes.names, settings).tensors()
+
+    expected, found, asked = (
+        tensors(*each) for each in ((images, settings), (marked, settings), (marked, lenient))
+    )
+    assert {name for name, each in found.items() if not torch.equal(each, expected[name])} == set()
+    learnt = {
+        name.split(".")[0]
+        for name, each in asked.items()
+        if each.shape != expected[name].shape or not torch.equal(each, expected[name])
+    }
+    assert {"anchors", "mover", "scorer"} <= learnt
 
 
 def test_killed_training_ends_with_the_same_bits(scenes, tmp_path: Path) -> None:

@@ -11,7 +11,11 @@ from reproduce_runs import reproduce
 from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
+from sppnet.detection import DetectionConfig
+from sppnet.detection.train import inference_config
+from sppnet.paper import Budget
 from sppnet.paper.detection import METHODS
+from sppnet.paper.detection_experiment import method_config
 from sppnet.paper.detection_setup import ZF, Method
 from sppnet.paper.printed import (
     BOTH,
@@ -19,7 +23,10 @@ from sppnet.paper.printed import (
     CONV_SPEED_UP,
     FC,
     FIRST,
+    OUR_COLUMN,
+    OURS,
     POOLING,
+    PRE_TRAINED,
     RCNN_ALEX,
     RCNN_ZF,
     SECOND,
@@ -27,11 +34,13 @@ from sppnet.paper.printed import (
     SPP_1,
     SPP_5,
     TOTAL,
+    VOC_POOL5,
 )
 
 STAND_IN = ("--backbone", "small5", "--weights", "none")
 LITTLE = ("--hidden", "8,8", "--updates", 4, "--windows", 6, "--proposals", "grid", "--limit", 3)
-SMALL = (*STAND_IN, *LITTLE)
+PAPER = ("--recipe", "paper")
+SMALL = (*STAND_IN, *LITTLE, *PAPER)
 QUICK = ("--timed", 1, "--share", 0.5)
 
 Cells = dict[tuple[str, str], dict[str, Any]]
@@ -62,6 +71,7 @@ def test_table_10_measures_precision_and_seconds_of_both_methods(
             assert "small5, weights none" in cells[row, column]["differs"]
             assert "6 classes" in cells[row, column]["differs"]
             assert "4 updates" in cells[row, column]["differs"]
+            assert cells[row, column]["network"] == "small5"  # and not the printed ZF-5
         stages = [cells[row, column]["measured"] for row in (CONV, FC)]
         pooling = cells[POOLING, column]["measured"] if column != RCNN_ZF else 0.0
         assert cells[TOTAL, column]["measured"] == pytest.approx(sum(stages) + pooling)
@@ -72,8 +82,8 @@ def test_table_10_measures_precision_and_seconds_of_both_methods(
     page = (tmp_path / "table-10.html").read_text()
     assert POOLING in page
     assert "55.10 [" in page
-    assert " a]" in page  # not the same differs everywhere
-    assert " c]" in page
+    assert " small5 a]" in page  # not the same differs everywhere
+    assert " small5 c]" in page
 
 
 def test_a_second_run_takes_the_scores_that_are_kept(
@@ -91,11 +101,60 @@ def test_a_second_run_takes_the_scores_that_are_kept(
     }
 
 
+def test_our_recipe_stands_beside_the_papers_and_is_called_ours(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    choice = "sppnet.paper.detection_experiment.choose_short_sides"
+    monkeypatch.setattr(choice, lambda *_, **__: (96,))
+    words = ("--data", drawn, *STAND_IN, *LITTLE, "--networks", "ZF-5", "--only", "precision")
+    code, cells, record = run(9, *words, "--repeats", 2, "--out", tmp_path)
+    assert code == 3  # fc6 asks for layers that were trained
+    ours, paper = cells[OURS, OUR_COLUMN], cells["ft fc7 bb", SPP_1]
+    assert "--recipe best" in ours["differs"]
+    assert "best" not in paper["differs"]
+    assert ours["network"] == paper["network"] == "small5"
+    assert ours["deviation"] is not None
+    assert paper["deviation"] is not None
+    shown = capsys.readouterr()
+    assert " ± " in shown.out
+    assert OURS in shown.out
+    assert "needs VOC" not in shown.err  # they were given
+    configured = record["configuration"]
+    assert (configured["repeats"], configured["effort"]["recipes"]) == (2, ["best", "paper"])
+
+
+def test_rows_of_the_paper_use_the_papers_constants() -> None:
+    spp, rcnn = (method_config(METHODS[name], Budget(), 3) for name in (SPP_5, RCNN_ALEX))
+    assert spp == DetectionConfig(recipe="paper", imgsz=(64, 96, 128), max_box_samples=5000, seed=3)
+    assert (rcnn.box_strength, rcnn.box_overlap, rcnn.negative_overlap) == (1000, 0.6, 1)
+    assert (rcnn.extra_positives, spp.extra_positives, spp.box_stages) == (0, 0, 1)
+    testing = inference_config(spp)
+    assert (testing.vote_overlap, testing.rescore, testing.max_per) == (1, False, "class")
+
+
+def test_table_13_measures_networks_that_are_there_and_refuses_the_rest(
+    drawn: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = build_classifier("small5", 4, hidden=(8, 6))
+    kept = Classifier(network, View("full", 64), ("a", "b", "c", "d"))
+    kept.save(tmp_path / "nets" / "zf5-det499")
+    words = ("--data", drawn, *LITTLE, "--models", tmp_path / "nets", "--out", tmp_path / "out")
+    code, cells, record = run(13, *words)
+    assert code == 3
+    assert set(cells) == {("pre-trained on DET, 499 classes", VOC_POOL5)}
+    reasons = " ".join(record["not_measured"])
+    assert "test labels are not public" in reasons
+    for kind in set(PRE_TRAINED.values()) - {"det499"}:
+        assert str(tmp_path / "nets" / f"zf5-{kind}") in reasons
+
+
 def test_layers_that_were_trained_are_taken_up(drawn: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = build_classifier("small5", 4, hidden=(8, 6))
     Classifier(network, View("full", 64), ("a", "b", "c", "d")).save(tmp_path / "net")
-    words = ("--data", drawn, *LITTLE, "--backbone", tmp_path / "net", "--only", "precision")
+    words = ("--data", drawn, *LITTLE, *PAPER, "--backbone", tmp_path / "net")
+    words = (*words, "--only", "precision")
     code, cells, _ = run(9, *words, "--out", tmp_path / "out")
     assert code == 0
     rows = {"pool5", "fc6", "ft fc6", "ft fc7", "ft fc7 bb"}
@@ -158,9 +217,12 @@ def test_what_is_missing_is_named_with_its_place(
     assert str(tmp_path / "nowhere" / "VOCdevkit" / "VOC2007") in reasons
     assert str(tmp_path / "out" / "models" / "zf5-multi") in reasons
     assert str(tmp_path / "torch") in reasons  # AlexNet's weights
+    assert "or --train" not in reasons  # which trains nothing here
 
 
 def test_wrong_words_are_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "9", "--only", "ap", "--out", str(tmp_path)]) == 2
     assert "precision or speed" in capsys.readouterr().err
+    assert main(["reproduce", "9", "--recipe", "ours", "--out", str(tmp_path)]) == 2
+    assert "best or paper" in capsys.readouterr().err
     assert main(["reproduce", "9", "--proposals", "magic", "--out", str(tmp_path)]) == 2

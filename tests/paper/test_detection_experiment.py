@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sppnet.backbones import Backbone, build_backbone
-from sppnet.detection import CachedFeatures, Encoder
+from sppnet.detection import CachedFeatures, DetectionConfig, Encoder
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.images import draw_detection_set, open_detection_dataset
-from sppnet.paper.detection_experiment import head_tuning_config, tune_layers
+from sppnet.paper.detection_experiment import tune_layers, tuning_of
 from sppnet.progress import no_tracking
 from sppnet.storage import FeatureCache
 
@@ -28,7 +28,8 @@ def test_tuning_begins_where_the_trained_layers_are(
     encoder = Encoder(backbone, (64,), (1, 2))
     cached = CachedFeatures(data.images, encoder, FeatureCache(tmp_path / "c"), "grid", 20)
     head = RegionHead(encoder.length, len(data.names), (8, 8)).eval()
-    config = head_tuning_config(2, head, 0, is_trained=is_trained)
+    settings = DetectionConfig(recipe="paper", tune_updates=2)
+    config = tuning_of(settings, head, is_trained=is_trained)
     arguments = (cached, head, config, tmp_path / "tuning", no_tracking)
     tuned = tune_layers(*arguments, is_trained=is_trained)
     moved = (tuned.fc7[0].weight - head.fc7[0].weight).abs().max()

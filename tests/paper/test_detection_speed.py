@@ -35,10 +35,10 @@ def test_seconds_of_a_share_of_the_proposals_are_scaled_up(
     rcnn = RcnnEncoder(backbone, (1,), size=64)
     head = RegionHead(rcnn.length, 1, (4, 4)).eval()
     seconds = time_features(rcnn, head, [photo, photo], 0.25, no_tracking)
-    assert seconds == {CONV: 1 + 4, FC: 1}  # for each of the two images
+    assert seconds == {CONV: [1 + 4] * 2, FC: [1] * 2}  # of each of the two images
     spp = Encoder(backbone, (64,), (1,))
     seconds = time_features(spp, head, [photo], 0.25, no_tracking)  # SPP-net pools all of them
-    assert seconds == {CONV: 1, POOLING: 1, FC: 1}
+    assert seconds == {CONV: [1], POOLING: [1], FC: [1]}
 
 
 def test_a_stage_does_not_count_the_stages_within_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,14 @@ from sppnet.progress import no_tracking
 def test_table_1_has_the_printed_map_sizes(tmp_path: Path) -> None:
     result = find_table(1).run(Resources(tmp_path), no_tracking)
     assert not result.not_run
-    assert len(result.measured) == 22
-    for cell in result.measured:
+    assert len(result.measured) == 23
+    *measured, padded = result.measured
+    assert (padded.value, padded.column) == (27, "ZF-5")  # what padding gives the printed number
+    for cell in measured:
         expected = result.printed.value(cell.row, cell.column)
         if (cell.column, cell.row) == ("ZF-5", "conv2"):
             expected = 26  # the printed 27 cannot be the released network's
+            assert "a padding of 1 gives the printed 27" in cell.differs
         assert cell.value == expected, cell
 
 
@@ -38,12 +41,31 @@ def test_tables_2_to_4_train_and_score_on_class_folders(
     assert (tmp_path / "nets" / "zf5-no-spp" / "model" / "model.safetensors").is_file()
     cell = next(cell for cell in record["cells"] if cell["measured"] is not None)
     assert "6 classes instead of ImageNet's 1000" in cell["differs"]
-    assert "1 epochs" in cell["differs"] or "1 epoch" in cell["differs"]
+    for words in ("1 epoch instead of 70", "fc layers 8", "batch 16", "mean of 128"):
+        assert words in cell["differs"]
+    assert {cell["network"] for cell in record["cells"]} >= {"zf5-no-spp", "zf5-multi"}
 
     trained = ("--data", small_folders, "--models", tmp_path / "nets", "--limit", 3)
     code, record = reproduce(3, *trained, "--networks", "ZF-5", "--out", tmp_path / "three")
     assert code == 0  # the networks that table 2 trained are taken
     assert len(measured(record)) == 4
+
+    code, record = reproduce(5, *trained, "--networks", "ZF-5", "--out", tmp_path / "five")
+    assert code == 0  # all of them as one, on validation images
+    (cell,) = (cell for cell in record["cells"] if cell["measured"] is not None)
+    assert 0 <= cell["measured"] <= 100
+    assert "3 networks of 11; validation images" in cell["differs"]
+    assert cell["network"] == "zf5-no-spp, zf5-single, zf5-multi"
+
+
+def test_networks_are_trained_as_in_the_paper_unless_told_otherwise() -> None:
+    usual, own = imagenet.NetworkTrainingConfig(), imagenet.NetworkTrainingConfig(epochs=3)
+    zf5, overfeat = (imagenet.ModelSpec(name, "multi") for name in ("ZF-5", "Overfeat-7"))
+    assert imagenet.trainer_config(zf5, usual, 0).augmentation.crops == "paper"
+    epochs = [imagenet.trainer_config(spec, usual, 0).epochs for spec in (zf5, overfeat)]
+    assert epochs == [70, 90]
+    assert imagenet.training_differs(zf5, usual) == imagenet.TRAINED_DIFFERS
+    assert "3 epochs instead of 90" in imagenet.training_differs(overfeat, own)
 
 
 def test_missing_data_and_networks_are_named(
@@ -58,6 +80,12 @@ def test_missing_data_and_networks_are_named(
     said = capsys.readouterr().err
     assert str(tmp_path / "b" / "models" / "overfeat7-multi") in said
     assert "not public" in said
+    assert "or --train" in said
+    code, record = reproduce(5, "--data", small_folders, "--out", tmp_path / "c")
+    assert code == 4
+    said = capsys.readouterr().err
+    assert "eleven networks were never released" in said
+    assert "no network is in" in said
 
 
 @pytest.mark.parametrize("has_training", [False, True])

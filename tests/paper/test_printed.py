@@ -9,12 +9,15 @@ from sppnet.paper.printed import (
     CONV,
     FC,
     FIRST,
+    PRE_TRAINED,
     RCNN_ALEX,
     RCNN_ZF,
     SECOND,
     SPEED_UP,
     SPP_1,
+    SPP_1_MODEL,
     SPP_5,
+    SPP_6_MODELS,
     TABLE_2,
     TABLE_3,
     TABLE_4,
@@ -25,7 +28,9 @@ from sppnet.paper.printed import (
     TABLE_10,
     TABLE_11,
     TABLE_12,
+    TABLE_13,
     TOTAL,
+    VOC_POOL5,
     Printed,
 )
 
@@ -42,8 +47,8 @@ def test_the_command_line_names_the_tables_that_can_be_run() -> None:
 
 
 def test_a_table_that_cannot_be_run_is_refused_with_the_legal_numbers() -> None:
-    with pytest.raises(ValueError, match=r"table must be one of 1, 2, .* 11, 12, got 5"):
-        find_table(5)
+    with pytest.raises(ValueError, match=r"table must be one of 1, 2, .* 12, 13, got 14"):
+        find_table(14)
 
 
 # The gains over no SPP that table 2 prints in brackets.
@@ -115,3 +120,14 @@ def test_seconds_add_up_and_give_the_printed_speed_up(table: Printed) -> None:
         assert parts[0] + parts[1] == pytest.approx(parts[2], abs=0.0051)  # type: ignore[operator]
     for seconds, times in zip(total[:-1], speed_up[:-1], strict=True):
         assert round(total[-1] / seconds) == times  # type: ignore[operator]
+
+
+def test_deviations_stand_beside_numbers_that_are_printed() -> None:
+    found = {place for table in TABLES.values() for place in table.printed.deviations}
+    assert len(found) == 7
+    assert all(TABLE_8.value(*place) is not None for place in found)
+
+
+def test_the_paper_counts_its_six_models_and_its_one_in_table_13() -> None:
+    assert TABLE_13.rows[SPP_6_MODELS][0] - TABLE_13.rows[SPP_1_MODEL][0] == pytest.approx(3.27)
+    assert TABLE_13.value(next(iter(PRE_TRAINED)), VOC_POOL5) == TABLE_9.value("pool5", SPP_1)

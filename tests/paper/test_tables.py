@@ -12,7 +12,7 @@ from sppnet.progress import no_tracking
 def test_a_table_or_network_that_does_not_exist_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["reproduce", "5"]) == 2
+    assert main(["reproduce", "14"]) == 2
     assert main(["reproduce", "2", "--networks", "resnet"]) == 2
     assert "ZF-5, Convnet*-5, Overfeat-5, Overfeat-7" in capsys.readouterr().err
 

@@ -1,8 +1,9 @@
 """Settings of detection: of training, and the constants of testing."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from sppnet.config.fields import (
     Count,
@@ -13,9 +14,11 @@ from sppnet.config.fields import (
     OneOf,
     Positive,
     Seed,
+    Share,
     Within,
     check_fields,
 )
+from sppnet.config.recipes import PAPER_TESTING, PAPER_TRAINING, with_recipes
 
 PROPOSAL_METHODS = ("graph", "selective_search", "selective_search_quality", "edge_boxes", "grid")
 PROPOSAL_SUFFIXES = (".npz", ".json", ".mat")
@@ -26,9 +29,13 @@ COMPACT_WIDTHS = (256, 256)
 # Strides 16 and 32: the one says where an object ends, the other what it is.
 LITE_LAYERS = "stage5+stage7"
 PROJECTIONS = ("released", "paper_v4")
+RECIPES = ("best", "paper")
 Source = Annotated[str, Flag("METHODS|FILE", "Proposals")]
 Side = Within(16, 20_000)  # smaller images leave no map, larger ones fit no memory
 Overlap = Annotated[float, Within(0, 1, above=True)]
+ZeroToOne = Annotated[float, Within(0, 1)]
+AnyNumber = Annotated[float, Within()]
+AtLeastZero = Annotated[float, Within(0)]
 
 
 def split_methods(text: str) -> list[str]:
@@ -87,9 +94,18 @@ def check_proposals(text: str) -> None:
         split_methods(text)
 
 
+@with_recipes({"paper": PAPER_TRAINING})
 @dataclass(frozen=True)
 class DetectionConfig:
-    """Everything that decides what a trained detector is, besides the data."""
+    """Everything that decides what a trained detector is, besides the data.
+
+    What is not given is as the recipe says.
+
+    Example:
+        >>> config = DetectionConfig(recipe="paper", tune_updates=500)
+        >>> config.box_stages, config.tune_updates, DetectionConfig().box_stages
+        (1, 500, 2)
+    """
 
     backbone: Annotated[str, Flag("NAME", "Trunk")] = "efficientnet_lite0"
     """Convolution trunk, by name."""
@@ -114,10 +130,38 @@ class DetectionConfig:
     grid, or several joined by +; or a file (npz, mat, COCO json)."""
     max_proposals: Annotated[int, Within(1, 100_000)] = 1000
     """The most proposals per image from the pixels; 2000 in the paper."""
+    search_side: CountOrNone = 500
+    """Longest side, in pixels, of the copy that is searched for proposals; 0 searches the image
+    itself, as in the released code, up to 2 million pixels."""
+    least_side: CountOrNone = 0
+    """Proposals with a side of less than so many pixels are dropped, besides those below 2 % of
+    the image's short side; 20 in the released code."""
     anchors: bool = True
     """Whether to learn a second proposer on the feature maps, from the labelled boxes."""
     max_anchors: Count = 400
     """The most proposals per image from the feature maps."""
+    anchor_shapes: Annotated[Count, Flag(group="Anchors")] = 9
+    """The most shapes of anchors per scale."""
+    anchor_bins: Annotated[int, Within(1, 100)] = 3
+    """Bins along each side of an anchor, over which the map is averaged."""
+    anchor_channels: Count = 64
+    """Principal components of the map's channels that anchors see."""
+    anchor_strength: AtLeastZero = 0.05
+    """Ridge penalty of the anchors' linear models."""
+    anchor_positive_from: ZeroToOne = 0.5
+    """An anchor is a positive if it overlaps an object by at least this."""
+    anchor_negative_below: ZeroToOne = 0.3
+    """An anchor is a negative if it overlaps every object by less than this."""
+    anchor_positives: CountOrNone = 100
+    """The most positives per image and shape of anchor."""
+    anchor_negatives: CountOrNone = 16
+    """The most negatives per image and shape of anchor."""
+    anchor_nms_threshold: ZeroToOne = 0.7
+    """Of two proposals from the maps with an IoU above this, the worse is dropped."""
+    anchor_candidates: Count = 2500
+    """Anchors of an image, the best ones, among which copies are dropped."""
+    anchor_cells: Count = 200
+    """Cells of each map from which the principal components are estimated."""
     tune: Annotated[str, OneOf(("none", "head", "network")), Flag(group="Fine-tuning")] = "none"
     """What is fine-tuned first: none, head (fc6 and fc7 on cached maps, as in the paper), or
     network (the convolutions as well, through the pooling)."""
@@ -131,6 +175,41 @@ class DetectionConfig:
     """Outputs of fc6 and fc7 of a tuned head; 4096 and 4096 in the paper."""
     ranks: Annotated[tuple[int, int], Each(Within(0, 10**6), 2, 2), Flag("N,N")] = (0, 0)
     """Ranks of fc6 and fc7; 0 for full matrices."""
+    tune_batch: Count = 128
+    """Proposals of an update."""
+    tune_positive_share: Annotated[float, Within(0, 1, above=True, below=True)] = 0.25
+    """Share of positives among the proposals of an update."""
+    tune_positive_from: ZeroToOne = 0.5
+    """In fine-tuning a proposal shows an object that it overlaps by at least this."""
+    tune_negative_from: ZeroToOne = 0.1
+    """A proposal is background if its largest overlap with an object is at least this,"""
+    tune_negative_below: ZeroToOne = 0.5
+    """and less than this."""
+    tune_drops: Annotated[tuple[int, ...], Each(Within(0, 100)), Flag("N,N,...")] = ()
+    """Percent of the updates after which the rate falls to a tenth; if none is given, 50 and 85
+    for a head, and 75 for a network."""
+    tune_dropout: Share = 0.5
+    """Share of the outputs of fc6 and fc7 that fine-tuning drops."""
+    tune_momentum: Share = 0.9
+    """Momentum of the gradient descent."""
+    tune_weight_decay: AtLeastZero = 5e-4
+    """Pull of the weights towards zero."""
+    tune_clip_norm: Positive = 10.0
+    """Longest gradient of an update; longer ones are shortened to it."""
+    tune_flip: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
+    """Whether fine-tuning learns from mirror images; auto: with tune = network."""
+    tune_check_every: Count = 50
+    """Updates between two looks at the images that choose the best weights."""
+    tune_validation: Share = 0.1
+    """Share of the images that choose the best weights and teach nothing."""
+    tune_per_image: Count = 64
+    """With tune = head: the most proposals of an image that are learnt from."""
+    tune_images: Annotated[int, Within(1, 10**4)] = 2
+    """With tune = network: images that share the proposals of an update."""
+    tune_trunk_rate: AtLeastZero = 0.1
+    """With tune = network: the trunk's rate over the head's."""
+    tune_box_weight: AtLeastZero = 1.0
+    """With tune = network: what the loss of the boxes counts beside that of the classes."""
     features: Annotated[str, OneOf(("auto", *LAYERS)), Flag(group="Classifier")] = "auto"
     """Features that the SVMs see: pooled, or fc6 or fc7 of the tuned head; auto is pooled without
     a head and fc7 with one."""
@@ -140,9 +219,25 @@ class DetectionConfig:
     prefilter: CountOrNone = 0
     """With softmax or kernel: how many regions the linear SVMs select first; 0 for all."""
     overlap_penalty: Positive = 0.1
-    """Ridge penalty of the regression of overlaps, relative to the mean square of a feature."""
+    """Ridge penalty of the regression of overlaps, relative to the mean square of a component."""
+    overlap_components: Count = 1024
+    """Principal components of the features in which overlaps are learnt."""
+    overlap_basis_rows: Annotated[int, Within(2, 10**6)] = 2500
+    """Regions from which these are estimated."""
+    overlap_near: CountOrNone = 60
+    """The most regions near objects that an image gives, besides the objects."""
+    overlap_far: CountOrNone = 60
+    """The most regions away from objects that an image gives."""
+    overlap_most_rows: Count = 40_000
+    """The most regions of all images; many images give fewer each."""
+    overlap_near_from: Overlap = 0.3
+    """A region is near an object that it overlaps by at least this."""
+    overlap_near_share: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
+    """Share of the regions near the objects of a class in the weight of all."""
     mirror: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
     """Whether SVMs and box regression also learn from mirror images; auto: where labels are few."""
+    few_objects: CountOrNone = 400
+    """Labels are few where a class has fewer objects than this on average."""
     use_difficult: Annotated[bool, Flag(group="SVM")] = False
     """Whether objects marked difficult are positives."""
     extra_positives: CountOrNone = 6
@@ -152,12 +247,49 @@ class DetectionConfig:
     """Least overlap of such a proposal with the object."""
     negative_below: Overlap = 0.3
     """A proposal is a negative of a class if it overlaps every object of it by less than this."""
+    negative_overlap: Overlap = 1.0
+    """A negative that overlaps an earlier one of the image by more than this is left out; 0.7 in
+    the paper, 1 keeps all."""
+    enough_positives: CountOrNone = 1200
+    """A class with more objects than this gets no proposals as further positives."""
     feature_norm: Positive = 20.0
     """Mean length to which features are scaled before the SVMs."""
+    norm_images: Count = 200
+    """Images on which the mean length of features is measured."""
+    norm_proposals: Count = 200
+    """Proposals of each of these images."""
     svm_cost: Positive = 1e-3
     """Cost C of the SVMs."""
     positive_weight: Positive = 2.0
     """Cost of a positive relative to that of a negative."""
+    bias_factor: AtLeastZero = 10.0
+    """Value of the constant feature that stands for the bias of an SVM."""
+    hard_above: AnyNumber = -1.0001
+    """A negative that scores above this is hard, and is learnt from."""
+    easy_below: AnyNumber = -1.2
+    """A hard negative that comes to score below this is dropped."""
+    refit_after: CountOrNone = 2000
+    """New hard negatives of a class after which its SVM is fitted again."""
+    svm_tolerance: Positive = 1e-3
+    """A fit ends when a pass raises the dual objective by no more than this share."""
+    svm_memory: Annotated[int, Within(1, 10**6)] = 800
+    """Memory for the features of positives and hard negatives, in MB; what is beyond is dropped."""
+    kernel_centres: Annotated[Count, Flag(group="Kernel")] = 500
+    """The most centres of the kernel."""
+    kernel_width: Positive = 1.0
+    """Width of the kernel, relative to the median distance between centres."""
+    kernel_strength: Positive = 1e-3
+    """Ridge penalty of the kernel, relative to the number of examples."""
+    kernel_positive_share: Annotated[float, Within(0, 1, above=True, below=True)] = 0.3
+    """Share of the positives of a class in the total weight of its examples."""
+    kernel_hard_above: AnyNumber = -0.9
+    """A negative that the kernel scores above this is kept for the next fit."""
+    kernel_easy_below: AnyNumber = -0.95
+    """A kept negative that the kernel comes to score below this is dropped."""
+    kernel_batch: Count = 4000
+    """Negatives that are collected before the next fit of the kernel."""
+    kernel_proposals: Count = 100
+    """Proposals of an image that may be negatives of the kernel."""
     box_regression: Annotated[bool, Flag(group="Boxes")] = True
     """Whether boxes are refined by regression after scoring."""
     box_strength: Positive = 800.0
@@ -165,11 +297,19 @@ class DetectionConfig:
     box_overlap: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     """Box regression learns from proposals that overlap an object by more than this."""
     max_box_samples: Count = 2500
-    """The most proposals per class that box regression learns from; 20,000 over all classes."""
+    """The most proposals per class that box regression learns from."""
+    box_total: Count = 20_000
+    """The most proposals over all classes that box regression learns from."""
+    box_per_image: Count = 60
+    """The most proposals of an image that box regression learns from."""
+    box_spread: Positive = 1e-3
+    """Added to the variances of the box deltas before they are whitened."""
     box_stages: Count = 2
     """How often boxes are refined, each time by a regression of its own; 1 in the released code."""
     box_agnostic: bool = False
     """Whether one box regression serves all classes."""
+    recipe: Annotated[str, OneOf(RECIPES), Flag(group="Recipe")] = "best"
+    """Whose constants hold where none are given: best (ours) or paper (SPP-net's)."""
     seed: Seed = 0
     """Seed of everything that is random."""
 
@@ -182,6 +322,10 @@ class DetectionConfig:
         if self.negative_below > self.positive_from:
             most = f"at most positive_from, {self.positive_from}"
             raise ValueError(f"negative_below must be {most}, got {self.negative_below}")
+        bounds = (self.tune_negative_from, self.tune_negative_below, self.tune_positive_from)
+        if not bounds[0] < bounds[1] <= bounds[2]:
+            names = "tune_negative_from, tune_negative_below and tune_positive_from"
+            raise ValueError(f"{names} must rise, got {bounds}")
 
     @property
     def layer_of_trunk(self) -> str | None:
@@ -202,6 +346,7 @@ class DetectionConfig:
         return proposals_file(self.proposals)
 
 
+@with_recipes({"paper": PAPER_TESTING})
 @dataclass(frozen=True)
 class InferenceConfig:
     """Constants of a detector at test time: what is proposed, and which boxes are kept.
@@ -222,6 +367,12 @@ class InferenceConfig:
     """Seed of the order of proposals."""
     max_anchors: Annotated[Count, Flag(group="Proposals")] = 400
     """The most proposals per image from the feature maps, if anchors were learnt."""
+    search_side: CountOrNone = 500
+    """Longest side, in pixels, of the copy that is searched for proposals; 0 searches the image
+    itself, up to 2 million pixels."""
+    least_side: CountOrNone = 0
+    """Proposals with a side of less than so many pixels are dropped, besides those below 2 % of
+    the image's short side."""
     score_threshold: Annotated[float, Flag(group="Detections")] = -1.5
     """Boxes with a score that is not above this are dropped."""
     nms: Annotated[str, OneOf(("hard", "soft"))] = "hard"
@@ -232,14 +383,42 @@ class InferenceConfig:
     soft_sigma: Positive = 0.5
     """Width of the Gaussian of soft suppression."""
     max_detections: Count = 100
-    """The most detections per image."""
+    """The most detections per image, or per class and image."""
+    max_per: Annotated[str, OneOf(("image", "class"))] = "image"
+    """Whether max-detections is of an image, or of each class in it, as in the released code."""
+    refined: Annotated[str, OneOf(("scored", "kept"))] = "scored"
+    """Which boxes are refined: those that were scored, best first, or those that suppression
+    kept, as in the released code."""
     moved_per_class: CountOrNone = 150
-    """The most boxes of each class, best first, that box regression refines."""
+    """The most boxes of each class, best first, that box regression refines; 0 for all."""
+    rescore: bool = True
+    """Whether a refined box is scored again; its score is then the mean of both."""
     vote_overlap: Annotated[float, Within(0, 1)] = 0.7
     """Least IoU of the boxes that vote for a refined box; 1 for no voting."""
     flip: bool = False
     """Whether scores are averaged over the image and its mirror image."""
+    recipe: Annotated[str, OneOf(RECIPES), Flag(group="Recipe")] = "best"
+    """Whose constants of testing hold where none are given: best (ours) or paper (SPP-net's)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_proposals(self.proposals)
+
+    def changed(self, changes: Mapping[str, Any]) -> "InferenceConfig":
+        """Change some fields; a change of the recipe changes all that it decides.
+
+        Args:
+            changes: Field -> value; a field that is named outranks the recipe.
+
+        Raises:
+            ValueError: If a value breaks its rule.
+
+        Example:
+            >>> InferenceConfig().changed({"recipe": "paper", "vote_overlap": 0.8}).rescore
+            False
+        """
+        decided: dict[str, Any] = {}
+        if "recipe" in changes:
+            usual = InferenceConfig(recipe=changes["recipe"])
+            decided = {name: getattr(usual, name) for name in PAPER_TESTING}
+        return replace(self, **{**decided, **changes})

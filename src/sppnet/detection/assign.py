@@ -117,13 +117,16 @@ def label_proposals(
     return torch.where(best >= config.positive_from, image.labels[nearest], labels)
 
 
-def target_boxes(boxes: Tensor, image: LabelledImage, labels: Tensor) -> Tensor:
-    """Find the object of each positive proposal.
+def target_boxes(
+    boxes: Tensor, image: LabelledImage, labels: Tensor, use_difficult: bool = False
+) -> Tensor:
+    """Find the object of each positive proposal: one that teaches, never one that is left out.
 
     Args:
         boxes: (W, 4) xyxy.
         image: Holds the objects.
         labels: (W,) from :func:`label_proposals`.
+        use_difficult: Whether objects marked difficult are positives, as for the labels.
 
     Returns:
         (W, 4) xyxy: the box of the object of its class that a positive overlaps most; other
@@ -131,7 +134,8 @@ def target_boxes(boxes: Tensor, image: LabelledImage, labels: Tensor) -> Tensor:
     """
     if not len(image.boxes):
         return boxes.clone()
-    of_class = (labels[:, None] == image.labels[None]) & ~image.crowd  # (W, G)
+    trainable = trainable_objects(image, use_difficult)
+    of_class = (labels[:, None] == image.labels[None]) & trainable  # (W, G)
     best, nearest = _best(box_iou(boxes, image.boxes), of_class)
     return torch.where((best >= 0)[:, None], image.boxes[nearest], boxes)
 

@@ -140,7 +140,14 @@ class Detector:
                 "--proposals, a file with proposals of these images or a method"
             )
         if external is None:
-            external = propose(image, config.proposals, config.max_proposals, config.seed)
+            external = propose(
+                image,
+                config.proposals,
+                config.max_proposals,
+                config.seed,
+                search_side=config.search_side,
+                least_side=config.least_side,
+            )
         proposals = external[: config.max_proposals]
         if self.anchors is None:
             return proposals
@@ -169,13 +176,15 @@ class Detector:
             boxes: (W, 4) proposals, xyxy in pixels of the original image.
 
         Returns:
-            At most ``inference.max_detections`` detections, best first.
+            At most ``inference.max_detections`` detections, of all classes or of each, best first.
         """
         scores = self.score(encoded, boxes)
         row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
             return select_detections(found, self.inference)
+        if self.inference.refined == "kept":
+            found = select_detections(found, self.inference)
         best = found.select(preselect(found, self.inference.moved_per_class))
         return select_detections(self._refine(encoded, best), self.inference, moved=True)
 
@@ -198,12 +207,14 @@ class Detector:
         return (scores + self.score(encoded.mirrored, flipped)) / 2
 
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
-        """Refine boxes, score them again, and drop those without area."""
+        """Refine boxes, score them again if that is wished, and drop those without area."""
         if self.box_regressor is None or not found.count:
             return found
         boxes = self.box_regressor.apply(self.encoder, encoded, found.labels, found.boxes)
         has_area = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(1)
         boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
+        if not self.inference.rescore:
+            return Detections(boxes, before, labels)
         after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
         return Detections(boxes, (before + after) / 2, labels)
 

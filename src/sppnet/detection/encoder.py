@@ -10,6 +10,7 @@ from torch import Tensor
 from sppnet.backbones import Backbone, restore_backbone
 from sppnet.config.detection import PROJECTIONS, TARGET_SIDE, Side
 from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within, restore_fields
+from sppnet.detection.assign import trainable_objects
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import LabelledImage, resize_short_side
@@ -298,6 +299,7 @@ def choose_short_sides(
     target_side: float = TARGET_SIDE,
     smallest: int = SMALLEST_SIDE,
     largest: int = LARGEST_SIDE,
+    use_difficult: bool = False,
 ) -> tuple[int, ...]:
     """Choose one or two scales at which the objects come close to the size that the trunk expects.
 
@@ -311,6 +313,7 @@ def choose_short_sides(
         target_side: In pixels of the convolved image.
         smallest: The least short side, in pixels.
         largest: The greatest short side, in pixels.
+        use_difficult: Whether objects marked difficult count.
 
     Returns:
         Short sides in pixels, multiples of 16, ascending. Without objects, the geometric mean of
@@ -322,9 +325,9 @@ def choose_short_sides(
     Example:
         >>> from types import SimpleNamespace
         >>> boxes = torch.tensor([[0.0, 0.0, 120.0, 120.0], [0.0, 0.0, 20.0, 20.0]])
-        >>> labels, crowd = torch.tensor([0, 0]), torch.tensor([False, False])
-        >>> image = SimpleNamespace(boxes=boxes, labels=labels, crowd=crowd, size_hw=(240, 320))
-        >>> choose_short_sides([image])
+        >>> labels, no = torch.tensor([0, 0]), torch.tensor([False, False])
+        >>> marks = {"labels": labels, "crowd": no, "difficult": no}
+        >>> choose_short_sides([SimpleNamespace(boxes=boxes, size_hw=(240, 320), **marks)])
         (448, 800)
 
     Source:
@@ -335,7 +338,7 @@ def choose_short_sides(
             f"smallest and largest must be in order and at least {STEP}, "
             f"got {smallest} and {largest}"
         )
-    wanted, weights = _wanted_sides(images, target_side)
+    wanted, weights = _wanted_sides(images, target_side, use_difficult)
     if not len(wanted):
         return (_round((smallest * largest) ** 0.5),)
     wanted = wanted.clamp(smallest, largest)
@@ -346,13 +349,16 @@ def choose_short_sides(
     return tuple(_round(side) for side in sides)
 
 
-def _wanted_sides(images: Iterable[LabelledImage], target_side: float) -> tuple[Tensor, Tensor]:
+def _wanted_sides(
+    images: Iterable[LabelledImage], target_side: float, use_difficult: bool
+) -> tuple[Tensor, Tensor]:
     """(K,) the short side that suits each object, and (K,) the weights of the objects."""
     sides, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for image in images:
-        length = box_area(image.boxes[~image.crowd]).clamp(min=1e-6).sqrt()
+        trainable = trainable_objects(image, use_difficult)
+        length = box_area(image.boxes[trainable]).clamp(min=1e-6).sqrt()
         sides.append(target_side * min(image.size_hw) / length)
-        labels.append(image.labels[~image.crowd])
+        labels.append(image.labels[trainable])
     label_of = torch.cat(labels)
     return torch.cat(sides), 1 / label_of.bincount()[label_of].double()
 

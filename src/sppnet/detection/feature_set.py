@@ -13,7 +13,12 @@ from torch import Tensor
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
-from sppnet.detection.proposals.propose import PROPOSALS_VERSION, propose, take_turns
+from sppnet.detection.proposals.propose import (
+    PROPOSALS_VERSION,
+    WORKING_SIDE,
+    propose,
+    take_turns,
+)
 from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage, flip_left_right
@@ -75,6 +80,8 @@ class CachedFeatures:
         anchors: Proposes from the maps as well; None until it has been learnt.
         max_anchors: The most proposals per image from the maps.
         external: Proposals from a file, used instead of ``method``.
+        search_side: Longest side of the copy that is searched, in pixels; 0 searches the image.
+        least_side: The least side of a proposal from the pixels.
     """
 
     images: Sequence[LabelledImage]
@@ -87,6 +94,8 @@ class CachedFeatures:
     anchors: AnchorProposer | None = None
     max_anchors: int = 400
     external: ExternalProposals | None = None
+    search_side: int = WORKING_SIDE
+    least_side: int = 0
 
     def __post_init__(self) -> None:
         self._digests: dict[Path, str] = {}
@@ -194,12 +203,19 @@ class CachedFeatures:
             method=self.method,
             limit=self.max_proposals,
             seed=self.seed,
+            sides=(self.search_side, self.least_side),
         )
         record = self.cache.get(key)
         if record is None:
-            record = {
-                "boxes": propose(self._pixels(image), self.method, self.max_proposals, self.seed)
-            }
+            found = propose(
+                self._pixels(image),
+                self.method,
+                self.max_proposals,
+                self.seed,
+                search_side=self.search_side,
+                least_side=self.least_side,
+            )
+            record = {"boxes": found}
             self.cache.put(key, record)
         return record["boxes"]
 

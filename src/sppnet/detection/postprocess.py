@@ -48,7 +48,7 @@ def preselect(found: Detections, per_class: int) -> Tensor:
 
     Args:
         found: Scored boxes of one image.
-        per_class: The most boxes of a class.
+        per_class: The most boxes of a class; 0 for all.
 
     Returns:
         (M,) int64 rows, best score first.
@@ -60,10 +60,13 @@ def preselect(found: Detections, per_class: int) -> Tensor:
         [1, 2]
     """
     order = found.scores.argsort(descending=True, stable=True)
-    labels = found.labels[order]
+    return order[_ranks(found.labels[order]) <= per_class] if per_class else order
+
+
+def _ranks(labels: Tensor) -> Tensor:
+    """(W,) the place of each row among those of its class, from 1."""
     of_class = labels[:, None] == labels.unique()[None]  # (W, K)
-    rank = of_class.cumsum(0)[of_class]  # 1 for the best of each class
-    return order[rank <= per_class]
+    return of_class.cumsum(0)[of_class]
 
 
 def select_detections(
@@ -77,7 +80,7 @@ def select_detections(
         moved: Whether box regression has refined them; if so, boxes of one object vote on it.
 
     Returns:
-        At most ``config.max_detections`` detections, best first.
+        At most ``config.max_detections`` detections, of all classes or of each, best first.
 
     Example:
         >>> boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]])
@@ -98,7 +101,7 @@ def select_detections(
 def _suppress(found: Detections, config: InferenceConfig) -> Detections:
     """Hard suppression: drop boxes that overlap a better detection of their class."""
     kept = nms_per_class(found.boxes, found.scores, found.labels, config.nms_threshold)
-    return found.select(kept[: config.max_detections])
+    return found.select(kept[_within_cap(found.labels[kept], config)])
 
 
 def _soften(found: Detections, config: InferenceConfig) -> Detections:
@@ -108,6 +111,14 @@ def _soften(found: Detections, config: InferenceConfig) -> Detections:
         found.boxes, found.scores.sigmoid(), found.labels, config.soft_sigma
     )
     scores = shares.logit(eps=SHARE_MARGIN)
-    best = scores.argsort(descending=True, stable=True)[: config.max_detections]
+    best = scores.argsort(descending=True, stable=True)
+    best = best[_within_cap(found.labels[best], config)]
     best = best[scores[best] > config.score_threshold]
     return Detections(found.boxes, scores, found.labels).select(best)
+
+
+def _within_cap(labels: Tensor, config: InferenceConfig) -> Tensor:
+    """(M,) bool: which rows, best first, are among as many as may be detected."""
+    places = torch.arange(1, len(labels) + 1)
+    ranks = _ranks(labels) if config.max_per == "class" else places
+    return ranks <= config.max_detections

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from sppnet.backbones import build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
+from sppnet.detection.assign import SamplingConfig, trainable_objects
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
@@ -20,10 +21,12 @@ from sppnet.detection.heads.classifiers import (
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
+from sppnet.detection.heads.hard_negatives import MiningConfig
+from sppnet.detection.heads.kernel_svm import KernelSvmConfig
 from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig, OverlapRidgeTrainer
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
-from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
-from sppnet.detection.proposals.anchors import AnchorProposer
+from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
+from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage
@@ -32,8 +35,11 @@ from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.optimizers import OptimizerConfig
 
-# With fewer objects per class than this, mirror images are worth the time.
-FEW_OBJECTS = 400
+T = TypeVar("T")
+MEGABYTE = 10**6
+SHARED = ("use_difficult", "seed")  # settings of several parts
+# Percent of the updates after which the rate of a fine-tuning falls to a tenth.
+HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -83,7 +89,8 @@ def build_encoder(
     )
     return Encoder(
         backbone,
-        config.imgsz or choose_short_sides(images, config.target_side),
+        config.imgsz
+        or choose_short_sides(images, config.target_side, use_difficult=config.use_difficult),
         config.levels,
         config.projection,
         config.max_long_side or None,
@@ -123,6 +130,8 @@ def build_cached_features(
         anchors=anchors,
         max_anchors=config.max_anchors,
         external=external,
+        search_side=config.search_side,
+        least_side=config.least_side,
     )
 
 
@@ -165,13 +174,21 @@ def train_detector(
     return _Training(cached, tuple(names), config, track, stage).run(checkpoints)
 
 
-def wants_mirror(images: Sequence[LabelledImage], num_classes: int, mirror: str = "auto") -> bool:
+def wants_mirror(
+    images: Sequence[LabelledImage],
+    num_classes: int,
+    mirror: str = "auto",
+    use_difficult: bool = False,
+    few_objects: int = 400,
+) -> bool:
     """Decide whether mirror images are learnt from, too.
 
     Args:
         images: The images to learn from; crowds do not count as objects.
         num_classes: K.
-        mirror: ``on``, ``off``, or ``auto``: where there are fewer than 400 objects per class.
+        mirror: ``on``, ``off``, or ``auto``: where there are few objects per class.
+        use_difficult: Whether objects marked difficult are learnt from.
+        few_objects: Fewer than this per class are few.
 
     Returns:
         Whether they are.
@@ -182,7 +199,109 @@ def wants_mirror(images: Sequence[LabelledImage], num_classes: int, mirror: str 
     """
     if mirror != "auto":
         return mirror == "on"
-    return sum(int((~image.crowd).sum()) for image in images) < FEW_OBJECTS * num_classes
+    objects = sum(int(trainable_objects(image, use_difficult).sum()) for image in images)
+    return objects < few_objects * num_classes
+
+
+def part_of(config: DetectionConfig, kind: type[T], prefix: str = "", **more: Any) -> T:
+    """Make the constants of one part from the settings whose names are its fields' with a prefix.
+
+    Args:
+        config: All settings.
+        kind: Class of the constants.
+        prefix: What the settings are called more than the fields.
+        more: Fields with other names.
+
+    Example:
+        >>> part_of(DetectionConfig(anchor_shapes=4, use_difficult=True), AnchorConfig, "anchor_")
+        ...     # doctest: +ELLIPSIS
+        AnchorConfig(shapes=4, bins=3, ... use_difficult=True, ...)
+    """
+    names = {field.name: prefix + field.name for field in fields(kind)}  # type: ignore[arg-type]
+    shared = {name: getattr(config, name) for name in names if name in SHARED}
+    own = {name: getattr(config, long) for name, long in names.items() if hasattr(config, long)}
+    return kind(**{**shared, **own, **more})
+
+
+def svm_config(config: DetectionConfig) -> SvmConfig:
+    """Take the constants of the classifiers from the settings."""
+    mining = part_of(
+        config,
+        MiningConfig,
+        cost=config.svm_cost,
+        tolerance=config.svm_tolerance,
+        budget_bytes=MEGABYTE * config.svm_memory,
+    )
+    return part_of(
+        config, SvmConfig, mining=mining, kernel=part_of(config, KernelSvmConfig, "kernel_")
+    )
+
+
+def norm_config(config: DetectionConfig) -> NormConfig:
+    """Take the constants of the features' norm from the settings."""
+    return part_of(config, NormConfig, "norm_", target=config.feature_norm)
+
+
+def cascade_config(config: DetectionConfig) -> CascadeConfig:
+    """Take the constants of box regression from the settings."""
+    return part_of(
+        config,
+        CascadeConfig,
+        "box_",
+        class_agnostic=config.box_agnostic,
+        most_samples=config.max_box_samples,
+        total_samples=config.box_total,
+    )
+
+
+def head_tuning_config(config: DetectionConfig) -> HeadTuningConfig:
+    """Take the constants of the fine-tuning of a head from the settings."""
+    more = _tuning(config, HEAD_DROPS)
+    return part_of(config, HeadTuningConfig, "tune_", flip=config.tune_flip == "on", **more)
+
+
+def network_tuning_config(config: DetectionConfig) -> NetworkTuningConfig:
+    """Take the constants of the fine-tuning of a network from the settings."""
+    return part_of(
+        config,
+        NetworkTuningConfig,
+        "tune_",
+        flip=config.tune_flip != "off",
+        trainable_from=config.tune_from,
+        images_per_update=config.tune_images,
+        **_tuning(config, NETWORK_DROPS),
+    )
+
+
+def _tuning(config: DetectionConfig, drops: Sequence[int]) -> dict[str, Any]:
+    """What both ways of fine-tuning take under other names."""
+    optimizer = OptimizerConfig(
+        rate=config.tune_rate, momentum=config.tune_momentum, weight_decay=config.tune_weight_decay
+    )
+    return {
+        "sampling": part_of(config, SamplingConfig, "tune_"),
+        "optimizer": optimizer,
+        "drop_at": tuple(percent / 100 for percent in config.tune_drops or drops),
+        "validation_fraction": config.tune_validation,
+        "check_every": min(config.tune_check_every, max(1, config.tune_updates // 4)),
+        "widths": config.widths,
+        "ranks": config.ranks,
+    }
+
+
+def inference_config(config: DetectionConfig) -> InferenceConfig:
+    """Let new images be searched as those of the training were, with the recipe's testing."""
+    return InferenceConfig(
+        config.proposals,
+        config.max_proposals,
+        config.seed,
+        max_anchors=config.max_anchors,
+        search_side=config.search_side,
+        least_side=config.least_side,
+        recipe=config.recipe,
+        # scores of overlaps hardly fall beside an object, those of SVMs do
+        nms="soft" if config.classifier == "overlap" else "hard",
+    )
 
 
 @dataclass
@@ -198,7 +317,10 @@ class _Training:
     @property
     def mirror(self) -> bool:
         """Whether mirror images are learnt from, too."""
-        return wants_mirror(self.cached.images, len(self.names), self.config.mirror)
+        config = self.config
+        images, num_classes = self.cached.images, len(self.names)
+        wish = (config.mirror, config.use_difficult, config.few_objects)
+        return wants_mirror(images, num_classes, *wish)
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Go through all stages; a tuned trunk makes new maps, and anchors are learnt again."""
@@ -217,20 +339,9 @@ class _Training:
             classifier,
             box_regressor,
             self.names,
-            self._inference(),
+            inference_config(self.config),
             self.cached.anchors,
             self.cached.content_numbers(),
-        )
-
-    def _inference(self) -> InferenceConfig:
-        """Search new images as those of the training were searched."""
-        config = self.config
-        return InferenceConfig(
-            config.proposals,
-            config.max_proposals,
-            config.seed,
-            max_anchors=config.max_anchors,
-            nms="soft" if config.classifier == "overlap" else "hard",
         )
 
     def _extract_features(self, *, mirror: bool) -> None:
@@ -241,7 +352,8 @@ class _Training:
             raise NothingUsableError("no image of the data set can be used")
         if self.config.anchors:
             with self.stage("anchors"):
-                proposer = AnchorProposer.of(self.cached.encoder, seed=self.config.seed)
+                constants = part_of(self.config, AnchorConfig, "anchor_")
+                proposer = AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
                 maps = self.cached.maps("learning anchors", self.track)
                 self.cached.use_anchors(proposer.fit(maps))
                 self.cached.propose_learnt(self.track)
@@ -249,16 +361,8 @@ class _Training:
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
         """Fine-tune the head, or the whole network."""
         config, num_classes = self.config, len(self.names)
-        shared: dict[str, Any] = {
-            "updates": config.tune_updates,
-            "optimizer": OptimizerConfig(rate=config.tune_rate),
-            "use_difficult": config.use_difficult,
-            "widths": config.widths,
-            "ranks": config.ranks,
-            "seed": config.seed,
-        }
         if config.tune == "head":
-            head_config = HeadTuningConfig(**shared)
+            head_config = head_tuning_config(config)
             head = tune_head(
                 self.cached, num_classes, head_config, checkpoints=checkpoints, track=self.track
             ).head
@@ -267,7 +371,7 @@ class _Training:
             self.cached.usable,
             self.cached.encoder,
             num_classes,
-            NetworkTuningConfig(**shared, trainable_from=config.tune_from),
+            network_tuning_config(config),
             self.cached.propose,
             checkpoints=checkpoints,
             track=self.track,
@@ -302,36 +406,21 @@ class _Training:
 
     def _overlap_trainer(self, tuned: TunedParts) -> OverlapRidgeTrainer:
         """Set up the regression of overlaps."""
-        config = self.config
         return OverlapRidgeTrainer(
             self.cached,
             len(self.names),
-            tuned.features(config.layer_of_features),
-            OverlapRidgeConfig(
-                penalty=config.overlap_penalty,
-                use_difficult=config.use_difficult,
-                seed=config.seed,
-            ),
+            tuned.features(self.config.layer_of_features),
+            part_of(self.config, OverlapRidgeConfig, "overlap_"),
             mirror=self.mirror,
         )
 
     def _svm_trainer(self, features: RegionFeatures) -> SvmTrainer:
         """Set up the training of SVMs on some features."""
-        config = self.config
-        svm_config = SvmConfig(
-            cost=config.svm_cost,
-            positive_weight=config.positive_weight,
-            extra_positives=config.extra_positives,
-            positive_from=config.positive_from,
-            negative_below=config.negative_below,
-            use_difficult=config.use_difficult,
-            seed=config.seed,
-        )
         return SvmTrainer(
             self.cached,
             len(self.names),
             features,
-            svm_config,
+            svm_config(self.config),
             scale=self._scaler.factor(features),
             mirror=self.mirror,
         )
@@ -343,22 +432,13 @@ class _Training:
             return None
         if config.classifier == "softmax" and tuned.boxes is not None:
             return tuned.boxes
-        cascade_config = CascadeConfig(
-            stages=config.box_stages,
-            strength=config.box_strength,
-            overlap=config.box_overlap,
-            class_agnostic=config.box_agnostic,
-            most_samples=config.max_box_samples,
-            use_difficult=config.use_difficult,
-        )
         with self.stage("boxes"):
             scale = self._scaler.factor(RegionFeatures())
-            cascade = BoxCascade(len(self.names), cascade_config, config.seed)
+            cascade = BoxCascade(len(self.names), cascade_config(config), config.seed)
             samples = self.cached.samples("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.cached.encoder, scale)
 
     @cached_property
     def _scaler(self) -> FeatureScaler:
         """Factors for the features; first asked for after the fine-tuning."""
-        config = self.config
-        return FeatureScaler(self.cached, config.feature_norm, config.seed, self.track)
+        return FeatureScaler(self.cached, norm_config(self.config), self.track)

@@ -2,8 +2,8 @@
 
 ``printed.py`` holds the printed numbers, ``tables.py`` what came of measuring them, and this module
 lists the tables. ``resources.py`` says what there is to measure with: data, networks, how much of
-the protocol is done. ``imagenet.py`` measures tables 1 to 4, ``transfer.py`` 6 to 8,
-``detection.py`` 9 to 12: ``detection_setup.py`` finds networks and images,
+the protocol is done. ``imagenet.py`` measures tables 1 to 5, ``transfer.py`` 6 to 8,
+``detection.py`` 9 to 13: ``detection_setup.py`` finds networks and images,
 ``detection_experiment.py`` trains and scores one column, ``detection_speed.py`` times it. Start
 reading with ``TABLES`` below, then the table that you want.
 """
@@ -13,13 +13,25 @@ from sppnet.paper.detection import (
     measure_table_10,
     measure_table_11,
     measure_table_12,
+    measure_table_13,
 )
-from sppnet.paper.imagenet import measure_table_1, measure_table_2, measure_table_3, measure_table_4
+from sppnet.paper.detection_setup import find_detection_root, find_photos, has_alexnet
+from sppnet.paper.imagenet import (
+    find_models,
+    measure_table_1,
+    measure_table_2,
+    measure_table_3,
+    measure_table_4,
+    measure_table_5,
+)
 from sppnet.paper.printed import (
+    NETWORKS,
+    PRE_TRAINED,
     TABLE_1,
     TABLE_2,
     TABLE_3,
     TABLE_4,
+    TABLE_5,
     TABLE_6,
     TABLE_7,
     TABLE_8,
@@ -27,15 +39,26 @@ from sppnet.paper.printed import (
     TABLE_10,
     TABLE_11,
     TABLE_12,
+    TABLE_13,
 )
-from sppnet.paper.resources import Budget, NetworkTrainingConfig, Resources
-from sppnet.paper.tables import Measured, NotRun, PaperTable, TableResult
+from sppnet.paper.resources import (
+    CALTECH,
+    IMAGENET,
+    KINDS,
+    VOC07,
+    Budget,
+    ModelSpec,
+    NetworkTrainingConfig,
+    Resources,
+)
+from sppnet.paper.tables import Measured, Need, NotRun, PaperTable, TableResult
 from sppnet.paper.transfer import measure_table_6, measure_table_7, measure_table_8
 
 __all__ = [
     "TABLES",
     "Budget",
     "Measured",
+    "Need",
     "NetworkTrainingConfig",
     "NotRun",
     "PaperTable",
@@ -44,17 +67,72 @@ __all__ = [
     "find_table",
 ]
 
+
+def _needs_data(place: str, text: str) -> Need:
+    """A data set in its place, or one that stands in for it."""
+    return Need(text, lambda resources: resources.find_data(place) is not None)
+
+
+def _needs_networks(text: str, *names: tuple[str, str]) -> Need:
+    """Trained networks, or what stands in for them."""
+
+    def are_there(resources: Resources) -> bool:
+        specs = [ModelSpec(*name) for name in names if resources.wants(name[0])]
+        has_other = bool(resources.backbone) or resources.training is not None
+        return has_other or all(spec.find(resources.models_folder) for spec in specs)
+
+    return Need(text, are_there)
+
+
 _IMAGENET = (
-    "class folders of ImageNet 2012 in DATA/imagenet/val (and DATA/imagenet/train for --train)",
-    "trained networks in MODELS/NAME-KIND, such as MODELS/zf5-multi; --train makes them",
+    _needs_data(
+        IMAGENET,
+        "class folders of ImageNet 2012 in DATA/imagenet/val (and DATA/imagenet/train for --train)",
+    ),
+    _needs_networks(
+        "trained networks in MODELS/NAME-KIND, such as MODELS/zf5-multi; --train makes them",
+        *((network, kind) for network in NETWORKS for kind in KINDS),
+    ),
 )
-_VOC = "VOC 2007 in DATA/VOCdevkit/VOC2007"
-_CALTECH = "class folders of Caltech-101 in DATA/caltech101"
-_FROZEN = "networks in MODELS (zf5-no-spp, zf5-multi, overfeat7-multi), or --backbone and --weights"
-_BOXES = "VOC 2007 in DATA/VOCdevkit/VOC2007, or any images with boxes; for seconds any images"
-_ZF5 = "a network in MODELS/zf5-multi, or --backbone and --weights"
-_ALEX = "torchvision's weights of alexnet in TORCH_HOME, or --backbone and --weights"
-_TWO = "two networks in MODELS/zf5-multi and MODELS/zf5-multi-2, or --backbone and --second"
+_VALIDATION = _needs_data(IMAGENET, "class folders of ImageNet 2012 in DATA/imagenet/val")
+_VOC = _needs_data(VOC07, "VOC 2007 in DATA/VOCdevkit/VOC2007")
+_CALTECH = _needs_data(CALTECH, "class folders of Caltech-101 in DATA/caltech101")
+_FROZEN = _needs_networks(
+    "networks in MODELS (zf5-no-spp, zf5-multi, overfeat7-multi), or --backbone and --weights",
+    *(("ZF-5", "no-spp"), ("ZF-5", "multi"), ("Overfeat-7", "multi")),
+)
+_BOXES = Need(
+    "VOC 2007 in DATA/VOCdevkit/VOC2007, or any images with boxes; for seconds any images",
+    lambda resources: (
+        find_detection_root(resources) is not None
+        or (resources.budget.parts == ("speed",) and bool(find_photos(resources)))
+    ),
+)
+_ZF5 = _needs_networks(
+    "a network in MODELS/zf5-multi, or --backbone and --weights", ("ZF-5", "multi")
+)
+_ALEX = Need(
+    "torchvision's weights of alexnet in TORCH_HOME (--download fetches them), or --backbone and "
+    "--weights",
+    lambda resources: bool(resources.backbone) or has_alexnet(),
+)
+_TWO = Need(
+    "two networks in MODELS/zf5-multi and MODELS/zf5-multi-2, or --backbone and --second",
+    lambda resources: (
+        bool(resources.backbone and resources.second)
+        or all(
+            ModelSpec("ZF-5", kind).find(resources.models_folder) for kind in ("multi", "multi-2")
+        )
+    ),
+)
+_MODELS = Need(
+    "trained networks in MODELS (any of table 2's, and more of a kind as zf5-multi-2)",
+    lambda resources: bool(find_models(resources)),
+)
+_PRE_TRAINED = _needs_networks(
+    "networks in MODELS/zf5-multi, zf5-det200, zf5-det499, zf5-det499-400",
+    *(("ZF-5", kind) for kind in PRE_TRAINED.values()),
+)
 
 TABLES = {
     table.printed.number: table
@@ -63,6 +141,7 @@ TABLES = {
         PaperTable(TABLE_2, measure_table_2, _IMAGENET),
         PaperTable(TABLE_3, measure_table_3, _IMAGENET),
         PaperTable(TABLE_4, measure_table_4, _IMAGENET),
+        PaperTable(TABLE_5, measure_table_5, (_VALIDATION, _MODELS)),
         PaperTable(TABLE_6, measure_table_6, (_VOC, _FROZEN)),
         PaperTable(TABLE_7, measure_table_7, (_CALTECH, _FROZEN)),
         PaperTable(TABLE_8, measure_table_8, (_VOC, _CALTECH, _FROZEN)),
@@ -70,6 +149,7 @@ TABLES = {
         PaperTable(TABLE_10, measure_table_10, (_BOXES, _ZF5)),
         PaperTable(TABLE_11, measure_table_11, (_BOXES, _ZF5, _ALEX)),
         PaperTable(TABLE_12, measure_table_12, (_BOXES, _TWO)),
+        PaperTable(TABLE_13, measure_table_13, (_VOC, _PRE_TRAINED)),
     )
 }
 
@@ -81,7 +161,7 @@ def find_table(number: int) -> PaperTable:
         number: Its number in the paper.
 
     Raises:
-        ValueError: If it cannot be run; the legal numbers are listed.
+        ValueError: If the paper has no such table; the legal numbers are listed.
 
     Example:
         >>> find_table(7).printed.section

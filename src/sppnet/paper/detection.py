@@ -1,4 +1,4 @@
-"""Tables 9 to 12: detection by SPP-net and by R-CNN, precision and seconds."""
+"""Tables 9 to 13: detection by SPP-net and by R-CNN, precision and seconds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from sppnet.detection import CombinedDetector
-from sppnet.paper.detection_experiment import DetectionExperiment, score_detector
+from sppnet.paper.detection_experiment import (
+    BestExperiment,
+    DetectionExperiment,
+    score_detector,
+)
 from sppnet.paper.detection_setup import (
     ALEX,
     ROWS,
@@ -23,16 +27,23 @@ from sppnet.paper.detection_setup import (
 from sppnet.paper.detection_speed import measure_speed
 from sppnet.paper.printed import (
     BOTH,
+    DET_TEST,
     FIRST,
     MEAN,
+    OUR_COLUMN,
+    OURS,
+    PRE_TRAINED,
     RCNN_ALEX,
     RCNN_ZF,
     SECOND,
     SPP_1,
+    SPP_1_MODEL,
     SPP_5,
+    SPP_6_MODELS,
     TABLE_9,
     TABLE_10,
     VOC_COLUMNS,
+    VOC_POOL5,
     Printed,
 )
 from sppnet.paper.resources import Resources
@@ -55,6 +66,12 @@ ROWS_11 = {
     "SPP bb (ZF-5)": (SPP_5, "ft fc7 bb"),
 }
 BEST = ROWS["ft fc7 bb"]
+PAPER_RECIPE, BEST_RECIPE = "paper", "best"
+NO_DET = (
+    "ILSVRC 2014's detection task is not there: its test labels are not public, and the six "
+    "networks (Overfeat-7, pre-trained on 499 classes) were never released"
+)
+Experiments = list[DetectionExperiment] | str  # one for each seed, or why there are none
 
 
 def measure_table_9(resources: Resources, track: Track) -> Findings:
@@ -72,32 +89,51 @@ def measure_table_11(resources: Resources, track: Track) -> Findings:
     images = open_detection_images(resources)
     for column, method in METHODS.items():
         rows = {name: place[1] for name, place in ROWS_11.items() if place[0] == column}
-        if not rows or not resources.wants(method.network):
+        if not rows or not _wants(method, resources):
             continue
-        experiment = open_experiment(method, images, resources, track)
+        experiments = open_experiments(method, images, resources, track)
         for name, row in rows.items():
-            yield from _class_cells(name, experiment, ROWS[row])
-        if not isinstance(experiment, str):
-            yield from experiment.problems
+            yield from _class_cells(name, experiments, ROWS[row])
+    yield from _class_cells(OURS, *_best(images, resources, track))
 
 
 def measure_table_12(resources: Resources, track: Track) -> Findings:
     """Measure two networks, each with its own training, and both together."""
     images = open_detection_images(resources)
-    methods = [replace(METHODS[SPP_5], network=network) for network in (ZF, ZF_SECOND)]
-    experiments = [open_experiment(method, images, resources, track) for method in methods]
-    for name, experiment in zip((FIRST, SECOND), experiments, strict=True):
-        yield from _class_cells(name, experiment, BEST)
-    ready = [experiment for experiment in experiments if not isinstance(experiment, str)]
-    if len(ready) < len(experiments):
-        yield NotRun(BOTH, MEAN, join_reasons(*experiments))
+    if PAPER_RECIPE in resources.budget.recipes:
+        methods = [replace(METHODS[SPP_5], network=network) for network in (ZF, ZF_SECOND)]
+        pair = [open_experiments(method, images, resources, track) for method in methods]
+        for name, experiments in zip((FIRST, SECOND), pair, strict=True):
+            yield from _class_cells(name, experiments, BEST)
+        yield from _measure_both(pair, track)
+    yield from _class_cells(OURS, *_best(images, resources, track))
+
+
+def measure_table_13(resources: Resources, track: Track) -> Findings:
+    """Measure what pre-training gives on VOC 2007; the competition's own numbers cannot be."""
+    yield NotRun(SPP_6_MODELS, DET_TEST, NO_DET)
+    yield NotRun(SPP_1_MODEL, DET_TEST, NO_DET)
+    images = open_detection_images(resources)
+    for row, kind in PRE_TRAINED.items():
+        network = ZF if kind == "multi" else kind
+        experiments = open_experiments(Method(network, ONE_SCALE), images, resources, track)
+        yield from _mean_cells([("pool5", row, VOC_POOL5)], experiments)
+
+
+def _measure_both(pair: Sequence[Experiments], track: Track) -> Findings:
+    """Measure two networks as one, with each seed."""
+    ready = [experiments for experiments in pair if not isinstance(experiments, str)]
+    if len(ready) < len(pair):
+        yield NotRun(BOTH, MEAN, join_reasons(*pair))
         return
     began = time.perf_counter()
-    values = score_combination(ready, track)
-    parts = [part for experiment in ready for part in experiment.differs(BEST).split("; ")]
+    values = [score_combination(both, track) for both in zip(*ready, strict=True)]
+    first = [experiments[0] for experiments in ready]
+    parts = [part for experiment in first for part in experiment.differs(BEST).split("; ")]
     differs = "; ".join(dict.fromkeys(parts))
-    yield from _cells(BOTH, ready[0], values, differs, began)
-    for experiment in ready:
+    network = " + ".join(experiment.network.name for experiment in first)
+    yield from _cells(BOTH, first[0], torch.stack(values), differs, began, network)
+    for experiment in first:
         yield from experiment.problems
 
 
@@ -120,63 +156,129 @@ def score_combination(experiments: Sequence[DetectionExperiment], track: Track) 
     return record["average_precision"]
 
 
-def open_experiment(
+def open_experiments(
     method: Method, images: DetectionImages | str, resources: Resources, track: Track
-) -> DetectionExperiment | str:
-    """Put a network and the images together, or say what is missing."""
+) -> Experiments:
+    """Put a network and the images together, once for each seed, or say what is missing."""
     network = find_detection_network(method.network, resources)
     if isinstance(images, str) or isinstance(network, str):
         return join_reasons(images, network)
-    return DetectionExperiment(method, network, images, resources, track)
+    return [
+        DetectionExperiment(method, network, images, replace(resources, seed=seed), track)
+        for seed in resources.seeds
+    ]
+
+
+def _best(
+    images: DetectionImages | str, resources: Resources, track: Track
+) -> tuple[Experiments, Row]:
+    """Experiments with our own recipe, and the row they are of; none if they are not wanted."""
+    method = METHODS[SPP_1]
+    if BEST_RECIPE not in resources.budget.recipes or not resources.wants(ZF):
+        return [], BEST
+    network = find_detection_network(ZF, resources)
+    if isinstance(images, str) or isinstance(network, str):
+        return join_reasons(images, network), BEST
+    found: list[DetectionExperiment] = []
+    for seed in resources.seeds:
+        settings = resources.budget.settings(BEST_RECIPE, seed)
+        own = replace(resources, seed=seed)
+        found.append(BestExperiment(method, network, images, own, track, settings))
+    return found, BEST
+
+
+def _wants(method: Method, resources: Resources) -> bool:
+    """Tell whether a column of the paper's is to be measured."""
+    return resources.wants(method.network) and PAPER_RECIPE in resources.budget.recipes
 
 
 def _measure_methods(printed: Printed, resources: Resources, track: Track) -> Findings:
-    """Measure the columns of table 9 or 10."""
-    columns = {
-        name: METHODS[name] for name in printed.columns if resources.wants(METHODS[name].network)
-    }
+    """Measure the columns of table 9 or 10, then our own."""
+    methods = {name: METHODS[name] for name in printed.columns}
+    columns = {name: each for name, each in methods.items() if resources.wants(each.network)}
     if "precision" in resources.budget.parts:
-        rows = [row for row in printed.rows if row in ROWS]
         images = open_detection_images(resources)
         for column, method in columns.items():
-            experiment = open_experiment(method, images, resources, track)
-            for row in rows:
-                yield _mean_cell(row, column, experiment)
-            if not isinstance(experiment, str):
-                yield from (*experiment.images.problems, *experiment.problems)
+            if _wants(method, resources):
+                places = [(row, row, column) for row in printed.rows if row in ROWS]
+                experiments = open_experiments(method, images, resources, track)
+                yield from _mean_cells(places, experiments)
+        experiments, _ = _best(images, resources, track)
+        yield from _mean_cells([("ft fc7 bb", OURS, OUR_COLUMN)], experiments)
     if "speed" in resources.budget.parts:
         yield from measure_speed(columns, resources, track)
 
 
-def _mean_cell(row: str, column: str, experiment: DetectionExperiment | str) -> Finding:
-    """The mean over the classes."""
-    reason = experiment if isinstance(experiment, str) else experiment.why_not(ROWS[row])
-    if isinstance(experiment, str) or reason:
+def _mean_cells(places: Sequence[tuple[str, str, str]], experiments: Experiments) -> Findings:
+    """The mean over the classes: of each row of `ROWS`, where it goes by row and column."""
+    for name, row, column in places:
+        if isinstance(experiments, str):
+            yield NotRun(row, column, experiments)
+        elif experiments:
+            yield _mean_cell(ROWS[name], row, column, experiments)
+    if not isinstance(experiments, str):
+        for experiment in experiments:
+            yield from (*experiment.images.problems, *experiment.problems)
+
+
+def _mean_cell(
+    kind: Row, row: str, column: str, experiments: Sequence[DetectionExperiment]
+) -> Finding:
+    """The mean over the classes, and over the seeds."""
+    first = experiments[0]
+    if reason := first.why_not(kind):
         return NotRun(row, column, reason)
     began = time.perf_counter()
-    value = 100 * float(experiment.score(ROWS[row]).nanmean())
-    seconds = time.perf_counter() - began
-    differs, images = experiment.differs(ROWS[row]), len(experiment.images.test)
-    return Measured(row, column, value, differs, images=images, seconds=seconds)
+    values = torch.stack([100 * each.score(kind).nanmean() for each in experiments])
+    return Measured(
+        row,
+        column,
+        float(values.mean()),
+        first.differs(kind),
+        deviation_of(values),
+        len(first.images.test),
+        time.perf_counter() - began,
+        first.network.name,
+    )
 
 
-def _class_cells(name: str, experiment: DetectionExperiment | str, row: Row) -> Findings:
+def deviation_of(values: Tensor) -> float | None:
+    """Standard deviation of (R,) values over seeds; None for one of them.
+
+    Example:
+        >>> deviation_of(torch.tensor([3.0, 5.0])), deviation_of(torch.tensor([3.0]))
+        (1.4142135381698608, None)
+    """
+    return float(values.std()) if len(values) > 1 else None
+
+
+def _class_cells(name: str, experiments: Experiments, row: Row) -> Findings:
     """The mean, and every class."""
-    if isinstance(experiment, str):
-        yield NotRun(name, MEAN, experiment)
+    if isinstance(experiments, str):
+        yield NotRun(name, MEAN, experiments)
         return
-    began = time.perf_counter()
-    yield from experiment.images.problems
-    yield from _cells(name, experiment, experiment.score(row), experiment.differs(row), began)
+    if not experiments:
+        return
+    began, first = time.perf_counter(), experiments[0]
+    values = torch.stack([experiment.score(row) for experiment in experiments])
+    yield from _cells(name, first, values, first.differs(row), began, first.network.name)
+    for experiment in experiments:
+        yield from (*experiment.images.problems, *experiment.problems)
 
 
 def _cells(
-    name: str, experiment: DetectionExperiment, values: Tensor, differs: str, began: float
+    name: str,
+    experiment: DetectionExperiment,
+    values: Tensor,
+    differs: str,
+    began: float,
+    network: str,
 ) -> Iterator[Measured]:
-    """One row of table 11 or 12; classes that VOC does not have get columns of their own."""
+    """One row of (R, K) values; classes that VOC does not have get columns of their own."""
     seconds, images = time.perf_counter() - began, len(experiment.images.test)
     columns = [MEAN, *(VOC_COLUMNS.get(each, each) for each in experiment.images.names)]
-    shares = torch.cat([values.nanmean()[None], values])
-    for column, value in zip(columns, (100 * shares).tolist(), strict=True):
-        if value == value:  # a class without objects has none
-            yield Measured(name, column, value, differs, images=images, seconds=seconds)
+    shares = 100 * torch.cat([values.nanmean(1, keepdim=True), values], 1)
+    for column, each in zip(columns, shares.T, strict=True):
+        if not bool(each.isnan().any()):  # a class without objects has none
+            parts = (float(each.mean()), differs, deviation_of(each), images, seconds, network)
+            yield Measured(name, column, *parts)

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +14,24 @@ from sppnet.detection import (
     BoxCascade,
     CachedFeatures,
     CombinedDetector,
+    DetectionConfig,
     Detector,
-    InferenceConfig,
+    Encoder,
     LinearRegionClassifier,
+    build_cached_features,
+    choose_short_sides,
+    train_detector,
 )
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
-from sppnet.detection.heads.box_regression import CascadeConfig
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
-from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer
+from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
+from sppnet.detection.train import (
+    cascade_config,
+    head_tuning_config,
+    inference_config,
+    norm_config,
+    svm_config,
+)
 from sppnet.errors import Problem
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import LabelledImage
@@ -35,34 +47,39 @@ from sppnet.progress import Track
 from sppnet.storage import FeatureCache, sha256_file
 from sppnet.storage.tensors import digest_of
 from sppnet.training.checkpoints import Checkpoints
-from sppnet.training.optimizers import OptimizerConfig
 
 # Trained layers learn on at the rate of the 2014 code; new ones need a higher one.
-TRAINED_RATE, NEW_RATE = 1e-3, 1e-2
-CHECK_EVERY = 2000
+NEW_RATE = 1e-2
 BUDGET_BYTES = 4_000_000_000
-FEATURE_NORM = 20.0  # mean norm of the features that the SVMs see, as in the 2014 code
-EXPERIMENT_VERSION = 1
+BOX_SAMPLES = 5000  # of a class, so that the regressions are solved in minutes
+# R-CNN's own constants, where they are not those of SPP-net's code.
+RCNN = {"box_strength": 1000.0, "box_overlap": 0.6, "negative_overlap": 1.0}
+EXPERIMENT_VERSION = 2
 
 
-def head_tuning_config(
-    updates: int, head: RegionHead, seed: int, *, is_trained: bool
-) -> HeadTuningConfig:
-    """Configure fine-tuning as in the 2014 code, with flips, for a number of updates.
+def method_config(method: Method, budget: Budget, seed: int) -> DetectionConfig:
+    """Make the settings of a column: the paper's recipe, as much of it as the budget says.
 
     Example:
-        >>> head_tuning_config(100, RegionHead(8, 2, (4, 4)), 0, is_trained=True).optimizer.rate
+        >>> method_config(Method("ZF-5"), Budget(updates=9), 0).box_strength
+        1000.0
+    """
+    own: dict[str, Any] = RCNN if method.is_rcnn else {"imgsz": method.short_sides}
+    return budget.settings("paper", seed, max_box_samples=BOX_SAMPLES, **own)
+
+
+def tuning_of(settings: DetectionConfig, head: RegionHead, *, is_trained: bool) -> HeadTuningConfig:
+    """Configure the fine-tuning of a head; new layers learn at a rate of their own.
+
+    Example:
+        >>> settings = DetectionConfig(recipe="paper")
+        >>> tuning_of(settings, RegionHead(8, 2, (4, 4)), is_trained=True).optimizer.rate
         0.001
     """
-    return HeadTuningConfig(
-        updates=updates,
-        check_every=min(CHECK_EVERY, max(1, updates // 4)),
-        flip=True,
-        widths=head.widths,
-        optimizer=OptimizerConfig(TRAINED_RATE if is_trained else NEW_RATE),
-        budget_bytes=BUDGET_BYTES,
-        seed=seed,
-    )
+    config = head_tuning_config(settings)
+    rate = config.optimizer.rate if is_trained else NEW_RATE
+    optimizer = replace(config.optimizer, rate=rate)
+    return replace(config, widths=head.widths, optimizer=optimizer, budget_bytes=BUDGET_BYTES)
 
 
 def tune_layers(
@@ -114,6 +131,7 @@ class DetectionExperiment:
         images: What to learn from and to score.
         resources: Budget, seed, device, and the folder for what is kept.
         track: Shows the progress.
+        settings: Constants of the detector; those of :func:`method_config` if None.
     """
 
     def __init__(
@@ -123,18 +141,19 @@ class DetectionExperiment:
         images: DetectionImages,
         resources: Resources,
         track: Track,
+        settings: DetectionConfig | None = None,
     ) -> None:
         self.method, self.network, self.images = method, network, images
         self.resources, self.track = resources, method.label(track)
-        self.svm_config = SvmConfig(seed=resources.seed)
+        self.config = settings or method_config(method, resources.budget, resources.seed)
         self.cache = FeatureCache(resources.out / "cache" / ("rcnn" if method.is_rcnn else "spp"))
-        self.encoder = build_method_encoder(method, network, self.cache)
+        self.encoder = self._build_encoder()
         self.train = self._prepare(images.train)
         self.test = self._prepare(images.test)
         self.key = self._make_key()
         self._is_prepared = False
         self._classifiers: dict[tuple[str, bool], LinearRegionClassifier] = {}
-        self._scaler = FeatureScaler(self.train, FEATURE_NORM, resources.seed, self.track)
+        self._scaler = FeatureScaler(self.train, norm_config(self.config), self.track)
 
     def why_not(self, row: Row) -> str:
         """Say why a row cannot be measured; empty if it can."""
@@ -143,15 +162,18 @@ class DetectionExperiment:
 
     def differs(self, row: Row) -> str:
         """Say what is not as in the paper."""
-        budget, usual = self.resources.budget, Budget()
-        parts = [self.network.differs, self.images.differs]
-        if (budget.max_proposals, budget.proposals) != (usual.max_proposals, usual.proposals):
-            parts.append(f"{budget.max_proposals} proposals of {budget.proposals}")
+        config, usual = self.config, DetectionConfig(recipe="paper")
+        parts = [self.network.differs, self.images.differs, describe_proposals(config)]
         if row.is_tuned:
-            widths = "-".join(map(str, budget.widths))
+            widths = "-".join(map(str, config.widths))
             parts.append("" if self.network.hidden else f"new fc layers {widths}")
-            parts.append("" if budget.updates == usual.updates else f"{budget.updates:,} updates")
+            is_usual = config.tune_updates == usual.tune_updates
+            parts.append("" if is_usual else f"{config.tune_updates:,} updates")
             parts.append("only fc layers tuned" if self.method.is_rcnn else "")
+            parts.append(f"{config.tune_validation:.0%} of the images choose the weights")
+        if row.moves_boxes:
+            most = min(config.max_box_samples, config.box_total // len(self.images.names))
+            parts.append(f"box regression on at most {most:,} proposals of a class")
         return "; ".join(filter(None, parts))
 
     @property
@@ -173,11 +195,10 @@ class DetectionExperiment:
         """Learn what a row needs, and put it together."""
         if not self._is_prepared:
             self._prepare_all()
-        budget, seed = self.resources.budget, self.resources.seed
-        config = InferenceConfig(budget.proposals, budget.max_proposals, seed)
         box_regressor = self._boxes if row.moves_boxes else None
         classifier = self._classifier(row.layer, row.is_tuned)
-        return Detector(self.encoder, classifier, box_regressor, self.images.names, config).to(
+        testing = inference_config(self.config)
+        return Detector(self.encoder, classifier, box_regressor, self.images.names, testing).to(
             self.resources.device
         )
 
@@ -192,8 +213,7 @@ class DetectionExperiment:
     def head(self) -> RegionHead:
         """The head with fc6 and fc7 fine-tuned."""
         head, is_trained = self._new_head(), self.network.hidden is not None
-        budget, seed = self.resources.budget, self.resources.seed
-        config = head_tuning_config(budget.updates, head, seed, is_trained=is_trained)
+        config = tuning_of(self.config, head, is_trained=is_trained)
         folder = self.resources.out / "tuning" / self.key[:16]
         tuned = tune_layers(self.train, head, config, folder, self.track, is_trained=is_trained)
         return tuned.to(self.resources.device)
@@ -201,8 +221,8 @@ class DetectionExperiment:
     @cached_property
     def _boxes(self) -> BoxCascade:
         """Box regression on the pooled vectors: one stage, as in the paper."""
-        config = CascadeConfig(stages=1, per_image=self.resources.budget.max_proposals)
-        cascade = BoxCascade(len(self.images.names), config, self.resources.seed)
+        seed = self.config.seed
+        cascade = BoxCascade(len(self.images.names), cascade_config(self.config), seed)
         samples = self.train.samples("fitting boxes", self.track)
         return cascade.fit(samples, self.encoder, self._scaler.factor(RegionFeatures()))
 
@@ -215,7 +235,7 @@ class DetectionExperiment:
                 self.train,
                 len(self.images.names),
                 features,
-                self.svm_config,
+                svm_config(self.config),
                 scale=self._scaler.factor(features),
             )
             trainer.collect_positives(self.track)
@@ -224,29 +244,83 @@ class DetectionExperiment:
 
     def _make_key(self) -> str:
         """Key of everything that scores depend on."""
-        budget, network = self.resources.budget, self.network
+        network = self.network
         return self.cache.make_key(
             version=EXPERIMENT_VERSION,
-            settings=repr((self.svm_config, FEATURE_NORM)),
+            settings=repr((self.config, inference_config(self.config))),
             encoder=repr(sorted(self.encoder.config().items())),
             weights=digest_of(None, network.backbone.state_dict()),
             hidden=tuple(digest_of(None, each.state_dict()) for each in network.hidden or ()),
             images=(digest_images(self.images.train), digest_images(self.images.test)),
-            budget=(budget.proposals, budget.max_proposals, budget.updates, budget.widths),
-            seed=self.resources.seed,
         )
+
+    def _build_encoder(self) -> Encoder:
+        """Put the trunk to use in the method's way."""
+        return build_method_encoder(self.method, self.network, self.cache)
 
     def _new_head(self) -> RegionHead:
         """fc6 and fc7 before fine-tuning."""
-        widths, seed = self.resources.budget.widths, self.resources.seed
+        widths, seed = self.config.widths, self.config.seed
         return self.network.build_head(self.encoder.length, len(self.images.names), widths, seed)
 
     def _prepare(self, images: Sequence[LabelledImage]) -> CachedFeatures:
         """Put images, encoder and cache together."""
-        budget, seed = self.resources.budget, self.resources.seed
-        return CachedFeatures(
-            images, self.encoder, self.cache, budget.proposals, budget.max_proposals, seed
+        return build_cached_features(self.config, images, self.encoder, self.cache)
+
+
+class BestExperiment(DetectionExperiment):
+    """A detector by our own recipe, on the same trunk and images: a row beside the paper's.
+
+    Example:
+        >>> issubclass(BestExperiment, DetectionExperiment)
+        True
+    """
+
+    def differs(self, row: Row) -> str:  # noqa: ARG002
+        """Say what it is."""
+        sides = ",".join(map(str, self.encoder.short_sides))
+        how = f"sppnet detect train --recipe best, short side {sides}, no part of the paper"
+        return "; ".join(filter(None, [self.network.differs, self.images.differs, how]))
+
+    def detector(self, row: Row) -> Detector:  # noqa: ARG002
+        """Train as ``sppnet detect train`` does; test images get the learnt proposals, too."""
+        folder = self.resources.out / "tuning" / self.key[:16]
+        names, checkpoints = self.images.names, Checkpoints(folder)
+        found = train_detector(
+            self.train, names, self.config, track=self.track, checkpoints=checkpoints
         )
+        self.test = replace(self.test, encoder=found.encoder, anchors=found.anchors)
+        self.test.encode_all(self.track)
+        return found
+
+    def _build_encoder(self) -> Encoder:
+        """Choose the scales as the recipe does."""
+        config = self.config
+        sides = config.imgsz or choose_short_sides(
+            self.images.train, config.target_side, use_difficult=config.use_difficult
+        )
+        return Encoder(
+            self.network.backbone,
+            sides,
+            config.levels,
+            config.projection,
+            config.max_long_side or None,
+            config.target_side,
+        )
+
+
+def describe_proposals(config: DetectionConfig) -> str:
+    """Say how proposals differ from the paper's, which are its authors' selective search.
+
+    Example:
+        >>> describe_proposals(DetectionConfig(recipe="paper"))
+        "OpenCV's selective search"
+    """
+    usual = DetectionConfig(recipe="paper")
+    is_usual = (config.proposals, config.max_proposals) == (usual.proposals, usual.max_proposals)
+    if is_usual:
+        return "OpenCV's selective search"
+    return f"{config.max_proposals} proposals of {config.proposals}"
 
 
 def score_detector(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
+from sppnet.backbones.weights import locate_checkpoint
 from sppnet.classification import (
     convert_classifier,
     draw_sample,
@@ -42,6 +43,7 @@ from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
 
 ZF, ZF_SECOND, ALEX = "ZF-5", "second ZF-5", "Alex-5"
+SPECS = {ZF: ModelSpec("ZF-5", "multi"), ZF_SECOND: ModelSpec("ZF-5", "multi-2")}
 ALEX_LEVELS = (6,)
 ALEX_DIFFERS = "torchvision's AlexNet"
 VECTORS_VERSION = 1
@@ -123,12 +125,14 @@ class DetectionNetwork:
         levels: Bins along each side of its pyramid.
         hidden: fc6 and fc7 as they were trained; None where there are none that fit the pyramid.
         differs: What is not as in the paper.
+        name: What it is called where its numbers stand.
     """
 
     backbone: Backbone
     levels: tuple[int, ...]
     hidden: tuple[nn.Linear, nn.Linear] | None
     differs: str = ""
+    name: str = ""
 
     def build_head(
         self, length: int, num_classes: int, widths: tuple[int, int], seed: int = 0
@@ -159,16 +163,18 @@ def find_detection_network(name: str, resources: Resources) -> DetectionNetwork 
     """Find a network, or what stands in for it, or say what is missing.
 
     Args:
-        name: `ZF`, `ZF_SECOND` or `ALEX`.
+        name: `ZF`, `ZF_SECOND`, `ALEX`, or the kind of another ZF-5, for which nothing stands in.
         resources: Where everything is.
     """
     if name == ALEX:
         return _find_alexnet(resources)
-    spec = ModelSpec("ZF-5", "multi" if name == ZF else "multi-2")
+    spec = SPECS.get(name) or ModelSpec("ZF-5", name)
     if name == ZF_SECOND and spec.find(resources.models_folder) is None and resources.backbone:
         if not resources.second:
             return "a second network; let --second NAME stand in"
         return _stand_in(resources.second, resources.second_weights, resources)
+    if name not in SPECS and spec.find(resources.models_folder) is None:
+        return spec.missing(resources.models_folder)
     found = find_network(spec, resources)
     return found if isinstance(found, str) else _of_frozen(found)
 
@@ -176,28 +182,39 @@ def find_detection_network(name: str, resources: Resources) -> DetectionNetwork 
 def _find_alexnet(resources: Resources) -> DetectionNetwork | str:
     """Take torchvision's AlexNet if its weights are there."""
     try:
-        network = convert_classifier("alexnet", levels=ALEX_LEVELS).to(resources.device)
+        network = convert_classifier("alexnet", levels=ALEX_LEVELS, download=resources.download).to(
+            resources.device
+        )
     except UsageError as error:
         if resources.backbone:
             return _stand_in(resources.backbone, resources.weights, resources)
         return f"{error.message}; or let --backbone NAME stand in"
-    return _of_frozen(FrozenNetwork(network.backbone, network.pool, network.head, ALEX_DIFFERS))  # type: ignore[arg-type]
+    parts = (network.backbone, network.pool, network.head, ALEX_DIFFERS, "alexnet")
+    return _of_frozen(FrozenNetwork(*parts))  # type: ignore[arg-type]
+
+
+def has_alexnet() -> bool:
+    """Tell whether torchvision's weights of AlexNet are on disk."""
+    from torchvision.models import AlexNet_Weights
+
+    return locate_checkpoint(AlexNet_Weights.DEFAULT).is_file()
 
 
 def _stand_in(name: str, weights: str, resources: Resources) -> DetectionNetwork:
     """Build what stands in for a network."""
-    return _of_frozen(load_stand_in(name, weights, resources.seed, resources.device))
+    return _of_frozen(load_stand_in(name, weights, resources))
 
 
 def _of_frozen(network: FrozenNetwork) -> DetectionNetwork:
     """Take the parts that proposals can be described by."""
     pool, head = network.pool, network.head
+    about = (network.differs, network.name)
     if not isinstance(pool, SpatialPyramidPool) or not isinstance(head, nn.Sequential):
-        return DetectionNetwork(network.backbone, DEFAULT_LEVELS, None, network.differs)
+        return DetectionNetwork(network.backbone, DEFAULT_LEVELS, None, *about)
     linear = [layer for layer in head if isinstance(layer, nn.Linear)]
     has_two = len(linear) == 3 and isinstance(head[0], nn.Linear)  # a norm in front is no part
     hidden = (linear[0], linear[1]) if has_two else None
-    return DetectionNetwork(network.backbone, check_levels(pool.levels), hidden, network.differs)
+    return DetectionNetwork(network.backbone, check_levels(pool.levels), hidden, *about)
 
 
 class KeptRcnnEncoder(RcnnEncoder):

@@ -4,14 +4,14 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 import torch
 from torch import Tensor
 
-from sppnet.detection import Encoder, propose
+from sppnet.detection import DetectionConfig, Encoder, propose
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
 from sppnet.errors import InputError, Problem
@@ -82,6 +82,7 @@ class StageClock:
 
 
 Seconds = dict[str, float]  # per image, by the row of the tables
+EachSeconds = dict[str, list[float]]  # the same of every image
 Timed = tuple[str, Seconds, str]  # column, seconds, what differs
 
 
@@ -96,8 +97,8 @@ def measure_speed(
         track: Shows the progress.
     """
     budget, seed = resources.budget, resources.seed
-    paths = find_photos(resources)
-    photos, problems = propose_photos(paths, budget.proposals, budget.max_proposals, seed, track)
+    paths, settings = find_photos(resources), budget.settings("paper", seed)
+    photos, problems = propose_photos(paths, settings, track)
     yield from problems
     timed: dict[bool, list[Timed]] = {True: [], False: []}
     for column, method in columns.items():
@@ -111,8 +112,9 @@ def measure_speed(
         seconds = time_features(encoder, head, photos, budget.share, method.label(track))
         conditions = describe_timing(photos, budget.share, resources.device)
         differs = "; ".join(filter(None, [network.differs, conditions]))
-        yield from _cells(column, seconds, len(photos), differs)
-        timed[method.is_rcnn].append((column, seconds, differs))
+        for cell in _cells(column, seconds, len(photos), differs):
+            yield replace(cell, network=network.name)
+        timed[method.is_rcnn].append((column, means(seconds), differs))
     yield from _speed_ups(timed[True], timed[False])
 
 
@@ -129,12 +131,23 @@ def describe_timing(photos: Sequence[Photo], share: float, device: torch.device)
     return "; ".join(parts)
 
 
-def _cells(column: str, seconds: Seconds, images: int, differs: str) -> Iterator[Measured]:
-    """Mean seconds of each stage, and of all."""
-    for row in (CONV, POOLING, FC):
-        if seconds.get(row):
-            yield Measured(row, column, seconds[row], differs, images=images)
-    yield Measured(TOTAL, column, sum(seconds.values()), differs, images=images)
+def means(seconds: EachSeconds) -> Seconds:
+    """Take the mean over the images of each row.
+
+    Example:
+        >>> means({"fc": [1.0, 2.0]})
+        {'fc': 1.5}
+    """
+    return {row: mean(each) for row, each in seconds.items()}
+
+
+def _cells(column: str, seconds: EachSeconds, images: int, differs: str) -> Iterator[Measured]:
+    """Seconds of each stage, and of all: mean and deviation over the images."""
+    totals = [sum(each) for each in zip(*seconds.values(), strict=True)]
+    for row, each in {**seconds, TOTAL: totals}.items():
+        if any(each):
+            deviation = stdev(each) if len(each) > 1 else None
+            yield Measured(row, column, mean(each), differs, deviation, images)
 
 
 def _speed_ups(rcnn: Sequence[Timed], others: Sequence[Timed]) -> Iterator[Finding]:
@@ -147,15 +160,13 @@ def _speed_ups(rcnn: Sequence[Timed], others: Sequence[Timed]) -> Iterator[Findi
 
 
 def propose_photos(
-    paths: Sequence[Path], method: str, max_proposals: int, seed: int, track: Track
+    paths: Sequence[Path], settings: DetectionConfig, track: Track
 ) -> tuple[list[Photo], list[Problem]]:
     """Propose regions in the images; this is not timed.
 
     Args:
         paths: Image files.
-        method: Of the proposals.
-        max_proposals: Most of them per image.
-        seed: Of the proposals.
+        settings: How they are proposed, and how many.
         track: Shows the progress.
 
     Returns:
@@ -168,13 +179,21 @@ def propose_photos(
         except InputError as error:
             problems.append(Problem.of(error, "image left out"))
             continue
-        photos.append(Photo(path, propose(image, method, max_proposals, seed)))
+        found = propose(
+            image,
+            settings.proposals,
+            settings.max_proposals,
+            settings.seed,
+            search_side=settings.search_side,
+            least_side=settings.least_side,
+        )
+        photos.append(Photo(path, found))
     return photos, problems
 
 
 def time_features(
     encoder: Encoder, head: RegionHead, photos: Sequence[Photo], share: float, track: Track
-) -> Seconds:
+) -> EachSeconds:
     """Time the features of all proposals of every image: maps, pooling, fc6 and fc7.
 
     The first image is computed once before the clock starts, to warm up.
@@ -187,7 +206,7 @@ def time_features(
         track: Shows the progress.
 
     Returns:
-        Mean seconds per image by row: ``CONV`` (resizing, too; for R-CNN also warping and pooling),
+        Seconds of each image by row: ``CONV`` (resizing, too; for R-CNN also warping and pooling),
         ``POOLING`` (SPP-net only) and ``FC``.
 
     Source:
@@ -195,10 +214,13 @@ def time_features(
     """
     share = share if isinstance(encoder, RcnnEncoder) else 1.0
     _time_image(encoder, head, photos[0], share, StageClock(encoder.device))
-    clock = StageClock(encoder.device)
+    found: EachSeconds = defaultdict(list)
     for photo in track(photos, "timing", total=len(photos)):
+        clock = StageClock(encoder.device)
         _time_image(encoder, head, photo, share, clock)
-    return {row: seconds / len(photos) for row, seconds in clock.seconds.items()}
+        for row, seconds in clock.seconds.items():
+            found[row].append(seconds)
+    return dict(found)
 
 
 @torch.inference_mode()

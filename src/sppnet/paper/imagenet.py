@@ -1,4 +1,4 @@
-"""Tables 1 to 4: the networks of the paper on ImageNet."""
+"""Tables 1 to 5: the networks of the paper on ImageNet."""
 
 import hashlib
 import time
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from sppnet.backbones.paper import build_paper_trunk
 from sppnet.classification import (
     PLANS,
     Classifier,
@@ -22,16 +23,19 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
+from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.views import BASE_SIDE
 from sppnet.errors import Problem
 from sppnet.images import ClassificationDataset
 from sppnet.paper.printed import (
     NETWORKS,
+    SPP_11,
     SPP_OVERFEAT_10,
     SPP_OVERFEAT_98,
     TABLE_1,
     TABLE_3,
     TABLE_4,
+    TABLE_5,
 )
 from sppnet.paper.resources import (
     BACKBONES,
@@ -55,7 +59,21 @@ IMAGENET_CLASSES, IMAGENET_VAL = 1000, 50_000
 NO_TEST_LABELS = "the labels of ImageNet's test images are not public"
 SIDE = 224
 BEFORE_POOLING = {("ZF-5", "conv2")}  # printed as 27, which the map has before its pooling only
-NOTE = "conv2 of ZF-5 is the map before its pooling, as the printed number must be; after it 13"
+NOTE = (
+    "conv2 of ZF-5 is the map before its pooling, as the printed number must be, and 26 by the "
+    "released network's padding of 0; a padding of 1 gives the printed 27; both are pooled to 13"
+)
+PADDED = "conv2 with padding 1"  # a row that the paper's table does not have
+PAPER_EPOCHS = {"ZF-5": 70}  # 90 for the others
+OTHER_EPOCHS = 90
+PAPER_TRAINING = NetworkTrainingConfig()
+# What --train does not do as the paper does, whatever the flags.
+TRAINED_DIFFERS = "trained with a constant mean of 128 instead of the mean image"
+LAST_NUMBER = 20  # of networks of one kind that table 5 looks for
+NO_TEST_SERVER = (
+    "the test labels of ILSVRC 2014 are not public and its server is closed; the eleven networks "
+    "were never released"
+)
 
 
 def measure_table_1(resources: Resources, track: Track) -> Findings:
@@ -70,6 +88,32 @@ def measure_table_1(resources: Resources, track: Track) -> Findings:
             is_before = (network, row) in BEFORE_POOLING
             value = before if is_before else after
             yield Measured(row, network, float(value), differs=NOTE if is_before else "")
+    yield Measured(PADDED, "ZF-5", float(padded_side()), differs=NOTE)
+
+
+def padded_side(padding: int = 1, side: int = SIDE) -> int:
+    """Side of ZF-5's second map, before its pooling, with another padding of that convolution.
+
+    Args:
+        padding: Cells on each side; the released network has 0.
+        side: Pixels of the square image.
+
+    Example:
+        >>> padded_side(0), padded_side(1)
+        (26, 27)
+    """
+    with torch.device("meta"):  # sizes need no numbers
+        trunk = build_paper_trunk(BACKBONES["ZF-5"])
+        features = torch.zeros(1, 3, side, side)
+        for name, layer in trunk.named_children():
+            if name == "conv2":
+                features = features.new_zeros(
+                    1, features.shape[1], *(length + 2 * padding for length in features.shape[2:])
+                )
+            features = layer(features)
+            if name == "conv2":
+                break
+    return features.shape[-1]
 
 
 def stage_sides(backbone: str, side: int = SIDE) -> dict[str, tuple[int, int]]:
@@ -124,6 +168,44 @@ def measure_table_4(resources: Resources, track: Track) -> Findings:
     yield NotRun(SPP_OVERFEAT_98, TABLE_4.columns[2], NO_TEST_LABELS)
 
 
+def measure_table_5(resources: Resources, track: Track) -> Findings:
+    """Measure all networks that are there as one, on validation images in place of the test's."""
+    column = TABLE_5.columns[0]
+    root, found = resources.find_data(IMAGENET), find_models(resources)
+    if root is None or not found:
+        missing = [NO_TEST_SERVER] + [resources.missing_data(IMAGENET)] * (root is None)
+        missing += [] if found else [f"no network is in {resources.models_folder}"]
+        yield NotRun(SPP_11, column, "; ".join(missing))
+        return
+    began = time.perf_counter()
+    dataset = draw_images(images_to_score(root, resources.seed), resources.limit, resources.seed)
+    cache = FeatureCache(resources.out / "cache")
+    classifiers = [spec.load(resources.models_folder, resources.device) for spec in found]
+    known = [each for each in classifiers if each is not None]
+    if len({each.names for each in known}) > 1:
+        yield NotRun(SPP_11, column, f"networks in {resources.models_folder} know other classes")
+        return
+    scored = [
+        predict_files(each, dataset.paths, PLANS["98"], cache=cache, track=track) for each in known
+    ]
+    yield from dict.fromkeys([*dataset.problems, *scored[0].problems])
+    truth = match_classes(dataset, known[0].names)[scored[0].kept]
+    mean = torch.stack([each.rows for each in scored]).mean(0)
+    error = 100 * (1 - score_predictions(mean, truth, known[0].names)["top5"])
+    differs = f"{len(known)} networks of 11; validation images of {root.name}"
+    seconds, name = time.perf_counter() - began, ", ".join(spec.name for spec in found)
+    parts = (what_differs(known[0], root, len(truth)), None, len(truth), seconds, name)
+    yield Measured(SPP_11, column, error, "; ".join([differs, parts[0]]), *parts[1:])
+
+
+def find_models(resources: Resources) -> list[ModelSpec]:
+    """List the paper's networks that are there, also second and further ones of a kind."""
+    names = [network for network in NETWORKS if resources.wants(network)]
+    numbers = ["", *(f"-{number}" for number in range(2, LAST_NUMBER + 1))]
+    every = [ModelSpec(each, f"{kind}{n}") for each in names for kind in KINDS for n in numbers]
+    return [spec for spec in every if spec.find(resources.models_folder) is not None]
+
+
 def measure_model(
     spec: ModelSpec,
     view: str,
@@ -143,7 +225,7 @@ def measure_model(
     root = resources.find_data(IMAGENET)
     is_there = resources.training is not None or spec.find(resources.models_folder) is not None
     missing = [] if root is not None else [resources.missing_data(IMAGENET)]
-    missing += [] if is_there else [spec.missing(resources.models_folder)]
+    missing += [] if is_there else [spec.missing(resources.models_folder, can_train=True)]
     if root is None or missing:
         yield from (NotRun(row, column, "; ".join(missing)) for _, row, column in places)
         return
@@ -165,7 +247,7 @@ def measure_model(
         differs += "; trained on other images than are there now"
     for metric, row, column in places:
         error = 100 * (1 - figures[metric])
-        yield Measured(row, column, error, differs, images=images, seconds=seconds)
+        yield Measured(row, column, error, differs, None, images, seconds, spec.name)
 
 
 def train_model(
@@ -193,14 +275,15 @@ def train_model(
     """
     if resources.training is None:
         raise ValueError("training must be given, got None")
-    config = trainer_config(spec, resources.training, resources.seed)
+    training = resources.training
+    config = trainer_config(spec, training, resources.seed)
     dataset = images_to_train(root, resources.seed)
     torch.manual_seed(resources.seed)
     network = build_paper_network(
         BACKBONES[spec.network],
         len(dataset.names),
         spp=spec.kind != "no-spp",
-        hidden=resources.training.hidden,
+        hidden=training.hidden,
     ).to(resources.device)
     photos = TrainingImages(dataset.paths, config.short_side, track=track)
     folder = resources.models_folder / spec.name
@@ -209,6 +292,7 @@ def train_model(
     labels = dataset.labels[photos.kept]
     train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
     settings = {"epochs": config.epochs, "kind": spec.kind, "images": key}
+    settings["differs"] = training_differs(spec, training)
     about = {"command": "reproduce", "settings": settings}
     classifier = Classifier(
         network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
@@ -239,17 +323,47 @@ def trainer_config(spec: ModelSpec, training: NetworkTrainingConfig, seed: int) 
     """Make the configuration of the trainer for one network.
 
     Example:
-        >>> trainer_config(ModelSpec("ZF-5", "single"), NetworkTrainingConfig(2), seed=0).crop
-        224
+        >>> config = trainer_config(ModelSpec("ZF-5", "single"), NetworkTrainingConfig(), seed=0)
+        >>> config.crop, config.epochs, config.augmentation.crops
+        (224, 70, 'paper')
     """
     sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
     return TrainerConfig(
-        epochs=training.epochs,
+        epochs=epochs_of(spec, training),
         sizes=InputSizes(sizes),
         batch=training.batch,
         optimizer=OptimizerConfig(RATE),
+        augmentation=Augmentation("paper"),
         seed=seed,
     )
+
+
+def epochs_of(spec: ModelSpec, training: NetworkTrainingConfig) -> int:
+    """Epochs of one network: those that were asked for, or the paper's."""
+    return training.epochs or PAPER_EPOCHS.get(spec.network, OTHER_EPOCHS)
+
+
+def training_differs(spec: ModelSpec, training: NetworkTrainingConfig) -> str:
+    """Say how ``--train`` trains a network otherwise than the paper.
+
+    Example:
+        >>> config = NetworkTrainingConfig(2, batch=16)
+        >>> training_differs(ModelSpec("ZF-5", "multi"), config).split("; ")[:2]
+        ['2 epochs instead of 70', 'batch 16']
+    """
+    epochs, usual = epochs_of(spec, training), PAPER_EPOCHS.get(spec.network, OTHER_EPOCHS)
+    word = "epoch" if epochs == 1 else "epochs"
+    parts = [f"{epochs} {word} instead of {usual}" if epochs != usual else ""]
+    sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
+    paper = PAPER_TRAINING.sizes if spec.kind == "multi" else (max(PAPER_TRAINING.sizes),)
+    wrong = {
+        "sizes": (sizes, paper),
+        "fc layers": (training.hidden, PAPER_TRAINING.hidden),
+        "batch": ((training.batch,), (PAPER_TRAINING.batch,)),
+    }
+    for name, (here, there) in wrong.items():
+        parts.append(f"{name} {'-'.join(map(str, here))}" if here != there else "")
+    return "; ".join(filter(None, [*parts, TRAINED_DIFFERS]))
 
 
 def score_dataset(
@@ -289,6 +403,8 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     if images != IMAGENET_VAL:
         parts.append(f"{images:,} images")
     settings = classifier.about.get("settings", {})
-    if settings.get("epochs"):
+    if settings.get("differs"):
+        parts.append(settings["differs"])
+    elif settings.get("epochs"):
         parts.append(f"{settings['epochs']} epochs")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints in tables 1 to 4 and 6 to 12.
+"""The numbers that the paper prints in all its tables.
 
 Source:
     He, Zhang, Ren, Sun: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
@@ -6,7 +6,7 @@ Source:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NETWORKS = ("ZF-5", "Convnet*-5", "Overfeat-5", "Overfeat-7")
 SPP_OVERFEAT_10 = "SPP-net O-7, 1 scale, 10 views"
@@ -39,6 +39,7 @@ CONV, FC, TOTAL, SPEED_UP = "conv time, s", "fc time, s", "total time, s", "spee
 POOLING, CONV_SPEED_UP = "pooling, s", "speed-up, conv"  # rows that the paper's tables do not have
 SPP_1, SPP_5 = "SPP (1-sc) (ZF-5)", "SPP (5-sc) (ZF-5)"
 RCNN_ALEX, RCNN_ZF = "R-CNN (Alex-5)", "R-CNN (ZF-5)"
+OURS, OUR_COLUMN = "recipe best (ours)", "SPP (recipe best)"  # what the paper's tables do not have
 FIRST, SECOND, BOTH = "SPP-net (1)", "SPP-net (2)", "combination"
 
 
@@ -53,6 +54,7 @@ class Printed:
         columns: Names of the columns.
         rows: For each row its name and one value for each column; None where nothing is printed.
         section: Where the paper speaks of it.
+        deviations: Row and column -> what is printed behind a plus-minus.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Printed:
     columns: tuple[str, ...]
     rows: Mapping[str, Sequence[float | None]]
     section: str
+    deviations: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def value(self, row: str, column: str) -> float | None:
         """Return what the paper prints in one cell.
@@ -140,6 +143,23 @@ TABLE_4 = Printed(
     },
     "3.1.4",
 )
+SPP_11 = "SPP-net (11 models)"
+TABLE_5 = Printed(
+    5,
+    "ILSVRC 2014 classification",
+    "top-5 error in % on the test images of the competition",
+    ("top-5 test",),
+    {
+        "GoogLeNet": (6.66,),
+        "VGG": (7.32,),
+        SPP_11: (8.06,),
+        "Howard": (8.11,),
+        "DeeperVision": (9.50,),
+        "NUS-BST": (9.79,),
+        "TTIC_ECP": (10.22,),
+    },
+    "3.1.5",
+)
 TABLE_6 = Printed(
     6,
     "VOC 2007 classification, frozen features and linear SVMs",
@@ -196,6 +216,18 @@ TABLE_8 = Printed(
         "SPP-net": (82.44, 93.42),
     },
     "3.2, 3.3",
+    {
+        (row, "Caltech-101"): deviation
+        for row, deviation in (
+            ("VQ", 1.0),
+            ("LLC", 0.4),
+            ("FK", 0.6),
+            ("DeCAF", 0.7),
+            ("Zeiler & Fergus", 0.5),
+            ("Chatfield et al.", 0.3),
+            ("SPP-net", 0.5),
+        )
+    },
 )
 TABLE_9 = Printed(
     9,
@@ -303,4 +335,33 @@ TABLE_12 = Printed(
         ),
     },
     "4.4",
+)
+DET_TEST, VOC_POOL5 = "DET test mAP", "VOC 2007 pool5 mAP"
+SPP_6_MODELS, SPP_1_MODEL = "SPP-net (6 models)", "SPP-net (1 model)"
+# Section 4.5, in the text: how the network was pre-trained, and the suffix of its folder here.
+PRE_TRAINED = {
+    "pre-trained on CLS, 1000 classes": "multi",
+    "pre-trained on DET, 200 classes": "det200",
+    "pre-trained on DET, 499 classes": "det499",
+    "pre-trained on DET, 499 classes, short side 400": "det499-400",
+}
+TABLE_13 = Printed(
+    13,
+    "ILSVRC 2014 detection, and what networks were pre-trained on",
+    "mean average precision in %; provided data only",
+    (DET_TEST, VOC_POOL5),
+    {
+        "NUS": (37.21, None),
+        SPP_6_MODELS: (35.11, None),
+        "UvA": (32.02, None),
+        SPP_1_MODEL: (31.84, None),
+        "Southeast-CASIA": (30.47, None),
+        "1-HKUST": (28.86, None),
+        "CASIA_CRIPAC_2": (28.61, None),
+        **{
+            row: (None, value)
+            for row, value in zip(PRE_TRAINED, (43.0, 32.7, 35.9, 37.8), strict=True)
+        },
+    },
+    "4.5",
 )

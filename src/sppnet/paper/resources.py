@@ -1,7 +1,9 @@
 """What the tables are measured with: data, networks, and how much of the protocol is done."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from sppnet.classification import (
     open_class_data,
     scoring_split,
 )
+from sppnet.config.detection import RECIPES, DetectionConfig
 from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
 from sppnet.storage import is_model
 
@@ -28,6 +31,7 @@ BACKBONES = {
     "Overfeat-5": "overfeat5",
     "Overfeat-7": "overfeat7",
 }
+TRAINED_BY = 2  # the table whose --train makes every network of KINDS
 NEEDS_HIDDEN = "the stand-in has no fully connected layers"
 NEEDS_NO_SPP = "a stand-in trunk was not trained without SPP"
 KINDS = {
@@ -42,13 +46,13 @@ class NetworkTrainingConfig:
     """How a network of the paper that is not there is trained.
 
     Args:
-        epochs: Passes over the images.
+        epochs: Passes over the images; None for the paper's, 70 for ZF-5 and 90 for the others.
         sizes: Training sizes, the largest for single-size training, all for multi-size.
         hidden: Widths of the fully connected layers.
         batch: Images in one update.
     """
 
-    epochs: int
+    epochs: int | None = None
     sizes: tuple[int, ...] = (180, 224)
     hidden: tuple[int, ...] = (4096, 4096)
     batch: int = 128
@@ -56,25 +60,42 @@ class NetworkTrainingConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of the detection protocol is done, for tables 9 to 12; as in the paper by default.
+    """How much of the detection protocol is done, for tables 9 to 12; by default all of it.
 
     Args:
-        proposals: Method that proposes regions.
-        max_proposals: Most proposals per image.
-        updates: Updates in the fine-tuning of the fully connected layers.
+        proposals: Method that proposes regions; None for that of the recipe.
+        max_proposals: Most proposals per image; None for the recipe's.
+        updates: Updates in the fine-tuning of the fully connected layers; None for the recipe's.
         widths: Outputs of fc6 and fc7 where the network has none that were trained.
         timed: Images that are timed.
         share: Part of the proposals that R-CNN is timed on; its seconds are scaled up.
         parts: ``precision``, ``speed``, or both.
+        recipes: ``paper`` (the rows that the paper prints), ``best`` (a row of ours), or both.
     """
 
-    proposals: str = "selective_search"
-    max_proposals: int = 2000
-    updates: int = 200_000
+    proposals: str | None = None
+    max_proposals: int | None = None
+    updates: int | None = None
     widths: tuple[int, int] = (4096, 4096)
     timed: int = 100
     share: float = 1.0
     parts: tuple[str, ...] = ("precision", "speed")
+    recipes: tuple[str, ...] = RECIPES
+
+    def settings(self, recipe: str, seed: int = 0, **more: Any) -> DetectionConfig:
+        """Make the settings of a recipe, with as much of it as this says.
+
+        Example:
+            >>> Budget(updates=50).settings("paper").tune_updates, Budget().settings("best").tune
+            (50, 'none')
+        """
+        wishes = {
+            "proposals": self.proposals,
+            "max_proposals": self.max_proposals,
+            "tune_updates": self.updates,
+        }
+        given = {name: value for name, value in wishes.items() if value is not None}
+        return DetectionConfig(recipe=recipe, seed=seed, **{**given, "widths": self.widths, **more})
 
 
 @dataclass(frozen=True)
@@ -95,9 +116,11 @@ class Resources:
         limit: Most images to score on, drawn with the seed, and for detection to learn from; None
             takes all.
         splits: Random splits of the Caltech-101 protocol.
+        repeats: Seeds with which each detector is trained; of several the mean is shown.
         seed: Of draws and training.
         device: Where to compute.
         budget: How much of the detection protocol is done.
+        download: Whether weights that are not on disk may be downloaded.
     """
 
     out: Path
@@ -111,9 +134,11 @@ class Resources:
     networks: tuple[str, ...] = ()
     limit: int | None = None
     splits: int = 10
+    repeats: int = 1
     seed: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device never changes
     budget: Budget = Budget()
+    download: bool = False
 
     def find_data(self, place: str) -> Path | None:
         """Find a data set: in its place below ``data``, or ``data`` itself if it looks like one.
@@ -137,6 +162,11 @@ class Resources:
     def is_stand_in(self, place: str) -> bool:
         """Tell whether ``data`` itself is taken in place of the named data set."""
         return self.data is not None and self.find_data(place) == self.data
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Seeds of the repeats."""
+        return range(self.seed, self.seed + self.repeats)
 
     @property
     def models_folder(self) -> Path:
@@ -170,7 +200,7 @@ class ModelSpec:
 
     Args:
         network: The paper's name of it.
-        kind: ``"no-spp"``, ``"single"`` or ``"multi"``.
+        kind: ``"no-spp"``, ``"single"`` or ``"multi"``; ``"multi-2"`` is a second one.
     """
 
     network: str
@@ -202,10 +232,17 @@ class ModelSpec:
         folder = self.find(models)
         return None if folder is None else Classifier.load(folder, device)
 
-    def missing(self, models: Path) -> str:
-        """Say what is missing and how it gets into the folder of networks."""
+    def missing(self, models: Path, *, can_train: bool = False) -> str:
+        """Say what is missing and how it gets into the folder of networks.
+
+        Args:
+            models: The folder.
+            can_train: Whether the table that needs it trains it with ``--train``.
+        """
+        trains = "--train" if can_train else f"'sppnet reproduce {TRAINED_BY} --train'"
+        trains = f", or {trains}" if self.kind in KINDS else ""
         return (
-            f"the network {self.name} is not there; 'sppnet classify train' writes it, or --train; "
+            f"the network {self.name} is not there; 'sppnet classify train' writes it{trains}; "
             f"it goes to {models / self.name}"
         )
 
@@ -219,12 +256,14 @@ class FrozenNetwork:
         pool: The trained network's own pooling; None for a bare trunk.
         head: The trained network's head; None for a bare trunk.
         differs: What is not as in the paper.
+        name: What it is called where its numbers stand.
     """
 
     backbone: Backbone
     pool: nn.Module | None = None
     head: nn.Module | None = None
     differs: str = ""
+    name: str = ""
 
     @property
     def is_stand_in(self) -> bool:
@@ -240,34 +279,34 @@ def find_network(spec: ModelSpec, resources: Resources) -> FrozenNetwork | str:
     """Find a trained network, or what stands in for it, or say what is missing."""
     found = spec.load(resources.models_folder, resources.device)
     if found is not None:
-        return _of_classifier(found, "")
+        return _of_classifier(found, "", spec.name)
     if not resources.backbone:
         return f"{spec.missing(resources.models_folder)}; or let --backbone NAME stand in"
     if spec.kind == "no-spp":
         return NEEDS_NO_SPP
-    return load_stand_in(resources.backbone, resources.weights, resources.seed, resources.device)
+    return load_stand_in(resources.backbone, resources.weights, resources)
 
 
-def load_stand_in(name: str, weights: str, seed: int, device: torch.device) -> FrozenNetwork:
+def load_stand_in(name: str, weights: str, resources: Resources) -> FrozenNetwork:
     """Build a trunk by its name, or load a trained network from its folder.
 
     Args:
         name: Name or folder.
         weights: Weights of a trunk.
-        seed: Of random weights.
-        device: Where to put it.
+        resources: Where to put it, the seed of random weights, and whether to download others.
     """
     if is_model(name):
-        return _of_classifier(Classifier.load(name, device), f"network of {name}")
-    torch.manual_seed(seed)
-    backbone = build_backbone(name, weights)
-    return FrozenNetwork(backbone.to(device).eval(), differs=f"{name}, weights {weights}")
+        found = Classifier.load(name, resources.device)
+        return _of_classifier(found, f"network of {name}", Path(name).name)
+    torch.manual_seed(resources.seed)
+    backbone = build_backbone(name, weights, download=resources.download).to(resources.device)
+    return FrozenNetwork(backbone.eval(), differs=f"{name}, weights {weights}", name=name)
 
 
-def _of_classifier(classifier: Classifier, differs: str) -> FrozenNetwork:
+def _of_classifier(classifier: Classifier, differs: str, name: str) -> FrozenNetwork:
     """The parts of a trained network."""
     network = classifier.network
-    return FrozenNetwork(network.backbone, network.pool, network.head, differs)  # type: ignore[arg-type]
+    return FrozenNetwork(network.backbone, network.pool, network.head, differs, name)  # type: ignore[arg-type]
 
 
 def images_to_score(root: Path, seed: int) -> ClassificationDataset:

@@ -19,9 +19,10 @@ class Measured:
         column: Column of the printed table.
         value: The number, in the table's unit.
         differs: What is not as in the paper here, in a few words.
-        deviation: Over random splits; None where there is one measurement.
+        deviation: Over splits, seeds or images; None where there is one measurement.
         images: How many images it is from; None where none is needed.
         seconds: Time that it took.
+        network: Name of the network that was measured; empty where there is none.
     """
 
     row: str
@@ -31,6 +32,7 @@ class Measured:
     deviation: float | None = None
     images: int | None = None
     seconds: float = 0.0
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,10 @@ class TableResult:
         }
         places = [(row, column) for row in self.rows for column in self.columns]
         return [
-            _record(place, papers.get(place), measured.get(place), reasons.get(place, ""))
+            {
+                **_record(place, papers.get(place), measured.get(place), reasons.get(place, "")),
+                "paper_deviation": self.printed.deviations.get(place),
+            }
             for place in places
             if papers.get(place) is not None or place in measured
         ]
@@ -137,10 +142,24 @@ def _record(
         "differs": cell.differs,
         "images": cell.images,
         "seconds": cell.seconds,
+        "network": cell.network,
     }
 
 
 Measure = Callable[[Resources, Track], Findings]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a table is measured with.
+
+    Args:
+        text: What it is and where it goes, in a line.
+        is_there: Tells whether it is; what is not is said when the table is run.
+    """
+
+    text: str
+    is_there: Callable[[Resources], bool]
 
 
 @dataclass(frozen=True)
@@ -150,12 +169,16 @@ class PaperTable:
     Args:
         printed: The paper's table.
         measure: Yields a number or why there is none, cell by cell, and what is wrong with files.
-        needs: What it needs, a line each, for the help.
+        needs: What it is measured with.
     """
 
     printed: Printed
     measure: Measure
-    needs: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+
+    def missing(self, resources: Resources) -> list[str]:
+        """Say what it needs that is not there, a line each."""
+        return [need.text for need in self.needs if not need.is_there(resources)]
 
     def run(self, resources: Resources, track: Track) -> TableResult:
         """Measure what can be measured with what is there.

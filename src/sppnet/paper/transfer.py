@@ -168,7 +168,8 @@ def _fit_cells(
         yield from features.problems
         for row, result in fit_blocks(part, features, network, data, resources.seed, track):
             seconds, began = time.perf_counter() - began, time.perf_counter()
-            yield _cell(row, result, key, differs, len(data.paths), seconds)
+            cell = _cell(row, result, key, differs, len(data.paths), seconds)
+            yield replace(cell, network=network.name)
 
 
 def _cell(

@@ -283,7 +283,7 @@ def test_best_weights_on_the_validation_images_are_kept(
     losses = iter([3.0, 1.0, 2.0, 3.0, 1.0])
     monkeypatch.setattr(NetworkTask, "validation_loss", lambda _: next(losses))
     arguments = (scenes.images, encoder, len(scenes.names))
-    config = replace(CONFIG, updates=9, drop_at=1.0)
+    config = replace(CONFIG, updates=9, drop_at=(1.0,))
     kept = tune_network(*arguments, config, proposals)
     # with the same rate throughout, a shorter run is the beginning of a longer one
     short = tune_network(*arguments, replace(config, updates=6), proposals)
@@ -352,7 +352,7 @@ def test_no_object_is_said(scenes, proposals, encoder) -> None:
         ({"trunk_rate": -1.0}, "trunk_rate must be 0 or more"),
         ({"box_weight": float("nan")}, "box_weight must be 0 or more"),
         ({"validation_fraction": 1.0}, "validation_fraction must lie in 0..1"),
-        ({"drop_at": 1.5}, "drop_at must lie in 0..1"),
+        ({"drop_at": (1.5,)}, "drop_at must lie in 0..1"),
     ],
 )
 def test_impossible_configurations_are_refused(wrong: dict, rule: str) -> None:

@@ -5,16 +5,23 @@ from dataclasses import replace
 import pytest
 import torch
 
+from oracles.box_loops import iou
 from sppnet.backbones import build_backbone
 from sppnet.detection import CachedFeatures, Encoder
 from sppnet.detection.heads.region_head import RegionFeatures
-from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrainer, mean_norm
+from sppnet.detection.heads.svm_trainer import (
+    FeatureScaler,
+    NormConfig,
+    SvmConfig,
+    SvmTrainer,
+    keep_apart,
+    mean_norm,
+)
 from sppnet.geometry import box_iou
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache
 
 CONFIG = SvmConfig(extra_positives=0)
-NORM = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def prepare(scenes, cache):
 
 def make_trainer(cached: CachedFeatures, names, config=CONFIG, scale=None) -> SvmTrainer:
     features = RegionFeatures()
-    scale = scale or FeatureScaler(cached, NORM).factor(features)
+    scale = scale or FeatureScaler(cached).factor(features)
     return SvmTrainer(cached, len(names), features, config, scale=scale)
 
 
@@ -113,6 +120,32 @@ def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) 
             assert bool(negative[row, label]) == all(overlap < 0.3 for overlap in of_class)
     own = negative[torch.arange(len(image.labels)), image.labels]
     assert not own.any()
+
+
+def test_negatives_that_overlap_one_another_are_thinned_class_by_class(make_boxes) -> None:
+    boxes = make_boxes(40, 60, 80)
+    boxes = torch.cat([boxes, (boxes + make_boxes(40, 6, 6, seed=1)).clamp(min=0)])
+    negative = torch.rand(80, 3, generator=torch.Generator().manual_seed(0)) < 0.7
+    negative[:, 2] = negative[:, 0]  # classes that are not in the image share their negatives
+    found = keep_apart(boxes, negative, 0.7)
+    for label in range(3):
+        kept: list[int] = []
+        for row in negative[:, label].nonzero().flatten().tolist():
+            if all(iou(boxes[row].tolist(), boxes[one].tolist()) <= 0.7 for one in kept):
+                kept.append(row)
+        assert found[:, label].nonzero().flatten().tolist() == kept
+        assert 0 < len(kept) < int(negative[:, label].sum())
+
+
+def test_mining_and_kernel_see_thinned_negatives_only_if_asked(prepare, scenes) -> None:
+    image = max(scenes.images, key=lambda each: len(each.labels.unique()))
+    few = []
+    for overlap in (1.0, 0.7):
+        config = replace(CONFIG, negative_overlap=overlap)
+        trainer = make_trainer(prepare([image]), scenes.names, config, scale=1.0)
+        boxes = torch.cat([image.boxes, trainer.cached.propose_from_pixels(image)])
+        few.append(trainer._negative_of(image, boxes).sum(0))
+    assert bool((few[1] < few[0]).all())
 
 
 def test_proposals_of_equal_regions_are_scored_once(prepare, scenes) -> None:
@@ -200,4 +233,4 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
 
 
 def test_norm_of_no_proposals_is_one(prepare) -> None:
-    assert mean_norm(prepare([]), RegionFeatures()) == 1.0
+    assert mean_norm(prepare([]), RegionFeatures(), NormConfig()) == 1.0

@@ -11,7 +11,7 @@ import torch
 
 from sppnet.app.main import main
 from sppnet.detection import PROPOSERS, propose
-from sppnet.detection.proposals.propose import take_turns
+from sppnet.detection.proposals.propose import shrink_to_search, take_turns
 from sppnet.errors import MissingPackageError
 from sppnet.geometry import box_iou
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
@@ -241,3 +241,24 @@ def test_images_of_another_shape_are_refused() -> None:
     for shape in ((40, 50), (1, 40, 50), (4, 40, 50), (3, 0, 50)):
         with pytest.raises(ValueError, match=r"\(3, H, W\)"):
             propose(torch.zeros(shape), "grid")
+
+
+def test_the_image_itself_is_searched_if_asked_up_to_a_limit() -> None:
+    small = torch.zeros(3, 600, 700)
+    assert shrink_to_search(small).shape == (3, 429, 500)
+    assert shrink_to_search(small, 0).shape == small.shape
+    height, width = shrink_to_search(torch.zeros(3, 3000, 1500), 0).shape[1:]
+    assert height * width == pytest.approx(2_000_000, rel=0.01)
+    draw = torch.Generator().manual_seed(0)
+    photo = torch.nn.functional.interpolate(torch.rand(1, 3, 9, 11, generator=draw), (80, 100))[0]
+    found = [propose(photo, "graph", search_side=side) for side in (0, 100, 40)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_thin_proposals_are_dropped_if_asked() -> None:
+    photo = torch.rand(3, 80, 100, generator=torch.Generator().manual_seed(0))
+    every, wide = (propose(photo, "grid", 500, least_side=side) for side in (0, 20))
+    sides = (every[:, 2:] - every[:, :2]).amin(1)
+    assert bool((sides < 20).any())
+    assert torch.equal(wide[: int((sides >= 20).sum())], every[sides >= 20])

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -158,7 +158,7 @@ def open_detectors(
     detectors = [Detector.load(model, choose_device(device)) for model in models]
     with options_to_blame():
         for detector in detectors:
-            detector.inference = replace(detector.inference, **overrides)
+            detector.inference = detector.inference.changed(overrides)
         return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)
 
 

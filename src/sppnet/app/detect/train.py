@@ -260,7 +260,11 @@ def measure_stages(
         map_bytes += sum(each.nbytes for each in encoded.maps)
         measured += 1
     share = len(dataset) / max(measured, 1)
-    views = 2 if wants_mirror(dataset.images, len(dataset.names), config.mirror) else 1
+    num_classes, wish = (
+        len(dataset.names),
+        (config.mirror, config.use_difficult, config.few_objects),
+    )
+    views = 2 if wants_mirror(dataset.images, num_classes, *wish) else 1
     seconds |= {name: views * seconds[name] for name in ("features", "svm")}
     stages = [Stage(name, value * share) for name, value in seconds.items()]
     return stages, map_bytes * share * views
@@ -275,4 +279,11 @@ def _propose(
     """(W, 4) proposals of one image, as training will have them."""
     if external is not None:
         return external.look_up(image.path, image.size_hw)
-    return propose(pixels, config.proposals, config.max_proposals, config.seed)
+    return propose(
+        pixels,
+        config.proposals,
+        config.max_proposals,
+        config.seed,
+        search_side=config.search_side,
+        least_side=config.least_side,
+    )

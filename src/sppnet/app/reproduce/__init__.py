@@ -10,16 +10,22 @@ from typing import Annotated
 
 import typer
 
-from sppnet.app.options import Fresh, RunFlags, Seed, command_app, number_option, parse_numbers
+from sppnet.app.options import (
+    Download,
+    Fresh,
+    RunFlags,
+    Seed,
+    command_app,
+    number_option,
+    parse_numbers,
+)
 from sppnet.app.settings import with_group
 from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
 app = command_app("Measure a table of the paper again and show both numbers side by side.")
-TABLE_NUMBERS = (1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12)  # a test compares it with sppnet.paper.TABLES
-Table = Annotated[
-    int, typer.Argument(metavar="TABLE", help="Number in the paper: 1 to 12, but not 5.")
-]
+TABLE_NUMBERS = tuple(range(1, 14))  # a test compares it with sppnet.paper.TABLES
+Table = Annotated[int, typer.Argument(metavar="TABLE", help="Number in the paper, 1 to 13.")]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -40,6 +46,16 @@ Limit = Annotated[
 Splits = Annotated[
     int,
     typer.Option("--splits", metavar="N", min=1, max=1000, help="Random splits of table 7."),
+]
+Repeats = Annotated[
+    int,
+    typer.Option(
+        "--repeats",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Seeds to train each detector with, tables 9-13; mean and deviation are shown.",
+    ),
 ]
 OutOrUsual = Annotated[
     Path | None,
@@ -86,8 +102,11 @@ class TrainingFlags:
         ),
     ] = False
     epochs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Passes over the images for --train.")
-    ] = 70
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Passes over the images for --train; 70 or 90 if not given."
+        ),
+    ] = None
     imgsz: Annotated[str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")] = (
         "180,224"
     )
@@ -110,17 +129,32 @@ class TrainingFlags:
 
 @dataclass(frozen=True)
 class DetectionFlags:
-    """How much of the detection protocol is done, for tables 9 to 12."""
+    """How much of the detection protocol is done, for tables 9 to 13."""
 
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper|best", help="The paper's rows, or ours beside them; both if not given."
+        ),
+    ] = None
     proposals: Annotated[
-        str, typer.Option(metavar="METHOD", help="Proposals of tables 9-12: graph, grid, ...")
-    ] = "selective_search"
+        str | None,
+        typer.Option(
+            metavar="METHOD", help="Proposals: graph, grid, ...; the recipe's if not given."
+        ),
+    ] = None
     windows: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Most proposals per image, tables 9-12.")
-    ] = 2000
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Most proposals per image; the recipe's if not given."
+        ),
+    ] = None
     updates: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps of the fine-tuning, tables 9-12.")
-    ] = 200_000
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Steps of the fine-tuning; the recipe's if not given."
+        ),
+    ] = None
     timed: Annotated[
         int, typer.Option(metavar="N", min=1, help="Images to time, tables 9 and 10.")
     ] = 100
@@ -148,9 +182,11 @@ def reproduce(
     data: Data = None,
     limit: Limit = None,
     splits: Splits = 10,
+    repeats: Repeats = 1,
     out: OutOrUsual = None,
     seed: Seed = 0,
     fresh: Fresh = False,
+    download: Download = False,
     *,
     networks: NetworkFlags,
     training: TrainingFlags,
@@ -184,6 +220,8 @@ def reproduce(
         networks=read_networks(networks.networks),
         limit=limit,
         splits=splits,
+        repeats=repeats,
+        download=download,
         seed=seed,
         device=choose_device(run.device),
         budget=read_budget(
@@ -194,6 +232,7 @@ def reproduce(
             detection.timed,
             detection.share,
             detection.only,
+            detection.recipe,
         ),
     )
     run_table(table, resources, fresh=fresh, dry_run=run.dry_run)

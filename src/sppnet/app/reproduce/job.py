@@ -34,7 +34,7 @@ from sppnet.paper.printed import NETWORKS
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
 
-HEADER = ("what", "column", "paper", "measured", "deviation", "what differs")
+HEADER = ("what", "column", "network", "paper", "measured", "what differs")
 _KEYS = {"budget": "effort", "max_proposals": "windows"}  # what run.json calls them
 SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"
 
@@ -58,13 +58,14 @@ def read_networks(text: str | None) -> tuple[str, ...]:
 
 
 def read_budget(
-    proposals: str,
-    max_proposals: int,
-    updates: int,
+    proposals: str | None,
+    max_proposals: int | None,
+    updates: int | None,
     widths: Sequence[int],
     timed: int,
     share: float,
     only: str | None,
+    recipe: str | None = None,
 ) -> Budget:
     """Read how much of the detection protocol is done.
 
@@ -76,23 +77,29 @@ def read_budget(
         ('speed',)
     """
     with options_to_blame():
-        split_methods(proposals)
+        split_methods(proposals or "grid")
+    if recipe not in (None, *Budget.recipes):
+        raise UsageError(f"--recipe must be {' or '.join(Budget.recipes)}, got {recipe!r}")
     if only not in (None, *Budget.parts):
         raise UsageError(f"--only must be precision or speed, got {only!r}")
     # networks of tables 2 to 4 may have other numbers of layers
     layers = (widths[0], widths[-1]) if widths else Budget.widths
     parts = Budget.parts if only is None else (only,)
-    return Budget(proposals, max_proposals, updates, layers, timed, share, parts)
+    recipes = Budget.recipes if recipe is None else (recipe,)
+    return Budget(proposals, max_proposals, updates, layers, timed, share, parts, recipes)
 
 
 def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) -> None:
     """Run the whole command."""
     entry = find_table(number)
     say(f"table {number}: {entry.printed.title}; {entry.printed.measure}")
-    for line in entry.needs:
-        note(f"needs {line}")
+    missing = entry.missing(resources)
     if dry_run:
+        for need in entry.needs:
+            say(f"{'missing' if need.text in missing else 'there'}: {need.text}")
         return
+    for line in missing:
+        note(f"needs {line}")
     config = _settings(resources)
     name = f"table-{number}"
     with RunFolder.open(
@@ -117,7 +124,7 @@ def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) 
 def _say_measured(result: TableResult) -> None:
     """Print the numbers; what differs is said once, with a letter where it is not the same."""
     letters = difference_letters(result)
-    rows = [(*row[:-1], letters.get(row[-1], "")) for row in table_rows(result) if row[3] != "-"]
+    rows = [(*row[:-1], letters.get(row[-1], "")) for row in table_rows(result) if row[4] != "-"]
     if any(letters.values()):
         say_table(HEADER, rows)
     else:
@@ -153,9 +160,9 @@ def table_rows(result: TableResult) -> list[tuple[str, ...]]:
             (
                 cell["row"],
                 cell["column"],
-                _number(cell["paper"]),
-                _number(cell["measured"]),
-                _number(cell.get("deviation")),
+                cell.get("network", ""),
+                _with_deviation(cell["paper"], cell["paper_deviation"]),
+                _with_deviation(cell["measured"], cell.get("deviation")),
                 cell.get("differs") or cell.get("not_run") or "",
             )
         )
@@ -177,9 +184,11 @@ def _grid_cell(cell: dict[str, Any] | None, letters: dict[str, str]) -> str:
     if cell is None:
         return "-"
     if cell["measured"] is None:
-        return _number(cell["paper"])
-    found = f"{_number(cell['measured'])} {letters.get(cell['differs'], '')}".rstrip()
-    return f"[{found}]" if cell["paper"] is None else f"{_number(cell['paper'])} [{found}]"
+        return _with_deviation(cell["paper"], cell["paper_deviation"])
+    number = _with_deviation(cell["measured"], cell["deviation"])
+    found = " ".join(filter(None, [number, cell["network"], letters.get(cell["differs"], "")]))
+    paper = _with_deviation(cell["paper"], cell["paper_deviation"])
+    return f"[{found}]" if cell["paper"] is None else f"{paper} [{found}]"
 
 
 def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) -> str:
@@ -194,7 +203,8 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
     page.add_section(
         "Printed and measured",
         paragraph(
-            "The paper's number, then in brackets the one measured here; letters: what differs."
+            "The paper's number, then in brackets the one measured here, with the network that it "
+            "is of; letters: what differs."
         ),
         table(("", *result.columns), grid_rows(result)),
         *(paragraph(f"{letter or 'What differs'}: {words}.") for words, letter in notes.items()),
@@ -206,7 +216,7 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
     if result.problems:
         add_problem_section(page, result.problems)
     if entry.needs:
-        page.add_section("What the table needs", *map(paragraph, entry.needs))
+        page.add_section("What the table needs", *(paragraph(need.text) for need in entry.needs))
     add_origin_section(page, config, environment()["versions"])
     return page.render()
 
@@ -241,6 +251,16 @@ def _settings(resources: Resources) -> dict[str, Any]:
     values["device"] = str(resources.device)
     values["effort"] = {_KEYS.get(key, key): value for key, value in values["effort"].items()}
     return values
+
+
+def _with_deviation(value: float | None, deviation: float | None) -> str:
+    """Write a number and what is behind its plus-minus, if anything is.
+
+    Example:
+        >>> _with_deviation(93.42, 0.5), _with_deviation(None, None)
+        ('93.42 ± 0.5', '-')
+    """
+    return _number(value) + ("" if deviation is None else f" ± {_number(deviation)}")
 
 
 def _number(value: float | None) -> str:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals, target_boxes
+from sppnet.detection.assign import (
+    SamplingConfig,
+    label_proposals,
+    sample_proposals,
+    target_boxes,
+    trainable_objects,
+)
 from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
 from sppnet.training.checkpoints import derive_seed
@@ -94,12 +100,13 @@ class ProposalSampler:
 
     def _sample(self, image: LabelledImage, draw: torch.Generator, short_side: int) -> ImageSample:
         """Choose proposals of an image and say what each of them shows."""
-        boxes = torch.cat([image.boxes, self.proposals(image)])
+        objects = image.boxes[trainable_objects(image, self.use_difficult)]
+        boxes = torch.cat([objects, self.proposals(image)])
         labels = label_proposals(boxes, image, self.num_classes, self.sampling, self.use_difficult)
         count = max(1, self.sampling.batch // self.images_per_update)
         rows = sample_proposals(labels, self.num_classes, count, self.sampling, draw)
         boxes, labels = boxes[rows], labels[rows]
-        targets = target_boxes(boxes, image, labels)
+        targets = target_boxes(boxes, image, labels, self.use_difficult)
         deltas = boxes_to_deltas(boxes, targets)
         return ImageSample(image.load(), short_side, boxes, labels, deltas)
 

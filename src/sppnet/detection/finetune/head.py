@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sppnet.detection.assign import SamplingConfig, label_proposals, sample_proposals
+from sppnet.detection.assign import (
+    SamplingConfig,
+    label_proposals,
+    sample_proposals,
+    trainable_objects,
+)
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures, list_views
 from sppnet.detection.finetune.batches import split_images
@@ -25,10 +30,7 @@ from sppnet.training.trainer import BatchResult, Row, Trainer
 
 # Of the pooled vectors, which are kept in float16.
 BYTES_PER_NUMBER = 2
-# The rate falls to a tenth after these parts of the updates.
-DROPS = (0.5, 0.85)
 LEAST_PER_IMAGE = 4
-CLIP_NORM = 10.0
 VALIDATION_BATCH = 512
 
 
@@ -47,6 +49,8 @@ class HeadTuningConfig:
         ranks: Their ranks; 0 for full matrices.
         dropout: Part of the outputs of fc6 and fc7 that training drops.
         optimizer: Rate at first, and constants; biases do not decay and have twice the rate.
+        drop_at: Parts of the updates after which the rate falls to a tenth.
+        clip_norm: Longest gradient of an update.
         validation_fraction: Part of the images that choose the best weights and teach nothing.
         budget_bytes: Memory for the pooled proposals.
         seed: Of everything that is random.
@@ -68,6 +72,8 @@ class HeadTuningConfig:
     ranks: tuple[int, int] = (0, 0)
     dropout: float = 0.5
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=0.01))
+    drop_at: tuple[float, ...] = (0.5, 0.85)
+    clip_norm: float = 10.0
     validation_fraction: float = 0.1
     budget_bytes: int = 1_000_000_000
     seed: int = 0
@@ -88,7 +94,7 @@ class HeadTuningConfig:
             >>> [config.rate_at(update) for update in (0, 10, 17)]
             [1.0, 0.1, 0.01]
         """
-        return self.optimizer.rate / 10 ** count_drops(update, self.updates, DROPS)
+        return self.optimizer.rate / 10 ** count_drops(update, self.updates, self.drop_at)
 
     def fit_budget(self, images: int, length: int) -> tuple[int, int]:
         """Say how many images give proposals, and how many each, so that memory is enough.
@@ -207,7 +213,7 @@ def tune_on_proposals(
         head,
         build_optimizer([(head.parameters(), 1.0)], config.optimizer, fast_biases=True),
         HeadTask(head, pool, validation, config),
-        clip_norm=CLIP_NORM,
+        clip_norm=config.clip_norm,
         keep_best=True,
         checkpoints=checkpoints,
     )
@@ -336,7 +342,8 @@ def _draw_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Proposals of an image and what they show; ``sizes`` are K and how many proposals."""
     num_classes, count = sizes
-    boxes = torch.cat([image.boxes, cached.propose(image)])
+    objects = image.boxes[trainable_objects(image, config.use_difficult)]
+    boxes = torch.cat([objects, cached.propose(image)])
     labels = label_proposals(boxes, image, num_classes, config.sampling, config.use_difficult)
     draw = torch.Generator().manual_seed(derive_seed(config.seed, "windows", str(image.path)))
     chosen = sample_proposals(labels, num_classes, count, config.sampling, draw)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from sppnet.detection.assign import SamplingConfig
+from sppnet.detection.assign import SamplingConfig, trainable_objects
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.finetune.batches import ImageSample, Proposals, ProposalSampler, split_images
 from sppnet.detection.finetune.region_network import RegionNetwork, choose_trained
@@ -28,7 +28,6 @@ from sppnet.training.log import TrainingLog
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
 from sppnet.training.trainer import BatchResult, Row, Trainer
 
-CLIP_NORM = 10.0
 # Images from which the length of the vectors and the spread of the deltas are estimated.
 MEASURED_IMAGES = 16
 
@@ -52,7 +51,8 @@ class NetworkTuningConfig:
         optimizer: Rate of the head, whose weights are new, and constants; biases do not decay and
             have twice the rate.
         trunk_rate: The trunk's rate over the head's.
-        drop_at: Part of the updates after which the rate falls to a tenth.
+        drop_at: Parts of the updates after which the rate falls to a tenth.
+        clip_norm: Longest gradient of an update.
         box_weight: What the loss of the boxes counts beside that of the classes.
         validation_fraction: Part of the images that choose the best weights and teach nothing.
         mixed_precision: Convolve in bfloat16 while learning.
@@ -78,7 +78,8 @@ class NetworkTuningConfig:
     dropout: float = 0.5
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(rate=0.01))
     trunk_rate: float = 0.1
-    drop_at: float = 0.75
+    drop_at: tuple[float, ...] = (0.75,)
+    clip_norm: float = 10.0
     box_weight: float = 1.0
     validation_fraction: float = 0.1
     mixed_precision: bool = False
@@ -91,7 +92,7 @@ class NetworkTuningConfig:
         for name in ("trunk_rate", "box_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.drop_at <= 1:
+        if not all(0 <= part <= 1 for part in self.drop_at):
             raise ValueError(f"drop_at must lie in 0..1, got {self.drop_at}")
         if not 0 <= self.validation_fraction < 1:
             rule = "validation_fraction must lie in 0..1, 1 left out"
@@ -102,11 +103,11 @@ class NetworkTuningConfig:
 
         Example:
             >>> rates = OptimizerConfig(rate=1.0)
-            >>> config = NetworkTuningConfig(updates=4, optimizer=rates, drop_at=0.5)
+            >>> config = NetworkTuningConfig(updates=4, optimizer=rates, drop_at=(0.5,))
             >>> [config.rate_at(update) for update in range(4)]
             [1.0, 1.0, 0.1, 0.1]
         """
-        return self.optimizer.rate * 0.1 ** count_drops(update, self.updates, (self.drop_at,))
+        return self.optimizer.rate * 0.1 ** count_drops(update, self.updates, self.drop_at)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def tune_network(
     Source:
         Fast R-CNN (Girshick 2015), section 2.3.
     """
-    if not any(len(image.boxes) for image in images):
+    if not any(bool(trainable_objects(each, config.use_difficult).any()) for each in images):
         raise NothingUsableError("no image has an object to learn from")
     learnt, held_back = split_images(images, config.validation_fraction, config.seed)
     network = build_region_network(encoder, num_classes, config)
@@ -176,7 +177,7 @@ def tune_network(
         network,
         build_network_optimizer(network, config),
         NetworkTask(network, sampler, held_back, config),
-        clip_norm=CLIP_NORM,
+        clip_norm=config.clip_norm,
         keep_best=True,
         checkpoints=checkpoints,
         log=log,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from torch import Tensor
 
-from sppnet.config.fields import Count, Within, check_fields, restore_fields
+from sppnet.config.fields import Count, Positive, Within, check_fields, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_predictor import BoxHead
@@ -18,8 +18,6 @@ from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxe
 from sppnet.images import LabelledImage
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
-# Over all regressions: 1 GB at 25,600 numbers each, in float16.
-MOST_SAMPLES = 20_000
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]
 
 
@@ -67,6 +65,7 @@ class RidgeBoxRegressor:
 
     Args:
         strength: Ridge penalty, for features of mean norm 20; 4000 in the released code.
+        spread: Added to the variances of the targets before they are whitened.
 
     Attributes:
         weights_: (K, D, 4) after :meth:`fit`.
@@ -83,8 +82,8 @@ class RidgeBoxRegressor:
         SPP-net, section 4.2; R-CNN, appendix C; spp_train_bbox_regressor.m of the authors' code.
     """
 
-    def __init__(self, strength: float = 4000.0) -> None:
-        self.strength = strength
+    def __init__(self, strength: float = 4000.0, spread: float = 1e-3) -> None:
+        self.strength, self.spread = strength, spread
 
     def fit(
         self, features: list[Tensor], proposals: list[Tensor], targets: list[Tensor]
@@ -112,7 +111,7 @@ class RidgeBoxRegressor:
         if not len(rows):
             return torch.zeros(rows.shape[1], 4), torch.zeros(4)
         rows = rows.float()
-        mean, whiten, colour = _whitening(deltas)
+        mean, whiten, colour = _whitening(deltas, self.spread)
         # the constant 1 behind the features is regularised with them, as in the released code
         products = (rows @ rows.T).double() + 1
         products.diagonal().add_(self.strength)
@@ -151,13 +150,13 @@ class RidgeBoxRegressor:
         return deltas_to_boxes(boxes, deltas)
 
 
-def _whitening(deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _whitening(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
     """(4,) mean of the targets, and the (4, 4) matrices that whiten them and undo it."""
     mean = deltas.mean(0)
     centred = deltas - mean
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
-    spread = (variances.clamp(min=0) + 1e-3).sqrt()
-    return mean, axes / spread @ axes.T, axes * spread @ axes.T
+    deviations = (variances.clamp(min=0) + spread).sqrt()
+    return mean, axes / deviations @ axes.T, axes * deviations @ axes.T
 
 
 class BoxSamples:
@@ -203,6 +202,9 @@ class CascadeConfig:
         class_agnostic: Whether one regression serves all classes.
         per_image: The most proposals per image to learn from.
         most_samples: The most proposals per regression.
+        total_samples: The most over all regressions of a stage: 1 GB at 25,600 numbers each, in
+            float16.
+        spread: Added to the variances of the box deltas before they are whitened.
         use_difficult: Whether objects marked difficult are learnt from.
 
     Raises:
@@ -215,6 +217,8 @@ class CascadeConfig:
     class_agnostic: bool = False
     per_image: Count = 60
     most_samples: Count = 5000
+    total_samples: Count = 20_000
+    spread: Positive = 1e-3
     use_difficult: bool = False
 
     def __post_init__(self) -> None:
@@ -283,7 +287,7 @@ class BoxCascade:
             for image, encoded, proposals in samples:
                 self._collect(image, encoded, proposals, encoder, feature_scale, kept, draw)
             features, boxes, targets = zip(*(each.take() for each in kept), strict=True)
-            stage = RidgeBoxRegressor(self._config.strength).fit(
+            stage = RidgeBoxRegressor(self._config.strength, self._config.spread).fit(
                 list(features), list(boxes), list(targets)
             )
             stage.weights_ = stage.weights_ * feature_scale
@@ -351,14 +355,14 @@ class BoxCascade:
             )
         cascade.stages_ = []
         for weights, bias in zip(tensors["weights"], tensors["bias"], strict=True):
-            stage = RidgeBoxRegressor(constants.strength)
+            stage = RidgeBoxRegressor(constants.strength, constants.spread)
             stage.weights_, stage.bias_ = weights, bias
             cascade.stages_.append(stage)
         return cascade
 
     def _limit(self, groups: int) -> int:
-        """The most proposals per regression: 20,000 over all classes, however many there are."""
-        return max(1, min(self._config.most_samples, MOST_SAMPLES // groups))
+        """The most proposals per regression; the total is shared by all classes."""
+        return max(1, min(self._config.most_samples, self._config.total_samples // groups))
 
     def _collect(
         self,

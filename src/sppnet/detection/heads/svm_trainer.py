@@ -1,11 +1,13 @@
 """Trains the SVMs of a detector: objects are positives, proposals away from them negatives."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from sppnet.config.fields import Count, CountOrNone, Positive, Within, check_fields
 from sppnet.detection.assign import inside_crowd, trainable_objects
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import CachedFeatures
@@ -14,22 +16,35 @@ from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfi
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier, KernelSvmConfig, mine_kernel
 from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.errors import NothingUsableError
-from sppnet.geometry import box_iou
+from sppnet.geometry import box_iou, nms
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 
-# Images and proposals per image from which the mean norm of features is estimated (spp_train.m).
-NORM_IMAGES, NORM_PROPOSALS = 200, 200
-# Classes with more objects than this need no proposals close to them as further positives.
-ENOUGH_POSITIVES = 1200
-# Proposals per image from which the kernel's batches of negatives are drawn.
-KERNEL_PROPOSALS = 100
+
+@dataclass(frozen=True)
+class NormConfig:
+    """How the mean norm of features is measured.
+
+    Args:
+        target: Mean norm that the SVMs are to see; 20 in the 2014 code.
+        images: The most images that are measured.
+        proposals: The most proposals of each.
+        seed: Seed of the sample.
+
+    Source:
+        spp_train.m of the authors' code.
+    """
+
+    target: Positive = 20.0
+    images: Count = 200
+    proposals: Count = 200
+    seed: int = 0
 
 
 def mean_norm(
     cached: CachedFeatures,
     features: RegionFeatures,
-    seed: int = 0,
+    config: NormConfig,
     track: Track = no_tracking,
 ) -> float:
     """Estimate the mean Euclidean norm of the feature vectors of proposals.
@@ -37,21 +52,20 @@ def mean_norm(
     Args:
         cached: Images with their proposals and maps.
         features: The features that are measured.
-        seed: Seed of the sample of proposals.
+        config: How many of them.
         track: Shows progress.
 
     Returns:
-        The mean over at most 200 proposals of each of at most 200 images, above 0; 1 if there is
-        no proposal.
+        The mean over the sample, above 0; 1 if there is no proposal.
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(config.seed)
     images = cached.usable
-    some = torch.randperm(len(images), generator=draw)[:NORM_IMAGES].tolist()
+    some = torch.randperm(len(images), generator=draw)[: config.images].tolist()
     # one block of memory: small tensors kept from image to image would fragment the heap
-    norms, count = torch.zeros(len(some) * NORM_PROPOSALS), 0
+    norms, count = torch.zeros(len(some) * config.proposals), 0
     for image in track([images[i] for i in some], "measuring features", total=len(some)):
         encoded, proposals = cached.encoded(image), cached.propose(image)
-        drawn = proposals[torch.randperm(len(proposals), generator=draw)[:NORM_PROPOSALS]]
+        drawn = proposals[torch.randperm(len(proposals), generator=draw)[: config.proposals]]
         regions = cached.encoder.assign_regions(encoded, drawn)
         rows = features.describe(cached.encoder, encoded, regions)
         norms[count : count + len(rows)] = rows.norm(dim=1)
@@ -64,22 +78,24 @@ class FeatureScaler:
 
     Args:
         cached: Images with their proposals and maps.
-        norm: The mean norm that the SVMs are to see; 20 in the 2014 code.
-        seed: Seed of the sample of proposals.
+        config: The mean norm that the SVMs are to see, and how the present one is measured.
         track: Shows progress.
     """
 
     def __init__(
-        self, cached: CachedFeatures, norm: float, seed: int = 0, track: Track = no_tracking
+        self,
+        cached: CachedFeatures,
+        config: NormConfig | None = None,
+        track: Track = no_tracking,
     ) -> None:
-        self.cached, self.norm, self.seed, self.track = cached, norm, seed, track
+        self.cached, self.config, self.track = cached, config or NormConfig(), track
         self._known: dict[RegionFeatures, float] = {}
 
     def factor(self, features: RegionFeatures) -> float:
         """Give the factor for these features."""
         if features not in self._known:
-            measured = mean_norm(self.cached, features, self.seed, self.track)
-            self._known[features] = self.norm / measured
+            measured = mean_norm(self.cached, features, self.config, self.track)
+            self._known[features] = self.config.target / measured
         return self._known[features]
 
 
@@ -88,27 +104,37 @@ class SvmConfig:
     """Constants of the SVMs of a detector.
 
     Args:
-        cost: C of the SVMs.
-        positive_weight: Cost of a positive relative to that of a negative.
         extra_positives: The most proposals per object that are positives beside it; fewer in
             classes with many objects; 0 in the paper.
         positive_from: Least IoU of such a proposal with the object.
         negative_below: A proposal is a negative of a class if its IoU with every object of the
             class is below this.
+        negative_overlap: A negative whose IoU with an earlier negative of its class and image is
+            above this is left out; 0.7 in the paper, 1 keeps all.
+        enough_positives: A class with more objects than this gets no proposals as positives.
         use_difficult: Whether objects marked difficult are positives.
+        kernel_proposals: Proposals per image from which the kernel's batches are drawn.
+        mining: Constants of the linear SVMs.
+        kernel: Constants of the kernel classifier.
         seed: Seed of all samples.
 
     Source:
         SPP-net, section 4.1; spp_train.m of the authors' code.
     """
 
-    cost: float = 1e-3
-    positive_weight: float = 2.0
-    extra_positives: int = 6
-    positive_from: float = 0.75
-    negative_below: float = 0.3
+    extra_positives: CountOrNone = 6
+    positive_from: Annotated[float, Within(0, 1)] = 0.75
+    negative_below: Annotated[float, Within(0, 1)] = 0.3
+    negative_overlap: Annotated[float, Within(0, 1)] = 1.0
+    enough_positives: CountOrNone = 1200
     use_difficult: bool = False
+    kernel_proposals: Count = 100
+    mining: MiningConfig = field(default_factory=MiningConfig)
+    kernel: KernelSvmConfig = field(default_factory=KernelSvmConfig)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class SvmTrainer:
@@ -143,9 +169,7 @@ class SvmTrainer:
         self.num_classes = num_classes
         self.features = features
         self.config = config or SvmConfig()
-        self.mining = MiningConfig(
-            self.config.cost, self.config.positive_weight, seed=self.config.seed
-        )
+        self.mining = replace(self.config.mining, seed=self.config.seed)
         self.scale = scale
         self.mirror = mirror
         self.draw = torch.Generator().manual_seed(self.config.seed)
@@ -179,7 +203,8 @@ class SvmTrainer:
         miner = HardNegativeMiner(self.positives, self.mining, self.counts)
         samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
-            boxes, regions = self._distinct(encoded, torch.cat([image.boxes, proposals]))
+            objects = image.boxes[trainable_objects(image, self.config.use_difficult)]
+            boxes, regions = self._distinct(encoded, torch.cat([objects, proposals]))
             weights = (miner.weights_ * self.scale).to(self.encoder.device)
             products = self.features.multiply(self.encoder, encoded, regions, weights)
             is_hard = miner.choose(products.cpu() + miner.bias_, self._negative_of(image, boxes))
@@ -193,14 +218,17 @@ class SvmTrainer:
     def mine_kernel(self, track: Track = no_tracking) -> KernelRegionClassifier:
         """Train a kernel classifier on the objects and on batches of negatives."""
         unscaled = [rows.float() / self.scale for rows in self.positives]
-        config = KernelSvmConfig(seed=self.config.seed)
+        config = replace(self.config.kernel, seed=self.config.seed)
         return mine_kernel(unscaled, self._negatives(track), config, self.features)
 
     def _count_extras(self) -> Tensor:
         """(K,) the most proposals that may join each object of a class as positives."""
-        labels = torch.cat([image.labels for image in self.cached.usable])
-        objects = labels.bincount(minlength=self.num_classes).clamp(min=1)
-        return (ENOUGH_POSITIVES // objects).clamp(max=self.config.extra_positives)
+        trainable = [
+            image.labels[trainable_objects(image, self.config.use_difficult)]
+            for image in self.cached.usable
+        ]
+        objects = torch.cat(trainable).bincount(minlength=self.num_classes).clamp(min=1)
+        return (self.config.enough_positives // objects).clamp(max=self.config.extra_positives)
 
     def _positives_of(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
         """(P, 4) boxes and (P,) labels of an image's objects and of proposals close to them."""
@@ -224,7 +252,7 @@ class SvmTrainer:
         samples = self.cached.samples("mining for the kernel", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
             boxes, regions = self._distinct(encoded, proposals)
-            some = torch.randperm(len(boxes), generator=self.draw)[:KERNEL_PROPOSALS]
+            some = torch.randperm(len(boxes), generator=self.draw)[: self.config.kernel_proposals]
             rows = self.features.describe(self.encoder, encoded, regions[some]).cpu()
             yield rows, self._negative_of(image, boxes[some])
 
@@ -247,4 +275,35 @@ class SvmTrainer:
         overlaps = box_iou(boxes, image.boxes)
         for overlap, label in zip(overlaps.T, image.labels.tolist(), strict=True):
             negative[:, label] &= overlap < self.config.negative_below
+        if self.config.negative_overlap < 1:
+            negative &= keep_apart(boxes, negative, self.config.negative_overlap)
         return negative
+
+
+def keep_apart(boxes: Tensor, negative: Tensor, overlap: float) -> Tensor:
+    """Drop negatives that overlap an earlier one that stays.
+
+    Args:
+        boxes: (W, 4) xyxy.
+        negative: (W, K) bool: whether each box is a negative of each class.
+        overlap: Largest IoU of two negatives of a class that both stay.
+
+    Returns:
+        (W, K) bool: the negatives that stay.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6]])
+        >>> keep_apart(boxes, torch.tensor([[True], [True], [True]]), 0.7)[:, 0].tolist()
+        [True, False, True]
+
+    Source:
+        SPP-net, section 4.1.
+    """
+    kept = torch.zeros_like(negative)
+    groups, group_of = negative.unique(dim=1, return_inverse=True)
+    for number, group in enumerate(groups.T):  # most classes of an image share their negatives
+        rows = group.nonzero().flatten()
+        stays = torch.zeros(len(boxes), dtype=torch.bool)
+        stays[rows[nms(boxes[rows], torch.zeros(len(rows)), overlap)]] = True
+        kept[:, group_of == number] = stays[:, None]
+    return kept

@@ -24,11 +24,7 @@ from sppnet.geometry.boxes import box_intersection
 from sppnet.images import LabelledImage
 
 Samples = Iterable[tuple[LabelledImage, EncodedImage]]
-# Cells of each map from which the principal components of the channels are estimated.
-CELLS_PER_MAP = 200
 NEGATIVE, NEITHER = -1, -2
-# The least number of anchors that go on to suppression, however few proposals are asked for.
-CANDIDATES = 2500
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,9 @@ class AnchorConfig:
         negatives: The most negatives per image and shape.
         use_difficult: Whether objects marked difficult have positives.
         nms_threshold: Of two proposals with an IoU above this, the worse is dropped.
+        candidates: Anchors, the best ones, that go on to suppression, however few proposals are
+            asked for.
+        cells: Cells of each map from which the principal components of the channels are estimated.
     """
 
     shapes: Count = 9
@@ -58,6 +57,8 @@ class AnchorConfig:
     negatives: CountOrNone = 16
     use_difficult: bool = False
     nms_threshold: Annotated[float, Within(0, 1)] = 0.7
+    candidates: Count = 2500
+    cells: Count = 200
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class AnchorLearner:
             components = components or PrincipalComponents(encoded.maps[0].shape[1])
             for features in encoded.maps:
                 cells = features[0].flatten(1)
-                some = torch.randperm(cells.shape[1], generator=self.draw)[:CELLS_PER_MAP]
+                some = torch.randperm(cells.shape[1], generator=self.draw)[: self.config.cells]
                 components.add(cells[:, some.to(cells.device)])
             objects.append(self._objects(image, encoded))
         if components is None or not any(len(labels) for labels, _ in objects):
@@ -331,7 +332,8 @@ class AnchorProposer:
             their (K,) scores: near 1 for objects, near -1 for background.
         """
         anchors, responses = self._respond(encoded)
-        scores, best = responses[:, 0].topk(min(max(CANDIDATES, limit), len(anchors)))
+        count = min(max(self._config.candidates, limit), len(anchors))
+        scores, best = responses[:, 0].topk(count)
         moved = deltas_to_boxes(anchors[best], responses[best, 1:])
         moved = clip_boxes(moved, encoded.image_size_hw)
         has_area = ((moved[:, 2:] - moved[:, :2]) >= 1).all(1)

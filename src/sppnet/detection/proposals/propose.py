@@ -1,7 +1,8 @@
 """Finds proposals in the pixels of an image: one function for all methods, which "+" joins.
 
-Every method works on a copy of the image no longer than ``WORKING_SIDE``. For one image and seed it
-always gives the same proposals in the same order, whatever random numbers a library draws.
+Every method works on a copy of the image, no longer than ``WORKING_SIDE`` unless told otherwise.
+For one image and seed it always gives the same proposals in the same order, whatever random numbers
+a library draws.
 """
 
 import math
@@ -19,6 +20,7 @@ from sppnet.images import resize_image
 
 # The R-CNN code searches at a width of 500; beyond it the time grows and the recall does not.
 WORKING_SIDE = 500
+SEARCHED_PIXELS = 2_000_000  # the most, whatever the side: beyond them some methods end
 # Of the image's short side; thinner proposals cover less than a cell of the map.
 SMALLEST_SIDE = 0.02
 PROPOSALS_VERSION = 2  # part of cache keys: raise it whenever the proposals change
@@ -31,7 +33,15 @@ PROPOSERS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int = 0) -> Tensor:
+def propose(
+    image: Tensor,
+    method: str = "graph",
+    limit: int = 2000,
+    seed: int = 0,
+    *,
+    search_side: int = WORKING_SIDE,
+    least_side: int = 0,
+) -> Tensor:
     """Propose boxes that may show an object.
 
     Args:
@@ -39,10 +49,12 @@ def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int =
         method: One of :data:`PROPOSERS`, or several joined by "+", which take turns.
         limit: The most proposals to return.
         seed: Seed of the order of proposals, for methods that do not rank them.
+        search_side: Longest side of the copy that is searched, in pixels; 0 searches the image.
+        least_side: The least side of a proposal, in pixels; 20 in the released code.
 
     Returns:
         (K, 4) float32 xyxy in pixels of the image, distinct, none thinner than 2 % of the short
-        side; the whole image comes first, then the best proposals.
+        side or than asked for; the whole image comes first, then the best proposals.
 
     Raises:
         ValueError: If there is no such method (the message lists them), ``limit`` is below 1, or
@@ -62,20 +74,24 @@ def propose(image: Tensor, method: str = "graph", limit: int = 2000, seed: int =
     if not all(math.isfinite(end) for end in image.aminmax()):  # a table of them would be large
         raise ValueError("image must be finite, got NaN or infinity")
     height, width = image.shape[1:]
-    small = shrink_to_search(image)
+    small = shrink_to_search(image, search_side)
     proposals = take_turns([proposer(small, seed) for proposer in proposers])
     scale = torch.tensor([width / small.shape[2], height / small.shape[1]]).repeat(2)
     boxes = clip_boxes(proposals * scale, (height, width))
-    thick = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= max(1.0, SMALLEST_SIDE * min(height, width))
+    thick = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= max(
+        1.0, SMALLEST_SIDE * min(height, width), least_side
+    )
     whole_image = torch.tensor([[0.0, 0.0, float(width), float(height)]])
     return keep_first(torch.cat([whole_image, boxes[thick]]))[:limit]
 
 
-def shrink_to_search(image: Tensor) -> Tensor:
-    """Make the copy of an image that is searched, with sides of at most ``WORKING_SIDE``.
+def shrink_to_search(image: Tensor, side: int = WORKING_SIDE) -> Tensor:
+    """Make the copy of an image that is searched.
 
     Args:
         image: (3, H, W) float RGB 0..1.
+        side: Its longest side, in pixels; 0 keeps the size, if it is of at most
+            2 million pixels.
 
     Returns:
         (3, H', W') on the CPU, clamped to 0..1.
@@ -85,7 +101,8 @@ def shrink_to_search(image: Tensor) -> Tensor:
         torch.Size([3, 15, 500])
     """
     height, width = image.shape[1:]
-    shrink = min(1.0, WORKING_SIDE / max(height, width))
+    shrink = min(1.0, (SEARCHED_PIXELS / (height * width)) ** 0.5)
+    shrink = min(shrink, side / max(height, width)) if side else shrink
     size_hw = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     return resize_image(image, size_hw).cpu().clamp(0, 1)
 
