@@ -46,7 +46,7 @@ def build_shallow(build, name: str, **options) -> nn.Module:
     """Build a network with two blocks where its class has a plain number of blocks."""
     try:
         model = build(name, depth=DEPTH, **options)
-    except TypeError:
+    except (TypeError, ValueError):
         return build(name, **options)
     return model
 
@@ -108,7 +108,7 @@ def backbone_options(name: str, backbone: Backbone) -> dict[str, bool]:
 def main() -> int:
     """Print the table; 1 when a network that is taken is not timm's."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("families", nargs="*", help="modules of timm; none are all of them")
+    parser.add_argument("families", nargs="*", help="modules of timm, or networks; all if none")
     parser.add_argument("--all", action="store_true", help="every network of a family")
     options = parser.parse_args()
     families = defaultdict(list)
@@ -118,7 +118,8 @@ def main() -> int:
     print("| --- | --- | --- | --- |")
     wrong = 0
     for family in options.families or sorted(families):
-        chosen = families[family] if options.all else [choose_small(families[family])]
+        known = families.get(family, [family])
+        chosen = known if options.all else [choose_small(known)]
         for name in chosen:
             try:
                 state, text = try_network(name)

@@ -51,17 +51,28 @@ def covered_patches(begin: float, end: float, offset: float, patches: int) -> li
     return [n for n in range(patches) if min(first, patches - 1) <= n <= max(last, 0)]
 
 
-def test_a_detector_is_trained_loaded_and_exported(tmp_path: Path) -> None:
-    data, run = draw_detection_set(tmp_path / "data", 8, seed=0), tmp_path / "run"
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained detector, beside its data."""
+    folder = tmp_path_factory.mktemp("detector")
+    data, run = draw_detection_set(folder / "data", 8, seed=0), folder / "run"
     assert main(["detect", "train", str(data), *CUT, *FEW, "--out", str(run)]) == 0
-    detector, photo = Detector.load(run / "model"), torch.rand(3, 90, 140)
-    first, second = detector.predict(photo), Detector.load(run / "model").predict(photo)
+    return run / "model"
+
+
+def test_a_trained_detector_is_loaded_bit_by_bit(detector: Path, tmp_path: Path) -> None:
+    photo, loaded = torch.rand(3, 90, 140), Detector.load(detector)
+    first, second = loaded.predict(photo), Detector.load(detector).predict(photo)
+    assert loaded.encoder.backbone.config()["layer"] == "blocks.0"
     assert torch.equal(first.boxes, second.boxes)
     assert torch.equal(first.scores, second.scores)
-    out = tmp_path / "found"
-    photos = data / "JPEGImages"
-    assert main(["detect", "predict", str(run / "model"), str(photos), "--out", str(out)]) == 0
-    assert main(["export", str(run / "model"), str(tmp_path / "detector.onnx")]) == 0
+    photos, out = detector.parents[1] / "data" / "JPEGImages", tmp_path / "found"
+    assert main(["detect", "predict", str(detector), str(photos), "--out", str(out)]) == 0
+
+
+@pytest.mark.slow
+def test_a_detector_is_exported(detector: Path, tmp_path: Path) -> None:
+    assert main(["export", str(detector), str(tmp_path / "detector.onnx")]) == 0
 
 
 def test_a_trunk_is_tuned_with_the_detector(tmp_path: Path) -> None:

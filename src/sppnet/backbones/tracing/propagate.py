@@ -327,11 +327,10 @@ def is_padded_by_size(module: nn.Module) -> bool:
 
 def _through_padded_by_size(module: Any, value: ReceptiveField) -> ReceptiveField:
     """Follow a layer that is padded by size, over a map that is a multiple of its stride."""
+    shape = zip(*_shape_of(module), fixed_padding(module), strict=True)
     windows = [
-        Window(kernel, stride, *added, dilation)
-        for kernel, stride, dilation, added in zip(
-            *_shape_of(module), fixed_padding(module), strict=True
-        )
+        Window(kernel, stride, before, after, dilation)
+        for kernel, stride, dilation, (before, after) in shape
     ]
     return apply_windows(tile(value, *_pair(module.stride)), *windows)
 
