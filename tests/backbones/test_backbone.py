@@ -15,6 +15,7 @@ from sppnet.backbones import build_backbone, list_backbones, restore_backbone
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.backbones.efficientnet_lite import LITE_NETWORKS
 from sppnet.errors import OutputError, UnusableFileError
+from sppnet.pooling.onnx.export import ExportRecipe, export_onnx
 
 ON_META = (
     *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3"),
@@ -356,13 +357,58 @@ def test_small5_learns_from_nothing_in_seconds():
     assert correct >= 0.9
 
 
-@pytest.mark.parametrize("name", ["small5", "squeezenet1_1", "efficientnet_lite0", "zf5"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("small5", "squeezenet1_1", "efficientnet_lite0", "zf5"),
+        *("timm:test_vit2", "timm:tf_mobilenetv3_small_075"),
+    ],
+)
 @pytest.mark.parametrize("size", [(1, 1), (3, 70), (70, 3), (64, 80)])
 @torch.no_grad()
 def test_convolve_any_size_gives_the_maps_of_the_backbone(name: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     backbone, images = build_backbone(name), torch.rand(2, 3, *size)
     assert torch.equal(convolve_any_size(backbone, images), backbone(images))
+
+
+class AnySize(torch.nn.Module):
+    """What exported models do with an image."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images):
+        return convolve_any_size(self.backbone, images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("timm:test_vit2", "blocks.0"),
+        ("timm:vit_small_patch16_dinov3", "blocks.0"),
+        ("timm:eva02_tiny_patch14_224", "blocks.0"),
+        ("timm:tf_mobilenetv3_small_minimal_100", "blocks.2"),
+    ],
+)
+def test_trunks_that_pad_to_a_multiple_are_exported_for_all_sizes(name, layer):
+    backbone = build_backbone(name, layer=layer)
+    check_exportable(backbone)
+    step = backbone.multiple
+    sizes = [(1, 1), (step, step), (step + 5, 3 * step + 2), (160, 160), (100, 300)]
+    recipe = ExportRecipe(
+        module=AnySize(backbone),
+        example=(torch.rand(1, 3, 3 * step + 5, 4 * step + 3),),
+        inputs={"image": {2: "height", 3: "width"}},
+        outputs={"maps": {}},
+        expect=lambda images: (backbone(images),),
+        cases=[(torch.rand(1, 3, *size),) for size in sizes],
+    )
+    _, comparisons = export_onnx(recipe)
+    assert len(comparisons) == len(sizes)
+    assert all(comparison.matches(1e-5) for comparison in comparisons)
 
 
 @pytest.mark.parametrize("name", ["swin_t", "timm:swin_tiny_patch4_window7_224"])

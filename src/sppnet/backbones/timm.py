@@ -29,7 +29,7 @@ class TimmModel:
 
     Args:
         name: timm's name, without the prefix.
-        build: Makes the whole network with new weights.
+        build: Makes the whole network with new weights; a ValueError when it fits one size only.
         mean: What its trained weights expect to be taken from each channel.
         std: What they expect each channel to be divided by.
         hub: Repository of the trained weights on the Hugging Face hub; None when there is none.
@@ -52,7 +52,7 @@ def find_timm_model(name: str) -> TimmModel:
 
     Raises:
         MissingPackageError: timm is not installed.
-        ValueError: timm has no such network, or it fits one image size only.
+        ValueError: timm has no such network, or no weights of that tag.
 
     Example:
         >>> find_timm_model("timm:resnet50.a1_in1k").hub

@@ -1,17 +1,22 @@
 """Traces a model with torch.fx, names its nodes, and cuts off what lies behind the wanted map."""
 
+import copy
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
 from sppnet.backbones.tracing.join import JOIN, join_fields, join_maps, join_places
 from sppnet.backbones.tracing.propagate import (
+    fixed_padding,
     function_name,
     is_one_layer,
+    is_padded_by_size,
     propagate_receptive_fields,
 )
 from sppnet.backbones.tracing.receptive_field import (
@@ -123,7 +128,9 @@ def cut_model(
     node = JOIN.join(names[each] for each in chosen)
     field = join_fields(found) if joined else found[0]
     of_layers = tuple(found) if joined else ()
-    return Cut(fx.GraphModule(model, graph), node, field, in_graph, maps, of_layers)
+    trunk = fx.GraphModule(model, graph)
+    _fix_paddings(trunk)
+    return Cut(trunk, node, field, in_graph, maps, of_layers)
 
 
 def _check_map(value: Value, layer: str | None, names: Mapping[fx.Node, str]) -> ReceptiveField:
@@ -132,6 +139,46 @@ def _check_map(value: Value, layer: str | None, names: Mapping[fx.Node, str]) ->
         legal = _list_legal(names.values())
         raise ValueError(f"layer must name a map (N, C, H, W), got {layer!r}: {legal}")
     return value
+
+
+def _fix_paddings(trunk: fx.GraphModule) -> None:
+    """Pad before layers with TensorFlow's padding, which is the same at every size of a trunk.
+
+    The layers themselves work it out from the size of each map, which exporters cannot follow.
+    """
+    found = [(node, _module_of(trunk, node)) for node in trunk.graph.nodes]
+    for node, module in found:
+        if module is None or not is_padded_by_size(module):
+            continue
+        (top, bottom), (left, right) = fixed_padding(module)
+        value = -math.inf if isinstance(module, nn.MaxPool2d) else 0.0
+        with trunk.graph.inserting_before(node):
+            arguments = (node.args[0], [left, right, top, bottom], "constant", value)
+            node.args = (trunk.graph.call_function(F.pad, arguments), *node.args[1:])
+        trunk.set_submodule(str(node.target), _without_padding(module))
+    trunk.recompile()
+
+
+def _module_of(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _without_padding(module: Any) -> nn.Module:
+    """Copy a layer with TensorFlow's padding, without it; the weights are the same tensors."""
+    if hasattr(module, "same_pad"):
+        layer = copy.copy(module)
+        layer.same_pad = False
+        return layer
+    shape = (module.kernel_size, module.stride)
+    if isinstance(module, nn.MaxPool2d):
+        return nn.MaxPool2d(*shape, dilation=module.dilation)
+    if isinstance(module, nn.AvgPool2d):
+        return nn.AvgPool2d(*shape, count_include_pad=module.count_include_pad)
+    channels = (module.in_channels, module.out_channels)
+    dilation, groups = module.dilation, module.groups
+    layer = nn.Conv2d(*channels, *shape, 0, dilation, groups, bias=False, device="meta")
+    layer.weight, layer.bias = module.weight, module.bias
+    return layer
 
 
 def trace_model(model: nn.Module, method: str) -> tuple[fx.Graph, dict[fx.Node, str]]:

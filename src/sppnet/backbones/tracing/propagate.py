@@ -305,7 +305,7 @@ def _through_linear(module: Any, value: ReceptiveField) -> ReceptiveField:
 
 
 def _through_convolution(module: Any, value: ReceptiveField) -> ReceptiveField:
-    if _is_padded_by_size(module):
+    if is_padded_by_size(module):
         return _through_padded_by_size(module, value)
     windows = []
     for axis in (0, 1):
@@ -315,25 +315,50 @@ def _through_convolution(module: Any, value: ReceptiveField) -> ReceptiveField:
     return apply_windows(value, *windows)
 
 
-def _is_padded_by_size(module: nn.Module) -> bool:
-    """Tell TensorFlow's padding, which depends on the size when the stride is not 1."""
+def is_padded_by_size(module: nn.Module) -> bool:
+    """Tell TensorFlow's padding, which depends on the size when the stride is not 1.
+
+    Example:
+        >>> is_padded_by_size(nn.Conv2d(3, 3, 3, padding="same"))
+        False
+    """
     return type(module).__name__.endswith(PADDED_BY_SIZE) and getattr(module, "same_pad", True)
 
 
 def _through_padded_by_size(module: Any, value: ReceptiveField) -> ReceptiveField:
-    """Follow a layer that is padded until every stride has its window, more behind than before.
-
-    On a map that is a multiple of the stride the padding is always the same: reach + 1 - stride
-    cells, half of them before the first.
-    """
-    windows = []
-    dilations = _pair(getattr(module, "dilation", 1))
-    for kernel, stride, dilation in zip(
-        _pair(module.kernel_size), _pair(module.stride), dilations, strict=True
-    ):
-        added = max(dilation * (kernel - 1) + 1 - stride, 0)
-        windows.append(Window(kernel, stride, added // 2, added - added // 2, dilation))
+    """Follow a layer that is padded by size, over a map that is a multiple of its stride."""
+    shape = zip(*_shape_of(module), fixed_padding(module), strict=True)
+    windows = [
+        Window(kernel, stride, before, after, dilation)
+        for kernel, stride, dilation, (before, after) in shape
+    ]
     return apply_windows(tile(value, *_pair(module.stride)), *windows)
+
+
+def fixed_padding(module: Any) -> tuple[tuple[int, int], ...]:
+    """Say what TensorFlow's padding adds to a map that is a multiple of a layer's stride.
+
+    At every size that is reach + 1 - stride cells, half of them before the first, the odd one at
+    the end.
+
+    Returns:
+        Rows above and below, columns at the left and at the right.
+
+    Example:
+        >>> fixed_padding(nn.Conv2d(3, 3, (3, 5), stride=2))
+        ((0, 1), (1, 2))
+    """
+    added = [
+        max(dilation * (kernel - 1) + 1 - stride, 0)
+        for kernel, stride, dilation in zip(*_shape_of(module), strict=True)
+    ]
+    return tuple((number // 2, number - number // 2) for number in added)
+
+
+def _shape_of(module: Any) -> tuple[tuple[int, int], ...]:
+    """Give kernel, stride and dilation, each of rows and columns."""
+    shape = (module.kernel_size, module.stride, getattr(module, "dilation", 1))
+    return tuple(_pair(size) for size in shape)
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -351,7 +376,7 @@ def _conv_padding(padding: str | tuple[int, ...], axis: int, reach: int) -> tupl
 
 
 def _through_pooling(module: Any, value: ReceptiveField) -> ReceptiveField:
-    if _is_padded_by_size(module):
+    if is_padded_by_size(module):
         return _through_padded_by_size(module, value)
     shape = (module.kernel_size, module.stride, module.padding)
     return pool(value, *shape, getattr(module, "dilation", 1), module.ceil_mode)

@@ -48,6 +48,7 @@ class TokenTracer(fx.Tracer):
         self.traced_func_name = "forward_features"
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether a module is one step: all but the row of blocks, and what cuts patches."""
         if module_qualified_name.split(".")[0] == EMBEDDING:
             return is_one_layer(m) or super().is_leaf_module(m, module_qualified_name)
         return module_qualified_name != BLOCKS
@@ -100,9 +101,7 @@ def is_layout(node: fx.Node) -> bool:
     return node.target is lay_out_tokens
 
 
-def lay_out_blocks(
-    graph: fx.Graph, names: dict[fx.Node, str], prefix: int
-) -> dict[fx.Node, str]:
+def lay_out_blocks(graph: fx.Graph, names: dict[fx.Node, str], prefix: int) -> dict[fx.Node, str]:
     """Give a graph of tokens its maps: one behind every block, and the normalised one at the end.
 
     Args:
