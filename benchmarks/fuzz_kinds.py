@@ -55,10 +55,15 @@ class Kind(ABC):
 
 
 class Images(Kind):
-    """Image files of all formats, decoded in all ways."""
+    """Image files of all formats, decoded in all ways.
+
+    At the usual limit of 100,000,000 pixels a whole image may take a gigabyte; here it is so low
+    that none may take 500 MB (12 bytes a pixel).
+    """
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
+        os.environ["SPPNET_MAX_PIXELS"] = "40000000"
         self.samples = [*_pillow_images(), *_built_images(), *_real_photos(real)]
 
     def make(self, draw: Random) -> None:
@@ -204,7 +209,9 @@ def _copy_some(source: Path, target: Path, count: int = 3) -> None:
         for part, ending in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
             (target / part).mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(source / part / (path.stem + ending), target / part / (path.stem + ending))
+                shutil.copyfile(
+                    source / part / (path.stem + ending), target / part / (path.stem + ending)
+                )
     with contextlib.suppress(FileNotFoundError):
         shutil.copytree(source / "ImageSets", target / "ImageSets")
 
@@ -214,7 +221,16 @@ def _move(draw: Random, files: list[Path], place: Path) -> None:
     path = draw.choice(files)
     if not path.is_file():
         return
-    names = ("a\nb.jpg", "=1.txt", "\x1b[31m.xml", "x.json", "data.yaml", "classes.txt", "train", "é.jpg")
+    names = (
+        "a\nb.jpg",
+        "=1.txt",
+        "\x1b[31m.xml",
+        "x.json",
+        "data.yaml",
+        "classes.txt",
+        "train",
+        "é.jpg",
+    )
     other = draw.choice((path.with_name(draw.choice(names)), place / draw.choice(names)))
     way = draw.randrange(5)
     if way == 0:
@@ -296,7 +312,9 @@ def _hostile_npz(draw: Random) -> bytes:
             version = draw.choice((b"\1\0", b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\xff\xff"))
             size = struct.pack("<H" if version == b"\1\0" else "<I", len(head))
             data = b"\x93NUMPY" + version + size + head + BOXES.astype("<f8").tobytes()
-            name = draw.choice(("a.jpg", "000007", "", "../a", "/a", "a\nb", "é", "7.npy", "x" * 70_000))
+            name = draw.choice(
+                ("a.jpg", "000007", "", "../a", "/a", "a\nb", "é", "7.npy", "x" * 70_000)
+            )
             with contextlib.suppress(ValueError, RuntimeError, IndexError), _no_warnings():
                 archive.writestr(name[:60_000] + draw.choice(("", ".npy")), data)
     data = buffer.getvalue()
@@ -349,7 +367,9 @@ def _proposal_texts() -> list[bytes]:
     """Both shapes of JSON."""
     entries = [{"image_id": 7, "bbox": [x, 4, 17, 26], "score": x / 8} for x in range(3)]
     images = [{"id": 7, "file_name": "x/a.jpg"}]
-    return [json.dumps(each).encode() for each in (entries, {"images": images, "annotations": entries})]
+    return [
+        json.dumps(each).encode() for each in (entries, {"images": images, "annotations": entries})
+    ]
 
 
 class Detections(Kind):

@@ -118,11 +118,11 @@ def spoil_json(draw: Random, data: bytes) -> bytes:
     """Change values of a JSON text by their place; at times its text."""
     try:
         value = json.loads(data)
-    except ValueError:
+        for _ in range(draw.choice((1, 1, 1, 2, 4))):
+            value = change_value(draw, value)
+        text = json.dumps(value)
+    except (ValueError, RecursionError):  # it was changed before
         return spoil_text(draw, data)
-    for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        value = change_value(draw, value)
-    text = json.dumps(value)
     way = draw.randrange(12)
     if way == 0:
         return spoil_text(draw, text.encode())
@@ -130,7 +130,9 @@ def spoil_json(draw: Random, data: bytes) -> bytes:
         text = text.replace('{"', '{"id": 1, "images": 7, "', draw.choice((1, 3)))
     if way == 2:
         deep = draw.choice(_DEEP)
-        nested = "[" * deep + "]" * deep if draw.random() < 0.5 else '{"a":' * deep + "1" + "}" * deep
+        nested = (
+            "[" * deep + "]" * deep if draw.random() < 0.5 else '{"a":' * deep + "1" + "}" * deep
+        )
         text = _change_number(draw, text, nested)
     if way == 3:
         text = _change_number(draw, text, draw.choice(NUMBERS))
