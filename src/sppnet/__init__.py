@@ -3,6 +3,8 @@
 The names below are loaded on first use, so that ``import sppnet`` does not pay for torch.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,20 @@ _ROOM_OF = {
     "pool_regions": "pooling",
     "spatial_pyramid_pool": "pooling",
 }
+
+
+def _keep_to_one_thread() -> None:
+    """Let torch work in a forked child: the threads that it had are not there, and it would wait.
+
+    A process that has torch's threads at work and forks leaves its children an OpenMP library that
+    believes in them. With one thread it asks for none; torch's own loaders do the same.
+    """
+    if (torch := sys.modules.get("torch")) is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_keep_to_one_thread)
 
 
 def __getattr__(name: str) -> Any:

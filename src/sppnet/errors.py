@@ -8,6 +8,8 @@ rule.
 from dataclasses import dataclass
 from pathlib import Path
 
+MOST_LETTERS = 1000  # of a message, which may quote names and values out of a hostile file
+
 
 class SppnetError(Exception):
     """A failure that a user can act on: one line, a code from a closed list, an exit code.
@@ -34,7 +36,7 @@ class SppnetError(Exception):
         self.code = code or self.default_code
 
     def __str__(self) -> str:
-        return f"{quote_path(self.path)}{printable(self.message)} ({self.code})"
+        return f"{quote_path(self.path)}{printable(shorten(self.message))} ({self.code})"
 
 
 class UsageError(SppnetError):
@@ -91,7 +93,9 @@ class Problem:
     def __str__(self) -> str:
         place = f"line {self.line}: " if self.line else ""
         action = f"; {self.action}" if self.action else ""
-        return f"{quote_path(self.path)}{place}{printable(self.rule)}{action} ({self.code})"
+        return (
+            f"{quote_path(self.path)}{place}{printable(shorten(self.rule))}{action} ({self.code})"
+        )
 
     @classmethod
     def of(cls, error: SppnetError, action: str = "") -> "Problem":
@@ -107,6 +111,19 @@ def quote_path(path: str | Path | None) -> str:
         "'a\\nb.jpg': "
     """
     return f"{str(path)!r}: " if path else ""
+
+
+def shorten(text: str) -> str:
+    """Cut the middle out of a message that quotes more than anybody reads.
+
+    Example:
+        >>> len(shorten("x" * 100_000)) < 1100
+        True
+    """
+    if len(text) <= MOST_LETTERS:
+        return text
+    half = MOST_LETTERS // 2
+    return f"{text[:half]} ... {len(text) - 2 * half} letters left out ... {text[-half:]}"
 
 
 def printable(text: str) -> str:

@@ -11,19 +11,17 @@ from numpy.typing import NDArray
 from sppnet.evaluation.matching import (
     EVERY_AREA,
     CocoRows,
-    Floats,
-    Found,
-    Mask,
     Matches,
-    Truth,
     collect_detections,
     collect_truth,
     match_coco,
     match_coco_rows,
     match_voc,
     rank_in_class,
+    ranked_by_class,
     scored_boxes,
 )
+from sppnet.evaluation.overlaps import Floats, Found, Mask, Truth
 
 if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
@@ -247,8 +245,8 @@ def _evaluate(
     per_class: dict[str, float | None] = {}
     curves: dict[str, tuple[Floats, Floats]] = {}
     counts = np.bincount(truth.label[~truth.ignored], minlength=len(names))
-    for label, name in enumerate(names):
-        rows = order[found.label[order] == label]
+    ranked = ranked_by_class(found.label, order, len(names))
+    for label, (name, rows) in enumerate(zip(names, ranked, strict=True)):
         class_curves = _curves(matches, rows, int(counts[label]))
         curves[name] = class_curves[0]
         averages = [AVERAGES[metric](*curve) for curve in class_curves]
@@ -352,12 +350,17 @@ def _tables(
     order = np.argsort(-found.scores, kind="stable")
     precision: dict[str, list[Floats]] = {area: [] for area in COCO_AREAS}
     recall: dict[str, list[list[float]]] = {area: [] for area in COCO_AREAS}
-    for label in range(num_classes):
-        ranked = order[found.label[order] == label]
-        for number, (area, (low, high)) in enumerate(COCO_AREAS.items()):
+    counts = {
+        area: np.bincount(
+            truth.label[~truth.ignored & (truth_areas >= low) & (truth_areas <= high)],
+            minlength=num_classes,
+        ).tolist()
+        for area, (low, high) in COCO_AREAS.items()
+    }
+    for label, ranked in enumerate(ranked_by_class(found.label, order, num_classes)):
+        for number, area in enumerate(COCO_AREAS):
             part = slice(number * _NUM_OVERLAPS, (number + 1) * _NUM_OVERLAPS)
-            asked = (truth.label == label) & ~truth.ignored
-            count = int((asked & (truth_areas >= low) & (truth_areas <= high)).sum())
+            count = counts[area][label]
             true_positive, ignored = (
                 matches.true_positive[part][:, ranked],
                 matches.ignored[part][:, ranked],

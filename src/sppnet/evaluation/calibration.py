@@ -13,14 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from sppnet.evaluation.matching import (
-    Floats,
-    Ints,
-    Mask,
-    collect_detections,
-    collect_truth,
-    match_voc,
-)
+from sppnet.evaluation.matching import collect_detections, collect_truth, match_voc
+from sppnet.evaluation.overlaps import Floats, Ints, Mask
 from sppnet.geometry import Detections
 
 if TYPE_CHECKING:

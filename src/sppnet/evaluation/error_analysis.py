@@ -14,19 +14,22 @@ from torch import Tensor
 from sppnet.evaluation.average_precision import average_precision_area, precision_and_recall
 from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.matching import (
+    Matches,
+    collect_detections,
+    collect_truth,
+    match_detections,
+    match_voc,
+    ranked_by_class,
+)
+from sppnet.evaluation.overlaps import (
     Floats,
     Found,
     Ints,
     Mask,
-    Matches,
     Truth,
     any_overlaps,
-    collect_detections,
-    collect_truth,
+    class_blocks,
     each_image,
-    match_detections,
-    match_voc,
-    row_blocks,
 )
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
@@ -38,6 +41,7 @@ ERROR_TYPES = (*FALSE_POSITIVE_TYPES, MISSED)
 _LOCALISATION, _CLASSIFICATION, _DUPLICATE, _BACKGROUND, _BOTH = range(5)
 _NONE = -1
 BACKGROUND = "background"
+MOST_PAIRS, PAIRS_AT_ONCE = 1 << 22, 1 << 14  # that are kept, that are looked at in one go
 
 
 @dataclass(frozen=True)
@@ -131,26 +135,33 @@ def _sort(
     """Give each false positive its kind."""
     kind = np.full(len(found.scores), _BACKGROUND)
     meant = np.full(len(found.scores), -1)
-    for everything, objects in each_image(truth, found):
-        asked = objects[~truth.ignored[objects]]
-        if not len(asked):
-            continue
-        for detected in row_blocks(everything, len(asked)):
-            overlaps = any_overlaps(truth, found, detected, asked)
-            is_same = found.label[detected, None] == truth.label[asked]
-            own, other = np.where(is_same, overlaps, -1.0), np.where(is_same, -1.0, overlaps)
-            best_own, best_other = own.max(1), other.max(1)
-            tests = [
-                (best_own >= background_iou) & (best_own < iou_threshold),
-                best_other >= iou_threshold,
-                best_own >= iou_threshold,
-                overlaps.max(1) < background_iou,
-            ]
-            kind[detected] = np.select(tests, range(4), _BOTH)
-            nearest = np.where(tests[_LOCALISATION], own.argmax(1), other.argmax(1))
-            meant[detected] = asked[nearest]
-    kind[matches.true_positive[0] | matches.ignored[0]] = _NONE
+    is_settled = matches.true_positive[0] | matches.ignored[0]
+    for everything, here in each_image(truth, found):
+        mistaken, asked = everything[~is_settled[everything]], here[~truth.ignored[here]]
+        own, best_own = _best_of(truth, found, mistaken, asked, same=True)
+        other, best_other = _best_of(truth, found, mistaken, asked, same=False)
+        tests = [
+            (best_own >= background_iou) & (best_own < iou_threshold),
+            best_other >= iou_threshold,
+            best_own >= iou_threshold,
+            np.maximum(best_own, best_other) < background_iou,
+        ]
+        kind[mistaken] = np.select(tests, range(4), _BOTH)
+        meant[mistaken] = np.where(tests[_LOCALISATION], own, other)
+    kind[is_settled] = _NONE
     return _Sorted(kind, meant)
+
+
+def _best_of(
+    truth: Truth, found: Found, detected: Ints, asked: Ints, *, same: bool
+) -> tuple[Ints, Floats]:
+    """Object of the same class, or of another, that each detection overlaps most, and how much."""
+    best, largest = np.full(len(found.scores), -1), np.full(len(found.scores), -1.0)
+    for rows, objects, overlaps in class_blocks(truth, found, detected, asked, same=same):
+        column = overlaps.argmax(1)
+        best[rows] = objects[column]
+        largest[rows] = overlaps[np.arange(len(rows)), column]
+    return best[detected], largest[detected]
 
 
 def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:
@@ -205,12 +216,11 @@ def _mean_precision(
     order: Ints, label: Ints, true_positive: Mask, kept: Mask, asked: Ints, to_find: Ints
 ) -> float:
     """Mean over the classes with objects; a class with nothing left to find counts as 1."""
-    ranked = order[kept[order]]
+    ranked = ranked_by_class(label, order[kept[order]], len(asked))
     values: list[float] = []
-    for number in np.flatnonzero(asked):
-        rows = ranked[label[ranked] == number]
+    for number in np.flatnonzero(asked).tolist():
         count = int(to_find[number])
-        values.append(_area(true_positive[rows], count) if count else 1.0)
+        values.append(_area(true_positive[ranked[number]], count) if count else 1.0)
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -269,15 +279,15 @@ def confuse_detections(
         ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
     """
     objects = collect_truth(truth, len(names))
-    found = collect_detections(truth, detections, len(names)).above(score_threshold)
+    found = collect_detections(truth, detections, len(names))
     matches = match_voc(objects, found, np.array([iou_threshold]))
-    target = matches.target[0].copy()
+    counted = ~matches.ignored[0] & (found.scores >= score_threshold)
+    target = np.where(counted, matches.target[0], -1)
     is_free = ~objects.ignored
     is_free[target[target >= 0]] = False
     for detected, here in each_image(objects, found):
-        left = detected[(target[detected] < 0) & ~matches.ignored[0][detected]]
+        left = detected[counted[detected] & (target[detected] < 0)]
         _pair(objects, found, left, here[is_free[here]], iou_threshold, target)
-    counted = ~matches.ignored[0]
     counts = _count(objects, found.label[counted], target[counted], len(names))
     return DetectionConfusion((*names, BACKGROUND), counts, score_threshold, iou_threshold)
 
@@ -285,35 +295,52 @@ def confuse_detections(
 def _pair(
     truth: Truth, found: Found, detected: Ints, objects: Ints, threshold: float, target: Ints
 ) -> None:
-    """Pair detections and objects of different classes, the largest overlap first."""
-    if not len(detected) or not len(objects):
-        return
-    is_free = np.ones(len(objects), np.bool_)
-    waiting: list[tuple[float, int, int]] = []
-    for block in row_blocks(np.arange(len(detected)), len(objects)):
-        overlaps = _other_overlaps(truth, found, detected[block], objects)
-        best = zip(block.tolist(), overlaps.argmax(1).tolist(), overlaps.max(1), strict=True)
-        waiting += [(-value, row, column) for row, column, value in best if value >= threshold]
+    """Pair detections and objects of different classes, the largest overlap first.
+
+    Equal overlaps go in the order of the detections, then of the objects.
+    """
+    values, rows, columns = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    count = 0
+    for block in class_blocks(truth, found, detected, objects, same=False):
+        row, column = np.nonzero(block.overlaps >= threshold)
+        values.append(block.overlaps[row, column])
+        rows.append(block.detected[row])
+        columns.append(block.objects[column])
+        count += len(row)
+        if count > MOST_PAIRS:
+            _pair_one_by_one(truth, found, detected, objects, threshold, target)
+            return
+    value, row, column = map(np.concatenate, (values, rows, columns))
+    order = np.lexsort((column, row, -value))
+    is_free = np.ones(len(truth.label), np.bool_)
+    for start in range(0, len(order), PAIRS_AT_ONCE):
+        some = order[start : start + PAIRS_AT_ONCE]
+        some = some[is_free[column[some]] & (target[row[some]] < 0)]
+        for d, g in zip(row[some].tolist(), column[some].tolist(), strict=True):
+            if is_free[g] and target[d] < 0:
+                is_free[g], target[d] = False, g
+
+
+def _pair_one_by_one(
+    truth: Truth, found: Found, detected: Ints, objects: Ints, threshold: float, target: Ints
+) -> None:
+    """Do the same where the pairs are too many to be kept: only the best one of each detection."""
+    is_free = np.ones(len(truth.label), np.bool_)
+    best, largest = _best_of(truth, found, detected, objects, same=False)
+    found_pairs = zip((-largest).tolist(), detected.tolist(), best.tolist(), strict=True)
+    waiting = [pair for pair in found_pairs if -pair[0] >= threshold]
     heapify(waiting)
     while waiting:
         _, row, column = heappop(waiting)
         if is_free[column]:
-            is_free[column] = False
-            target[detected[row]] = objects[column]
+            is_free[column], target[row] = False, column
             continue
-        left = np.flatnonzero(is_free)  # the next best; nothing else is kept of a row
-        if not len(left):
-            return
-        overlap = _other_overlaps(truth, found, detected[row : row + 1], objects[left])[0]
-        if overlap.max() >= threshold:
-            heappush(waiting, (-overlap.max(), row, int(left[overlap.argmax()])))
-
-
-def _other_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects (D, G); -1 where the classes are the same."""
-    overlaps = any_overlaps(truth, found, detected, objects)
-    overlaps[found.label[detected, None] == truth.label[objects]] = -1.0
-    return overlaps
+        objects = objects[is_free[objects]]
+        left = objects[truth.label[objects] != found.label[row]]  # the next best of what is left
+        if len(left):
+            overlap = any_overlaps(truth, found, np.array([row]), left)[0]
+            if overlap.max() >= threshold:
+                heappush(waiting, (-float(overlap.max()), row, int(left[overlap.argmax()])))
 
 
 def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray[np.int64]:

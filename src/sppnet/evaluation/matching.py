@@ -4,6 +4,7 @@ Detections are matched from the best score down. Among equal scores, images go i
 truth and the detections of one image in the order given.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,42 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sppnet.geometry import Detections, box_iou
+from sppnet.evaluation.overlaps import (
+    BLOCK_PAIRS,
+    Floats,
+    Found,
+    Ints,
+    Mask,
+    Truth,
+    class_blocks,
+    class_overlaps,
+    each_image,
+    row_blocks,
+)
+from sppnet.geometry import Detections
 
 if TYPE_CHECKING:
     from sppnet.images.dataset import LabelledImage
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 COCO_MAX_DETECTIONS = 100
 EVERY_AREA = (0.0, 1e10)
-# Overlaps are worked out for so many pairs at a time: about 100 MB.
-BLOCK_PAIRS = 1 << 20
-
-
-class Truth(NamedTuple):
-    """All objects, one a row, image by image."""
-
-    image: Ints  # (G,) number of the image
-    label: Ints  # (G,)
-    boxes: Floats  # (G, 4) xyxy
-    ignored: Mask  # (G,) difficult or crowd
-    crowd: Mask  # (G,)
-
-
-class Found(NamedTuple):
-    """All detections, one a row, image by image in the order given."""
-
-    image: Ints  # (D,) number of the image
-    label: Ints  # (D,)
-    scores: Floats  # (D,)
-    boxes: Floats  # (D, 4) xyxy
-
-    def above(self, score: float) -> "Found":
-        """Keep the detections that score at least this much."""
-        kept = self.scores >= score
-        return Found(self.image[kept], self.label[kept], self.scores[kept], self.boxes[kept])
 
 
 class Matches(NamedTuple):
@@ -172,7 +156,7 @@ def match_voc(truth: Truth, found: Found, iou_thresholds: Floats) -> Matches:
     Args:
         truth: All objects.
         found: All detections.
-        iou_thresholds: (T,) overlaps that are enough, 0..1.
+        iou_thresholds: (T,) overlaps that are enough, above 0 and up to 1.
 
     Source:
         Everingham et al. (2010), section 4.2; VOCdevkit, VOCevaldet.m. Its "+1" rule for
@@ -266,7 +250,7 @@ def match_detections(
         truth_boxes: (T, 4) xyxy pixels.
         truth_labels: (T,) classes.
         detections: What was found.
-        iou_threshold: Overlap that is enough, 0..1.
+        iou_threshold: Overlap that is enough, above 0 and up to 1.
         truth_ignored: (T,) bool, objects that count neither way, such as difficult ones.
 
     Returns:
@@ -281,62 +265,25 @@ def match_detections(
     Source:
         Everingham et al., The PASCAL Visual Object Classes Challenge (2010), section 4.2.
     """
-    num_truth = len(truth_boxes)
-    ignored = torch.zeros(num_truth, dtype=torch.bool) if truth_ignored is None else truth_ignored
-    is_taken = torch.zeros(num_truth, dtype=torch.bool)
-    is_true_positive = torch.zeros(detections.count, dtype=torch.bool)
-    is_ignored = torch.zeros(detections.count, dtype=torch.bool)
-    if num_truth and detections.count:
-        best_overlaps, best_objects = _best_of_class(truth_boxes, truth_labels, detections)
-        for row in detections.scores.sort(descending=True, stable=True).indices.tolist():
-            target = int(best_objects[row])
-            if best_overlaps[row] < iou_threshold:
-                continue
-            is_ignored[row] = ignored[target]
-            is_true_positive[row] = not (ignored[target] or is_taken[target])
-            is_taken[target] = True
-    return ImageMatches(is_true_positive, is_ignored, ~(is_taken | ignored))
+    no_crowd = np.zeros(len(truth_boxes), np.bool_)
+    ignored = no_crowd if truth_ignored is None else np.asarray(truth_ignored.cpu(), np.bool_)
+    truth = Truth(*_one_image(truth_labels, truth_boxes), ignored, no_crowd)
+    image, label, boxes = _one_image(detections.labels, detections.boxes)
+    scores = np.asarray(detections.scores.detach().cpu(), np.float64)
+    matches = match_voc(truth, Found(image, label, scores, boxes), np.array([iou_threshold]))
+    is_false_negative = ~ignored
+    is_false_negative[matches.target[0][matches.true_positive[0]]] = False
+    return ImageMatches(
+        torch.from_numpy(matches.true_positive[0].copy()),
+        torch.from_numpy(matches.ignored[0].copy()),
+        torch.from_numpy(is_false_negative),
+    )
 
 
-def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
-    """Row numbers of the detections and of the objects of each image that has both."""
-    for image in np.intersect1d(truth.image, found.image):
-        objects = np.arange(*np.searchsorted(truth.image, [image, image + 1]))
-        yield np.arange(*np.searchsorted(found.image, [image, image + 1])), objects
-
-
-def row_blocks(rows: Ints, columns: int) -> Iterator[Ints]:
-    """Cut rows into blocks, so that a table of these rows and some columns stays small.
-
-    Args:
-        rows: (N,) row numbers.
-        columns: Width of the table.
-
-    Example:
-        >>> [len(block) for block in row_blocks(np.arange(30_000), 30_000)][:2]
-        [34, 34]
-    """
-    step = max(1, BLOCK_PAIRS // max(1, columns))
-    return (rows[start : start + step] for start in range(0, len(rows), step))
-
-
-def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
-    overlaps = any_overlaps(truth, found, detected, objects)
-    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
-    return overlaps
-
-
-def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
-    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
-    x0, y0, x1, y1 = found.boxes[detected].T[..., None]  # (D, 1) each
-    left, top, right, bottom = truth.boxes[objects].T
-    shared = (np.minimum(x1, right) - np.maximum(x0, left)).clip(0)
-    shared *= (np.minimum(y1, bottom) - np.maximum(y0, top)).clip(0)
-    area = (x1 - x0) * (y1 - y0)
-    whole = area + (right - left) * (bottom - top) - shared
-    np.copyto(whole, area, where=truth.crowd[objects])
-    return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+def _one_image(labels: Tensor, boxes: Tensor) -> tuple[Ints, Ints, Floats]:
+    """Number of the image, labels and boxes as a table has them."""
+    label = np.asarray(labels.detach().cpu(), np.int64)
+    return np.zeros(len(label), np.int64), label, np.asarray(boxes.detach().cpu(), np.float64)
 
 
 def rank_in_class(found: Found) -> Ints:
@@ -350,54 +297,95 @@ def rank_in_class(found: Found) -> Ints:
     return rank
 
 
-def _best_objects(truth: Truth, found: Found) -> tuple[Ints, Floats, Floats]:
-    """The object that each detection overlaps most, by how much, and its share in a crowd."""
-    best = np.zeros(len(found.scores), np.int64)
-    best_overlap = np.full(len(found.scores), -1.0)
-    crowd_overlap = np.full(len(found.scores), -1.0)
-    blocks = (
-        (block, objects)
-        for detected, objects in each_image(truth, found)
-        for block in row_blocks(detected, len(objects))
-    )
-    for detected, objects in blocks:
-        overlaps = class_overlaps(truth, found, detected, objects)
-        crowd = truth.crowd[objects]
-        if crowd.any():
-            crowd_overlap[detected] = overlaps[:, crowd].max(1)
-            overlaps[:, crowd] = -1.0
-        column = overlaps.argmax(1)
-        best[detected] = objects[column]
-        best_overlap[detected] = overlaps[np.arange(len(detected)), column]
-    return best, best_overlap, crowd_overlap
+def ranked_by_class(labels: Ints, order: Ints, num_classes: int) -> list[Ints]:
+    """Rows of each class, in an order of all rows.
+
+    Args:
+        labels: (N,) classes.
+        order: Row numbers, any of 0..N-1.
+        num_classes: How many classes there are.
+
+    Example:
+        >>> rows = ranked_by_class(np.array([1, 0, 1]), np.array([2, 1, 0]), 3)
+        >>> [each.tolist() for each in rows]
+        [[1], [2, 0], []]
+    """
+    ranked = labels[order]
+    by_class = order[np.argsort(ranked, kind="stable")]
+    ends = np.cumsum(np.bincount(ranked, minlength=num_classes))
+    return np.split(by_class, ends[:-1])[:num_classes]
+
+
+class _Nearest(NamedTuple):
+    """Of each detection: the object that it overlaps most, by how much, its share in a crowd."""
+
+    best: Ints  # (D,)
+    overlap: Floats  # (D,) -1 where it touches no object of its class
+    crowd: Floats  # (D,) -1 where it touches no crowd of its class
+
+
+# The measures of one evaluation ask for the same tables again and again.
+_LAST: dict[bytes, _Nearest] = {}
+
+
+def _best_objects(truth: Truth, found: Found) -> _Nearest:
+    """What each detection overlaps most; the last answer is kept, by the content of the tables."""
+    asked = (truth.image, truth.label, truth.boxes, truth.crowd)
+    asked += (found.image, found.label, found.boxes)
+    digest = hashlib.blake2b(repr([part.shape for part in asked]).encode())
+    for part in asked:
+        digest.update(np.ascontiguousarray(part).view(np.uint8))
+    key = digest.digest()
+    if key not in _LAST:
+        nearest = _find_best_objects(truth, found)
+        _LAST.clear()
+        _LAST[key] = nearest
+    return _LAST[key]
+
+
+def _find_best_objects(truth: Truth, found: Found) -> _Nearest:
+    """Work out what each detection overlaps most, the first of equals."""
+    count = len(found.scores)
+    nearest = _Nearest(np.zeros(count, np.int64), np.full(count, -1.0), np.full(count, -1.0))
+    for everything, asked in each_image(truth, found):
+        for detected, objects, overlaps in class_blocks(truth, found, everything, asked):
+            crowd = truth.crowd[objects]
+            if crowd.any():
+                nearest.crowd[detected] = overlaps[:, crowd].max(1)
+                overlaps[:, crowd] = -1.0
+            column = overlaps.argmax(1)
+            nearest.best[detected] = objects[column]
+            nearest.overlap[detected] = overlaps[np.arange(len(detected)), column]
+    return nearest
 
 
 def _touching(
     truth: Truth, found: Found, detected: Ints, objects: Ints, least: float
 ) -> Iterator[tuple[int, Ints, Floats]]:
-    """Each detection that touches objects of its class: its row, their places, the overlaps."""
-    for block in row_blocks(detected, len(objects)):
-        overlaps = class_overlaps(truth, found, block, objects)
+    """Each detection that touches objects of its class: its row, their places, the overlaps.
+
+    Those of one class come in the order given.
+    """
+    for block, places in _same_class(truth, found, detected, objects):
+        overlaps = class_overlaps(truth, found, block, objects[places])
         for d, row in zip(block.tolist(), overlaps, strict=True):
             near = np.flatnonzero(row >= least)
             if len(near):
-                yield d, near, row[near]
+                yield d, places[near], row[near]
 
 
-def _best_of_class(
-    truth_boxes: Tensor, truth_labels: Tensor, detections: Detections
-) -> tuple[Tensor, Tensor]:
-    """Overlap with the object of its class that each detection overlaps most, and its row."""
-    step = max(1, BLOCK_PAIRS // len(truth_boxes))
-    others, best = truth_boxes.to(torch.float32), []
-    for boxes, labels in zip(
-        detections.boxes.split(step), detections.labels.split(step), strict=True
-    ):
-        overlaps = box_iou(boxes, others)
-        overlaps[labels[:, None] != truth_labels[None, :]] = -1
-        best.append(overlaps.max(dim=1))
-    values, rows = zip(*best, strict=True)
-    return torch.cat(values), torch.cat(rows)
+def _same_class(
+    truth: Truth, found: Found, detected: Ints, objects: Ints
+) -> Iterator[tuple[Ints, Ints]]:
+    """Detections in blocks, with places among the objects; of many objects those of one class."""
+    if len(detected) * len(objects) <= BLOCK_PAIRS:
+        yield detected, np.arange(len(objects))
+        return
+    own, others = found.label[detected], truth.label[objects]
+    for label in np.intersect1d(own, others):
+        places = np.flatnonzero(others == label)
+        for block in row_blocks(detected[own == label], len(places)):
+            yield block, places
 
 
 def _choose(overlaps: Floats, usable: Mask, not_asked: Mask, thresholds: Floats) -> Ints:

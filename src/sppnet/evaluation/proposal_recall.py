@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sppnet.evaluation.matching import row_blocks
+from sppnet.evaluation.overlaps import row_blocks
 from sppnet.geometry import box_iou, check_boxes
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ def _read_parts(
     names = None
     if split is None and (not splits or find_layout(root) == "voc"):
         parts[""] = open_detection_dataset(root, track=track)
-        names = parts[""].names
+        names = parts[""].names or None  # of a set without any box
     for name in wanted:
         try:
             parts[name] = open_detection_dataset(root, name, names, track=track)

@@ -248,7 +248,10 @@ def _decode(
             image = _open(file, name, limit)
             if name == "JPEG":
                 check_jpeg(file)
+            announced = sorted(image.size)
             image = _load_pixels(image, name, allow_cut)
+            if sorted(image.size) != announced:  # a HEIC whose header and pixels disagree
+                raise InputError("the image data is damaged", code="E_UNREADABLE")
             # A TIFF is turned by Pillow itself while it loads.
             orientation = 1 if name == "TIFF" else _orientation(image, file)
             is_large = image.width * image.height > LARGE_PIXELS

@@ -3,6 +3,7 @@
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,10 +28,10 @@ from sppnet.storage.files import read_bytes, read_json, sha256_bytes
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
 # Proposals may reach this far beyond the image: rounding, or another convention of corners.
 SLACK_PIXELS = 2.0
-# zipfile: NotImplementedError for methods, RuntimeError for passwords; ast: for deep headers
+# zipfile: NotImplementedError for methods, RuntimeError for passwords; ast, tokenize: for headers
 _NPZ_FAULTS = (
     OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError,
-    SyntaxError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
 )  # fmt: skip
 MAT_HEADER, MAT_START = 128, 4096
 MOST_RATIO = 250  # of unpacked to packed bytes; boxes come to about 10

@@ -1,0 +1,554 @@
+"""What `fuzz.py` feeds the package with: for each kind its samples, a change, and the reader.
+
+The samples of annotations and models are those of the tests, so that a new layout or part is
+fuzzed as soon as it is tested.
+"""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import struct
+import sys
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "images" / "readers")]
+
+from fuzz_mutations import NUMBERS, TEXTS, change_value, spoil_bytes, spoil_file, spoil_json  # noqa: E402
+from image_files import build_bmp, build_png, build_tiff, photo  # noqa: E402
+
+from sppnet.errors import SppnetError  # noqa: E402
+
+MOST_PHOTO_BYTES, MOST_PHOTOS = 300_000, 30
+
+
+class Kind(ABC):
+    """One kind of input.
+
+    Args:
+        folder: An empty folder for the samples and the inputs made of them.
+        real: A folder of real photos and annotations, in the layout of the tests' data, or None.
+    """
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        self.folder = folder
+        self.real = real
+
+    @abstractmethod
+    def make(self, draw: Random) -> None:
+        """Write one input that only the random numbers decide."""
+
+    @abstractmethod
+    def read(self) -> None:
+        """Let the package read it; whatever is wrong with the answer is an ``AssertionError``."""
+
+
+class Images(Kind):
+    """Image files of all formats, decoded in all ways.
+
+    At the usual limit of 100,000,000 pixels a whole image may take a gigabyte; here it is so low
+    that none may take 500 MB (12 bytes a pixel).
+    """
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        super().__init__(folder, real)
+        os.environ["SPPNET_MAX_PIXELS"] = "40000000"
+        self.samples = [*_pillow_images(), *_built_images(), *_real_photos(real)]
+
+    def make(self, draw: Random) -> None:
+        """Change the bytes of an image."""
+        data = spoil_bytes(draw, draw.choice(self.samples), self.samples)
+        (self.folder / "input").write_bytes(data)
+
+    def read(self) -> None:
+        """Decode it whole, compact and cut, and read its size."""
+        from sppnet.images import load_image, read_image_size
+
+        path = self.folder / "input"
+        ways: list[Callable[[], Any]] = [
+            lambda: read_image_size(path),
+            lambda: load_image(path),
+            lambda: load_image(path, compact=True, allow_truncated=True),
+        ]
+        answers, refusal = [], None
+        for way in ways:
+            try:
+                answers.append(way())
+            except SppnetError as error:
+                check_line(error)
+                refusal = error
+        size = next((each for each in answers if isinstance(each, tuple)), None)
+        for image in answers:
+            if not isinstance(image, tuple):
+                assert image.shape[0] == 3, f"shape {tuple(image.shape)}"
+                assert size is None or tuple(image.shape[1:]) == size, f"{size} {image.shape}"
+                assert image.max() <= (255 if image.itemsize == 1 else 1), "values beyond 1"
+                assert image.min() >= 0, "values below 0"
+        if refusal is not None and len(answers) < 2:
+            raise refusal
+
+
+def _pillow_images() -> list[bytes]:
+    """A small picture in every format and mode that Pillow writes and we read."""
+    picture = photo(24, 36)
+    modes = {mode: picture.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")}
+    modes["I;16"] = Image.fromarray(np.arange(864, dtype=np.uint16).reshape(24, 36) * 70)
+    modes["F"] = picture.convert("L").convert("F")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    several = {"save_all": True, "append_images": [photo(24, 36, seed=1)]}
+    options: list[dict[str, Any]] = [
+        *({"format": name} for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")),
+        *({"format": "JPEG", "exif": turned, **more} for more in ({}, {"progressive": True})),
+        *({"format": "PNG", **more} for more in ({"exif": turned}, {"interlace": 1}, several)),
+        *({"format": "WEBP", **more} for more in ({"lossless": True}, {"exif": turned}, several)),
+        *({"format": name, **several} for name in ("GIF", "TIFF", "MPO")),
+        *(
+            {"format": "TIFF", "compression": f"tiff_{name}"}
+            for name in ("lzw", "deflate", "adobe_deflate", "jpeg", "packbits")
+        ),
+        *({"format": "TIFF", "compression": name} for name in ("group3", "group4", "packbits")),
+        {"format": "HEIF"},
+    ]
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    found = []
+    for image in modes.values():
+        for each in options:
+            buffer = io.BytesIO()
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):
+                image.save(buffer, **each)
+                found.append(buffer.getvalue())
+    return found
+
+
+def _built_images() -> list[bytes]:
+    """Kinds that Pillow does not write: few bits, tiles, planes, floats, palettes, bit fields."""
+    draw = np.random.default_rng(0)
+    found = []
+    for bits in (1, 2, 4, 8, 12, 16, 32):
+        samples = draw.integers(0, 2 ** min(bits, 31), (17, 19, 3))
+        for order in "<>":
+            found.append(build_tiff(samples[..., :1], bits, 1, order=order))
+            found.append(build_tiff(samples, bits, 2, order=order, planar=2, tile=16))
+        if bits <= 16 and bits != 12:
+            found.append(build_png(samples[..., :1], bits, 0))
+    floats = draw.random((17, 19, 3)).astype(np.float32)
+    found += [build_tiff(floats, 32, 2, kind=3, deflate=True), build_tiff(floats, 32, 2, tile=16)]
+    values = draw.integers(0, 2**16, (17, 19))
+    found += [build_bmp(values & 15, 4, palette=bytes(64)), build_bmp(values, 16, top_down=True)]
+    found.append(build_bmp(values, 32, header=108, masks=(255 << 16, 255 << 8, 255, 255 << 24)))
+    return found
+
+
+def _real_photos(real: Path | None) -> list[bytes]:
+    """Some real photos that are not large."""
+    paths = sorted(real.glob("**/*.jp*g")) + sorted(real.glob("photos/*")) if real else []
+    small = [path for path in paths if path.stat().st_size < MOST_PHOTO_BYTES]
+    return [path.read_bytes() for path in small[:: max(1, len(small) // MOST_PHOTOS)]]
+
+
+class Annotations(Kind):
+    """Data sets of all layouts with files changed, moved and missing, read by ``sppnet check``."""
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        super().__init__(folder, real)
+        from layout_shapes import SHAPES
+
+        for write in SHAPES:
+            write(folder / "samples" / write.__name__)
+        for name in ("raccoon", "bccd") if real else ():
+            _copy_some(real / name, folder / "samples" / name)
+        (folder / "samples" / "classes" / "cat").mkdir(parents=True)
+        photo(20, 30).save(folder / "samples" / "classes" / "cat" / "a.png")
+        self.samples = sorted((folder / "samples").iterdir())
+
+    def make(self, draw: Random) -> None:
+        """Copy a set and change one file, at times several, or what lies where."""
+        place = self.folder / "input"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(draw.choice(self.samples), place)
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        texts = [path for path in files if path.suffix not in (".jpg", ".png")]
+        for _ in range(draw.choice((1, 1, 1, 2))):
+            if not texts or draw.random() < 0.1:
+                _move(draw, files, place)
+            else:
+                path = draw.choice(texts)
+                if path.is_file():
+                    path.write_bytes(spoil_file(draw, path.read_bytes(), path.suffix))
+
+    def read(self) -> None:
+        """Check it, and read it again with the classes of a model."""
+        from sppnet.images import open_detection_dataset
+
+        place = self.folder / "input"
+        run_command("check", str(place), "--json", str(self.folder / "report.json"))
+        json.loads((self.folder / "report.json").read_bytes())
+        for image in open_detection_dataset(place, names=["7", "traffic light", "raccoon"]):
+            assert (image.boxes[:, 2:] > image.boxes[:, :2]).all(), f"{image.boxes}"
+            assert image.boxes.isfinite().all(), f"{image.boxes}"
+
+
+def _copy_some(source: Path, target: Path, count: int = 3) -> None:
+    """The first images of a VOC set with their annotations and lists."""
+    for path in sorted((source / "Annotations").glob("*.xml"))[:count]:
+        for part, ending in (("Annotations", ".xml"), ("JPEGImages", ".jpg")):
+            (target / part).mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(
+                    source / part / (path.stem + ending), target / part / (path.stem + ending)
+                )
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copytree(source / "ImageSets", target / "ImageSets")
+
+
+def _move(draw: Random, files: list[Path], place: Path) -> None:
+    """Take a file away, or put it, a folder or a link under a hostile name."""
+    path = draw.choice(files)
+    if not path.is_file():
+        return
+    names = (
+        "a\nb.jpg",
+        "=1.txt",
+        "\x1b[31m.xml",
+        "x.json",
+        "data.yaml",
+        "classes.txt",
+        "train",
+        "é.jpg",
+    )
+    other = draw.choice((path.with_name(draw.choice(names)), place / draw.choice(names)))
+    way = draw.randrange(5)
+    if way == 0:
+        path.unlink()
+    elif way == 1 and not other.exists():
+        path.rename(other)
+    elif way == 2 and not other.exists():
+        shutil.copyfile(path, other)
+    elif way == 3:
+        path.unlink()
+        path.mkdir()
+    elif not other.exists():
+        other.symlink_to(draw.choice(("nowhere", ".", "..", str(path), str(other))))
+
+
+class Proposals(Kind):
+    """Files of proposals: npz, MAT and JSON."""
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        super().__init__(folder, real)
+        self.samples = {".npz": _npz_files(), ".mat": _mat_files(), ".json": _proposal_texts()}
+        self.path = folder / "input.npz"
+
+    def make(self, draw: Random) -> None:
+        """Change the bytes, the headers of arrays or the values of a file."""
+        ending = draw.choice(sorted(self.samples))
+        samples = self.samples[ending]
+        if ending == ".npz" and draw.random() < 0.5:
+            data = _hostile_npz(draw)
+        else:
+            data = spoil_file(draw, draw.choice(samples), ending, samples)
+        if ending == ".mat" and draw.random() < 0.5:
+            data = _repacked_mat(draw, draw.choice(samples[:2]))
+        self.path = self.folder / f"input{ending}"
+        self.path.write_bytes(data)
+
+    def read(self) -> None:
+        """Open it and look images up."""
+        from sppnet.detection.proposals.precomputed import ExternalProposals
+
+        found = ExternalProposals.open(self.path)
+        for name in ("a.jpg", "b/000007.png", "7", "x\ny"):
+            found.digest(name)
+            with contextlib.suppress(SppnetError):
+                boxes = found.look_up(name, (60, 80))
+                assert boxes.shape[1:] == (4,), f"shape {tuple(boxes.shape)}"
+                assert boxes.isfinite().all(), "not finite"
+
+
+BOXES = np.array([[3.0, 4, 20, 30], [0, 0, 80, 60]])
+
+
+def _npz_files() -> list[bytes]:
+    """Archives as numpy writes them."""
+    found = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, **{"a.jpg": BOXES, "000007": BOXES[:0], "c": BOXES.astype(np.float32)})
+        found.append(buffer.getvalue())
+    return found
+
+
+def _hostile_npz(draw: Random) -> bytes:
+    """A whole archive of arrays whose headers say anything."""
+    kinds = ("<f8", "<f8", ">f4", "<i8", "|O", "|V8", "<U5", "|b1", "<c16", "<f16", "<m8[s]", "|S0")
+    shapes = (
+        "(2, 4)", "(4, 2)", "(8,)", "()", "(0, 4)", "(-2, -4)", "(True, 8)", "(2.0, 4)", "('2', 4)",
+        "(10**12, 4)", "(1000000000000, 4)", "(" * 300 + ")" * 300, "(2, 4, )", "2", "None",
+        "(1,) * 10", "(" + "1, " * 100 + ")", "(18446744073709551616, 4)",
+    )  # fmt: skip
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", draw.choice((0, 8, 12, 14))) as archive:
+        for _ in range(draw.choice((1, 1, 2, 40))):
+            kind, shape = draw.choice(kinds), draw.choice(shapes)
+            fortran = draw.choice(("False", "True", "0", "'no'", "None"))
+            text = f"{{'descr': {kind!r}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
+            text = draw.choice((text, text, text, text.replace("descr", "x"), "[]", "{" * 200))
+            head = text.encode().ljust(117) + b"\n"
+            version = draw.choice((b"\1\0", b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\xff\xff"))
+            size = struct.pack("<H" if version == b"\1\0" else "<I", len(head))
+            data = b"\x93NUMPY" + version + size + head + BOXES.astype("<f8").tobytes()
+            name = draw.choice(
+                ("a.jpg", "000007", "", "../a", "/a", "a\nb", "é", "7.npy", "x" * 70_000)
+            )
+            with contextlib.suppress(ValueError, RuntimeError, IndexError), _no_warnings():
+                archive.writestr(name[:60_000] + draw.choice(("", ".npy")), data)
+    data = buffer.getvalue()
+    return spoil_bytes(draw, data) if draw.random() < 0.3 else data
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Any:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _mat_files() -> list[bytes]:
+    """MAT files as SciPy writes them: plain, compressed, of several types of numbers."""
+    from scipy.io import savemat
+
+    found = []
+    for kind in (np.float64, np.uint16, np.int32):
+        for packed in (False, True):
+            cells = [np.empty((3, 1), object) for _ in range(2)]
+            cells[0][:, 0] = ["a", "000007", "é" * 20]
+            cells[1][:, 0] = [(BOXES + 1).astype(kind), np.zeros((0, 4), kind), BOXES[:1] + 1]
+            buffer = io.BytesIO()
+            savemat(buffer, {"images": cells[0], "boxes": cells[1].T}, do_compression=packed)
+            found.append(buffer.getvalue())
+    return found
+
+
+def _repacked_mat(draw: Random, data: bytes) -> bytes:
+    """A MAT file whose packed variables were changed inside: the checksums of zlib fit again."""
+    variables, place = b"", 128
+    while place + 8 <= len(data):
+        kind, size = struct.unpack_from("<II", data, place)
+        body = data[place + 8 : place + 8 + size]
+        body = zlib.decompress(body) if kind == 15 else data[place : place + 8 + size]
+        if draw.random() < 0.7:
+            body = spoil_bytes(draw, body)
+        if draw.random() < 0.02:
+            body += bytes(draw.choice((10**6, 10**8)))
+        packed = zlib.compress(body, 1)
+        variables += struct.pack("<II", 15, len(packed)) + packed
+        place += 8 + size
+    return data[:128] + variables
+
+
+def _proposal_texts() -> list[bytes]:
+    """Both shapes of JSON."""
+    entries = [{"image_id": 7, "bbox": [x, 4, 17, 26], "score": x / 8} for x in range(3)]
+    images = [{"id": 7, "file_name": "x/a.jpg"}]
+    return [
+        json.dumps(each).encode() for each in (entries, {"images": images, "annotations": entries})
+    ]
+
+
+class Detections(Kind):
+    """Result files against a small truth, scored by ``sppnet evaluate``."""
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        super().__init__(folder, real)
+        from layout_shapes import cvat_coco, label_img_voc
+
+        self.truths = [folder / "coco" / "annotations" / "instances_train.json", folder / "voc"]
+        cvat_coco(folder / "coco")
+        label_img_voc(folder / "voc")
+        self.path, self.truth = folder, folder
+
+    def make(self, draw: Random) -> None:
+        """Change a file of results of any form."""
+        self.truth = draw.choice(self.truths)
+        ending = draw.choice((".json", ".csv", ".txt"))
+        data = spoil_file(draw, _results(draw, ending), ending)
+        self.path = self.folder / f"input{ending}"
+        if ending == ".txt":
+            self.path = self.folder / "input"
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir()
+            (self.path / "b.txt").write_bytes(_results(draw, ending))
+            (self.path / "a.txt").write_bytes(data)
+        else:
+            self.path.write_bytes(data)
+
+    def read(self) -> None:
+        """Score it; the figures must be JSON."""
+        place = self.folder / "figures.json"
+        run_command("evaluate", str(self.truth), str(self.path), "--json", str(place))
+        figures = json.loads(place.read_bytes())
+        assert figures["mean_ap"] is None or 0 <= figures["mean_ap"] <= 1, f"{figures['mean_ap']}"
+
+
+def _results(draw: Random, ending: str) -> bytes:
+    """Some detections near and far from the objects of the samples."""
+    names = ["7", "traffic light", "Straßen-Schild \u732b"]
+    rows = []
+    for _ in range(draw.choice((0, 1, 3, 12))):
+        x, y = draw.randrange(40), draw.randrange(30)
+        box = [x, y, x + draw.randrange(1, 30), y + draw.randrange(1, 20)]
+        rows.append((draw.choice("abc"), draw.choice(names), round(draw.random(), 2), *box))
+    if ending == ".csv":
+        lines = [",".join(map(str, row)) for row in rows]
+        return "\n".join(["image,class,score,x1,y1,x2,y2", *lines]).encode()
+    if ending == ".txt":
+        return "\n".join(" ".join(map(str, row[1:])) for row in rows).encode()
+    keys = {"a": 1, "b": 2, "c": 3}
+    return json.dumps(
+        [
+            {
+                "image_id": draw.choice((keys[image], f"{image}.jpg")),
+                **({"category_name": name} if draw.random() < 0.5 else {"category_id": 2}),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": score,
+            }
+            for image, name, score, x1, y1, x2, y2 in rows
+        ]
+    ).encode()
+
+
+class Models(Kind):
+    """Model folders and training states with changed fields or tensors, signed again."""
+
+    def __init__(self, folder: Path, real: Path | None) -> None:
+        super().__init__(folder, real)
+        import torch
+
+        from resigned_models import make_classifier, make_detector
+        from sppnet.training.checkpoints import Checkpoints, TrainingState
+
+        torch.set_num_threads(1)
+        self.image = torch.rand(3, 50, 70)
+        samples = folder / "samples"
+        for kind in ("linear", "softmax", "kernel", "prefiltered"):
+            make_detector(kind).save(samples / f"detector-{kind}")
+        for kind in ("spp", "average", "hidden", "carried", "transfer"):
+            make_classifier(kind).save(samples / f"classifier-{kind}")
+        rows = [{"epoch": 1, "loss": 0.5}]
+        state = TrainingState(1, 2, 0.5, 3, 1.5, rows, 2, 4, 5, {"network.w": torch.ones(2)})
+        Checkpoints(samples / "state").save(state)
+        (samples / "state" / "epoch-00001-update-0000002").rename(samples / "state-1")
+        (samples / "state").rmdir()
+        self.samples = sorted(samples.iterdir())
+        self.sample = self.samples[0]
+
+    def make(self, draw: Random) -> None:
+        """Change fields, or the header or bytes of the tensors, and sign the folder."""
+        from resigned_models import sign
+
+        self.sample = draw.choice(self.samples)
+        place = self.folder / "input" / "epoch-00001"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self.sample, place)
+        config = (place / "config.json").read_bytes()
+        tensors = (place / "model.safetensors").read_bytes()
+        if draw.random() < 0.75:
+            config = spoil_json(draw, config)
+        else:
+            tensors = _spoil_tensors(draw, tensors)
+        sign(place, config, tensors)
+
+    def read(self) -> None:
+        """Load it and use it once."""
+        from sppnet.classification import Classifier
+        from sppnet.classification.transfer.classifier import TransferClassifier
+        from sppnet.detection import Detector
+        from sppnet.training.checkpoints import Checkpoints
+
+        place = self.folder / "input" / "epoch-00001"
+        if self.sample.name.startswith("state"):
+            Checkpoints(place.parent).newest()
+            return
+        kinds = {"detector": Detector, "classifier": Classifier}
+        load = kinds[self.sample.name.partition("-")[0]]
+        load = TransferClassifier if "transfer" in self.sample.name else load
+        load.load(place).predict(self.image)
+
+
+def _spoil_tensors(draw: Random, data: bytes) -> bytes:
+    """Change the header of a safetensors file, or any of its bytes."""
+    (size,) = struct.unpack_from("<Q", data)
+    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    way = draw.randrange(4)
+    if way == 0:
+        return spoil_bytes(draw, data)
+    entry = header[draw.choice(sorted(header))]
+    if way == 1:
+        kinds = ("F64", "F16", "BF16", "I8", "BOOL", "F8_E4M3", "F4", "C64", "U64", "X", "", None)
+        entry["dtype"] = draw.choice(kinds)
+    elif way == 2:
+        shapes = ([], [0], [-1], [2**40], [2**63, 2], [1] * 70, "x", [1.5], [None], None)
+        entry["shape"] = draw.choice(shapes)
+    else:
+        header = change_value(draw, header)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def check_line(error: SppnetError) -> None:
+    """A refusal is one line of a length that a person reads."""
+    text = str(error)
+    assert text.isprintable(), f"control characters in {text[:100]!r}"
+    assert len(text) < 3000, f"{len(text)} characters: {text[:100]!r}"
+
+
+class Refused(SppnetError):
+    """A command ended with a line and one of its exit codes."""
+
+
+def run_command(*words: str) -> None:
+    """Run a command line in this process.
+
+    Raises:
+        Refused: If it refused with one line.
+        AssertionError: If it ended as a bug, or said more than lines.
+    """
+    from sppnet.app.main import main
+
+    said, complaints = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaints):
+        code = main(list(words))
+    text = complaints.getvalue()
+    assert code != 1, text[-2000:]
+    lines = text.splitlines() + said.getvalue().splitlines()
+    assert all(line.isprintable() for line in lines), "control characters in the output"
+    if code not in (0, 3):
+        assert sum("error:" in line for line in lines) >= 1, f"exit {code} without a line"
+        raise Refused(lines[-1][:200])
+
+
+KINDS: dict[str, type[Kind]] = {
+    "images": Images,
+    "annotations": Annotations,
+    "proposals": Proposals,
+    "detections": Detections,
+    "models": Models,
+}

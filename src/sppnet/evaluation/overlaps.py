@@ -1,0 +1,158 @@
+"""Which boxes of an image overlap, and how much, in blocks that stay small however many there are.
+
+Boxes that lie apart are not looked at: detections are taken a few neighbours at a time, together
+with the objects that reach into their surroundings.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+# Overlaps are worked out for so many pairs at a time: 1 MB, which a core's cache holds.
+BLOCK_PAIRS = 1 << 17
+NEIGHBOURS = 64  # detections that share their surroundings
+
+
+class Truth(NamedTuple):
+    """All objects, one a row, image by image."""
+
+    image: Ints  # (G,) number of the image
+    label: Ints  # (G,)
+    boxes: Floats  # (G, 4) xyxy
+    ignored: Mask  # (G,) difficult or crowd
+    crowd: Mask  # (G,)
+
+
+class Found(NamedTuple):
+    """All detections, one a row, image by image in the order given."""
+
+    image: Ints  # (D,) number of the image
+    label: Ints  # (D,)
+    scores: Floats  # (D,)
+    boxes: Floats  # (D, 4) xyxy
+
+
+class Block(NamedTuple):
+    """Some detections of an image, and the objects that any of them may overlap."""
+
+    detected: Ints  # (B,) rows of detections
+    objects: Ints  # (M,) rows of objects, in their order
+    overlaps: Floats  # (B, M)
+
+
+def each_image(truth: Truth, found: Found) -> Iterator[tuple[Ints, Ints]]:
+    """Row numbers of the detections and of the objects of each image that has both."""
+    images = np.intersect1d(truth.image, found.image)
+    detected = np.searchsorted(found.image, [images, images + 1]).T.tolist()
+    objects = np.searchsorted(truth.image, [images, images + 1]).T.tolist()
+    for (first, last), (begin, end) in zip(detected, objects, strict=True):
+        yield np.arange(first, last), np.arange(begin, end)
+
+
+def row_blocks(rows: Ints, columns: int) -> Iterator[Ints]:
+    """Cut rows into blocks, so that a table of these rows and some columns stays small.
+
+    Args:
+        rows: (N,) row numbers.
+        columns: Width of the table.
+
+    Example:
+        >>> [len(block) for block in row_blocks(np.arange(30_000), 30_000)][:2]
+        [4, 4]
+    """
+    step = max(1, BLOCK_PAIRS // max(1, columns))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def any_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); in a crowd, the detection's share."""
+    x0, y0, x1, y1 = found.boxes[detected].T[..., None]  # (D, 1) each
+    left, top, right, bottom = truth.boxes[objects].T
+    shared = np.minimum(x1, right)
+    shared -= np.maximum(x0, left)
+    np.maximum(shared, 0, out=shared)
+    whole = np.minimum(y1, bottom)  # the height first, in the same memory
+    whole -= np.maximum(y0, top)
+    np.maximum(whole, 0, out=whole)
+    shared *= whole
+    area = (x1 - x0) * (y1 - y0)
+    np.add(area, (right - left) * (bottom - top), out=whole)
+    whole -= shared
+    crowd = truth.crowd[objects]
+    if crowd.any():
+        np.copyto(whole, area, where=crowd)
+    np.maximum(whole, np.finfo(np.float64).tiny, out=whole)  # boxes without area share nothing
+    return np.divide(shared, whole, out=shared)
+
+
+def class_overlaps(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Floats:
+    """Overlap of detections and objects of one image (D, G); -1 where the classes differ."""
+    overlaps = any_overlaps(truth, found, detected, objects)
+    overlaps[found.label[detected, None] != truth.label[objects]] = -1.0
+    return overlaps
+
+
+def touching_blocks(truth: Truth, found: Found, detected: Ints, objects: Ints) -> Iterator[Block]:
+    """Overlaps of one image, block by block.
+
+    Args:
+        truth: All objects.
+        found: All detections.
+        detected: Rows of detections of one image.
+        objects: Rows of objects of the same image, in their order.
+
+    Yields:
+        Blocks; a detection is in one at most, with all objects that it overlaps.
+    """
+    if len(detected) * len(objects) <= BLOCK_PAIRS:
+        if len(detected) and len(objects):
+            yield Block(detected, objects, any_overlaps(truth, found, detected, objects))
+        return
+    left, top, right, bottom = truth.boxes[objects].T
+    ordered = detected[_neighbours_first(found.boxes[detected])]
+    for start in range(0, len(ordered), NEIGHBOURS):
+        group = ordered[start : start + NEIGHBOURS]
+        x0, y0 = found.boxes[group, :2].min(0)
+        x1, y1 = found.boxes[group, 2:].max(0)
+        near = objects[(left < x1) & (right > x0) & (top < y1) & (bottom > y0)]
+        for block in row_blocks(group, len(near)) if len(near) else ():
+            yield Block(block, near, any_overlaps(truth, found, block, near))
+
+
+def class_blocks(
+    truth: Truth, found: Found, detected: Ints, objects: Ints, *, same: bool = True
+) -> Iterator[Block]:
+    """Overlaps with objects of the same class, or of all other ones; -1 for the rest.
+
+    Args:
+        truth: As for :func:`touching_blocks`, and the other tables and rows, too.
+        found: All detections.
+        detected: Rows of detections of one image.
+        objects: Rows of objects of the same image, in their order.
+        same: Of the same class.
+
+    Yields:
+        Blocks; a detection is in one at most, with all such objects that it overlaps.
+    """
+    own, others = found.label[detected], truth.label[objects]
+    if len(detected) * len(objects) <= BLOCK_PAIRS:
+        for block in touching_blocks(truth, found, detected, objects):
+            block.overlaps[(own[:, None] == others) != same] = -1.0
+            yield block
+        return
+    for label in np.unique(own):
+        meant = objects[(others == label) == same]
+        yield from touching_blocks(truth, found, detected[own == label], meant)
+
+
+def _neighbours_first(boxes: Floats) -> Ints:
+    """An order in which boxes come with their neighbours: in strips, from left to right in each."""
+    centres = boxes[:, :2] + boxes[:, 2:]
+    strips = max(1, round(np.sqrt(len(boxes) / NEIGHBOURS)))
+    rank = np.argsort(np.argsort(centres[:, 1], kind="stable"), kind="stable")
+    return np.lexsort((centres[:, 0], rank * strips // len(boxes)))
