@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from sppnet.backbones import build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.detector import Detector
@@ -25,6 +27,8 @@ from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmConfig, SvmTrai
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
+from sppnet.evaluation.operating_point import OperatingPoints
+from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
@@ -33,6 +37,8 @@ from sppnet.training.optimizers import OptimizerConfig
 
 # With fewer objects per class than this, mirror images are worth the time.
 FEW_OBJECTS = 400
+# Parts of the photos that are held out in turn to find the operating point.
+FOLDS = 2
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -137,6 +143,9 @@ def train_detector(
 ) -> Detector:
     """Train a detector: proposals, maps, anchors, fine-tuning if asked for, SVMs, box regression.
 
+    At last it finds the scores from which on detections count, unless it is fine-tuned: then no
+    photo is left that the network was not fitted to, and ``sppnet detect val`` finds them.
+
     Proposals and maps are kept in the cache, so that a second call after a kill continues where the
     first one stopped.
 
@@ -193,6 +202,7 @@ class _Training:
     config: DetectionConfig
     track: Track
     stage: Stage
+    shared_scaler: FeatureScaler | None = None
 
     @property
     def mirror(self) -> bool:
@@ -211,7 +221,7 @@ class _Training:
             self.cached = replace(self.cached, images=images, encoder=tuned.encoder, anchors=None)
             self._extract_features(mirror=self.mirror)
         classifier, box_regressor = self._train_classifier(tuned), self._fit_boxes(tuned)
-        return Detector(
+        detector = Detector(
             self.cached.encoder,
             classifier,
             box_regressor,
@@ -220,6 +230,48 @@ class _Training:
             self.cached.anchors,
             self.cached.content_numbers(),
         )
+        if self.config.operating_point and self.config.tune == "none":
+            with self.stage("operating point"):
+                detector.operating_points = self._find_operating_points(detector)
+        return detector
+
+    def _find_operating_points(self, detector: Detector) -> OperatingPoints | None:
+        """Find them on photos that are held out in turn; None with too few objects.
+
+        A classifier scores the photos that it was fitted to too well. So each part of the photos is
+        scored by one that was fitted to the others; proposals and box regression are those of the
+        detector.
+        """
+        images = self.cached.usable
+        draw = torch.Generator().manual_seed(self.config.seed)
+        fold = torch.randperm(len(images), generator=draw) % FOLDS
+        found: dict[Any, Detections] = {}
+        for number in range(FOLDS):
+            rest = [image for image, own in zip(images, fold, strict=True) if own != number]
+            held = [image for image, own in zip(images, fold, strict=True) if own == number]
+            if held and any(len(image.boxes) for image in rest):
+                found |= self._detect_held_out(detector, rest, held)
+        judged = [image for image in images if image.image_id in found]
+        return OperatingPoints.fit(judged, found, self.names, "training")
+
+    def _detect_held_out(
+        self, detector: Detector, rest: Sequence[LabelledImage], held: Sequence[LabelledImage]
+    ) -> dict[Any, Detections]:
+        """Fit a classifier to some photos, and detect with it on others."""
+        config = replace(self.config, mirror="on" if self.mirror else "off")
+        part = self.cached.subset(rest)
+        training = replace(
+            self, cached=part, config=config, stage=nullcontext, shared_scaler=self._scaler
+        )
+        try:
+            classifier = training._train_classifier(TunedParts())
+        except NothingUsableError:  # its objects are all difficult
+            return {}
+        own = Detector(
+            detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
+        )
+        samples = self.cached.subset(held).samples("scoring held-out photos", self.track)
+        return {image.image_id: own.detect(maps, boxes) for image, maps, boxes in samples}
 
     def _inference(self) -> InferenceConfig:
         """Search new images as those of the training were searched."""
@@ -340,5 +392,7 @@ class _Training:
     @cached_property
     def _scaler(self) -> FeatureScaler:
         """Factors for the features; first asked for after the fine-tuning."""
+        if self.shared_scaler is not None:
+            return self.shared_scaler
         config = self.config
         return FeatureScaler(self.cached, config.feature_norm, config.seed, self.track)
