@@ -265,7 +265,8 @@ class PredictionJob:
         if not listing.paths:
             tally.finish()
         detector = open_detectors(self.models, self.device, self.overrides)
-        thresholds = self._thresholds(detector)
+        thresholds, why = self._thresholds(detector)
+        note(why)
         store = OutcomeStore(
             ensure_output_folder(self.out) / "cache", detector, self.proposals_file, fresh=fresh
         )
@@ -275,7 +276,7 @@ class PredictionJob:
             file = listing.files[path]
             try:
                 image = ReadImage.of(path)
-                detections = self._reported(detector, store.detect(image).detections)
+                detections = self._reported(detector, store.detect(image).detections, thresholds)
                 self._draw(image, pictures[file], detections, detector.names, thresholds)
             except InputError as error:
                 tally.add_failed(error)
@@ -284,28 +285,29 @@ class PredictionJob:
             tally.add_ok()
         if found:
             failed = [file for file in listing.files.values() if file not in found]
-            self._write(found, failed, pictures, detector.names, thresholds)
+            self._write(found, failed, pictures, detector.names, thresholds, why)
         tally.finish()
 
-    def _thresholds(self, detector: AnyDetector) -> tuple[float, ...]:
-        """Least score of each class that counts; says where it is from."""
-        points = detector.operating_points
+    def _thresholds(self, detector: AnyDetector) -> tuple[tuple[float, ...], str]:
+        """Least score of each class that counts, and where it is from."""
+        points, count = detector.operating_points, len(detector.names)
         if self.score_threshold is not None:
-            return (self.score_threshold,) * len(detector.names)
+            given = self.score_threshold
+            return (given,) * count, f"detections count from a score of {given:g}, as asked for"
         if points is not None:
-            note(f"{points.describe(detector.names)}; --score-threshold sets another")
-            return points.thresholds
+            return points.thresholds, points.describe(detector.names)
         kind = "model has" if len(self.models) == 1 else "combination of models has"
-        note(
+        return (NO_POINT,) * count, (
             f"this {kind} no operating point: detections count from a score of 0, without a "
-            "confidence; `sppnet detect val MODEL DATA` finds one, --score-threshold sets one"
+            "confidence; `sppnet detect val` finds one, --score-threshold sets one"
         )
-        return (NO_POINT,) * len(detector.names)
 
-    def _reported(self, detector: AnyDetector, detections: Detections) -> Detections:
+    def _reported(
+        self, detector: AnyDetector, detections: Detections, thresholds: Sequence[float]
+    ) -> Detections:
         """Give confidences, and drop what is not to be reported at all."""
         if self.score_threshold is not None:
-            detections = detections.select(detections.scores >= self.score_threshold)
+            detections = detections.select(reaches(detections, thresholds))
         points = detector.operating_points
         return detections if points is None else points.with_confidence(detections)
 
@@ -334,9 +336,10 @@ class PredictionJob:
         pictures: Mapping[str, str],
         names: tuple[str, ...],
         thresholds: Sequence[float],
+        why: str,
     ) -> None:
         """Write tables and page, and print how many there are of each class."""
-        ids = result_ids(found)
+        ids = result_ids([*found, *failed])
         files = {ids[file]: file for file in found}
         everything = {ids[file]: each for file, each in found.items()}
         counted = {
@@ -354,7 +357,7 @@ class PredictionJob:
         write_csv(self.out / "detections.csv", counted, names, files=files)
         write_counts(self.out / "counts.csv", counts, names)
         links = {file: f"{OVERLAYS}/{pictures[file]}" for file in found}
-        write_found_page(self.out / "index.html", counts, names, links)
+        write_found_page(self.out / "index.html", counts, names, links, subtitle=why)
         numbers = torch.tensor([each for each in counts.values() if each is not None])
         rows = zip(names, numbers.sum(0).tolist(), (numbers > 0).sum(0).tolist(), strict=True)
         say_table(["class", "found", "in images"], rows)

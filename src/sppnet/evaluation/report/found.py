@@ -58,7 +58,10 @@ def write_found_page(
     listing = table(["class", "found", "in images"], rows, total=total if len(rows) > 1 else None)
     page.add_section("By class", listing)
     entries = [_entry(image, each, names, pictures.get(image)) for image, each in counts.items()]
-    hint = "A picture opens when it is clicked. The number at a box is its confidence, 0 to 1."
+    hint = (
+        "A picture opens when it is clicked. The number at a box is its confidence, 0 to 1, or its "
+        "score if the model knows no confidence."
+    )
     choices = _choices(chosen, names, shown_in, counts)
     page.add_section("Images", gallery(entries, choices), paragraph(hint, note=True))
     write_text(path, page.render())
