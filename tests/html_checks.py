@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-VOID = {"br", "img", "meta", "circle", "line", "path", "polyline", "rect"}
+VOID = {"br", "img", "input", "meta", "circle", "line", "path", "polyline", "rect"}
 
 
 class Document(HTMLParser):

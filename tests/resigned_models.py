@@ -27,6 +27,7 @@ from sppnet.detection.heads.classifiers import (
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, LearntAnchors
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.storage.models import manifest_text
 
 NAMES = ("cat", "dog")
@@ -55,7 +56,14 @@ def make_detector(kind: str) -> Detector:
     mover = _cascade(encoder) if kind == "linear" else BoxHead(head, BoxPredictor(5, 2).eval())
     anchors = _anchors(encoder) if kind in ("linear", "kernel") else None
     config = InferenceConfig("grid", max_proposals=20, max_anchors=10)
-    return Detector(encoder, classifier, mover, NAMES, config, anchors)
+    points = _operating_points() if kind == "linear" else None
+    return Detector(encoder, classifier, mover, NAMES, config, anchors, operating_points=points)
+
+
+def _operating_points() -> OperatingPoints:
+    """Thresholds and a calibration: one class has a curve of its own."""
+    calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, [False, True] * 20, 2)
+    return OperatingPoints((0.5, -0.5), calibration, "training", 4, (3, 2))
 
 
 def _cascade(encoder: Encoder) -> BoxCascade:

@@ -1,6 +1,7 @@
 """The detector: the same answers after saving, any kind of image, what is kept, combinations."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from sppnet.detection import (
     LinearRegionClassifier,
     RidgeBoxRegressor,
 )
-from sppnet.detection.detector import CombinedDetector
+from sppnet.detection.detector import CombinedDetector, keep_operating_points
 from sppnet.errors import InputError, UnusableFileError
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, nms_per_class
 from sppnet.images import load_image
 from sppnet.storage import load_model, save_model
@@ -90,6 +92,33 @@ def test_no_proposals_are_no_detections(make_detector, make_picture) -> None:
     detector = make_detector()
     encoded = detector.encode(make_picture(50, 60))
     assert detector.detect(encoded, torch.zeros(0, 4)).count == 0
+
+
+def _points() -> OperatingPoints:
+    calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, [False, True] * 20, 3)
+    return OperatingPoints((0.5, -0.5, 0.0), calibration, "val", 4, (3, 2, 1))
+
+
+def test_operating_points_change_nothing_but_what_is_said_about_detections(
+    make_detector, make_picture, tmp_path: Path
+) -> None:
+    detector, picture = make_detector(), make_picture(90, 120)
+    detector.save(tmp_path / "model", extra={"split": "train"})
+    before = detector.predict(picture)
+    keep_operating_points(tmp_path / "model", _points())
+    loaded = Detector.load(tmp_path / "model")
+    assert loaded.operating_points.config() == _points().config()
+    assert loaded.config() == detector.config()
+    config, tensors = load_model(tmp_path / "model", "detector")
+    assert config["training"] == {"split": "train"}
+    assert all(torch.equal(tensors[name], each) for name, each in detector.tensors().items())
+    found = loaded.predict(picture)
+    assert _same(found, before)
+    assert set(found) == {"boxes", "scores", "labels", "confidence"}
+    assert torch.equal(found.confidence, _points().with_confidence(before).confidence)
+    keep_operating_points(tmp_path / "model", replace(_points(), source="training"))  # once more
+    assert Detector.load(tmp_path / "model").operating_points.source == "training"
+    assert CombinedDetector([loaded, loaded]).operating_points is None
 
 
 @pytest.mark.parametrize("boxes", [True, False])

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,7 +28,7 @@ from sppnet.detection.finetune.network import NetworkTuningConfig
 from sppnet.detection.heads.svm_trainer import NormConfig
 from sppnet.detection.proposals.anchors import AnchorConfig
 from sppnet.errors import NothingUsableError, UsageError
-from sppnet.evaluation import evaluate_detections
+from sppnet.evaluation import OperatingPoints, evaluate_detections
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
 from sppnet.storage import FeatureCache, Stages, sha256_file
 
@@ -39,6 +40,7 @@ SETTINGS = DetectionConfig(
     proposals="grid",
     max_proposals=150,
     extra_positives=0,
+    operating_point=False,
 )
 
 
@@ -117,6 +119,33 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
         "svm",
         "boxes",
     ]
+
+
+def test_operating_points_are_of_photos_that_were_held_out(prepare, scenes) -> None:
+    few = replace(SETTINGS, max_proposals=60, operating_point=True)
+    stages = Stages()
+    detector = train_detector(prepare(settings=few), scenes.names, few, stage=stages.stage)
+    assert list(stages.seconds())[-1] == "operating point"
+    points = detector.operating_points
+    assert points is not None
+    assert (points.source, points.images) == ("training", len(scenes))
+    assert sum(points.objects) == sum(len(image.boxes) for image in scenes)
+    found = {image.image_id: detector.predict(image.path) for image in scenes}
+    fitted = OperatingPoints.fit(scenes.images, found, scenes.names, "training")
+    # what was learnt by heart scores higher, so that a threshold found on it would miss much
+    assert np.mean(fitted.thresholds) > np.mean(points.thresholds)
+    plain = train_detector(prepare(settings=few), scenes.names, replace(few, operating_point=False))
+    assert plain.operating_points is None
+    assert plain.config() == detector.config()
+    assert all(torch.equal(a, b) for a, b in zip(
+        plain.tensors().values(), detector.tensors().values(), strict=True
+    ))  # fmt: skip
+
+
+def test_too_few_objects_give_no_operating_point(prepare, scenes) -> None:
+    few = replace(SETTINGS, max_proposals=30, operating_point=True)
+    detector = train_detector(prepare(scenes.images[:1], few), scenes.names, few)
+    assert detector.operating_points is None
 
 
 def test_without_box_regression_there_is_none(prepare, scenes) -> None:

@@ -59,7 +59,8 @@ def test_train_leaves_a_model_and_its_figures(run: Path) -> None:
         "manifest.json",
     }
     metrics = _json(run / "metrics.json")
-    stages = ["proposals", "features", "anchors", "objects", "svm", "boxes", "save", "total"]
+    stages = ["proposals", "features", "anchors", "objects", "svm", "boxes", "operating point"]
+    stages += ["save", "total"]
     assert list(metrics["seconds"]) == stages
     assert all(value >= 0 for value in metrics["seconds"].values())
     parts = sum(metrics["seconds"][name] for name in stages[:-1])
@@ -266,27 +267,40 @@ def test_predict_goes_on_after_a_bad_image(predicted) -> None:
 
 def test_predict_leaves_json_csv_and_pictures_that_agree(predicted, mixture: Path) -> None:
     out, _ = predicted
-    stems = {"single", "scene", "scene-2", "p1", "p2", "dot"}
+    files = {"single.jpg", "folder/scene.jpg", "folder/deep/scene.png", "folder/dot.png"}
+    files |= {"pattern/p1.jpg", "pattern/p2.jpg"}
     found = _json(out / "detections.json")
-    assert {entry["image_id"] for entry in found} <= stems
-    assert {"scene", "scene-2"} <= {entry["image_id"] for entry in found}
-    assert all(entry["score"] >= -1 for entry in found)
-    assert {path.stem for path in (out / "overlays").iterdir()} == stems
-    for path in (out / "overlays").iterdir():
+    assert {entry["file"] for entry in found} <= files
+    ids = {entry["file"]: entry["image_id"] for entry in found}
+    assert (ids["folder/scene.jpg"], ids["single.jpg"]) == ("folder/scene", "single")
+    overlays = [path for path in (out / "overlays").rglob("*") if path.is_file()]
+    for path in overlays:
         with Image.open(path) as picture:
             picture.verify()
-    with (out / "detections.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(found)
+    drawn = {path.relative_to(out / "overlays").with_suffix("").as_posix() for path in overlays}
+    assert drawn == {name.rpartition(".")[0] for name in files}
+    rows, counts = _table(out / "detections.csv"), _table(out / "counts.csv")
+    counted = [entry for entry in found if entry["above_threshold"]]
+    assert [row["file"] for row in rows] == [entry["file"] for entry in counted]
+    assert {row["file"]: row["total"] for row in counts} == {
+        "folder/bad.jpg": "",
+        **{name: str(sum(row["file"] == name for row in rows)) for name in files},
+    }
+    assert all(f"overlays/{name}.jpg" in (out / "index.html").read_text() for name in drawn)
     with Image.open(mixture / "single.jpg") as picture:
         single_wh = picture.size
     for entry in found:
         x, y, width, height = entry["bbox"]
         assert min(x, y) >= 0
         assert min(width, height) > 0
-        if entry["image_id"] == "single":
+        if entry["file"] == "single.jpg":
             assert x + width <= single_wh[0] + 0.01
             assert y + height <= single_wh[1] + 0.01
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_twins_get_their_own_detections(predicted, mixture: Path, run: Path) -> None:
@@ -294,8 +308,8 @@ def test_twins_get_their_own_detections(predicted, mixture: Path, run: Path) -> 
     detector = Detector.load(run / "model")
     found = _json(out / "detections.json")
     best = {
-        name: max(e["score"] for e in found if e["image_id"] == name)
-        for name in ("scene", "scene-2")
+        name: max(e["score"] for e in found if e["file"] == name)
+        for name in ("folder/scene.jpg", "folder/deep/scene.png")
     }
     expected = {
         float(detector.predict(mixture / "folder" / place).scores[0])

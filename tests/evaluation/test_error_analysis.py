@@ -1,4 +1,4 @@
-"""Mistakes, confusion and the best threshold, against readable loops and cases by hand."""
+"""Mistakes and confusion, against readable loops and cases by hand."""
 
 import math
 
@@ -7,13 +7,12 @@ import pytest
 from evaluation_scenes import as_detections, as_images, random_scene
 from oracles import slow_mistakes as slow
 from oracles.slow_average_precision import Thing
-from report_scenes import DETECTIONS, IMAGES, A, B, C, found, image
+from report_scenes import DETECTIONS, IMAGES
 from sppnet.evaluation import confuse_detections, evaluate_detections, find_error_types
 from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
     FALSE_POSITIVE_TYPES,
     best_and_worst,
-    best_operating_point,
     count_matches,
 )
 
@@ -116,27 +115,6 @@ def test_confusion_by_hand() -> None:
 def test_nothing_at_all() -> None:
     assert confuse_detections([], {}, [], 0).counts.tolist() == [[0]]
     assert set(find_error_types([], {}, []).counts.values()) == {0}
-
-
-def test_best_threshold_balances_precision_and_recall():
-    point = best_operating_point(IMAGES, DETECTIONS)
-    # 0.9 right, 0.85 false, 0.8 right, 0.2 right: F1 is 2*3/(4+4) with all, 2*2/(3+4) down to 0.8,
-    # 2*1/(1+4) with the first alone
-    assert point.score_threshold == pytest.approx(0.2)
-    assert (point.true_positives, point.false_positives, point.false_negatives) == (3, 1, 1)
-    assert point.precision == point.recall == 0.75
-
-
-def test_equal_scores_are_taken_together():
-    images = [image("x", [A])]
-    point = best_operating_point(images, {"x": found([A, C, C], [0.5, 0.5, 0.5])})
-    assert (point.true_positives, point.false_positives) == (1, 2)
-
-
-def test_difficult_objects_count_neither_way():
-    images = [image("x", [A, B], difficult=[True, False])]
-    point = best_operating_point(images, {"x": found([A, B], [0.9, 0.8])})
-    assert (point.true_positives, point.false_positives, point.false_negatives) == (1, 0, 0)
 
 
 def test_worst_images_have_most_mistakes_and_none_is_shown_twice():

@@ -11,7 +11,8 @@ import torch
 
 from sppnet.errors import OutputError, Problem, UnusableFileError
 from sppnet.evaluation import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.results_io import ImageNames, exact_text, spreadsheet_text
+from sppnet.evaluation.results_io import ImageNames
+from sppnet.evaluation.results_writing import exact_text, spreadsheet_text
 from sppnet.geometry import Detections
 
 NAMES = ("cat", "traffic light", "0")
@@ -21,7 +22,9 @@ def dataset(
     ids: tuple = ("000005", "b"), names: tuple = NAMES, category_ids: tuple = (3, 7, 90)
 ) -> SimpleNamespace:
     images = tuple(SimpleNamespace(image_id=i, path=Path(f"photos/{i}.jpg")) for i in ids)
-    return SimpleNamespace(images=images, names=names, category_ids=category_ids, layout="coco")
+    files = {image.image_id: f"{image.image_id}.jpg" for image in images}
+    about = {"names": names, "category_ids": category_ids, "layout": "coco", "files": files}
+    return SimpleNamespace(images=images, **about)
 
 
 def coco_dataset() -> SimpleNamespace:
@@ -184,8 +187,8 @@ def test_no_detections(tmp_path: Path) -> None:
         (entry(score=True), "score and four coordinates"),
         (entry(score=None), "score and four coordinates"),
         (entry(score="absent"), "score and four coordinates"),
-        (entry(image_id="absent"), "entry 2 must have image_id"),
-        (entry(category_id="absent"), "entry 2 must have image_id and category_id or"),
+        (entry(image_id="absent"), "entry 2 must have file or image_id"),
+        (entry(category_id="absent"), "entry 2 must have file or image_id and category_id or"),
     ],
 )
 def test_broken_entries_are_named(tmp_path: Path, bad: object, rule: str) -> None:
@@ -441,8 +444,8 @@ def test_csv_has_one_row_per_detection(tmp_path: Path) -> None:
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
-        ["image", "class", "score", "x1", "y1", "x2", "y2"],
-        ['odd, "name"\n.jpg', "traffic light", "0.5", "1.00", "2.00", "4.00", "6.50"],
+        ["image", "class", "score", "confidence", "x1", "y1", "x2", "y2"],
+        ['odd, "name"\n.jpg', "traffic light", "0.5", "", "1.00", "2.00", "4.00", "6.50"],
     ]
 
 
@@ -472,3 +475,90 @@ def test_no_cell_is_a_formula_and_the_exact_names_come_back(tmp_path: Path, sign
         f"'{name}",
         "'tis",
     ]
+
+
+# --- files: the identity of images ------------------------------------------------------------
+
+
+def cameras(*folders: str, name: str = "IMG_0001.JPG", root: str = "photos") -> SimpleNamespace:
+    """A set with a photo of one name in each folder."""
+    images = tuple(
+        SimpleNamespace(image_id=f"{folder}/IMG_0001", path=Path(root, folder, name))
+        for folder in folders
+    )
+    files = {each.image_id: each.path.relative_to(root).as_posix() for each in images}
+    about = {"names": NAMES, "category_ids": (), "layout": "voc", "files": files}
+    return SimpleNamespace(images=images, **about)
+
+
+@pytest.mark.parametrize(
+    ("file", "image"),
+    [
+        ("cam1/IMG_0001.JPG", "cam1/IMG_0001"),
+        ("photos/cam2/IMG_0001.JPG", "cam2/IMG_0001"),
+        ("cam3/IMG_0001.JPG", None),
+        ("other/cam1/IMG_0001.JPG", None),
+        ("IMG_0001.JPG", None),
+        ("/elsewhere/photos/cam1/IMG_0001.JPG", "cam1/IMG_0001"),
+        ("D:\\photos\\cam2\\IMG_0001.JPG", "cam2/IMG_0001"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["json", "csv"])
+def test_a_file_is_the_photo_with_that_path_and_no_other(
+    tmp_path: Path, layout: str, file: str, image: str | None
+) -> None:
+    """The id beside it, that of another photo, is not even looked at."""
+    if layout == "json":
+        path = as_json(tmp_path, entry(file=file, image_id="cam1/IMG_0001", category_name="cat"))
+    else:
+        row = f"cam1/IMG_0001,{file},cat,0.5,0,0,1,1"
+        path = as_csv(tmp_path, f"image,file,class,score,x1,y1,x2,y2\n{row}\n")
+    problems: list[Problem] = []
+    found = read_detections(path, cameras("cam1", "cam2"), problems)
+    assert list(found) == ([] if image is None else [image])
+    assert len(problems) == (image is None)
+    if file == "IMG_0001.JPG":
+        assert "may be 'cam1/IMG_0001' and 'cam2/IMG_0001'" in str(problems[0])
+
+
+def test_the_same_path_from_the_root_goes_before_paths_that_end_so(tmp_path: Path) -> None:
+    data = cameras("", "sub")
+    data.files = {"/IMG_0001": "IMG_0001.JPG", "sub/IMG_0001": "sub/IMG_0001.JPG"}
+    found = read_detections(as_json(tmp_path, entry(file="IMG_0001.JPG")), data)
+    assert list(found) == ["/IMG_0001"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["cam3/IMG_0001.JPG", "cam1/IMG_0001.JPG"], ["cam1/IMG_0001.JPG"]),
+        (["/a/cam3/IMG_0001.JPG", "/b/cam4/IMG_0001.JPG"], []),
+        (["/a/cam1/IMG_0001.JPG", "/b/cam1/IMG_0001.JPG"], []),
+        (["cam1\\IMG_0001.JPG", "cam1/IMG_0001.JPG"], ["cam1\\IMG_0001.JPG"] * 2),
+    ],
+)
+def test_two_photos_are_never_read_as_one(
+    tmp_path: Path, names: list[str], kept: list[str]
+) -> None:
+    """Other tools' names, whose folders may be those of another machine."""
+    problems: list[Problem] = []
+    rows = [entry(image_id=name, category_name="cat") for name in names]
+    found = read_detections(as_json(tmp_path, *rows), cameras("cam1"), problems)
+    assert sum(each.count for each in found.values()) == len(kept)
+    assert len(problems) == len(names) - len(kept)
+    assert all("IMG_0001" in str(problem) for problem in problems)
+
+
+def test_text_files_lie_in_folders_as_the_photos_do(tmp_path: Path) -> None:
+    for folder in ("cam1", "cam2", "cam3"):
+        (tmp_path / "found" / folder).mkdir(parents=True)
+        (tmp_path / "found" / folder / "IMG_0001.txt").write_text("cat 0.5 0 0 1 1\n")
+    problems: list[Problem] = []
+    found = read_detections(tmp_path / "found", cameras("cam1", "cam2"), problems)
+    assert sorted(found) == ["cam1/IMG_0001", "cam2/IMG_0001"]
+    assert ["cam3/IMG_0001" in str(problem) for problem in problems] == [True]
+
+
+def test_a_result_without_any_name_of_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnusableFileError, match="must have file or image_id"):
+        read_detections(as_json(tmp_path, entry(image_id="absent")), dataset())

@@ -185,3 +185,47 @@ def test_pictures_that_we_drew_are_left_out_and_counted(tmp_path, is_done):
     assert (len(named.paths), named.own, named.own_words) == (1, 0, "")
     inside = list_images([tmp_path / "photos"], tmp_path)  # the photos lie in the out folder
     assert set(photos) <= set(inside.paths)
+
+
+@pytest.mark.parametrize(
+    ("sources", "files"),
+    [
+        (["."], ["p/cam1/a.jpg", "p/cam2/a.jpg", "top.jpg"]),
+        (["p"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam1"], ["a.jpg"]),
+        (["p/cam1", "p/cam2"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam1/a.jpg"], ["a.jpg"]),
+        (["p/cam1/a.jpg", "p/cam2/a.jpg"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam*/*.jpg"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam1/*.jpg"], ["a.jpg"]),
+        (["p/**/a.jpg"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam1", "top.jpg"], ["p/cam1/a.jpg", "top.jpg"]),
+        (["p", "p/cam1/a.jpg"], ["cam1/a.jpg", "cam2/a.jpg"]),
+        (["p/cam1", "no/such/place", "no*.jpg"], ["a.jpg"]),
+        (["p/../p/./cam1", "p/cam2/"], ["cam1/a.jpg", "cam2/a.jpg"]),
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_files_are_named_from_the_folder_that_holds_all_that_was_given(
+    tmp_path, monkeypatch, sources, files, absolute
+):
+    touch(tmp_path, "p/cam1/a.jpg", "p/cam2/a.jpg", "top.jpg")
+    monkeypatch.chdir(tmp_path)
+    given = [f"{tmp_path}/{each}" if absolute else each for each in sources]
+    found = list_images(given)
+    assert [found.files[path] for path in found.paths] == files
+
+
+def test_no_two_files_have_one_name(tmp_path):
+    touch(tmp_path, "deep/inside/x.jpg", "deep/a.jpg", "a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "inside")
+    found = list_images([f"{tmp_path}/link/../a.jpg", tmp_path / "a.jpg"])
+    assert len(set(found.files.values())) == len(found.paths) == 2
+
+
+def test_pictures_that_we_drew_in_folders_below_are_left_out(tmp_path):
+    touch(tmp_path, "photos/cam1/a.jpg", "photos/out/overlays/cam1/a.jpg")
+    (tmp_path / "photos/out/detections.json").write_text("[]")
+    found = list_images([tmp_path / "photos"])
+    assert list(found.files.values()) == ["cam1/a.jpg"]
+    assert found.own == 1

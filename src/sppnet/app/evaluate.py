@@ -120,6 +120,7 @@ def _write_page(
         dataset.images,
         found,
         figures,
+        files=dataset.files,
         title=f"Detections of {detections.name}",
         subtitle=place,
     )

@@ -308,6 +308,9 @@ class DetectionConfig:
     """How often boxes are refined, each time by a regression of its own; 1 in the released code."""
     box_agnostic: bool = False
     """Whether one box regression serves all classes."""
+    operating_point: Annotated[bool, Flag(group="Operating point")] = True
+    """Whether parts of the photos are held out in turn, to find from which score on a detection
+    counts and how sure it is; not with tune."""
     recipe: Annotated[str, OneOf(RECIPES), Flag(group="Recipe")] = "best"
     """Whose constants hold where none are given: best (ours) or paper (SPP-net's)."""
     seed: Seed = 0

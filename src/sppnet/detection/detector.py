@@ -17,9 +17,10 @@ from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
 from sppnet.errors import UsageError
+from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections, flip_boxes
 from sppnet.images import ImageSource, flip_left_right, to_image
-from sppnet.storage import put_under, restore_model, save_model, tensors_under
+from sppnet.storage import load_model, put_under, restore_model, save_model, tensors_under
 from sppnet.storage.tensors import check_float32
 
 MODEL_KIND = "detector"
@@ -36,6 +37,7 @@ class SavedDetector:
     rule: InferenceConfig
     anchors: dict[str, Any] | None
     training: dict[str, Any] = field(default_factory=dict)
+    operating_points: dict[str, Any] | None = None
 
 
 class Detector:
@@ -53,6 +55,8 @@ class Detector:
         anchors: Proposes from the feature maps; learnt from labelled boxes.
         seen: (M,) int64 content numbers of the images it was trained on, so that a test can tell;
             None if that is not known.
+        operating_points: From which scores on detections count, and how sure each is; None if that
+            was never measured. It changes nothing of what :meth:`detect` finds.
 
     Raises:
         ValueError: If the classifier does not have one score per name, or expects vectors of
@@ -81,6 +85,7 @@ class Detector:
         inference: InferenceConfig | None = None,
         anchors: AnchorProposer | None = None,
         seen: Tensor | None = None,
+        operating_points: OperatingPoints | None = None,
     ) -> None:
         if classifier.num_classes != len(names):
             raise ValueError(
@@ -95,9 +100,13 @@ class Detector:
         self.inference = inference or InferenceConfig()
         self.anchors = anchors
         self.seen = seen
+        self.operating_points = operating_points
 
     def predict(self, image: ImageSource) -> Detections:
         """Find objects in one image.
+
+        All that was found is given, down to low scores: ``operating_points.select(found)`` takes
+        what counts.
 
         Args:
             image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any
@@ -106,7 +115,8 @@ class Detector:
         Returns:
             A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score
             is the margin of an SVM or the log-odds of a softmax: above 0 the box more likely shows
-            the class than not.
+            the class than not. With ``operating_points`` also confidence (K,), the probability that
+            a detection is right.
 
         Raises:
             InputError: If a file cannot be decoded.
@@ -114,7 +124,9 @@ class Detector:
         """
         pixels = to_image(image)
         encoded = self.encode(pixels)
-        return self.detect(encoded, self.propose(pixels, encoded))
+        found = self.detect(encoded, self.propose(pixels, encoded))
+        points = self.operating_points
+        return found if points is None else points.with_confidence(found)
 
     def propose(
         self, image: Tensor, encoded: EncodedImage, external: Tensor | None = None
@@ -225,7 +237,7 @@ class Detector:
         return self
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights, in JSON values."""
+        """Everything that decides what is found but the weights, in JSON values."""
         return {
             "names": list(self.names),
             "encoder": self.encoder.config(),
@@ -257,6 +269,8 @@ class Detector:
             OutputError: If it cannot be written.
         """
         config = {**self.config(), "training": extra or {}}
+        if self.operating_points is not None:
+            config["operating_points"] = self.operating_points.config()
         seen = {} if self.seen is None else {"seen": self.seen}
         save_model(Path(path), MODEL_KIND, config, self.tensors() | seen)
 
@@ -296,10 +310,28 @@ class Detector:
             anchors = AnchorProposer.from_config(saved.anchors, parts)
             anchors.check(encoder)
         scorer = classifier_from_config(saved.scorer, tensors_under("scorer.", own))
-        detector = cls(encoder, scorer, mover, saved.names, saved.rule, anchors, seen)
+        points = None  # as in models of version 0.1
+        if saved.operating_points is not None:
+            points = OperatingPoints.from_config(saved.operating_points, len(saved.names))
+        detector = cls(encoder, scorer, mover, saved.names, saved.rule, anchors, seen, points)
         if unknown := sorted(own.keys() - detector.tensors().keys()):
             raise ValueError(f"tensor {unknown[0]!r} belongs to no part of it")
         return detector
+
+
+def keep_operating_points(folder: str | Path, points: OperatingPoints) -> None:
+    """Keep operating points in the folder of a detector; all else in it stays bit for bit.
+
+    Args:
+        folder: What :meth:`Detector.save` wrote; it is replaced as a whole.
+        points: Take the place of those that are there.
+
+    Raises:
+        UnusableFileError: If the folder is no detector, or damaged.
+        OutputError: If it cannot be written.
+    """
+    config, tensors = load_model(folder, MODEL_KIND)
+    save_model(folder, MODEL_KIND, {**config, "operating_points": points.config()}, tensors)
 
 
 class CombinedDetector:
@@ -346,6 +378,11 @@ class CombinedDetector:
         """Content numbers of the images that any of them was trained on; None if one cannot say."""
         known = [each.seen for each in self.detectors if each.seen is not None]
         return torch.cat(known) if len(known) == len(self.detectors) else None
+
+    @property
+    def operating_points(self) -> None:
+        """None: scores of detections that were joined need points of their own."""
+        return
 
     def predict(self, image: ImageSource) -> Detections:
         """Find objects in one image; see :meth:`Detector.predict`."""
@@ -400,6 +437,11 @@ class AnyDetector(Protocol):
     @property
     def seen(self) -> Tensor | None:
         """Content numbers of the images that were trained on; None if that is not known."""
+        ...
+
+    @property
+    def operating_points(self) -> OperatingPoints | None:
+        """From which scores on detections count; None if that is not known."""
         ...
 
     def encode(self, image: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from pathlib import Path
@@ -108,6 +109,16 @@ class CachedFeatures:
     def usable(self) -> list[LabelledImage]:
         """The images that could be decoded so far."""
         return [image for image in self.images if image.path not in self._bad]
+
+    def subset(self, images: Sequence[LabelledImage]) -> "CachedFeatures":
+        """Give the features of some of the images; what is known of bad ones is shared.
+
+        Args:
+            images: Some of the images.
+        """
+        part = copy(self)
+        part.images = images
+        return part
 
     def content_numbers(self) -> Tensor:
         """Numbers by which the usable images are known again, as of ``content_number``: int64."""

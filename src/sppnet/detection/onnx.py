@@ -173,7 +173,9 @@ def _facts(detector: Detector) -> dict[str, object]:
     """What a program needs to know to use the graph, in JSON values."""
     projection = detector.encoder.projection
     places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
-    return {"kind": MODEL_KIND, **detector.config(), "cells": places}
+    points = detector.operating_points
+    sure = {} if points is None else {"operating_points": points.config()}
+    return {"kind": MODEL_KIND, **detector.config(), "cells": places, **sure}
 
 
 def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:

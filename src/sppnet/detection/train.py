@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
+
+import torch
 
 from sppnet.backbones import build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
@@ -29,6 +31,8 @@ from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmCon
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
+from sppnet.evaluation.operating_point import OperatingPoints
+from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
@@ -40,6 +44,8 @@ MEGABYTE = 10**6
 SHARED = ("use_difficult", "seed")  # settings of several parts
 # Percent of the updates after which the rate of a fine-tuning falls to a tenth.
 HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
+# Parts of the photos that are held out in turn to find the operating point.
+FOLDS = 2
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -146,6 +152,9 @@ def train_detector(
     checkpoints: Checkpoints | None = None,
 ) -> Detector:
     """Train a detector: proposals, maps, anchors, fine-tuning if asked for, SVMs, box regression.
+
+    At last it finds the scores from which on detections count, unless it is fine-tuned: then no
+    photo is left that the network was not fitted to, and ``sppnet detect val`` finds them.
 
     Proposals and maps are kept in the cache, so that a second call after a kill continues where the
     first one stopped.
@@ -313,6 +322,8 @@ class _Training:
     config: DetectionConfig
     track: Track
     stage: Stage
+    shared_scaler: FeatureScaler | None = None
+    _overlaps: OverlapRidgeTrainer | None = field(default=None, init=False)
 
     @property
     def mirror(self) -> bool:
@@ -334,7 +345,7 @@ class _Training:
             self.cached = replace(self.cached, images=images, encoder=tuned.encoder, anchors=None)
             self._extract_features(mirror=self.mirror)
         classifier, box_regressor = self._train_classifier(tuned), self._fit_boxes(tuned)
-        return Detector(
+        detector = Detector(
             self.cached.encoder,
             classifier,
             box_regressor,
@@ -343,6 +354,56 @@ class _Training:
             self.cached.anchors,
             self.cached.content_numbers(),
         )
+        if self.config.operating_point and self.config.tune == "none":
+            with self.stage("operating point"):
+                detector.operating_points = self._find_operating_points(detector)
+        return detector
+
+    def _find_operating_points(self, detector: Detector) -> OperatingPoints | None:
+        """Find them on photos that are held out in turn; None with too few objects.
+
+        A classifier scores the photos that it was fitted to too well. So each part of the photos is
+        scored by one that was fitted to the others; proposals and box regression are those of the
+        detector.
+        """
+        images = self.cached.usable
+        draw = torch.Generator().manual_seed(self.config.seed)
+        fold = torch.randperm(len(images), generator=draw) % FOLDS
+        found: dict[Any, Detections] = {}
+        for number in range(FOLDS):
+            rest = [image for image, own in zip(images, fold, strict=True) if own != number]
+            held = [image for image, own in zip(images, fold, strict=True) if own == number]
+            if held and any(len(image.boxes) for image in rest):
+                found |= self._detect_held_out(detector, rest, held)
+        judged = [image for image in images if image.image_id in found]
+        return OperatingPoints.fit(judged, found, self.names, "training")
+
+    def _detect_held_out(
+        self, detector: Detector, rest: Sequence[LabelledImage], held: Sequence[LabelledImage]
+    ) -> dict[Any, Detections]:
+        """Fit a classifier to some photos, and detect with it on others."""
+        if self._overlaps is not None:
+            return self._detect_with(detector, self._overlaps.fit_without(held), held)
+        config = replace(self.config, mirror="on" if self.mirror else "off")
+        part = self.cached.subset(rest)
+        training = replace(
+            self, cached=part, config=config, stage=nullcontext, shared_scaler=self._scaler
+        )
+        try:
+            classifier = training._train_classifier(TunedParts())
+        except NothingUsableError:  # its objects are all difficult
+            return {}
+        return self._detect_with(detector, classifier, held)
+
+    def _detect_with(
+        self, detector: Detector, classifier: RegionClassifier, held: Sequence[LabelledImage]
+    ) -> dict[Any, Detections]:
+        """Detect on some photos with another classifier."""
+        own = Detector(
+            detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
+        )
+        samples = self.cached.subset(held).samples("scoring held-out photos", self.track)
+        return {image.image_id: own.detect(maps, boxes) for image, maps, boxes in samples}
 
     def _extract_features(self, *, mirror: bool) -> None:
         """Convolve the images, and learn anchors on their maps."""
@@ -390,7 +451,8 @@ class _Training:
             return softmax
         if kind == "overlap":
             with self.stage("classifier"):
-                return self._overlap_trainer(tuned).fit(self.track)
+                self._overlaps = self._overlap_trainer(tuned)
+                return self._overlaps.fit(self.track)
         with self.stage("objects"):
             trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
             trainer.collect_positives(self.track)
@@ -441,4 +503,6 @@ class _Training:
     @cached_property
     def _scaler(self) -> FeatureScaler:
         """Factors for the features; first asked for after the fine-tuning."""
+        if self.shared_scaler is not None:
+            return self.shared_scaler
         return FeatureScaler(self.cached, norm_config(self.config), self.track)

@@ -2,11 +2,13 @@
 
 - ``matching``: which detections are true positives, by the rules of VOC and of COCO. Start here.
 - ``average_precision``: scores of a detector from these matches, COCO's twelve among them.
-- ``error_analysis``: kinds of mistakes, confusion of classes, the best score threshold.
+- ``error_analysis``: kinds of mistakes, confusion of classes.
 - ``calibration``: scores as probabilities, and whether those can be believed.
+- ``operating_point``: from which score on a detection counts.
 - ``proposal_recall``: how many objects the proposals cover.
 - ``classification``: how often a classifier is right.
-- ``results_io``: detections as files; ``visualize``: detections drawn on images.
+- ``results_io`` reads detections from files, ``results_writing`` writes them; ``visualize``
+  draws them on images.
 - ``report``: all of it as one HTML page.
 """
 
@@ -35,14 +37,17 @@ from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
     ErrorTypes,
     ImageCounts,
-    OperatingPoint,
     best_and_worst,
-    best_operating_point,
     confuse_detections,
     count_matches,
     find_error_types,
 )
 from sppnet.evaluation.matching import ImageMatches, match_detections
+from sppnet.evaluation.operating_point import (
+    OperatingPoint,
+    OperatingPoints,
+    best_operating_point,
+)
 from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
@@ -50,7 +55,8 @@ from sppnet.evaluation.report.classification import (
 )
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import DetectionAnalysis, DetectionFigures
-from sppnet.evaluation.results_io import read_detections, write_coco_results, write_csv
+from sppnet.evaluation.results_io import read_detections
+from sppnet.evaluation.results_writing import write_coco_results, write_counts, write_csv
 from sppnet.evaluation.visualize import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,
@@ -77,6 +83,7 @@ __all__ = [
     "ImageCounts",
     "ImageMatches",
     "OperatingPoint",
+    "OperatingPoints",
     "ProposalRecall",
     "ReliabilityDiagram",
     "ScoreCalibration",
@@ -105,6 +112,7 @@ __all__ = [
     "top_k_accuracy",
     "write_classification_report",
     "write_coco_results",
+    "write_counts",
     "write_csv",
     "write_detection_report",
 ]

@@ -7,12 +7,14 @@ far the scores of a detector, or the probabilities made of them, can be believed
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from sppnet.config.fields import Count, Each, Within, restore_fields
 from sppnet.evaluation.matching import collect_detections, collect_truth, match_voc
 from sppnet.evaluation.overlaps import Floats, Ints, Mask
 from sppnet.geometry import Detections
@@ -57,6 +59,16 @@ def match_scores(
     return MatchedScores(
         found.scores[kept], found.label[kept], matches.true_positive[0][kept], found.image[kept]
     )
+
+
+@dataclass(frozen=True)
+class SavedCalibration:
+    """What :meth:`ScoreCalibration.config` writes."""
+
+    method: str
+    least: Count
+    shared: dict[str, Any] | None
+    curves: list[dict[str, Any] | None]
 
 
 class ScoreCalibration:
@@ -170,14 +182,15 @@ class ScoreCalibration:
             config: As :meth:`config` gives it.
 
         Raises:
-            ValueError: If the method is not known.
-            KeyError: If a part is missing.
+            TypeError: If it is no object.
+            ValueError: If a part is missing, unknown or out of range.
         """
-        result = cls(config["method"], config["least"])
-        curve = CURVES[result.method]
-        shared = config["shared"]
-        result.shared_ = shared and curve(**shared)
-        result.curves_ = [entry and curve(**entry) for entry in config["curves"]]
+        saved = restore_fields(SavedCalibration, config, "calibration")
+        result = cls(saved.method, saved.least)
+        result.shared_, *result.curves_ = (
+            None if entry is None else restore_fields(CURVES[saved.method], entry, "curve")
+            for entry in (saved.shared, *saved.curves)
+        )
         return result
 
 
@@ -221,7 +234,7 @@ def cross_calibrate(
 class PlattCurve:
     """The sigmoid of ``slope * score + offset``; the slope is not negative."""
 
-    slope: float
+    slope: Annotated[float, Within(0)]
     offset: float
 
     def __call__(self, scores: Floats) -> Floats:
@@ -284,7 +297,13 @@ class IsotonicCurve:
     """Linear interpolation between rising points; level before the first and after the last."""
 
     x: tuple[float, ...]
-    y: tuple[float, ...]
+    y: Annotated[tuple[float, ...], Each(Within(0, 1), least=1)]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y) or any(
+            a > b for v in (self.x, self.y) for a, b in pairwise(v)
+        ):
+            raise ValueError("x and y must rise together, one y for each x")
 
     def __call__(self, scores: Floats) -> Floats:
         """Probability of each score: (N,)."""

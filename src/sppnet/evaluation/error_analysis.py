@@ -1,18 +1,14 @@
-"""Where a detector is wrong: kinds of errors, confusion of classes, the best score threshold."""
+"""Where a detector is wrong: kinds of errors, confusion of classes, mistakes image by image."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sppnet.evaluation.average_precision import average_precision_area, precision_and_recall
-from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.matching import (
     Matches,
     collect_detections,
@@ -354,90 +350,6 @@ def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray
     sides = num_classes + 1
     truths, seen = np.r_[rows, lost], np.r_[label, np.full(len(lost), num_classes)]
     return np.bincount(truths * sides + seen, minlength=sides**2).reshape(sides, sides)
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What a detector does at one score threshold, over all images and classes.
-
-    Args:
-        score_threshold: Lowest score that counts.
-        true_positives: Objects found.
-        false_positives: Detections that found nothing new.
-        false_negatives: Objects not found.
-    """
-
-    score_threshold: float
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-
-    @property
-    def precision(self) -> float:
-        """Share of the detections that are right; NaN without detections."""
-        return _share(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def recall(self) -> float:
-        """Share of the objects that are found; NaN without objects."""
-        return _share(self.true_positives, self.true_positives + self.false_negatives)
-
-    def to_json(self) -> dict[str, float]:
-        """All of it, for JSON."""
-        return {
-            "score_threshold": self.score_threshold,
-            "hits": self.true_positives,
-            "false_alarms": self.false_positives,
-            "misses": self.false_negatives,
-            "precision": self.precision,
-            "recall": self.recall,
-        }
-
-
-def _share(part: int, whole: int) -> float:
-    """A ratio, NaN where there is nothing to divide."""
-    return part / whole if whole else math.nan
-
-
-def best_operating_point(
-    images: Sequence[LabelledImage],
-    detections: Mapping[Any, Detections],
-    iou_threshold: float = 0.5,
-) -> OperatingPoint:
-    """Find the score threshold with the best F1, the harmonic mean of precision and recall.
-
-    It is chosen on the images that it is measured on: good for looking at pictures, not a result.
-
-    Args:
-        images: With their truth; difficult objects and crowds do not count.
-        detections: By image id; an image that is missing has none.
-        iou_threshold: Lowest overlap of a true positive.
-
-    Returns:
-        The point; its threshold is infinite if nothing was found.
-    """
-    shown = {image.image_id for image in images} & detections.keys()
-    found = {name: detections[name] for name in shown}
-    every_label = [image.labels for image in images] + [one.labels for one in found.values()]
-    num_classes = max((int(labels.max()) + 1 for labels in every_label if len(labels)), default=0)
-    matched = match_scores(images, found, range(num_classes), iou_threshold)
-    num_objects = sum(int((~(image.difficult | image.crowd)).sum()) for image in images)
-    is_right = torch.from_numpy(matched.is_true_positive)
-    return _best_point(torch.from_numpy(matched.scores), is_right, num_objects)
-
-
-def _best_point(scores: Tensor, is_right: Tensor, num_objects: int) -> OperatingPoint:
-    """The best threshold among the scores that occur."""
-    ranked, order = scores.sort(descending=True, stable=True)
-    true_positives = is_right[order].cumsum(0)
-    if not len(ranked) or not int(true_positives[-1]):
-        return OperatingPoint(math.inf, 0, 0, num_objects)
-    f1 = 2 * true_positives / (torch.arange(1, len(ranked) + 1) + num_objects)
-    # Equal scores are taken together: only the last of them is a threshold.
-    is_last = torch.cat([ranked[1:] != ranked[:-1], torch.tensor([True])])
-    best = int(torch.where(is_last, f1, -1).argmax())
-    found = int(true_positives[best])
-    return OperatingPoint(float(ranked[best]), found, best + 1 - found, num_objects - found)
 
 
 @dataclass(frozen=True)

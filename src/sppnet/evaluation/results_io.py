@@ -1,29 +1,31 @@
-"""Detections read from and written to files: COCO results, CSV and text."""
+"""Detections read from files: COCO results, CSV and text."""
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePath
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from sppnet.errors import Problem, UnusableFileError, printable
+from sppnet.evaluation.results_writing import exact_text
 from sppnet.geometry import Detections
-from sppnet.storage.files import read_bytes, read_json, reason, write_text
+from sppnet.storage.files import read_bytes, read_json, reason
 
 if TYPE_CHECKING:
     from sppnet.images.dataset import DetectionDataset, LabelledImage
 
-_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formulas begin
 MAX_JSON_BYTES = 4 * 2**30
 MAX_CSV_BYTES = 2**30
 MAX_TEXT_BYTES = 64 * 2**20
 # The first one that a table has is taken; case does not matter.
 _COLUMNS = {
-    "image": ("image", "image_id", "filename", "file_name", "file", "path", "img", "imageid"),
+    "image": ("file", "image", "image_id", "filename", "file_name", "path", "img", "imageid"),
     "class": ("class_name", "category_name", "name", "class", "label", "category", "category_id"),
     "score": ("score", "confidence", "conf"),
 }
@@ -48,6 +50,7 @@ class DetectionRow(NamedTuple):
     line: int | None
     place: str
     category_id: object = None  # a category's id by the file's own word, where there is one
+    is_file: bool = False  # whether the image is named by a path as `detect predict` writes it
 
 
 def read_detections(
@@ -60,9 +63,13 @@ def read_detections(
     ``category_name`` goes before ``category_id``, because numbers mean something else in every
     file. A ``.csv`` table with a header, its columns parted by commas, semicolons or tabs: image,
     class, score and x1, y1, x2, y2 (or left, top, right, bottom; or x, y, width, height), in any
-    order, other columns ignored. A folder of one ``STEM.txt`` per image with lines ``class score x1
-    y1 x2 y2``. Boxes are half-open pixels. A class that is text is a name; else what is called
-    ``category_id`` is an id of a COCO set, and other numbers are places, from 0, among the names.
+    order, other columns ignored. A folder of one ``STEM.txt`` per image, in folders as the images
+    are, with lines ``class score x1 y1 x2 y2``. Boxes are half-open pixels. A class that is text is
+    a name; else what is called ``category_id`` is an id of a COCO set, and other numbers are
+    places, from 0, among the names.
+
+    What is called ``file``, as ``detect predict`` does, goes before any id: the image is the one
+    whose path from the root of the data set is the same, else the only one whose path ends so.
 
     Args:
         path: The file or the folder.
@@ -77,104 +84,41 @@ def read_detections(
         UnusableFileError: If the file or a line breaks the format, or a number is not finite;
             names the file and the line or entry.
     """
-    path = Path(path)
-    rows = read_rows(path)
-    images = ImageNames(dataset.images)
+    images = ImageNames(dataset.images, dataset.files)
     find_class = _class_finder(dataset)
-    by_image: dict[ImageId, list[tuple[DetectionRow, int]]] = {}
-    for source, row in rows:
-        image, label = images.find(row.image), find_class(row)
-        if image is not None and label is not None:
-            by_image.setdefault(image, []).append((row, label))
-            continue
-        fault = f"class {row.category!r} is not in the data set"
-        rule = f"{row.place}: {images.fault(row.image) if image is None else fault}"
-        if problems is None:
-            raise UnusableFileError(rule, path=source, code="E_FORMAT")
-        problems.append(Problem(str(source), rule, "E_FORMAT", row.line, "detection left out"))
-    return {image: _detections(rows) for image, rows in by_image.items()}
+    by_image: dict[ImageId, list[_PlacedRow]] = {}
+    for source, row in read_rows(Path(path)):
+        image, label = images.find(row.image, is_file=row.is_file), find_class(row)
+        if image is None:
+            _leave_out(source, row, images.fault(row.image, is_file=row.is_file), problems)
+        elif label is None:
+            _leave_out(source, row, f"class {row.category!r} is not in the data set", problems)
+        else:
+            by_image.setdefault(image, []).append(_PlacedRow(source, row, label))
+    found = {}
+    for image, rows in by_image.items():
+        rivals = images.find_rivals(image, {each.row.image for each in rows})
+        for each in rows:
+            if each.row.image in rivals:
+                _leave_out(each.source, each.row, rivals[each.row.image], problems)
+        kept = [each for each in rows if each.row.image not in rivals]
+        if kept:
+            found[image] = _detections(kept)
+    return found
 
 
-def write_coco_results(
-    path: str | Path,
-    detections: Mapping[Any, Detections],
-    names: Sequence[str],
-    category_ids: Sequence[int | str] | None = None,
-) -> None:
-    """Write COCO results JSON; :func:`read_detections` reads exactly the same back.
-
-    Args:
-        path: The file.
-        detections: By image id, which is written as it is.
-        names: Class names, written as ``category_name``.
-        category_ids: The ``category_id`` of each class; default 1..K.
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
-    ids: list[int | str] = list(category_ids or range(1, len(names) + 1))
-    entries = []
-    for image, score, label, (x1, y1, x2, y2) in _each(detections):
-        entry = {
-            "image_id": image if isinstance(image, int) else str(image),
-            "category_id": ids[label],
-            "category_name": names[label],
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        entries.append(json.dumps(entry))
-    write_text(path, "[" + ",\n".join(entries) + "]\n")
+class _PlacedRow(NamedTuple):
+    source: Path
+    row: DetectionRow
+    label: int
 
 
-def write_csv(path: str | Path, detections: Mapping[Any, Detections], names: Sequence[str]) -> None:
-    """Write a table with the columns image, class, score, x1, y1, x2, y2.
-
-    Args:
-        path: The file.
-        detections: By image id.
-        names: Class names.
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["image", "class", "score", "x1", "y1", "x2", "y2"])
-    for image, score, label, box in _each(detections):
-        words = (spreadsheet_text(str(image)), spreadsheet_text(names[label]))
-        table.writerow([*words, f"{score:.6g}", *(f"{value:.2f}" for value in box)])
-    write_text(path, text.getvalue())
-
-
-def spreadsheet_text(text: str) -> str:
-    """Put an apostrophe before a text that a spreadsheet would compute instead of showing it.
-
-    The exact text stands in the JSON files; :func:`exact_text` gives it back.
-
-    Example:
-        >>> [spreadsheet_text(each) for each in ("cat", "=1+1", "'=1+1")]
-        ['cat', "'=1+1", "''=1+1"]
-    """
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_SIGNS) else text
-
-
-def exact_text(cell: str) -> str:
-    """Undo :func:`spreadsheet_text`.
-
-    Example:
-        >>> [exact_text(each) for each in ("cat", "'=1+1", "''=1+1", "'tis")]
-        ['cat', '=1+1', "'=1+1", "'tis"]
-    """
-    is_guarded = cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_SIGNS)
-    return cell[1:] if is_guarded else cell
-
-
-def _each(detections: Mapping[Any, Detections]) -> Iterator[tuple[Any, float, int, list[float]]]:
-    """Image, score, label and box of every detection."""
-    for image, found in detections.items():
-        rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
-        for score, label, box in rows:
-            yield image, score, label, box
+def _leave_out(source: Path, row: DetectionRow, fault: str, problems: list[Problem] | None) -> None:
+    """Note why a row is not used; without a list it is an error."""
+    rule = f"{row.place}: {fault}"
+    if problems is None:
+        raise UnusableFileError(rule, path=source, code="E_FORMAT")
+    problems.append(Problem(str(source), rule, "E_FORMAT", row.line, "detection left out"))
 
 
 def _class_finder(dataset: "DetectionDataset") -> Callable[[DetectionRow], int | None]:
@@ -210,15 +154,15 @@ def _plain(value: object) -> ImageId | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _detections(rows: list[tuple[DetectionRow, int]]) -> Detections:
+def _detections(rows: list[_PlacedRow]) -> Detections:
     """Build the detections of one image, best score first.
 
     They are sorted before float32 can make scores equal that are not.
     """
-    rows.sort(key=lambda pair: -pair[0].score)
-    boxes = torch.tensor([row.box for row, _ in rows], dtype=torch.float64)
-    scores = torch.tensor([row.score for row, _ in rows], dtype=torch.float64)
-    labels = torch.tensor([label for _, label in rows], dtype=torch.int64)
+    rows.sort(key=lambda each: -each.row.score)
+    boxes = torch.tensor([each.row.box for each in rows], dtype=torch.float64)
+    scores = torch.tensor([each.row.score for each in rows], dtype=torch.float64)
+    labels = torch.tensor([each.label for each in rows], dtype=torch.int64)
     return Detections(boxes.to(torch.float32), scores.to(torch.float32), labels)
 
 
@@ -230,20 +174,30 @@ class ImageNames:
 
     Args:
         images: The images of the data set.
+        files: By image id, its path from the root of the data set.
 
     Example:
         >>> from types import SimpleNamespace
         >>> names = ImageNames([SimpleNamespace(image_id="000005", path="a/000005.jpg")])
         >>> names.find("000005.jpg"), names.find(5.0), names.find("6")
         ('000005', '000005', None)
+        >>> names.find("b/000005.jpg"), names.find("b/000005.jpg", is_file=True)
+        ('000005', None)
     """
 
-    def __init__(self, images: Sequence["LabelledImage"]) -> None:
+    def __init__(
+        self,
+        images: Sequence["LabelledImage"],
+        files: Mapping[ImageId, str] = MappingProxyType({}),
+    ) -> None:
         self._ids = {image.image_id for image in images}
+        self._files = {file: image for image, file in files.items()}
+        self._parts: dict[ImageId, tuple[str, ...]] = {}
         self._paths: dict[str, list[tuple[tuple[str, ...], ImageId]]] = {}
         self._others: list[dict[ImageId, list[ImageId]]] = [{} for _ in range(4)]
         for image in images:
-            path = PurePath(image.path)
+            path = PurePath(os.path.abspath(image.path))  # noqa: PTH100 (links stay)
+            self._parts[image.image_id] = path.parts
             for last in (path.name, path.stem):
                 parts = (*path.parts[:-1], last)
                 self._paths.setdefault(last, []).append((parts, image.image_id))
@@ -257,25 +211,66 @@ class ImageNames:
                 if spelling is not None:
                     table.setdefault(spelling, []).append(image.image_id)
 
-    def find(self, name: object) -> ImageId | None:
+    def find(self, name: object, *, is_file: bool = False) -> ImageId | None:
         """Return the ``image_id`` of the image that is meant, or None.
 
         Args:
             name: What the result file says.
+            is_file: Whether it is a path from what was given to ``detect predict``: then all of its
+                folders must be the image's.
         """
-        fits = self._fits(name)
+        fits = self._fits_file(name) if is_file else self._fits(name)
         return fits[0] if len(fits) == 1 else None
 
-    def fault(self, name: object) -> str:
+    def fault(self, name: object, *, is_file: bool = False) -> str:
         """Say why a name means no image.
 
         Args:
             name: One that ``find`` does not find.
+            is_file: As for ``find``.
         """
-        fits = self._fits(name)
+        fits = self._fits_file(name) if is_file else self._fits(name)
         if len(fits) > 1:
             return f"image {name!r} may be {fits[0]!r} and {fits[1]!r}"
         return f"image {name!r} is not in the data set"
+
+    def find_rivals(self, image: ImageId, names: Iterable[object]) -> dict[object, str]:
+        """Find names with folders that cannot all mean one image: the paths of several files.
+
+        Args:
+            image: Id of the image.
+            names: All that a result file has for it.
+
+        Returns:
+            Those to leave out, with the reason: all but the one that agrees with most of the
+            image's folders, or all if several do.
+        """
+        paths = [name for name in names if isinstance(name, str) and len(_split(name)) > 1]
+        if len({tuple(_split(name)) for name in paths}) < 2:
+            return {}
+        own = self._parts[image]
+        agreement = {name: _shared_parts(_split(name), own) for name in paths}
+        best = max(agreement.values())
+        first, *others = [name for name in paths if agreement[name] == best]
+        return {
+            name: f"image {name!r} is not {image!r}, which {first!r} agrees with more"
+            if agreement[name] < best
+            else f"image {image!r} may be {first!r} and {(others or [name])[0]!r}"
+            for name in paths
+            if others or name != first
+        }
+
+    def _fits_file(self, name: object) -> list[ImageId]:
+        """The images whose path is a name, or ends in it."""
+        if not isinstance(name, str):
+            return self._fits(name)
+        if name in self._files:
+            return [self._files[name]]
+        parts = _split(name)
+        if len(parts) < 2 or parts[0] == "" or ".." in parts or parts[0].endswith(":"):
+            return self._fits(name)  # as other tools write it
+        known = self._paths.get(parts[-1], [])
+        return [image for path, image in known if path[-len(parts) :] == tuple(parts)]
 
     def _fits(self, name: object) -> list[ImageId]:
         """The images that a name may mean, by the first rule that knows any."""
@@ -285,7 +280,7 @@ class ImageNames:
             return []
         if name in self._ids:
             return [name]
-        parts = name.replace("\\", "/").split("/") if isinstance(name, str) else []
+        parts = _split(name) if isinstance(name, str) else []
         if len(parts) > 1:
             return self._by_path(parts)
         for table in self._others:
@@ -303,6 +298,17 @@ class ImageNames:
             if fits:
                 return fits
         return self._fits(parts[-1])
+
+
+def _split(name: str) -> list[str]:
+    """The parts of a path of any system."""
+    return name.replace("\\", "/").split("/")
+
+
+def _shared_parts(parts: Sequence[str], path: Sequence[str]) -> int:
+    """How many parts at the end of two paths are the same; the last one counts in any case."""
+    pairs = zip(reversed(parts[:-1]), reversed(path[:-1]), strict=False)
+    return 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
@@ -330,8 +336,11 @@ def _json_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
             raise UnusableFileError(f"{place} must be an object", path=path, code="E_FORMAT")
         named, numbered = entry.get("category_name"), entry.get("category_id")
         category = numbered if named is None else named
-        if category is None or "image_id" not in entry:
-            rule = f"{place} must have image_id and category_id or category_name"
+        file = entry.get("file")
+        is_file = isinstance(file, str)
+        image = file if is_file else entry.get("image_id")
+        if category is None or image is None:
+            rule = f"{place} must have file or image_id and category_id or category_name"
             raise UnusableFileError(rule, path=path, code="E_FORMAT")
         values = [entry.get("score"), *_four(entry.get("bbox"))]
         score, x, y, width, height = _numbers(values, (int, float), place, path)
@@ -340,7 +349,7 @@ def _json_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
         if isinstance(numbered, float) and numbered.is_integer():
             numbered = int(numbered)
             category = numbered if named is None else named
-        yield path, DetectionRow(entry["image_id"], category, score, box, None, place, numbered)
+        yield path, DetectionRow(image, category, score, box, None, place, numbered, is_file)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
@@ -353,12 +362,14 @@ def _csv_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:
         header = [name.replace("min", "1").replace("max", "2") for name in names]
         columns = _columns(header, path)
         has_ids = header[columns["class"][0]] == "category_id"
+        is_file = header[columns["image"][0]] == "file"
         for cells in table:
             if any(cell.strip() for cell in cells):
                 if delimiter == ";":  # where it parts columns, the comma parts decimals
                     cells = _with_points(cells, columns)
                 row = _csv_row(path, table.line_num, cells, columns)
-                yield path, row._replace(category_id=row.category) if has_ids else row
+                numbered = row.category if has_ids else None
+                yield path, row._replace(category_id=numbered, is_file=is_file)
     except csv.Error as error:
         rule = f"line {table.line_num}: {error}"
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error
@@ -413,7 +424,7 @@ def _csv_row(
 def _folder_rows(folder: Path) -> Iterator[tuple[Path, DetectionRow]]:
     """Check and yield the lines of a folder of text files, in the order of their names."""
     try:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt")
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".txt")
     except OSError as error:
         rule = f"the folder cannot be read: {reason(error)}"
         raise UnusableFileError(rule, path=folder, code="E_UNREADABLE") from error
@@ -421,12 +432,13 @@ def _folder_rows(folder: Path) -> Iterator[tuple[Path, DetectionRow]]:
         rule = "holds no .txt file; expected one per image, or a JSON file instead of the folder"
         raise UnusableFileError(rule, path=folder, code="E_FORMAT")
     for path in files:
+        image = path.relative_to(folder).with_suffix("").as_posix()
         for number, line in enumerate(_decoded(path, MAX_TEXT_BYTES).split("\n"), start=1):
             if line.strip():
-                yield path, _text_row(path, number, line)
+                yield path, _text_row(path, image, number, line)
 
 
-def _text_row(path: Path, number: int, line: str) -> DetectionRow:
+def _text_row(path: Path, image: str, number: int, line: str) -> DetectionRow:
     """Read ``class score x1 y1 x2 y2``; a class name may contain spaces."""
     place = f"line {number}"
     words = line.split()
@@ -435,7 +447,8 @@ def _text_row(path: Path, number: int, line: str) -> DetectionRow:
         raise UnusableFileError(rule, path=path, code="E_FORMAT")
     score, x1, y1, x2, y2 = _numbers(words[-5:], (str,), place, path)
     _check_sides(x2 - x1, y2 - y1, place, path)
-    return DetectionRow(path.stem, " ".join(words[:-5]), score, (x1, y1, x2, y2), number, place)
+    box = (x1, y1, x2, y2)
+    return DetectionRow(image, " ".join(words[:-5]), score, box, number, place, None, "/" in image)
 
 
 def _decoded(path: Path, max_bytes: int) -> str:
@@ -483,5 +496,5 @@ def _check_sides(width: float, height: float, place: str, path: Path) -> None:
 
 
 def _short(values: Sequence[object]) -> str:
-    """Write values for an error text, cut short."""
+    """Values for an error text, cut short."""
     return printable(repr(list(values)))[:100]

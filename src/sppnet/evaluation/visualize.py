@@ -51,7 +51,9 @@ def draw_detections(
     names: Sequence[str],
     score_threshold: float = -math.inf,
 ) -> Image.Image:
-    """Draw what was found: a box, the name and the score, one colour per class.
+    """Draw what was found: a box, the name and the confidence, one colour per class.
+
+    Detections without a confidence have their score instead.
 
     Where labels would cover each other, that of the lower score is left out; its box stays.
 
@@ -74,9 +76,10 @@ def draw_detections(
     picture, factor = _enlarged(to_picture(image))
     painter = BoxPainter(picture)
     shown = detections.select(_best_first(detections, score_threshold))
-    rows = zip(*(shown[key].tolist() for key in ("boxes", "scores", "labels")), strict=True)
-    for box, score, label in rows:
-        text = f"{_class_name(names, label)} {score:.2f}"
+    sure = shown.scores if shown.confidence is None else shown.confidence
+    rows = zip(shown.boxes.tolist(), sure.tolist(), shown.labels.tolist(), strict=True)
+    for box, value, label in rows:
+        text = f"{_class_name(names, label)} {value:.2f}"
         painter.box(_scaled(box, factor), text, CLASS_COLOURS[label % len(CLASS_COLOURS)])
     return painter.finish()
 

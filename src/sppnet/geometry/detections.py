@@ -13,27 +13,35 @@ class Detections(dict[str, Tensor]):
         boxes: (K, 4) xyxy in pixels of the original image, x2 and y2 exclusive.
         scores: (K,) floating point, finite.
         labels: (K,) integers 0..classes-1.
+        confidence: (K,) probabilities 0..1 that each is right, if a calibration gave them.
 
     Raises:
         TypeError: If boxes or scores are not floating-point tensors, or labels not a tensor of
             integers.
-        ValueError: If the counts differ, a value is not finite in float32, a box is reversed, or a
-            label is negative; names the row.
+        ValueError: If the counts differ, a value is not finite in float32, a box is reversed, a
+            label is negative, or a confidence is not 0..1; names the row.
 
     Example:
         >>> box = torch.tensor([[0.0, 0.0, 4.0, 2.0]])
         >>> found = Detections(box, torch.tensor([0.9]), torch.tensor([3]))
         >>> found["boxes"].shape, found.labels.tolist(), found.count
         (torch.Size([1, 4]), [3], 1)
+        >>> found.confidence is None
+        True
         >>> Detections.empty().count
         0
     """
 
-    def __init__(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> None:
+    def __init__(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, confidence: Tensor | None = None
+    ) -> None:
         for name, values, integral in (("scores", scores, False), ("labels", labels, True)):
             _check_kind(name, values, integral)
+        more = {} if confidence is None else {"confidence": confidence}
+        for name, values in more.items():
+            _check_kind(name, values, False)
         check_boxes(boxes)
-        for name, values in (("scores", scores), ("labels", labels)):
+        for name, values in {"scores": scores, "labels": labels, **more}.items():
             if values.shape != boxes.shape[:1]:
                 raise ValueError(
                     f"{name} must have shape ({len(boxes)},), got {tuple(values.shape)}"
@@ -42,7 +50,10 @@ class Detections(dict[str, Tensor]):
         boxes, scores = check_boxes(boxes.to(torch.float32)), scores.to(torch.float32)
         reject_rows(~scores.isfinite(), scores, "scores must be finite")
         reject_rows(labels < 0, labels, "labels must be 0 or more")
-        super().__init__(boxes=boxes, scores=scores, labels=labels.to(torch.int64))
+        for name, values in more.items():
+            more[name] = values.to(torch.float32)
+            reject_rows(~((values >= 0) & (values <= 1)), values, f"{name} must be 0..1")
+        super().__init__(boxes=boxes, scores=scores, labels=labels.to(torch.int64), **more)
 
     @classmethod
     def empty(cls) -> "Detections":
@@ -65,6 +76,11 @@ class Detections(dict[str, Tensor]):
         return self["labels"]
 
     @property
+    def confidence(self) -> Tensor | None:
+        """(K,) float32 0..1, or None if nothing was calibrated; then the key is missing, too."""
+        return self.get("confidence")
+
+    @property
     def count(self) -> int:
         """How many things were found (``len`` counts the keys of the dict)."""
         return len(self["boxes"])
@@ -78,7 +94,8 @@ class Detections(dict[str, Tensor]):
         Returns:
             The detections of these rows, in the order of the indices.
         """
-        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows])
+        sure = None if self.confidence is None else self.confidence[rows]
+        return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], sure)
 
 
 def _check_kind(name: str, values: Tensor, integral: bool) -> None:

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images.decode import load_compact, read_image_size, read_stored_size
 from sppnet.images.findings import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Findings
+from sppnet.images.listing import relative_names
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines
 
@@ -109,6 +110,16 @@ class DetectionDataset:
     def box_count(self) -> int:
         """Number of boxes on all images."""
         return sum(len(image.labels) for image in self.images)
+
+    @cached_property
+    def files(self) -> dict[str | int, str]:
+        """By image id, the image's path from the root, or from the folder of the index file.
+
+        Where images lie outside, from the deepest folder that holds them and the root.
+        """
+        folder = self.root.parent if self.root.is_file() else self.root
+        names = relative_names((image.path for image in self.images), [folder])
+        return {image.image_id: names[image.path] for image in self.images}
 
     def boxes_per_class(self) -> dict[str, int]:
         """Number of boxes of each class, in the order of the names."""

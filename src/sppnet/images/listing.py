@@ -5,8 +5,8 @@ import os
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,12 +55,15 @@ class Listing:
         problems: One per source or entry that gives nothing.
         notes: One per source that also holds files of kinds that are not read.
         own: How many files were left out because ``detect predict`` drew them.
+        files: What results call each file: its path from the deepest folder that holds all that was
+            given, such as ``cam1/IMG_0001.JPG`` for the folders ``cam1`` and ``cam2``.
     """
 
     paths: tuple[Path, ...]
     problems: tuple[Problem, ...]
     notes: tuple[Problem, ...] = ()
     own: int = 0
+    files: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def own_words(self) -> str:
@@ -126,15 +129,45 @@ def list_images(sources: Sequence[str | Path], out: str | Path | None = None) ->
         own += len(names) - len(kept)
         found.extend(kept)
     paths = tuple(Path(name) for name in _once_each(found, looked.problems))
-    return Listing(paths, tuple(looked.problems), tuple(looked.notes), own)
+    files = relative_names(paths, looked.folders)
+    return Listing(paths, tuple(looked.problems), tuple(looked.notes), own, files)
+
+
+def relative_names(paths: Iterable[Path], folders: Iterable[str | Path] = ()) -> dict[Path, str]:
+    """Name files by their paths from the deepest folder that holds all of them.
+
+    Args:
+        paths: The files; they need not exist.
+        folders: Folders that the deepest one must hold, too.
+
+    Returns:
+        By path: the parts below that folder, with ``/`` on every system; no two are equal. Files of
+        several drives keep their whole paths.
+
+    Example:
+        >>> list(relative_names([Path("a/cam1/x.jpg"), Path("a/cam2/x.jpg")]).values())
+        ['cam1/x.jpg', 'cam2/x.jpg']
+        >>> list(relative_names([Path("a/cam1/x.jpg")], ["a"]).values())
+        ['cam1/x.jpg']
+    """
+    whole = {path: os.path.abspath(path) for path in paths}  # noqa: PTH100 (links stay)
+    parents = {os.path.dirname(path) for path in whole.values()}  # noqa: PTH120 (100k names)
+    try:
+        root = os.path.commonpath([*map(os.path.abspath, folders), *parents])
+        names = {path: os.path.relpath(full, root) for path, full in whole.items()}
+    except ValueError:  # nothing at all, or several drives
+        names = whole
+    counts = Counter(names.values())
+    for path in [path for path, name in names.items() if counts[name] > 1]:  # ".." behind a link
+        names[path] = os.path.realpath(path)
+    return {path: Path(name).as_posix() for path, name in names.items()}
 
 
 def _is_own(out: str | None, folder: str) -> bool:
     """Tell whether a folder holds pictures that we drew, of this run or of another."""
     real = Path(os.path.realpath(folder))
-    if real.name != OVERLAYS:
-        return False
-    return str(real.parent) == out or (real.parent / DETECTIONS).is_file()
+    places = [each.parent for each in (real, *real.parents) if each.name == OVERLAYS]
+    return any(str(place) == out or (place / DETECTIONS).is_file() for place in places)
 
 
 class _Looked:
@@ -143,6 +176,7 @@ class _Looked:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.notes: list[Problem] = []
+        self.folders: list[str] = []  # that names of files are relative to
         self._seen: set[tuple[int, int]] = set()
         self._others: Counter[str] = Counter()  # endings of files that are not read
 
@@ -156,13 +190,17 @@ class _Looked:
                 return self._expand_pattern(source)
             self.problems.append(_problem(source, _reason(error)))
             return []
-        return self._expand_folder(source) if stat.S_ISDIR(mode) else [source]
+        is_folder = stat.S_ISDIR(mode)
+        self.folders.append(source if is_folder else os.path.dirname(source))  # noqa: PTH120
+        return self._expand_folder(source) if is_folder else [source]
 
     def _expand_pattern(self, source: str) -> list[str]:
         """The files that a pattern matches, and those in the folders that it matches."""
         matches = sorted(glob.glob(source, recursive=True), key=os.fsencode)  # noqa: PTH207 (absolute ones too)
         if not matches:
             self.problems.append(Problem(source, "matches no file", "E_NOTHING"))
+        else:
+            self.folders.append(_fixed_part(source))
         found: list[str] = []
         for match in matches:
             if os.path.isdir(match):  # noqa: PTH112
@@ -220,6 +258,14 @@ class _Looked:
                     yield entry.path
                 else:
                     self._others[_suffix(entry.name)] += 1
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a pattern before the first part with ``*``, ``?`` or ``[``."""
+    folder = os.path.dirname(pattern)  # noqa: PTH120
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    return folder
 
 
 def _counted(endings: Mapping[str, int]) -> str:

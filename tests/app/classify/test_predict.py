@@ -177,6 +177,51 @@ def test_bad_images_cost_only_themselves(fitted: Path, tmp_path: Path) -> None:
     assert _tree(folder) == before
 
 
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_name_the_file_and_count_the_classes(
+    data: Path, fitted: Path, tmp_path: Path
+) -> None:
+    model, out = str(fitted / "model"), tmp_path / "out"
+    folders = [str(data / name) for name in sorted(PATTERNS)[:2]]
+    assert main(["classify", "predict", model, *folders, "--out", str(out)]) == 0
+    files = {path.relative_to(data).as_posix() for folder in folders for path in _images(folder)}
+    found, rows = _json(out / "predictions.json"), _table(out / "predictions.csv")
+    assert {each["file"] for each in found["images"]} == {row["file"] for row in rows} == files
+    assert {each["path"] for each in found["images"]} == {str(data / file) for file in files}
+    best = [row["name"] for row in rows if row["rank"] == "1"]
+    counts = {name: best.count(name) for name in found["names"]}
+    assert found["counts"] == counts
+    assert {row["class"]: int(row["images"]) for row in _table(out / "counts.csv")} == counts
+    assert {row["confidence"] for row in rows} == {""}  # margins of SVMs are none
+    assert main(["classify", "val", model, str(data), "--out", str(out)]) == 0
+    answers = _table(out / "predictions.csv")
+    assert len(answers) == 48
+    assert all(row["file"].split("/")[0] == row["truth"] for row in answers)
+    assert all((row["name"] == row["truth"]) == (row["is_right"] == "1") for row in answers)
+    right = sum(row["is_right"] == "1" for row in answers)
+    assert right / 48 == pytest.approx(_json(out / "metrics.json")["top1"])
+
+
+def _images(folder: str) -> list[Path]:
+    return [path for path in Path(folder).iterdir() if path.suffix == ".png"]
+
+
+def test_probabilities_are_confidences(data: Path, tmp_path: Path) -> None:
+    words = [*SMALL, "--imgsz", "24", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main(["classify", "train", str(data), *words]) == 0
+    out = tmp_path / "out"
+    words = [str(tmp_path / "run" / "model"), str(data / "disc"), "--out", str(out)]
+    assert main(["classify", "predict", *words]) == 0
+    for row in _table(out / "predictions.csv"):
+        assert float(row["confidence"]) == pytest.approx(float(row["score"]), abs=1e-4)
+    first = _json(out / "predictions.json")["images"][0]
+    assert first["confidence"] == first["scores"][0]
+
+
 def test_fit_and_val_leave_bad_images_out(fitted: Path, tmp_path: Path, capsys) -> None:
     folder = draw_folders(tmp_path / "data", 5, seed=9)
     bad = spoil(folder)

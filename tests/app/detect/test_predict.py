@@ -1,5 +1,6 @@
 """``sppnet detect val`` and ``predict`` in a folder that was used before: no stale answer."""
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from option_walk import compare_folders, options_of
 from sppnet import Detector
-from sppnet.app.detect.predict import OutcomeStore, ReadImage, overlay_names
+from sppnet.app.detect.predict import OutcomeStore, ReadImage, overlay_names, result_ids
 from sppnet.app.main import main
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.images import draw_detection_set, load_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,13 +47,22 @@ INFERENCE: dict[str, list[str]] = {
     "--debug": ["--debug"],
     "--dry-run": ["--dry-run"],
 }
-VAL = INFERENCE | {"--split": ["--split", "train"], "--out": []}
+VAL = INFERENCE | {"--split": ["--split", "train"], "--keep": ["--no-keep"], "--out": []}
 PREDICT = INFERENCE | {
     "--score-threshold": ["--score-threshold", "-0.5"],
     "--show-above": ["--show-above", "-1.5"],
     "--out": [],
 }
-SAME = {"--threads", "--max-pixels", "--device", "--fresh", "--debug", "--dry-run", "--out"}
+SAME = {
+    "--keep",
+    "--threads",
+    "--max-pixels",
+    "--device",
+    "--fresh",
+    "--debug",
+    "--dry-run",
+    "--out",
+}
 
 
 @pytest.fixture(scope="module")
@@ -258,22 +270,153 @@ def test_models_that_do_not_say_what_they_saw(
 
 def test_long_stems_that_are_equal_give_names_that_fit(tmp_path):
     stem = "ä" * 125  # 250 bytes
-    paths = [Path(folder, f"{stem}.jpg") for folder in ("one", "two", "three")]
-    paths += [Path("one", f"{stem}.png"), Path("one", f"{stem[:-1]}x.jpg")]
-    names = overlay_names(paths)
-    assert len({name.lower() for name in names.values()}) == len(paths)
+    files = [f"{stem}.jpg", f"{stem}.png", f"{stem}.bmp", f"{stem[:-1]}x.jpg", f"one/{stem}.jpg"]
+    names = overlay_names(files)
+    assert len({name.lower() for name in names.values()}) == len(files)
+    (tmp_path / "one").mkdir()
     for name in names.values():
-        assert len(os.fsencode(f"{name}-99.jpg")) <= 255
-        (tmp_path / f"{name}.jpg").write_bytes(b"fits")
+        assert len(os.fsencode(Path(name).name)) <= 255
+        (tmp_path / name).write_bytes(b"fits")
 
 
-def test_many_equal_long_stems_of_one_path_are_numbered():
-    paths = [Path("a", f"{'s' * 240}{ending}") for ending in (".jpg", ".png", ".bmp")]
-    assert list(overlay_names(paths).values()) == ["s" * 240, f"{'s' * 240}-2", f"{'s' * 240}-3"]
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["cam1/x.JPG", "cam2/x.JPG"], ["cam1/x.jpg", "cam2/x.jpg"]),
+        (["x.jpg", "x.png", "x.bmp"], ["x.jpg", "x.png.jpg", "x.bmp.jpg"]),
+        (["a/x.jpg", "A/X.png"], ["a/x.jpg", "A/X.png.jpg"]),
+        (["x.png", "x.jpg/y.png"], ["x.png.jpg", "x.jpg/y.jpg"]),
+        (["x.jpg", "X.JPG", "x.JPG"], ["x.jpg", "X.JPG.jpg", "x-2.jpg"]),
+        (["C:/photos/x.jpg"], ["C/photos/x.jpg"]),
+    ],
+)
+def test_overlays_lie_in_folders_as_the_photos_do(files: list[str], names: list[str]) -> None:
+    assert list(overlay_names(files).values()) == names
 
 
-def test_short_stems_stay(tmp_path):
-    assert list(overlay_names([tmp_path / "x.jpg", tmp_path / "b" / "X.png"]).values()) == [
-        "x",
-        "X-2",
-    ]
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["a/x.jpg", "b/y.jpg"], ["x", "y"]),
+        (["a/x.jpg", "b/x.jpg", "b/y.jpg"], ["a/x", "b/x", "y"]),
+        (["x.jpg", "x.png"], ["x.jpg", "x.png"]),
+        (["x/1.jpg", "x/1.png", "x/1.jpg.png", "y/1.jpg.png"],
+         ["x/1.jpg", "x/1.png", "x/1.jpg.png", "y/1.jpg"]),
+    ],
+)  # fmt: skip
+def test_ids_stay_unique(files: list[str], ids: list[str]) -> None:
+    assert list(result_ids(files).values()) == ids
+
+
+# --- what is left for people ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cameras(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of one name in three folders; the last one is empty, and one cannot be read."""
+    folder = tmp_path_factory.mktemp("cameras")
+    photos = sorted((data / "JPEGImages").iterdir())[:2]
+    for camera, content in zip("12", (path.read_bytes() for path in photos), strict=True):
+        (folder / f"cam{camera}").mkdir()
+        (folder / f"cam{camera}" / "IMG_0001.JPG").write_bytes(content)
+    (folder / "cam3").mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "cam3" / "IMG_0001.JPG")
+    (folder / "cam3" / "broken.jpg").write_bytes(b"no photo")
+    return folder
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _with_points(places: Path, folder: Path, threshold: float) -> Path:
+    """The model, with one threshold for all classes."""
+    detector = Detector.load(places / "model")
+    count = len(detector.names)
+    scores, right = [-1.0, 1.0] * 20, [False, True] * 20
+    calibration = ScoreCalibration().fit(scores, [0] * 40, right, count)
+    points = OperatingPoints((threshold,) * count, calibration, "val", 4, (3,) * count)
+    detector.operating_points = points
+    detector.save(folder / "model")
+    return folder / "model"
+
+
+def test_photos_of_one_name_stay_apart_everywhere(
+    places: Path, cameras: Path, tmp_path: Path
+) -> None:
+    model, out = _with_points(places, tmp_path, -1.4), tmp_path / "out"
+    assert main(["detect", "predict", str(model), str(cameras), "--out", str(out)]) == 3
+    files = [f"cam{n}/IMG_0001.JPG" for n in (1, 2, 3)]
+    found, rows = _found(out), _table(out / "detections.csv")
+    assert {each["file"] for each in found} == set(files)
+    assert {(e["file"], e["image_id"]) for e in found} == {(f, f[:-4]) for f in files}
+    counted = [e["file"] for e in found if e["above_threshold"]]
+    assert [row["file"] for row in rows] == counted
+    counts = {row["file"]: row for row in _table(out / "counts.csv")}
+    assert list(counts) == sorted([*files, "cam3/broken.jpg"])
+    for file in files:
+        assert counts[file]["total"] == str(counted.count(file))
+        assert (out / "overlays" / file).with_suffix(".jpg").is_file()
+        assert file in (out / "index.html").read_text()
+    assert counts["cam3/broken.jpg"]["total"] == ""  # not known, which is not none
+
+
+def test_an_image_with_nothing_has_a_line_of_zeros(
+    places: Path, cameras: Path, tmp_path: Path
+) -> None:
+    model, out = _with_points(places, tmp_path, 1e5), tmp_path / "out"
+    words = [str(cameras / "cam1"), str(cameras / "cam3" / "IMG_0001.JPG"), "--out", str(out)]
+    assert main(["detect", "predict", str(model), *words]) == 0
+    rows = _table(out / "counts.csv")
+    assert [row["file"] for row in rows] == ["cam1/IMG_0001.JPG", "cam3/IMG_0001.JPG"]
+    assert {value for row in rows for name, value in row.items() if name != "file"} == {"0"}
+    assert _table(out / "detections.csv") == []
+    assert _found(out)  # all that was scored is there, for evaluate
+    assert not any(each["above_threshold"] for each in _found(out))
+
+
+def test_the_operating_point_counts_and_a_given_threshold_goes_before_it(
+    places: Path, cameras: Path, tmp_path: Path, capsys
+) -> None:
+    model, out = _with_points(places, tmp_path, -0.5), tmp_path / "out"
+    words = ["detect", "predict", str(model), str(cameras / "cam1"), "--out", str(out)]
+    assert main(words) == 0
+    assert "count from a score of -0.50" in capsys.readouterr().err
+    found, rows = _found(out), _table(out / "detections.csv")
+    assert min(each["score"] for each in found) < -0.5
+    assert [e["score"] >= -0.5 for e in found] == [e["above_threshold"] for e in found]
+    assert len(rows) == sum(each["above_threshold"] for each in found)
+    assert all(0 <= each["confidence"] <= 1 for each in found)
+    assert all(float(row["confidence"]) > 0 for row in rows)
+    assert main([*words, "--score-threshold", "-0.9"]) == 0
+    again = _found(out)
+    assert again == [e | {"above_threshold": True} for e in found if e["score"] >= -0.9]
+    assert len(_table(out / "detections.csv")) == len(again)
+
+
+def test_another_operating_point_changes_the_results_and_computes_nothing(
+    places: Path, cameras: Path, tmp_path: Path, monkeypatch
+) -> None:
+    out = tmp_path / "out"
+    words = ["detect", "predict", str(tmp_path / "model"), str(cameras / "cam1"), "--out", str(out)]
+    _with_points(places, tmp_path, -0.5)
+    assert main(words) == 0
+    rows = _table(out / "detections.csv")
+    _with_points(places, tmp_path, -1.0)
+    monkeypatch.setattr(Detector, "detect", None)
+    assert main(words) == 0
+    assert len(_table(out / "detections.csv")) > len(rows)
+
+
+def test_a_model_without_an_operating_point_counts_from_zero_and_says_so(
+    places: Path, cameras: Path, tmp_path: Path, capsys
+) -> None:
+    detector, out = Detector.load(places / "model"), tmp_path / "out"
+    detector.operating_points = None
+    detector.save(tmp_path / "model")
+    words = ["detect", "predict", str(tmp_path / "model"), str(cameras / "cam1")]
+    assert main([*words, "--out", str(out)]) == 0
+    assert "no operating point: detections count from a score of 0" in capsys.readouterr().err
+    assert [e["above_threshold"] for e in _found(out)] == [e["score"] >= 0 for e in _found(out)]
+    assert all("confidence" not in each for each in _found(out))

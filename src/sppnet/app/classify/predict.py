@@ -1,10 +1,9 @@
 """``sppnet classify val`` and ``predict``: score and use a saved classifier on other images."""
 
-import csv
-import io
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,9 @@ from sppnet.classification import (
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.evaluation import ClassificationFigures, write_classification_report
 from sppnet.evaluation.report import seen_warnings
-from sppnet.evaluation.results_io import spreadsheet_text
+from sppnet.evaluation.results_writing import Number, write_table
 from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
-from sppnet.storage import FeatureCache, ensure_output_folder, write_json, write_text
+from sppnet.storage import FeatureCache, ensure_output_folder, write_json
 
 UNFINISHED = "unfinished"
 SHOWN = 20
@@ -125,6 +124,9 @@ def _score(
         warnings=warnings,
     )
     paths = [dataset.paths[index] for index in found.kept[rows].tolist()]
+    _write_answers(
+        out / "predictions.csv", classifier, [dataset.files[p] for p in paths], scores, truth
+    )
     write_classification_report(out / "report.html", paths, figures, subtitle=dataset.root.name)
     return metrics
 
@@ -156,19 +158,20 @@ def run_predict(
     for problem in found.problems:
         tally.add_failed(problem)
     tally.add_ok(len(found.kept))
-    records = _records(classifier, listing.paths, found, top)
+    records = _records(classifier, listing.paths, listing.files, found, top)
     document = {
         "model": str(model),
         "names": list(classifier.names),
         "score_kind": classifier.score_kind,
         "view": _view_words(chosen),
+        "counts": dict(_count_best(records, classifier.names)),
         "images": records,
         "failed": shared.plain_problems(tally.problems),
     }
     _write_predictions(out, document)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    _say_predictions(records)
-    shared.say_results(out / "predictions.json", out / "predictions.csv")
+    _say_predictions(records, classifier.names)
+    shared.say_results(out / "predictions.json", out / "predictions.csv", out / "counts.csv")
     tally.finish()
 
 
@@ -198,45 +201,82 @@ def _predict(
 
 
 def _records(
-    classifier: ImageClassifier, paths: Sequence[Path], found: FeatureSet, top: int
+    classifier: ImageClassifier,
+    paths: Sequence[Path],
+    files: Mapping[Path, str],
+    found: FeatureSet,
+    top: int,
 ) -> list[dict[str, Any]]:
     """One record for each image that was read, as predictions.json holds it."""
-    records = []
+    records: list[dict[str, Any]] = []
     for index, row in zip(found.kept.tolist(), found.rows, strict=True):
         best = rank_scores(row, top)
-        labels = best["labels"].tolist()
-        records.append(
-            {
-                "file": str(paths[index]),
-                "labels": labels,
-                "names": [classifier.names[label] for label in labels],
-                "scores": best["scores"].tolist(),
-            }
-        )
+        labels, scores = best["labels"].tolist(), best["scores"].tolist()
+        record = {
+            "file": files[paths[index]],
+            "path": str(paths[index]),
+            "labels": labels,
+            "names": [classifier.names[label] for label in labels],
+            "scores": scores,
+        }
+        if classifier.score_kind == "probability":
+            record["confidence"] = scores[0]
+        records.append(record)
     return records
 
 
+def _count_best(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Counter[str]:
+    """How many images each class is the best of, in the order of the names."""
+    counts = Counter(dict.fromkeys(names, 0))
+    counts.update(record["names"][0] for record in records)
+    return counts
+
+
 def _write_predictions(out: Path, document: dict[str, Any]) -> None:
-    """Write the JSON and the CSV file."""
+    """Write the JSON file and the tables."""
     write_json(out / "predictions.json", document)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "rank", "label", "name", "score"])
+    is_probability = document["score_kind"] == "probability"
+    rows: list[list[object]] = []
     for record in document["images"]:
-        cells = zip(record["labels"], record["names"], record["scores"], strict=True)
-        for rank, (label, name, score) in enumerate(cells, start=1):
-            file, word = spreadsheet_text(record["file"]), spreadsheet_text(name)
-            writer.writerow([file, rank, label, word, repr(score)])
-    write_text(out / "predictions.csv", text.getvalue())
+        cells = zip(record["names"], record["labels"], record["scores"], strict=True)
+        for rank, (name, label, score) in enumerate(cells, start=1):
+            sure = Number(f"{score:.4f}") if is_probability else ""
+            rows.append([record["file"], name, rank, label, score, sure])
+    header = ["file", "name", "rank", "label", "score", "confidence"]
+    write_table(out / "predictions.csv", header, rows)
+    write_table(out / "counts.csv", ["class", "images"], list(document["counts"].items()))
 
 
-def _say_predictions(records: list[dict[str, Any]]) -> None:
-    """Print the first images with their best class."""
+def _write_answers(
+    path: Path,
+    classifier: ImageClassifier,
+    files: Sequence[str],
+    scores: Tensor,
+    truth: Tensor,
+) -> None:
+    """Write the truth and the best class of each image that was scored."""
+    is_probability = classifier.score_kind == "probability"
+    rows: list[list[object]] = []
+    for file, row, label in zip(files, scores, truth.tolist(), strict=True):
+        best = rank_scores(row, 1)
+        answer, score = int(best["labels"][0]), float(best["scores"][0])
+        names = (classifier.names[each] for each in (answer, label))
+        sure = Number(f"{score:.4f}") if is_probability else ""
+        rows.append([file, *names, int(answer == label), score, sure])
+    header = ["file", "name", "truth", "is_right", "score", "confidence"]
+    write_table(path, header, rows)
+
+
+def _say_predictions(records: list[dict[str, Any]], names: Sequence[str]) -> None:
+    """Print the first images with their best class, and how many images each class has."""
     rows = [
         [each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records[:SHOWN]
     ]
     if rows:
         say_table(["image", "class", "score"], rows)
+        counts = _count_best(records, names)
+        say()
+        say_table(["class", "images"], [pair for pair in counts.items() if pair[1]])
     if len(records) > SHOWN:
         note(f"{len(records) - SHOWN} more images are in the files")
 

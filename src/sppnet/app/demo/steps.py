@@ -6,7 +6,7 @@ train`` and ``sppnet detect train``; the demo only chooses the numbers.
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -217,6 +217,8 @@ class DemoSteps:
     def _train_detector(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""
         settings = self.config.detection_config(weights, self.seed)
+        if weights == UNTRAINED:  # it is only scored
+            settings = replace(settings, operating_point=False)
         dataset = self.folder.scenes_of("train")
         torch.manual_seed(settings.seed)
         encoder = build_encoder(settings)

@@ -1,7 +1,7 @@
 """``sppnet detect``: train a detector on labelled photos, score it, use it.
 
-This module has the flags. ``train.py`` does the work of ``train``, and ``predict.py`` of ``val``
-and ``predict``, which share how a detector goes over many images.
+This module has the flags. ``train.py``, ``val.py`` and ``predict.py`` do the work; the last also
+has how a detector goes over many images, which ``val`` does, too.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,13 @@ Combine = Annotated[
     list[Path] | None,
     typer.Option(
         "--combine", metavar="MODEL", help="Another detector to combine with; repeatable."
+    ),
+]
+Keep = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep/--no-keep",
+        help="Whether the operating point found here is kept in MODEL; see above.",
     ),
 ]
 # of testing: a model is asked with the seed it was trained with; below a score nothing is reported
@@ -109,21 +116,26 @@ def val(
     data: DataFolder,
     out: Out,
     split: Split = None,
+    keep: Keep = None,
     combine: Combine = None,
     fresh: Fresh = False,
     *,
     inference: Mapping[str, Any],
     run: RunFlags,
 ) -> None:
-    """Score a detector on labelled photos; leaves OUT/metrics.json and OUT/report.html.
+    """Score a detector on labelled photos; leaves OUT/metrics.json, report.html, detections.json.
+
+    The score from which on detections count, and how sure each is, are found on these photos, too,
+    and kept in MODEL for `predict`: if none of the photos was trained on and no option of testing
+    is given.
 
     Proposals and detections are chosen as the model was trained to; a flag changes one thing.
     """
-    from sppnet.app.detect.predict import ScoringJob
+    from sppnet.app.detect.val import ScoringJob
 
     part = choose_split(data, split, ("test", "val"))
     changed, file = split_inference(inference)
-    job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, file)
+    job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, file, keep)
     if run.dry_run:
         job.explain()
         return
@@ -138,20 +150,31 @@ def predict(
     images: ImageSources,
     out: Out,
     score_threshold: Annotated[
-        float,
-        number_option("--score-threshold", rule=Within(-10, 10), text="Least score to report."),
-    ] = -1.0,
+        float | None,
+        number_option(
+            "--score-threshold",
+            rule=Within(-10, 10),
+            text="Least score to report; if not given, the model's operating point decides.",
+        ),
+    ] = None,
     show_above: Annotated[
-        float, number_option("--show-above", rule=Within(-10, 10), text="Least score to draw.")
-    ] = 0.0,
+        float | None,
+        number_option(
+            "--show-above",
+            rule=Within(-10, 10),
+            text="Least score to draw; what counts if not given.",
+        ),
+    ] = None,
     combine: Combine = None,
     fresh: Fresh = False,
     *,
     inference: Mapping[str, Any],
     run: RunFlags,
 ) -> None:
-    """Find things in images, folders and globs; leaves detections.json, .csv and overlays.
+    """Find things in images, folders and globs; leaves counts.csv, index.html and more.
 
+    detections.csv, counts.csv, overlays and index.html hold what counts by the operating point
+    that `detect val`, or else the training, found; detections.json holds all, for `evaluate`.
     Proposals and detections are chosen as the model was trained to; a flag changes one thing.
     """
     from sppnet.app.detect.predict import PredictionJob

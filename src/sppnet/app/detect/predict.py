@@ -1,65 +1,45 @@
-"""The work of ``sppnet detect val`` and ``sppnet detect predict``: a detector over many images."""
+"""The work of ``sppnet detect predict``: a detector over many images, and what it leaves."""
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
-from statistics import median
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sppnet.app.console import (
-    Tally,
-    human_seconds,
-    note,
-    options_to_blame,
-    report_problems,
-    say,
-    say_table,
-    warn,
-)
+from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say, say_table
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import Detector, ExternalProposals
 from sppnet.detection.detector import AnyDetector, CombinedDetector
-from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.errors import InputError
 from sppnet.evaluation import (
-    DetectionFigures,
     draw_detections,
-    proposal_recall_curve,
     to_jpeg_bytes,
     write_coco_results,
+    write_counts,
     write_csv,
-    write_detection_report,
 )
-from sppnet.evaluation.report import MEASURES, score_text, seen_warnings
+from sppnet.evaluation.operating_point import reaches
+from sppnet.evaluation.report import write_found_page
 from sppnet.geometry import Detections
-from sppnet.images import (
-    DetectionDataset,
-    LabelledImage,
-    list_images,
-    open_detection_dataset,
-)
+from sppnet.images import list_images
 from sppnet.images.decode import content_number, decode_content, read_content
-from sppnet.storage import (
-    FeatureCache,
-    ensure_output_folder,
-    sha256_bytes,
-    write_bytes,
-    write_json,
-)
-from sppnet.storage.runs import environment
+from sppnet.images.listing import DETECTIONS, OVERLAYS
+from sppnet.storage import FeatureCache, ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
 LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
+NO_POINT = 0.0  # the score at which a box as likely shows the class as not
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
@@ -247,8 +227,9 @@ class PredictionJob:
         device: Where to compute, as the option says it.
         overrides: Fields of the detectors' :class:`InferenceConfig` to change.
         proposals_file: File of proposals; None if the detectors search for them.
-        score_threshold: Detections that score less are not reported.
-        show_above: Detections that score less are not drawn.
+        score_threshold: Detections of less are not reported at all; None for the model's operating
+            point, below which detections are in the JSON file only.
+        show_above: Detections that score less are not drawn; None to draw what counts.
     """
 
     models: Sequence[Path]
@@ -257,8 +238,8 @@ class PredictionJob:
     device: str = "auto"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     proposals_file: Path | None = None
-    score_threshold: float = -1.0
-    show_above: float = 0.0
+    score_threshold: float | None = None
+    show_above: float | None = None
 
     def explain(self) -> None:
         """Say what would be done; write nothing."""
@@ -284,217 +265,153 @@ class PredictionJob:
         if not listing.paths:
             tally.finish()
         detector = open_detectors(self.models, self.device, self.overrides)
-        ensure_output_folder(self.out / "overlays")
-        store = OutcomeStore(self.out / "cache", detector, self.proposals_file, fresh=fresh)
+        thresholds, why = self._thresholds(detector)
+        note(why)
+        store = OutcomeStore(
+            ensure_output_folder(self.out) / "cache", detector, self.proposals_file, fresh=fresh
+        )
         found: dict[str, Detections] = {}
-        names = overlay_names(list(listing.paths))
+        pictures = overlay_names(listing.files.values())
         for path in track(listing.paths, "detecting", total=len(listing.paths)):
+            file = listing.files[path]
             try:
                 image = ReadImage.of(path)
-                outcome = store.detect(image)
-                self._draw(image, names[path], outcome, detector.names)
+                detections = self._reported(detector, store.detect(image).detections, thresholds)
+                self._draw(image, pictures[file], detections, detector.names, thresholds)
             except InputError as error:
                 tally.add_failed(error)
                 continue
-            found[names[path]] = self._reported(outcome.detections)
+            found[file] = detections
             tally.add_ok()
         if found:
-            write_coco_results(self.out / "detections.json", found, detector.names)
-            write_csv(self.out / "detections.csv", found, detector.names)
-            say(f"{sum(each.count for each in found.values())} detections in {len(found)} images")
-            say(f"results: {self.out / 'detections.json'}")
+            failed = [file for file in listing.files.values() if file not in found]
+            self._write(found, failed, pictures, detector.names, thresholds, why)
         tally.finish()
 
-    def _reported(self, detections: Detections) -> Detections:
-        """Drop detections whose score is too low to report."""
-        return detections.select(detections.scores >= self.score_threshold)
+    def _thresholds(self, detector: AnyDetector) -> tuple[tuple[float, ...], str]:
+        """Least score of each class that counts, and where it is from."""
+        points, count = detector.operating_points, len(detector.names)
+        if self.score_threshold is not None:
+            given = self.score_threshold
+            return (given,) * count, f"detections count from a score of {given:g}, as asked for"
+        if points is not None:
+            return points.thresholds, points.describe(detector.names)
+        kind = "model has" if len(self.models) == 1 else "combination of models has"
+        return (NO_POINT,) * count, (
+            f"this {kind} no operating point: detections count from a score of 0, without a "
+            "confidence; `sppnet detect val` finds one, --score-threshold sets one"
+        )
+
+    def _reported(
+        self, detector: AnyDetector, detections: Detections, thresholds: Sequence[float]
+    ) -> Detections:
+        """Give confidences, and drop what is not to be reported at all."""
+        if self.score_threshold is not None:
+            detections = detections.select(reaches(detections, thresholds))
+        points = detector.operating_points
+        return detections if points is None else points.with_confidence(detections)
 
     def _draw(
-        self, image: ReadImage, name: str, outcome: ImageOutcome, names: tuple[str, ...]
+        self,
+        image: ReadImage,
+        name: str,
+        found: Detections,
+        names: tuple[str, ...],
+        thresholds: Sequence[float],
     ) -> None:
         """Write the picture of one image with its detections."""
-        picture = draw_detections(image.pixels, outcome.detections, names, self.show_above)
-        write_bytes(self.out / "overlays" / f"{name}.jpg", to_jpeg_bytes(picture, OVERLAY_SIDE))
-
-
-def overlay_names(paths: list[Path]) -> dict[Path, str]:
-    """Name each image in the results by its stem; equal stems get a number.
-
-    A stem too long for a file's name with a number and an ending ends in a digest of the path.
-
-    Example:
-        >>> sorted(overlay_names([Path("a/x.jpg"), Path("b/x.png"), Path("y.jpg")]).values())
-        ['x', 'x-2', 'y']
-    """
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name = next(n for n in _numbered(_short_stem(path)) if n.lower() not in taken)
-        taken.add(name.lower())
-        names[path] = name
-    return names
-
-
-def _short_stem(path: Path) -> str:
-    """The stem in at most ``LONGEST_STEM`` bytes."""
-    data = os.fsencode(path.stem)
-    if len(data) <= LONGEST_STEM:
-        return path.stem
-    digest = sha256_bytes(os.fsencode(path))[:16]
-    return data[: LONGEST_STEM - 17].decode("utf-8", errors="ignore") + f"-{digest}"
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    """Yield a stem, then the stem with 2, 3, ... behind it."""
-    yield stem
-    number = 2
-    while True:
-        yield f"{stem}-{number}"
-        number += 1
-
-
-@dataclass
-class ScoringJob:
-    """What ``detect val`` was asked to do.
-
-    Args:
-        models: Folders of the detectors; several are combined.
-        data: Folder of the data set.
-        split: Part of it to score on.
-        out: Folder for the figures and the report.
-        device: Where to compute, as the option says it.
-        overrides: Fields of the detectors' :class:`InferenceConfig` to change.
-        proposals_file: File of proposals; None if the detectors search for them.
-    """
-
-    models: Sequence[Path]
-    data: Path
-    split: str | None
-    out: Path
-    device: str = "auto"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    proposals_file: Path | None = None
-
-    def explain(self) -> None:
-        """Say what scoring would do; write nothing."""
-        detector, dataset = self._open()
-        seconds = 0.0
-        for image in dataset.images[:2]:
-            try:
-                outcome = detect_image(detector, ReadImage.of(image.path))
-                seconds = max(seconds, sum(outcome.seconds))
-            except InputError:
-                continue  # reported where the image is scored
-        say(f"would score {len(dataset)} images in about {human_seconds(seconds * len(dataset))}")
-        report_problems(dataset.problems)
-
-    def run(self, *, fresh: bool = False) -> int:
-        """Detect, score and write; returns the exit code.
-
-        Raises:
-            NothingUsableError: If no image of the split could be scored.
-        """
-        detector, dataset = self._open()
-        ensure_output_folder(self.out)
-        store = OutcomeStore(self.out / "cache", detector, self.proposals_file, fresh=fresh)
-        problems = list(dataset.problems)
-        outcomes: dict[LabelledImage, ImageOutcome] = {}
-        for image in track(dataset.images, "detecting", total=len(dataset)):
-            try:
-                outcomes[image] = store.detect(ReadImage.of(image.path))
-            except InputError as error:
-                problems.append(Problem.of(error, "image left out"))
-        if not outcomes:
-            report_problems(problems)
-            raise NothingUsableError("no image of the split could be scored", path=self.data)
-        return self._write(detector, outcomes, problems)
-
-    def _open(self) -> tuple[AnyDetector, DetectionDataset]:
-        """Read the model, and the annotations with the classes of the model."""
-        detector = open_detectors(self.models, self.device, self.overrides)
-        dataset = open_detection_dataset(self.data, self.split, names=detector.names)
-        return detector, dataset
+        if self.show_above is None:
+            shown = found.select(reaches(found, thresholds))
+        else:
+            shown = found.select(found.scores >= self.show_above)
+        picture = draw_detections(image.pixels, shown, names)
+        path = self.out / OVERLAYS / name
+        ensure_output_folder(path.parent)
+        write_bytes(path, to_jpeg_bytes(picture, OVERLAY_SIDE))
 
     def _write(
         self,
-        detector: AnyDetector,
-        outcomes: dict[LabelledImage, ImageOutcome],
-        problems: list[Problem],
-    ) -> int:
-        """Write the figures and the report, and print the table."""
-        images = list(outcomes)
-        found = {image.image_id: outcome.detections for image, outcome in outcomes.items()}
-        proposals = {image.image_id: outcome.proposals for image, outcome in outcomes.items()}
-        seen = count_seen(detector, list(outcomes.values()))
-        figures = DetectionFigures.measure(
-            images,
-            found,
-            detector.names,
-            proposal_recall=proposal_recall_curve(images, proposals),
-            seconds=median_seconds(list(outcomes.values())),
-            seconds_per_image=median(sum(outcome.seconds) for outcome in outcomes.values()),
-            problems=problems,
-            config=detector.config(),
-            versions=environment()["versions"],
-            warnings=seen_warnings(seen, len(images)),
-        )
-        self._write_metrics(images, figures, seen)
-        write_detection_report(
-            self.out / "report.html",
-            images,
-            found,
-            figures,
-            title=f"Detection of {', '.join(detector.names[:4])}",
-            subtitle=self.data.name + (f", split {self.split}" if self.split else ""),
-        )
-        self._say(figures)
-        return report_problems(problems)
-
-    def _write_metrics(
-        self, images: list[LabelledImage], figures: DetectionFigures, seen: int | None
+        found: Mapping[str, Detections],
+        failed: Sequence[str],
+        pictures: Mapping[str, str],
+        names: tuple[str, ...],
+        thresholds: Sequence[float],
+        why: str,
     ) -> None:
-        """Leave every figure as JSON."""
-        metrics: dict[str, Any] = {
-            **figures.mean,
-            "per_class": figures.per_class["ap50"],
-            "per_class_by_measure": figures.per_class,
-            "images": len(images),
-            "seen_in_training": seen,
-            "warnings": list(figures.warnings),
-            "objects": sum(len(image.boxes) for image in images),
-            "seconds_per_image": figures.seconds_per_image,
-            "seconds_per_stage": dict(figures.seconds),
-            "threads": torch.get_num_threads(),
-            "problems": [str(problem) for problem in figures.problems],
-            **(figures.analysis.to_json() if figures.analysis else {}),
+        """Write tables and page, and print how many there are of each class."""
+        ids = result_ids([*found, *failed])
+        files = {ids[file]: file for file in found}
+        everything = {ids[file]: each for file, each in found.items()}
+        counted = {
+            image: each.select(reaches(each, thresholds)) for image, each in everything.items()
         }
-        write_json(self.out / "metrics.json", metrics)
-
-    def _say(self, figures: DetectionFigures) -> None:
-        """Print the scores, the speed and where the report is."""
-        measures = list(MEASURES)
-        rows = [
-            [name, *(score_text(figures.per_class[measure][name]) for measure in measures)]
-            for name in figures.names
-        ]
-        rows.append(["mean", *(score_text(figures.mean[measure]) for measure in measures)])
-        say_table(["class", *measures], rows)
-        for warning in figures.warnings:
-            warn(warning)
-        say(f"{figures.seconds_per_image:.2f} s per image")
-        say(f"report: {self.out / 'report.html'}")
-
-
-def count_seen(detector: AnyDetector, outcomes: Sequence[ImageOutcome]) -> int | None:
-    """Count the images that a detector was trained on; None if it does not say."""
-    if detector.seen is None:
-        return None
-    seen = set(detector.seen.tolist())
-    return sum(outcome.number in seen for outcome in outcomes)
+        counts: dict[str, list[int] | None] = {
+            file: counted[ids[file]].labels.bincount(minlength=len(names)).tolist()
+            for file in found
+        }
+        counts |= dict.fromkeys(failed)
+        counts = dict(sorted(counts.items()))
+        write_coco_results(
+            self.out / DETECTIONS, everything, names, files=files, thresholds=thresholds
+        )
+        write_csv(self.out / "detections.csv", counted, names, files=files)
+        write_counts(self.out / "counts.csv", counts, names)
+        links = {file: f"{OVERLAYS}/{pictures[file]}" for file in found}
+        write_found_page(self.out / "index.html", counts, names, links, subtitle=why)
+        numbers = torch.tensor([each for each in counts.values() if each is not None])
+        rows = zip(names, numbers.sum(0).tolist(), (numbers > 0).sum(0).tolist(), strict=True)
+        say_table(["class", "found", "in images"], rows)
+        say(f"{int(numbers.sum())} detections in {len(found)} images")
+        for name in ("index.html", "counts.csv", "detections.csv", DETECTIONS):
+            say(f"wrote {self.out / name}")
 
 
-def median_seconds(outcomes: list[ImageOutcome]) -> dict[str, float]:
-    """Take the median time of each stage over the images."""
-    return {
-        name: median(outcome.seconds[i] for outcome in outcomes) for i, name in enumerate(STAGES)
-    }
+def result_ids(files: Iterable[str]) -> dict[str, str]:
+    """Give each image an id for results, as data sets do.
+
+    The file's stem where one file only has it, else its path without the ending, else its path.
+
+    Example:
+        >>> list(result_ids(["a/x.jpg", "b/x.jpg", "b/y.jpg", "b/y.png"]).values())
+        ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
+    """
+    ids = {file: PurePosixPath(file).stem for file in files}
+    for name in (lambda file: str(PurePosixPath(file).with_suffix("")), str, str):
+        counts = Counter(ids.values())
+        ids = {file: name(file) if counts[id_] > 1 else id_ for file, id_ in ids.items()}
+    return ids
+
+
+def overlay_names(files: Iterable[str]) -> dict[str, str]:
+    """Name the overlay of each image: its path with the ending ``.jpg``.
+
+    Where two paths differ in nothing but the ending, the second keeps its own one, too. A stem too
+    long for the name of a file ends in a digest.
+
+    Args:
+        files: Paths with ``/``, all different.
+
+    Example:
+        >>> list(overlay_names(["a/x.jpg", "a/x.png", "b/x.png"]).values())
+        ['a/x.jpg', 'a/x.png.jpg', 'b/x.jpg']
+    """
+    files = list(files)
+    paths = [PurePosixPath(file.replace(":", "")) for file in files]
+    taken = {str(folder).lower() for path in paths for folder in path.parents}
+    names: dict[str, str] = {}
+    for file, path in zip(files, paths, strict=True):
+        folder = PurePosixPath(*(part for part in path.parent.parts if part != "/"))
+        stems = (path.stem, path.name, *(f"{path.stem}-{n}" for n in range(2, len(paths) + 2)))
+        spellings = (str(folder / f"{_short(stem)}.jpg") for stem in stems)
+        names[file] = next(name for name in spellings if name.lower() not in taken)
+        taken.add(names[file].lower())
+    return names
+
+
+def _short(stem: str) -> str:
+    """A stem in at most ``LONGEST_STEM`` bytes; a longer one ends in a digest of itself."""
+    data = os.fsencode(stem)
+    if len(data) <= LONGEST_STEM:
+        return stem
+    kept = data[: LONGEST_STEM - 17].decode("utf-8", errors="ignore")
+    return f"{kept}-{sha256_bytes(data)[:16]}"

@@ -25,6 +25,7 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.detection import (
     DetectionConfig,
+    Detector,
     Encoder,
     ExternalProposals,
     build_cached_features,
@@ -135,9 +136,14 @@ class TrainingJob:
                 detector.save(self.out / "model", extra=about)
             problems = [*dataset.problems, *cached.problems]
             usable = len(cached.usable)
-            self._write_metrics(run.seconds(), dataset, encoder.short_sides, usable, problems)
+            self._write_metrics(run.seconds(), dataset, detector, usable, problems)
             run.mark_done("model")
         self._summarise(run.seconds())
+        points = detector.operating_points
+        if points is not None:
+            say(points.describe(dataset.names))
+        else:
+            say("no operating point was found; `sppnet detect val` finds it on labelled photos")
         return report_problems(problems)
 
     def _open(self) -> DetectionDataset:
@@ -176,7 +182,7 @@ class TrainingJob:
         self,
         seconds: dict[str, float],
         dataset: DetectionDataset,
-        imgsz: Sequence[int],
+        detector: Detector,
         usable: int,
         problems: Sequence[Problem],
     ) -> None:
@@ -184,13 +190,16 @@ class TrainingJob:
         metrics: dict[str, Any] = {
             "images": usable,
             "objects": sum(len(image.boxes) for image in dataset),
-            "imgsz": list(imgsz),
+            "imgsz": list(detector.encoder.short_sides),
             "names": list(dataset.names),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
             "settings": asdict(self.config),
             "seed": self.config.seed,
             "problems": [str(problem) for problem in problems],
+            "operating_points": None
+            if detector.operating_points is None
+            else detector.operating_points.config(),
         }
         write_json(self.out / "metrics.json", metrics)
 

@@ -7,8 +7,9 @@ The solution has a closed form: no mining, no iterations, and the scores of phot
 out cost one more solve.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -102,6 +103,9 @@ class OverlapRidgeTrainer:
         config: The constants.
         mirror: Whether mirror images are learnt from, too.
 
+    Attributes:
+        basis_: The rotation onto principal components, after :meth:`fit`.
+
     Source:
         Regression of the overlap in place of classification: Jiang et al. 2018 (IoU-Net) and
         Lenc and Vedaldi 2015, section 2. Ridge in place of a hinge for labels of a few classes:
@@ -135,16 +139,37 @@ class OverlapRidgeTrainer:
         Raises:
             NothingUsableError: If no image has an object to learn from.
         """
-        basis = self._find_basis(track)
+        self.basis_ = self._find_basis(track)
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._paths: list[Path] = []
         for image, encoded, boxes, regions in self._sample("learning overlaps", track):
-            rows = self.features.describe(self.cached.encoder, encoded, regions).cpu()
-            known = overlap_targets(boxes, image, self.num_classes, self.config.use_difficult)
-            parts.append((basis.project(rows), *known))
-        rows, targets, usable = (torch.cat(part) for part in zip(*parts, strict=True))
-        weights, bias = solve_overlaps(rows, targets, usable, self.config)
-        full = (basis.axes @ weights).contiguous()
-        return LinearRegionClassifier(full, bias - basis.mean @ full, self.features)
+            features = self.features.describe(self.cached.encoder, encoded, regions).cpu()
+            known = overlap_targets(boxes, image, self.num_classes, self.config)
+            parts.append((self.basis_.project(features), *known))
+            self._paths += [image.path] * len(boxes)
+        self._rows, self._targets, self._usable = (
+            torch.cat(part) for part in zip(*parts, strict=True)
+        )
+        return self._solve(torch.ones(len(self._rows), dtype=torch.bool))
+
+    def fit_without(self, images: Sequence[LabelledImage]) -> LinearRegionClassifier:
+        """Solve once more without the regions of some images, for scores that did not learn them.
+
+        Args:
+            images: Images of the training that are left out; call :meth:`fit` first.
+
+        Returns:
+            The classifier.
+        """
+        left_out = {image.path for image in images}
+        return self._solve(torch.tensor([path not in left_out for path in self._paths]))
+
+    def _solve(self, learnt: Tensor) -> LinearRegionClassifier:
+        """Solve on some of the rows, and turn the weights back to those of features."""
+        known = (part[learnt] for part in (self._rows, self._targets, self._usable))
+        weights, bias = solve_overlaps(*known, self.config)
+        full = (self.basis_.axes @ weights).contiguous()
+        return LinearRegionClassifier(full, bias - self.basis_.mean @ full, self.features)
 
     def _find_basis(self, track: Track) -> Basis:
         """Estimate the principal components from regions of all images."""
@@ -199,7 +224,7 @@ def _draw(mask: Tensor, limit: int, draw: torch.Generator) -> Tensor:
 
 
 def overlap_targets(
-    boxes: Tensor, image: LabelledImage, num_classes: int, use_difficult: bool = False
+    boxes: Tensor, image: LabelledImage, num_classes: int, config: OverlapRidgeConfig | None = None
 ) -> tuple[Tensor, Tensor]:
     """Measure how well boxes fit the nearest object of each class.
 
@@ -207,7 +232,7 @@ def overlap_targets(
         boxes: (R, 4) xyxy in pixels.
         image: Holds the objects.
         num_classes: K.
-        use_difficult: Whether objects marked difficult count.
+        config: Says whether difficult objects count, and what is near an object.
 
     Returns:
         (R, K) the largest IoU with an object of the class, 0 without one; and (R, K) bool, whether
@@ -223,8 +248,9 @@ def overlap_targets(
         >>> targets.tolist(), usable.tolist()
         ([[0.0, 0.5]], [[True, True]])
     """
+    config = config or OverlapRidgeConfig()
     overlaps = box_iou(boxes, image.boxes)
-    counts = trainable_objects(image, use_difficult)
+    counts = trainable_objects(image, config.use_difficult)
     targets = boxes.new_zeros(len(boxes), num_classes)
     usable = ~inside_crowd(boxes, image)[:, None].repeat(1, num_classes)
     for overlap, label, learnt in zip(
@@ -233,7 +259,7 @@ def overlap_targets(
         if learnt:
             targets[:, label] = torch.maximum(targets[:, label], overlap)
         else:
-            usable[:, label] &= overlap < OverlapRidgeConfig.near_from
+            usable[:, label] &= overlap < config.near_from
     return targets, usable
 
 

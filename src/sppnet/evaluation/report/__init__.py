@@ -4,6 +4,7 @@
 - ``charts``: drawings for a page, as SVG; ``axes`` has their scales, ticks and texts of numbers.
 - ``sections``: the sections that several reports share, and pictures with what was found on them.
 - ``classification``: the report of a classifier.
+- ``found``: what a detector found in images without a truth.
 - ``detection_figures``: what the report of a detector shows, measured; ``detection`` writes it.
 
 The reports themselves are functions of ``sppnet.evaluation``; this room offers what other pages are
@@ -25,6 +26,7 @@ from sppnet.evaluation.report.charts import (
     svg_text,
 )
 from sppnet.evaluation.report.detection_figures import MEASURES
+from sppnet.evaluation.report.found import write_found_page
 from sppnet.evaluation.report.html import (
     Page,
     Picture,
@@ -92,4 +94,5 @@ __all__ = [
     "thin",
     "tiles",
     "whole_picture",
+    "write_found_page",
 ]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,10 @@ from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
     DetectionConfusion,
     ErrorTypes,
-    OperatingPoint,
     best_and_worst,
-    best_operating_point,
     count_matches,
 )
+from sppnet.evaluation.operating_point import OperatingPoint, best_operating_point
 from sppnet.evaluation.report.axes import score_text, seconds_text
 from sppnet.evaluation.report.charts import Series, confusion_chart, line_chart
 from sppnet.evaluation.report.detection_figures import (
@@ -87,6 +87,7 @@ def write_detection_report(
     detections: Mapping[Any, Detections],
     figures: DetectionFigures,
     *,
+    files: Mapping[Any, str] = MappingProxyType({}),
     title: str = "Detection report",
     subtitle: str = "",
     load: LoadImage = load_compact,
@@ -103,6 +104,7 @@ def write_detection_report(
         images: What was scored, with the truth.
         detections: By image id; an image that is missing has none.
         figures: What was measured.
+        files: By image id, what to call its file; the name of the file if it is missing.
         title: Heading of the page.
         subtitle: What was scored on what, for example the data set and its split.
         load: Reads the images that are shown; one that fails is left out.
@@ -133,7 +135,7 @@ def write_detection_report(
         page.add_section("Curves", curves)
     if analysis is not None:
         add_analysis_sections(page, analysis)
-    shown = _add_image_section(page, images, detections, figures.names, point, load)
+    shown = _add_image_section(page, images, detections, figures.names, point, files, load)
     add_time_section(page, figures.seconds)
     add_problem_section(page, figures.problems)
     add_origin_section(page, figures.config, figures.versions)
@@ -347,21 +349,22 @@ def _add_image_section(
     detections: Mapping[Any, Detections],
     names: Sequence[str],
     point: OperatingPoint,
+    files: Mapping[Any, str],
     load: LoadImage,
 ) -> dict[str, list[str | int]]:
-    """Append images with what was found and missed; returns their ids."""
+    """Append images with what was found and missed; returns their files, or ids without files."""
     counts = count_matches(images, detections, point.score_threshold)
     best, worst = best_and_worst(counts)
     if not best and not worst:
         return {"worst": [], "best": []}
     blocks: list[object] = [_point_text(point), scene_legend()]
     for title, entries in (("Most mistakes", worst), ("Most found, fewest mistakes", best)):
-        drawn = scene_pictures(entries, detections, names, point.score_threshold, load)
+        drawn = scene_pictures(entries, detections, names, point.score_threshold, load, files)
         blocks += [heading(title), pictures(drawn)] if drawn else []
     page.add_section("Images", *blocks)
     return {
-        "worst": [entry.image.image_id for entry in worst],
-        "best": [entry.image.image_id for entry in best],
+        kind: [files.get(each.image.image_id, each.image.image_id) for each in entries]
+        for kind, entries in (("worst", worst), ("best", best))
     }
 
 

@@ -24,11 +24,10 @@ from sppnet.evaluation.calibration import (
 from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
     ErrorTypes,
-    OperatingPoint,
-    best_operating_point,
     confuse_detections,
     find_error_types,
 )
+from sppnet.evaluation.operating_point import OperatingPoint, best_operating_point
 from sppnet.evaluation.proposal_recall import ProposalRecall
 from sppnet.evaluation.report.axes import thin
 from sppnet.geometry import Detections

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = [
+    "Choice",
     "Page",
     "Picture",
     "Tile",
@@ -27,6 +28,7 @@ __all__ = [
     "details",
     "figure",
     "figures",
+    "gallery",
     "heading",
     "name_values",
     "paragraph",
@@ -110,6 +112,15 @@ class Picture:
     def source(self) -> str:
         """The image as a data URL."""
         return "data:image/jpeg;base64," + base64.b64encode(self.jpeg).decode("ascii")
+
+
+class Choice(NamedTuple):
+    """A switch of a gallery: its group, its id, what it is called, and whether it is on first."""
+
+    group: str
+    id: str
+    label: str
+    is_on: bool = False
 
 
 def paragraph(*parts: object, note: bool = False) -> Markup:
@@ -245,6 +256,23 @@ def pictures(entries: Sequence[Picture], *, small: bool = False) -> Markup:
     return _block("pictures", entries, small) if entries else Markup()
 
 
+def gallery(entries: Sequence[Mapping[str, object]], choices: Sequence[Choice]) -> Markup:
+    """Show linked pictures with switches that choose which are shown, and their order.
+
+    The switches are radio buttons, and CSS does the rest: rules of the page say what
+    ``#ID:checked ~ .gallery`` shows.
+
+    Args:
+        entries: Dicts of ``source`` (URL of the picture, empty for none), ``title``, ``note``,
+            ``classes`` and ``style`` of each.
+        choices: The switches; one of each group is on at first.
+
+    Returns:
+        Markup.
+    """
+    return _block("gallery", entries, choices)
+
+
 def whole_picture(picture: Picture, *, beside: bool = False) -> Markup:
     """Show an image of any shape uncut, with its title below.
 
@@ -286,6 +314,8 @@ class Page:
         title: Heading and title of the window.
         subtitle: One line below it.
         footer: One line at the end.
+        style: Rules of this page, behind those of all pages.
+        local_images: Whether it may show images that lie beside it, too.
 
     Example:
         >>> page = Page("Report")
@@ -297,6 +327,8 @@ class Page:
     title: str
     subtitle: str = ""
     footer: str = ""
+    style: Markup = field(default_factory=Markup)
+    local_images: bool = False
     _sections: list[Section] = field(default_factory=list, init=False, repr=False)
 
     def add_section(self, title: str, *blocks: object) -> None:
@@ -318,7 +350,7 @@ class Page:
             A whole HTML document, to be saved as UTF-8.
         """
         titled = [section for section in self._sections if section.title]
-        style = Markup(STYLE_FILE.read_text(encoding="utf-8"))  # noqa: S704 - our own file
+        style = Markup(STYLE_FILE.read_text(encoding="utf-8")) + self.style  # noqa: S704 - our own
         return (
             _templates()
             .get_template("page.html")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
@@ -182,6 +183,7 @@ def scene_pictures(
     names: Sequence[str],
     score_threshold: float,
     load: LoadImage,
+    files: Mapping[Any, str] = MappingProxyType({}),
 ) -> list[Picture]:
     """Draw images with their true positives, false positives and false negatives.
 
@@ -191,6 +193,7 @@ def scene_pictures(
         names: Class names.
         score_threshold: Lowest score that is drawn.
         load: Reads an image file; one that raises ``InputError`` is left out.
+        files: By image id, the title of its picture; the name of the file if it is missing.
 
     Returns:
         Pictures of at most 640 pixels.
@@ -202,7 +205,8 @@ def scene_pictures(
         except InputError:
             continue
         found = detections.get(entry.image.image_id, Detections.empty())
-        shown.append(_scene(entry, pixels, found, names, score_threshold))
+        title = files.get(entry.image.image_id, Path(entry.image.path).name)
+        shown.append(_scene(entry, pixels, found, names, score_threshold, title))
     return shown
 
 
@@ -212,6 +216,7 @@ def _scene(
     found: Detections,
     names: Sequence[str],
     score_threshold: float,
+    title: str,
 ) -> Picture:
     """One image, reduced before it is drawn on, so that lines and letters are sharp."""
     picture, (scale_x, scale_y) = fit_picture(to_picture(pixels), SCENE_SIDE)
@@ -233,7 +238,7 @@ def _scene(
     text = ", ".join(
         f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in note if number
     )
-    return Picture(to_jpeg_bytes(drawn), Path(entry.image.path).name, text or "nothing to find")
+    return Picture(to_jpeg_bytes(drawn), title, text or "nothing to find")
 
 
 def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list[Picture]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sppnet.errors import NothingUsableError, Problem
 from sppnet.images.findings import require_folder, unknown_split
-from sppnet.images.listing import list_images
+from sppnet.images.listing import list_images, relative_names
 
 _SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 
@@ -43,6 +44,11 @@ class ClassificationDataset:
 
     def __iter__(self) -> Iterator[tuple[Path, int]]:
         return iter(zip(self.paths, self.labels.tolist(), strict=True))
+
+    @cached_property
+    def files(self) -> dict[Path, str]:
+        """By image, its path from the root with ``/``, as results name it."""
+        return relative_names(self.paths, [self.root])
 
     def images_per_class(self) -> dict[str, int]:
         """Number of images of each class, in the order of the names."""

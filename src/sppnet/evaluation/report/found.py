@@ -1,0 +1,143 @@
+"""The page of what a detector found: a picture and the counts of each image, to look through.
+
+It needs the pictures that lie beside it and nothing else: no script, no network. Radio buttons and
+rules of CSS choose the class that is shown, and the order.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from sppnet.evaluation.report.html import Choice, Page, Tile, gallery, paragraph, table, tiles
+from sppnet.storage.files import write_text
+
+MOST_CHOICES = 60  # classes that have a switch, those found most
+SHOW, ORDER = "Show", "Order"
+
+
+def write_found_page(
+    path: Path,
+    counts: Mapping[str, Sequence[int] | None],
+    names: Sequence[str],
+    pictures: Mapping[str, str],
+    *,
+    title: str = "What was found",
+    subtitle: str = "",
+) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file.
+        counts: By image, (K,) how many of each class were found; None for one that could not be
+            read. The names of the images are shown in this order.
+        names: K class names.
+        pictures: By image, path of its picture from the folder of the page, with ``/``.
+        title: Heading of the page.
+        subtitle: One line below it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    known = {image: each for image, each in counts.items() if each is not None}
+    totals = [sum(each[label] for each in known.values()) for label in range(len(names))]
+    shown_in = [sum(each[label] > 0 for each in known.values()) for label in range(len(names))]
+    ranked = sorted(range(len(names)), key=lambda label: -totals[label])
+    chosen = [label for label in ranked if totals[label]][:MOST_CHOICES]
+    page = Page(
+        title,
+        subtitle,
+        "The same counts as a table are in counts.csv, every detection in detections.csv.",
+        style=_rules(chosen),
+        local_images=True,
+    )
+    page.add_section("", tiles(_key_figures(counts, known)))
+    rows = [[names[label], totals[label], shown_in[label]] for label in ranked]
+    total = ["all", sum(totals), sum(any(each) for each in known.values())]
+    listing = table(["class", "found", "in images"], rows, total=total if len(rows) > 1 else None)
+    page.add_section("By class", listing)
+    entries = [_entry(image, each, names, pictures.get(image)) for image, each in counts.items()]
+    hint = (
+        "A picture opens when it is clicked. The number at a box is its confidence, 0 to 1, or its "
+        "score if the model knows no confidence."
+    )
+    choices = _choices(chosen, names, shown_in, counts)
+    page.add_section("Images", gallery(entries, choices), paragraph(hint, note=True))
+    write_text(path, page.render())
+
+
+def _key_figures(
+    counts: Mapping[str, Sequence[int] | None], known: Mapping[str, Sequence[int]]
+) -> list[Tile]:
+    """How many images, and how many things in them."""
+    found = sum(map(sum, known.values()))
+    entries = [
+        Tile("Images", f"{len(counts):,}"),
+        Tile("Found", f"{found:,}"),
+        Tile("Images with none", f"{sum(not any(each) for each in known.values()):,}"),
+    ]
+    if len(known) < len(counts):
+        entries.append(Tile("Not readable", f"{len(counts) - len(known):,}", "not counted"))
+    return entries
+
+
+def _entry(
+    image: str, numbers: Sequence[int] | None, names: Sequence[str], picture: str | None
+) -> dict[str, object]:
+    """One picture of the gallery: its classes and variables are what the switches go by."""
+    if numbers is None:
+        note = "could not be read"
+        return {"source": "", "title": image, "note": note, "classes": "failed", "style": "--n: 0"}
+    found = {label: number for label, number in enumerate(numbers) if number}
+    variables = {"n": sum(numbers), **{f"n{label}": number for label, number in found.items()}}
+    texts = [f"{number} {names[label]}" for label, number in found.items()]
+    return {
+        "source": "" if picture is None else quote(picture),
+        "title": image,
+        "note": ", ".join(texts) or "nothing",
+        "classes": " ".join(f"c{label}" for label in found) or "none",
+        "style": "; ".join(f"--{name}: {number}" for name, number in variables.items()),
+    }
+
+
+def _choices(
+    chosen: Sequence[int],
+    names: Sequence[str],
+    shown_in: Sequence[int],
+    counts: Mapping[str, Sequence[int] | None],
+) -> list[Choice]:
+    """The switches: all images, those of each class, those with nothing; and two orders."""
+    empty = sum(each is not None and not any(each) for each in counts.values())
+    some = [Choice(SHOW, f"c{n}", f"{names[n]} ({shown_in[n]})") for n in chosen]
+    return [
+        Choice(SHOW, "all", f"all ({len(counts)})", is_on=True),
+        *some,
+        *([Choice(SHOW, "none", f"nothing found ({empty})")] if empty else []),
+        Choice(ORDER, "by-name", "by name", is_on=True),
+        Choice(ORDER, "most-first", "most first"),
+        Choice(ORDER, "fewest-first", "fewest first"),
+    ]
+
+
+def _rules(chosen: Sequence[int]) -> Markup:
+    """What each switch does."""
+    shown = [f"c{label}" for label in chosen] + ["none"]
+    rules = [
+        f"#{name}:checked ~ .gallery > figure:not(.{name}) {{ display: none; }}" for name in shown
+    ]
+    variables = {"all": "n", "none": "n", **{f"c{label}": f"n{label}" for label in chosen}}
+    for name, number in variables.items():
+        for order, sign in (("most-first", "-1"), ("fewest-first", "1")):
+            rules.append(
+                f"#{name}:checked ~ #{order}:checked ~ .gallery > figure "
+                f"{{ order: calc({sign} * var(--{number}, 0)); }}"
+            )
+    for name in (*shown, "all", "by-name", "most-first", "fewest-first"):
+        label = f"~ .choices label[for={name}]"
+        rules.append(
+            f"#{name}:checked {label} {{ background: var(--accent); color: var(--paper); "
+            "border-color: var(--accent); }"
+        )
+        rules.append(f"#{name}:focus-visible {label} {{ outline: 2px solid var(--accent); }}")
+    return Markup("\n").join(Markup(rule) for rule in rules)  # noqa: S704 - numbers and our words
