@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 from fuzz_kinds import KINDS, check_line
-
 from sppnet.errors import SppnetError
 
 HANG_SECONDS = 5.0  # of processor time

@@ -25,9 +25,8 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "images" / "readers")]
 
-from fuzz_mutations import NUMBERS, TEXTS, change_value, spoil_bytes, spoil_file, spoil_json  # noqa: E402
+from fuzz_mutations import change_value, spoil_bytes, spoil_file, spoil_json  # noqa: E402
 from image_files import build_bmp, build_png, build_tiff, photo  # noqa: E402
-
 from sppnet.errors import SppnetError  # noqa: E402
 
 MOST_PHOTO_BYTES, MOST_PHOTOS = 300_000, 30

@@ -20,11 +20,12 @@ from sppnet.detection import (
     build_cached_features,
     build_encoder,
     choose_short_sides,
-    train,
+    part_configs,
     train_detector,
 )
 from sppnet.detection.finetune.head import HeadTuningConfig
 from sppnet.detection.finetune.network import NetworkTuningConfig
+from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig
 from sppnet.detection.heads.svm_trainer import NormConfig
 from sppnet.detection.proposals.anchors import AnchorConfig
 from sppnet.errors import NothingUsableError, UsageError
@@ -234,19 +235,20 @@ def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
 
 
 PARTS = {
-    "anchors": lambda config: train.part_of(config, AnchorConfig, "anchor_"),
-    "svm": train.svm_config,
-    "norm": train.norm_config,
-    "boxes": train.cascade_config,
-    "head": train.head_tuning_config,
-    "network": train.network_tuning_config,
-    "testing": train.inference_config,
+    "anchors": lambda config: part_configs.part_of(config, AnchorConfig, "anchor_"),
+    "overlap": lambda config: part_configs.part_of(config, OverlapRidgeConfig, "overlap_"),
+    "svm": part_configs.svm_config,
+    "norm": part_configs.norm_config,
+    "boxes": part_configs.cascade_config,
+    "head": part_configs.head_tuning_config,
+    "network": part_configs.network_tuning_config,
+    "testing": part_configs.inference_config,
 }
 # settings that are not a constant of one part: they are read where training decides what to do
 READ_BY_TRAINING = {
     *("backbone", "layer", "weights", "imgsz", "max_long_side", "levels", "projection"),
     *("target_side", "anchors", "tune", "features", "classifier", "prefilter", "mirror"),
-    *("few_objects", "box_regression"),
+    *("few_objects", "box_regression", "operating_point"),
 }
 OTHER = {
     "tune_positive_from": 0.6,
@@ -280,6 +282,7 @@ def test_parts_of_the_default_settings_are_those_of_the_rooms() -> None:
     config = DetectionConfig()
     assert PARTS["anchors"](config) == AnchorConfig()
     assert PARTS["norm"](config) == NormConfig()
+    assert PARTS["overlap"](config) == OverlapRidgeConfig()
     assert PARTS["testing"](config) == InferenceConfig()
     assert PARTS["network"](config) == NetworkTuningConfig()
     assert PARTS["head"](config) == HeadTuningConfig(updates=config.tune_updates)

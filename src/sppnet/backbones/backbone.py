@@ -115,7 +115,7 @@ class Backbone(nn.Module):
     def _find_map(self, layer: str | None) -> str:
         """Name the node of a layer in the graph."""
         name = self._names.get(find_name(self._names, layer or self.node))
-        if name not in self._maps:
+        if name is None or name not in self._maps:
             raise ValueError(f"nodes must be maps (N, C, H, W), got {layer!r}")
         return name
 

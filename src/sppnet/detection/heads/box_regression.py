@@ -197,7 +197,7 @@ class CascadeConfig:
 
     Args:
         stages: How many regressions follow each other; 1 in the released code.
-        strength: Ridge penalty, for features of mean norm 20.
+        strength: Ridge penalty, for features of mean norm 20; 4000 in the released code.
         overlap: Every stage learns from proposals whose IoU with an object is above this.
         class_agnostic: Whether one regression serves all classes.
         per_image: The most proposals per image to learn from.
@@ -212,7 +212,7 @@ class CascadeConfig:
     """
 
     stages: Count = 2
-    strength: Annotated[float, Within(0)] = 4000.0
+    strength: Annotated[float, Within(0)] = 400.0
     overlap: Annotated[float, Within(0, 1)] = 0.5
     class_agnostic: bool = False
     per_image: Count = 60

@@ -166,8 +166,9 @@ class OverlapRidgeTrainer:
 
     def _solve(self, learnt: Tensor) -> LinearRegionClassifier:
         """Solve on some of the rows, and turn the weights back to those of features."""
-        known = (part[learnt] for part in (self._rows, self._targets, self._usable))
-        weights, bias = solve_overlaps(*known, self.config)
+        weights, bias = solve_overlaps(
+            self._rows[learnt], self._targets[learnt], self._usable[learnt], self.config
+        )
         full = (self.basis_.axes @ weights).contiguous()
         return LinearRegionClassifier(full, bias - self.basis_.mean @ full, self.features)
 
@@ -212,8 +213,11 @@ class OverlapRidgeTrainer:
                 _draw(~near, round(share * self.config.far), draw),
             ]
             rows = torch.cat(some)
-            yield image, encoded, boxes[rows], self.cached.encoder.assign_regions(
-                encoded, boxes[rows]
+            yield (
+                image,
+                encoded,
+                boxes[rows],
+                self.cached.encoder.assign_regions(encoded, boxes[rows]),
             )
 
 
@@ -316,9 +320,7 @@ def _products(rows: Tensor, weight: Tensor | None = None) -> Tensor:
     return (weighted.T @ rows).double()
 
 
-def _solve(
-    moments: Tensor, goals: Tensor, total: float, penalty: float
-) -> tuple[Tensor, Tensor]:
+def _solve(moments: Tensor, goals: Tensor, total: float, penalty: float) -> tuple[Tensor, Tensor]:
     """Weights and bias from the moments of rows that end with a 1; the bias is not penalised."""
     moments, goals = moments / total, goals.double() / total
     mean, goal = moments[-1, :-1], goals[-1]
