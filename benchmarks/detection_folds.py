@@ -1,94 +1,152 @@
-r"""Average precision over all images of a data set, each scored by a detector that never saw it.
+r"""Average precision of one setting on several data sets, a row per set and the mean.
 
-    python benchmarks/detection_folds.py --data DIR --splits train test
+    python benchmarks/detection_folds.py DATA/raccoon DATA/bccd DATA/cards --folds 3
+    python benchmarks/detection_folds.py DATA/raccoon DATA/cards --test test --photos 20 --draws 5
 
-The images of the splits are shuffled and divided into folds; each fold is scored by a detector that
-learnt from the others. Few test photos tell little between settings; all photos tell more. Settings
-other than the defaults come from a TOML file, as for ``sppnet detect train``. Windows and maps stay
-in OUT/cache, so that several settings share them. Leaves NAME.json in the folder of ``--out``.
+Settings are chosen by folds over the photos that they may learn from (``--train``, the split of
+each set that is for training): they are shuffled and divided, and each part is scored by a detector
+that learnt from the others. With ``--test SPLIT`` a detector learns from the training split, or
+from ``--photos`` of it, and is scored on that split; that is for reporting, not for choosing.
+``--set NAME=VALUE`` changes a setting of ``sppnet detect train``. Proposals and maps stay in
+OUT/cache, so that several settings share them. Leaves NAME.json in the folder of ``--out``.
 """
 
 import argparse
+import json
+import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import (
-    DetectionConfig,
-    build_cached_features,
-    build_encoder,
-    train_detector,
-)
+from sppnet.detection import DetectionConfig, build_cached_features, build_encoder, train_detector
 from sppnet.evaluation import summarise_detections
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
 
-
-def read_all(folder: Path, splits: list[str]) -> tuple[list[LabelledImage], tuple[str, ...]]:
-    """Images of several splits, with the classes of the first."""
-    first, *others = splits
-    dataset = open_detection_dataset(folder, first)
-    images = list(dataset.images)
-    for split in others:
-        images += open_detection_dataset(folder, split, names=dataset.names).images
-    # splits of COCO may use an id twice
-    return [replace(image, image_id=number) for number, image in enumerate(images)], dataset.names
+FIGURES = ("ap50", "ap75", "ap")
+Images = list[LabelledImage]
 
 
-def score_folds(
-    images: list[LabelledImage],
+def open_split(
+    folder: Path, splits: list[str], names: tuple[str, ...] = ()
+) -> tuple[Images, tuple[str, ...]]:
+    """Images of the first of some splits that a set has, and its classes."""
+    dataset = None
+    for split in splits:
+        try:
+            dataset = open_detection_dataset(folder, split, **({"names": names} if names else {}))
+            break
+        except Exception as error:
+            problem = error
+    if dataset is None:
+        raise SystemExit(f"{folder}: none of the splits {splits}: {problem}")
+    return list(dataset.images), dataset.names
+
+
+def rounds(
+    images: Images, folder: Path, names: tuple[str, ...], words: argparse.Namespace
+) -> Iterator[list[tuple[Images, Images]]]:
+    """For each draw: pairs of the photos that are learnt from and those that are scored."""
+    for draw in range(words.draws):
+        shuffle = torch.Generator().manual_seed(draw)
+        mixed = [images[i] for i in torch.randperm(len(images), generator=shuffle).tolist()]
+        if words.test:
+            yield [(mixed[: words.photos or None], open_split(folder, [words.test], names)[0])]
+            continue
+        parts = [mixed[fold :: words.folds] for fold in range(words.folds)]
+        yield [
+            (
+                [each for other in parts if other is not part for each in other][
+                    : words.photos or None
+                ],
+                part,
+            )
+            for part in parts
+        ]
+
+
+def score(
+    pairs: list[tuple[Images, Images]],
     names: tuple[str, ...],
-    settings: DetectionConfig,
+    config: DetectionConfig,
     cache: FeatureCache,
-    words: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Train and score fold by fold; average precision over all images together."""
-    shuffle = torch.Generator().manual_seed(settings.seed)
-    order = torch.randperm(len(images), generator=shuffle).tolist()
-    found = {}
-    for fold in range(words.folds):
-        parts: tuple[list[LabelledImage], ...] = ([], [])
-        for place, number in enumerate(order):
-            parts[place % words.folds == fold].append(images[number])
-        learnt, scored = parts
-        encoder = build_encoder(settings, learnt)
-        cached = build_cached_features(settings, learnt, encoder, cache)
-        detector = train_detector(cached, names, settings, track=track)
+    """Train and score; average precision over all scored images together."""
+    found, scored, seconds = {}, [], 0.0
+    for learnt, held in pairs:
+        start = time.perf_counter()
+        encoder = build_encoder(config, learnt)
+        cached = build_cached_features(config, learnt, encoder, cache)
+        detector = train_detector(cached, names, config, track=track)
+        seconds += time.perf_counter() - start
         test = build_cached_features(
-            settings, scored, detector.encoder, cache, anchors=detector.anchors
+            config, held, detector.encoder, cache, anchors=detector.anchors
         )
         test.propose_all(track=track)
         for image, encoded, proposals in test.samples("detecting", track):
-            found[image.image_id] = detector.detect(encoded, proposals)
-    return summarise_detections(images, found, names)
+            number = len(scored)
+            found[number] = detector.detect(encoded, proposals)
+            scored.append(replace(image, image_id=number))
+    return {**summarise_detections(scored, found, names), "seconds": seconds}
 
 
 def main() -> None:
-    """Score, print and write."""
+    """Score every set, print a row for each and the mean, and write."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--splits", nargs="+", default=["train"])
-    parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--config", type=Path, help="TOML file of settings")
+    parser.add_argument("data", type=Path, nargs="+", help="folders of the sets")
+    parser.add_argument("--train", nargs="+", default=["train", "trainval"])
+    parser.add_argument("--test", help="split that is scored; folds of the training split if none")
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--photos", type=int, default=0, help="to learn from; 0 for all")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--name", default="folds", help="of the file that is written")
-    parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/detection-folds"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    settings = load_settings(DetectionConfig, words.config, {"seed": words.seed})
-    images, names = read_all(words.data, words.splits)
-    result = score_folds(images, names, settings, FeatureCache(words.out / "cache"), words)
-    write_json(
-        words.out / f"{words.name}.json",
-        {**result, "images": len(images), "settings": asdict(settings), **environment()},
-    )
-    print(" ".join(f"{name} {result[name]:.3f}" for name in ("ap50", "ap75", "ap")))
+    given = dict(each.split("=", 1) for each in words.set)
+    config = load_settings(DetectionConfig, None, {k: _value(v) for k, v in given.items()})
+    cache = FeatureCache(words.out / "cache")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for folder in words.data:
+        images, names = open_split(folder, words.train)
+        rows[folder.name] = [
+            score(pairs, names, config, cache) for pairs in rounds(images, folder, names, words)
+        ]
+        print(folder.name, _row(rows[folder.name]), flush=True)
+    everything = [each for row in zip(*rows.values(), strict=True) for each in [_mean(row)]]
+    print("mean", _row(everything))
+    facts = {"settings": asdict(config), "photos": words.photos, **environment()}
+    write_json(words.out / f"{words.name}.json", {"sets": rows, **facts})
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _mean(rows: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    return {key: mean(row[key] for row in rows) for key in (*FIGURES, "seconds")}
+
+
+def _row(draws: list[dict[str, Any]]) -> str:
+    cells = []
+    for key in (*FIGURES, "seconds"):
+        values = [float(draw[key]) for draw in draws]
+        spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+        cells.append(f"{key} {mean(values):.3f}{spread}")
+    return ", ".join(cells)
 
 
 if __name__ == "__main__":
