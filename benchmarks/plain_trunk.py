@@ -3,8 +3,8 @@
     python benchmarks/plain_trunk.py --data DIR --backbone efficientnet_lite0 --weights DEFAULT
 
 Shows that weights and preprocessing are right: the file name begins with the ImageNet class index,
-and each photo gets the network's own transform (short side 256, centre 224, for most). Prints and writes
-top-1 and top-5.
+and each photo gets the network's own transform (short side 256, centre 224, for most). Prints and
+writes top-1 and top-5.
 """
 
 import argparse
