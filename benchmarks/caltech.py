@@ -1,6 +1,6 @@
 r"""Compares features of a frozen trunk by the Caltech-101 protocol on class folders.
 
-    python benchmarks/caltech.py --data DIR --splits 10
+    python benchmarks/caltech.py --data DIR --splits 10 --backbone efficientnet_lite0
 
 One row for each recipe of features: levels, pooled layer, short side, normalisation, flips, several
 scales, the trunk's own classifier, and whole images against crops and warped ones. Three columns:
@@ -29,7 +29,7 @@ from sppnet.backbones import Backbone, build_backbone, build_plain_classifier
 from sppnet.classification import ClassData, SplitConfig, View, extract_features, open_class_data
 from sppnet.classification.scoring import Task
 from sppnet.classification.transfer.features import FeatureEncoder
-from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe
+from sppnet.classification.transfer.recipe import Block, FeatureRecipe, best_recipe
 from sppnet.classification.transfer.svm import COSTS, fit_dual, gram_matrix, validate_costs
 from sppnet.storage import FeatureCache, write_json, write_text
 
@@ -42,8 +42,15 @@ OWN_CLASSIFIER = "the trunk's own classifier, logits of the mean"
 SPP, WARP = Block(), Block(view="warp")
 
 
-def list_recipes() -> dict[str, FeatureRecipe]:
-    """What is compared, by what stands in the table."""
+EARLIER = {  # how the name of a trunk begins -> layers before its last map, the latest first
+    "efficientnet_lite": ("stage6", "stage5"),
+    "squeezenet": ("features.11", "features.10", "features.7"),
+}
+
+
+def list_recipes(backbone: str) -> dict[str, FeatureRecipe]:
+    """What is compared for a trunk, by what stands in the table."""
+    layers = next((EARLIER[start] for start in EARLIER if backbone.startswith(start)), ())
     singles = {
         "SPP (1, 2, 3, 6), whole image, 224": SPP,
         "levels (1, 2, 3)": replace(SPP, levels=(1, 2, 3)),
@@ -52,9 +59,7 @@ def list_recipes() -> dict[str, FeatureRecipe]:
         "average": replace(SPP, pool="avg"),
         "maximum": replace(SPP, pool="max"),
         "SPP and average": replace(SPP, pool="spp+avg"),
-        "layer features.11": replace(SPP, layer="features.11"),
-        "layer features.10": replace(SPP, layer="features.10"),
-        "layer features.7": replace(SPP, layer="features.7"),
+        **{f"layer {layer}": replace(SPP, layer=layer) for layer in layers},
         "short side 160": replace(SPP, short_side=160),
         "short side 320": replace(SPP, short_side=320),
         "SPP, square roots": replace(SPP, norm="power"),
@@ -63,14 +68,12 @@ def list_recipes() -> dict[str, FeatureRecipe]:
         "centre crop": replace(SPP, view="crop"),
         "warped": WARP,
     }
-    early = replace(SPP, layer="features.10")
     sums = {
-        "sum: last layer and features.10": (SPP, early),
-        "sum: last layer and features.11": (SPP, replace(SPP, layer="features.11")),
+        **{f"sum: last layer and {layer}": (SPP, replace(SPP, layer=layer)) for layer in layers},
         "sum: whole and warped": (SPP, WARP),
         "sum: whole at 160, 224, 320": tuple(replace(SPP, short_side=s) for s in (160, 224, 320)),
         "sum: SPP, average with square roots": (SPP, replace(SPP, pool="avg", norm="power")),
-        "best: warped 224, whole 320, both layers": RECIPES["best"].blocks,
+        "best": best_recipe(backbone).blocks,
     }
     recipes = {name: FeatureRecipe((block,)) for name, block in singles.items()}
     return {**recipes, **{name: FeatureRecipe(blocks) for name, blocks in sums.items()}}
@@ -173,7 +176,8 @@ def read_arguments() -> argparse.Namespace:
     """Read the words of the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", default="DEFAULT", help="of squeezenet1_1")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
+    parser.add_argument("--weights", default="DEFAULT")
     parser.add_argument("--train-per-class", type=int, default=30)
     parser.add_argument("--test-per-class", type=int, default=50)
     parser.add_argument("--splits", type=int, default=3)
@@ -190,17 +194,18 @@ def main() -> None:
         words.train_per_class, words.test_per_class, words.splits, words.seed
     )
     data = open_class_data(words.data, split_config)
-    name = "squeezenet1_1"  # the recipes name its layers
+    name = words.backbone
     backbone = build_backbone(name, words.weights)
     words.out.mkdir(parents=True, exist_ok=True)
-    recipes = list_recipes()
+    recipes = list_recipes(name)
     blocks = [block for recipe in recipes.values() for block in recipe.blocks]
     grams, seconds = measure_grams(data, backbone, blocks, FeatureCache(words.out / "cache"))
     sums = {
         title: torch.stack([grams[block] for block in recipe.blocks]).mean(dim=0)
         for title, recipe in recipes.items()
     }
-    sums[OWN_CLASSIFIER] = measure_own_classifier(data, name, words.weights, backbone)
+    if name.startswith("squeezenet"):  # whose classifier is a convolution of the last map
+        sums[OWN_CLASSIFIER] = measure_own_classifier(data, name, words.weights, backbone)
     results = compare(sums, data)
     about = {
         "backbone": name,

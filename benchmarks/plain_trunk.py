@@ -1,10 +1,10 @@
-"""Scores a torchvision network with its own classifier on photos whose names begin with the class.
+"""Scores a trained network with its own classifier on photos whose names begin with the class.
 
-    python benchmarks/plain_trunk.py --data DIR --backbone squeezenet1_1 --weights DEFAULT
+    python benchmarks/plain_trunk.py --data DIR --backbone efficientnet_lite0 --weights DEFAULT
 
 Shows that weights and preprocessing are right: the file name begins with the ImageNet class index,
-and each photo gets torchvision's own transform (short side 256, centre 224). Prints and writes
-top-1 and top-5.
+and each photo gets the network's own transform (short side 256, centre 224, for most). Prints and
+writes top-1 and top-5.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     """Run the check."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", default="squeezenet1_1")
+    parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--weights", default="DEFAULT")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-plain-trunk.json"))
     words = parser.parse_args()

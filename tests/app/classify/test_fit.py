@@ -57,6 +57,23 @@ def test_recipe_gives_a_classifier_that_predicts(data: Path, tmp_path: Path) -> 
     assert _json(tmp_path / "val" / "metrics.json")["top1"] == metrics["top1"]
 
 
+def test_a_fresh_machine_learns_on_trained_features(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No flag, no TORCH_HOME and no network: the weights were installed by pip."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it used the network"))
+    few = tmp_path / "data"
+    for folder in data.iterdir():
+        (few / folder.name).mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:3]:
+            (few / folder.name / path.name).symlink_to(path)
+    assert main(["classify", "fit", str(few), "--out", str(tmp_path / "run")]) == 0
+    config = _json(tmp_path / "run" / "model" / "config.json")
+    assert config["backbone"]["name"] == "efficientnet_lite0"
+    assert _json(tmp_path / "run" / "metrics.json")["feature_length"] == 320 * 50
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "length"),
     [

@@ -24,7 +24,7 @@ GEOMETRY = {
     ("convnext_tiny", "features.3"): (8, 3.5, 224),
     ("densenet121", "features.denseblock2"): (8, 2.0, 255),
     ("efficientnet_b0", "features.4"): (16, 0.0, 147),
-    ("efficientnet_lite0", None): (32, 31.0, 851),  # padded at the right and bottom only
+    ("efficientnet_lite0", "head"): (32, 31.0, 851),  # padded at the right and bottom only
     ("efficientnet_lite0", "stage5"): (16, 15.0, 339),
     ("efficientnet_lite0", "stage3"): (8, 7.0, 67),
     ("efficientnet_lite2", "stage5"): (16, 15.0, 475),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sppnet.backbones import build_backbone
+from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
 from sppnet.errors import UsageError
 
@@ -90,6 +92,16 @@ def test_bad_files_are_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=BAD_FILES[text]) as caught:
         load_recipe(str(file))
     assert caught.value.path == str(file)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1", "small5"])
+def test_the_best_recipe_fits_every_trunk(name: str) -> None:
+    recipe = load_recipe("best", name)
+    layers = {block.layer for block in recipe.blocks}
+    assert layers == ({None, "features.10"} if name == "squeezenet1_1" else {None})
+    assert recipe.loss == "squares"
+    encoder = FeatureEncoder(build_backbone(name), recipe.at_short_side(32))
+    assert encoder.num_features > 0
 
 
 def test_unknown_name_lists_the_known() -> None:

@@ -15,7 +15,7 @@ from oracles.support_vectors import descend, hinge_objective
 from sppnet.classification import LinearSvm, holdout_split
 from sppnet.classification.scoring import one_against_rest
 from sppnet.classification.transfer import svm as svm_module
-from sppnet.classification.transfer.svm import DRAWS, LOSSES, fit_best, fit_dual, gram_matrix
+from sppnet.classification.transfer.svm import COSTS, DRAWS, LOSSES, fit_best, fit_dual, gram_matrix
 
 
 @pytest.fixture
@@ -169,6 +169,13 @@ def test_clearer_features_are_chosen(labels, task) -> None:
     options = [noisy_rows(labels, 30.0), noisy_rows(labels, 0.3), noisy_rows(labels, 0.3)]
     _, choice = fit_best(options, task.targets, task.figure, costs=(1.0, 3.0))
     assert (choice.candidate, choice.c) == (1, 1.0)  # the first of equal ones
+
+
+def test_of_equal_costs_the_earlier_is_taken(labels, task) -> None:
+    """Few images make all figures alike; the smallest cost was then a point worse than 10."""
+    _, choice = fit_best([noisy_rows(labels, 0.1)], task.targets, task.figure, loss="squares")
+    assert set(choice.figures.values()) == {1.0}
+    assert choice.c == COSTS[0] == 10.0
 
 
 def test_nothing_to_choose_costs_nothing(labels, task) -> None:

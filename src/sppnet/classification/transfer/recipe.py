@@ -146,27 +146,42 @@ def _restore_block(values: Mapping[str, Any]) -> Block:
     return replace(restored := restore_fields(Block, values, "block"), layer=restored.layer or None)
 
 
-RECIPES: dict[str, FeatureRecipe] = {
-    "paper": FeatureRecipe(),
-    # Chosen for squeezenet1_1, whose features.10 is the eighth of its layers from the image; what
-    # else was tried is in docs/transfer.md.
-    "best": FeatureRecipe(
-        (
-            Block(view="warp", short_side=224),
-            Block("features.10", view="warp", short_side=224),
-            Block(view="full", short_side=320),
-            Block("features.10", view="full", short_side=320),
-        ),
-        loss="squares",
+def _sum(*blocks: Block) -> FeatureRecipe:
+    return FeatureRecipe(blocks, loss="squares")
+
+
+# How the name of a trunk begins -> the recipe that measured best for it; docs/transfer.md has what
+# else was tried. SqueezeNet's features.10 is the eighth of its layers from the image.
+BEST: dict[str, FeatureRecipe] = {
+    "": _sum(Block(view="warp"), Block(), Block(short_side=320)),
+    "squeezenet": _sum(
+        Block(view="warp", short_side=224),
+        Block("features.10", view="warp", short_side=224),
+        Block(view="full", short_side=320),
+        Block("features.10", view="full", short_side=320),
     ),
 }
+RECIPES: dict[str, FeatureRecipe] = {"paper": FeatureRecipe(), "best": BEST[""]}
 
 
-def load_recipe(name: str) -> FeatureRecipe:
+def best_recipe(backbone: str) -> FeatureRecipe:
+    """Look up the recipe that measured best for a trunk, or for trunks in general.
+
+    Example:
+        >>> [block.layer for block in best_recipe("squeezenet1_1").blocks]
+        [None, 'features.10', None, 'features.10']
+        >>> [(block.view, block.short_side) for block in best_recipe("resnet18").blocks]
+        [('warp', 224), ('full', 224), ('full', 320)]
+    """
+    return BEST[max((start for start in BEST if backbone.startswith(start)), key=len)]
+
+
+def load_recipe(name: str, backbone: str = "") -> FeatureRecipe:
     """Take a recipe by its name, or read one from a TOML file of ``[[blocks]]``.
 
     Args:
         name: One of ``RECIPES``, or a path.
+        backbone: The trunk that it is for; the best one depends on it.
 
     Returns:
         The recipe.
@@ -179,7 +194,7 @@ def load_recipe(name: str) -> FeatureRecipe:
         True
     """
     if name in RECIPES:
-        return RECIPES[name]
+        return best_recipe(backbone) if name == "best" else RECIPES[name]
     if not Path(name).is_file():
         raise UsageError(f"recipe must be {', '.join(RECIPES)} or a TOML file, got {name!r}")
     try:
@@ -202,7 +217,11 @@ def recipes_of(settings: FitConfig) -> tuple[FeatureRecipe, ...]:
         >>> [recipe.blocks[0].short_side for recipe in recipes_of(FitConfig(imgsz="auto"))]
         [160, 224, 320]
     """
-    recipe = load_recipe(settings.recipe) if settings.recipe else FeatureRecipe(_blocks(settings))
+    recipe = (
+        load_recipe(settings.recipe, settings.backbone)
+        if settings.recipe
+        else FeatureRecipe(_blocks(settings), loss="squares")
+    )
     recipe = replace(recipe, loss=settings.loss or recipe.loss)
     if settings.imgsz != AUTO:
         return (recipe,)

@@ -302,7 +302,7 @@ def fit_best(
     """Choose one of several feature sets of the same images and the cost of the SVMs; fit these.
 
     Three times a fifth of the images is held out (once, of 2,000 images and more); SVMs fitted on
-    the others are scored on it. Of equal figures the earlier candidate wins, then the smaller cost.
+    the others are scored on it. Of equal figures the earlier candidate wins, then the earlier cost.
     Of more than 8,000 images a draw of 8,000 decides. The SVMs that are returned are fitted on all
     images.
 
@@ -311,7 +311,7 @@ def fit_best(
             them; D may differ.
         targets: (N, K): 1 yes, -1 no, 0 left out.
         figure: From scores (n, K) and targets (n, K) to a number, larger is better.
-        costs: Costs of a margin violation to try, in rising order.
+        costs: Costs of a margin violation to try, the likely ones first.
         loss: ``"hinge"`` or ``"squares"``.
         seed: Decides what is held out.
         track: Shows the progress of the last fit over the classes.
