@@ -46,7 +46,7 @@ def build_shallow(build, name: str, **options) -> nn.Module:
     """Build a network with two blocks where its class has a plain number of blocks."""
     try:
         model = build(name, depth=DEPTH, **options)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AssertionError):
         return build(name, **options)
     return model
 

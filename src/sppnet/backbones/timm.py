@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sppnet.backbones.tracing.tokens import has_tokens
 from sppnet.backbones.weights import read_weights_file
 from sppnet.errors import MissingPackageError, UsageError
 
@@ -109,7 +108,7 @@ def _build_transformer(timm: Any, name: str) -> nn.Module:
         if "dynamic_img_size" not in str(error):
             raise
         raise _one_size_error(timm, name) from error  # that class does not know the argument
-    if not has_tokens(model):
+    if not hasattr(model, "num_prefix_tokens"):  # it knows the argument, but has windows
         raise _one_size_error(timm, name)
     return model
 

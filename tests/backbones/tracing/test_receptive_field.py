@@ -291,6 +291,24 @@ def test_tensorflows_padding_needs_a_map_that_is_a_multiple():
         cut_model(valid, default_layer="1")
 
 
+class ScaledInPlace(nn.Module):
+    """Scales a map as a statement, as timm's NFNets with their skip gain do."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.gain = nn.Conv2d(3, 3, 3), nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, images):
+        out = self.convolution(images)
+        out.mul_(self.gain)
+        return out + 1
+
+
+def test_calls_in_place_are_kept():
+    model, images = ScaledInPlace(), torch.rand(1, 3, 9, 9)
+    assert torch.equal(cut_model(model, default_layer=None).trunk(images), model(images))
+
+
 def test_branches_with_other_strides_are_refused():
     with pytest.raises(ValueError, match=r"number of cells, got 2 at 0\.0 and 1 at 0\.0"):
         Axis(2, 0, 0).joined(Axis(1, 0, 0))

@@ -296,9 +296,15 @@ def _erase_unused(graph: fx.Graph) -> None:
     """Take out what no result depends on: checks of sizes, arguments left at their default."""
     images = next(iter(graph.nodes))
     for node in reversed(list(graph.nodes)):
-        needed = node.users or node is images or node.op == "output" or is_layout(node)
-        if not needed:
+        needed = node.users or node is images or node.op == "output"
+        if not (needed or is_layout(node) or _is_in_place(node)):
             graph.erase_node(node)
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    """Tell a call that changes what it is given: it counts although nobody reads its result."""
+    called = node.op in ("call_function", "call_method") and function_name(node)
+    return bool(called) and str(called).endswith("_") and not str(called).endswith("__")
 
 
 def _permute(graph: fx.Graph, last: fx.Node) -> fx.Node:
