@@ -69,7 +69,13 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
 
 @pytest.mark.parametrize(
     ("change", "recomputed"),
-    [({"seed": 1}, 1), ({"max_proposals": 41}, 1), ({"short_sides": (64, 97)}, 1)],
+    [
+        ({"seed": 1}, 1),
+        ({"max_proposals": 41}, 1),
+        ({"short_sides": (64, 97)}, 1),
+        ({"search_side": 80}, 1),
+        ({"least_side": 30}, 1),
+    ],
 )
 def test_other_settings_meet_other_records(prepare, scenes, change: dict, recomputed: int) -> None:
     list(prepare(images=scenes.images[:1]))

@@ -10,7 +10,6 @@ from torch import Tensor
 from sppnet.backbones import Backbone, restore_backbone
 from sppnet.config.detection import PROJECTIONS, TARGET_SIDE, Side
 from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within, restore_fields
-from sppnet.detection.assign import trainable_objects
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import LabelledImage, resize_short_side
@@ -355,7 +354,7 @@ def _wanted_sides(
     """(K,) the short side that suits each object, and (K,) the weights of the objects."""
     sides, labels = [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for image in images:
-        trainable = trainable_objects(image, use_difficult)
+        trainable = ~image.crowd & (~image.difficult | use_difficult)  # as trainable_objects has it
         length = box_area(image.boxes[trainable]).clamp(min=1e-6).sqrt()
         sides.append(target_side * min(image.size_hw) / length)
         labels.append(image.labels[trainable])

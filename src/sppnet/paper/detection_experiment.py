@@ -279,8 +279,10 @@ class BestExperiment(DetectionExperiment):
     def differs(self, row: Row) -> str:  # noqa: ARG002
         """Say what it is."""
         sides = ",".join(map(str, self.encoder.short_sides))
-        how = f"sppnet detect train --recipe best, short side {sides}, no part of the paper"
-        return "; ".join(filter(None, [self.network.differs, self.images.differs, how]))
+        proposals = f"{self.config.max_proposals} proposals of {self.config.proposals}"
+        how = f"sppnet detect train --recipe best, {proposals}, short side {sides}"
+        parts = [self.network.differs, self.images.differs, how, "no part of the paper"]
+        return "; ".join(filter(None, parts))
 
     def detector(self, row: Row) -> Detector:  # noqa: ARG002
         """Train as ``sppnet detect train`` does; test images get the learnt proposals, too."""
