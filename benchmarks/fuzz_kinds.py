@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "images" / "readers")]
+sys.path.append(str(ROOT / "tests"))
 
 from fuzz_mutations import NUMBERS, TEXTS, change_value, spoil_bytes, spoil_file, spoil_json  # noqa: E402
 from image_files import build_bmp, build_png, build_tiff, photo  # noqa: E402
@@ -166,7 +166,7 @@ class Annotations(Kind):
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
-        from layout_shapes import SHAPES
+        from images.readers.layout_shapes import SHAPES
 
         for write in SHAPES:
             write(folder / "samples" / write.__name__)
@@ -377,7 +377,7 @@ class Detections(Kind):
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
-        from layout_shapes import cvat_coco, label_img_voc
+        from images.readers.layout_shapes import cvat_coco, label_img_voc
 
         self.truths = [folder / "coco" / "annotations" / "instances_train.json", folder / "voc"]
         cvat_coco(folder / "coco")
