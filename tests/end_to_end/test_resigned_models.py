@@ -129,7 +129,7 @@ def _stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> 
     return command
 
 
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("words", [("--ema", "0.9"), ("--optimizer", "adamw")], ids=" ".join)
 def test_a_run_that_goes_on_from_a_changed_state(
     tmp_path: Path, monkeypatch, capsys, words: tuple[str, ...], every: int

@@ -49,7 +49,8 @@ from sppnet.storage import (
 )
 from sppnet.training.checkpoints import Checkpoints
 
-PROBE_IMAGES, PROBE_UPDATES = 3, 4  # measured before the long part, to say how long it will take
+# Trained on before the long part, to say how long that will take; of few images fewer.
+PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
 
 
 @dataclass
@@ -174,7 +175,8 @@ class TrainingJob:
         updates = min(config.tune_updates, PROBE_UPDATES)
         small = replace(config, mirror="on" if mirror else "off", tune_updates=updates)
         labelled = [image for image in dataset.images if len(image.boxes)]
-        images = labelled[:: max(1, len(labelled) // PROBE_IMAGES)][:PROBE_IMAGES]
+        count = min(PROBE_IMAGES, max(1, len(labelled) // SHARE_TO_PROBE))
+        images = labelled[:: max(1, len(labelled) // count)][:count]
         cached = build_cached_features(small, images, encoder, cache, external=external)
         stages = Stages()
         with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), catch_warnings():
