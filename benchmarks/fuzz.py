@@ -6,8 +6,9 @@ KIND is one of images, annotations, proposals, detections, models. Every input i
 by random changes that only the seed and its number decide, and is read in a child process, which
 is started anew after it dies. Counted are signals, tracebacks (whatever is no error of
 `sppnet.errors` in one line, wrong answers included), inputs that take over 5 s of processor time
-or stand still for ten minutes, and inputs that take over 500 MB of memory beside what the child had before. Those
-inputs are kept in the folder of --keep; --only NUMBER runs a single input again. Needs Linux.
+or stand still for ten minutes, and inputs that take over 500 MB of memory beside what the child
+had before. Those inputs are kept in the folder of --keep; --only NUMBER runs one again. With the
+variable SPPNET_DATA real photos and annotations are spoilt, too. Needs Linux.
 """
 
 import argparse
@@ -36,6 +37,7 @@ STILL_SECONDS = 600.0  # of a clock on the wall: other work may hold the machine
 PEAK_BYTES = 500_000_000
 ROOM_BYTES = 4 << 30  # of addresses, beyond those of the child at its start
 WARM_INPUTS = 10
+START_METHOD = "spawn"
 FAULTS = ("signal", "traceback", "hang", "peak")
 
 
@@ -99,7 +101,7 @@ def serve(pipe: Connection, kind: str, seed: int, folder: Path, real: Path | Non
     source = KINDS[kind](folder, real)
     for number in range(WARM_INPUTS):  # imports and buffers are the child's own memory
         source.make(random.Random(number))
-        _try(source)
+        try_input(source)
     room = _status("VmSize") + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -113,7 +115,7 @@ def serve(pipe: Connection, kind: str, seed: int, folder: Path, real: Path | Non
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before, begin = _status("VmRSS"), time.process_time()
         pipe.send({})
-        outcome, detail = _try(source)
+        outcome, detail = try_input(source)
         pipe.send(
             {
                 "outcome": outcome,
@@ -124,7 +126,7 @@ def serve(pipe: Connection, kind: str, seed: int, folder: Path, real: Path | Non
         )
 
 
-def _try(source: Any) -> tuple[str, str]:
+def try_input(source: Any) -> tuple[str, str]:
     """Read one input: its outcome, and what to say of it."""
     try:
         source.read()
@@ -184,7 +186,7 @@ class Child:
 
     def _start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         self.pipe, other = context.Pipe()
         arguments = (other, self.kind, self.seed, self.folder, self.real)
         self.process = context.Process(target=serve, args=arguments, daemon=True)

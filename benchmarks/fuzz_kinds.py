@@ -11,25 +11,29 @@ import os
 import shutil
 import struct
 import sys
-import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "images" / "readers")]
+sys.path.append(str(ROOT / "tests"))
 
 from fuzz_mutations import change_value, spoil_bytes, spoil_file, spoil_json  # noqa: E402
-from image_files import build_bmp, build_png, build_tiff, photo  # noqa: E402
+from fuzz_samples import (  # noqa: E402
+    built_images,
+    detection_results,
+    hostile_npz,
+    mat_files,
+    npz_files,
+    pillow_images,
+    proposal_texts,
+    real_photos,
+    repacked_mat,
+)
+from image_files import photo  # noqa: E402
 from sppnet.errors import SppnetError  # noqa: E402
-
-MOST_PHOTO_BYTES, MOST_PHOTOS = 300_000, 30
 
 
 class Kind(ABC):
@@ -63,7 +67,7 @@ class Images(Kind):
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
         os.environ["SPPNET_MAX_PIXELS"] = "40000000"
-        self.samples = [*_pillow_images(), *_built_images(), *_real_photos(real)]
+        self.samples = [*pillow_images(), *built_images(), *real_photos(real)]
 
     def make(self, draw: Random) -> None:
         """Change the bytes of an image."""
@@ -98,74 +102,12 @@ class Images(Kind):
             raise refusal
 
 
-def _pillow_images() -> list[bytes]:
-    """A small picture in every format and mode that Pillow writes and we read."""
-    picture = photo(24, 36)
-    modes = {mode: picture.convert(mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")}
-    modes["I;16"] = Image.fromarray(np.arange(864, dtype=np.uint16).reshape(24, 36) * 70)
-    modes["F"] = picture.convert("L").convert("F")
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    several = {"save_all": True, "append_images": [photo(24, 36, seed=1)]}
-    options: list[dict[str, Any]] = [
-        *({"format": name} for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")),
-        *({"format": "JPEG", "exif": turned, **more} for more in ({}, {"progressive": True})),
-        *({"format": "PNG", **more} for more in ({"exif": turned}, {"interlace": 1}, several)),
-        *({"format": "WEBP", **more} for more in ({"lossless": True}, {"exif": turned}, several)),
-        *({"format": name, **several} for name in ("GIF", "TIFF", "MPO")),
-        *(
-            {"format": "TIFF", "compression": f"tiff_{name}"}
-            for name in ("lzw", "deflate", "adobe_deflate", "jpeg", "packbits")
-        ),
-        *({"format": "TIFF", "compression": name} for name in ("group3", "group4", "packbits")),
-        {"format": "HEIF"},
-    ]
-    with contextlib.suppress(ImportError):
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    found = []
-    for image in modes.values():
-        for each in options:
-            buffer = io.BytesIO()
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RuntimeError):
-                image.save(buffer, **each)
-                found.append(buffer.getvalue())
-    return found
-
-
-def _built_images() -> list[bytes]:
-    """Kinds that Pillow does not write: few bits, tiles, planes, floats, palettes, bit fields."""
-    draw = np.random.default_rng(0)
-    found = []
-    for bits in (1, 2, 4, 8, 12, 16, 32):
-        samples = draw.integers(0, 2 ** min(bits, 31), (17, 19, 3))
-        for order in "<>":
-            found.append(build_tiff(samples[..., :1], bits, 1, order=order))
-            found.append(build_tiff(samples, bits, 2, order=order, planar=2, tile=16))
-        if bits <= 16 and bits != 12:
-            found.append(build_png(samples[..., :1], bits, 0))
-    floats = draw.random((17, 19, 3)).astype(np.float32)
-    found += [build_tiff(floats, 32, 2, kind=3, deflate=True), build_tiff(floats, 32, 2, tile=16)]
-    values = draw.integers(0, 2**16, (17, 19))
-    found += [build_bmp(values & 15, 4, palette=bytes(64)), build_bmp(values, 16, top_down=True)]
-    found.append(build_bmp(values, 32, header=108, masks=(255 << 16, 255 << 8, 255, 255 << 24)))
-    return found
-
-
-def _real_photos(real: Path | None) -> list[bytes]:
-    """Some real photos that are not large."""
-    paths = sorted(real.glob("**/*.jp*g")) + sorted(real.glob("photos/*")) if real else []
-    small = [path for path in paths if path.stat().st_size < MOST_PHOTO_BYTES]
-    return [path.read_bytes() for path in small[:: max(1, len(small) // MOST_PHOTOS)]]
-
-
 class Annotations(Kind):
     """Data sets of all layouts with files changed, moved and missing, read by ``sppnet check``."""
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
-        from layout_shapes import SHAPES
+        from images.readers.layout_shapes import SHAPES
 
         for write in SHAPES:
             write(folder / "samples" / write.__name__)
@@ -250,7 +192,7 @@ class Proposals(Kind):
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
-        self.samples = {".npz": _npz_files(), ".mat": _mat_files(), ".json": _proposal_texts()}
+        self.samples = {".npz": npz_files(), ".mat": mat_files(), ".json": proposal_texts()}
         self.path = folder / "input.npz"
 
     def make(self, draw: Random) -> None:
@@ -258,11 +200,11 @@ class Proposals(Kind):
         ending = draw.choice(sorted(self.samples))
         samples = self.samples[ending]
         if ending == ".npz" and draw.random() < 0.5:
-            data = _hostile_npz(draw)
+            data = hostile_npz(draw)
         else:
             data = spoil_file(draw, draw.choice(samples), ending, samples)
         if ending == ".mat" and draw.random() < 0.5:
-            data = _repacked_mat(draw, draw.choice(samples[:2]))
+            data = repacked_mat(draw, draw.choice(samples[:2]))
         self.path = self.folder / f"input{ending}"
         self.path.write_bytes(data)
 
@@ -279,104 +221,12 @@ class Proposals(Kind):
                 assert boxes.isfinite().all(), "not finite"
 
 
-BOXES = np.array([[3.0, 4, 20, 30], [0, 0, 80, 60]])
-
-
-def _npz_files() -> list[bytes]:
-    """Archives as numpy writes them."""
-    found = []
-    for save in (np.savez, np.savez_compressed):
-        buffer = io.BytesIO()
-        save(buffer, **{"a.jpg": BOXES, "000007": BOXES[:0], "c": BOXES.astype(np.float32)})
-        found.append(buffer.getvalue())
-    return found
-
-
-def _hostile_npz(draw: Random) -> bytes:
-    """A whole archive of arrays whose headers say anything."""
-    kinds = ("<f8", "<f8", ">f4", "<i8", "|O", "|V8", "<U5", "|b1", "<c16", "<f16", "<m8[s]", "|S0")
-    shapes = (
-        "(2, 4)", "(4, 2)", "(8,)", "()", "(0, 4)", "(-2, -4)", "(True, 8)", "(2.0, 4)", "('2', 4)",
-        "(10**12, 4)", "(1000000000000, 4)", "(" * 300 + ")" * 300, "(2, 4, )", "2", "None",
-        "(1,) * 10", "(" + "1, " * 100 + ")", "(18446744073709551616, 4)",
-    )  # fmt: skip
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", draw.choice((0, 8, 12, 14))) as archive:
-        for _ in range(draw.choice((1, 1, 2, 40))):
-            kind, shape = draw.choice(kinds), draw.choice(shapes)
-            fortran = draw.choice(("False", "True", "0", "'no'", "None"))
-            text = f"{{'descr': {kind!r}, 'fortran_order': {fortran}, 'shape': {shape}, }}"
-            text = draw.choice((text, text, text, text.replace("descr", "x"), "[]", "{" * 200))
-            head = text.encode().ljust(117) + b"\n"
-            version = draw.choice((b"\1\0", b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\xff\xff"))
-            size = struct.pack("<H" if version == b"\1\0" else "<I", len(head))
-            data = b"\x93NUMPY" + version + size + head + BOXES.astype("<f8").tobytes()
-            name = draw.choice(
-                ("a.jpg", "000007", "", "../a", "/a", "a\nb", "é", "7.npy", "x" * 70_000)
-            )
-            with contextlib.suppress(ValueError, RuntimeError, IndexError), _no_warnings():
-                archive.writestr(name[:60_000] + draw.choice(("", ".npy")), data)
-    data = buffer.getvalue()
-    return spoil_bytes(draw, data) if draw.random() < 0.3 else data
-
-
-@contextlib.contextmanager
-def _no_warnings() -> Any:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _mat_files() -> list[bytes]:
-    """MAT files as SciPy writes them: plain, compressed, of several types of numbers."""
-    from scipy.io import savemat
-
-    found = []
-    for kind in (np.float64, np.uint16, np.int32):
-        for packed in (False, True):
-            cells = [np.empty((3, 1), object) for _ in range(2)]
-            cells[0][:, 0] = ["a", "000007", "é" * 20]
-            cells[1][:, 0] = [(BOXES + 1).astype(kind), np.zeros((0, 4), kind), BOXES[:1] + 1]
-            buffer = io.BytesIO()
-            savemat(buffer, {"images": cells[0], "boxes": cells[1].T}, do_compression=packed)
-            found.append(buffer.getvalue())
-    return found
-
-
-def _repacked_mat(draw: Random, data: bytes) -> bytes:
-    """A MAT file whose packed variables were changed inside: the checksums of zlib fit again."""
-    variables, place = b"", 128
-    while place + 8 <= len(data):
-        kind, size = struct.unpack_from("<II", data, place)
-        body = data[place + 8 : place + 8 + size]
-        body = zlib.decompress(body) if kind == 15 else data[place : place + 8 + size]
-        if draw.random() < 0.7:
-            body = spoil_bytes(draw, body)
-        if draw.random() < 0.02:
-            body += bytes(draw.choice((10**6, 10**8)))
-        packed = zlib.compress(body, 1)
-        variables += struct.pack("<II", 15, len(packed)) + packed
-        place += 8 + size
-    return data[:128] + variables
-
-
-def _proposal_texts() -> list[bytes]:
-    """Both shapes of JSON."""
-    entries = [{"image_id": 7, "bbox": [x, 4, 17, 26], "score": x / 8} for x in range(3)]
-    images = [{"id": 7, "file_name": "x/a.jpg"}]
-    return [
-        json.dumps(each).encode() for each in (entries, {"images": images, "annotations": entries})
-    ]
-
-
 class Detections(Kind):
     """Result files against a small truth, scored by ``sppnet evaluate``."""
 
     def __init__(self, folder: Path, real: Path | None) -> None:
         super().__init__(folder, real)
-        from layout_shapes import cvat_coco, label_img_voc
+        from images.readers.layout_shapes import cvat_coco, label_img_voc
 
         self.truths = [folder / "coco" / "annotations" / "instances_train.json", folder / "voc"]
         cvat_coco(folder / "coco")
@@ -387,13 +237,13 @@ class Detections(Kind):
         """Change a file of results of any form."""
         self.truth = draw.choice(self.truths)
         ending = draw.choice((".json", ".csv", ".txt"))
-        data = spoil_file(draw, _results(draw, ending), ending)
+        data = spoil_file(draw, detection_results(draw, ending), ending)
         self.path = self.folder / f"input{ending}"
         if ending == ".txt":
             self.path = self.folder / "input"
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir()
-            (self.path / "b.txt").write_bytes(_results(draw, ending))
+            (self.path / "b.txt").write_bytes(detection_results(draw, ending))
             (self.path / "a.txt").write_bytes(data)
         else:
             self.path.write_bytes(data)
@@ -404,33 +254,6 @@ class Detections(Kind):
         run_command("evaluate", str(self.truth), str(self.path), "--json", str(place))
         figures = json.loads(place.read_bytes())
         assert figures["mean_ap"] is None or 0 <= figures["mean_ap"] <= 1, f"{figures['mean_ap']}"
-
-
-def _results(draw: Random, ending: str) -> bytes:
-    """Some detections near and far from the objects of the samples."""
-    names = ["7", "traffic light", "Straßen-Schild \u732b"]
-    rows = []
-    for _ in range(draw.choice((0, 1, 3, 12))):
-        x, y = draw.randrange(40), draw.randrange(30)
-        box = [x, y, x + draw.randrange(1, 30), y + draw.randrange(1, 20)]
-        rows.append((draw.choice("abc"), draw.choice(names), round(draw.random(), 2), *box))
-    if ending == ".csv":
-        lines = [",".join(map(str, row)) for row in rows]
-        return "\n".join(["image,class,score,x1,y1,x2,y2", *lines]).encode()
-    if ending == ".txt":
-        return "\n".join(" ".join(map(str, row[1:])) for row in rows).encode()
-    keys = {"a": 1, "b": 2, "c": 3}
-    return json.dumps(
-        [
-            {
-                "image_id": draw.choice((keys[image], f"{image}.jpg")),
-                **({"category_name": name} if draw.random() < 0.5 else {"category_id": 2}),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": score,
-            }
-            for image, name, score, x1, y1, x2, y2 in rows
-        ]
-    ).encode()
 
 
 class Models(Kind):
@@ -519,7 +342,7 @@ def check_line(error: SppnetError) -> None:
     assert len(text) < 3000, f"{len(text)} characters: {text[:100]!r}"
 
 
-class Refused(SppnetError):
+class RefusedError(SppnetError):
     """A command ended with a line and one of its exit codes."""
 
 
@@ -527,7 +350,7 @@ def run_command(*words: str) -> None:
     """Run a command line in this process.
 
     Raises:
-        Refused: If it refused with one line.
+        RefusedError: If it refused with one line.
         AssertionError: If it ended as a bug, or said more than lines.
     """
     from sppnet.app.main import main
@@ -541,7 +364,7 @@ def run_command(*words: str) -> None:
     assert all(line.isprintable() for line in lines), "control characters in the output"
     if code not in (0, 3):
         assert sum("error:" in line for line in lines) >= 1, f"exit {code} without a line"
-        raise Refused(lines[-1][:200])
+        raise RefusedError(lines[-1][:200])
 
 
 KINDS: dict[str, type[Kind]] = {

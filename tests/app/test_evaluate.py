@@ -9,6 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from image_files import write_image
 from sppnet.app.main import main
 from sppnet.images import draw_detection_set, open_detection_dataset
 
@@ -248,3 +249,16 @@ def test_images_that_differ_in_their_ending_only(tmp_path: Path, capsys) -> None
     table.write_text(table.read_text() + "x,cat,1,15,10,45,30\n")
     assert main(["evaluate", str(tmp_path), str(table)]) == 3
     assert "line 3: image 'x' may be 'x.jpg' and 'x.png'" in capsys.readouterr().err
+
+
+def test_boxes_of_the_truth_that_cannot_be_asked_for_are_counted(tmp_path: Path, capsys) -> None:
+    images = [{"id": 1, "file_name": "a.jpg", "width": 36, "height": 24}]
+    boxes = [[1, 1, 9, 9], [3, 3, 0.5, 4], [40, 3, 5, 5]]
+    objects = [{"id": n, "image_id": 1, "category_id": 1, "bbox": b} for n, b in enumerate(boxes)]
+    whole = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "cat"}]}
+    write_image(tmp_path / "a.jpg")
+    (tmp_path / "truth.json").write_text(json.dumps(whole))
+    found = [{"image_id": 1, "category_id": 1, "bbox": boxes[0], "score": 1}]
+    (tmp_path / "found.json").write_bytes(json.dumps(found).encode("utf-16"))
+    assert main(["evaluate", str(tmp_path / "truth.json"), str(tmp_path / "found.json")]) == 3
+    assert "2 boxes of the truth cannot be used" in capsys.readouterr().err

@@ -2,10 +2,12 @@
 
 import io
 import sys
+from contextlib import nullcontext
 
 import pytest
 
 from sppnet.app import progress
+from sppnet.app.progress import Plan, Stage
 from sppnet.progress import Track
 
 
@@ -88,3 +90,28 @@ def test_plan_says_what_is_known(capsys) -> None:
     )
     assert progress.announce([progress.Stage("a")]) == "plan: a"
     assert capsys.readouterr().err.startswith("sppnet: plan: a, b")
+
+
+def test_what_is_left_counts_all_stages_at_the_speed_of_those_before(clock: Clock, capsys) -> None:
+    stages = [Stage("features", 20.0), Stage("svm", 30.0), Stage("save", 10.0)]
+    plan = Plan(stages, nullcontext)
+    assert plan.seconds_left == 60
+    with plan.stage("features"):
+        clock.now += 40  # twice as long as was thought
+    assert plan.seconds_left == 80
+    assert "features done in 40 s; about 80 s left for svm, save" in capsys.readouterr().err
+    with plan.stage("features"), plan.stage("unplanned"):
+        clock.now += 10
+    with plan.stage("svm"):
+        pass
+    with plan.stage("save"):
+        pass
+    assert plan.seconds_left == 0
+    assert "svm" not in capsys.readouterr().err.splitlines()[-1].partition("left")[2]
+
+
+def test_a_short_plan_is_not_spoken_of_again(clock: Clock, capsys) -> None:
+    plan = Plan([Stage("features", 2.0), Stage("svm")], nullcontext)
+    with plan.stage("features"):
+        clock.now += 2
+    assert capsys.readouterr().err == ""

@@ -33,7 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert main(["detect", "train", str(data), *SMALL, *FEW, "--out", str(out)]) == 0
+    words = ["detect", "train", str(data), *SMALL, *FEW, "--keep-cache"]
+    assert main([*words, "--out", str(out)]) == 0
     return out
 
 

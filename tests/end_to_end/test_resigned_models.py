@@ -1,6 +1,7 @@
 """A saved model with any one field or tensor changed, checksums and all, works or is refused."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -11,12 +12,15 @@ import pytest
 import torch
 
 from resigned_models import make_classifier, make_detector, sign, spoil_tensors, spoiled
+from small_photos import draw_folders
+from sppnet.app.main import main
 from sppnet.classification import Classifier
 from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.detection import Detector
 from sppnet.errors import UnusableFileError
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 from sppnet.training.checkpoints import Checkpoints, TrainingState
+from sppnet.training.trainer import Trainer
 
 SECONDS = 5.0  # for one model; an ordinary one takes some hundredths
 IMAGE = torch.rand(3, 50, 70, generator=torch.Generator().manual_seed(0))
@@ -106,3 +110,49 @@ def test_training_states(tmp_path: Path) -> None:
     assert refused > 100
     sign(folder, whole)
     assert Checkpoints(tmp_path).newest() is not None
+
+
+def _stopped_run(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
+    """Stop a training after its first epoch: the words that go on with it."""
+    data = draw_folders(folder / "data", 3)
+    words = ("classify", "train", str(data), "--backbone", "small5", "--weights", "none", *words)
+    command = [*words, "--imgsz", "24", "--epochs", "2", "--out", str(folder / "run")]
+    end_epoch = Trainer._end_epoch
+
+    def stop(self: Trainer, *arguments: Any) -> None:
+        end_epoch(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_end_epoch", stop)
+        assert main(command) == 130
+    return command
+
+
+@pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("words", [("--ema", "0.9"), ("--optimizer", "adamw")], ids=" ".join)
+def test_a_run_that_goes_on_from_a_changed_state(
+    tmp_path: Path, monkeypatch, capsys, words: tuple[str, ...], every: int
+) -> None:
+    """It refuses it in a line, begins anew with a line, or goes on; it never ends as a bug."""
+    command = _stopped_run(tmp_path, monkeypatch, *words)
+    (state,) = (tmp_path / "run" / "checkpoints").rglob("epoch-*")
+    shutil.copytree(tmp_path / "run", tmp_path / "kept")
+    config = (state / "config.json").read_bytes()
+    tensors = bytes_to_tensors((state / "model.safetensors").read_bytes())
+    changes: list[tuple[str, bytes, bytes | None]] = [
+        (what, text, None) for what, text in islice(spoiled(json.loads(config)), 0, None, every)
+    ]
+    for what, changed in islice(spoil_tensors(tensors), 0, None, every):
+        changes.append((what, config, tensors_to_bytes(changed)))
+    codes = []
+    for what, text, data in changes:
+        shutil.rmtree(tmp_path / "run")
+        shutil.copytree(tmp_path / "kept", tmp_path / "run")
+        sign(state, text, data)
+        capsys.readouterr()
+        codes.append(main(command))
+        said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert codes[-1] in (0, 5), (what, said)
+        assert len(said) == (codes[-1] == 5), (what, said)
+    assert {0, 5} <= set(codes)

@@ -3,16 +3,26 @@
 The tables over many images, and COCO's rule, are compared with loops in ``test_average_precision``.
 """
 
+import math
+import time
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from evaluation_scenes import as_detections, as_images, random_scene
+from oracles import slow_mistakes as slow
+from oracles.coco_references import STATS, pycocotools_says
 from sppnet.evaluation import (
     DetectionFigures,
+    coco_measures,
     confuse_detections,
+    error_analysis,
     evaluate_detections,
+    find_error_types,
+    matching,
     overlaps,
     proposal_recall_curve,
 )
@@ -108,12 +118,103 @@ def everything(image, detections):
     )
 
 
+def cut_small(monkeypatch, pairs, most):
+    """Let blocks be tiny, and few pairs be kept."""
+    monkeypatch.setattr(overlaps, "BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(matching, "BLOCK_PAIRS", pairs)
+    monkeypatch.setattr(overlaps, "NEIGHBOURS", 4)
+    monkeypatch.setattr(error_analysis, "MOST_PAIRS", most)
+
+
+@pytest.mark.parametrize(("pairs", "most"), [(130, 1000), (20, 0), (1, 1000)])
 @pytest.mark.parametrize("seed", range(3))
-def test_blocks_change_no_answer(monkeypatch, seed):
+def test_blocks_change_no_answer(monkeypatch, seed, pairs, most):
     image, detections = crowded_image(40, seed)
     whole = everything(image, detections)
-    monkeypatch.setattr(overlaps, "BLOCK_PAIRS", 130)
+    matching._LAST.clear()
+    cut_small(monkeypatch, pairs, most)
     assert repr(everything(image, detections)) == repr(whole)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_small_blocks_give_what_the_loops_give(monkeypatch, seed):
+    cut_small(monkeypatch, 8, 1000 if seed % 2 else 0)
+    truth, things, images, _ = random_scene(seed, difficult=True, crowd=False, many=seed < 5)
+    names = [f"class {label}" for label in range(4)]
+    scene = as_images(truth, images), as_detections(things), names
+    table = confuse_detections(*scene, -math.inf)
+    ranked = sorted(things, key=lambda thing: thing.image)
+    assert table.counts.tolist() == slow.confusion(truth, ranked, 4)
+    kinds = find_error_types(*scene).counts
+    expected = Counter(slow.kinds_of(truth, ranked)[0].values())
+    assert {kind: count for kind, count in kinds.items() if kind != "missed"} == {
+        kind: expected[kind] for kind in error_analysis.FALSE_POSITIVE_TYPES
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_crowded_images_are_scored_as_pycocotools_does(monkeypatch, seed):
+    cut_small(monkeypatch, 8, 0)
+    truth, things, images, _ = random_scene(seed, difficult=False, crowd=True, many=True)
+    ours = coco_measures(as_images(truth, images), as_detections(things), ["a", "b", "c", "d"])
+    said = pycocotools_says(truth, things, images, 4, None).stats
+    for name, value in zip(STATS, list(said)[:12], strict=True):
+        assert math.isnan(ours.mean[name]) if value < 0 else ours.mean[name] == pytest.approx(value)
+
+
+def spread_image(count, seed=0, size=4000.0):
+    """Small boxes all over a large image, and detections near them, of three classes."""
+    draw = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=draw) * size
+    boxes = torch.cat([corners, corners + 10 + 40 * torch.rand(count, 2, generator=draw)], 1)
+    moved = boxes + torch.randn(count, 4, generator=draw)
+    labels, no = torch.randint(0, 3, (count,), generator=draw), torch.zeros(count).bool()
+    image = LabelledImage(
+        path=Path("a.jpg"),
+        image_id="a",
+        size_hw=(int(size), int(size)),
+        boxes=boxes,
+        labels=labels,
+        difficult=no,
+        crowd=no,
+        truncated=no,
+    )
+    return image, Detections(moved, torch.rand(count, generator=draw), labels.flip(0))
+
+
+def test_boxes_that_lie_apart_are_not_compared(monkeypatch):
+    pairs = []
+    plain = overlaps.any_overlaps
+
+    def count(truth, found, detected, objects):
+        pairs.append(len(detected) * len(objects))
+        return plain(truth, found, detected, objects)
+
+    monkeypatch.setattr(overlaps, "any_overlaps", count)
+    image, detections = spread_image(3000)
+    scene = [image], {"a": detections}, ["x", "y", "z"]
+    evaluate_detections(*scene)
+    confuse_detections(*scene, -1.0)
+    find_error_types(*scene)
+    assert sum(pairs) < 0.1 * 3 * 3000**2  # it was three looks at all of them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_thirty_thousand_objects_and_detections(seed):
+    """Spread over the image, and all over each other: within half a minute and 500 MB."""
+    image, detections = spread_image(30_000) if seed else crowded_image(30_000, 0)
+    names = ["x", "y", "z"]
+    begin = time.process_time()
+    tracemalloc.start()
+    try:
+        evaluate_detections([image], {"a": detections}, names, "coco")
+        DetectionFigures.measure([image], {"a": detections}, names, problems=[])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 500_000_000
+    assert time.process_time() - begin < 60  # with the counting of memory
 
 
 def test_memory_grows_with_the_boxes_and_not_with_their_pairs():

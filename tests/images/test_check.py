@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from image_files import make_voc, tree_hash, voc_object, voc_xml, write_image
+from image_files import make_voc, tree_hash, voc_object, voc_xml, write_image, write_split
 from images.readers.layout_shapes import (
     NAMES,
     cvat_voc,
@@ -304,3 +304,13 @@ def test_check_of_real_sets(shared_data):
     assert report.splits == ("test", "train", "trainval", "val")
     assert report.counts["boxes"] == 4886
     assert [problem.line for problem in report.problems] == [163, 55]
+
+
+def test_a_set_without_any_box_is_checked_split_by_split(tmp_path: Path) -> None:
+    root = make_voc(tmp_path / "set", {"a": voc_xml(filename="a.jpg")}, {"a.jpg": (20, 30)})
+    write_split(root, "train", "a\n")
+    write_split(root, "val", "b\n")
+    report = check_dataset(root)
+    assert report.counts["images"] == 1
+    assert report.counts["boxes"] == 0
+    assert any("val" in str(problem) for problem in report.problems)

@@ -138,6 +138,23 @@ def test_heic_is_read_with_its_extra(tmp_path):
         load_image(tmp_path / "a.HEIC", max_pixels=99)
 
 
+def test_heic_is_as_large_as_its_header_says_or_damaged(tmp_path):
+    """The limit of pixels is held against the header, so the pixels must not be others."""
+    data, sizes = heic(), set()
+    for place in range(data.index(b"ispe") - 40, data.index(b"mdat")):
+        spoiled = bytearray(data)
+        spoiled[place] ^= 32
+        (tmp_path / "a.heic").write_bytes(spoiled)
+        try:
+            size = read_image_size(tmp_path / "a.heic")
+            image = load_image(tmp_path / "a.heic")
+        except InputError:
+            continue
+        assert tuple(image.shape[1:]) == size, place
+        sizes.add(size)
+    assert len(sizes) > 1
+
+
 @pytest.mark.parametrize("length", [12, 40, 200, 400])
 def test_heic_that_is_cut_is_an_error(length):
     assert outcome(heic()[:length]) in CODES

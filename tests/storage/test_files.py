@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sppnet.errors import OutputError, UnusableFileError
+from sppnet.errors import InputError, OutputError, Problem, UnusableFileError
 from sppnet.storage import (
     ensure_output_folder,
     read_bytes,
@@ -218,7 +218,8 @@ def test_reading_has_a_limit(tmp_path: Path) -> None:
         (b'{"a": 1,\n"b": }', "line 2"),
         (b'{"a": NaN}', "NaN"),
         (b"[-Infinity]", "Infinity"),
-        (b"\xff\xfe", "utf-8"),
+        (b'{"\xff": 1}', "utf-8"),
+        (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),
         (b"1" * 5000, "not valid JSON"),
         (b"{}{}", "Extra data"),
@@ -242,3 +243,19 @@ def test_json_may_have_a_byte_order_mark_and_nan_on_request(tmp_path: Path) -> N
 def test_torch_is_not_loaded() -> None:
     code = "import sys, sppnet.storage; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_is_read_in_every_encoding_that_it_may_have(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes('{"é": [1, "猫"]}'.encode(encoding))
+    assert read_json(path) == {"é": [1, "猫"]}
+    path.write_bytes('{"é": [1, "猫"]}'.encode("utf-16")[:-1])
+    with pytest.raises(UnusableFileError, match="not valid JSON"):
+        read_json(path)
+
+
+def test_a_message_that_quotes_a_large_name_stays_one_that_is_read() -> None:
+    for made in (InputError("a" * 100_000), Problem("a.jpg", "b" * 100_000, "E_X")):
+        assert len(str(made)) < 1200
+        assert "letters left out" in str(made)

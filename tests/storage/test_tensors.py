@@ -32,3 +32,10 @@ def test_types_that_torch_lacks_are_no_bug(dtype: object) -> None:
         bytes_to_tensors(data)
     except ValueError as error:
         assert "not a whole safetensors file" in str(error)  # noqa: PT017
+
+
+def test_tensors_of_more_dimensions_than_torch_works_with_are_refused() -> None:
+    header = {"w": {"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    with pytest.raises(ValueError, match=r"more than 64 dimensions|safetensors"):
+        bytes_to_tensors(struct.pack("<Q", len(text)) + text + bytes(4))

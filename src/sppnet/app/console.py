@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
@@ -16,10 +17,11 @@ import typer
 from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, printable
 
 if TYPE_CHECKING:
-    from sppnet.storage import RunFolder
+    from sppnet.storage import FeatureCache, RunFolder
 
 DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
 RED, YELLOW = 31, 33
+CACHE_WORTH_A_WORD = 1_000_000  # bytes
 
 
 def say(text: str = "") -> None:
@@ -192,6 +194,40 @@ def report_data_changes(run: "RunFolder") -> None:
         note("what was learnt before is not used: training again")
     for change in changes.scored:
         warn(f"the images to score on changed since the run began: {change}")
+
+
+@contextmanager
+def cache_of_run(folder: Path, *, keep: bool = True) -> "Iterator[FeatureCache]":
+    """Open what a run keeps of each image; drop it at the end, or say how large it is.
+
+    A run that fails or is stopped leaves all of it, so that the same command goes on from there.
+
+    Args:
+        folder: Where it is.
+        keep: Whether it stays after a success.
+    """
+    from sppnet.storage import FeatureCache  # here, so that --help stays quick
+
+    cache = FeatureCache(folder)
+    try:
+        yield cache
+    except BaseException:
+        tell_cache(folder, "the same command goes on from")
+        raise
+    if keep:
+        tell_cache(folder)
+        return
+    size = cache.num_bytes()
+    cache.remove()
+    if size >= CACHE_WORTH_A_WORD:
+        note(f"removed {human_bytes(size)} of maps and the like from {folder} (--keep-cache)")
+
+
+def tell_cache(folder: Path, use: str = "the next run takes what it needs from") -> None:
+    """Say how large a cache is that stays, if it is worth a word."""
+    size = sum(path.stat().st_size for path in folder.rglob("*.record"))
+    if size >= CACHE_WORTH_A_WORD:
+        note(f"{folder} holds {human_bytes(size)}, which {use}; it may be deleted")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sppnet.app.console import report_problems, say, say_table
+from sppnet.app.console import report_problems, say, say_table, warn
 from sppnet.app.options import Debug, JsonFile, MaxPixels, Split, command_app, number_option
 from sppnet.config.fields import Within
 from sppnet.errors import NothingUsableError
@@ -77,9 +77,16 @@ def evaluate(
     """Score detections against the truth of a data set, class by class, and sort the mistakes."""
     from sppnet.evaluation import DetectionFigures, evaluate_detections, read_detections
     from sppnet.images import open_detection_dataset
+    from sppnet.images.findings import BOX_LEFT_OUT
 
     dataset = open_detection_dataset(truth, split)
     problems = list(dataset.problems)
+    lost = sum(problem.action == BOX_LEFT_OUT for problem in problems)
+    if lost:
+        warn(
+            f"{lost} boxes of the truth cannot be used, such as those of less than 1 px, and are "
+            "not asked for; pycocotools may count them"
+        )
     found = read_detections(detections, dataset, problems)
     code = report_problems(problems)
     if problems and not found:

@@ -186,6 +186,13 @@ MaxPixels = Annotated[
     ),
 ]
 Fresh = Annotated[bool, _flag("--fresh", "Forget what an earlier run finished and start again.")]
+KeepCache = Annotated[
+    bool,
+    _flag(
+        "--keep-cache",
+        "Keep what was computed of each image when the model stands, for other settings.",
+    ),
+]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
 

@@ -7,7 +7,8 @@ take.
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 FIRST_LINE_AFTER = 5.0  # seconds; a loop that is over sooner says nothing off a terminal
 LONGEST_SILENCE = 60.0
+LONG_PLAN = 10.0  # seconds; of a shorter run nobody asks what is left
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,51 @@ def _stage_words(stage: Stage) -> str:
     if stage.done:
         return f"{stage.name} (done already)"
     return stage.name if stage.seconds is None else f"{stage.name} {human_seconds(stage.seconds)}"
+
+
+class Plan:
+    """Times the stages of a run and says after each how long the others are likely to take.
+
+    What the stages before took, beside what they were said to take, is the scale for the rest.
+
+    Args:
+        stages: All stages in their order, with the seconds that they may take.
+        timer: ``timer(name)`` is a context that keeps the time of a stage.
+
+    Example:
+        >>> from contextlib import nullcontext
+        >>> plan = Plan([Stage("features", 90.0), Stage("SVMs", 30.0)], nullcontext)
+        >>> plan.seconds_left
+        120.0
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], timer: Callable[[str], AbstractContextManager[object]]
+    ) -> None:
+        self._waiting = {each.name: each.seconds or 0.0 for each in stages if not each.done}
+        self._is_long = sum(self._waiting.values()) >= LONG_PLAN
+        self._timer = timer
+        self._planned = self._taken = 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """What the stages that have not ended are likely to take."""
+        scale = self._taken / self._planned if self._planned else 1.0
+        return scale * sum(self._waiting.values())
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage, and say what is left after it."""
+        begin = time.monotonic()
+        with self._timer(name):
+            yield
+        seconds = time.monotonic() - begin
+        self._planned += self._waiting.pop(name, 0.0)
+        self._taken += seconds
+        if self._waiting and self._is_long:
+            rest = ", ".join(self._waiting)
+            left = human_seconds(self.seconds_left)
+            note(f"{name} done in {human_seconds(seconds)}; about {left} left for {rest}")
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

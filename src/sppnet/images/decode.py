@@ -248,10 +248,7 @@ def _decode(
             image = _open(file, name, limit)
             if name == "JPEG":
                 check_jpeg(file)
-            announced = sorted(image.size)
             image = _load_pixels(image, name, allow_cut)
-            if sorted(image.size) != announced:  # a HEIC whose header and pixels disagree
-                raise InputError("the image data is damaged", code="E_UNREADABLE")
             # A TIFF is turned by Pillow itself while it loads.
             orientation = 1 if name == "TIFF" else _orientation(image, file)
             is_large = image.width * image.height > LARGE_PIXELS
@@ -329,6 +326,15 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int) -> None:
 
 
 def _load_pixels(image: Image.Image, name: str, allow_cut: bool) -> Image.Image:
+    """Decode the first frame, which must be as large as the header said (a HEIC's may be not)."""
+    announced = sorted(image.size)
+    image = _load_frame(image, name, allow_cut)
+    if sorted(image.size) != announced:
+        raise InputError("the image data is damaged", code="E_UNREADABLE")
+    return image
+
+
+def _load_frame(image: Image.Image, name: str, allow_cut: bool) -> Image.Image:
     """Decode the first frame; keep the rows that are there if a cut file is allowed."""
     if name == "WEBP" and image.width * image.height > LARGE_PIXELS:
         return _load_large_webp(image)

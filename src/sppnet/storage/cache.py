@@ -146,6 +146,18 @@ class FeatureCache:
         for path in sorted(self.folder.glob("[0-9a-f][0-9a-f]/*.record")):
             yield path.stem
 
+    def num_bytes(self) -> int:
+        """Bytes of all records."""
+        return sum(self._path(key).stat().st_size for key in self.keys())
+
+    def remove(self) -> None:
+        """Delete all records, and the folder unless something else lies in it."""
+        for key in list(self.keys()):
+            self._path(key).unlink(missing_ok=True)
+        for folder in [*self.folder.glob("[0-9a-f][0-9a-f]"), self._temporary_folder, self.folder]:
+            with suppress(OSError):  # somebody else's files
+                folder.rmdir()
+
     def _path(self, key: str) -> Path:
         """Place of a record; a key is checked because it becomes a file name."""
         if len(key) != 64 or set(key) - set("0123456789abcdef"):

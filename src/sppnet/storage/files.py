@@ -191,7 +191,7 @@ def read_json(
     """Read a JSON file of limited size.
 
     Args:
-        path: The file, UTF-8 with or without a byte order mark.
+        path: The file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         max_bytes: A longer file is refused before it is read.
         allow_nan: Take the words ``NaN`` and ``Infinity``, which JSON does not have, as numbers.
 
@@ -208,7 +208,7 @@ def parse_json(data: bytes, path: str | Path, *, allow_nan: bool = False) -> Any
     """Parse the bytes of a JSON file.
 
     Args:
-        data: The bytes, UTF-8 with or without a byte order mark.
+        data: The bytes, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
         path: Whose bytes they are, for the error.
         allow_nan: As for :func:`read_json`.
 
@@ -225,7 +225,7 @@ def parse_json(data: bytes, path: str | Path, *, allow_nan: bool = False) -> Any
     refuse_hollow_json(data, path)
     try:
         refuse = None if allow_nan else _refuse_constant
-        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse)
+        return json.loads(data.decode(json.detect_encoding(data)), parse_constant=refuse)
     except json.JSONDecodeError as error:
         rule = f"line {error.lineno} is not valid JSON: {error.msg}"
         raise UnusableFileError(rule, path=path, code="E_FORMAT") from error

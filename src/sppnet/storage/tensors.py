@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+MOST_DIMENSIONS = 64  # more torch can hold, but hardly work with
+
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialise named tensors, copied to the CPU; views of shared memory are separated.
@@ -58,6 +60,8 @@ def bytes_to_tensors(data: bytes) -> dict[str, Tensor]:
         ValueError,
     ) as error:
         raise ValueError(f"not a whole safetensors file: {error}") from error
+    if deep := next((name for name, each in loaded.items() if each.ndim > MOST_DIMENSIONS), None):
+        raise ValueError(f"tensor {deep!r} has more than {MOST_DIMENSIONS} dimensions")
     # one by one, so that memory holds one tensor twice and not all of them
     return {name: loaded.pop(name).clone() for name in list(loaded)}
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 
 from sppnet.config.fields import CountOrNone, Within, restore_fields
 from sppnet.errors import UnusableFileError
@@ -20,6 +21,8 @@ from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 KIND = "training state"
 KEPT = 2  # the newest, and the one before in case the newest is damaged
 SAVE_SECONDS = 60.0
+PARTS = ("network.", "optimizer.", "average.", "best.")  # how the names of tensors begin
+MOMENTUM = "momentum_buffer"  # what SGD remembers of each parameter
 MOST = 1e300  # of a figure; sums of such could overflow
 
 
@@ -128,6 +131,8 @@ def _restore_state(config: dict[str, Any], tensors: dict[str, Tensor]) -> Traini
     if len(state.history) != state.epochs_done:
         rows = len(state.history)
         raise ValueError(f"history must have a row for each epoch, has {rows}")
+    if unknown := [name for name in tensors if not name.startswith(PARTS)]:
+        raise ValueError(f"tensor {unknown[0]!r} is no part of a training state")
     for row in state.history:
         if row.keys() != state.history[0].keys() or not all(map(_is_number, row.values())):
             raise ValueError("history must have rows of the same figures, all numbers")
@@ -159,18 +164,48 @@ def unpack_tensors(tensors: Mapping[str, Tensor], network: nn.Module, optimizer:
 
     Raises:
         KeyError: If it names parameters that this network lacks.
-        RuntimeError: If it is not of this network.
+        RuntimeError: If it is not of this network and this optimizer.
     """
-    network.load_state_dict(tensors_under("network.", tensors))
+    weights = tensors_under("network.", tensors)
+    check_alike(weights, network.state_dict(), "weights")
     parameters = dict(network.named_parameters())
+    memory: dict[str, dict[str, Tensor]] = {}
     for place, tensor in tensors_under("optimizer.", tensors).items():
         key, _, name = place.partition(".")
-        if name not in parameters:
-            raise KeyError(name)
-        if key != "step" and tensor.shape != parameters[name].shape:
-            raise RuntimeError(f"{key} of {name} must have its shape, got {tuple(tensor.shape)}")
-        memory = tensor if key == "step" else tensor.to(parameters[name].device)
-        optimizer.state[parameters[name]][key] = memory.clone()
+        memory.setdefault(name, {})[key] = tensor
+    for name, kept in memory.items():
+        wanted = dict.fromkeys(_memory_keys(optimizer), parameters[name])
+        if "step" in wanted and "step" in kept:
+            wanted["step"] = kept["step"].new_zeros((), dtype=torch.float32)
+        check_alike(kept, wanted, f"the optimizer's memory of {name}")
+    network.load_state_dict(weights)
+    for name, kept in memory.items():
+        device = parameters[name].device
+        for key, tensor in kept.items():
+            moved = tensor if key == "step" else tensor.to(device)
+            optimizer.state[parameters[name]][key] = moved.clone()
+
+
+def _memory_keys(optimizer: Optimizer) -> tuple[str, ...]:
+    """What an optimizer remembers of each parameter."""
+    return ("step", "exp_avg", "exp_avg_sq") if isinstance(optimizer, AdamW) else (MOMENTUM,)
+
+
+def check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors of other names, shapes or types than those that are wanted.
+
+    Raises:
+        RuntimeError: Names what they are and the first that differs.
+
+    Example:
+        >>> check_alike({"a": torch.ones(1)}, {"a": torch.zeros(1)}, "weights")
+    """
+    for name in sorted({*found, *wanted}):
+        here, there = found.get(name), wanted.get(name)
+        if here is None or there is None:
+            raise RuntimeError(f"{what}: {name!r} is {'missing' if here is None else 'unknown'}")
+        if here.shape != there.shape or here.dtype != there.dtype:
+            raise RuntimeError(f"{what}: {name!r} is {tuple(here.shape)} {here.dtype}")
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -122,8 +122,8 @@ def _parse(line: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError:
         return {}
-    is_row = isinstance(row, dict) and {"kind", "epoch"} <= row.keys()
-    return row if is_row and (row["kind"] == "epoch" or "update" in row) else {}
+    is_row = isinstance(row, dict) and "kind" in row and isinstance(row.get("epoch"), int)
+    return row if is_row and (row["kind"] == "epoch" or isinstance(row.get("update"), int)) else {}
 
 
 def _tensorboard_writer() -> Any:

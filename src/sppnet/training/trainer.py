@@ -24,6 +24,7 @@ from sppnet.storage import put_under, tensors_under
 from sppnet.training.checkpoints import (
     Checkpoints,
     TrainingState,
+    check_alike,
     copy_tensors,
     pack_tensors,
     unpack_tensors,
@@ -151,6 +152,7 @@ class Trainer(Generic[Batch]):
             self.processes.broadcast_weights(self.network)
             self._average = average_weights(self.network, averaging) if averaging else None
             return False
+        begun = found.epochs_done * self.task.per_epoch + found.updates_done
         try:
             unpack_tensors(found.tensors, self.network, self.optimizer)
             self._average = average_weights(self.network, averaging) if averaging else None
@@ -158,24 +160,30 @@ class Trainer(Generic[Batch]):
                 kept = tensors_under("average.", found.tensors)
                 restore_average(self._average, kept, found.averaged)
             self._best = self._take_best(found)
+            self.task.rate_at(begun, found.history)  # it needs its figures
         except (RuntimeError, KeyError) as error:
-            raise UnusableFileError(
-                "the training state is not of this network", code="E_WEIGHTS_ARCH"
-            ) from error
+            rule = f"the training state is not of this network ({_in_one_line(error)})"
+            raise self._unusable(rule) from error
         begun_before = max(0, found.epochs_done - 1) * self.task.per_epoch  # the last may be short
         if begun_before >= self.task.updates or found.updates_done >= self.task.per_epoch:
             rule = f"the training state is behind the end, {self.task.updates} updates"
-            raise UnusableFileError(rule, code="E_WEIGHTS_ARCH")
+            raise self._unusable(rule)
         self.state = replace(found, tensors={})  # the network holds them
         return True
+
+    def _unusable(self, rule: str) -> UnusableFileError:
+        """What is wrong with the newest state, and where it lies."""
+        folder = self.checkpoints.folder if self.checkpoints is not None else None
+        rule = f"{rule}; without the folder the training begins anew"
+        return UnusableFileError(rule, path=folder, code="E_WEIGHTS_ARCH")
 
     def _take_best(self, found: TrainingState) -> dict[str, Tensor]:
         """Take the best weights of a state; RuntimeError if they are not of this network."""
         best = tensors_under("best.", found.tensors)
+        if self.keep_best and not all("validation_loss" in row for row in found.history):
+            raise KeyError("validation_loss")
         if self.keep_best and (best or found.epochs_done):
-            wanted = {name: tensor.shape for name, tensor in self.network.state_dict().items()}
-            if {name: tensor.shape for name, tensor in best.items()} != wanted:
-                raise RuntimeError("the best weights have other names or shapes")
+            check_alike(best, self.network.state_dict(), "the best weights")
         return best
 
     def run(self, name: str = "training", track: Track = no_tracking) -> list[Row]:
@@ -249,6 +257,8 @@ class Trainer(Generic[Batch]):
         state = self.state
         row = self.task.measure(state, rate)
         history = [*state.history, row]
+        if row.keys() != history[0].keys():
+            raise self._unusable("the training state has other figures than this training")
         if self.keep_best and row["validation_loss"] <= min(r["validation_loss"] for r in history):
             self._best = copy_tensors(self.network.state_dict())
         self.state = TrainingState(
@@ -335,11 +345,18 @@ def restore_average(average: AveragedModel, tensors: dict[str, Tensor], updates:
     """Let an average go on from what :func:`averages_of` gave after some updates.
 
     Raises:
-        KeyError: If a tensor is missing.
+        RuntimeError: If the tensors are not those of this average.
     """
     average.n_averaged.fill_(1 + updates)
-    for name, tensor in averages_of(average).items():
+    averages = averages_of(average)
+    check_alike(tensors, averages, "the averaged weights")
+    for name, tensor in averages.items():
         tensor.copy_(tensors[name])
+
+
+def _in_one_line(error: Exception) -> str:
+    """The text of an error without the lines that torch breaks it into."""
+    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

@@ -22,7 +22,6 @@ SMALL = ["--backbone", "small5", "--weights", "none"]
 USING = {
     "--view": ["--view", "10"],
     "--imgsz": ["--imgsz", "40"],
-    "--seed": ["--seed", "7"],
     "--device": ["--device", "cpu"],
     "--threads": ["--threads", "2"],
     "--max-pixels": ["--max-pixels", "1000000"],
@@ -52,7 +51,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fitted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("fit") / "run"
-    assert main(["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--out", str(run)]) == 0
+    words = ["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--keep-cache"]
+    assert main([*words, "--out", str(run)]) == 0
     return run
 
 
@@ -82,7 +82,8 @@ def test_protocol_gives_mean_and_deviation(data: Path, tmp_path: Path) -> None:
 def test_second_fit_takes_features_from_the_cache(data: Path, fitted: Path, capsys) -> None:
     before = (fitted / "model" / "model.safetensors").read_bytes()
     records = len(list((fitted / "cache").rglob("*.record")))
-    assert main(["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--out", str(fitted)]) == 0
+    words = ["classify", "fit", str(data), *SMALL, "--imgsz", "64", "--keep-cache"]
+    assert main([*words, "--out", str(fitted)]) == 0
     assert "going on with the run" in capsys.readouterr().err
     assert (fitted / "model" / "model.safetensors").read_bytes() == before
     assert len(list((fitted / "cache").rglob("*.record"))) == records == 48

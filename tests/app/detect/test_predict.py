@@ -25,6 +25,7 @@ SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--
 INFERENCE: dict[str, list[str]] = {
     "--proposals": ["--proposals", "graph"],
     "--max-proposals": ["--max-proposals", "30"],
+    "--seed": ["--seed", "7"],
     "--max-anchors": ["--max-anchors", "5"],
     "--nms": ["--nms", "soft"],
     "--nms-threshold": ["--nms-threshold", "0.05"],

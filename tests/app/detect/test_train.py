@@ -1,8 +1,11 @@
-"""``sppnet detect train`` in a folder with a run, after the data were changed: no old model."""
+"""``sppnet detect train`` again after the data were changed, its plan, and what it leaves."""
 
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -131,3 +134,50 @@ def test_fresh_forgets_the_states_of_a_fine_tuning(data: Path, tmp_path: Path) -
     _train(data, tmp_path / "run", *TUNED)
     other = [*TUNED, "--seed", "3", "--fresh"]
     assert _train(data, tmp_path / "run", *other) == _train(data, tmp_path / "new", *other)
+
+
+def test_the_cache_goes_when_the_model_stands(data: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("sppnet.app.console.CACHE_WORTH_A_WORD", 1)
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20", "--out"]
+    model = Path("model") / "model.safetensors"
+    assert main([*words, str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().err
+    assert "removed" in said
+    assert "--keep-cache" in said
+    assert not (tmp_path / "run" / "cache").exists()
+    assert main([*words, str(tmp_path / "kept"), "--keep-cache"]) == 0
+    assert "kept/cache holds" in capsys.readouterr().err
+    assert list((tmp_path / "kept" / "cache").rglob("*.record"))
+    before = (tmp_path / "run" / model).read_bytes()
+    assert (tmp_path / "kept" / model).read_bytes() == before
+    _correct_a_label(data)
+    assert main([*words, str(tmp_path / "run")]) == 0
+    assert main([*words, str(tmp_path / "kept"), "--keep-cache"]) == 0
+    after = (tmp_path / "run" / model).read_bytes()
+    assert (tmp_path / "kept" / model).read_bytes() == after != before
+
+
+def test_a_stopped_run_keeps_its_cache_and_says_so(data: Path, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr("sppnet.app.console.CACHE_WORTH_A_WORD", 1)
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20"]
+    with monkeypatch.context() as patch:
+        patch.setattr("sppnet.app.detect.train.announce", Mock(side_effect=KeyboardInterrupt))
+        assert main([*words, "--out", str(tmp_path / "run")]) == 130
+    assert "the same command goes on from; it may be deleted" in capsys.readouterr().err
+    assert list((tmp_path / "run" / "cache").rglob("*.record"))
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert not (tmp_path / "run" / "cache").exists()
+
+
+@pytest.mark.parametrize("more", [[], TUNED], ids=["plain", "tuned"])
+def test_the_plan_has_every_stage_of_the_run(data: Path, tmp_path: Path, capsys, more: list[str]):
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20", *more]
+    words += ["--out", str(tmp_path / "run")]
+    assert main([*words, "--dry-run"]) == 0
+    plan = next(line for line in capsys.readouterr().err.splitlines() if "plan:" in line)
+    assert not (tmp_path / "run").exists()
+    assert main(words) == 0
+    stages = json.loads((tmp_path / "run" / "metrics.json").read_text())["seconds"]
+    assert len(stages) == 8 + bool(more)
+    for name in stages.keys() - {"total"}:
+        assert re.search(rf"\b{name} \d", plan), (name, plan)

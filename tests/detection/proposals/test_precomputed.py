@@ -289,3 +289,14 @@ def test_mat_files_of_another_kind_are_named(tmp_path: Path) -> None:
 def test_other_endings_are_refused_with_the_legal_ones(tmp_path: Path) -> None:
     with pytest.raises(UnusableFileError, match=r"'\.json', '\.mat', '\.npz'"):
         ExternalProposals.open(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("shape", ["{" * 200, "(" * 300, "(1, 2", "[]", "(1,) * 10", "\t\n 1"])
+def test_headers_of_npy_that_python_cannot_read(tmp_path: Path, shape: str) -> None:
+    head = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}".encode().ljust(400)
+    data = b"\x93NUMPY\1\0" + struct.pack("<H", len(head)) + head + bytes(64)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x" * 50_000 + ".npy", data)
+    with pytest.raises(UnusableFileError, match="is no npz of plain arrays") as caught:
+        ExternalProposals.open(tmp_path / "a.npz")
+    assert len(str(caught.value)) < 2000

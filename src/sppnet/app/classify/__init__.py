@@ -15,10 +15,10 @@ from sppnet.app.options import (
     Download,
     Fresh,
     ImageSources,
+    KeepCache,
     ModelFolder,
     Out,
     RunFlags,
-    Seed,
     Split,
     Workers,
     command_app,
@@ -99,6 +99,7 @@ def fit(
     out: Out,
     protocol: Protocol = None,
     cache: Cache = None,
+    keep_cache: KeepCache = False,
     fresh: Fresh = False,
     download: Download = False,
     *,
@@ -120,7 +121,7 @@ def fit(
         division.train_per_class, division.test_per_class, division.splits, settings.seed
     )
     options = RunOptions(data, out, run.device, download, fresh, run.dry_run)
-    run_fit(settings, split_config, options, cache, protocol)
+    run_fit(settings, split_config, options, cache, protocol, keep_cache)
 
 
 @app.command()
@@ -166,7 +167,6 @@ def val(
     view: TestView = None,
     imgsz: TestSide = None,
     skip_seen: SkipSeen = False,
-    seed: Seed = 0,
     *,
     run: RunFlags,
 ) -> None:
@@ -198,7 +198,6 @@ def predict(
     view: TestView = None,
     imgsz: TestSide = None,
     top: Top = 5,
-    seed: Seed = 0,
     *,
     run: RunFlags,
 ) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sppnet.app.classify import shared
-from sppnet.app.console import human_bytes, human_seconds, note, options_to_blame, say
+from sppnet.app.console import (
+    cache_of_run,
+    human_bytes,
+    human_seconds,
+    note,
+    options_to_blame,
+    say,
+)
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.backbones import Backbone
@@ -33,7 +40,7 @@ from sppnet.classification import (
 )
 from sppnet.classification.transfer.recipe import recipes_of
 from sppnet.errors import NothingUsableError
-from sppnet.storage import FeatureCache, RunFolder, is_model, write_json
+from sppnet.storage import RunFolder, is_model, write_json
 
 FitData = ClassData | VocData
 
@@ -89,6 +96,7 @@ def run_fit(
     options: shared.RunOptions,
     cache: Path | None,
     protocol: str | None,
+    keep_cache: bool = False,
 ) -> None:
     """Run the whole command."""
     data = shared.open_fit_data(options, split_config, protocol)
@@ -109,17 +117,18 @@ def run_fit(
     ) as run:
         shared.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
-        with run.stage("features"):
-            store = FeatureCache(cache or run.path / "cache")
-            extracted = [
-                ExtractedFeatures(each.extract(data.paths, cache=store, track=track), each)
-                for each in extractors
-            ]
-        problems = extracted[0].features.problems
-        shared.report_each(problems)
-        usable = _usable_splits(job, extracted[0].features)
-        result = _fit(job, extracted, usable, run)
-        _write_metrics(job, extracted, usable[0], result, run)
+        keep = keep_cache or cache is not None
+        with cache_of_run(cache or run.path / "cache", keep=keep) as store:
+            with run.stage("features"):
+                extracted = [
+                    ExtractedFeatures(each.extract(data.paths, cache=store, track=track), each)
+                    for each in extractors
+                ]
+            problems = extracted[0].features.problems
+            shared.report_each(problems)
+            usable = _usable_splits(job, extracted[0].features)
+            result = _fit(job, extracted, usable, run)
+            _write_metrics(job, extracted, usable[0], result, run)
     _say_choice(job, result)
     shared.say_figures(result.figures, result.summary)
     shared.say_results(options.out / "model", options.out / "metrics.json")

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 
 from sppnet.app.classify import shared
-from sppnet.app.console import human_bytes, human_seconds, options_to_blame, say, warn
+from sppnet.app.console import (
+    cache_of_run,
+    human_bytes,
+    human_seconds,
+    options_to_blame,
+    say,
+    warn,
+)
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
 from sppnet.classification import (
@@ -36,7 +43,7 @@ from sppnet.classification import (
     train_network,
 )
 from sppnet.errors import NothingUsableError, Problem
-from sppnet.storage import FeatureCache, RunFolder, write_json
+from sppnet.storage import RunFolder, write_json
 from sppnet.storage.files import ensure_output_folder
 from sppnet.training.distributed import local_device
 
@@ -236,8 +243,7 @@ def _test(
 ) -> tuple[dict[str, Any], int, list[Problem]]:
     """Score whole images that were not trained on."""
     paths = [data.paths[index] for index in split.test.tolist()]
-    with run.stage("testing"):
-        cache = FeatureCache(run.path / "cache")
+    with run.stage("testing"), cache_of_run(run.path / "cache", keep=False) as cache:
         found = predict_files(classifier, paths, cache=cache, track=track)
     shared.report_each(found.problems)
     labels = data.labels[split.test[found.kept]]

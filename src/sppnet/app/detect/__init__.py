@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from sppnet.app.console import note
+from sppnet.app.console import note, tell_cache
 from sppnet.app.options import (
     DataFolder,
     Download,
     Fresh,
     ImageSources,
+    KeepCache,
     ModelFolder,
     Out,
     RunFlags,
@@ -52,8 +53,8 @@ Keep = Annotated[
         help="Whether the operating point found here is kept in MODEL; see above.",
     ),
 ]
-# of testing: a model is asked with the seed it was trained with; below a score nothing is reported
-with_inference = with_overrides(InferenceConfig, "inference", without=("seed", "score_threshold"))
+# of testing: what is not given is as in the training; below a score nothing is reported
+with_inference = with_overrides(InferenceConfig, "inference", without=("score_threshold",))
 
 
 def choose_split(data: Path, given: str | None, preferred: tuple[str, ...]) -> str | None:
@@ -90,6 +91,7 @@ def train(
     out: Out,
     split: Split = None,
     cache: CacheFolder = None,
+    keep_cache: KeepCache = False,
     fresh: Fresh = False,
     download: Download = False,
     workers: Workers = 2,
@@ -101,7 +103,7 @@ def train(
     from sppnet.app.detect.train import TrainingJob  # imported here so that --help stays quick
 
     part = choose_split(data, split, ("train", "trainval"))
-    job = TrainingJob(data, part, out, settings, run.device, workers, cache, download)
+    job = TrainingJob(data, part, out, settings, run.device, workers, cache, download, keep_cache)
     if run.dry_run:
         job.explain()
         return
@@ -137,9 +139,13 @@ def val(
     changed, file = split_inference(inference)
     job = ScoringJob([model, *(combine or [])], data, part, out, run.device, changed, file, keep)
     if run.dry_run:
+        check_proposals(file)
         job.explain()
         return
-    raise typer.Exit(job.run(fresh=fresh))
+    try:
+        raise typer.Exit(job.run(fresh=fresh))
+    finally:
+        tell_cache(out / "cache")
 
 
 @app.command()
@@ -183,9 +189,25 @@ def predict(
     models = [model, *(combine or [])]
     job = PredictionJob(models, images, out, run.device, changed, file, score_threshold, show_above)
     if run.dry_run:
+        check_proposals(file)
         job.explain()
         return
-    job.run(fresh=fresh)
+    try:
+        job.run(fresh=fresh)
+    finally:
+        tell_cache(out / "cache")
+
+
+def check_proposals(path: Path | None) -> None:
+    """Read a file of proposals, if one is named, before anything is computed.
+
+    Raises:
+        UnusableFileError: If it cannot be read or breaks its format.
+    """
+    from sppnet.detection import ExternalProposals
+
+    if path is not None:
+        ExternalProposals.open(path)
 
 
 def split_inference(inference: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:

@@ -1,16 +1,18 @@
 """``sppnet detect train``: one job, resumable, with its plan said beforehand."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
-from torch import Tensor
 
 from sppnet.app.console import (
     SOME_FAILED,
+    cache_of_run,
     human_bytes,
     human_seconds,
     note,
@@ -22,7 +24,7 @@ from sppnet.app.console import (
     warn,
 )
 from sppnet.app.options import choose_device
-from sppnet.app.progress import Stage, announce, track
+from sppnet.app.progress import Plan, Stage, announce, track
 from sppnet.detection import (
     DetectionConfig,
     Detector,
@@ -30,17 +32,17 @@ from sppnet.detection import (
     ExternalProposals,
     build_cached_features,
     build_encoder,
-    propose,
     train_detector,
 )
 from sppnet.detection.train import wants_mirror
-from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.images import DetectionDataset, LabelledImage, load_compact, open_detection_dataset
+from sppnet.errors import NothingUsableError, Problem, SppnetError
+from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import (
     FeatureCache,
     LearntFile,
     RunData,
     RunFolder,
+    Stages,
     ensure_output_folder,
     is_model,
     read_json,
@@ -48,7 +50,8 @@ from sppnet.storage import (
 )
 from sppnet.training.checkpoints import Checkpoints
 
-PROBE_IMAGES = 3  # measured before the long part, to say how long it will take
+# Trained on before the long part, to say how long that will take; of few images fewer.
+PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
 
 
 @dataclass
@@ -64,6 +67,7 @@ class TrainingJob:
         workers: Threads that look for proposals.
         cache: Where maps and proposals are kept; ``out``/cache if None.
         download: Whether missing weights may be downloaded.
+        keep_cache: Whether maps and proposals stay in ``out``/cache when the model stands.
     """
 
     data: Path
@@ -74,6 +78,7 @@ class TrainingJob:
     workers: int = 2
     cache: Path | None = None
     download: bool = False
+    keep_cache: bool = False
 
     @property
     def cache_folder(self) -> Path:
@@ -85,7 +90,10 @@ class TrainingJob:
         dataset = self._open()
         objects = sum(len(image.boxes) for image in dataset)
         encoder = self._build_encoder(dataset)
-        stages, map_bytes = measure_stages(dataset, encoder, self._proposals(), self.config)
+        with TemporaryDirectory() as folder:
+            cache = FeatureCache(folder)
+            stages, share = self._measure(dataset, encoder, self._proposals(), cache)
+            map_bytes = share * cache.num_bytes()
         say(
             f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
         )
@@ -115,29 +123,10 @@ class TrainingJob:
             if run.is_done("model") and is_model(self.out / "model"):
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
-            encoder, external = self._build_encoder(dataset), self._proposals()
-            note(f"convolving {describe_scales(encoder)}")
-            announce(measure_stages(dataset, encoder, external, self.config)[0])
-            cache = FeatureCache(self.cache_folder)
-            cached = build_cached_features(
-                self.config, dataset.images, encoder, cache, external=external
-            )
-            detector = train_detector(
-                cached,
-                dataset.names,
-                self.config,
-                workers=self.workers,
-                track=track,
-                stage=run.stage,
-                checkpoints=Checkpoints(self.out / "tuning"),
-            )
-            with run.stage("save"):
-                about = {**wanted, "data": self.data.name, "seed": seed}
-                detector.save(self.out / "model", extra=about)
-            problems = [*dataset.problems, *cached.problems]
-            usable = len(cached.usable)
-            self._write_metrics(run.seconds(), dataset, detector, usable, problems)
-            run.mark_done("model")
+            keep = self.keep_cache or self.cache is not None
+            with cache_of_run(self.cache_folder, keep=keep) as cache:
+                problems, detector = self._train(dataset, run, cache, {**wanted, "seed": seed})
+                run.mark_done("model")
         self._summarise(run.seconds())
         points = detector.operating_points
         if points is not None:
@@ -145,6 +134,68 @@ class TrainingJob:
         else:
             say("no operating point was found; `sppnet detect val` finds it on labelled photos")
         return report_problems(problems)
+
+    def _train(
+        self, dataset: DetectionDataset, run: RunFolder, cache: FeatureCache, wanted: dict[str, Any]
+    ) -> tuple[list[Problem], Detector]:
+        """Go through all stages, save the model and its figures; returns what was left out, too."""
+        encoder, external = self._build_encoder(dataset), self._proposals()
+        note(f"convolving {describe_scales(encoder)}")
+        stages, _ = self._measure(dataset, encoder, external, cache)
+        announce(stages)
+        plan = Plan(stages, run.stage)
+        cached = build_cached_features(
+            self.config, dataset.images, encoder, cache, external=external
+        )
+        detector = train_detector(
+            cached,
+            dataset.names,
+            self.config,
+            workers=self.workers,
+            track=track,
+            stage=plan.stage,
+            checkpoints=Checkpoints(self.out / "tuning"),
+        )
+        with plan.stage("save"):
+            detector.save(self.out / "model", extra={**wanted, "data": self.data.name})
+        problems = [*dataset.problems, *cached.problems]
+        self._write_metrics(run.seconds(), dataset, detector, len(cached.usable), problems)
+        return problems, detector
+
+    def _measure(
+        self,
+        dataset: DetectionDataset,
+        encoder: Encoder,
+        external: ExternalProposals | None,
+        cache: FeatureCache,
+    ) -> tuple[list[Stage], float]:
+        """Train on a few images spread over the data set, and take the time of every stage.
+
+        What is computed of them is kept, so that the run itself has it. Without an image that can
+        be trained on there are no stages. The number is how many times as many images there are.
+        """
+        config = self.config
+        wish = (config.mirror, config.use_difficult, config.few_objects)
+        mirror = wants_mirror(dataset.images, len(dataset.names), *wish)
+        updates = min(config.tune_updates, PROBE_UPDATES)
+        small = replace(config, mirror="on" if mirror else "off", tune_updates=updates)
+        labelled = [image for image in dataset.images if len(image.boxes)]
+        count = min(PROBE_IMAGES, max(1, len(labelled) // SHARE_TO_PROBE))
+        images = labelled[:: max(1, len(labelled) // count)][:count]
+        cached = build_cached_features(small, images, encoder, cache, external=external)
+        stages = Stages()
+        with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), catch_warnings():
+            simplefilter("ignore")
+            with suppress(SppnetError, ValueError):
+                detector = train_detector(
+                    cached, dataset.names, small, workers=self.workers, stage=stages.stage
+                )
+                with stages.stage("save"):
+                    detector.save(Path(folder) / "model")
+        share = len(dataset) / max(1, len(cached.usable))
+        factors = {"save": 1.0, "tuning": config.tune_updates / max(1, updates)}
+        seconds = stages.seconds().items()
+        return [Stage(name, value * factors.get(name, share)) for name, value in seconds], share
 
     def _open(self) -> DetectionDataset:
         """Read the annotations; one bad file is a problem, no usable file is an error."""
@@ -230,69 +281,3 @@ def describe_scales(encoder: Encoder) -> str:
     """Say at which sizes images are convolved; objects may have chosen them."""
     sides = " and ".join(map(str, encoder.short_sides))
     return f"images at a short side of {sides} pixels"
-
-
-def measure_stages(
-    dataset: DetectionDataset,
-    encoder: Encoder,
-    external: ExternalProposals | None,
-    config: DetectionConfig,
-) -> tuple[list[Stage], float]:
-    """Time the work on a few images spread over the data set.
-
-    Args:
-        dataset: The images.
-        encoder: Makes the maps.
-        external: Proposals from a file; None if they are searched.
-        config: Says how proposals are found.
-
-    Returns:
-        The stages with the seconds that they will take, and the bytes of all feature maps.
-    """
-    seconds = {"proposals": 0.0, "features": 0.0, "svm": 0.0}
-    map_bytes, measured = 0, 0
-    step = max(1, len(dataset) // PROBE_IMAGES)
-    for image in dataset.images[::step][:PROBE_IMAGES]:
-        try:
-            pixels = load_compact(image.path)
-        except InputError:
-            continue  # reported where the image is used
-        times = [time.perf_counter()]
-        proposals = _propose(image, pixels, external, config)
-        times.append(time.perf_counter())
-        encoded = encoder.encode(pixels)
-        times.append(time.perf_counter())
-        encoder.describe(encoded, proposals)
-        times.append(time.perf_counter())
-        for name, start, end in zip(seconds, times, times[1:], strict=False):
-            seconds[name] += end - start
-        map_bytes += sum(each.nbytes for each in encoded.maps)
-        measured += 1
-    share = len(dataset) / max(measured, 1)
-    num_classes, wish = (
-        len(dataset.names),
-        (config.mirror, config.use_difficult, config.few_objects),
-    )
-    views = 2 if wants_mirror(dataset.images, num_classes, *wish) else 1
-    seconds |= {name: views * seconds[name] for name in ("features", "svm")}
-    stages = [Stage(name, value * share) for name, value in seconds.items()]
-    return stages, map_bytes * share * views
-
-
-def _propose(
-    image: LabelledImage,
-    pixels: Tensor,
-    external: ExternalProposals | None,
-    config: DetectionConfig,
-) -> Tensor:
-    """(W, 4) proposals of one image, as training will have them."""
-    if external is not None:
-        return external.look_up(image.path, image.size_hw)
-    return propose(
-        pixels,
-        config.proposals,
-        config.max_proposals,
-        config.seed,
-        search_side=config.search_side,
-        least_side=config.least_side,
-    )

@@ -34,6 +34,8 @@ from sppnet.storage.files import read_capped
 
 MAX_XML_BYTES = 1_000_000
 # Encodings of several bytes a character, which expat cannot read, and the fullest kin of each.
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")
+_LIKELY = ("gb18030", "shift_jis", "euc_jp", "big5", "euc_kr", "cp1251", "cp1252")  # what is tried
 _EAST_ASIAN = {
     "gb2312": "gb18030",
     "gbk": "gb18030",
@@ -394,17 +396,30 @@ def read_xml(path: str | Path) -> XmlElement:
 def _for_expat(data: bytes, path: str | Path) -> tuple[bytes, str | None]:
     """The bytes as expat can read them, and their encoding if it is not the one they declare."""
     declared = _DECLARATION.match(data)
-    if declared is None:
-        return data, None
-    name = declared[1].decode("ascii")
+    name = declared[1].decode("ascii") if declared else "UTF-8"
     try:
-        encoding = _EAST_ASIAN.get(codecs.lookup(name).name)
+        codec = codecs.lookup(name).name
+        if codec == "utf-8" and not data.startswith(_UTF16_MARKS):
+            data.decode(codec)
+        encoding = _EAST_ASIAN.get(codec)
         return (data.decode(encoding).encode(), "utf-8") if encoding else (data, None)
     except LookupError:
         return data, None  # expat says so
     except UnicodeError:
-        rule = f"is not text in {name}, the encoding that its first line declares"
+        source = "its first line declares" if declared else "XML has if nothing is declared"
+        seen = ", ".join(each for each in _LIKELY if _fits(data, each))
+        rule = f"is not text in {name}, the encoding that {source}"
+        rule += f"; its bytes fit {seen}: declare that, or save it as UTF-8" if seen else ""
         raise InputError(rule, path=path, code="E_XML") from None
+
+
+def _fits(data: bytes, encoding: str) -> bool:
+    """Whether bytes are text in an encoding."""
+    try:
+        data.decode(encoding)
+    except UnicodeError:
+        return False
+    return True
 
 
 class _RefusedError(Exception):

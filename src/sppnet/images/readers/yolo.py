@@ -27,6 +27,7 @@ from sppnet.images.readers.yolo_yaml import (
     is_yaml_file,
     keypoint_columns,
     read_yolo_names,
+    require_one_place,
     yaml_texts,
 )
 from sppnet.progress import Track, no_tracking
@@ -383,15 +384,16 @@ def _yaml_splits(root: Path, description: Path) -> dict[str, list[YoloPlace]]:
     above = next(iter(values.get("path", [])), "")
     found = {}
     for name in ("train", "val", "test"):
-        places = [_yaml_place(root, above, value) for value in values.get(name, [])]
+        places = [_yaml_place(root, description, above, each) for each in values.get(name, [])]
         if any(place.images.is_dir() for place in places):
             found[name] = list(dict.fromkeys(places))
     return found
 
 
-def _yaml_place(root: Path, above: str, value: str) -> YoloPlace:
+def _yaml_place(root: Path, description: Path, above: str, value: str) -> YoloPlace:
     """What one path of a YAML file means; a place that does not exist if it means nothing."""
     target = inside(root, f"{above}/{value}") or inside(root, value)
+    require_one_place(description, above, value, target)
     if target and target.is_dir():
         images = target / "images" if (target / "images").is_dir() else target
         if swapped := _in_labels(images / "x", root):
@@ -440,9 +442,7 @@ def inside(root: Path, text: str) -> Path | None:
     Returns:
         The longest ending of the path that exists below the root; None if none does.
     """
-    parts = _parts(text)
-    if "\0" in text:
-        return None
+    parts = [] if "\0" in text else _parts(text)
     for first in range(len(parts)):
         path = root.joinpath(*parts[first:])
         if os.path.exists(path):  # noqa: PTH110 (False for names that pathlib raises on)

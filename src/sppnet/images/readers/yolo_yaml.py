@@ -244,3 +244,26 @@ def yaml_texts(path: Path) -> dict[str, list[str]]:
         key: [node.value for node in each if isinstance(node, yaml.ScalarNode) and node.value]
         for key, each in nodes.items()
     }
+
+
+def require_one_place(description: Path, above: str, value: str, found: Path | None) -> None:
+    """Refuse a path that lies where the YAML file says, outside the set, and in the set, too.
+
+    Args:
+        description: The YAML file.
+        above: Its ``path``.
+        value: The path of a split.
+        found: Where it was found in the set.
+
+    Raises:
+        UsageError: Names both places.
+    """
+    if found is None:
+        return
+    for start in (above, ""):
+        literal = os.path.normpath(os.path.join(description.parent, start, value))  # noqa: PTH118
+        if os.path.exists(literal):  # noqa: PTH110 (False for names that pathlib raises on)
+            if not os.path.samefile(literal, found):  # noqa: PTH121
+                rule = f"{value[:200]!r} may be {literal!r}, outside the set, or {str(found)!r}"
+                raise UsageError(f"{rule}; write it as it lies below this file", path=description)
+            return
