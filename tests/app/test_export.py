@@ -20,9 +20,9 @@ from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
 from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
-from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.pooling.onnx.export import open_session
 from sppnet.storage import save_model
 
