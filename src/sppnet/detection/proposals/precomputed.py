@@ -150,7 +150,8 @@ class ExternalProposals:
 
     def _find(self, image_path: str | Path) -> str | None:
         """The name under which the file has an image."""
-        own = PurePath(os.path.abspath(image_path)).parts[:-1]  # noqa: PTH100 (links stay)
+        is_bare = len(PurePath(image_path).parts) == 1
+        own = () if is_bare else PurePath(os.path.abspath(image_path)).parts[:-1]  # noqa: PTH100 (links stay)
         for spelling in (str(image_path), *_spellings(str(image_path))):
             if spelling in self._boxes:
                 return spelling
@@ -180,12 +181,12 @@ class ExternalProposals:
 
 
 def _shared_folders(name: str, folders: Sequence[str]) -> int:
-    """How many folders before a name are an image's; -1 if it names others."""
+    """How many folders before a name are an image's; -1 if it names others than are known."""
     first, *_ = parts = name.replace("\\", "/").split("/")[:-1] or [""]
     pairs = zip(reversed(parts), reversed(folders), strict=False)
     shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     is_absolute = first == "" or first.endswith(":")
-    return shared if is_absolute or shared == len(parts) else -1
+    return shared if is_absolute or shared == len(parts) or not folders else -1
 
 
 def _spellings(name: str) -> list[str]:
