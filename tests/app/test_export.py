@@ -20,6 +20,7 @@ from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
 from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
@@ -43,7 +44,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in box_regressor.stages_:
         stage.weights_, stage.bias_ = torch.randn(2, encoder.length, 4) / 200, torch.zeros(2, 4)
     config = InferenceConfig(proposals="grid", max_proposals=80)
-    Detector(encoder, scores, box_regressor, ("cup", "pen"), config).save(folder / "detector")
+    detector = Detector(encoder, scores, box_regressor, ("cup", "pen"), config)
+    calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, [False, True] * 20, 2)
+    detector.operating_points = OperatingPoints((0.5, -0.5), calibration, "val", 4, (3, 2))
+    detector.save(folder / "detector")
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
@@ -135,6 +139,7 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
     assert (facts["kind"], facts["names"]) == ("detector", ["cup", "pen"])
     assert facts["encoder"]["short_sides"] == [96]
     assert facts["cells"]["stride"] == 8
+    assert facts["operating_points"] == detector.operating_points.config()
 
 
 def test_detector_without_box_regression_gives_scores_alone(models: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_point_is_kept_and_predict_uses_it(model: Path, data: Path, capsys) 
     out = model.parent / "found"
     photo = str(next((data / "JPEGImages").iterdir()))
     assert main(["detect", "predict", str(model), photo, "--out", str(out)]) == 0
-    assert "found by detect val on 9 photos" in capsys.readouterr().err
+    assert f"found by detect val on {metrics['images']} photos" in capsys.readouterr().err
     found = json.loads((out / "detections.json").read_text())
     least = dict(zip(Detector.load(model).names, points.thresholds, strict=True))
     assert all(e["above_threshold"] == (e["score"] >= least[e["category_name"]]) for e in found)

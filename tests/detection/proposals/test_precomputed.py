@@ -169,6 +169,29 @@ def test_a_flipped_bit_of_an_npz_is_no_bug(tmp_path: Path) -> None:
             ExternalProposals.open(path)
 
 
+@pytest.mark.parametrize(
+    ("photo", "row"),
+    [
+        ("/data/photos/cam1/a.jpg", 1),
+        ("/data/photos/cam2/a.png", 2),
+        ("/data/photos/cam3/a.jpg", None),
+        ("/data/photos/a.jpg", None),
+        ("/mnt/set/b.jpg", 3),
+    ],
+)
+def test_an_entry_with_folders_is_of_the_photo_in_them(photo: str, row: int | None) -> None:
+    """The photo of another camera took them: the name alone counted."""
+    names = ["cam1/a.jpg", "cam2/a.jpg", "/elsewhere/set/b.jpg", "/elsewhere/other/b.jpg"]
+    boxes = {name: np.array([[0.0, 0, n, n]]) for n, name in enumerate(names, start=1)}
+    found = ExternalProposals("a.npz", boxes)
+    if row is None:
+        with pytest.raises(InputError, match="no proposals of this image"):
+            found.look_up(photo, SIZE)
+        assert found.digest(photo) == ""
+    else:
+        assert found.look_up(photo, SIZE)[0, 2] == row
+
+
 def test_a_name_that_fits_two_images_fits_none() -> None:
     found = ExternalProposals("a.npz", {"x/a.jpg": BOXES, "y/a.jpg": BOXES[:1]})
     assert len(found.look_up("x/a.jpg", SIZE)) == 2

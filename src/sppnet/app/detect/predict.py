@@ -357,7 +357,8 @@ class PredictionJob:
         write_csv(self.out / "detections.csv", counted, names, files=files)
         write_counts(self.out / "counts.csv", counts, names)
         links = {file: f"{OVERLAYS}/{pictures[file]}" for file in found}
-        write_found_page(self.out / "index.html", counts, names, links, subtitle=why)
+        page_line = why[0].upper() + why[1:]
+        write_found_page(self.out / "index.html", counts, names, links, subtitle=page_line)
         numbers = torch.tensor([each for each in counts.values() if each is not None])
         rows = zip(names, numbers.sum(0).tolist(), (numbers > 0).sum(0).tolist(), strict=True)
         say_table(["class", "found", "in images"], rows)

@@ -2,11 +2,13 @@
 
 import lzma
 import math
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -58,7 +60,9 @@ class ExternalProposals:
     """Proposals of many images, in the order of their file.
 
     An image is found by its file name, with or without folders and suffix; in COCO files also by
-    its number. A name that fits two entries finds neither.
+    its number. An entry such as ``cam1/x.jpg`` is of the image whose path ends so, and of no other;
+    of absolute ones, which may be of another machine, that which agrees with most folders is taken.
+    A name that fits two entries finds neither.
 
     Args:
         path: The file, for messages.
@@ -77,12 +81,10 @@ class ExternalProposals:
     def __init__(self, path: str | Path, boxes: Mapping[str, NDArray[Any]]) -> None:
         self.path = Path(path)
         self._boxes = {name: self._checked(name, each) for name, each in boxes.items()}
-        self._names: dict[str, str | None] = {}
+        self._names: dict[str, list[str]] = {}
         for name in boxes:
-            for spelling in _spellings(name):
-                taken = self._names.get(spelling, name)
-                self._names[spelling] = name if taken == name else None
-        self._names.update({name: name for name in boxes})
+            for spelling in dict.fromkeys(_spellings(name)):
+                self._names.setdefault(spelling, []).append(name)
 
     @classmethod
     def open(cls, path: str | Path) -> "ExternalProposals":
@@ -117,7 +119,7 @@ class ExternalProposals:
         """Look up the proposals of an image.
 
         Args:
-            image_path: Path of the image; only its name counts.
+            image_path: Path of the image.
             size_hw: Height and width of the image, in pixels.
 
         Returns:
@@ -142,15 +144,24 @@ class ExternalProposals:
         """SHA-256 of the proposals of an image as the file has them; empty if it has none.
 
         Args:
-            image_path: Path of the image; only its name counts.
+            image_path: Path of the image.
         """
         name = self._find(image_path)
         return "" if name is None else sha256_bytes(self._boxes[name].tobytes())
 
     def _find(self, image_path: str | Path) -> str | None:
         """The name under which the file has an image."""
-        tried = [str(image_path), PurePath(image_path).name, *_spellings(str(image_path))]
-        return next((found for each in tried if (found := self._names.get(each))), None)
+        is_bare = len(PurePath(image_path).parts) == 1
+        own = () if is_bare else PurePath(os.path.abspath(image_path)).parts[:-1]  # noqa: PTH100 (links stay)
+        for spelling in (str(image_path), *_spellings(str(image_path))):
+            if spelling in self._boxes:
+                return spelling
+            agreement = {name: _shared_folders(name, own) for name in self._names.get(spelling, ())}
+            best = max(agreement.values(), default=-1)
+            fits = [name for name, shared in agreement.items() if shared == best >= 0]
+            if len(fits) == 1:
+                return fits[0]
+        return None
 
     def _checked(self, name: str, boxes: NDArray[Any]) -> Boxes:
         """(K, 4) float64 proposals, each of which is finite and has an area."""
@@ -168,6 +179,15 @@ class ExternalProposals:
             )
             raise UnusableFileError(f"image {name!r}: {rule}", path=self.path)
         return boxes
+
+
+def _shared_folders(name: str, folders: Sequence[str]) -> int:
+    """How many folders before a name are an image's; -1 if it names others than are known."""
+    first, *_ = parts = name.replace("\\", "/").split("/")[:-1] or [""]
+    pairs = zip(reversed(parts), reversed(folders), strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    is_absolute = first == "" or first.endswith(":")
+    return shared if is_absolute or shared == len(parts) or not folders else -1
 
 
 def _spellings(name: str) -> list[str]:
