@@ -1,4 +1,4 @@
-"""Regions are scored by the overlap that their features promise; each class has its own solution."""
+"""Regions score by the overlap that their features promise; each class has its own solution."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -175,7 +175,7 @@ def test_a_solution_without_some_photos_is_that_of_training_without_them(cached,
     without = trainer.fit_without(held)
     alone = OverlapRidgeTrainer(cached.subset(rest), len(scenes.names), RegionFeatures(), config)
     alone.basis_ = trainer.basis_
-    alone._find_basis = lambda track: trainer.basis_
+    alone._find_basis = lambda *_: trainer.basis_
     assert torch.allclose(without.weights, alone.fit().weights, atol=1e-3)
     assert not torch.allclose(without.weights, trainer.fit().weights, atol=1e-3)
 
