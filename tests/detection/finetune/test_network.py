@@ -337,12 +337,14 @@ def test_diverging_is_said(scenes, proposals, encoder) -> None:
 
 
 def test_no_object_is_said(scenes, proposals, encoder) -> None:
+    parts = ("boxes", "labels", "difficult", "crowd", "truncated")
     empty = [
-        replace(image, boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
-        for image in scenes
+        replace(image, **{name: getattr(image, name)[:0] for name in parts}) for image in scenes
     ]
-    with pytest.raises(NothingUsableError, match="no image has an object"):
-        tune_network(empty, encoder, len(scenes.names), CONFIG, proposals)
+    difficult = [replace(image, difficult=torch.ones_like(image.crowd)) for image in scenes]
+    for images in (empty, difficult):
+        with pytest.raises(NothingUsableError, match="no image has an object"):
+            tune_network(images, encoder, len(scenes.names), CONFIG, proposals)
 
 
 @pytest.mark.parametrize(
