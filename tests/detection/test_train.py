@@ -20,7 +20,7 @@ from sppnet.detection import (
     build_cached_features,
     build_encoder,
     choose_short_sides,
-    part_configs,
+    train,
     train_detector,
 )
 from sppnet.detection.finetune.head import HeadTuningConfig
@@ -235,14 +235,14 @@ def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
 
 
 PARTS = {
-    "anchors": lambda config: part_configs.part_of(config, AnchorConfig, "anchor_"),
-    "overlap": lambda config: part_configs.part_of(config, OverlapRidgeConfig, "overlap_"),
-    "svm": part_configs.svm_config,
-    "norm": part_configs.norm_config,
-    "boxes": part_configs.cascade_config,
-    "head": part_configs.head_tuning_config,
-    "network": part_configs.network_tuning_config,
-    "testing": part_configs.inference_config,
+    "anchors": lambda config: train.part_of(config, AnchorConfig, "anchor_"),
+    "overlap": lambda config: train.part_of(config, OverlapRidgeConfig, "overlap_"),
+    "svm": train.svm_config,
+    "norm": train.norm_config,
+    "boxes": train.cascade_config,
+    "head": train.head_tuning_config,
+    "network": train.network_tuning_config,
+    "testing": train.inference_config,
 }
 # settings that are not a constant of one part: they are read where training decides what to do
 READ_BY_TRAINING = {

@@ -12,7 +12,7 @@ from sppnet.app.main import main
 from sppnet.classification import Classifier, View
 from sppnet.classification.network import build_classifier
 from sppnet.detection import DetectionConfig
-from sppnet.detection.part_configs import inference_config
+from sppnet.detection.train import inference_config
 from sppnet.paper import Budget
 from sppnet.paper.detection import METHODS
 from sppnet.paper.detection_experiment import method_config

@@ -1,5 +1,6 @@
 """Compares proposals with the objects of an image: which are positives, negatives or neither."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,6 +71,35 @@ def trainable_objects(image: LabelledImage, use_difficult: bool = False) -> Tens
         (tensor([False]), tensor([True]))
     """
     return ~image.crowd & (~image.difficult | use_difficult)
+
+
+def wants_mirror(
+    images: Sequence[LabelledImage],
+    num_classes: int,
+    mirror: str = "auto",
+    use_difficult: bool = False,
+    few_objects: int = 400,
+) -> bool:
+    """Decide whether mirror images are learnt from, too.
+
+    Args:
+        images: The images to learn from; crowds do not count as objects.
+        num_classes: K.
+        mirror: ``on``, ``off``, or ``auto``: where there are few objects per class.
+        use_difficult: Whether objects marked difficult are learnt from.
+        few_objects: Fewer than this per class are few.
+
+    Returns:
+        Whether they are.
+
+    Example:
+        >>> wants_mirror([], 3, "auto"), wants_mirror([], 3, "off")
+        (True, False)
+    """
+    if mirror != "auto":
+        return mirror == "on"
+    objects = sum(int(trainable_objects(image, use_difficult).sum()) for image in images)
+    return objects < few_objects * num_classes
 
 
 def label_proposals(

@@ -2,39 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from sppnet.backbones import build_backbone
-from sppnet.config.detection import DetectionConfig
-from sppnet.detection.assign import trainable_objects
+from sppnet.config.detection import DetectionConfig, InferenceConfig
+from sppnet.detection.assign import SamplingConfig, wants_mirror
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder, choose_short_sides
 from sppnet.detection.feature_set import CachedFeatures
-from sppnet.detection.finetune.head import tune_head
-from sppnet.detection.finetune.network import tune_network
+from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
+from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
 from sppnet.detection.heads.box_predictor import BoxHead
-from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor
+from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
+from sppnet.detection.heads.hard_negatives import MiningConfig
+from sppnet.detection.heads.kernel_svm import KernelSvmConfig
 from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig, OverlapRidgeTrainer
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
-from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
-from sppnet.detection.part_configs import (
-    cascade_config,
-    head_tuning_config,
-    inference_config,
-    network_tuning_config,
-    norm_config,
-    part_of,
-    svm_config,
-)
+from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.errors import NothingUsableError
@@ -44,7 +37,13 @@ from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.optimizers import OptimizerConfig
 
+T = TypeVar("T")
+MEGABYTE = 10**6
+SHARED = ("use_difficult", "seed")  # settings of several parts
+# Percent of the updates after which the rate of a fine-tuning falls to a tenth.
+HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
 # Parts of the photos that are held out in turn to find the operating point.
 FOLDS = 2
 Stage = Callable[[str], AbstractContextManager[object]]
@@ -184,33 +183,105 @@ def train_detector(
     return _Training(cached, tuple(names), config, track, stage).run(checkpoints)
 
 
-def wants_mirror(
-    images: Sequence[LabelledImage],
-    num_classes: int,
-    mirror: str = "auto",
-    use_difficult: bool = False,
-    few_objects: int = 400,
-) -> bool:
-    """Decide whether mirror images are learnt from, too.
+def part_of(config: DetectionConfig, kind: type[T], prefix: str = "", **more: Any) -> T:
+    """Make the constants of one part from the settings whose names are its fields' with a prefix.
 
     Args:
-        images: The images to learn from; crowds do not count as objects.
-        num_classes: K.
-        mirror: ``on``, ``off``, or ``auto``: where there are few objects per class.
-        use_difficult: Whether objects marked difficult are learnt from.
-        few_objects: Fewer than this per class are few.
-
-    Returns:
-        Whether they are.
+        config: All settings.
+        kind: Class of the constants.
+        prefix: What the settings are called more than the fields.
+        more: Fields with other names.
 
     Example:
-        >>> wants_mirror([], 3, "auto"), wants_mirror([], 3, "off")
-        (True, False)
+        >>> part_of(DetectionConfig(anchor_shapes=4, use_difficult=True), AnchorConfig, "anchor_")
+        ...     # doctest: +ELLIPSIS
+        AnchorConfig(shapes=4, bins=3, ... use_difficult=True, ...)
     """
-    if mirror != "auto":
-        return mirror == "on"
-    objects = sum(int(trainable_objects(image, use_difficult).sum()) for image in images)
-    return objects < few_objects * num_classes
+    names = {field.name: prefix + field.name for field in fields(kind)}  # type: ignore[arg-type]
+    shared = {name: getattr(config, name) for name in names if name in SHARED}
+    own = {name: getattr(config, long) for name, long in names.items() if hasattr(config, long)}
+    return kind(**{**shared, **own, **more})
+
+
+def svm_config(config: DetectionConfig) -> SvmConfig:
+    """Take the constants of the classifiers from the settings."""
+    mining = part_of(
+        config,
+        MiningConfig,
+        cost=config.svm_cost,
+        tolerance=config.svm_tolerance,
+        budget_bytes=MEGABYTE * config.svm_memory,
+    )
+    return part_of(
+        config, SvmConfig, mining=mining, kernel=part_of(config, KernelSvmConfig, "kernel_")
+    )
+
+
+def norm_config(config: DetectionConfig) -> NormConfig:
+    """Take the constants of the features' norm from the settings."""
+    return part_of(config, NormConfig, "norm_", target=config.feature_norm)
+
+
+def cascade_config(config: DetectionConfig) -> CascadeConfig:
+    """Take the constants of box regression from the settings."""
+    return part_of(
+        config,
+        CascadeConfig,
+        "box_",
+        class_agnostic=config.box_agnostic,
+        most_samples=config.max_box_samples,
+        total_samples=config.box_total,
+    )
+
+
+def head_tuning_config(config: DetectionConfig) -> HeadTuningConfig:
+    """Take the constants of the fine-tuning of a head from the settings."""
+    more = _tuning(config, HEAD_DROPS)
+    return part_of(config, HeadTuningConfig, "tune_", flip=config.tune_flip == "on", **more)
+
+
+def network_tuning_config(config: DetectionConfig) -> NetworkTuningConfig:
+    """Take the constants of the fine-tuning of a network from the settings."""
+    return part_of(
+        config,
+        NetworkTuningConfig,
+        "tune_",
+        flip=config.tune_flip != "off",
+        trainable_from=config.tune_from,
+        images_per_update=config.tune_images,
+        **_tuning(config, NETWORK_DROPS),
+    )
+
+
+def _tuning(config: DetectionConfig, drops: Sequence[int]) -> dict[str, Any]:
+    """What both ways of fine-tuning take under other names."""
+    optimizer = OptimizerConfig(
+        rate=config.tune_rate, momentum=config.tune_momentum, weight_decay=config.tune_weight_decay
+    )
+    return {
+        "sampling": part_of(config, SamplingConfig, "tune_"),
+        "optimizer": optimizer,
+        "drop_at": tuple(percent / 100 for percent in config.tune_drops or drops),
+        "validation_fraction": config.tune_validation,
+        "check_every": min(config.tune_check_every, max(1, config.tune_updates // 4)),
+        "widths": config.widths,
+        "ranks": config.ranks,
+    }
+
+
+def inference_config(config: DetectionConfig) -> InferenceConfig:
+    """Let new images be searched as those of the training were, with the recipe's testing."""
+    return InferenceConfig(
+        config.proposals,
+        config.max_proposals,
+        config.seed,
+        max_anchors=config.max_anchors,
+        search_side=config.search_side,
+        least_side=config.least_side,
+        recipe=config.recipe,
+        # scores of overlaps hardly fall beside an object, those of SVMs do
+        nms="soft" if config.classifier == "overlap" else "hard",
+    )
 
 
 @dataclass

@@ -25,7 +25,7 @@ from sppnet.detection import (
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
-from sppnet.detection.part_configs import (
+from sppnet.detection.train import (
     cascade_config,
     head_tuning_config,
     inference_config,

@@ -34,7 +34,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.train import wants_mirror
+from sppnet.detection.assign import wants_mirror
 from sppnet.errors import NothingUsableError, Problem, SppnetError
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import (
