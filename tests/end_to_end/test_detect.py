@@ -446,11 +446,18 @@ def test_no_input_is_changed(data: Path, tmp_path: Path) -> None:
     words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20", "--out", str(run)]
     assert main(words) == 0
     trained = hash_files(run / "model")
-    assert main(["detect", "val", model, str(data), "--out", str(tmp_path / "val")]) == 0
+    words = ["detect", "val", model, str(data), "--out", str(tmp_path / "val")]
+    assert main([*words, "--no-keep"]) == 0
     photos = str(data / "JPEGImages")
     assert main(["detect", "predict", model, photos, "--out", str(tmp_path / "out")]) == 0
-    assert hash_files(data) == before
     assert hash_files(run / "model") == trained
+    old = Detector.load(model)
+    assert main(words) == 0  # it keeps what it found in the model, and nothing else is another
+    new = Detector.load(model)
+    assert new.operating_points.source == "val"
+    assert new.config() == old.config()
+    assert all(torch.equal(new.tensors()[name], each) for name, each in old.tensors().items())
+    assert hash_files(data) == before
 
 
 def test_output_that_cannot_be_written_is_said_first(data: Path, tmp_path: Path, capsys) -> None:
