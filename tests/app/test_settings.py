@@ -101,7 +101,6 @@ CONFIGURED = {
 CHANGED = {("detect", "val"): InferenceConfig, ("detect", "predict"): InferenceConfig}
 # fields of testing that no flag changes, and why
 REASONS = {
-    "seed": "proposals come in the order that the model was trained with",
     "score_threshold": "predict's flag of that name is about what is reported",
 }
 FIELDS = [(words, each) for words in CONFIGURED for each in settings.settings_of(CONFIGURED[words])]

@@ -291,10 +291,7 @@ def confuse_detections(
 def _pair(
     truth: Truth, found: Found, detected: Ints, objects: Ints, threshold: float, target: Ints
 ) -> None:
-    """Pair detections and objects of different classes, the largest overlap first.
-
-    Equal overlaps go in the order of the detections, then of the objects.
-    """
+    """Pair detections and objects of different classes, the largest overlap first, then by rows."""
     values, rows, columns = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     count = 0
     for block in class_blocks(truth, found, detected, objects, same=False):
@@ -306,7 +303,7 @@ def _pair(
         if count > MOST_PAIRS:
             _pair_one_by_one(truth, found, detected, objects, threshold, target)
             return
-    value, row, column = map(np.concatenate, (values, rows, columns))
+    value, row, column = np.concatenate(values), np.concatenate(rows), np.concatenate(columns)
     order = np.lexsort((column, row, -value))
     is_free = np.ones(len(truth.label), np.bool_)
     for start in range(0, len(order), PAIRS_AT_ONCE):

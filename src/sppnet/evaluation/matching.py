@@ -330,11 +330,11 @@ _LAST: dict[bytes, _Nearest] = {}
 
 def _best_objects(truth: Truth, found: Found) -> _Nearest:
     """What each detection overlaps most; the last answer is kept, by the content of the tables."""
-    asked = (truth.image, truth.label, truth.boxes, truth.crowd)
-    asked += (found.image, found.label, found.boxes)
+    objects: list[NDArray[Any]] = [truth.image, truth.label, truth.boxes, truth.crowd]
+    asked = [*objects, found.image, found.label, found.boxes]
     digest = hashlib.blake2b(repr([part.shape for part in asked]).encode())
     for part in asked:
-        digest.update(np.ascontiguousarray(part).view(np.uint8))
+        digest.update(np.ascontiguousarray(part).tobytes())
     key = digest.digest()
     if key not in _LAST:
         nearest = _find_best_objects(truth, found)

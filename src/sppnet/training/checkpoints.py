@@ -168,7 +168,7 @@ def unpack_tensors(tensors: Mapping[str, Tensor], network: nn.Module, optimizer:
     """
     weights = tensors_under("network.", tensors)
     check_alike(weights, network.state_dict(), "weights")
-    parameters = dict(network.named_parameters())
+    parameters: dict[str, Tensor] = {**dict(network.named_parameters())}
     memory: dict[str, dict[str, Tensor]] = {}
     for place, tensor in tensors_under("optimizer.", tensors).items():
         key, _, name = place.partition(".")
@@ -176,7 +176,7 @@ def unpack_tensors(tensors: Mapping[str, Tensor], network: nn.Module, optimizer:
     for name, kept in memory.items():
         wanted = dict.fromkeys(_memory_keys(optimizer), parameters[name])
         if "step" in wanted and "step" in kept:
-            wanted["step"] = kept["step"].new_zeros((), dtype=torch.float32)
+            wanted["step"] = torch.zeros(())
         check_alike(kept, wanted, f"the optimizer's memory of {name}")
     network.load_state_dict(weights)
     for name, kept in memory.items():
