@@ -57,8 +57,6 @@ LEFT_OPEN = {
     *("tune_from", "tune_images", "tune_trunk_rate", "tune_box_weight"),  # with tune = network
     *("svm_tolerance", "svm_memory", "max_box_samples", "box_total", "tune_per_image"),  # memory
     *("tune_clip_norm", "tune_validation"),  # the paper's validation images are those of the test
-    *("overlap_penalty", "overlap_components", "overlap_basis_rows", "overlap_near"),  # ours
-    *("overlap_far", "overlap_most_rows", "overlap_near_from", "overlap_near_share"),
     "operating_point",
     "soft_sigma",
 }

@@ -25,7 +25,6 @@ from sppnet.detection import (
 )
 from sppnet.detection.finetune.head import HeadTuningConfig
 from sppnet.detection.finetune.network import NetworkTuningConfig
-from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig
 from sppnet.detection.heads.svm_trainer import NormConfig
 from sppnet.detection.proposals.anchors import AnchorConfig
 from sppnet.errors import NothingUsableError, UsageError
@@ -236,7 +235,6 @@ def test_heads_that_nobody_tunes_are_refused(wish: dict) -> None:
 
 PARTS = {
     "anchors": lambda config: train.part_of(config, AnchorConfig, "anchor_"),
-    "overlap": lambda config: train.part_of(config, OverlapRidgeConfig, "overlap_"),
     "svm": train.svm_config,
     "norm": train.norm_config,
     "boxes": train.cascade_config,
@@ -282,7 +280,6 @@ def test_parts_of_the_default_settings_are_those_of_the_rooms() -> None:
     config = DetectionConfig()
     assert PARTS["anchors"](config) == AnchorConfig()
     assert PARTS["norm"](config) == NormConfig()
-    assert PARTS["overlap"](config) == OverlapRidgeConfig()
     assert PARTS["testing"](config) == InferenceConfig()
     assert PARTS["network"](config) == NetworkTuningConfig()
     assert PARTS["head"](config) == HeadTuningConfig(updates=config.tune_updates)

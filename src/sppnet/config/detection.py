@@ -213,27 +213,10 @@ class DetectionConfig:
     features: Annotated[str, OneOf(("auto", *LAYERS)), Flag(group="Classifier")] = "auto"
     """Features that the SVMs see: pooled, or fc6 or fc7 of the tuned head; auto is pooled without
     a head and fc7 with one."""
-    classifier: Annotated[str, OneOf(("overlap", "svm", "softmax", "kernel"))] = "overlap"
-    """What scores regions: overlap (ridge regression of the overlap with an object), svm (one per
-    class, with hard negatives, as in the paper), softmax (of the tuned head), or kernel."""
+    classifier: Annotated[str, OneOf(("svm", "softmax", "kernel"))] = "svm"
+    """What scores regions: svm (one per class), softmax (of the tuned head), or kernel."""
     prefilter: CountOrNone = 0
     """With softmax or kernel: how many regions the linear SVMs select first; 0 for all."""
-    overlap_penalty: Positive = 0.1
-    """Ridge penalty of the regression of overlaps, relative to the mean square of a component."""
-    overlap_components: Count = 1024
-    """Principal components of the features in which overlaps are learnt."""
-    overlap_basis_rows: Annotated[int, Within(2, 10**6)] = 2500
-    """Regions from which these are estimated."""
-    overlap_near: CountOrNone = 60
-    """The most regions near objects that an image gives, besides the objects."""
-    overlap_far: CountOrNone = 60
-    """The most regions away from objects that an image gives."""
-    overlap_most_rows: Count = 40_000
-    """The most regions of all images; many images give fewer each."""
-    overlap_near_from: Overlap = 0.3
-    """A region is near an object that it overlaps by at least this."""
-    overlap_near_share: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
-    """Share of the regions near the objects of a class in the weight of all."""
     mirror: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
     """Whether SVMs and box regression also learn from mirror images; auto: where labels are few."""
     few_objects: CountOrNone = 400

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -25,7 +25,6 @@ from sppnet.detection.heads.classifiers import (
 )
 from sppnet.detection.heads.hard_negatives import MiningConfig
 from sppnet.detection.heads.kernel_svm import KernelSvmConfig
-from sppnet.detection.heads.overlap_ridge import OverlapRidgeConfig, OverlapRidgeTrainer
 from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
@@ -279,8 +278,6 @@ def inference_config(config: DetectionConfig) -> InferenceConfig:
         search_side=config.search_side,
         least_side=config.least_side,
         recipe=config.recipe,
-        # scores of overlaps hardly fall beside an object, those of SVMs do
-        nms="soft" if config.classifier == "overlap" else "hard",
     )
 
 
@@ -294,7 +291,6 @@ class _Training:
     track: Track
     stage: Stage
     shared_scaler: FeatureScaler | None = None
-    _overlaps: OverlapRidgeTrainer | None = field(default=None, init=False)
 
     @property
     def mirror(self) -> bool:
@@ -353,8 +349,6 @@ class _Training:
         self, detector: Detector, rest: Sequence[LabelledImage], held: Sequence[LabelledImage]
     ) -> dict[Any, Detections]:
         """Fit a classifier to some photos, and detect with it on others."""
-        if self._overlaps is not None:
-            return self._detect_with(detector, self._overlaps.fit_without(held), held)
         config = replace(self.config, mirror="on" if self.mirror else "off")
         part = self.cached.subset(rest)
         training = replace(
@@ -364,12 +358,6 @@ class _Training:
             classifier = training._train_classifier(TunedParts())
         except NothingUsableError:  # its objects are all difficult
             return {}
-        return self._detect_with(detector, classifier, held)
-
-    def _detect_with(
-        self, detector: Detector, classifier: RegionClassifier, held: Sequence[LabelledImage]
-    ) -> dict[Any, Detections]:
-        """Detect on some photos with another classifier."""
         own = Detector(
             detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
         )
@@ -420,10 +408,6 @@ class _Training:
         )
         if softmax is not None and not keep:
             return softmax
-        if kind == "overlap":
-            with self.stage("classifier"):
-                self._overlaps = self._overlap_trainer(tuned)
-                return self._overlaps.fit(self.track)
         with self.stage("objects"):
             trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
             trainer.collect_positives(self.track)
@@ -436,16 +420,6 @@ class _Training:
         with self.stage("kernel"):
             kernel = trainer.mine_kernel(self.track)
         return TwoStageRegionClassifier(linear, kernel, keep) if keep else kernel
-
-    def _overlap_trainer(self, tuned: TunedParts) -> OverlapRidgeTrainer:
-        """Set up the regression of overlaps."""
-        return OverlapRidgeTrainer(
-            self.cached,
-            len(self.names),
-            tuned.features(self.config.layer_of_features),
-            part_of(self.config, OverlapRidgeConfig, "overlap_"),
-            mirror=self.mirror,
-        )
 
     def _svm_trainer(self, features: RegionFeatures) -> SvmTrainer:
         """Set up the training of SVMs on some features."""

@@ -3,8 +3,7 @@
 Where to start reading, in this order:
 
 - ``classifiers.py``: what a detector asks of a classifier, and the classifiers.
-- ``overlap_ridge.py``: ridge regression of overlaps, the default.
-- ``svm_trainer.py``: the paper's way: positives, then hard negatives, then a classifier.
+- ``svm_trainer.py``: positives, then hard negatives, then a classifier.
 - ``hard_negatives.py``: which negatives are kept; ``dual_svm.py``: the linear SVMs themselves.
 - ``kernel_svm.py``: the kernel classifier and its training.
 - ``region_head.py``: fc6 and fc7, and the features that they give instead of the pooled ones.
