@@ -50,6 +50,13 @@ def test_features_of_a_head_need_one(layer: str) -> None:
         DetectionConfig(features=layer)
 
 
+def test_two_layers_of_efficientnet_lite_are_joined_unless_something_else_is_asked_for() -> None:
+    assert DetectionConfig().layer_of_trunk == "stage5+stage7"
+    assert DetectionConfig(layer="stage4").layer_of_trunk == "stage4"
+    assert DetectionConfig(recipe="paper").layer_of_trunk is None
+    assert DetectionConfig(backbone="squeezenet1_1").layer_of_trunk is None
+
+
 # What the paper does not say, or what is not for it to say.
 LEFT_OPEN = {
     *("backbone", "layer", "weights", "recipe", "seed"),  # whose network it is

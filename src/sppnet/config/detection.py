@@ -111,7 +111,8 @@ class DetectionConfig:
     """Convolution trunk, by name."""
     layer: Annotated[str, Flag("NAME[+NAME]")] = ""
     """Node of the trunk to cut after, or several joined by +, whose maps are pooled side by side;
-    empty for stage5+stage7 of efficientnet_lite, and the last map before the pooling of others."""
+    empty for stage5+stage7 of efficientnet_lite (not with recipe = paper), and the last map before
+    the pooling of others."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights of the trunk: a name that torchvision knows, none, or a safetensors file."""
     imgsz: Annotated[tuple[int, ...], Each(Side), Flag("N,N,...")] = ()
@@ -316,8 +317,8 @@ class DetectionConfig:
     @property
     def layer_of_trunk(self) -> str | None:
         """The layer that the trunk is cut after; None for its last map."""
-        lite = self.backbone.startswith("efficientnet_lite")
-        return self.layer or (LITE_LAYERS if lite else None)
+        joined = self.backbone.startswith("efficientnet_lite") and self.recipe == "best"
+        return self.layer or (LITE_LAYERS if joined else None)
 
     @property
     def layer_of_features(self) -> str:
