@@ -47,7 +47,9 @@ def make_detector(make_encoder):
             LinearRegionClassifier(weights, torch.full((3,), bias)),
             box_regressor if boxes else None,
             NAMES,
-            InferenceConfig(**{"proposals": "grid", "max_proposals": 150, **options}),
+            InferenceConfig(
+                **{"proposals": "grid", "max_proposals": 150, "nms": "hard", **options}
+            ),
         )
 
     return build
@@ -220,7 +222,7 @@ def test_threshold_is_exclusive_and_scores_are_margins(
     assert torch.allclose(everything.scores, kept, atol=1e-4)
     strict = make_detector(boxes=False, nms_threshold=1.0)
     strict.inference = InferenceConfig(
-        score_threshold=float(everything.scores[3]), nms_threshold=1.0
+        score_threshold=float(everything.scores[3]), nms="hard", nms_threshold=1.0
     )
     assert strict.detect(encoded, proposals).count == 3
 
@@ -430,7 +432,9 @@ def make_linear(make_encoder):
         weights = torch.randn(encoder.length, len(names), generator=draw) / encoder.length**0.5
         classifier = LinearRegionClassifier(weights, torch.zeros(len(names)))
         options = {"proposals": "grid", "max_proposals": 120, **options}
-        return Detector(encoder, classifier, None, names, InferenceConfig(**options))
+        return Detector(
+            encoder, classifier, None, names, InferenceConfig(**{"nms": "hard", **options})
+        )
 
     return build
 

@@ -414,7 +414,8 @@ class CombinedDetector:
         pairs = zip(self.detectors, encoded, strict=True)
         found = [each.detect(maps, boxes) for each, maps in pairs]
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        return select_detections(Detections(*joined), self.inference)
+        # soft suppression has lowered the scores of copies once: what is left is dropped
+        return select_detections(Detections(*joined), replace(self.inference, nms="hard"))
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights of all detectors, in JSON values."""
