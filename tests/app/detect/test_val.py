@@ -71,7 +71,7 @@ def test_the_point_is_kept_and_predict_uses_it(model: Path, data: Path, capsys) 
     [
         (["--split", "train"], "was trained on some of these images"),
         (["--split", "train", "--no-keep"], "--no-keep"),
-        (["--split", "train", "--nms", "soft"], "options of testing"),
+        (["--split", "train", "--nms", "hard"], "options of testing"),
     ],
 )
 def test_it_is_not_kept_where_predict_would_not_find_the_same(
