@@ -78,7 +78,7 @@ def test_spoilt_inputs_are_read_or_refused(kind: str, in_this_process, monkeypat
 
 
 WAYS = {"read": "read", "refused": "refused", "long": "traceback", "bug": "traceback"}
-WAYS |= {"peak": "peak", "signal": "signal", "hang": "hang"}
+WAYS |= {"signal": "signal", "hang": "hang"}  # a peak hides below that of the forked parent
 
 
 @pytest.mark.parametrize("way", WAYS)

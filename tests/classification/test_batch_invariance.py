@@ -98,7 +98,7 @@ def test_python_files_and_command_give_one_answer(
             path.unlink()
     found = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(found["failed"]) == 3
-    rows = {record["file"]: record for record in found["images"]}
+    rows = {record["path"]: record for record in found["images"]}
     assert len(rows) == len(paths) == 56
     for path, row in zip(paths, expected, strict=True):
         record = rows[str(path)]

@@ -220,7 +220,7 @@ def test_maps_and_samples_can_be_gone_through_again(prepare, scenes) -> None:
 
 
 def test_missing_package_stops_at_once(prepare, monkeypatch) -> None:
-    def refuse(*args):
+    def refuse(*args, **options):
         raise MissingPackageError("run `pip install it`")
 
     monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
@@ -231,7 +231,7 @@ def test_missing_package_stops_at_once(prepare, monkeypatch) -> None:
 def test_stop_does_not_wait_for_the_images_in_line(prepare, scenes, monkeypatch) -> None:
     started = []
 
-    def slow(*args):
+    def slow(*args, **options):
         started.append(1)
         return torch.zeros(1, 4)
 

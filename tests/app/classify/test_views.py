@@ -62,7 +62,7 @@ def test_views_of_predict_and_val(models: Path, data: Path, tmp_path: Path, view
     plan = classifier.resolve_view(view, 64)
     assert found["view"] == json.loads(json.dumps(plan.config()))
     for record in found["images"]:
-        scores = classifier.scores(record["file"], plan)[0]
+        scores = classifier.scores(record["path"], plan)[0]
         assert record["scores"] == [scores[label].item() for label in record["labels"]]
     command = ["classify", "val", str(models / "network"), str(data), "--view", view]
     assert main([*command, "--imgsz", "64", "--out", str(tmp_path / "v")]) == 0

@@ -25,7 +25,7 @@ SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--
 INFERENCE: dict[str, list[str]] = {
     "--proposals": ["--proposals", "graph"],
     "--max-proposals": ["--max-proposals", "30"],
-    "--seed": ["--seed", "7"],
+    "--seed": ["--seed", "7", "--proposals", "graph"],
     "--max-anchors": ["--max-anchors", "5"],
     "--nms": ["--nms", "hard"],
     "--nms-threshold": ["--nms", "hard", "--nms-threshold", "0.05"],

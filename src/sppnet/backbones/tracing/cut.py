@@ -289,6 +289,11 @@ def _list_legal(names: Iterable[str]) -> str:
 def _end_graph(graph: fx.Graph, *last: fx.Node) -> None:
     """Let the graph return some nodes, and take out all that is not needed for them."""
     output_of(graph).args = last if len(last) == 1 else (tuple(last),)
+    for node in reversed(list(graph.nodes)):
+        if node in last:
+            break
+        if node.op != "output":
+            graph.erase_node(node)
     _erase_unused(graph)
 
 
