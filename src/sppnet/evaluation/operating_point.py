@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sppnet.config.fields import Count, Each, OneOf, Within, restore_fields
 from sppnet.evaluation.calibration import MatchedScores, ScoreCalibration, match_scores
-from sppnet.evaluation.matching import Floats, Mask
+from sppnet.evaluation.overlaps import Floats, Mask
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 

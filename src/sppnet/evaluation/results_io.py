@@ -5,7 +5,6 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ import torch
 from sppnet.errors import Problem, UnusableFileError, printable
 from sppnet.evaluation.results_writing import exact_text
 from sppnet.geometry import Detections
+from sppnet.images.listing import count_shared_ending, path_parts
 from sppnet.storage.files import read_bytes, read_json, reason
 
 if TYPE_CHECKING:
@@ -245,11 +245,16 @@ class ImageNames:
             Those to leave out, with the reason: all but the one that agrees with most of the
             image's folders, or all if several do.
         """
-        paths = [name for name in names if isinstance(name, str) and len(_split(name)) > 1]
-        if len({tuple(_split(name)) for name in paths}) < 2:
+        folders = {
+            name: parts[:-1]
+            for name in names
+            if isinstance(name, str) and len(parts := path_parts(name)) > 1
+        }
+        paths = list(folders)
+        if len({tuple(path_parts(name)) for name in paths}) < 2:
             return {}
-        own = self._parts[image]
-        agreement = {name: _shared_parts(_split(name), own) for name in paths}
+        own = self._parts[image][:-1]  # the last part may go without its ending
+        agreement = {name: count_shared_ending(each, own) for name, each in folders.items()}
         best = max(agreement.values())
         first, *others = [name for name in paths if agreement[name] == best]
         return {
@@ -266,7 +271,7 @@ class ImageNames:
             return self._fits(name)
         if name in self._files:
             return [self._files[name]]
-        parts = _split(name)
+        parts = path_parts(name)
         if len(parts) < 2 or parts[0] == "" or ".." in parts or parts[0].endswith(":"):
             return self._fits(name)  # as other tools write it
         known = self._paths.get(parts[-1], [])
@@ -280,7 +285,7 @@ class ImageNames:
             return []
         if name in self._ids:
             return [name]
-        parts = _split(name) if isinstance(name, str) else []
+        parts = path_parts(name) if isinstance(name, str) else []
         if len(parts) > 1:
             return self._by_path(parts)
         for table in self._others:
@@ -298,17 +303,6 @@ class ImageNames:
             if fits:
                 return fits
         return self._fits(parts[-1])
-
-
-def _split(name: str) -> list[str]:
-    """The parts of a path of any system."""
-    return name.replace("\\", "/").split("/")
-
-
-def _shared_parts(parts: Sequence[str], path: Sequence[str]) -> int:
-    """How many parts at the end of two paths are the same; the last one counts in any case."""
-    pairs = zip(reversed(parts[:-1]), reversed(path[:-1]), strict=False)
-    return 1 + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def read_rows(path: Path) -> Iterator[tuple[Path, DetectionRow]]:

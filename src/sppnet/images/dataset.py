@@ -20,7 +20,7 @@ from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images.decode import load_compact, read_image_size, read_stored_size
 from sppnet.images.findings import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Findings
-from sppnet.images.listing import relative_names
+from sppnet.images.listing import distinct_ids, relative_names
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines
 
@@ -177,20 +177,14 @@ def _with_own_ids(images: Sequence[LabelledImage], root: Path) -> list[LabelledI
 
     Without the ending where that is enough, as in other tools; ``x.jpg`` and ``x.png`` need it.
     """
-    for with_ending in (False, True):
-        counts = Counter(image.image_id for image in images)
-        images = [
-            replace(image, image_id=_path_id(image.path, root, with_ending))
-            if counts[image.image_id] > 1
-            else image
-            for image in images
-        ]
-    return list(images)
-
-
-def _path_id(path: Path, root: Path, with_ending: bool) -> str:
-    """The path from the root, with ``/`` on every system."""
-    return Path(os.path.relpath(path if with_ending else path.with_suffix(""), root)).as_posix()
+    ids = [image.image_id for image in images]
+    if len(set(ids)) == len(ids):
+        return list(images)
+    files = [Path(os.path.relpath(image.path, root)).as_posix() for image in images]
+    return [
+        image if image.image_id == own else replace(image, image_id=own)
+        for image, own in zip(images, distinct_ids(ids, files), strict=True)
+    ]
 
 
 def read_names(names: Sequence[str] | str | Path | None) -> tuple[str, ...] | None:

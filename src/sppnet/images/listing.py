@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from sppnet.errors import Problem
@@ -43,6 +44,7 @@ _COMPANIONS = frozenset(
     )
 )
 _LEFT_OUT = "left out"
+Id = TypeVar("Id", bound=str | int)
 OVERLAYS, DETECTIONS = "overlays", "detections.json"  # what detect predict writes
 
 
@@ -161,6 +163,57 @@ def relative_names(paths: Iterable[Path], folders: Iterable[str | Path] = ()) ->
     for path in [path for path, name in names.items() if counts[name] > 1]:  # ".." behind a link
         names[path] = os.path.realpath(path)
     return {path: Path(name).as_posix() for path, name in names.items()}
+
+
+def distinct_ids(ids: Iterable[Id], files: Iterable[str]) -> list[Id | str]:
+    """Tell images of one id apart by their paths, without the ending where that is enough.
+
+    Args:
+        ids: An id for each image; those that are there once stay.
+        files: The path of each image, with ``/``; no two are equal.
+
+    Returns:
+        As many ids, all different if no id that is there once is the path of another image.
+
+    Example:
+        >>> distinct_ids(["x", "x", "y", "y"], ["a/x.jpg", "b/x.jpg", "b/y.jpg", "b/y.png"])
+        ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
+    """
+    files = list(files)
+    found: list[Id | str] = list(ids)
+    # once more with the whole path: "x.jpg" may be the stem of another image, too
+    for name in (_without_ending, str, str):
+        counts = Counter(found)
+        if len(counts) == len(found):
+            break
+        pairs = zip(found, files, strict=True)
+        found = [name(file) if counts[each] > 1 else each for each, file in pairs]
+    return found
+
+
+def _without_ending(file: str) -> str:
+    return str(PurePosixPath(file).with_suffix(""))
+
+
+def path_parts(text: str) -> list[str]:
+    r"""Split a path of any system.
+
+    Example:
+        >>> path_parts(r"C:\photos\x.jpg"), path_parts("cam1/x.jpg")
+        (['C:', 'photos', 'x.jpg'], ['cam1', 'x.jpg'])
+    """
+    return text.replace("\\", "/").split("/")
+
+
+def count_shared_ending(parts: Sequence[str], others: Sequence[str]) -> int:
+    """Count the parts at the end of two paths that are the same.
+
+    Example:
+        >>> count_shared_ending(("a", "cam1", "x.jpg"), ("b", "cam1", "x.jpg"))
+        2
+    """
+    pairs = zip(reversed(parts), reversed(others), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_own(out: str | None, folder: str) -> bool:
@@ -366,7 +419,7 @@ class ImageFinder:
 
 def _endings(folder: Path, name: str) -> Iterator[tuple[int, list[str]]]:
     """The parts of a path, then less and less of them, as long as a folder is not known here."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    parts = [part for part in path_parts(name) if part not in ("", ".")]
     if "\0" in name or not parts or parts[-1] == "..":
         return
     while ".." in parts:

@@ -301,6 +301,7 @@ def test_overlays_lie_in_folders_as_the_photos_do(files: list[str], names: list[
         (["a/x.jpg", "b/y.jpg"], ["x", "y"]),
         (["a/x.jpg", "b/x.jpg", "b/y.jpg"], ["a/x", "b/x", "y"]),
         (["x.jpg", "x.png"], ["x.jpg", "x.png"]),
+        (["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.png", "x.jpg.png"]),
         (["x/1.jpg", "x/1.png", "x/1.jpg.png", "y/1.jpg.png"],
          ["x/1.jpg", "x/1.png", "x/1.jpg.png", "y/1.jpg"]),
     ],

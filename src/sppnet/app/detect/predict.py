@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +31,7 @@ from sppnet.evaluation.report import write_found_page
 from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.decode import content_number, decode_content, read_content
-from sppnet.images.listing import DETECTIONS, OVERLAYS
+from sppnet.images.listing import DETECTIONS, OVERLAYS, distinct_ids
 from sppnet.storage import FeatureCache, ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -376,11 +375,9 @@ def result_ids(files: Iterable[str]) -> dict[str, str]:
         >>> list(result_ids(["a/x.jpg", "b/x.jpg", "b/y.jpg", "b/y.png"]).values())
         ['a/x', 'b/x', 'b/y.jpg', 'b/y.png']
     """
-    ids = {file: PurePosixPath(file).stem for file in files}
-    for name in (lambda file: str(PurePosixPath(file).with_suffix("")), str, str):
-        counts = Counter(ids.values())
-        ids = {file: name(file) if counts[id_] > 1 else id_ for file, id_ in ids.items()}
-    return ids
+    files = list(files)
+    stems = [PurePosixPath(file).stem for file in files]
+    return dict(zip(files, distinct_ids(stems, files), strict=True))
 
 
 def overlay_names(files: Iterable[str]) -> dict[str, str]:

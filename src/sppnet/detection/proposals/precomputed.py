@@ -8,7 +8,6 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.geometry import clip_boxes
+from sppnet.images.listing import count_shared_ending, path_parts
 from sppnet.storage.files import read_bytes, read_json, sha256_bytes
 
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
@@ -183,9 +183,8 @@ class ExternalProposals:
 
 def _shared_folders(name: str, folders: Sequence[str]) -> int:
     """How many folders before a name are an image's; -1 if it names others than are known."""
-    first, *_ = parts = name.replace("\\", "/").split("/")[:-1] or [""]
-    pairs = zip(reversed(parts), reversed(folders), strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    first, *_ = parts = path_parts(name)[:-1] or [""]
+    shared = count_shared_ending(parts, folders)
     is_absolute = first == "" or first.endswith(":")
     return shared if is_absolute or shared == len(parts) or not folders else -1
 

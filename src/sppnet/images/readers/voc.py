@@ -33,9 +33,9 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage.files import read_capped
 
 MAX_XML_BYTES = 1_000_000
-# Encodings of several bytes a character, which expat cannot read, and the fullest kin of each.
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")
 _LIKELY = ("gb18030", "shift_jis", "euc_jp", "big5", "euc_kr", "cp1251", "cp1252")  # what is tried
+# Encodings of several bytes a character, which expat cannot read, and the fullest kin of each.
 _EAST_ASIAN = {
     "gb2312": "gb18030",
     "gbk": "gb18030",

@@ -19,7 +19,7 @@ from sppnet.images.dataset import (
 )
 from sppnet.images.decode import read_image_size
 from sppnet.images.findings import BOX_LEFT_OUT, Findings, require_folder, unknown_split
-from sppnet.images.listing import has_image_suffix, list_images
+from sppnet.images.listing import has_image_suffix, list_images, path_parts
 from sppnet.images.readers.yolo_yaml import (
     NAME_FILES,
     find_description,
@@ -452,7 +452,7 @@ def inside(root: Path, text: str) -> Path | None:
 
 def _parts(text: str) -> list[str]:
     """The parts of a path of any system, without those that lead up."""
-    return [part for part in text.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return [part for part in path_parts(text) if part not in ("", ".", "..")]
 
 
 def _label_of(image: Path, root: Path, default: Path | None = None) -> Path:
