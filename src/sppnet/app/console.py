@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
 RED, YELLOW = 31, 33
 CACHE_WORTH_A_WORD = 1_000_000  # bytes
+NEXT_RUN = "the next run takes what it needs from"
 
 
 def say(text: str = "") -> None:
@@ -197,7 +198,7 @@ def report_data_changes(run: "RunFolder") -> None:
 
 
 @contextmanager
-def cache_of_run(folder: Path, *, keep: bool = True) -> "Iterator[FeatureCache]":
+def cache_of_run(folder: Path, *, keep: bool = True, flag: str = "") -> "Iterator[FeatureCache]":
     """Open what a run keeps of each image; drop it at the end, or say how large it is.
 
     A run that fails or is stopped leaves all of it, so that the same command goes on from there.
@@ -205,6 +206,7 @@ def cache_of_run(folder: Path, *, keep: bool = True) -> "Iterator[FeatureCache]"
     Args:
         folder: Where it is.
         keep: Whether it stays after a success.
+        flag: Option of the command that keeps it, to be named where it is dropped.
     """
     from sppnet.storage import FeatureCache  # here, so that --help stays quick
 
@@ -212,19 +214,34 @@ def cache_of_run(folder: Path, *, keep: bool = True) -> "Iterator[FeatureCache]"
     try:
         yield cache
     except BaseException:
-        tell_cache(folder, "the same command goes on from")
+        _tell_cache(folder, "the same command goes on from")
         raise
     if keep:
-        tell_cache(folder)
+        _tell_cache(folder, NEXT_RUN)
         return
     size = cache.num_bytes()
     cache.remove()
     if size >= CACHE_WORTH_A_WORD:
-        note(f"removed {human_bytes(size)} of maps and the like from {folder} (--keep-cache)")
+        hint = f" ({flag})" if flag else ""
+        note(f"removed {human_bytes(size)} of maps and the like from {folder}{hint}")
 
 
-def tell_cache(folder: Path, use: str = "the next run takes what it needs from") -> None:
-    """Say how large a cache is that stays, if it is worth a word."""
+@contextmanager
+def tells_cache(folder: Path, use: str = NEXT_RUN) -> Iterator[None]:
+    """Say at the end, however it comes, how large the caches in a folder are.
+
+    Args:
+        folder: Where they are.
+        use: What for they stay.
+    """
+    try:
+        yield
+    finally:
+        _tell_cache(folder, use)
+
+
+def _tell_cache(folder: Path, use: str) -> None:
+    """Say how large the caches in a folder are, if that is worth a word."""
     size = sum(path.stat().st_size for path in folder.rglob("*.record"))
     if size >= CACHE_WORTH_A_WORD:
         note(f"{folder} holds {human_bytes(size)}, which {use}; it may be deleted")

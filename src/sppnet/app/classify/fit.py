@@ -118,7 +118,8 @@ def run_fit(
         shared.report_changes(run)
         announce([Stage("features", estimate.seconds), Stage("SVMs")])
         keep = keep_cache or cache is not None
-        with cache_of_run(cache or run.path / "cache", keep=keep) as store:
+        folder = cache or run.path / "cache"
+        with cache_of_run(folder, keep=keep, flag="--keep-cache") as store:
             with run.stage("features"):
                 extracted = [
                     ExtractedFeatures(each.extract(data.paths, cache=store, track=track), each)

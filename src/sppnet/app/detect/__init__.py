@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sppnet.app.console import note, tell_cache
+from sppnet.app.console import note, tells_cache
 from sppnet.app.options import (
     DataFolder,
     Download,
@@ -142,10 +142,8 @@ def val(
         check_proposals(file)
         job.explain()
         return
-    try:
+    with tells_cache(out / "cache"):
         raise typer.Exit(job.run(fresh=fresh))
-    finally:
-        tell_cache(out / "cache")
 
 
 @app.command()
@@ -192,10 +190,8 @@ def predict(
         check_proposals(file)
         job.explain()
         return
-    try:
+    with tells_cache(out / "cache"):
         job.run(fresh=fresh)
-    finally:
-        tell_cache(out / "cache")
 
 
 def check_proposals(path: Path | None) -> None:

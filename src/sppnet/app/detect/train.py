@@ -124,7 +124,7 @@ class TrainingJob:
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
             keep = self.keep_cache or self.cache is not None
-            with cache_of_run(self.cache_folder, keep=keep) as cache:
+            with cache_of_run(self.cache_folder, keep=keep, flag="--keep-cache") as cache:
                 problems, detector = self._train(dataset, run, cache, {**wanted, "seed": seed})
                 run.mark_done("model")
         self._summarise(run.seconds())

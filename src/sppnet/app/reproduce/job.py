@@ -15,7 +15,7 @@ from sppnet.app.console import (
     report_problems,
     say,
     say_table,
-    tell_cache,
+    tells_cache,
 )
 from sppnet.app.progress import track
 from sppnet.config.detection import split_methods
@@ -106,11 +106,9 @@ def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) 
     with RunFolder.open(
         resources.out, f"reproduce {number}", config, resources.seed, fresh=fresh
     ) as run:
-        try:
-            with run.stage(name):
-                result = entry.run(resources, track)
-        finally:
-            tell_cache(resources.out / "cache", "the other rows and tables go on from")
+        kept = resources.out / "cache"
+        with tells_cache(kept, "the other rows and tables go on from"), run.stage(name):
+            result = entry.run(resources, track)
         record = _record(entry, result, config, run.seconds())
         write_json(run.path / f"{name}.json", record)
         write_text(run.path / f"{name}.html", render_page(entry, result, config))
