@@ -63,3 +63,15 @@ def test_cap_is_of_the_image_or_of_each_class(nms: str) -> None:
     rows = [(every.labels == label).nonzero().flatten()[:4] for label in (0, 1)]
     assert found.count == 8
     assert torch.equal(found.boxes, every.boxes[torch.cat(rows).sort().values])
+
+
+def test_soft_suppression_lowers_scores_once() -> None:
+    config = InferenceConfig(nms="soft", max_detections=60, score_threshold=-9.0)
+    once = select_detections(_voters(), config)
+    again = select_detections(once, config, again=True)
+    assert 0 < again.count < once.count
+    assert set(_scored(again)) <= set(_scored(once))
+
+
+def _scored(found: Detections) -> list[tuple[int, float]]:
+    return list(zip(found.labels.tolist(), found.scores.tolist(), strict=True))

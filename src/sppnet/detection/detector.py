@@ -195,10 +195,12 @@ class Detector:
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
             return select_detections(found, self.inference)
-        if self.inference.refined == "kept":
+        kept_only = self.inference.refined == "kept"
+        if kept_only:
             found = select_detections(found, self.inference)
         best = found.select(preselect(found, self.inference.moved_per_class))
-        return select_detections(self._refine(encoded, best), self.inference, moved=True)
+        refined = self._refine(encoded, best)
+        return select_detections(refined, self.inference, moved=True, again=kept_only)
 
     def score(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
         """Score proposals; those that share a region are scored once.
@@ -414,8 +416,7 @@ class CombinedDetector:
         pairs = zip(self.detectors, encoded, strict=True)
         found = [each.detect(maps, boxes) for each, maps in pairs]
         joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        # soft suppression has lowered the scores of copies once: what is left is dropped
-        return select_detections(Detections(*joined), replace(self.inference, nms="hard"))
+        return select_detections(Detections(*joined), self.inference, again=True)
 
     def config(self) -> dict[str, Any]:
         """Everything but the weights of all detectors, in JSON values."""

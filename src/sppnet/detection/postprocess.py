@@ -70,7 +70,7 @@ def _ranks(labels: Tensor) -> Tensor:
 
 
 def select_detections(
-    found: Detections, config: InferenceConfig, *, moved: bool = False
+    found: Detections, config: InferenceConfig, *, moved: bool = False, again: bool = False
 ) -> Detections:
     """Suppress copies, and keep the best detections.
 
@@ -78,6 +78,8 @@ def select_detections(
         found: Scored boxes of one image.
         config: How copies are suppressed, and how many detections are kept.
         moved: Whether box regression has refined them; if so, boxes of one object vote on it.
+        again: Whether copies were suppressed before. Soft suppression has lowered their scores
+            then, and what is still a copy is dropped.
 
     Returns:
         At most ``config.max_detections`` detections, of all classes or of each, best first.
@@ -89,7 +91,7 @@ def select_detections(
         [[0.0, 0.0, 9.0, 8.0]]
     """
     votes = moved and config.vote_overlap < 1
-    if config.nms == "soft":
+    if config.nms == "soft" and not again:
         kept = _soften(found, config)
         return vote_boxes(kept, found, config.vote_overlap) if votes else kept
     kept = _suppress(found, config)
