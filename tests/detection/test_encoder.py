@@ -4,8 +4,6 @@ The scale of a proposal: published cases, ties, any order of scales, a slow loop
 of known sizes.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,6 @@ from oracles.box_loops import project
 from oracles.pyramid_loops import pool_region
 from oracles.scale_choice import choose_scale
 from sppnet.detection import Encoder, choose_scales
-from sppnet.detection.encoder import choose_short_sides
 from sppnet.geometry import project_boxes
 from sppnet.pooling import spatial_pyramid_pool
 
@@ -225,55 +222,3 @@ def test_no_boxes() -> None:
     scales = choose_scales(torch.zeros(0, 4), (10, 10), FIVE)
     assert scales.shape == (0,)
     assert scales.dtype == torch.int64
-
-
-def _image(sides: list[float], labels: list[int], crowd: list[bool] | None = None):
-    """An image of short side 480 with square objects."""
-    length = torch.tensor(sides)[:, None]
-    return SimpleNamespace(
-        boxes=torch.cat([torch.zeros(len(sides), 2), length, length], 1),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        crowd=torch.tensor(crowd or [False] * len(sides), dtype=torch.bool),
-        difficult=torch.zeros(len(sides), dtype=torch.bool),
-        size_hw=(480, 640),
-    )
-
-
-def test_objects_of_one_size_get_the_scale_at_which_they_have_the_target_size() -> None:
-    assert choose_short_sides([_image([224 * 480 / 608] * 5, [0] * 5)]) == (608,)
-
-
-def test_limits_hold() -> None:
-    tiny, huge = _image([10.0] * 3, [0] * 3), _image([470.0] * 3, [0] * 3)
-    assert choose_short_sides([tiny]) == (800,)
-    assert choose_short_sides([huge]) == (400,)
-    assert choose_short_sides([tiny, huge]) == (400, 800)
-
-
-def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:
-    image = _image([100.0] * 98 + [300.0], [0] * 98 + [1])
-    assert choose_short_sides([image]) == (400, 800)
-    one_class = _image([100.0] * 98 + [300.0], [0] * 99)
-    assert choose_short_sides([one_class]) == (800,)
-
-
-def test_crowds_do_not_count() -> None:
-    image = _image([470.0, 10.0, 10.0], [0, 0, 0], [False, True, True])
-    assert choose_short_sides([image]) == (400,)
-
-
-def test_difficult_objects_count_if_asked() -> None:
-    image = _image([200.0] * 2 + [30.0] * 4, [0] * 6)
-    image.difficult = torch.tensor([False] * 2 + [True] * 4)
-    assert choose_short_sides([image]) == choose_short_sides([_image([200.0] * 2, [0] * 2)])
-    assert choose_short_sides([image], use_difficult=True) != choose_short_sides([image])
-
-
-def test_without_objects_the_middle() -> None:
-    assert choose_short_sides([]) == choose_short_sides([_image([], [])]) == (560,)
-
-
-@pytest.mark.parametrize("limits", [(8, 800), (800, 400)])
-def test_limits_must_be_in_order(limits: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="smallest and largest must be in order"):
-        choose_short_sides([], smallest=limits[0], largest=limits[1])

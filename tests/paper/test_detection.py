@@ -104,7 +104,7 @@ def test_a_second_run_takes_the_scores_that_are_kept(
 def test_our_recipe_stands_beside_the_papers_and_is_called_ours(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    choice = "sppnet.paper.detection_experiment.choose_short_sides"
+    choice = "sppnet.detection.train.choose_short_sides"
     monkeypatch.setattr(choice, lambda *_, **__: (96,))
     words = ("--data", drawn, *STAND_IN, *LITTLE, "--networks", "ZF-5", "--only", "precision")
     code, cells, record = run(9, *words, "--repeats", 2, "--out", tmp_path)

@@ -2,7 +2,8 @@
 
 Where to start reading, in this order:
 
-- ``encoder.py``: convolve an image once, then pool as many of its regions as wanted.
+- ``encoder.py``: convolve an image once, then pool as many of its regions as wanted;
+  ``scales.py``: at which sizes.
 - ``detector.py``: the fitted detector; ``postprocess.py``: how scored boxes become detections.
 - ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
 - ``train.py``: trains a detector stage by stage, as a ``DetectionConfig`` (``sppnet.config``) says;
@@ -13,7 +14,7 @@ Where to start reading, in this order:
 
 from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.detector import CombinedDetector, Detector
-from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales, choose_short_sides
+from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearRegionClassifier, RegionClassifier
@@ -21,6 +22,7 @@ from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfi
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose
+from sppnet.detection.scales import choose_short_sides
 from sppnet.detection.train import build_cached_features, build_encoder, train_detector
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from sppnet.backbones import build_backbone
+from sppnet.backbones import Backbone, build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.assign import SamplingConfig, wants_mirror
 from sppnet.detection.detector import Detector
-from sppnet.detection.encoder import Encoder, choose_short_sides
+from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
@@ -29,6 +29,7 @@ from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
+from sppnet.detection.scales import choose_short_sides
 from sppnet.errors import NothingUsableError
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
@@ -92,6 +93,22 @@ def build_encoder(
     backbone = build_backbone(
         config.backbone, config.weights, layer=config.layer_of_trunk, download=download
     )
+    return put_to_use(backbone, config, images)
+
+
+def put_to_use(
+    backbone: Backbone, config: DetectionConfig, images: Sequence[LabelledImage] = ()
+) -> Encoder:
+    """Make an encoder of a trunk that is there, as a configuration describes it.
+
+    Args:
+        backbone: The trunk.
+        config: Names the scales and the levels.
+        images: Their objects choose the scales if the configuration does not.
+
+    Returns:
+        The encoder.
+    """
     return Encoder(
         backbone,
         config.imgsz

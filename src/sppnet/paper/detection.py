@@ -94,7 +94,7 @@ def measure_table_11(resources: Resources, track: Track) -> Findings:
         experiments = open_experiments(method, images, resources, track)
         for name, row in rows.items():
             yield from _class_cells(name, experiments, ROWS[row])
-    yield from _class_cells(OURS, *_best(images, resources, track))
+    yield from _class_cells(OURS, _best(images, resources, track), BEST)
 
 
 def measure_table_12(resources: Resources, track: Track) -> Findings:
@@ -106,7 +106,7 @@ def measure_table_12(resources: Resources, track: Track) -> Findings:
         for name, experiments in zip((FIRST, SECOND), pair, strict=True):
             yield from _class_cells(name, experiments, BEST)
         yield from _measure_both(pair, track)
-    yield from _class_cells(OURS, *_best(images, resources, track))
+    yield from _class_cells(OURS, _best(images, resources, track), BEST)
 
 
 def measure_table_13(resources: Resources, track: Track) -> Findings:
@@ -169,22 +169,20 @@ def open_experiments(
     ]
 
 
-def _best(
-    images: DetectionImages | str, resources: Resources, track: Track
-) -> tuple[Experiments, Row]:
-    """Experiments with our own recipe, and the row they are of; none if they are not wanted."""
+def _best(images: DetectionImages | str, resources: Resources, track: Track) -> Experiments:
+    """Experiments with our own recipe; none if they are not wanted."""
     method = METHODS[SPP_1]
     if BEST_RECIPE not in resources.budget.recipes or not resources.wants(ZF):
-        return [], BEST
+        return []
     network = find_detection_network(ZF, resources)
     if isinstance(images, str) or isinstance(network, str):
-        return join_reasons(images, network), BEST
+        return join_reasons(images, network)
     found: list[DetectionExperiment] = []
     for seed in resources.seeds:
         settings = resources.budget.settings(BEST_RECIPE, seed)
         own = replace(resources, seed=seed)
         found.append(BestExperiment(method, network, images, own, track, settings))
-    return found, BEST
+    return found
 
 
 def _wants(method: Method, resources: Resources) -> bool:
@@ -203,8 +201,8 @@ def _measure_methods(printed: Printed, resources: Resources, track: Track) -> Fi
                 places = [(row, row, column) for row in printed.rows if row in ROWS]
                 experiments = open_experiments(method, images, resources, track)
                 yield from _mean_cells(places, experiments)
-        experiments, _ = _best(images, resources, track)
-        yield from _mean_cells([("ft fc7 bb", OURS, OUR_COLUMN)], experiments)
+        ours = [("ft fc7 bb", OURS, OUR_COLUMN)]
+        yield from _mean_cells(ours, _best(images, resources, track))
     if "speed" in resources.budget.parts:
         yield from measure_speed(columns, resources, track)
 

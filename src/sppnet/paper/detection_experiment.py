@@ -19,7 +19,6 @@ from sppnet.detection import (
     Encoder,
     LinearRegionClassifier,
     build_cached_features,
-    choose_short_sides,
     train_detector,
 )
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
@@ -30,6 +29,7 @@ from sppnet.detection.train import (
     head_tuning_config,
     inference_config,
     norm_config,
+    put_to_use,
     svm_config,
 )
 from sppnet.errors import Problem
@@ -297,18 +297,7 @@ class BestExperiment(DetectionExperiment):
 
     def _build_encoder(self) -> Encoder:
         """Choose the scales as the recipe does."""
-        config = self.config
-        sides = config.imgsz or choose_short_sides(
-            self.images.train, config.target_side, use_difficult=config.use_difficult
-        )
-        return Encoder(
-            self.network.backbone,
-            sides,
-            config.levels,
-            config.projection,
-            config.max_long_side or None,
-            config.target_side,
-        )
+        return put_to_use(self.network.backbone, self.config, self.images.train)
 
 
 def describe_proposals(config: DetectionConfig) -> str:
