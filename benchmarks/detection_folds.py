@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from sppnet.app.detect import choose_split
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
 from sppnet.detection import DetectionConfig, build_cached_features, build_encoder, train_detector
@@ -30,42 +31,26 @@ from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
 
+TRAINING = ("train", "trainval")
 FIGURES = ("ap50", "ap75", "ap")
 Images = list[LabelledImage]
 
 
-def open_split(
-    folder: Path, splits: list[str], names: tuple[str, ...] = ()
-) -> tuple[Images, tuple[str, ...]]:
-    """Images of the first of some splits that a set has, and its classes."""
-    dataset = None
-    for split in splits:
-        try:
-            dataset = open_detection_dataset(folder, split, **({"names": names} if names else {}))
-            break
-        except Exception as error:
-            problem = error
-    if dataset is None:
-        raise SystemExit(f"{folder}: none of the splits {splits}: {problem}")
-    return list(dataset.images), dataset.names
-
-
 def rounds(
-    images: Images, folder: Path, names: tuple[str, ...], words: argparse.Namespace
+    images: Images, scored: Images, words: argparse.Namespace
 ) -> Iterator[list[tuple[Images, Images]]]:
     """For each draw: pairs of the photos that are learnt from and those that are scored."""
+    most = words.photos or None
     for draw in range(words.draws):
         shuffle = torch.Generator().manual_seed(draw)
         mixed = [images[i] for i in torch.randperm(len(images), generator=shuffle).tolist()]
         if words.test:
-            yield [(mixed[: words.photos or None], open_split(folder, [words.test], names)[0])]
+            yield [(mixed[:most], scored)]
             continue
         parts = [mixed[fold :: words.folds] for fold in range(words.folds)]
         yield [
             (
-                [each for other in parts if other is not part for each in other][
-                    : words.photos or None
-                ],
+                [each for other in parts if other is not part for each in other][:most],
                 part,
             )
             for part in parts
@@ -101,7 +86,7 @@ def main() -> None:
     """Score every set, print a row for each and the mean, and write."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("data", type=Path, nargs="+", help="folders of the sets")
-    parser.add_argument("--train", nargs="+", default=["train", "trainval"])
+    parser.add_argument("--train", help="split to learn from; train or trainval if none")
     parser.add_argument("--test", help="split that is scored; folds of the training split if none")
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--photos", type=int, default=0, help="to learn from; 0 for all")
@@ -117,12 +102,16 @@ def main() -> None:
     cache = FeatureCache(words.out / "cache")
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder in words.data:
-        images, names = open_split(folder, words.train)
+        learnt = open_detection_dataset(folder, choose_split(folder, words.train, TRAINING))
+        names, scored = learnt.names, ()
+        if words.test:
+            scored = open_detection_dataset(folder, words.test, names=names).images
         rows[folder.name] = [
-            score(pairs, names, config, cache) for pairs in rounds(images, folder, names, words)
+            score(pairs, names, config, cache)
+            for pairs in rounds(list(learnt.images), list(scored), words)
         ]
         print(folder.name, _row(rows[folder.name]), flush=True)
-    everything = [each for row in zip(*rows.values(), strict=True) for each in [_mean(row)]]
+    everything = [_mean(row) for row in zip(*rows.values(), strict=True)]
     print("mean", _row(everything))
     facts = {"settings": asdict(config), "photos": words.photos, **environment()}
     write_json(words.out / f"{words.name}.json", {"sets": rows, **facts})

@@ -161,7 +161,7 @@ def test_report_stands_alone_and_says_the_figures(demo: Demo) -> None:
 def test_it_says_where_the_report_is(demo: Demo) -> None:
     assert demo.output.splitlines()[-1] == "report: demo/report.html"
     assert "untrained" in demo.output
-    assert "left" in demo.log or demo.metrics()["seconds"]["total"] < 120
+    assert "left" in demo.log or demo.metrics()["seconds"]["total"] < 60
 
 
 def test_picture_for_the_readme_is_a_small_jpeg(demo: Demo) -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from sppnet.backbones.registry import Trunk
 from sppnet.backbones.tracing.cut import TO_CHANNELS_FIRST, Cut, find_name
-from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, Axis
+from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, Axis, round_up
 from sppnet.errors import OutputError
 
 COLOURS = 3
@@ -270,13 +270,3 @@ def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
     padded = pad(backbone.normalise(images), (0, longer[1] - sides[1], 0, longer[0] - sides[0]))
     features: Tensor = backbone.trunk(padded)
     return features
-
-
-def round_up(number: int, step: int) -> int:
-    """Round up to a multiple of `step`.
-
-    Example:
-        >>> round_up(225, 32)
-        256
-    """
-    return (number + step - 1) // step * step

@@ -159,18 +159,19 @@ def run_predict(
         tally.add_failed(problem)
     tally.add_ok(len(found.kept))
     records = _records(classifier, listing.paths, listing.files, found, top)
+    counts = _count_best(records, classifier.names)
     document = {
         "model": str(model),
         "names": list(classifier.names),
         "score_kind": classifier.score_kind,
         "view": _view_words(chosen),
-        "counts": dict(_count_best(records, classifier.names)),
+        "counts": dict(counts),
         "images": records,
         "failed": shared.plain_problems(tally.problems),
     }
     _write_predictions(out, document)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    _say_predictions(records, classifier.names)
+    _say_predictions(records, counts)
     shared.say_results(out / "predictions.json", out / "predictions.csv", out / "counts.csv")
     tally.finish()
 
@@ -235,12 +236,11 @@ def _count_best(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> C
 def _write_predictions(out: Path, document: dict[str, Any]) -> None:
     """Write the JSON file and the tables."""
     write_json(out / "predictions.json", document)
-    is_probability = document["score_kind"] == "probability"
     rows: list[list[object]] = []
     for record in document["images"]:
         cells = zip(record["names"], record["labels"], record["scores"], strict=True)
         for rank, (name, label, score) in enumerate(cells, start=1):
-            sure = Number(f"{score:.4f}") if is_probability else ""
+            sure = _confidence(score, document["score_kind"])
             rows.append([record["file"], name, rank, label, score, sure])
     header = ["file", "name", "rank", "label", "score", "confidence"]
     write_table(out / "predictions.csv", header, rows)
@@ -255,26 +255,29 @@ def _write_answers(
     truth: Tensor,
 ) -> None:
     """Write the truth and the best class of each image that was scored."""
-    is_probability = classifier.score_kind == "probability"
     rows: list[list[object]] = []
     for file, row, label in zip(files, scores, truth.tolist(), strict=True):
         best = rank_scores(row, 1)
         answer, score = int(best["labels"][0]), float(best["scores"][0])
         names = (classifier.names[each] for each in (answer, label))
-        sure = Number(f"{score:.4f}") if is_probability else ""
+        sure = _confidence(score, classifier.score_kind)
         rows.append([file, *names, int(answer == label), score, sure])
     header = ["file", "name", "truth", "is_right", "score", "confidence"]
     write_table(path, header, rows)
 
 
-def _say_predictions(records: list[dict[str, Any]], names: Sequence[str]) -> None:
+def _confidence(score: float, kind: str) -> object:
+    """The cell of a table for how sure a score is: empty for margins, which say nothing of that."""
+    return Number(f"{score:.4f}") if kind == "probability" else ""
+
+
+def _say_predictions(records: list[dict[str, Any]], counts: Mapping[str, int]) -> None:
     """Print the first images with their best class, and how many images each class has."""
     rows = [
         [each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records[:SHOWN]
     ]
     if rows:
         say_table(["image", "class", "score"], rows)
-        counts = _count_best(records, names)
         say()
         say_table(["class", "images"], [pair for pair in counts.items() if pair[1]])
     if len(records) > SHOWN:

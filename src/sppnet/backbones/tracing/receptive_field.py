@@ -19,6 +19,16 @@ CHANNELS_LAST = ("n", "y", "x", "c")
 TRIED = 8  # multiples of a side; from some length on every stride gives one more cell
 
 
+def round_up(number: int, step: int) -> int:
+    """Round up to a multiple of `step`.
+
+    Example:
+        >>> round_up(225, 32)
+        256
+    """
+    return (number + step - 1) // step * step
+
+
 @dataclass(frozen=True)
 class Window:
     """One convolution or pooling along one side of a map.
@@ -162,7 +172,7 @@ class Axis:
         if self.centre == other.centre:
             return True
         step = math.lcm(self.multiple, other.multiple)
-        shortest = -(-max(self.shortest_side(), other.shortest_side()) // step) * step
+        shortest = round_up(max(self.shortest_side(), other.shortest_side()), step)
         sides = range(shortest, shortest + math.lcm(step, self.stride), step)
         return all(self.cells(side) == other.cells(side) for side in sides)
 
