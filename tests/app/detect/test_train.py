@@ -15,7 +15,10 @@ from sppnet.detection import CachedFeatures
 from sppnet.images import draw_detection_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "64"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "64"),
+    *("--max-anchors", "40", "--mirror", "off"),
+]
 TUNED = ["--tune", "head", "--tune-updates", "4", "--widths", "8,8"]
 
 
