@@ -13,9 +13,8 @@ OUT/cache, so that several settings share them. Leaves NAME.json in the folder o
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,10 +22,10 @@ from typing import Any
 import torch
 
 from sppnet.app.detect import choose_split
+from sppnet.app.detect.budget import cross_validate
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import DetectionConfig, build_cached_features, build_encoder, train_detector
-from sppnet.evaluation import summarise_detections
+from sppnet.detection import DetectionConfig
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
@@ -57,31 +56,6 @@ def rounds(
         ]
 
 
-def score(
-    pairs: list[tuple[Images, Images]],
-    names: tuple[str, ...],
-    config: DetectionConfig,
-    cache: FeatureCache,
-) -> dict[str, Any]:
-    """Train and score; average precision over all scored images together."""
-    found, scored, seconds = {}, [], 0.0
-    for learnt, held in pairs:
-        start = time.perf_counter()
-        encoder = build_encoder(config, learnt)
-        cached = build_cached_features(config, learnt, encoder, cache)
-        detector = train_detector(cached, names, config, track=track)
-        seconds += time.perf_counter() - start
-        test = build_cached_features(
-            config, held, detector.encoder, cache, anchors=detector.anchors
-        )
-        test.propose_all(track=track)
-        for image, encoded, proposals in test.samples("detecting", track):
-            number = len(scored)
-            found[number] = detector.detect(encoded, proposals)
-            scored.append(replace(image, image_id=number))
-    return {**summarise_detections(scored, found, names), "seconds": seconds}
-
-
 def main() -> None:
     """Score every set, print a row for each and the mean, and write."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
@@ -107,7 +81,7 @@ def main() -> None:
         if words.test:
             scored = open_detection_dataset(folder, words.test, names=names).images
         rows[folder.name] = [
-            score(pairs, names, config, cache)
+            cross_validate(pairs, names, config, cache, track=track)
             for pairs in rounds(list(learnt.images), list(scored), words)
         ]
         print(folder.name, _row(rows[folder.name]), flush=True)
