@@ -7,8 +7,9 @@ Settings are chosen by folds over the photos that they may learn from (``--train
 each set that is for training): they are shuffled and divided, and each part is scored by a detector
 that learnt from the others. With ``--test SPLIT`` a detector learns from the training split, or
 from ``--photos`` of it, and is scored on that split; that is for reporting, not for choosing.
-``--set NAME=VALUE`` changes a setting of ``sppnet detect train``. Proposals and maps stay in
-OUT/cache, so that several settings share them. Leaves NAME.json in the folder of ``--out``.
+``--set NAME=VALUE`` changes a setting of ``sppnet detect train``, ``--testing`` one of ``val``.
+Proposals and maps stay in OUT/cache, so that several settings share them. Leaves NAME.json in the
+folder of ``--out``.
 """
 
 import argparse
@@ -66,13 +67,14 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=0, help="to learn from; 0 for all")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--testing", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--name", default="folds", help="of the file that is written")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/detection-folds"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    given = dict(each.split("=", 1) for each in words.set)
-    config = load_settings(DetectionConfig, None, {k: _value(v) for k, v in given.items()})
+    config = load_settings(DetectionConfig, None, _values(words.set))
+    testing = _values(words.testing)
     cache = FeatureCache(words.out / "cache")
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder in words.data:
@@ -81,14 +83,23 @@ def main() -> None:
         if words.test:
             scored = open_detection_dataset(folder, words.test, names=names).images
         rows[folder.name] = [
-            cross_validate(pairs, names, config, cache, track=track)
+            cross_validate(pairs, names, config, cache, testing=testing, track=track)
             for pairs in rounds(list(learnt.images), list(scored), words)
         ]
         print(folder.name, _row(rows[folder.name]), flush=True)
     everything = [_mean(row) for row in zip(*rows.values(), strict=True)]
     print("mean", _row(everything))
-    facts = {"settings": asdict(config), "photos": words.photos, **environment()}
+    facts = {
+        "settings": asdict(config),
+        "testing": testing,
+        "photos": words.photos,
+        **environment(),
+    }
     write_json(words.out / f"{words.name}.json", {"sets": rows, **facts})
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    return {name: _value(text) for name, text in (word.split("=", 1) for word in words)}
 
 
 def _value(text: str) -> Any:

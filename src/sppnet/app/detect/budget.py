@@ -251,6 +251,7 @@ def cross_validate(
     config: DetectionConfig,
     cache: FeatureCache,
     *,
+    testing: Mapping[str, Any] | None = None,
     external: ExternalProposals | None = None,
     device: torch.device | str = "cpu",
     track: Track = no_tracking,
@@ -262,6 +263,7 @@ def cross_validate(
         names: Class names in the order of the labels.
         config: The settings.
         cache: Keeps maps and proposals.
+        testing: Constants of `InferenceConfig` that are not as the training leaves them.
         external: Proposals from a file, used instead of those from the pixels.
         device: Where to compute.
         track: Shows progress.
@@ -281,6 +283,7 @@ def cross_validate(
         encoder.backbone.to(device)
         cached = build_cached_features(config, learnt, encoder, cache, external=external)
         detector = train_detector(cached, names, config, track=track)
+        detector.inference = detector.inference.changed(testing or {})
         seconds += time.perf_counter() - begin
         test = build_cached_features(
             config, held, detector.encoder, cache, anchors=detector.anchors, external=external
