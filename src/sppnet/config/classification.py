@@ -142,7 +142,7 @@ def _check_positive(**values: float) -> None:
 class TrainConfig:
     """Training of trunk and head together with gradient descent, at one size or at many."""
 
-    backbone: Annotated[str, Flag("NAME", "Network")] = "squeezenet1_1"
+    backbone: Annotated[str, Flag("NAME", "Network")] = "efficientnet_lite0"
     """Convolution trunk, by name."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights that the trunk starts from: DEFAULT, none or a safetensors file."""
