@@ -124,7 +124,8 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
 
 
 def test_operating_points_are_of_photos_that_were_held_out(prepare, scenes) -> None:
-    few = replace(SETTINGS, max_proposals=60, operating_point=True)
+    # on ten photos both thresholds lie so close that another engine's rounding swaps them
+    few = replace(SETTINGS, max_proposals=60, operating_point=True, engine="torch")
     stages = Stages()
     detector = train_detector(prepare(settings=few), scenes.names, few, stage=stages.stage)
     assert list(stages.seconds())[-1] == "operating point"
@@ -246,9 +247,9 @@ PARTS = {
 }
 # settings that are not a constant of one part: they are read where training decides what to do
 READ_BY_TRAINING = {
-    *("backbone", "layer", "weights", "imgsz", "max_long_side", "levels", "projection"),
-    *("target_side", "anchors", "tune", "features", "classifier", "prefilter", "mirror"),
-    *("few_objects", "box_regression", "operating_point"),
+    *("backbone", "layer", "weights", "engine", "imgsz", "max_long_side", "levels"),
+    *("projection", "target_side", "anchors", "tune", "features", "classifier", "prefilter"),
+    *("mirror", "few_objects", "box_regression", "operating_point"),
 }
 OTHER = {
     "tune_positive_from": 0.6,
