@@ -1,6 +1,6 @@
-"""Runs a frozen trunk of convolutions in onnxruntime, which takes half the time of torch on a CPU.
+"""Runs a frozen trunk of convolutions in onnxruntime: about half of the time of torch on a CPU.
 
-Its maps are those of torch to about 1e-6 of the largest value, and the same bits for any number of
+Its maps are those of torch to a few 1e-6 of the largest value, and the same bits for any number of
 threads, alone and in any batch (docs/trunks.md has the figures).
 """
 
