@@ -28,7 +28,7 @@ class CheckReport:
 
     Args:
         root: The data set.
-        layout: "voc", "coco", "yolo" or "class folders".
+        layout: "voc", "coco", "yolo", "labels" or "class folders".
         splits: Names of its splits.
         counts: "images", "boxes" (detection), "images without boxes" (detection), "classes".
         per_class: Boxes, or images, of each class.
