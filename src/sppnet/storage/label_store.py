@@ -1,8 +1,7 @@
 """Labels of photos that lose nothing: every edit is on the disk before the call returns.
 
-One SQLite file in WAL mode. Each edit adds a revision of its photo and removes none, so that undo,
-redo and a look back work after a restart, and two people at once never overwrite each other unseen.
-No torch.
+One SQLite file in WAL mode. Each edit adds a revision of its photo and removes none, so that undo
+and redo work after a restart, and people never overwrite each other unseen. No torch.
 """
 
 import json
@@ -101,15 +100,15 @@ class LabelStore:
                 self._db.execute(f"PRAGMA {pragma}")
         self._prepare(photos)
 
-    def close(self) -> None:
-        """Close the file; nothing waits to be written."""
-        self._db.close()
-
     def __enter__(self) -> "LabelStore":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing waits to be written."""
+        self._db.close()
 
     @property
     def photos_folder(self) -> Path:
