@@ -7,11 +7,11 @@ r"""How fast a session learns from an edit, and what its models are worth agains
     python benchmarks/labelling.py order --data DIR --photos 60 --seeds 5
 
 DIR is a set with splits ``train`` and ``test`` in any layout; its photos are copied, its labels
-play the person. ``refit``: seconds from one moved box to new suggestions for its photo. ``first``: the
-same after the 5th box of a new folder. ``warm``: AP50 after so many warm rounds and of a full fit
-on the same labels. ``doubts``: planted label errors among the 40 most doubtful. ``order``: photos
-until 90 % of the full AP50, in our order and at random. ``--features`` keeps the maps for other
-runs. Leaves labelling_WHAT.json in the folder of ``--out``.
+play the person. ``refit``: seconds from one moved box to new suggestions for its photo. ``first``:
+the same after the 5th box of a new folder. ``warm``: AP50 after so many warm rounds, and of a full
+fit on the same labels. ``doubts``: planted label errors among the 40 most doubtful. ``order``:
+boxes until 90 % of the full AP50, in our order and at random. ``--features`` keeps the maps for
+other runs. Leaves labelling_WHAT.json in the folder of ``--out``.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from sppnet.images import (
     read_image_size,
 )
 from sppnet.images.findings import Findings
-from sppnet.images.readers.voc import XmlElement, read_xml
+from sppnet.images.readers.voc import XmlElement, read_voc_annotation, read_xml
 from sppnet.images.readers.yolo import choose_places, find_yolo_places
 from sppnet.storage.files import (
     ensure_output_folder,
@@ -155,15 +155,11 @@ def _voc_extras(source: Path) -> Callable[[LabelledImage], tuple[Extras, dict[Ke
         root = read_xml(path)
         own = {"filename", "size", "object"}
         of_photo = {"voc": _plain(root, own)}
+        elements = root.named("object")
         of_box = {}
-        for element in root.named("object"):
-            try:
-                (box,), (name,) = element.named("bndbox"), element.named("name")
-                sides = [float(box.named(tag)[0].text) for tag in ("xmin", "ymin", "xmax", "ymax")]
-            except (ValueError, IndexError):
-                continue  # the reader has said so
-            corners = (sides[0] - 1, sides[1] - 1, sides[2], sides[3])
-            of_box[_key(name.text, corners)] = _plain(element, {"name", "bndbox"})
+        for raw in read_voc_annotation(path).boxes:
+            element = elements[int(raw.where.split()[1]) - 1]  # "object 3"
+            of_box[_key(raw.class_name, raw[:4])] = _plain(element, {"name", "bndbox"})
         return of_photo, of_box
 
     return extras
@@ -429,7 +425,7 @@ def _write_yolo(store: LabelStore, labels: Sized, out: Path) -> None:
             shares = [*middle, (x2 - x1) / width, (y2 - y1) / height]
             shares += box.extra.get("keypoints", [])
             shares = box.extra.get("polygon", shares)
-            words = " ".join(f"{share:.9g}" for share in shares)
+            words = " ".join(f"{share:.7g}" for share in shares)
             lines.append(f"{names.index(box.name)} {words}\n")
         write_text(folder / f"{Path(_flat(each.photo)).stem}.txt", "".join(lines))
     content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(names))}

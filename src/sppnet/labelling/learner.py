@@ -34,9 +34,8 @@ from sppnet.detection.train import (
 from sppnet.images import LabelledImage
 
 MOST_LANDMARKS = 768
-LANDMARKS_PER_PHOTO = 64
-# Landmarks and the scale of the features are chosen again when there are so many photos.
-FIRST_PHOTOS, ENOUGH_PHOTOS = 4, 32
+# Landmarks are chosen again when there are so many times as many photos, up to so many photos.
+LANDMARK_GROWTH, ENOUGH_PHOTOS = 2, 64
 # Anchors are learnt again when there are so many times as many labelled photos.
 ANCHOR_GROWTH = 1.3
 # Samples of the box regression that are kept over all photos, about 1.5 KB each and stage.
@@ -120,7 +119,8 @@ class WarmLearner:
     @property
     def wants_landmarks(self) -> bool:
         """Whether so many photos have come since that the landmarks should be chosen again."""
-        return self._landmark_photos < ENOUGH_PHOTOS <= len(self.learnt)
+        wanted = LANDMARK_GROWTH * self._landmark_photos
+        return 0 < self._landmark_photos < ENOUGH_PHOTOS and len(self.learnt) >= wanted
 
     def grow(self, names: Sequence[str]) -> None:
         """Name the classes anew; the first ones keep their numbers, further ones are added.
@@ -167,6 +167,8 @@ class WarmLearner:
         number = self._numbers.setdefault(image.path, len(self._numbers))
         self.learnt[image.path] = Learnt(image, 1 + mirrored, unfinished, number)
         self._share_images()
+        if not self.names:  # there is no class that it could be a negative of
+            return
         self._begin()
         for view in [image, image.mirror()][: 1 + mirrored]:
             self._learn_view(view, 2 * number + view.is_mirrored, unfinished)
@@ -185,6 +187,7 @@ class WarmLearner:
 
     def mine(self, path: Path) -> None:
         """Look through a photo that is known already for further hard negatives."""
+        self._begin()
         known = self.learnt[path]
         for view in [known.image, known.image.mirror()][: known.views]:
             self._mine_view(view, 2 * known.number + view.is_mirrored, known.unfinished)
@@ -303,12 +306,11 @@ class WarmLearner:
         known = list(self.learnt.values())
         self._landmark_photos = len(known)
         rows = []
-        per_photo = max(LANDMARKS_PER_PHOTO // 4, MOST_LANDMARKS // len(known))
+        per_photo = max(16, MOST_LANDMARKS // len(known))
+        sampler = BoxCascade(1, cascade_config(self.config))
         for each in [known[i] for i in torch.randperm(len(known), generator=draw).tolist()]:
-            near, _, _ = BoxCascade(1, cascade_config(self.config)).near_objects(
-                each.image, self.cached.propose(each.image), draw
-            )
             proposals = self.cached.propose(each.image)
+            near, _, _ = sampler.near_objects(each.image, proposals, draw)
             some = torch.randperm(len(proposals), generator=draw)[:per_photo]
             boxes = torch.cat([near[: per_photo // 2], proposals[some]])[:per_photo]
             rows.append(self.cached.encoder.describe(self.encoded(each.image), boxes) * self.scale)

@@ -151,6 +151,8 @@ class LearningLoop:
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
         if self.learner.wants_anchors and len(self.learner.learnt) <= AHEAD:
             self.learner.learn_anchors()
+        if self.learner.wants_landmarks and len(self.learner.learnt) <= AHEAD:
+            self.learner.renew_landmarks()
         self.learner.fit()
         self._publish()
         self._mined.clear()
