@@ -20,7 +20,7 @@ from sppnet.detection.assign import trainable_objects, wants_mirror
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.box_sums import BoxSums, Landmarks
-from sppnet.detection.heads.hard_negatives import HardNegativeMiner
+from sppnet.detection.heads.hard_negatives import NEVER, HardNegativeMiner
 from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
@@ -282,7 +282,9 @@ class WarmLearner:
         return detector
 
     def _classifier(self, miner: HardNegativeMiner) -> LinearRegionClassifier:
-        weights = (miner.weights_ * self.scale).contiguous()
+        # a class that has lost its positives still has weights, those of its negatives
+        is_found = miner.bias_ > NEVER
+        weights = (miner.weights_ * self.scale * is_found).contiguous()
         return LinearRegionClassifier(weights, miner.bias_.clone())
 
     def _share_images(self) -> None:

@@ -141,9 +141,10 @@ class LearningLoop:
         """
         self.sync()
         end = time.monotonic() + SHARE_TO_LEARN * budget
+        changed = []
         while self.pending:
-            photo, _ = self.pending.popitem()  # the latest first
-            self._learn(photo)
+            changed.append(self.pending.popitem()[0])  # the latest first
+            self._learn(changed[-1])
             if time.monotonic() > end:
                 break
         if not any(len(each.image.boxes) for each in self.learner.learnt.values()):
@@ -154,6 +155,11 @@ class LearningLoop:
         if self.learner.wants_landmarks and len(self.learner.learnt) <= AHEAD:
             self.learner.renew_landmarks()
         self.learner.fit()
+        if len(changed) <= AHEAD:  # what the new solution takes for things on these photos
+            for photo in changed:
+                if self.folder / photo in self.learner.learnt:
+                    self.learner.mine(self.folder / photo)
+            self.learner.fit()
         self._publish()
         self._mined.clear()
         self._polished = False

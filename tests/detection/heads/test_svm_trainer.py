@@ -168,7 +168,7 @@ def test_object_stands_for_the_proposals_of_its_region(prepare, scenes, monkeypa
         asked.append(boxes)
         return distinct(encoded, boxes)
 
-    monkeypatch.setattr(trainer, "_distinct", watch)
+    monkeypatch.setattr(trainer, "distinct", watch)
     trainer.mine()
     for image, boxes in zip(scenes.images[:3], asked, strict=True):
         assert torch.equal(boxes[: len(image.boxes)], image.boxes)

@@ -181,17 +181,19 @@ class HardNegativeMiner:
         for label in labels.unique().tolist():
             self._has_positives[label] = True
             self._new_of[label] += 1
+            if self.objectives_[label]:
+                self.bias_[label] = self._svms.bias[label]
 
     def drop(self, owners: Collection[int]) -> None:
-        """Forget all that was learnt from some owners; the next fit starts from what is left."""
+        """Forget all that was learnt from some owners; the next fit starts from what is left.
+
+        A class that is left without positives is found no more. Its negatives stay, and count again
+        once it has positives.
+        """
         for label in self._svms.drop(owners):
             self._new_of[label] += 1
-        has_rows = torch.tensor([count > 0 for count in self._svms.count_positives()])
-        for label in (self._has_positives & ~has_rows).nonzero().flatten().tolist():
-            self._svms.weights[label], self._svms.bias[label] = 0.0, NEVER
-            self.bias_[label] = NEVER
-            self.objectives_[label] = []
-        self._has_positives = has_rows
+        self._has_positives = torch.tensor([n > 0 for n in self._svms.count_positives()])
+        self.bias_[~self._has_positives] = NEVER
 
     def grow(self, num_classes: int) -> None:
         """Make room for more classes; they have no positives yet.
