@@ -95,12 +95,27 @@ def test_anchors_are_learnt_when_there_are_enough_new_photos(begin, images) -> N
     assert not learner.wants_anchors
     learner.learn(images[0], mirrored=False)
     assert learner.wants_anchors
-    learner.learn_anchors()
+    learner.anchors_anew()()()
     assert not learner.wants_anchors
     learner.learn(images[1], mirrored=False)
     assert learner.wants_anchors  # twice as many
     learner.fit()
     assert learner.detector().anchors is not None
+
+
+def test_photos_that_change_while_landmarks_are_chosen_are_summed_as_they_are(
+    begin, images
+) -> None:
+    learner = begin()
+    for image in images[:3]:
+        learner.learn(image, mirrored=False)
+    assert learner.wants_landmarks
+    use = learner.landmarks_anew()()
+    learner.forget(images[0].path)
+    learner.learn(images[3], mirrored=False)
+    use()
+    numbers = {each.number for each in learner.learnt.values()}
+    assert {owner // 2 for owner in learner._boxes._samples} == numbers
 
 
 def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(begin, images) -> None:

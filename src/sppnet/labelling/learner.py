@@ -6,7 +6,7 @@ fits start from the last solution.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -33,6 +33,7 @@ from sppnet.detection.train import (
 )
 from sppnet.images import LabelledImage
 
+Work = Callable[[], Callable[[], None]]
 MOST_LANDMARKS = 768
 # Landmarks are chosen again when there are so many times as many photos, up to so many photos.
 LANDMARK_GROWTH, ENOUGH_PHOTOS = 2, 64
@@ -60,6 +61,14 @@ class Learnt:
     views: int
     unfinished: bool
     number: int
+
+    def list_views(self) -> list[LabelledImage]:
+        """The photo, and its mirror image if that is learnt from, too."""
+        return [self.image, self.image.mirror()][: self.views]
+
+    def owner_of(self, view: LabelledImage) -> int:
+        """The number that a view's rows belong to."""
+        return 2 * self.number + view.is_mirrored
 
 
 class WarmLearner:
@@ -165,13 +174,16 @@ class WarmLearner:
         self.forget(image.path)
         self.encoded(image)  # before anything is changed
         number = self._numbers.setdefault(image.path, len(self._numbers))
-        self.learnt[image.path] = Learnt(image, 1 + mirrored, unfinished, number)
+        known = Learnt(image, 1 + mirrored, unfinished, number)
+        self.learnt[image.path] = known
         self._share_images()
         if not self.names:  # there is no class that it could be a negative of
             return
         self._begin()
-        for view in [image, image.mirror()][: 1 + mirrored]:
-            self._learn_view(view, 2 * number + view.is_mirrored, unfinished)
+        for view in known.list_views():
+            self._learn_view(view, known.owner_of(view), unfinished)
+        if self._boxes is not None:
+            self._sum_views(self._boxes, known)
 
     def forget(self, path: Path) -> None:
         """Take away all that was learnt from a photo; nothing if nothing was."""
@@ -189,8 +201,8 @@ class WarmLearner:
         """Look through a photo that is known already for further hard negatives."""
         self._begin()
         known = self.learnt[path]
-        for view in [known.image, known.image.mirror()][: known.views]:
-            self._mine_view(view, 2 * known.number + view.is_mirrored, known.unfinished)
+        for view in known.list_views():
+            self._mine_view(view, known.owner_of(view), known.unfinished)
 
     def fit(self, *, early: bool = True) -> None:
         """Fit what has changed, from the last solution on.
@@ -202,23 +214,58 @@ class WarmLearner:
             self._miner.refit(early=early)
             self._boxes.solve()
 
-    def learn_anchors(self) -> None:
-        """Learn anchors from all labelled photos; proposals change from then on."""
+    def anchors_anew(self) -> Work:
+        """Prepare to learn anchors from all labelled photos; proposals change once they are in use.
+
+        Returns:
+            The long work, for which the learner may be used meanwhile. What that returns puts the
+            anchors to use.
+        """
         labelled = [each.image for each in self.learnt.values() if len(each.image.boxes)]
-        if not labelled:
-            return
         constants = part_of(self.config, AnchorConfig, "anchor_")
         proposer = AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
-        self.cached.use_anchors(proposer.fit([(image, self.encoded(image)) for image in labelled]))
-        self._anchor_photos = len(labelled)
+        maps = self.cached.subset(labelled).maps("learning anchors")
 
-    def renew_landmarks(self) -> None:
-        """Choose landmarks for the box regression from all photos, and sum anew."""
-        self._boxes = self._begin_boxes()
-        for known in self.learnt.values():
-            for view in [known.image, known.image.mirror()][: known.views]:
-                self._sum_boxes(view, 2 * known.number + view.is_mirrored)
-        self._boxes.solve()
+        def work() -> Callable[[], None]:
+            proposer.fit(maps)
+
+            def use() -> None:
+                self.cached.use_anchors(proposer)
+                self._anchor_photos = len(labelled)
+
+            return use
+
+        return work
+
+    def landmarks_anew(self) -> Work:
+        """Prepare to choose landmarks for the box regression from all photos, and to sum anew.
+
+        Returns:
+            The long work, for which the learner may be used meanwhile. What that returns puts the
+            sums to use; photos that have changed since are summed then.
+        """
+        known = dict(self.learnt)
+        boxes = self._begin_boxes()
+
+        def work() -> Callable[[], None]:
+            for each in known.values():
+                self._sum_views(boxes, each)
+
+            def use() -> None:
+                boxes.grow(len(self.names))
+                for path, each in known.items():
+                    if self.learnt.get(path) is not each:
+                        for view in each.list_views():
+                            boxes.drop(each.owner_of(view))
+                self._boxes = boxes
+                for path, each in self.learnt.items():
+                    if known.get(path) is not each:
+                        self._sum_views(boxes, each)
+                boxes.solve()
+
+            return use
+
+        return work
 
     def detector(self) -> Detector:
         """Give the detector as it is learnt so far; later changes do not reach it.
@@ -349,7 +396,6 @@ class WarmLearner:
             rows = trainer.describe(encoded, self.cached.encoder.assign_regions(encoded, boxes))
             self._miner.add_positives(rows, labels, owner)
         self._mine_view(view, owner, unfinished)
-        self._sum_boxes(view, owner)
 
     @torch.no_grad()
     def _mine_view(self, view: LabelledImage, owner: int, unfinished: bool) -> None:
@@ -386,12 +432,13 @@ class WarmLearner:
         bound = alike[free].quantile(1 - SUSPECT_SHARE)
         return negative & (alike >= bound)[:, None]
 
-    def _sum_boxes(self, view: LabelledImage, owner: int) -> None:
-        """Add the samples of the box regression of one view."""
-        if self._boxes is not None and len(view.boxes):
-            most = max(8, MOST_BOX_SAMPLES // (2 * max(1, len(self.learnt))))
-            encoded, proposals = self.encoded(view), self.cached.propose(view)
-            self._boxes.add(owner, view, encoded, proposals, most)
+    def _sum_views(self, boxes: BoxSums, known: Learnt) -> None:
+        """Add the samples of the box regression of a photo."""
+        most = max(8, MOST_BOX_SAMPLES // (2 * max(1, len(self.learnt))))
+        for view in known.list_views():
+            if len(view.boxes):
+                encoded, proposals = self.encoded(view), self.cached.propose(view)
+                boxes.add(known.owner_of(view), view, encoded, proposals, most)
 
 
 def _copied(stage: RidgeBoxRegressor, rows: Tensor | None = None) -> RidgeBoxRegressor:

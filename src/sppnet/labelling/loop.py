@@ -1,7 +1,7 @@
 """The loop between labels and model: what is still to be learnt, fits, and what a model finds."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -24,7 +24,7 @@ from sppnet.images import LabelledImage, read_labels
 from sppnet.images.findings import Findings
 from sppnet.images.readers.labels import label_image
 from sppnet.labelling.folds import HeldOut, detect_held_out
-from sppnet.labelling.learner import WarmLearner
+from sppnet.labelling.learner import WarmLearner, Work
 from sppnet.labelling.order import Candidate, measure_uncertainty
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
@@ -34,7 +34,7 @@ from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
 SHORT_SIDES = (480, 720)
 FOLDS = 5
 AHEAD = 3  # photos after the one looked at that are convolved before anything else is improved
-LOOKED_AT = 200  # photos whose uncertainty is measured for the order, at most
+LOOKED_AT = 40  # photos whose uncertainty is measured for the order, at most
 SHARE_TO_LEARN = 0.7  # of the seconds of a fit; the rest is for the solution
 
 
@@ -151,9 +151,9 @@ class LearningLoop:
             self.model = None
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
         if self.learner.wants_anchors and len(self.learner.learnt) <= AHEAD:
-            self.learner.learn_anchors()
+            self.learner.anchors_anew()()()
         if self.learner.wants_landmarks and len(self.learner.learnt) <= AHEAD:
-            self.learner.renew_landmarks()
+            self.learner.landmarks_anew()()()
         self.learner.fit()
         if len(changed) <= AHEAD:  # what the new solution takes for things on these photos
             for photo in changed:
@@ -217,47 +217,98 @@ class LearningLoop:
         Returns:
             Whether there was one.
         """
+        long = None
         with self.lock:
             ahead = next(self._not_convolved(AHEAD), None)
-            if ahead is None and self._improve_model():
-                return True
+            if ahead is None:
+                long = self._long_work()
+                if long is None and self._improve_model():
+                    return True
+        if long is not None:
+            use = long()  # edits and fits go on meanwhile
+            with self.lock:
+                use()
+            return True
         ahead = ahead or next(self._not_convolved(len(self.photos)), None)
         if ahead is not None:
             self._convolve(ahead)
-        return ahead is not None
+        return ahead is not None or self._look_ahead()
+
+    def _long_work(self) -> Work | None:
+        """Work of many seconds, if there is some: anchors, landmarks, a mirror image's maps."""
+        learner = self.learner
+        if self.pending or not learner.is_ready:
+            return None
+        if learner.wants_anchors:
+            return self._published(learner.anchors_anew())
+        if learner.wants_landmarks:
+            return self._published(learner.landmarks_anew())
+        lone = self._without_mirror()
+        if lone is None:
+            return None
+        view = learner.learnt[self.folder / lone].image.mirror()
+
+        def convolve() -> Callable[[], None]:
+            learner.cached.attempt(learner.cached.encoded)(view)
+            return lambda: self._learn_mirror(lone)
+
+        return convolve
+
+    def _published(self, work: Work) -> Work:
+        """The same work; what is put to use is published, too."""
+
+        def whole() -> Callable[[], None]:
+            use = work()
+
+            def publish() -> None:
+                use()
+                self._publish()
+                self._polished = False
+
+            return publish
+
+        return whole
+
+    def _learn_mirror(self, photo: str) -> None:
+        """Learn from the mirror image, too, unless the photo was edited or forgotten meanwhile."""
+        if self.folder / photo in self.learner.learnt and photo not in self.pending:
+            self._learn(photo, mirrored=True)
+            self._polished = False
 
     def _improve_model(self) -> bool:
-        """One piece of work on the model: what waits, anchors, mirror images, negatives."""
+        """One short piece of work on the model: what waits, negatives, a more exact fit."""
         learner = self.learner
         if self.pending:
-            photo, _ = self.pending.popitem()
-            self._learn(photo)
+            self._learn(self.pending.popitem()[0])
             if not self.pending and learner.is_ready:
                 learner.fit()
                 self._publish()
             return True
         if not learner.is_ready:
             return False
-        if learner.wants_anchors:
-            learner.learn_anchors()
-        elif learner.wants_landmarks:
-            learner.renew_landmarks()
-        elif (lone := self._without_mirror()) is not None:
-            self._learn(lone, mirrored=True)
-            self._polished = False
-            return True
-        elif (old := self._not_mined()) is not None:
+        old = self._not_mined()
+        if old is not None:
             learner.mine(self.folder / old)
             self._mined.add(old)
             self._polished = False
-            return True
         elif not self._polished:
             self._polished = True
             learner.fit(early=False)
+            self._publish()
         else:
             return False
-        self._publish()
         return True
+
+    def _look_ahead(self) -> bool:
+        """Find things on one of the photos that come next, so that they are there at once."""
+        model = self.model
+        for step in range(min(AHEAD, len(self.photos)) if model else 0):
+            photo = self.photos[(self.at + step) % len(self.photos)]
+            known = self._found.get(photo)
+            if model and (known is None or known[0] != model.version) and self._is_usable(photo):
+                self.find(photo, model)
+                return True
+        return False
 
     def _without_mirror(self) -> str | None:
         """A labelled photo whose mirror image is still to be learnt from."""
@@ -355,7 +406,9 @@ class LearningLoop:
         rest = [photo for photo in known if photo not in done]
         some = rest[:: max(1, len(rest) // LOOKED_AT)][:LOOKED_AT]
         model = self.model
-        unsure = [1.0 if model is None else measure_uncertainty(self.find(p, model)) for p in some]
+        unsure = [1.0] * len(some)
+        if model is not None:
+            unsure = [measure_uncertainty(self.find(photo, model)) for photo in some]
         made = [
             Candidate(photo, each, self._vector(photo))
             for photo, each in zip(some, unsure, strict=True)
