@@ -140,6 +140,17 @@ def test_classes_come_are_renamed_and_merged(session, photos) -> None:
     assert len(session._loop.learner.trimmed().names) == 1
 
 
+def test_a_class_that_another_process_renames_is_no_second_class(session, photos) -> None:
+    first, second = session.photos[:2]
+    session.set_boxes(first, photos.truth[first].boxes[:1], ["cat"])
+    session.refit()
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as other:
+        other.rename_class("cat", "lynx")
+    session.set_boxes(second, photos.truth[second].boxes[:1], ["lynx"])
+    session.refit(60)
+    assert session._loop.learner.trimmed().names == ("lynx",)
+
+
 def test_photos_without_things_teach(session, photos) -> None:
     first, second = session.photos[:2]
     session.set_empty(first)

@@ -81,7 +81,7 @@ class LearningLoop:
         self.pending: dict[str, None] = {}  # photos with something to learn, the latest last
         self.learner = WarmLearner(self._begin(), config)
         self._blank: dict[str, LabelledImage] = {}  # photos as if nothing was said of them
-        self._edit, self._fits = 0, 0
+        self._edit, self._class_edit, self._fits = 0, 0, 0
         self._unfinished = ""  # the photo that got its first boxes last
         self._mined: set[str] = set()  # photos looked through since the last label changed
         self._polished = True  # whether the fit is as exact as it gets
@@ -97,6 +97,8 @@ class LearningLoop:
             every: Whether all photos are compared, as after a class was merged.
         """
         with self.lock:
+            classes = self.store.class_edit()  # by another process, too
+            every, self._class_edit = every or classes != self._class_edit, classes
             changed, self._edit = self.store.changed_since(0 if every else self._edit)
             for photo in changed:
                 self._note(self.store.labels(photo))

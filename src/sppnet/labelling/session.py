@@ -249,8 +249,7 @@ class LabelSession:
             OutputError: If it cannot be written.
         """
         self.store.merge_classes(name, into, self.author)
-        self._loop.sync(every=True)
-        self._improver.wake()
+        self._edited()
 
     def refit(self, budget_seconds: float = 5.0, *, full: bool = False) -> SessionState:
         """Learn what was edited since, from the last solution on.

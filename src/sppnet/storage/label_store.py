@@ -138,8 +138,7 @@ class LabelStore:
             edit: What the last call returned; 0 for all.
         """
         rows = self._read("SELECT edit, photo FROM revisions WHERE edit > ? ORDER BY edit", edit)
-        photos = list(dict.fromkeys(row["photo"] for row in rows))
-        return photos, rows[-1]["edit"] if rows else edit
+        return list({row["photo"]: 0 for row in rows}), rows[-1]["edit"] if rows else edit
 
     def put(
         self,
@@ -228,13 +227,13 @@ class LabelStore:
         rows = self._read("SELECT name FROM classes WHERE merged_into IS NULL ORDER BY id")
         return tuple(row["name"] for row in rows)
 
-    def add_class(self, name: str, author: str = "") -> None:
-        """Make a class, before there is a box of it; one that is there stays as it is.
+    def class_edit(self) -> int:
+        """Give the number of the last renaming, merging or splitting of a class; 0 if none was."""
+        rows = self._read("SELECT max(id) AS last FROM class_edits WHERE kind != 'add'")
+        return int(rows[0]["last"] or 0)
 
-        Raises:
-            ValueError: If the name is empty.
-            OutputError: If it cannot be written.
-        """
+    def add_class(self, name: str, author: str = "") -> None:
+        """Make a class before it has a box; ValueError if empty, OutputError if not written."""
         with self._writing():
             self._class_of(name, author)
 
