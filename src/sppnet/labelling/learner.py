@@ -214,6 +214,10 @@ class WarmLearner:
             self._miner.refit(early=early)
             self._boxes.solve()
 
+    def polish(self) -> bool:
+        """Fit one class as exactly as ``detect train`` does; tell whether there are more."""
+        return self._miner is not None and self._miner.refit(early=False, most=1)
+
     def anchors_anew(self) -> Work:
         """Prepare to learn anchors from all labelled photos; proposals change once they are in use.
 

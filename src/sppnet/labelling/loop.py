@@ -294,9 +294,10 @@ class LearningLoop:
             self._mined.add(old)
             self._polished = False
         elif not self._polished:
-            self._polished = True
-            learner.fit(early=False)
-            self._publish()
+            self._polished = not learner.polish()
+            if self._polished:
+                learner.fit(early=False)
+                self._publish()
         else:
             return False
         return True

@@ -313,7 +313,21 @@ def test_an_image_that_is_dropped_is_forgotten() -> None:
     ours.drop([8])
     ours.refit(early=False)
     assert ours.weights_ == pytest.approx(never.weights_, abs=0.01)
-    assert ours.refit() is None  # nothing has changed since
+    weights = ours.weights_.clone()
+    assert not ours.refit(early=False)  # nothing has changed since
+    assert torch.equal(ours.weights_, weights)
+
+
+def test_coarse_fits_are_made_exact_one_class_after_the_other() -> None:
+    positives, data = _problem()
+    miner, exact = (_mine_by_owner(positives, data, range(8)) for _ in range(2))
+    for each in (miner, exact):
+        each.drop([3])
+    assert not miner.refit()
+    left = [miner.refit(early=False, most=1) for _ in range(3)]
+    assert left == [True, True, False]
+    exact.refit(early=False)
+    assert miner.weights_ == pytest.approx(exact.weights_, abs=0.01)
 
 
 def test_a_class_without_positives_is_never_found_again() -> None:

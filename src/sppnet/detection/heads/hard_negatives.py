@@ -111,6 +111,7 @@ class HardNegativeMiner:
         self.weights_ = self._svms.weights.T
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
+        self._coarse: set[int] = set()  # classes whose last fit had the coarser tolerance
         for label, rows in enumerate(positives):
             share = counts[label] / max(1, len(rows)) if counts else 1.0
             high = np.zeros((len(rows), len(positives)))
@@ -209,15 +210,26 @@ class HardNegativeMiner:
         self._new_of += [0] * more
         self.objectives_ += [[] for _ in range(more)]
 
-    def refit(self, *, early: bool = True) -> None:
+    def refit(self, *, early: bool = True, most: int | None = None) -> bool:
         """Fit the classes whose examples changed since their last fit.
 
         Args:
-            early: Whether the coarser tolerance of fits before the last is enough.
+            early: Whether the coarser tolerance of fits before the last is enough; otherwise the
+                classes that were fitted so are fitted again.
+            most: At most so many classes; None for all.
+
+        Returns:
+            Whether there are more.
         """
-        changed = [label for label, new in enumerate(self._new_of) if new]
-        with_rows = [label for label in changed if bool(self._has_positives[label])]
-        self._fit(with_rows, is_last=not early)
+        changed = [
+            label
+            for label, new in enumerate(self._new_of)
+            if bool(self._has_positives[label]) and (new or (not early and label in self._coarse))
+        ]
+        labels = changed[:most]
+        self._fit(labels, is_last=not early)
+        self._coarse = self._coarse | set(labels) if early else self._coarse - set(labels)
+        return len(labels) < len(changed)
 
     def copy(self) -> "HardNegativeMiner":
         """Copy the solution; the features are shared."""
@@ -226,6 +238,7 @@ class HardNegativeMiner:
         other.weights_, other.bias_ = other._svms.weights.T, self.bias_.clone()
         other._has_positives, other._new_of = self._has_positives.clone(), list(self._new_of)
         other.objectives_ = [list(values) for values in self.objectives_]
+        other._coarse = set(self._coarse)
         return other
 
     def finish(self) -> None:
