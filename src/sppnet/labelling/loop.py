@@ -35,6 +35,7 @@ SHORT_SIDES = (480, 720)
 FOLDS = 5
 AHEAD = 3  # photos after the one looked at that are convolved before anything else is improved
 LOOKED_AT = 40  # photos whose uncertainty is measured for the order, at most
+FEW_PHOTOS = 10  # with more, the background looks through changed photos once more
 SHARE_TO_LEARN = 0.7  # of the seconds of a fit; the rest is for the solution
 
 
@@ -157,7 +158,7 @@ class LearningLoop:
         if self.learner.wants_landmarks and len(self.learner.learnt) <= AHEAD:
             self.learner.landmarks_anew()()()
         self.learner.fit()
-        if len(changed) <= AHEAD:  # what the new solution takes for things on these photos
+        if len(self.learner.learnt) <= FEW_PHOTOS:  # what the new solution takes for things there
             for photo in changed:
                 if self.folder / photo in self.learner.learnt:
                     self.learner.mine(self.folder / photo)
