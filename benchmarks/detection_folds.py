@@ -7,15 +7,15 @@ Settings are chosen by folds over the photos that they may learn from (``--train
 each set that is for training): they are shuffled and divided, and each part is scored by a detector
 that learnt from the others. With ``--test SPLIT`` a detector learns from the training split, or
 from ``--photos`` of it, and is scored on that split; that is for reporting, not for choosing.
-``--set NAME=VALUE`` changes a setting of ``sppnet detect train``. Proposals and maps stay in
-OUT/cache, so that several settings share them. Leaves NAME.json in the folder of ``--out``.
+``--set NAME=VALUE`` changes a setting of ``sppnet detect train``, ``--testing`` one of ``val``.
+Proposals and maps stay in OUT/cache, so that several settings share them. Leaves NAME.json in the
+folder of ``--out``.
 """
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 
 from sppnet.app.detect import choose_split
+from sppnet.app.detect.budget import cross_validate
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
-from sppnet.detection import DetectionConfig, build_cached_features, build_encoder, train_detector
-from sppnet.evaluation import summarise_detections
+from sppnet.detection import DetectionConfig
 from sppnet.images import LabelledImage, open_detection_dataset
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
@@ -57,31 +57,6 @@ def rounds(
         ]
 
 
-def score(
-    pairs: list[tuple[Images, Images]],
-    names: tuple[str, ...],
-    config: DetectionConfig,
-    cache: FeatureCache,
-) -> dict[str, Any]:
-    """Train and score; average precision over all scored images together."""
-    found, scored, seconds = {}, [], 0.0
-    for learnt, held in pairs:
-        start = time.perf_counter()
-        encoder = build_encoder(config, learnt)
-        cached = build_cached_features(config, learnt, encoder, cache)
-        detector = train_detector(cached, names, config, track=track)
-        seconds += time.perf_counter() - start
-        test = build_cached_features(
-            config, held, detector.encoder, cache, anchors=detector.anchors
-        )
-        test.propose_all(track=track)
-        for image, encoded, proposals in test.samples("detecting", track):
-            number = len(scored)
-            found[number] = detector.detect(encoded, proposals)
-            scored.append(replace(image, image_id=number))
-    return {**summarise_detections(scored, found, names), "seconds": seconds}
-
-
 def main() -> None:
     """Score every set, print a row for each and the mean, and write."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
@@ -92,13 +67,14 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=0, help="to learn from; 0 for all")
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--testing", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--name", default="folds", help="of the file that is written")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/detection-folds"))
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    given = dict(each.split("=", 1) for each in words.set)
-    config = load_settings(DetectionConfig, None, {k: _value(v) for k, v in given.items()})
+    config = load_settings(DetectionConfig, None, _values(words.set))
+    testing = _values(words.testing)
     cache = FeatureCache(words.out / "cache")
     rows: dict[str, list[dict[str, Any]]] = {}
     for folder in words.data:
@@ -107,14 +83,23 @@ def main() -> None:
         if words.test:
             scored = open_detection_dataset(folder, words.test, names=names).images
         rows[folder.name] = [
-            score(pairs, names, config, cache)
+            cross_validate(pairs, names, config, cache, testing=testing, track=track)
             for pairs in rounds(list(learnt.images), list(scored), words)
         ]
         print(folder.name, _row(rows[folder.name]), flush=True)
     everything = [_mean(row) for row in zip(*rows.values(), strict=True)]
     print("mean", _row(everything))
-    facts = {"settings": asdict(config), "photos": words.photos, **environment()}
+    facts = {
+        "settings": asdict(config),
+        "testing": testing,
+        "photos": words.photos,
+        **environment(),
+    }
     write_json(words.out / f"{words.name}.json", {"sets": rows, **facts})
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    return {name: _value(text) for name, text in (word.split("=", 1) for word in words)}
 
 
 def _value(text: str) -> Any:

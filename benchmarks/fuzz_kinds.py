@@ -84,22 +84,29 @@ class Images(Kind):
             lambda: load_image(path),
             lambda: load_image(path, compact=True, allow_truncated=True),
         ]
-        answers, refusal = [], None
+        size, count, refusal = None, 0, None
         for way in ways:
             try:
-                answers.append(way())
+                answer = way()
             except SppnetError as error:
                 check_line(error)
                 refusal = error
-        size = next((each for each in answers if isinstance(each, tuple)), None)
-        for image in answers:
-            if not isinstance(image, tuple):
-                assert image.shape[0] == 3, f"shape {tuple(image.shape)}"
-                assert size is None or tuple(image.shape[1:]) == size, f"{size} {image.shape}"
-                assert image.max() <= (255 if image.itemsize == 1 else 1), "values beyond 1"
-                assert image.min() >= 0, "values below 0"
-        if refusal is not None and len(answers) < 2:
+                continue
+            count += 1
+            if isinstance(answer, tuple):
+                size = answer
+            else:
+                _check_pixels(answer, size)
+            del answer  # one image at a time is what is measured
+        if refusal is not None and count < 2:
             raise refusal
+
+
+def _check_pixels(image: Any, size: tuple[int, int] | None) -> None:
+    assert image.shape[0] == 3, f"shape {tuple(image.shape)}"
+    assert size is None or tuple(image.shape[1:]) == size, f"{size} {image.shape}"
+    assert image.max() <= (255 if image.itemsize == 1 else 1), "values beyond 1"
+    assert image.min() >= 0, "values below 0"
 
 
 class Annotations(Kind):

@@ -13,7 +13,10 @@ from pathlib import Path
 import sppnet.app.detect.train  # noqa: F401 (the forks need not import torch again)
 from sppnet.app.main import main
 
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"),
+    *("--max-anchors", "60", "--mirror", "off"),
+]
 
 
 def fork_training(data: Path, run: Path) -> int:

@@ -39,7 +39,9 @@ SETTINGS = DetectionConfig(
     imgsz=(160,),
     proposals="grid",
     max_proposals=150,
+    max_anchors=80,
     extra_positives=0,
+    mirror="off",
     operating_point=False,
 )
 
@@ -122,7 +124,8 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
 
 
 def test_operating_points_are_of_photos_that_were_held_out(prepare, scenes) -> None:
-    few = replace(SETTINGS, max_proposals=60, operating_point=True)
+    # on ten photos both thresholds lie so close that another engine's rounding swaps them
+    few = replace(SETTINGS, max_proposals=60, operating_point=True, engine="torch")
     stages = Stages()
     detector = train_detector(prepare(settings=few), scenes.names, few, stage=stages.stage)
     assert list(stages.seconds())[-1] == "operating point"
@@ -244,9 +247,9 @@ PARTS = {
 }
 # settings that are not a constant of one part: they are read where training decides what to do
 READ_BY_TRAINING = {
-    *("backbone", "layer", "weights", "imgsz", "max_long_side", "levels", "projection"),
-    *("target_side", "anchors", "tune", "features", "classifier", "prefilter", "mirror"),
-    *("few_objects", "box_regression", "operating_point"),
+    *("backbone", "layer", "weights", "engine", "imgsz", "max_long_side", "levels"),
+    *("projection", "target_side", "anchors", "tune", "features", "classifier", "prefilter"),
+    *("mirror", "few_objects", "box_regression", "operating_point"),
 }
 OTHER = {
     "tune_positive_from": 0.6,
@@ -285,7 +288,7 @@ def test_parts_of_the_default_settings_are_those_of_the_rooms() -> None:
     assert PARTS["head"](config) == HeadTuningConfig(updates=config.tune_updates)
 
 
-TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_anchors": 40}
+TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_anchors": 30}
 
 
 @pytest.mark.parametrize(
@@ -313,7 +316,8 @@ def test_every_kind_of_detector_is_learnt_saved_and_used(
     prepare, scenes, tmp_path: Path, wish: dict, kind: str, box_regressor: str | None
 ) -> None:
     settings = replace(SETTINGS, **TUNED, **wish)
-    detector = train_detector(prepare(settings=settings), scenes.names, settings)
+    cached = prepare(scenes.images[:7], settings)
+    detector = train_detector(cached, scenes.names, settings)
     config = detector.config()
     assert config["scorer"]["kind"] == kind
     assert (config["mover"] or {"kind": None})["kind"] == box_regressor
@@ -323,7 +327,7 @@ def test_every_kind_of_detector_is_learnt_saved_and_used(
     assert [name for name, each in detector.tensors().items() if not each.is_contiguous()] == []
     detector.save(tmp_path / "model")
     again = Detector.load(tmp_path / "model")
-    for image in scenes:
+    for image in scenes.images[5:9]:
         assert _same_bits(detector, again, image.path)
 
 

@@ -161,7 +161,12 @@ def test_report_stands_alone_and_says_the_figures(demo: Demo) -> None:
 def test_it_says_where_the_report_is(demo: Demo) -> None:
     assert demo.output.splitlines()[-1] == "report: demo/report.html"
     assert "untrained" in demo.output
-    assert "left" in demo.log or demo.metrics()["seconds"]["total"] < 60
+
+
+def test_it_says_what_is_left_after_each_step(demo: Demo) -> None:
+    steps = [line for line in demo.log.splitlines() if " done in " in line]
+    assert [line.split()[1] for line in steps] == ["classifier", "detector", "untrained"]
+    assert all("left for" in line and line.endswith("score") for line in steps)
 
 
 def test_picture_for_the_readme_is_a_small_jpeg(demo: Demo) -> None:

@@ -21,7 +21,10 @@ from sppnet.backbones import build_backbone
 from sppnet.images import draw_detection_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"),
+    *("--max-anchors", "40", "--mirror", "off"),
+]
 FEW = ["--max-proposals", "150"]
 
 
@@ -193,6 +196,7 @@ def test_settings_file_says_the_same_as_flags(data: Path, run: Path, tmp_path: P
     config.write_text(
         'backbone = "small5"\nweights = "none"\nproposals = "grid"\n'
         "imgsz = [160]\nmax_proposals = 150\n"
+        'max_anchors = 40\nmirror = "off"\n'
     )
     words = ["detect", "train", str(data), "--config", str(config), "--out", str(tmp_path / "run")]
     assert main([*words, "--cache", str(run / "cache")]) == 0

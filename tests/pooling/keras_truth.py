@@ -11,10 +11,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 from sppnet.pooling import spatial_pyramid_pool
 
 FORMATS = ("channels_last", "channels_first")
-LEVELS = (7, 5, 2, 2)
-BINS = 3 * (49 + 25 + 4 + 4)  # of three channels
-# JAX compiles every shape anew, so that few and small maps are what runs always
-SIZES = [(1, 1), (2, 3), (13, 10)] if "--all" in sys.argv else [(1, 1), (3, 2)]
+# JAX compiles every shape and bin anew, so that few and small maps are what runs always
+ALL = "--all" in sys.argv
+LEVELS = (7, 5, 2, 2) if ALL else (4, 2, 2)
+BINS = 3 * sum(n * n for n in LEVELS)  # of three channels
+SIZES = [(1, 1), (2, 3), (13, 10)] if ALL else [(1, 1), (3, 2)]
 FIT_SIZES = [(1, 1), (2, 3), (13, 10)]
 # most cells tie; the smallest are numbers that TensorFlow and JAX take for zero
 CHOICES = [math.nan, -math.nan, -math.inf, math.inf, -2.0, -1e-40, -0.0, 0.0, 1e-45, 1e-40, 1.0]

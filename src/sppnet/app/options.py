@@ -193,6 +193,15 @@ KeepCache = Annotated[
         "Keep what was computed of each image when the model stands, for other settings.",
     ),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        metavar="MINUTES",
+        min=0.0,
+        help="Minutes for everything; what training leaves of them is for trials of settings.",
+    ),
+]
 Debug = Annotated[bool, _flag("--debug", "Show where an error comes from.", _set_debug)]
 Download = Annotated[bool, _flag("--download", "Allow to download weights that are not on disk.")]
 

@@ -1,5 +1,6 @@
 """A convolution trunk with all that others need to know to find its cells on the image."""
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
 from torch.nn.functional import pad
 
+from sppnet.backbones.frozen import AUTO, ONNXRUNTIME, TORCH, FrozenTrunk, can_run, choose_engine
 from sppnet.backbones.registry import Trunk
 from sppnet.backbones.tracing.cut import TO_CHANNELS_FIRST, Cut, find_name
 from sppnet.backbones.tracing.receptive_field import CHANNELS_LAST, Axis, round_up
@@ -41,6 +43,8 @@ class Backbone(nn.Module):
         multiple: Sides that need no padding are multiples of it: the patch of a vision
             transformer, the stride of a network with TensorFlow's padding, 1 for others.
         attends: Cells also look at others through windows of attention.
+        engine: What computes maps on a CPU where no gradient is wanted: "torch", or "onnxruntime"
+            as :meth:`with_engine` says. All else is torch's.
 
     Example:
         >>> from sppnet.backbones import build_backbone
@@ -57,6 +61,7 @@ class Backbone(nn.Module):
         self.name, self.layer, self.node, self.bgr = recipe.name, layer, cut.node, recipe.bgr
         self.trunk, self._names, self._maps = cut.trunk, cut.names, cut.maps
         self.attends = recipe.attends
+        self.engine, self._frozen = TORCH, FrozenTrunk()
         self._axes = _check_axes(recipe.name, cut)
         _, axis = self._axes
         self.stride, self.centre, self.receptive_field = axis.stride, axis.centre, axis.extent
@@ -82,7 +87,39 @@ class Backbone(nn.Module):
             TypeError: The images are not floating point.
         """
         _check_images(images)
-        return self.trunk(self.pad_to_min(self.normalise(images)))
+        prepared = self.pad_to_min(self.normalise(images))
+        if self._is_frozen(prepared):
+            return self._frozen.run(self.trunk, prepared)
+        return self.trunk(prepared)
+
+    def with_engine(self, engine: str = AUTO) -> "Backbone":
+        """Choose what computes maps on a CPU where no gradient is wanted.
+
+        The choice is a part of `config()`: a trunk that is restored runs as this one does.
+
+        Args:
+            engine: "torch", "onnxruntime", or "auto": onnxruntime where it is installed and knows
+                all layers of the trunk.
+
+        Returns:
+            The trunk with that engine; both share their weights.
+
+        Raises:
+            ValueError: There is no such engine, or it does not know a layer.
+            MissingPackageError: It is not installed; the error has the command.
+
+        Example:
+            >>> from sppnet.backbones import build_backbone
+            >>> build_backbone("small5").with_engine("auto").engine
+            'onnxruntime'
+        """
+        chosen = choose_engine(self.trunk, self.name, engine)
+        backbone = copy.copy(self)
+        backbone.engine = chosen
+        return backbone
+
+    def _is_frozen(self, prepared: Tensor) -> bool:
+        return self.engine == ONNXRUNTIME and can_run(self.trunk, prepared)
 
     def tap(self, images: Tensor, nodes: Sequence[str | None]) -> list[Tensor]:
         """Compute the maps of several layers in one pass.
@@ -109,7 +146,10 @@ class Backbone(nn.Module):
         """
         _check_images(images)
         tapped = [self._find_map(node) for node in nodes]
-        kept = _Taps(self.trunk, tapped).collect(self.pad_to_min(self.normalise(images)))
+        prepared = self.pad_to_min(self.normalise(images))
+        if self._is_frozen(prepared):
+            return self._frozen.tap(self.trunk, prepared, tapped)
+        kept = _Taps(self.trunk, tapped).collect(prepared)
         return [_channels_first(kept[name], self._maps[name]) for name in tapped]
 
     def _find_map(self, layer: str | None) -> str:
@@ -160,8 +200,8 @@ class Backbone(nn.Module):
             >>> build_backbone("small5").config()["stride"]
             8
         """
-        keys = ("name", "layer", "channels", "stride", "centre", "receptive_field", "min_size")
-        return {key: getattr(self, key) for key in keys}
+        places = ("channels", "stride", "centre", "receptive_field", "min_size")
+        return {key: getattr(self, key) for key in ("name", "layer", *places, "engine")}
 
     def _count_channels(self) -> int:
         """Run the smallest image through on the meta device, which computes shapes only."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sppnet.backbones.backbone import Backbone
 from sppnet.backbones.efficientnet_lite import lite_transform
+from sppnet.backbones.frozen import TORCH
 from sppnet.backbones.registry import OWN, Trunk, find_trunk
 from sppnet.backbones.timm import PREFIX, read_timm_weights
 from sppnet.backbones.tracing.cut import cut_model
@@ -98,7 +99,7 @@ def restore_backbone(
     """Build a backbone again from `Backbone.config()` and `Backbone.state_dict()`.
 
     Its features are bit-equal to those of the one that was saved. Neither torch's random generator
-    nor the network is touched.
+    nor the network is touched. A description of version 0.1 names no engine: it was torch.
 
     Args:
         config: What `config()` returned, after JSON or not.
@@ -110,6 +111,7 @@ def restore_backbone(
 
     Raises:
         UnusableFileError: Description and tensors do not make one of our trunks.
+        MissingPackageError: The engine that computed its maps is not installed.
 
     Example:
         >>> old = build_backbone("small5")
@@ -118,10 +120,11 @@ def restore_backbone(
         >>> bool((old(image) == new(image)).all())
         True
     """
+    config = {"engine": TORCH, **config}
     try:
         recipe = find_trunk(str(config.get("name")))
         model = _build_without_values(recipe.build)
-        backbone = _assemble(recipe, model, config.get("layer"))
+        backbone = _assemble(recipe, model, config.get("layer")).with_engine(config["engine"])
     except ValueError as error:
         raise UnusableFileError(str(error), path=path, code="E_WEIGHTS_ARCH") from error
     for key, value in backbone.config().items():

@@ -224,7 +224,8 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
     def _fit_svm(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Fit SVMs on pooled features of the frozen trunk."""
         view, pool = View(self.view, self.short_side), build_pool("spp", self.levels)
-        backbone = build_backbone(self.backbone, self.weights).to(self.device).eval()
+        backbone = build_backbone(self.backbone, self.weights).with_engine()
+        backbone = backbone.to(self.device).eval()
         seen = (view.apply(to_image(image)) for image in images)
         rows = torch.cat([pool_images(backbone, pool, [each]) for each in seen])
         return SppNet(backbone, pool, self._fit_head(rows, labels).to(self.device)), view

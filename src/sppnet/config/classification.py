@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from sppnet.config.fields import (
     Count,
     Each,
+    Engine,
     Flag,
     Levels,
     OneOf,
@@ -72,6 +73,9 @@ class FitConfig:
     """Convolution trunk, by name, or the folder of a trained model to take features from."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights of the trunk: DEFAULT, none or a safetensors file."""
+    engine: Engine = "auto"
+    """What convolves by a frozen trunk on a CPU: onnxruntime, torch, or auto, which is onnxruntime
+    where it is installed and knows all layers of the trunk; the model keeps the choice."""
     recipe: Annotated[str, Flag("paper|best|FILE", "Features")] = ""
     """Features by recipe: paper, best or a TOML file; the settings of one block then stay away."""
     layer: Annotated[str, Flag("NAME,...")] = ""
@@ -142,7 +146,7 @@ def _check_positive(**values: float) -> None:
 class TrainConfig:
     """Training of trunk and head together with gradient descent, at one size or at many."""
 
-    backbone: Annotated[str, Flag("NAME", "Network")] = "squeezenet1_1"
+    backbone: Annotated[str, Flag("NAME", "Network")] = "efficientnet_lite0"
     """Convolution trunk, by name."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights that the trunk starts from: DEFAULT, none or a safetensors file."""

@@ -9,6 +9,7 @@ from sppnet.config.fields import (
     Count,
     CountOrNone,
     Each,
+    Engine,
     Flag,
     Levels,
     OneOf,
@@ -115,6 +116,9 @@ class DetectionConfig:
     the pooling of others."""
     weights: Annotated[str, Flag("DEFAULT|none|FILE")] = "DEFAULT"
     """Weights of the trunk: a name that torchvision knows, none, or a safetensors file."""
+    engine: Engine = "auto"
+    """What convolves by a frozen trunk on a CPU: onnxruntime, torch, or auto, which is onnxruntime
+    where it is installed and knows all layers of the trunk; the model keeps the choice."""
     imgsz: Annotated[tuple[int, ...], Each(Side), Flag("N,N,...")] = ()
     """Short sides at which images are convolved; each region uses the one that suits its size. If
     none is given, the sizes of the labelled objects choose them."""

@@ -144,6 +144,8 @@ CountOrNone = Annotated[int, Within(0, LARGEST)]
 Positive = Annotated[float, Within(0, above=True)]
 Share = Annotated[float, Within(0, 1, below=True)]
 Levels = Annotated[tuple[int, ...], Each(Within(1, LARGEST), least=1), Flag("N,N,...")]
+ENGINES = ("auto", "onnxruntime", "torch")  # that convolve by a frozen trunk on a CPU
+Engine = Annotated[str, OneOf(ENGINES)]
 Seed = Annotated[int, Within(0, 2**32 - 1), Flag(group="Options")]
 
 

@@ -179,8 +179,9 @@ def _facts(detector: Detector) -> dict[str, object]:
 
 
 def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-    """Score and refine boxes by the detector's own parts, as the graph should."""
-    encoder, features = detector.encoder, detector.encoder.backbone(image)
+    """Score and refine boxes by the detector's own parts and torch, as the graph should."""
+    encoder = detector.encoder
+    features = encoder.backbone.with_engine("torch")(image)
     image_size_hw = (image.shape[2], image.shape[3])
     encoded = EncodedImage((features,), ((1.0, 1.0),), image_size_hw)
     grid_hw = (features.shape[2], features.shape[3])

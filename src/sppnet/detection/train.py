@@ -85,10 +85,11 @@ def build_encoder(
         The encoder.
 
     Raises:
-        ValueError: If the trunk or the layer does not exist, or has cells without a fixed place.
+        ValueError: If the trunk or the layer does not exist, or has cells without a fixed place, or
+            the engine cannot run it.
         UsageError: If the weights are not there.
         UnusableFileError: If the file of weights is damaged or for another trunk.
-        MissingPackageError: If the trunk is one of timm's, and timm is not installed.
+        MissingPackageError: If timm, for a trunk of its, or the engine is not installed.
     """
     backbone = build_backbone(
         config.backbone, config.weights, layer=config.layer_of_trunk, download=download
@@ -103,14 +104,18 @@ def put_to_use(
 
     Args:
         backbone: The trunk.
-        config: Names the scales and the levels.
+        config: Names the engine, the scales and the levels.
         images: Their objects choose the scales if the configuration does not.
 
     Returns:
         The encoder.
+
+    Raises:
+        ValueError: If the engine cannot run the trunk.
+        MissingPackageError: If the engine is not installed.
     """
     return Encoder(
-        backbone,
+        backbone.with_engine(config.engine),
         config.imgsz
         or choose_short_sides(images, config.target_side, use_difficult=config.use_difficult),
         config.levels,

@@ -40,6 +40,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "timm",
+    "onnxruntime",
     "numpy",
     "pillow",
     "safetensors",

@@ -172,3 +172,13 @@ def test_other_images_to_score_on_leave_the_network(tmp_path: Path, capsys) -> N
     assert "training again" not in said
     assert _tensors(run) == before
     assert _json(run / "metrics.json")["images"]["test"] == figures - 1
+
+
+def test_without_a_word_it_starts_from_trained_weights_and_needs_no_network(
+    data: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    words = ["--imgsz", "32", "--epochs", "1", "--trunk-lr", "0", "--out", str(tmp_path / "run")]
+    assert main(["classify", "train", str(data), *words]) == 0
+    about = _json(tmp_path / "run" / "model" / "config.json")
+    assert about["backbone"]["name"] == "efficientnet_lite0"

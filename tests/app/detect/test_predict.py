@@ -20,7 +20,10 @@ from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.images import draw_detection_set, load_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"),
+    *("--max-anchors", "40", "--mirror", "off"),
+]
 # Words that change a result, for every option; {} is a folder with models and files of proposals.
 INFERENCE: dict[str, list[str]] = {
     "--proposals": ["--proposals", "graph"],

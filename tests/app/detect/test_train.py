@@ -15,7 +15,10 @@ from sppnet.detection import CachedFeatures
 from sppnet.images import draw_detection_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "64"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "64"),
+    *("--max-anchors", "40", "--mirror", "off"),
+]
 TUNED = ["--tune", "head", "--tune-updates", "4", "--widths", "8,8"]
 
 
@@ -181,3 +184,44 @@ def test_the_plan_has_every_stage_of_the_run(data: Path, tmp_path: Path, capsys,
     assert len(stages) == 9  # a tuned network has no operating point, and a stage of tuning
     for name in stages.keys() - {"total"}:
         assert re.search(rf"\b{name} \d", plan), (name, plan)
+
+
+def test_a_budget_tries_settings_and_goes_on_with_what_was_tried(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    data = draw_detection_set(tmp_path / "data", 12, seed=0)
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20"]
+    words += ["--no-operating-point", "--out", str(tmp_path / "run"), "--budget", "30"]
+    trials = tmp_path / "run" / "trials" / "trials.json"
+    tries = iter(range(9))
+
+    def score(pairs: list, names: object, config: object, *rest: object, **more: object) -> dict:
+        number = next(tries)
+        if number == 3:
+            raise KeyboardInterrupt
+        return {"ap50": 0.1 * (config.levels == (1, 2, 3, 6)), "ap75": 0.0}
+
+    monkeypatch.setattr("sppnet.app.detect.budget.cross_validate", score)
+    assert main(words) == 130
+    before = json.loads(trials.read_text())["trials"]
+    assert [each["changes"] for each in before][:2] == [{}, {"levels": [1, 2, 3, 6]}]
+    assert main(words) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["trials"][:3] == before
+    assert metrics["settings"]["levels"] == [1, 2, 3, 6]
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["training"]["levels"] == [1, 2, 3, 6]
+    assert (
+        "tried levels 1,2,3,6: AP50 0.100, AP75 0.000; the best so far" in capsys.readouterr().err
+    )
+
+
+def test_a_budget_of_no_time_trains_as_given_and_one_beside_tuning_is_refused(
+    data: Path, tmp_path: Path, capsys
+) -> None:
+    plain = _train(data, tmp_path / "plain", "--no-operating-point")
+    assert _train(data, tmp_path / "none", "--no-operating-point", "--budget", "0") == plain
+    assert "settings stay as given" in capsys.readouterr().err
+    words = ["detect", "train", str(data), *SMALL, *TUNED, "--budget", "1"]
+    assert main([*words, "--out", str(tmp_path / "tuned")]) == 2
+    assert "--tune must be none" in capsys.readouterr().err

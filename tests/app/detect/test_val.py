@@ -12,7 +12,10 @@ from sppnet.images import draw_detection_set
 from sppnet.storage import sha256_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SMALL = ["--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"]
+SMALL = [
+    *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"),
+    *("--max-anchors", "40", "--mirror", "off"),
+]
 QUICK = ["--max-proposals", "60", "--no-operating-point"]
 
 

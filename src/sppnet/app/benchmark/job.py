@@ -122,7 +122,7 @@ def describe_machine() -> dict[str, Any]:
     """What times depend on besides versions: processor, kernel, GPU, load."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "processors": os.cpu_count(),
         "kernel": kernel_name() or "plain torch",
         "vector units": torch.backends.cpu.get_cpu_capability(),
@@ -131,7 +131,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Name of the processor, where the system tells."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

@@ -38,6 +38,7 @@ from sppnet.classification import (
     build_pool,
     fit_splits,
 )
+from sppnet.classification.onnx import trunk_of
 from sppnet.classification.transfer.recipe import recipes_of
 from sppnet.errors import NothingUsableError
 from sppnet.storage import RunFolder, is_model, write_json
@@ -142,6 +143,7 @@ def make_extractors(job: FitJob) -> list[FeatureExtractor]:
     if is_model(settings.backbone):
         network = Classifier.load(settings.backbone, choose_device(options.device)).network
         with options_to_blame():
+            network.backbone = trunk_of(network).with_engine(settings.engine)
             return [
                 RecipeExtractor(FeatureEncoder.of_network(network, each)) for each in job.recipes
             ]
@@ -150,6 +152,8 @@ def make_extractors(job: FitJob) -> list[FeatureExtractor]:
     trunk, device = shared.make_trunk(
         settings.backbone, settings.weights, layer, settings.seed, options
     )
+    with options_to_blame():
+        trunk = trunk.with_engine(settings.engine)
     if first.is_plain:
         return [_plain_extractor(trunk, recipe.blocks[0]) for recipe in job.recipes]
     with options_to_blame():

@@ -14,7 +14,7 @@ from sppnet.app.demo.report import write_demo_report
 from sppnet.app.demo.scores import CONTENDERS, TRAINED, DemoScores
 from sppnet.app.demo.steps import STEPS, DemoFolder, DemoSteps
 from sppnet.app.options import choose_device
-from sppnet.app.progress import Stage, announce
+from sppnet.app.progress import Plan, Stage, announce
 from sppnet.detection import Detector
 from sppnet.errors import UsageError
 from sppnet.evaluation import best_operating_point, to_jpeg_bytes
@@ -74,15 +74,17 @@ class DemoJob:
             if run.is_done("score"):
                 note(f"{self.out} holds a finished demo; --fresh does it again")
             else:
-                announce([Stage(name, USUAL_SECONDS[name], run.is_done(name)) for name in STEPS])
-                steps = DemoSteps(folder, self.config, self.seed, self.device, run)
+                stages = [Stage(name, USUAL_SECONDS[name], run.is_done(name)) for name in STEPS]
+                announce(stages)
+                plan = Plan(stages, run.stage)
+                steps = DemoSteps(folder, self.config, self.seed, self.device, run, plan)
                 steps.do_all()
                 self._finish(steps, run)
         self._summarise()
 
     def _finish(self, steps: DemoSteps, run: RunFolder) -> None:
         """Score, and write the report and the figures."""
-        with run.stage("score"):
+        with steps.plan.stage("score"):
             scores = measure(steps)
             write_bytes(self.out / "detections.jpg", _montage(scores))
         seconds = {name: run.seconds().get(name, 0.0) for name in STEPS}

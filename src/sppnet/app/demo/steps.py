@@ -16,7 +16,7 @@ from sppnet.app.classify.train import make_network
 from sppnet.app.demo.config import UNTRAINED, DemoConfig
 from sppnet.app.detect.predict import ImageOutcome, OutcomeStore, ReadImage
 from sppnet.app.options import choose_device
-from sppnet.app.progress import track
+from sppnet.app.progress import Plan, track
 from sppnet.backbones import build_backbone
 from sppnet.classification import (
     ClassData,
@@ -118,17 +118,25 @@ class DemoSteps:
         config: How much to draw and to train.
         seed: Of everything that is random.
         device: Word of ``--device``.
-        run: Remembers finished steps and their seconds.
+        run: Remembers finished steps.
+        plan: Times the steps and says what is left.
     """
 
     def __init__(
-        self, folder: DemoFolder, config: DemoConfig, seed: int, device: str, run: RunFolder
+        self,
+        folder: DemoFolder,
+        config: DemoConfig,
+        seed: int,
+        device: str,
+        run: RunFolder,
+        plan: Plan,
     ) -> None:
         self.folder = folder
         self.config = config
         self.seed = seed
         self.device = device
         self.run = run
+        self.plan = plan
 
     def do_all(self) -> None:
         """Run the steps that are not done yet, in order."""
@@ -140,7 +148,7 @@ class DemoSteps:
         }
         for name, step in steps.items():
             if not self.run.is_done(name):
-                with self.run.stage(name):
+                with self.plan.stage(name):
                     step()
                 self.run.mark_done(name)
 

@@ -12,6 +12,7 @@ import typer
 
 from sppnet.app.console import note, tells_cache
 from sppnet.app.options import (
+    Budget,
     DataFolder,
     Download,
     Fresh,
@@ -95,15 +96,24 @@ def train(
     fresh: Fresh = False,
     download: Download = False,
     workers: Workers = 2,
+    budget: Budget = None,
     *,
     settings: DetectionConfig,
     run: RunFlags,
 ) -> None:
-    """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json."""
+    """Learn a detector from labelled photos; leaves OUT/model and OUT/metrics.json.
+
+    With --budget, settings that none of the flags names are tried on photos that are held out, as
+    long as there is time, and the model has those that scored best.
+    """
     from sppnet.app.detect.train import TrainingJob  # imported here so that --help stays quick
 
     part = choose_split(data, split, ("train", "trainval"))
-    job = TrainingJob(data, part, out, settings, run.device, workers, cache, download, keep_cache)
+    if budget is not None and settings.tune != "none":
+        raise UsageError("--budget tries settings without a fine-tuning, so --tune must be none")
+    job = TrainingJob(
+        *(data, part, out, settings, run.device, workers, cache, download, keep_cache, budget)
+    )
     if run.dry_run:
         job.explain()
         return

@@ -1,5 +1,6 @@
 """``sppnet detect train``: one job, resumable, with its plan said beforehand."""
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from sppnet.app.console import (
     say_table,
     warn,
 )
+from sppnet.app.detect.budget import Budget, Trial
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, Stage, announce, track
 from sppnet.detection import (
@@ -52,6 +54,8 @@ from sppnet.training.checkpoints import Checkpoints
 
 # Trained on before the long part, to say how long that will take; of few images fewer.
 PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
+TRIALS = "trials"  # folder of what was tried
+SECONDS_PER_MINUTE = 60.0
 
 
 @dataclass
@@ -68,6 +72,7 @@ class TrainingJob:
         cache: Where maps and proposals are kept; ``out``/cache if None.
         download: Whether missing weights may be downloaded.
         keep_cache: Whether maps and proposals stay in ``out``/cache when the model stands.
+        budget: Minutes in which settings are tried on held-out photos; None takes them as given.
     """
 
     data: Path
@@ -79,6 +84,7 @@ class TrainingJob:
     cache: Path | None = None
     download: bool = False
     keep_cache: bool = False
+    budget: float | None = None
 
     @property
     def cache_folder(self) -> Path:
@@ -108,6 +114,8 @@ class TrainingJob:
         ensure_output_folder(self.out)
         wanted = {**asdict(self.config), "data": str(self.data.resolve()), "split": self.split}
         seed = wanted.pop("seed")  # a run names it beside the rest
+        if self.budget is not None:
+            wanted["budget"] = self.budget
         with RunFolder.open(
             self.out,
             "detect train",
@@ -115,7 +123,7 @@ class TrainingJob:
             seed,
             fresh=fresh,
             data=self._data(dataset),
-            state=("tuning",),
+            state=("tuning", TRIALS),
         ) as run:
             for change in run.changes:
                 warn(change)
@@ -125,7 +133,8 @@ class TrainingJob:
                 return self._report_again(dataset)
             keep = self.keep_cache or self.cache is not None
             with cache_of_run(self.cache_folder, keep=keep, flag="--keep-cache") as cache:
-                problems, detector = self._train(dataset, run, cache, {**wanted, "seed": seed})
+                job = self if self.budget is None else self._within_budget(dataset, run, cache)
+                problems, detector = job._train(dataset, run, cache, wanted)
                 run.mark_done("model")
         self._summarise(run.seconds())
         points = detector.operating_points
@@ -134,6 +143,41 @@ class TrainingJob:
         else:
             say("no operating point was found; `sppnet detect val` finds it on labelled photos")
         return report_problems(problems)
+
+    def _within_budget(
+        self, dataset: DetectionDataset, run: RunFolder, cache: FeatureCache
+    ) -> "TrainingJob":
+        """Choose settings on held-out photos; what was tried is kept for a run that goes on."""
+        begin, file = time.monotonic(), self.out / TRIALS / "trials.json"
+
+        def tell(trials: Sequence[Trial], best: Trial) -> None:
+            kept = "the best so far" if trials[-1] is best else "no better"
+            note(f"tried {trials[-1].describe()}; {kept}")
+            ensure_output_folder(file.parent)
+            write_json(file, {"trials": [each.to_json() for each in trials]})
+
+        known = [Trial.restore(each) for each in self._trials()]
+        encoder, external = self._build_encoder(dataset), self._proposals()
+        stages, _ = self._measure(dataset, encoder, external, cache)
+        training = sum(stage.seconds or 0.0 for stage in stages)
+        note(f"trying settings on held-out photos for up to {self.budget:g} min, training included")
+        with run.stage("trials"):
+            budget = Budget(
+                dataset.images,
+                dataset.names,
+                self.config,
+                cache,
+                SECONDS_PER_MINUTE * (self.budget or 0.0) - (time.monotonic() - begin),
+                training,
+                external,
+                encoder.device,
+                track,
+                tell,
+            )
+            config, trials = budget.choose(known)
+        if not trials:
+            note("too little time or too few photos for a trial; the settings stay as given")
+        return replace(self, config=config)
 
     def _train(
         self, dataset: DetectionDataset, run: RunFolder, cache: FeatureCache, wanted: dict[str, Any]
@@ -157,7 +201,8 @@ class TrainingJob:
             checkpoints=Checkpoints(self.out / "tuning"),
         )
         with plan.stage("save"):
-            detector.save(self.out / "model", extra={**wanted, "data": self.data.name})
+            about = {**wanted, **asdict(self.config), "data": self.data.name}
+            detector.save(self.out / "model", extra=about)
         problems = [*dataset.problems, *cached.problems]
         self._write_metrics(run.seconds(), dataset, detector, len(cached.usable), problems)
         return problems, detector
@@ -246,6 +291,7 @@ class TrainingJob:
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
             "settings": asdict(self.config),
+            "trials": self._trials(),
             "seed": self.config.seed,
             "problems": [str(problem) for problem in problems],
             "operating_points": None
@@ -253,6 +299,11 @@ class TrainingJob:
             else detector.operating_points.config(),
         }
         write_json(self.out / "metrics.json", metrics)
+
+    def _trials(self) -> list[dict[str, Any]]:
+        """What was tried within a budget."""
+        file = self.out / TRIALS / "trials.json"
+        return list(read_json(file)["trials"]) if file.exists() else []
 
     def _report_again(self, dataset: DetectionDataset) -> int:
         """End a finished run as it ended before, with the images that could not be decoded."""

@@ -130,6 +130,7 @@ class DualCoordinateDescentSvm:
         self.bias_factor = bias_factor
         self.blocks: list[ExampleBlock] = []
         self._new: list[ExampleBlock] = []
+        self._halves = torch.zeros(BLOCK, length, dtype=torch.float16)
         self._values = torch.zeros(BLOCK, length)
         self._random = np.random.default_rng(seed)
 
@@ -307,9 +308,9 @@ class DualCoordinateDescentSvm:
 
     def _read(self, block: ExampleBlock, rows: np.ndarray) -> Tensor:
         """(R, D) some rows of a block in float32; the next call overwrites them."""
-        for place, row in enumerate(rows.tolist()):
-            self._values[place].copy_(block.rows[row])
-        return self._values[: len(rows)]
+        halves, values = self._halves[: len(rows)], self._values[: len(rows)]
+        torch.index_select(block.rows, 0, torch.from_numpy(rows), out=halves)
+        return values.copy_(halves)
 
     def _half_square(self, label: int) -> float:
         """Half the squared norm of the weights and the scaled bias."""
