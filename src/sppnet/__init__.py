@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sppnet.classification.estimator import SppClassifier
     from sppnet.detection import Detector
     from sppnet.geometry import Detections
+    from sppnet.labelling import LabelSession
     from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Detections",
     "Detector",
+    "LabelSession",
     "RegionPool",
     "SpatialPyramidPool",
     "SppClassifier",
@@ -32,6 +34,7 @@ __all__ = [
 _ROOM_OF = {
     "Detections": "geometry",
     "Detector": "detection",
+    "LabelSession": "labelling",
     "RegionPool": "pooling",
     "SpatialPyramidPool": "pooling",
     "SppClassifier": "classification.estimator",

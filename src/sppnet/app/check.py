@@ -28,7 +28,7 @@ def check(
     max_pixels: MaxPixels = None,
     debug: Debug = False,
 ) -> None:
-    """Look through a data set (VOC, COCO, YOLO or class folders) and name what is wrong in it.
+    """Look through a data set of any layout, or a label store, and name what is wrong in it.
 
     Every finding names the file, the line, and what training will do about it: problems are left
     out or spoil a score, notes are used. All splits are looked at, and what they have in common.

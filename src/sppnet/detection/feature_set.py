@@ -281,6 +281,21 @@ class CachedFeatures:
             zooms.append((zoom_x, zoom_y))
         return EncodedImage(tuple(maps), tuple(zooms), image.size_hw)
 
+    def is_usable(self, image: LabelledImage) -> bool:
+        """Tell whether an image could be decoded so far."""
+        return image.path not in self._bad
+
+    def is_encoded(self, image: LabelledImage) -> bool:
+        """Tell whether the maps of an image are kept, or it is known that it cannot be decoded."""
+        if image.path in self._bad:
+            return True
+        has_all = self.attempt(
+            lambda image: all(
+                self._map_key(image, side) in self.cache for side in self.encoder.short_sides
+            )
+        )(image)
+        return has_all is not False
+
     def _map_key(self, image: LabelledImage, short_side: int) -> str:
         """Everything that a map depends on."""
         return self.cache.make_key(

@@ -3,7 +3,8 @@
 - ``decode.py``: one image file becomes one tensor, within limits. Start here; ``formats.py`` looks
   at the bytes before any decoder does.
 - ``transforms.py``: resizing, cropping, flipping, stacking. ``listing.py``: files from folders.
-- ``readers/``: VOC, COCO, YOLO and class folders, all read into the classes of ``dataset.py``.
+- ``readers/``: VOC, COCO, YOLO, label stores and class folders, read into the classes of
+  ``dataset.py``.
 - ``findings.py``, ``check.py``: what is wrong with a data set, file and line.
 - ``synthetic/``: data sets that are drawn.
 """
@@ -27,6 +28,7 @@ from sppnet.images.readers.class_folders import (
     split_per_class,
 )
 from sppnet.images.readers.coco import read_coco
+from sppnet.images.readers.labels import read_labels
 from sppnet.images.readers.layouts import find_layout, list_splits, open_detection_dataset
 from sppnet.images.readers.voc import read_voc
 from sppnet.images.readers.voc_layout import list_voc_splits
@@ -70,6 +72,7 @@ __all__ = [
     "read_class_folders",
     "read_coco",
     "read_image_size",
+    "read_labels",
     "read_voc",
     "read_yolo",
     "resize_image",

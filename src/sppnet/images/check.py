@@ -28,7 +28,7 @@ class CheckReport:
 
     Args:
         root: The data set.
-        layout: "voc", "coco", "yolo" or "class folders".
+        layout: "voc", "coco", "yolo", "labels" or "class folders".
         splits: Names of its splits.
         counts: "images", "boxes" (detection), "images without boxes" (detection), "classes".
         per_class: Boxes, or images, of each class.
@@ -77,7 +77,7 @@ def check_dataset(
     """Check a data set of any layout, all of its splits and what they have in common.
 
     Args:
-        root: The data set: VOC, COCO, YOLO or class folders.
+        root: The data set: VOC, COCO, YOLO, class folders or a label store.
         split: Check this part only.
         quick: Do not decode the images; those that are cut or damaged behind the header stay
             unnoticed.

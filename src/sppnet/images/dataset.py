@@ -83,7 +83,7 @@ class DetectionDataset:
         problems: What was left out and why, one per image or box.
         root: Folder or index file that it was read from.
         split: The split, or None for all.
-        layout: "voc", "coco" or "yolo".
+        layout: "voc", "coco", "yolo" or "labels".
         notes: What was used although it was not quite right, such as boxes clipped to the image.
         category_ids: The id of each class in a COCO file; 1..K elsewhere.
     """
@@ -147,7 +147,7 @@ def make_dataset(
         findings: What was found on the way.
         root: Folder or index file that it was read from.
         split: The split, or None for all.
-        layout: "voc", "coco" or "yolo".
+        layout: "voc", "coco", "yolo" or "labels".
         category_ids: Ids of the classes, 1..K if left out.
 
     Returns:

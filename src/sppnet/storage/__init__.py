@@ -5,6 +5,8 @@
 - ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
 - ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable;
   ``run_data.py``: what it learns from, and what changed there.
+- ``label_store.py``: labels of photos with all their revisions, in one SQLite file;
+  ``labels.py``: what is said about a photo.
 """
 
 from importlib import import_module
@@ -20,6 +22,8 @@ from sppnet.storage.files import (
     write_json,
     write_text,
 )
+from sppnet.storage.label_store import LabelStore
+from sppnet.storage.labels import ConflictError, LabelBox, PhotoLabels
 from sppnet.storage.run_data import LearntFile, RunData
 from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
@@ -29,8 +33,12 @@ if TYPE_CHECKING:
     from sppnet.storage.tensors import put_under, tensors_under
 
 __all__ = [
+    "ConflictError",
     "FeatureCache",
+    "LabelBox",
+    "LabelStore",
     "LearntFile",
+    "PhotoLabels",
     "RunData",
     "RunFolder",
     "Stages",

@@ -111,3 +111,65 @@ def test_rows_of_other_classes_do_not_matter() -> None:
     svms.add(rows.flip(1) * 3, np.roll(low, 1, axis=1), np.roll(high, 1, axis=1))
     assert svms.fit(0, 1e-7) == pytest.approx(_fitted(bias_factor=10.0)[1], rel=2e-3)
     assert not svms.weights[1].any()
+
+
+def test_what_is_dropped_leaves_the_solution_of_the_rest() -> None:
+    rows, signs = _rows()
+    low, high = _bounds(signs)
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
+    third = len(rows) // 3
+    svms.add(rows[:third], low[:third], high[:third], owner=7)
+    svms.add(rows[third:], low[third:], high[third:], owner=8)
+    svms.fit(0, tolerance=1e-7)
+    assert svms.drop([7]) == [0]
+    value = svms.fit(0, tolerance=1e-7)
+    other = DualCoordinateDescentSvm(rows.shape[1], 1)
+    other.add(rows[third:], low[third:], high[third:])
+    assert value == pytest.approx(other.fit(0, tolerance=1e-7), rel=1e-4)
+    assert svms.weights[0].numpy() == pytest.approx(other.weights[0].numpy(), abs=2e-3)
+    assert svms.drop([7]) == []  # nothing of it is left
+    assert svms.count_positives() == [int((signs[third:] > 0).sum())]
+
+
+def test_dropping_all_rows_leaves_nothing_behind() -> None:
+    rows, signs = _rows()
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
+    svms.add(rows, *_bounds(signs), owner=3)
+    svms.fit(0, tolerance=1e-4)
+    assert float(svms.weights.norm()) > 0.01
+    svms.drop([3])
+    assert float(svms.weights.abs().max()) < 1e-5
+    assert float(svms.bias.abs().max()) < 1e-3
+
+
+def test_more_classes_leave_the_others_as_they_are() -> None:
+    rows, signs = _rows()
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
+    svms.add(rows, *_bounds(signs), owner=1)
+    svms.fit(0, tolerance=1e-6)
+    before = svms.weights[0].clone()
+    svms.grow(2)
+    low, high = _bounds(-signs)
+    svms.add(rows, np.pad(low, ((0, 0), (1, 0))), np.pad(high, ((0, 0), (1, 0))), owner=2)
+    svms.fit(1, tolerance=1e-6)
+    assert torch.equal(svms.weights[0], before)
+    weights, _ = descend(rows.double().numpy(), -signs, COST, steps=20_000)
+    assert svms.weights[1].numpy() == pytest.approx(weights, abs=0.02)
+    with pytest.raises(ValueError, match="at least 2"):
+        svms.grow(1)
+
+
+def test_a_copy_goes_its_own_way_and_shares_the_features() -> None:
+    rows, signs = _rows()
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
+    svms.add(rows[:100], *(part[:100] for part in _bounds(signs)), owner=1)
+    svms.add(rows[100:], *(part[100:] for part in _bounds(signs)), owner=2)
+    svms.fit(0, tolerance=1e-5)
+    before, duals = svms.weights.clone(), [block.duals.copy() for block in svms.blocks]
+    other = svms.copy()
+    assert other.blocks[0].rows is svms.blocks[0].rows
+    other.drop([1])
+    other.fit(0, tolerance=1e-5)
+    assert torch.equal(svms.weights, before)
+    assert all(np.array_equal(a, b.duals) for a, b in zip(duals, svms.blocks, strict=True))
+    assert not torch.equal(other.weights, before)

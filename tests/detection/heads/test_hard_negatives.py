@@ -279,3 +279,100 @@ def test_few_rows_are_all_kept() -> None:
 def test_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         ReservoirSample(0, 3)
+
+
+def _mine_by_owner(positives: list[Tensor], data, owners) -> HardNegativeMiner:
+    """Positives belong to 100, negatives to the number of their image."""
+    none = [rows[:0] for rows in positives]
+    miner = HardNegativeMiner(none, CONFIG)
+    labels = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(positives)])
+    miner.add_positives(torch.cat(positives), labels, owner=100)
+    for owner in owners:
+        features, is_negative = data[owner]
+        is_hard = miner.choose(features @ miner.weights_ + miner.bias_, is_negative)
+        kept = is_hard.any(1)
+        miner.add(features[kept], is_hard[kept], owner)
+    miner.finish()
+    return miner
+
+
+def test_positives_that_are_added_later_give_the_same_svms() -> None:
+    positives, data = _problem()
+    ours, theirs = _mine_by_owner(positives, data, range(8)), _mine(positives, data)
+    assert ours.weights_ == pytest.approx(theirs.weights_, abs=0.01)
+    assert ours.bias_ == pytest.approx(theirs.bias_, abs=0.02)
+
+
+def test_an_image_that_is_dropped_is_forgotten() -> None:
+    positives, data = _problem()
+    # an image on which what looks like the first class is none
+    strange = (positives[0].repeat(3, 1), torch.ones(45, 3, dtype=torch.bool))
+    ours = _mine_by_owner(positives, [*data, strange], range(9))
+    never = _mine_by_owner(positives, data, range(8))
+    assert float((ours.weights_ - never.weights_).abs().max()) > 0.02
+    ours.drop([8])
+    ours.refit(early=False)
+    assert ours.weights_ == pytest.approx(never.weights_, abs=0.01)
+    weights = ours.weights_.clone()
+    assert not ours.refit(early=False)  # nothing has changed since
+    assert torch.equal(ours.weights_, weights)
+
+
+def test_coarse_fits_are_made_exact_one_class_after_the_other() -> None:
+    positives, data = _problem()
+    miner, exact = (_mine_by_owner(positives, data, range(8)) for _ in range(2))
+    for each in (miner, exact):
+        each.drop([3])
+    assert not miner.refit()
+    left = [miner.refit(early=False, most=1) for _ in range(3)]
+    assert left == [True, True, False]
+    exact.refit(early=False)
+    assert miner.weights_ == pytest.approx(exact.weights_, abs=0.01)
+
+
+def test_a_class_without_positives_is_never_found_again() -> None:
+    positives, data = _problem()
+    miner = _mine_by_owner(positives, data, range(2))
+    miner.drop([100])
+    assert miner.bias_.tolist() == [NEVER] * 3
+    assert miner.waiting.tolist() == [False] * 3
+
+
+def test_positives_that_come_back_find_the_negatives_still_there() -> None:
+    positives, data = _problem()
+    miner = _mine_by_owner(positives, data, range(8))
+    before = miner.weights_.clone()
+    miner.drop([100])
+    labels = torch.cat([torch.full((len(rows),), k) for k, rows in enumerate(positives)])
+    miner.add_positives(torch.cat(positives), labels, owner=100)
+    miner.refit(early=False)
+    assert miner.weights_ == pytest.approx(before, abs=0.01)
+
+
+def test_a_class_that_comes_later_begins_with_all_negatives() -> None:
+    positives, data = _problem()
+    miner = _mine_by_owner(positives[:2], [(f, n[:, :2]) for f, n in data], range(2))
+    before = miner.weights_.clone()
+    miner.grow(3)
+    assert float(miner.bias_[2]) == NEVER
+    miner.add_positives(positives[2], torch.full((len(positives[2]),), 2), owner=5)
+    assert miner.waiting.tolist() == [False, False, True]
+    features, is_negative = data[2]
+    is_hard = miner.choose(features @ miner.weights_ + miner.bias_, is_negative)
+    assert torch.equal(is_hard[:, 2], is_negative[:, 2])
+    miner.add(features[is_hard.any(1)], is_hard[is_hard.any(1)], owner=2)
+    miner.finish()
+    assert float((features @ miner.weights_[:, 2] + miner.bias_[2])[is_negative[:, 2]].mean()) < 0
+    assert miner.weights_[:, :2] == pytest.approx(before, abs=0.1)
+
+
+def test_a_copy_of_a_miner_leaves_the_first_alone() -> None:
+    positives, data = _problem()
+    miner = _mine_by_owner(positives, data, range(3))
+    weights, bias = miner.weights_.clone(), miner.bias_.clone()
+    other = miner.copy()
+    other.drop([0, 1])
+    other.refit()
+    assert torch.equal(miner.weights_, weights)
+    assert torch.equal(miner.bias_, bias)
+    assert not torch.equal(other.weights_, weights)

@@ -70,7 +70,7 @@ def test_proposals_close_to_an_object_are_positives_too(prepare, scenes) -> None
     trainer._extra_of = torch.full((len(scenes.names),), 2)
     close = 0
     for image in scenes.images:
-        boxes, labels = trainer._positives_of(image)
+        boxes, labels = trainer.positives_of(image)
         count = len(image.boxes)
         assert torch.equal(boxes[:count], image.boxes)
         assert torch.equal(labels[:count], image.labels)
@@ -84,11 +84,11 @@ def test_proposals_close_to_an_object_are_positives_too(prepare, scenes) -> None
 
 def test_classes_with_many_objects_need_no_further_positives(prepare, scenes) -> None:
     trainer = make_trainer(prepare(), scenes.names, SvmConfig(extra_positives=6))
-    few = trainer._count_extras()
+    few = trainer.count_extras()
     assert few.tolist() == [6] * len(scenes.names)
     trainer.cached = prepare(scenes.images * 100)
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
-    assert trainer._count_extras().tolist() == [min(6, 1200 // (100 * n)) for n in counted.tolist()]
+    assert trainer.count_extras().tolist() == [min(6, 1200 // (100 * n)) for n in counted.tolist()]
 
 
 def test_saved_weights_take_plain_features(prepare, scenes) -> None:
@@ -112,7 +112,7 @@ def test_negatives_overlap_no_object_of_the_class(prepare, scenes, monkeypatch) 
     image = max(scenes.images, key=lambda each: len(each.labels.unique()))
     trainer = make_trainer(prepare([image]), scenes.names)
     proposals = torch.cat([image.boxes, trainer.cached.propose_from_pixels(image)])
-    negative = trainer._negative_of(image, proposals)
+    negative = trainer.negatives_of(image, proposals)
     overlaps = box_iou(proposals, image.boxes)
     for row in range(len(proposals)):
         for label in range(len(scenes.names)):
@@ -144,7 +144,7 @@ def test_mining_and_kernel_see_thinned_negatives_only_if_asked(prepare, scenes) 
         config = replace(CONFIG, negative_overlap=overlap)
         trainer = make_trainer(prepare([image]), scenes.names, config, scale=1.0)
         boxes = torch.cat([image.boxes, trainer.cached.propose_from_pixels(image)])
-        few.append(trainer._negative_of(image, boxes).sum(0))
+        few.append(trainer.negatives_of(image, boxes).sum(0))
     assert bool((few[1] < few[0]).all())
 
 
@@ -152,7 +152,7 @@ def test_proposals_of_equal_regions_are_scored_once(prepare, scenes) -> None:
     trainer = make_trainer(prepare(), scenes.names)
     image, encoded, proposals = next(iter(trainer.cached))
     boxes = torch.cat([image.boxes, proposals, proposals.flip(0)])
-    kept, regions = trainer._distinct(encoded, boxes)
+    kept, regions = trainer.distinct(encoded, boxes)
     every = [tuple(row) for row in trainer.encoder.assign_regions(encoded, boxes).tolist()]
     first = [row for row, region in enumerate(every) if region not in every[:row]]
     assert torch.equal(kept, boxes[first])
@@ -162,13 +162,13 @@ def test_proposals_of_equal_regions_are_scored_once(prepare, scenes) -> None:
 def test_object_stands_for_the_proposals_of_its_region(prepare, scenes, monkeypatch) -> None:
     trainer = make_trainer(prepare(scenes.images[:3]), scenes.names)
     trainer.collect_positives()
-    distinct, asked = trainer._distinct, []
+    distinct, asked = trainer.distinct, []
 
     def watch(encoded, boxes):
         asked.append(boxes)
         return distinct(encoded, boxes)
 
-    monkeypatch.setattr(trainer, "_distinct", watch)
+    monkeypatch.setattr(trainer, "distinct", watch)
     trainer.mine()
     for image, boxes in zip(scenes.images[:3], asked, strict=True):
         assert torch.equal(boxes[: len(image.boxes)], image.boxes)
@@ -183,7 +183,7 @@ def test_difficult_and_crowd_are_no_positives_and_no_negatives(prepare, scenes) 
         trainer = make_trainer(prepare([marked]), scenes.names)
         trainer.collect_positives()
         assert sum(map(len, trainer.positives)) == len(image.labels) - 1
-        own = trainer._negative_of(marked, image.boxes)[:, image.labels[0]]
+        own = trainer.negatives_of(marked, image.boxes)[:, image.labels[0]]
         assert not own[0]
     lenient = replace(CONFIG, use_difficult=True)
     trainer = make_trainer(prepare([replace(image, difficult=marks)]), scenes.names, lenient)
@@ -198,8 +198,8 @@ def test_proposal_inside_a_crowd_is_no_negative(prepare, scenes) -> None:
     trainer = make_trainer(prepare([image]), scenes.names)
     x0, y0, x1, y1 = image.boxes[0].tolist()
     inside = torch.tensor([[x0, y0, x0 + (x1 - x0) / 4, y0 + (y1 - y0) / 4]])
-    assert trainer._negative_of(image, inside).any()
-    assert not trainer._negative_of(replace(image, crowd=crowd), inside).any()
+    assert trainer.negatives_of(image, inside).any()
+    assert not trainer.negatives_of(replace(image, crowd=crowd), inside).any()
 
 
 def test_budget_of_the_mining_bounds_the_objects_and_they_stand_for_all(
@@ -220,7 +220,7 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
     trainer = make_trainer(prepare(max_proposals=60), scenes.names)
     trainer.collect_positives()
     label = int(scenes[0].labels[0])
-    negative_of = trainer._negative_of
+    negative_of = trainer.negatives_of
 
     def no_negatives_at_first(image, boxes):
         found = negative_of(image, boxes)
@@ -228,7 +228,7 @@ def test_first_image_full_of_one_class_does_not_silence_it(prepare, scenes) -> N
             found[:, label] = False
         return found
 
-    trainer._negative_of = no_negatives_at_first
+    trainer.negatives_of = no_negatives_at_first
     assert trainer.mine().weights[:, label].any()
 
 

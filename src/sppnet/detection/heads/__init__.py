@@ -7,5 +7,6 @@ Where to start reading, in this order:
 - ``hard_negatives.py``: which negatives are kept; ``dual_svm.py``: the linear SVMs themselves.
 - ``kernel_svm.py``: the kernel classifier and its training.
 - ``region_head.py``: fc6 and fc7, and the features that they give instead of the pooled ones.
-- ``box_regression.py``: what a detector asks of a box regressor, ridge regression, the cascade.
+- ``box_regression.py``: what a detector asks of a box regressor, ridge regression, the cascade;
+  ``box_sums.py``: the same kept as sums that images come to and go from.
 """

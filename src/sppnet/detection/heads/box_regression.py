@@ -375,7 +375,7 @@ class BoxCascade:
         draw: torch.Generator,
     ) -> None:
         """Sample proposals near the objects of an image, as the stages so far have refined them."""
-        boxes, targets, labels = self._near(image, proposals, draw)
+        boxes, targets, labels = self.near_objects(image, proposals, draw)
         if not len(boxes):
             return
         boxes = self.apply(encoder, encoded, labels, boxes)
@@ -385,10 +385,20 @@ class BoxCascade:
             rows = groups == group
             kept[group].add(features[rows], boxes[rows], targets[rows], draw)
 
-    def _near(
+    def near_objects(
         self, image: LabelledImage, proposals: Tensor, draw: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(S, 4) boxes that overlap an object, (S, 4) these objects, and (S,) their labels."""
+        """Sample boxes that overlap an object of an image.
+
+        Args:
+            image: Holds the objects.
+            proposals: (K, 4) xyxy in pixels.
+            draw: Source of the random numbers.
+
+        Returns:
+            (S, 4) boxes, at most ``per_image``, (S, 4) the objects that each overlaps most, and
+            (S,) their labels.
+        """
         trainable = trainable_objects(image, self._config.use_difficult)
         objects, labels = image.boxes[trainable], image.labels[trainable]
         if not len(objects):

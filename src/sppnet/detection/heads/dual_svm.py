@@ -1,6 +1,6 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ MOST_ROUNDS = 50
 # A round is one sweep over all rows of a class, then so many over those that are still active.
 ACTIVE_SWEEPS = 2
 NO_PRODUCTS = np.zeros((0, 0))
+NOBODY = -1  # owner of rows that are never dropped
 # Blocks of which a smaller share of the rows is used are rebuilt.
 LEAST_USE = 0.5
 
@@ -32,6 +33,7 @@ class ExampleBlock:
         high: (B, K) largest value of each; above 0 for positives.
         duals: (B, K) present values.
         products: (B, B) inner products of the rows, each with the constant feature for the bias.
+        owners: (B,) whose each row is, such as the number of an image.
 
     Attributes:
         active: (B, K) whether the last visit changed a dual variable.
@@ -43,6 +45,7 @@ class ExampleBlock:
     high: np.ndarray
     duals: np.ndarray
     products: np.ndarray
+    owners: np.ndarray
 
     def __post_init__(self) -> None:
         self.active = np.zeros(self.low.shape, dtype=bool)
@@ -136,16 +139,69 @@ class DualCoordinateDescentSvm:
         """Rows that are held."""
         return sum(len(block.rows) for block in self.blocks + self._new)
 
-    def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray) -> None:
+    def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray, owner: int = NOBODY) -> None:
         """Add rows, to be used from the next fit on.
 
         Args:
             rows: (B, D) features; kept in float16.
             low: (B, K) minus the cost of the row where it is a negative of the class, else 0.
             high: (B, K) its cost where it is a positive of the class, else 0.
+            owner: Whose rows these are, for :meth:`drop`.
         """
         if len(rows):
-            self._new.append(ExampleBlock(rows.half(), low, high, np.zeros_like(low), NO_PRODUCTS))
+            owners = np.full(len(rows), owner)
+            duals = np.zeros_like(low)
+            self._new.append(ExampleBlock(rows.half(), low, high, duals, NO_PRODUCTS, owners))
+
+    def drop(self, owners: Collection[int]) -> list[int]:
+        """Take out all rows of some owners; what the others say stays, and so do their duals.
+
+        Args:
+            owners: Whose rows go.
+
+        Returns:
+            The classes that had learnt from these rows: they are worth another fit.
+        """
+        changed: set[int] = set()
+        for block in self.blocks + self._new:
+            gone = np.flatnonzero(np.isin(block.owners, list(owners)) & block.is_used)
+            if not len(gone):
+                continue
+            duals = block.duals[gone]
+            self.weights -= torch.from_numpy(duals.T).float() @ block.rows[gone].float()
+            self.bias -= self.bias_factor**2 * torch.from_numpy(duals.sum(0)).float()
+            changed |= set(np.flatnonzero((duals != 0).any(0)).tolist())
+            for part in (block.low, block.high, block.duals):
+                part[gone] = 0
+        return sorted(changed)
+
+    def grow(self, num_classes: int) -> None:
+        """Make room for more classes, which have no rows yet.
+
+        Raises:
+            ValueError: If there are more classes already.
+        """
+        more = num_classes - len(self.bias)
+        if more < 0:
+            raise ValueError(f"num_classes must be at least {len(self.bias)}, got {num_classes}")
+        self.weights = torch.cat(
+            [self.weights, self.weights.new_zeros(more, self.weights.shape[1])]
+        )
+        self.bias = torch.cat([self.bias, self.bias.new_zeros(more)])
+        for block in self.blocks + self._new:
+            for name in ("low", "high", "duals", "active", "scores"):
+                setattr(block, name, np.pad(getattr(block, name), ((0, 0), (0, more))))
+
+    def copy(self) -> "DualCoordinateDescentSvm":
+        """Copy the solution and what each class uses; the features are shared, not copied."""
+        other = DualCoordinateDescentSvm(self.weights.shape[1], len(self.bias), self.bias_factor)
+        other.weights, other.bias = self.weights.clone(), self.bias.clone()
+        for ours, theirs in ((self.blocks, other.blocks), (self._new, other._new)):
+            for block in ours:
+                parts = (block.low.copy(), block.high.copy(), block.duals.copy())
+                theirs.append(ExampleBlock(block.rows, *parts, block.products, block.owners))
+                theirs[-1].active[:], theirs[-1].scores[:] = block.active, block.scores
+        return other
 
     def fit(self, label: int, tolerance: float) -> float:
         """Fit a class, starting from its last solution.
@@ -195,6 +251,13 @@ class DualCoordinateDescentSvm:
             counts += (block.low < 0).sum(0)
         return [int(count) for count in counts]
 
+    def count_positives(self) -> list[int]:
+        """Count the positives of each class."""
+        counts = np.zeros(len(self.bias), dtype=np.int64)
+        for block in self.blocks + self._new:
+            counts += (block.high > 0).sum(0)
+        return [int(count) for count in counts]
+
     def _mix(self) -> None:
         """Put new rows into blocks together with as many old ones, and free unused rows."""
         count = -(-sum(len(block.rows) for block in self._new) // BLOCK)
@@ -225,7 +288,8 @@ class DualCoordinateDescentSvm:
         )
         values = rows.float()
         products = (values @ values.T).double().numpy() + self.bias_factor**2
-        return ExampleBlock(rows, low, high, duals, products)
+        owners = np.array([block.owners[row] for block, row in places])
+        return ExampleBlock(rows, low, high, duals, products, owners)
 
     def _sweep(self, label: int, *, only_active: bool = False) -> float:
         """Visit the blocks of a class in random order; return the rise of the dual objective."""

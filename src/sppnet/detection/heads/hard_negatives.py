@@ -1,6 +1,7 @@
 """Hard negative mining for linear SVMs, and the random sample that keeps their positives."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.detection.heads.dual_svm import DualCoordinateDescentSvm
+from sppnet.detection.heads.dual_svm import NOBODY, DualCoordinateDescentSvm
 
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
@@ -110,6 +111,7 @@ class HardNegativeMiner:
         self.weights_ = self._svms.weights.T
         self.bias_ = torch.full((len(positives),), NEVER)
         self.objectives_: list[list[float]] = [[] for _ in positives]
+        self._coarse: set[int] = set()  # classes whose last fit had the coarser tolerance
         for label, rows in enumerate(positives):
             share = counts[label] / max(1, len(rows)) if counts else 1.0
             high = np.zeros((len(rows), len(positives)))
@@ -139,12 +141,13 @@ class HardNegativeMiner:
         """
         return is_negative & ((scores > self.config.hard_above) | self.waiting)
 
-    def add(self, features: Tensor, is_hard: Tensor) -> None:
+    def add(self, features: Tensor, is_hard: Tensor, owner: int = NOBODY) -> None:
         """Add hard negatives, and fit the classes that have enough new ones.
 
         Args:
             features: (W, D) features of proposals of one image.
             is_hard: (W, K) bool: their rows of what :meth:`choose` returned.
+            owner: Whose they are, such as the number of the image.
 
         Raises:
             ValueError: If the shapes do not fit together.
@@ -158,10 +161,85 @@ class HardNegativeMiner:
         wanted = wanted[: self._make_room(len(wanted))]
         chosen = is_hard[wanted] & self._has_positives
         low = -self.config.cost * chosen.double().numpy()
-        self._svms.add(features[wanted], low, np.zeros_like(low))
+        self._svms.add(features[wanted], low, np.zeros_like(low), owner)
         self._new_of = [n + int(new) for n, new in zip(self._new_of, chosen.sum(0), strict=True)]
         limits = [0 if first else self.config.refit_after for first in self.waiting.tolist()]
         self._fit([k for k, new in enumerate(self._new_of) if new > limits[k]])
+
+    def add_positives(self, features: Tensor, labels: Tensor, owner: int) -> None:
+        """Add objects, to be learnt from at the next fit.
+
+        Args:
+            features: (P, D) features of objects.
+            labels: (P,) int64 their classes.
+            owner: Whose they are, such as the number of an image.
+        """
+        high = np.zeros((len(features), len(self.bias_)))
+        high[np.arange(len(features)), labels.numpy()] = (
+            self.config.cost * self.config.positive_weight
+        )
+        self._svms.add(features, np.zeros_like(high), high, owner)
+        for label in labels.unique().tolist():
+            self._has_positives[label] = True
+            self._new_of[label] += 1
+            if self.objectives_[label]:
+                self.bias_[label] = self._svms.bias[label]
+
+    def drop(self, owners: Collection[int]) -> None:
+        """Forget all that was learnt from some owners; the next fit starts from what is left.
+
+        A class that is left without positives is found no more. Its negatives stay, and count again
+        once it has positives.
+        """
+        for label in self._svms.drop(owners):
+            self._new_of[label] += 1
+        self._has_positives = torch.tensor([n > 0 for n in self._svms.count_positives()])
+        self.bias_[~self._has_positives] = NEVER
+
+    def grow(self, num_classes: int) -> None:
+        """Make room for more classes; they have no positives yet.
+
+        Raises:
+            ValueError: If there are more classes already.
+        """
+        more = num_classes - len(self.bias_)
+        self._svms.grow(num_classes)
+        self.weights_ = self._svms.weights.T
+        self.bias_ = torch.cat([self.bias_, torch.full((more,), NEVER)])
+        self._has_positives = torch.cat([self._has_positives, torch.zeros(more, dtype=torch.bool)])
+        self._new_of += [0] * more
+        self.objectives_ += [[] for _ in range(more)]
+
+    def refit(self, *, early: bool = True, most: int | None = None) -> bool:
+        """Fit the classes whose examples changed since their last fit.
+
+        Args:
+            early: Whether the coarser tolerance of fits before the last is enough; otherwise the
+                classes that were fitted so are fitted again.
+            most: At most so many classes; None for all.
+
+        Returns:
+            Whether there are more.
+        """
+        changed = [
+            label
+            for label, new in enumerate(self._new_of)
+            if bool(self._has_positives[label]) and (new or (not early and label in self._coarse))
+        ]
+        labels = changed[:most]
+        self._fit(labels, is_last=not early)
+        self._coarse = self._coarse | set(labels) if early else self._coarse - set(labels)
+        return len(labels) < len(changed)
+
+    def copy(self) -> "HardNegativeMiner":
+        """Copy the solution; the features are shared."""
+        other = copy(self)
+        other._svms = self._svms.copy()
+        other.weights_, other.bias_ = other._svms.weights.T, self.bias_.clone()
+        other._has_positives, other._new_of = self._has_positives.clone(), list(self._new_of)
+        other.objectives_ = [list(values) for values in self.objectives_]
+        other._coarse = set(self._coarse)
+        return other
 
     def finish(self) -> None:
         """Fit every class that holds negatives once more, to the full tolerance."""

@@ -182,11 +182,11 @@ class SvmTrainer:
         """
         length = self.features.length(self.encoder)
         limit = max(1, self.mining.most_rows(length) // (2 * self.num_classes))
-        self._extra_of = self._count_extras()
+        self.count_extras()
         kept = [ReservoirSample(limit, length) for _ in range(self.num_classes)]
         for image, encoded in self.cached.maps("describing objects", track, mirror=self.mirror):
-            boxes, labels = self._positives_of(image)
-            rows = self._describe(encoded, self.encoder.assign_regions(encoded, boxes))
+            boxes, labels = self.positives_of(image)
+            rows = self.describe(encoded, self.encoder.assign_regions(encoded, boxes))
             for label in labels.unique().tolist():
                 kept[label].add(rows[labels == label], self.draw)
         self.counts = [each.seen for each in kept]
@@ -204,12 +204,12 @@ class SvmTrainer:
         samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
             objects = image.boxes[trainable_objects(image, self.config.use_difficult)]
-            boxes, regions = self._distinct(encoded, torch.cat([objects, proposals]))
+            boxes, regions = self.distinct(encoded, torch.cat([objects, proposals]))
             weights = (miner.weights_ * self.scale).to(self.encoder.device)
             products = self.features.multiply(self.encoder, encoded, regions, weights)
-            is_hard = miner.choose(products.cpu() + miner.bias_, self._negative_of(image, boxes))
+            is_hard = miner.choose(products.cpu() + miner.bias_, self.negatives_of(image, boxes))
             rows = is_hard.any(1).nonzero().flatten()
-            miner.add(self._describe(encoded, regions[rows]), is_hard[rows])
+            miner.add(self.describe(encoded, regions[rows]), is_hard[rows])
         miner.finish()
         # products of columns with gaps differ in their last bits from those of a loaded detector
         weights = (miner.weights_ * self.scale).contiguous()
@@ -221,17 +221,26 @@ class SvmTrainer:
         config = replace(self.config.kernel, seed=self.config.seed)
         return mine_kernel(unscaled, self._negatives(track), config, self.features)
 
-    def _count_extras(self) -> Tensor:
-        """(K,) the most proposals that may join each object of a class as positives."""
+    def count_extras(self) -> Tensor:
+        """Decide how many proposals may join each object of a class as positives: (K,) int64."""
         trainable = [
             image.labels[trainable_objects(image, self.config.use_difficult)]
             for image in self.cached.usable
         ]
         objects = torch.cat(trainable).bincount(minlength=self.num_classes).clamp(min=1)
-        return (self.config.enough_positives // objects).clamp(max=self.config.extra_positives)
+        enough = self.config.enough_positives // objects
+        self._extra_of = enough.clamp(max=self.config.extra_positives)
+        return self._extra_of
 
-    def _positives_of(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
-        """(P, 4) boxes and (P,) labels of an image's objects and of proposals close to them."""
+    def positives_of(self, image: LabelledImage) -> tuple[Tensor, Tensor]:
+        """Take an image's objects and proposals close to them, after :meth:`count_extras`.
+
+        Args:
+            image: One of the images, or the mirror image of one.
+
+        Returns:
+            (P, 4) boxes, xyxy in pixels, the objects' own first, and their (P,) classes.
+        """
         trainable = trainable_objects(image, self.config.use_difficult)
         objects, labels = image.boxes[trainable], image.labels[trainable]
         extra = self._extra_of[labels]
@@ -251,17 +260,17 @@ class SvmTrainer:
         """Per image, (W, D) features of some proposals and (W, K) whether each is a negative."""
         samples = self.cached.samples("mining for the kernel", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
-            boxes, regions = self._distinct(encoded, proposals)
+            boxes, regions = self.distinct(encoded, proposals)
             some = torch.randperm(len(boxes), generator=self.draw)[: self.config.kernel_proposals]
             rows = self.features.describe(self.encoder, encoded, regions[some]).cpu()
-            yield rows, self._negative_of(image, boxes[some])
+            yield rows, self.negatives_of(image, boxes[some])
 
-    def _describe(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
-        """(W, D) scaled features on the CPU."""
+    def describe(self, encoded: EncodedImage, regions: Tensor) -> Tensor:
+        """Compute the scaled features of (W, 5) regions: (W, D) on the CPU."""
         return self.features.describe(self.encoder, encoded, regions).cpu() * self.scale
 
-    def _distinct(self, encoded: EncodedImage, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """The first box of each distinct region: (U, 4) boxes and their (U, 5) regions."""
+    def distinct(self, encoded: EncodedImage, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the first of (W, 4) boxes in each region: (U, 4) boxes and (U, 5) regions."""
         regions = self.encoder.assign_regions(encoded, boxes)
         distinct, region_of = torch.unique(regions, dim=0, return_inverse=True)
         first = torch.full((len(distinct),), len(boxes))
@@ -269,8 +278,8 @@ class SvmTrainer:
         rows = first.sort().values
         return boxes[rows], regions[rows]
 
-    def _negative_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
-        """(W, K) whether each box is a negative of each class."""
+    def negatives_of(self, image: LabelledImage, boxes: Tensor) -> Tensor:
+        """Tell which of (W, 4) boxes are negatives of which class: (W, K) bool."""
         negative = ~inside_crowd(boxes, image)[:, None].repeat(1, self.num_classes)
         overlaps = box_iou(boxes, image.boxes)
         for overlap, label in zip(overlaps.T, image.labels.tolist(), strict=True):

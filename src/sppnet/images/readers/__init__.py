@@ -5,6 +5,7 @@
 - ``voc_classes.py``: the same sets for classification, several classes to an image.
 - ``coco.py``, ``yolo.py``: the other two detection layouts; ``yolo_yaml.py``: what the YAML file of
   the latter says.
+- ``labels.py``: the store of labels that ``LabelSession`` keeps beside the photos.
 - ``class_folders.py``: a folder of images per class.
 
 Every reader returns a data set of ``images/dataset.py``, and a finding for whatever it left out;

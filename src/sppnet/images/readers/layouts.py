@@ -9,6 +9,7 @@ from sppnet.images.dataset import DetectionDataset
 from sppnet.images.findings import require_folder, unknown_split
 from sppnet.images.readers.class_folders import list_class_splits
 from sppnet.images.readers.coco import is_coco_file, read_coco
+from sppnet.images.readers.labels import read_labels
 from sppnet.images.readers.voc import read_voc
 from sppnet.images.readers.voc_layout import find_voc_folders, find_voc_parts, list_voc_splits
 from sppnet.images.readers.yolo import (
@@ -19,11 +20,12 @@ from sppnet.images.readers.yolo import (
 )
 from sppnet.images.readers.yolo_yaml import is_yaml_file
 from sppnet.progress import Track, no_tracking
+from sppnet.storage.label_store import find_store
 
 _LOOKED_FOR = (
     "VOC (Annotations/*.xml, or *.xml beside the images), YOLO (images/ and labels/, or *.txt "
     "beside the images and a file of names) "
-    "or COCO (a .json with images, annotations and categories)"
+    "or COCO (a .json with images, annotations and categories), or a label store (.sppnet)"
 )
 # COCO's own; any file there or in the root; one per split (Roboflow, FiftyOne and others).
 _COCO_PATTERNS = (
@@ -44,8 +46,8 @@ def open_detection_dataset(
     """Read a detection data set of any supported layout.
 
     Args:
-        root: A folder in VOC, YOLO or COCO layout, a COCO JSON file, or the YAML file of a YOLO
-            set.
+        root: A folder in VOC, YOLO or COCO layout, a COCO JSON file, the YAML file of a YOLO set,
+            or a label store: its own folder, or the folder of photos that has it in ``.sppnet``.
         split: Which part; None takes everything.
         names: Class names to label by, such as a model's; None takes the set's own.
         track: Shows progress.
@@ -67,17 +69,22 @@ def open_detection_dataset(
         return read_yolo(root, split, names, track=track)
     if layout == "coco":
         return _open_coco(root, split, names, track)
+    if layout == "labels":
+        return read_labels(root, split, names, track=track)
     raise NothingUsableError(f"no annotated images: looked for {_LOOKED_FOR}", path=root)
 
 
 def find_layout(root: str | Path) -> str | None:
     """Recognise a detection layout.
 
+    A folder that has annotations of its own beside ``.sppnet`` is read by these: whoever means the
+    label store names ``.sppnet``.
+
     Args:
         root: A folder, a COCO JSON file, or the YAML file of a YOLO set.
 
     Returns:
-        "voc", "yolo", "coco" or None.
+        "voc", "yolo", "coco", "labels" or None.
 
     Raises:
         UsageError: If it does not exist.
@@ -88,12 +95,16 @@ def find_layout(root: str | Path) -> str | None:
     if root.suffix.lower() == ".json" and os.path.isfile(root):  # noqa: PTH113 (never raises)
         return "coco"
     require_folder(root)
+    if find_store(root) == root:
+        return "labels"
     if find_voc_folders(root) is not None or find_voc_parts(root):
         return "voc"
     if is_yolo_root(root):
         return "yolo"
     if _coco_files(root):
         return "coco"
+    if find_store(root) is not None:
+        return "labels"
     return "yolo" if find_lone_labels(root) else None
 
 
@@ -117,6 +128,8 @@ def list_splits(root: str | Path) -> list[str]:
         return list_yolo_splits(root)
     if layout == "coco":
         return sorted(_coco_files(root))
+    if layout == "labels":
+        return []
     return list_class_splits(root)
 
 

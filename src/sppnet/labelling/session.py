@@ -1,0 +1,434 @@
+"""``LabelSession``: label photos, and have a detector that learns from each label in seconds."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from sppnet.config.detection import DetectionConfig
+from sppnet.errors import NothingUsableError, Problem, SppnetError
+from sppnet.geometry import Detections
+from sppnet.images import list_images, read_image_size
+from sppnet.labelling.background import Improver
+from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
+from sppnet.labelling.exchange import export_labels
+from sppnet.labelling.folds import Expectation, summarise
+from sppnet.labelling.loop import LearningLoop
+from sppnet.labelling.order import Doubt, choose_next, find_doubts
+from sppnet.storage.label_store import STORE_FOLDER, LabelStore
+from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, LabelBox, PhotoLabels
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a session is doing.
+
+    Args:
+        phase: ``idle``, ``queued`` (edits wait to be learnt), ``fitting`` or ``failed``.
+        seconds_left: Of the fit that is under way, about; 0 otherwise.
+        message: Why it failed; empty otherwise.
+        waiting: Labelled photos of which something is still to be learnt.
+        labelled: Photos that have labels, or of which it is known that they are empty.
+        photos: All photos.
+        model: Version of the model that suggests; empty before there is one.
+    """
+
+    phase: str
+    seconds_left: float
+    message: str
+    waiting: int
+    labelled: int
+    photos: int
+    model: str
+
+
+class LabelSession:
+    """Labels of a folder of photos, and a detector that is kept warm on them.
+
+    Features are computed once per photo and kept on disk. An edit is on the disk before its call
+    returns; :meth:`refit` then learns it from the last solution on: rows of the edited photo are
+    replaced, the rest stays. With one box there is a model already: an SVM with that box (and the
+    proposals that nearly coincide with it) against the rest of its photo, regions that look much
+    like it left out (an exemplar SVM; Malisiewicz et al. 2011).
+
+    Use :meth:`open`. The session is a context; leaving it stops the background work.
+
+    Args:
+        folder: Of the photos; nothing is written there but the store.
+        store: Labels.
+        config: The constants of ``detect train``.
+        background: Whether a thread convolves photos and improves the model meanwhile.
+        author: Recorded with each edit.
+
+    Example:
+        >>> import tempfile
+        >>> from sppnet.images import draw_detection_set
+        >>> config = DetectionConfig(
+        ...     backbone="small5", weights="none", imgsz=(96,), proposals="grid"
+        ... )
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     photos = draw_detection_set(name, 3, seed=0) / "JPEGImages"
+        ...     with LabelSession.open(photos, config=config, background=False) as session:
+        ...         first, second = session.photos[:2]
+        ...         done = session.set_boxes(first, [[9, 9, 60, 60]], ["thing"])
+        ...         learnt = session.refit()
+        ...         found = session.suggest(second)
+        ...         print(done.state, learnt.labelled, set(found.names) <= {"thing"})
+        labelled 1 True
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: LabelStore,
+        config: DetectionConfig,
+        *,
+        background: bool = True,
+        author: str = "",
+    ) -> None:
+        self.folder, self.store, self.config, self.author = folder, store, config, author
+        self.photos = tuple(path.relative_to(folder).as_posix() for path in _photos(folder))
+        self._loop = LearningLoop(folder, store, config, self.photos)
+        self._improver = Improver(self._loop.improve_once, self._fail)
+        self._deadline, self._failure = 0.0, ""
+        if background:
+            self._improver.start()
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        store: str | Path | None = None,
+        *,
+        config: DetectionConfig | None = None,
+        background: bool = True,
+        author: str = "",
+    ) -> "LabelSession":
+        """Open a folder of photos, with the labels that it has.
+
+        Args:
+            folder: The photos, in this folder and below; they are never changed.
+            store: Folder of labels and features; ``folder``/.sppnet if None.
+            config: The constants of ``detect train``, without fine-tuning; the usual ones if None.
+            background: Whether a thread convolves photos and improves the model meanwhile.
+            author: Recorded with each edit.
+
+        Raises:
+            NothingUsableError: If there is no photo.
+            UsageError: If the store is of other photos, or the trunk's weights are not there.
+            UnusableFileError: If the store is damaged.
+            OutputError: If the store cannot be made.
+        """
+        folder = Path(folder)
+        if not _photos(folder):
+            raise NothingUsableError("holds no photo to label", path=folder)
+        kept = LabelStore(folder / STORE_FOLDER if store is None else Path(store), folder)
+        config = config or DetectionConfig()
+        return cls(folder, kept, config, background=background, author=author)
+
+    def close(self) -> None:
+        """Stop the background work and close the store; all edits are on the disk already."""
+        self._improver.stop()
+        self.store.close()
+
+    def __enter__(self) -> "LabelSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, in the order in which they came."""
+        return self.store.names()
+
+    @property
+    def state(self) -> SessionState:
+        """What the session is doing, for a page to show."""
+        left = max(0.0, self._deadline - time.monotonic())
+        phase = "queued" if self._loop.pending else "idle"
+        phase = "failed" if self._failure else "fitting" if left else phase
+        labelled = sum(each.state != UNLABELLED for each in self.store.every())
+        model = self._loop.model.version if self._loop.model else ""
+        counts = (len(self._loop.pending), labelled, len(self.photos))
+        return SessionState(phase, left, self._failure, *counts, model)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Photos and boxes that could not be used, each once."""
+        return tuple(dict.fromkeys([*self._loop.problems, *self._loop.learner.cached.problems]))
+
+    def labels(self, photo: str) -> PhotoLabels:
+        """Give what is said about a photo now, with its revision; ValueError if there is none."""
+        return self.store.labels(self._known(photo))
+
+    def set_boxes(
+        self,
+        photo: str,
+        boxes: Tensor | Sequence[Sequence[float]],
+        labels: Sequence[str],
+        *,
+        expected: int | None = None,
+    ) -> PhotoLabels:
+        """Say which things a photo shows; on the disk when this returns.
+
+        What an import said of a box beyond its corners stays with it, also if it is moved a little;
+        what it said of its shape goes then.
+
+        Args:
+            photo: Path from the folder, with ``/``.
+            boxes: (K, 4) xyxy in pixels of the upright photo; what reaches beyond it is cut off.
+                With no box at all the photo is unlabelled again; :meth:`set_empty` says that no
+                things are there.
+            labels: (K,) class names; new ones become classes.
+            expected: Revision that the edit was made on; None writes whatever is there.
+
+        Returns:
+            The new revision.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``; nothing is
+                written, and the error carries both versions.
+            InputError: If the photo cannot be read.
+            ValueError: If there is no such photo, a box has no area inside the photo, or the
+                numbers of boxes and labels differ.
+            OutputError: If it cannot be written.
+        """
+        size_hw = read_image_size(self.folder / self._known(photo))
+        made = cut_boxes(boxes, labels, size_hw)
+        kept = keep_extras(made, self.store.labels(photo).boxes)
+        return self._put(photo, kept, LABELLED if kept else UNLABELLED, expected)
+
+    def set_empty(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+        """Say that no things are in a photo: it teaches what things do not look like.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            ValueError: If there is no such photo.
+            OutputError: If it cannot be written.
+        """
+        return self._put(self._known(photo), [], EMPTY, expected)
+
+    def undo(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+        """Take the last edit of a photo back, also one of an earlier session.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            UsageError: If there is nothing to undo.
+            OutputError: If it cannot be written.
+        """
+        made = self.store.undo(self._known(photo), expected, self.author)
+        self._edited()
+        return made
+
+    def redo(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+        """Take the last undo back, unless the photo was edited since; raises as :meth:`undo`."""
+        made = self.store.redo(self._known(photo), expected, self.author)
+        self._edited()
+        return made
+
+    def rename_class(self, name: str, new: str) -> None:
+        """Rename a class; nothing is learnt anew.
+
+        Raises:
+            UsageError: If there is no such class, or another has the new name.
+            ValueError: If the new name is empty.
+            OutputError: If it cannot be written.
+        """
+        with self._loop.lock:
+            self.store.rename_class(name, new, self.author)
+            self._loop.rename(name, new)
+
+    def merge_classes(self, name: str, into: str) -> None:
+        """Let all boxes of a class count as another's; photos that show it are learnt again.
+
+        Raises:
+            UsageError: If there is no such class, or both are the same.
+            OutputError: If it cannot be written.
+        """
+        self.store.merge_classes(name, into, self.author)
+        self._edited()
+
+    def refit(self, budget_seconds: float = 5.0, *, full: bool = False) -> SessionState:
+        """Learn what was edited since, from the last solution on.
+
+        Args:
+            budget_seconds: Photos that could not be learnt in this time wait for the next call, or
+                for the background work.
+            full: Train from nothing, as ``sppnet detect train`` does on the same labels, to the
+                same bytes; takes as long. It suggests until the next warm fit.
+
+        Returns:
+            The state after it.
+
+        Raises:
+            NothingUsableError: If nothing is labelled.
+            SppnetError: If the training fails; :attr:`state` says so, too.
+        """
+        with self._improver.paused(), self._loop.lock:
+            self._deadline, self._failure = time.monotonic() + budget_seconds, ""
+            try:
+                if full:
+                    self._loop.fit_full()
+                else:
+                    self._loop.fit_warm(budget_seconds)
+            except SppnetError as error:
+                self._fail(error)
+                raise
+            finally:
+                self._deadline = 0.0
+        return self.state
+
+    def improve(self, seconds: float = 60.0) -> float:
+        """Do the background's work now: mirror images, anchors, further negatives, more photos.
+
+        Args:
+            seconds: At most about so long.
+
+        Returns:
+            Seconds that it took.
+        """
+        begin = time.monotonic()
+        while time.monotonic() < begin + seconds and self._loop.improve_once():
+            pass
+        return time.monotonic() - begin
+
+    def suggest(self, photo: str) -> Suggestions:
+        """Find things in a photo with the model as it is; kept apart from the labels.
+
+        Args:
+            photo: Path from the folder, with ``/``.
+
+        Returns:
+            What was found, down to low scores, best first; nothing before there is a model.
+
+        Raises:
+            InputError: If the photo cannot be decoded.
+            ValueError: If there is no such photo.
+        """
+        self._loop.at = self._loop.places[self._known(photo)]
+        self._improver.wake()
+        model = self._loop.model
+        if model is None:
+            return Suggestions.of(Detections.empty(), (), "")
+        with self._improver.paused():
+            found = Suggestions.of(
+                self._loop.find(photo, model), model.detector.names, model.version
+            )
+        if self.store.suggestions(photo)[1] != model.version:
+            self.store.put_suggestions(photo, found.as_boxes(), model.version)
+        return found
+
+    def evaluate(self, most_photos: int = 100) -> Expectation:
+        """Measure what to expect of the next photo: folds over the labelled photos.
+
+        Each part is searched by SVMs that forgot it. The confidence of suggestions follows from it.
+
+        Args:
+            most_photos: At most so many labelled photos are searched.
+
+        Raises:
+            NothingUsableError: If fewer than two photos are labelled.
+        """
+        with self._improver.paused(), self._loop.lock:
+            return summarise(self._loop.hold_out(most_photos))
+
+    def next(self, count: int = 10) -> list[str]:
+        """Choose the photos that teach most: uncertain, and unlike those that are labelled.
+
+        Args:
+            count: At most so many.
+
+        Returns:
+            Names, the most useful first. Photos that are not convolved yet come last, in order.
+        """
+        with self._improver.paused(), self._loop.lock:
+            done = {each.photo for each in self.store.every() if each.state != UNLABELLED}
+            candidates, seen = self._loop.candidates(done)
+            chosen = choose_next(candidates, seen, count)
+            rest = (photo for photo in self.photos if photo not in done | set(chosen))
+            return [*chosen, *rest][:count]
+
+    def doubtful(self, count: int = 40, most_photos: int = 1000) -> list[Doubt]:
+        """Name labels that a model fitted without their photo denies, and things without a label.
+
+        Args:
+            count: At most so many.
+            most_photos: At most so many labelled photos are searched.
+
+        Returns:
+            The most doubtful first.
+
+        Raises:
+            NothingUsableError: If fewer than two photos are labelled.
+        """
+        with self._improver.paused(), self._loop.lock:
+            held = self._loop.hold_out(most_photos)
+            return find_doubts(held.images, held.found, held.names)[:count]
+
+    def export(self, layout: str, out: str | Path) -> Path:
+        """Write the labels for other tools; the photos stay where they are.
+
+        Args:
+            layout: ``voc``, ``coco``, ``yolo`` or ``label-studio``.
+            out: A folder (voc, yolo) or a file (coco, label-studio).
+
+        Returns:
+            What was written.
+
+        Raises:
+            NothingUsableError: If nothing is labelled.
+            ValueError: If there is no such layout.
+            OutputError: If it cannot be written.
+        """
+        return export_labels(self.store, layout, out)
+
+    def save_model(self, path: str | Path) -> Path:
+        """Write the detector as it is: a folder for ``detect predict`` and ``Detector.load``.
+
+        Args:
+            path: The folder; a model there is replaced as a whole.
+
+        Raises:
+            NothingUsableError: If nothing was learnt yet.
+            OutputError: If it cannot be written.
+        """
+        with self._improver.paused(), self._loop.lock:
+            if self._loop.full is not None:
+                config = asdict(self.config)
+                more = {"data": self.store.folder.name, "split": None, "seed": config.pop("seed")}
+                self._loop.full.save(path, {**config, **more})
+            elif self._loop.learner.is_ready:
+                extra = {**asdict(self.config), "data": self.folder.name, "warm": True}
+                self._loop.learner.trimmed().save(path, extra)
+            else:
+                raise NothingUsableError("nothing was learnt yet: label a photo and refit")
+        return Path(path)
+
+    def _known(self, photo: str) -> str:
+        """Refuse a photo that is not among them."""
+        if photo not in self._loop.places:
+            raise ValueError(f"photo must be one of the folder's, got {photo!r}")
+        return photo
+
+    def _put(
+        self, photo: str, boxes: list[LabelBox], state: str, expected: int | None
+    ) -> PhotoLabels:
+        made = self.store.put(photo, boxes, state=state, expected=expected, author=self.author)
+        self._edited()
+        return made
+
+    def _edited(self) -> None:
+        """Put what was edited in line; the background may begin to learn it."""
+        self._loop.sync()
+        self._improver.wake()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = str(error)
+
+
+def _photos(folder: Path) -> list[Path]:
+    """The photos of a folder and below it; hidden folders, such as the store, do not count."""
+    return [path for path in list_images([folder]).paths if path.is_relative_to(folder)]

@@ -1,0 +1,499 @@
+"""Labels of photos that lose nothing: every edit is on the disk before the call returns.
+
+One SQLite file in WAL mode. Each edit adds a revision of its photo and removes none, so that undo
+and redo work after a restart, and people never overwrite each other unseen. No torch.
+"""
+
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from sppnet.errors import OutputError, UnusableFileError, UsageError
+from sppnet.storage.files import reason
+from sppnet.storage.labels import (
+    LABELLED,
+    UNLABELLED,
+    ConflictError,
+    LabelBox,
+    PhotoLabels,
+    SuggestedBox,
+    check_edit,
+    check_name,
+)
+
+STORE_FOLDER, STORE_FILE = ".sppnet", "labels.sqlite"
+FORMAT_VERSION = 1
+_BUSY_SECONDS = 30.0  # how long a writer waits for another one
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE classes (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, merged_into INTEGER REFERENCES classes
+);
+CREATE TABLE class_edits (
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, class INTEGER NOT NULL, before TEXT, after TEXT,
+    author TEXT NOT NULL, made REAL NOT NULL
+);
+CREATE TABLE revisions (
+    edit INTEGER PRIMARY KEY AUTOINCREMENT,
+    photo TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
+    boxes TEXT NOT NULL, extra TEXT NOT NULL, author TEXT NOT NULL, made REAL NOT NULL,
+    back INTEGER, forward INTEGER, UNIQUE (photo, revision)
+);
+CREATE TABLE suggestions (
+    photo TEXT PRIMARY KEY, model TEXT NOT NULL, made REAL NOT NULL, boxes TEXT NOT NULL
+);
+CREATE VIEW latest AS SELECT * FROM revisions AS r WHERE revision = (
+    SELECT max(revision) FROM revisions AS other WHERE other.photo = r.photo
+);
+"""
+
+
+class LabelStore:
+    """The labels of a folder of photos; safe from kills, and for several threads and processes.
+
+    Every edit is committed with ``synchronous=FULL`` before the call returns. An edit may name the
+    revision that it was made on; if the photo has moved on, :class:`ConflictError` carries both
+    versions. Photos are never written to.
+
+    Args:
+        folder: Of the store; ``labels.sqlite`` lies in it.
+        photos: Folder of the photos, recorded in a new store. None opens a store that is there.
+
+    Raises:
+        UsageError: If there is no store and ``photos`` is None, or the store is of other photos.
+        UnusableFileError: If the file is damaged, no label store, or of a newer version.
+        OutputError: If it cannot be made or written to.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     store = LabelStore(Path(name) / ".sppnet", name)
+        ...     first = store.put("a.jpg", [LabelBox((1, 2, 30, 40), "cat")])
+        ...     second = store.put("a.jpg", [], state="empty", expected=first.revision)
+        ...     print(second.state, store.undo("a.jpg").boxes[0].name, store.redo("a.jpg").state)
+        ...     store.close()
+        empty cat empty
+    """
+
+    def __init__(self, folder: str | Path, photos: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / STORE_FILE
+        self._lock = threading.RLock()
+        if photos is None and not self.path.is_file():
+            raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
+        if photos is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot be made: {reason(error)}", path=self.folder) from error
+        with self._failures():
+            self._db = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                self._db.execute(f"PRAGMA {pragma}")
+        self._prepare(photos)
+
+    def __enter__(self) -> "LabelStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; nothing waits to be written."""
+        self._db.close()
+
+    @property
+    def photos_folder(self) -> Path:
+        """Where the photos lie."""
+        return Path(os.path.normpath(self.folder / self.fact("photos")))
+
+    def labels(self, photo: str) -> PhotoLabels:
+        """Give what is said about a photo now; revision 0 if nobody has touched it."""
+        row = self._row(photo)
+        return PhotoLabels(photo) if row is None else self._labels(row)
+
+    def every(self) -> list[PhotoLabels]:
+        """Give the labels of all photos that were ever touched, by name."""
+        rows = self._read("SELECT * FROM latest ORDER BY photo")
+        resolved = self._resolved()
+        return [self._labels(row, resolved) for row in rows]
+
+    def history(self, photo: str) -> list[PhotoLabels]:
+        """Give all revisions of a photo, the oldest first; none is ever removed."""
+        rows = self._read("SELECT * FROM revisions WHERE photo = ? ORDER BY revision", photo)
+        return [self._labels(row) for row in rows]
+
+    def changed_since(self, edit: int) -> tuple[list[str], int]:
+        """Name the photos that were edited after some edit, and give the number of the last one.
+
+        Args:
+            edit: What the last call returned; 0 for all.
+        """
+        rows = self._read("SELECT edit, photo FROM revisions WHERE edit > ? ORDER BY edit", edit)
+        return list({row["photo"]: 0 for row in rows}), rows[-1]["edit"] if rows else edit
+
+    def put(
+        self,
+        photo: str,
+        boxes: Iterable[LabelBox],
+        *,
+        state: str = LABELLED,
+        expected: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        author: str = "",
+        kind: str = "edit",
+    ) -> PhotoLabels:
+        """Replace what is said about a photo; on the disk when this returns.
+
+        Args:
+            photo: Path from the folder of the photos, with ``/``.
+            boxes: All of its boxes.
+            state: One of :data:`STATES`; only ``labelled`` photos have boxes.
+            expected: The revision that the edit was made on; None writes whatever is there.
+            extra: Whatever else is known of the photo; None keeps what is there.
+            author: Who makes the edit.
+            kind: ``edit``, or how an import calls itself.
+
+        Returns:
+            The new revision.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            ValueError: If a box is reversed or not finite, or state and boxes contradict.
+            OutputError: If it cannot be written.
+        """
+        (made,) = self.put_all(
+            [PhotoLabels(photo, expected or 0, state, tuple(boxes), extra or {}, author, kind)],
+            check=expected is not None,
+            keep_extra=extra is None,
+        )
+        return made
+
+    def put_all(
+        self, edits: Sequence[PhotoLabels], *, check: bool = False, keep_extra: bool = False
+    ) -> list[PhotoLabels]:
+        """Write edits of many photos at once: all of them or none; see :meth:`put`.
+
+        Args:
+            edits: What is to be said; ``revision`` is the one that the edit was made on.
+            check: Whether each photo must be at that revision.
+            keep_extra: Whether what else is known of the photos stays.
+
+        Raises:
+            ConflictError: If ``check`` is set and a photo is at another revision.
+            ValueError: If a box is reversed or not finite, or state and boxes contradict.
+            OutputError: If they cannot be written.
+        """
+        for edit in edits:
+            check_edit(edit)
+        with self._writing():
+            return [self._add(edit, check, keep_extra) for edit in edits]
+
+    def undo(self, photo: str, expected: int | None = None, author: str = "") -> PhotoLabels:
+        """Go back to what was said before the last edit that is not undone.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            UsageError: If there is nothing to undo.
+            OutputError: If it cannot be written.
+        """
+        return self._step(photo, "undo", expected, author)
+
+    def redo(self, photo: str, expected: int | None = None, author: str = "") -> PhotoLabels:
+        """Take back the last undo, unless the photo was edited since.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            UsageError: If there is nothing to redo.
+            OutputError: If it cannot be written.
+        """
+        return self._step(photo, "redo", expected, author)
+
+    def can_step(self, photo: str) -> tuple[bool, bool]:
+        """Tell whether there is something to undo, and something to redo."""
+        row = self._row(photo)
+        return (False, False) if row is None else (row["back"] is not None, bool(row["forward"]))
+
+    def names(self) -> tuple[str, ...]:
+        """Class names in the order in which they came; merged ones are gone."""
+        rows = self._read("SELECT name FROM classes WHERE merged_into IS NULL ORDER BY id")
+        return tuple(row["name"] for row in rows)
+
+    def class_edit(self) -> int:
+        """Give the number of the last renaming, merging or splitting of a class; 0 if none was."""
+        rows = self._read("SELECT max(id) AS last FROM class_edits WHERE kind != 'add'")
+        return int(rows[0]["last"] or 0)
+
+    def add_class(self, name: str, author: str = "") -> None:
+        """Make a class before it has a box; ValueError if empty, OutputError if not written."""
+        with self._writing():
+            self._class_of(name, author)
+
+    def rename_class(self, name: str, new: str, author: str = "") -> None:
+        """Rename a class; all of its boxes go along, and no photo gets a new revision.
+
+        Raises:
+            UsageError: If there is no such class, or another has the new name: merge them.
+            ValueError: If the new name is empty.
+            OutputError: If it cannot be written.
+        """
+        check_name(new)
+        with self._writing():
+            number = self._known_class(name)
+            if new != name and new in self.names():
+                raise UsageError(f"there is a class {new!r} already: merge them", path=self.path)
+            self._db.execute("UPDATE classes SET name = ? WHERE id = ?", (new, number))
+            self._log_class("rename", number, name, new, author)
+
+    def merge_classes(self, name: str, into: str, author: str = "") -> None:
+        """Let all boxes of a class count as another's; :meth:`split_class` takes it back.
+
+        Raises:
+            UsageError: If there is no such class, or both are the same.
+            OutputError: If it cannot be written.
+        """
+        with self._writing():
+            number, other = self._known_class(name), self._known_class(into)
+            if number == other:
+                raise UsageError(f"class {name!r} cannot be merged into itself", path=self.path)
+            self._db.execute("UPDATE classes SET merged_into = ? WHERE id = ?", (other, number))
+            self._log_class("merge", number, name, into, author)
+
+    def split_class(self, name: str, author: str = "") -> None:
+        """Take the merging of a class back: its boxes are of that class again.
+
+        Raises:
+            UsageError: If no class of that name was merged, or another has the name now.
+            OutputError: If it cannot be written.
+        """
+        with self._writing():
+            merged = "SELECT id FROM classes WHERE name = ? AND merged_into IS NOT NULL"
+            row = self._db.execute(f"{merged} ORDER BY id DESC", (name,)).fetchone()
+            if row is None or name in self.names():
+                raise UsageError(f"no class {name!r} can be split off", path=self.path)
+            self._db.execute("UPDATE classes SET merged_into = NULL WHERE id = ?", (row["id"],))
+            self._log_class("split", row["id"], name, name, author)
+
+    def put_suggestions(self, photo: str, boxes: Iterable[SuggestedBox], model: str) -> None:
+        """Keep what a model found in a photo, apart from its labels, in place of what was found.
+
+        Args:
+            photo: The photo.
+            boxes: What was found.
+            model: Version of the model.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        text = json.dumps([[*b.corners, b.name, b.score, b.confidence] for b in boxes])
+        with self._writing():
+            values = (photo, model, time.time(), text)
+            self._db.execute("INSERT OR REPLACE INTO suggestions VALUES (?, ?, ?, ?)", values)
+
+    def suggestions(self, photo: str) -> tuple[list[SuggestedBox], str | None]:
+        """Give what was found in a photo, and the version of the model that found it."""
+        rows = self._read("SELECT model, boxes FROM suggestions WHERE photo = ?", photo)
+        if not rows:
+            return [], None
+        found = json.loads(rows[0]["boxes"])
+        return [
+            SuggestedBox((x1, y1, x2, y2), name, score, confidence)
+            for x1, y1, x2, y2, name, score, confidence in found
+        ], rows[0]["model"]
+
+    def fact(self, name: str, default: str = "") -> str:
+        """Give a text that was kept under a name."""
+        rows = self._read("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0]["value"] if rows else default
+
+    def put_fact(self, name: str, value: str) -> None:
+        """Keep a text under a name, such as what an import says of the whole set; OutputError."""
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def _prepare(self, photos: str | Path | None) -> None:
+        """Make the tables of a new store, or check those of an old one."""
+        with self._writing():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and photos is not None:
+                for statement in _SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute("INSERT INTO facts VALUES (?, ?)", ("photos", self._away(photos)))
+                self._db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+                version = FORMAT_VERSION
+        self._db.row_factory = sqlite3.Row
+        if version != FORMAT_VERSION:
+            rule = f"must be a label store of version {FORMAT_VERSION}, is of {version}"
+            raise UnusableFileError(rule, path=self.path, code="E_FORMAT")
+        own = self.photos_folder
+        if photos is not None and os.path.realpath(own) != os.path.realpath(photos):
+            raise UsageError(f"this store is of the photos in {str(own)!r}", path=self.folder)
+
+    def _away(self, photos: str | Path) -> str:
+        """The folder of the photos as the store keeps it: relative if the store lies in it."""
+        folder, top = Path(photos).resolve(), self.folder.resolve()
+        return os.path.relpath(folder, top) if top.is_relative_to(folder) else str(folder)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turn errors of SQLite into ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+                raise OutputError(f"the label store fails: {error}", path=self.path) from error
+            rule = f"is damaged or no label store: {error}"
+            raise UnusableFileError(rule, path=self.path, code="E_FORMAT") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: on the disk as a whole when it ends, or not at all."""
+        with self._lock, self._failures():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._lock, self._failures():
+            return self._db.execute(query, values).fetchall()
+
+    def _row(self, photo: str, revision: int | None = None) -> sqlite3.Row | None:
+        """A revision of a photo; the latest if None."""
+        if revision is None:
+            rows = self._read("SELECT * FROM latest WHERE photo = ?", photo)
+        else:
+            one = "SELECT * FROM revisions WHERE photo = ? AND revision = ?"
+            rows = self._read(one, photo, revision)
+        return rows[0] if rows else None
+
+    def _labels(self, row: sqlite3.Row, resolved: Mapping[int, str] | None = None) -> PhotoLabels:
+        names = self._resolved() if resolved is None else resolved
+        boxes = [
+            LabelBox((x1, y1, x2, y2), names[number], extra)
+            for x1, y1, x2, y2, number, extra in json.loads(row["boxes"])
+        ]
+        extra = json.loads(row["extra"])
+        kept = (row["photo"], row["revision"], row["state"], tuple(boxes), extra)
+        return PhotoLabels(*kept, row["author"], row["kind"])
+
+    def _add(self, edit: PhotoLabels, check: bool, keep_extra: bool) -> PhotoLabels:
+        """Add a revision inside a transaction."""
+        current = self._row(edit.photo)
+        revision = 0 if current is None else current["revision"]
+        if check and revision != edit.revision:
+            raise ConflictError(self.labels(edit.photo), edit)
+        boxes = json.dumps([
+            [*map(float, box.corners), self._class_of(box.name, edit.author), dict(box.extra)]
+            for box in edit.boxes
+        ])  # fmt: skip
+        extra = json.dumps(dict(edit.extra))
+        if keep_extra and current is not None:
+            extra = current["extra"]
+        content = (edit.state, boxes, extra)
+        back = revision  # 0 is the photo that nobody has touched
+        return self._insert(edit.photo, revision + 1, edit.kind, content, edit.author, back, None)
+
+    def _step(self, photo: str, kind: str, expected: int | None, author: str) -> PhotoLabels:
+        """Add a revision with the content of an earlier one."""
+        with self._writing():
+            row = self._row(photo)
+            revision = 0 if row is None else row["revision"]
+            if expected is not None and revision != expected:
+                current = self.labels(photo)
+                raise ConflictError(current, PhotoLabels(photo, expected, kind=kind))
+            to = None if row is None else row["back" if kind == "undo" else "forward"]
+            if row is None or to is None:
+                raise UsageError(f"there is nothing to {kind}", path=photo)
+            goal = self._row(photo, to)
+            content = (UNLABELLED, "[]", "{}")
+            if goal is not None:
+                content = (goal["state"], goal["boxes"], goal["extra"])
+            back = None if goal is None else goal["back"]
+            forward = revision if kind == "undo" else cast(sqlite3.Row, goal)["forward"]
+            return self._insert(photo, revision + 1, kind, content, author, back, forward)
+
+    def _insert(
+        self,
+        photo: str,
+        revision: int,
+        kind: str,
+        content: tuple[str, str, str],
+        author: str,
+        back: int | None,
+        forward: int | None,
+    ) -> PhotoLabels:
+        state, boxes, extra = content
+        values = (photo, revision, kind, state, boxes, extra, author, time.time(), back, forward)
+        self._db.execute(
+            "INSERT INTO revisions (photo, revision, kind, state, boxes, extra, author, made, "
+            "back, forward) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+        return self.labels(photo)
+
+    def _class_of(self, name: str, author: str) -> int:
+        """The number of a class, which is made if it is new."""
+        check_name(name)
+        found = self._db.execute(
+            "SELECT id FROM classes WHERE name = ? AND merged_into IS NULL", (name,)
+        ).fetchone()
+        if found is not None:
+            return int(found["id"])
+        made = self._db.execute("INSERT INTO classes (name) VALUES (?)", (name,)).lastrowid
+        self._log_class("add", int(made or 0), None, name, author)
+        return int(made or 0)
+
+    def _known_class(self, name: str) -> int:
+        if name not in self.names():
+            raise UsageError(f"there is no class {name!r}", path=self.path)
+        return self._class_of(name, "")
+
+    def _log_class(
+        self, kind: str, number: int, before: str | None, after: str, author: str
+    ) -> None:
+        self._db.execute(
+            "INSERT INTO class_edits (kind, class, before, after, author, made) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (kind, number, before, after, author, time.time()),
+        )
+
+    def _resolved(self) -> dict[int, str]:
+        """By number, the name that counts: that of the class that it was merged into, if any."""
+        rows = {row["id"]: row for row in self._read("SELECT * FROM classes")}
+
+        def follow(number: int) -> str:
+            into = rows[number]["merged_into"]
+            return str(rows[number]["name"]) if into is None else follow(into)
+
+        return {number: follow(number) for number in rows}
+
+
+def find_store(path: str | Path) -> Path | None:
+    """Find the label store that a path names.
+
+    Args:
+        path: The folder of a store, or a folder of photos with a store in ``.sppnet``.
+
+    Returns:
+        The folder of the store, or None.
+
+    Example:
+        >>> find_store("/no/such/folder") is None
+        True
+    """
+    for folder in (Path(path), Path(path) / STORE_FOLDER):
+        if os.path.isfile(folder / STORE_FILE):  # noqa: PTH113 (never raises)
+            return folder
+    return None

@@ -1,0 +1,288 @@
+"""A session keeps what is said, learns it at once, and forgets what is taken back."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from labelled_scenes import CONFIG
+from sppnet import Detector, LabelSession
+from sppnet.app.detect.train import TrainingJob
+from sppnet.errors import InputError, NothingUsableError
+from sppnet.evaluation import evaluate_detections
+from sppnet.images import open_detection_dataset
+from sppnet.storage import ConflictError, sha256_file
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.*")) if path.is_file()}
+
+
+def weights(session: LabelSession) -> torch.Tensor:
+    return session._loop.learner.detector().tensors()["scorer.weights"]
+
+
+def test_one_box_on_one_photo_gives_suggestions_of_its_class(session, photos) -> None:
+    first, second = session.photos[:2]
+    image = photos.truth[first]
+    assert session.suggest(second).count == 0  # nothing is known yet
+    session.set_boxes(first, image.boxes[:1], ["thing"])
+    state = session.refit()
+    assert (state.phase, state.labelled, state.waiting) == ("idle", 1, 0)
+    found = session.suggest(first)
+    assert set(found.names) == {"thing"}
+    assert found.model == state.model
+    assert found.confidence is not None
+
+
+def test_photos_are_never_touched(session, photos) -> None:
+    before = bytes_of(photos.folder)
+    for photo in session.photos[:3]:
+        photos.label(session, photo)
+    session.refit()
+    session.suggest(session.photos[4])
+    session.undo(session.photos[0])
+    assert bytes_of(photos.folder) == before
+
+
+def test_suggestions_stay_apart_from_labels(session, photos) -> None:
+    photos.label(session, session.photos[0])
+    session.refit()
+    found = session.suggest(session.photos[1])
+    kept, model = session.store.suggestions(session.photos[1])
+    assert (len(kept), model) == (found.count, found.model)
+    assert session.labels(session.photos[1]).state == "unlabelled"
+
+
+def test_a_photo_that_was_taken_back_leaves_no_trace(session, photos) -> None:
+    one, two, three = session.photos[:3]
+    for photo in (one, two, three):
+        photos.label(session, photo)
+    session.refit(60)
+    held = set(session._loop.learner.learnt)
+    session.undo(three)
+    session.refit(60)
+    learner = session._loop.learner
+    assert held - set(learner.learnt) == {photos.folder / three}
+    owners = {int(o) for block in learner._miner._svms.blocks for o in block.owners[block.is_used]}
+    numbers = {each.number for each in learner.learnt.values()}
+    assert {owner // 2 for owner in owners} <= numbers
+
+
+def test_an_edit_touches_the_rows_of_its_photo_only(session, photos) -> None:
+    for photo in session.photos[:4]:
+        photos.label(session, photo)
+    session.refit(60)
+    session.refit(60)  # the last photo is finished now
+    learner = session._loop.learner
+    seen = []
+    learn = learner.learn
+    learner.learn = lambda image, **more: (seen.append(image.path.name), learn(image, **more))
+    photo = session.photos[1]
+    boxes = photos.truth[photo].boxes + 1.0
+    names = [photos.names[label] for label in photos.truth[photo].labels.tolist()]
+    session.set_boxes(photo, boxes, names)
+    session.refit()
+    assert seen == [photo]
+
+
+def test_what_is_said_again_is_not_learnt_again(session, photos) -> None:
+    photo = session.photos[0]
+    photos.label(session, photo)
+    session.refit()
+    photos.label(session, photo)
+    assert session.state.waiting == 0
+
+
+def test_labels_survive_and_undo_works_after_reopening(session, photos) -> None:
+    photo = session.photos[0]
+    photos.label(session, photo)
+    session.set_empty(photo)
+    session.close()
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as again:
+        assert again.labels(photo).state == "empty"
+        assert len(again.undo(photo).boxes) == len(photos.truth[photo].boxes)
+        assert again.redo(photo).state == "empty"
+
+
+def test_two_people_on_one_photo_get_a_conflict_with_both_versions(session, photos) -> None:
+    photo = session.photos[0]
+    seen = session.set_boxes(photo, [[1, 1, 20, 20]], ["a"]).revision
+    with LabelSession.open(photos.folder, config=CONFIG, background=False, author="bob") as other:
+        other.set_boxes(photo, [[2, 2, 30, 30]], ["b"], expected=seen)
+        with pytest.raises(ConflictError) as caught:
+            session.set_boxes(photo, [[3, 3, 9, 9]], ["c"], expected=seen)
+    assert [box.name for box in caught.value.current.boxes] == ["b"]
+    assert [box.name for box in caught.value.offered.boxes] == ["c"]
+    session.refit()
+    assert session._loop.learner.names == ("b",)  # what bob says is what is learnt
+
+
+def test_classes_come_are_renamed_and_merged(session, photos) -> None:
+    first, second = session.photos[:2]
+    one, two = photos.truth[first].boxes[:1], photos.truth[second].boxes[:1]
+    session.set_boxes(first, one, ["cat"])
+    session.refit()
+    session.set_boxes(second, two, ["dog"])
+    session.refit()
+    assert session.names == ("cat", "dog")
+    before = weights(session)
+    session.rename_class("cat", "lynx")
+    assert session.state.waiting == 0  # nothing is learnt anew
+    session.refit()
+    assert torch.equal(weights(session), before)
+    assert set(session.suggest(first).names) <= {"lynx", "dog"}
+    session.merge_classes("dog", "lynx")
+    session.refit(60)
+    assert session.names == ("lynx",)
+    assert set(session.suggest(second).names) <= {"lynx"}
+    assert len(session._loop.learner.trimmed().names) == 1
+
+
+def test_a_class_that_another_process_renames_is_no_second_class(session, photos) -> None:
+    first, second = session.photos[:2]
+    session.set_boxes(first, photos.truth[first].boxes[:1], ["cat"])
+    session.refit()
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as other:
+        other.rename_class("cat", "lynx")
+    session.set_boxes(second, photos.truth[second].boxes[:1], ["lynx"])
+    session.refit(60)
+    assert session._loop.learner.trimmed().names == ("lynx",)
+
+
+def test_photos_without_things_teach(session, photos) -> None:
+    first, second = session.photos[:2]
+    session.set_empty(first)
+    with pytest.raises(NothingUsableError, match="no photo with a box"):
+        session.refit()
+    assert session.state.phase == "failed"
+    photos.label(session, second)
+    session.refit(60)
+    learner = session._loop.learner
+    assert set(learner.learnt) == {photos.folder / first, photos.folder / second}
+    session.improve(60)
+    owners = {int(o) // 2 for block in learner._miner._svms.blocks for o in block.owners}
+    assert learner.learnt[photos.folder / first].number in owners  # its regions are negatives
+
+
+def test_a_small_budget_leaves_photos_for_later(session, photos) -> None:
+    for photo in session.photos[:5]:
+        photos.label(session, photo)
+    state = session.refit(1e-6)
+    assert state.waiting == 4
+    assert state.model  # there is a model nevertheless
+    session.improve(60)
+    assert session.state.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("boxes", "labels", "rule"),
+    [
+        ([[1, 1, 5, 5]], [], "one for each of 1 boxes"),
+        ([[-9, -9, -1, -1]], ["a"], "must cover a pixel"),
+        ([[5, 5, 1, 1]], ["a"], "must cover a pixel"),
+        ([[float("nan"), 1, 5, 5]], ["a"], "must cover a pixel"),
+        ([[1, 1, 5, 5]], [""], "must not be empty"),
+    ],
+)
+def test_boxes_that_cannot_be_meant_are_refused(session, boxes, labels, rule) -> None:
+    with pytest.raises(ValueError, match=rule):
+        session.set_boxes(session.photos[0], boxes, labels)
+    assert session.labels(session.photos[0]).revision == 0
+
+
+def test_unknown_photos_and_empty_folders_are_named(session, tmp_path) -> None:
+    with pytest.raises(ValueError, match="one of the folder's"):
+        session.suggest("none.jpg")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(NothingUsableError, match="no photo to label"):
+        LabelSession.open(tmp_path / "nothing")
+
+
+def test_a_photo_that_is_damaged_is_left_out_and_the_rest_goes_on(photos) -> None:
+    bad = photos.folder / "a_bad.png"
+    good = sorted(photos.truth)[0]
+    bad.write_bytes((photos.folder / good).read_bytes()[:2000])
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as session:
+        session.store.put("a_bad.png", [], state="empty")
+        photos.label(session, good)
+        session.refit(60)
+        assert any("a_bad" in problem.path for problem in session.problems)
+        with pytest.raises(InputError):
+            session.suggest("a_bad.png")
+
+
+def test_a_full_fit_has_the_bytes_of_detect_train(session, photos, tmp_path) -> None:
+    for photo in session.photos[:5]:
+        photos.label(session, photo)
+    session.set_empty(session.photos[5])
+    session.refit(full=True)
+    session.save_model(tmp_path / "ours")
+    job = TrainingJob(session.store.folder, None, tmp_path / "run", CONFIG)
+    assert job.run() == 0
+    names = sorted(path.name for path in (tmp_path / "ours").iterdir())
+    for name in names:
+        ours, theirs = tmp_path / "ours" / name, tmp_path / "run" / "model" / name
+        assert sha256_file(ours) == sha256_file(theirs), name
+
+
+def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:
+    dataset_names = photos.names
+    for number in range(2):
+        for photo in session.photos[number::2]:
+            photos.label(session, photo)
+        session.refit(60)
+        session.improve(60)
+    images = list(photos.truth.values())
+    scores = {}
+    for kind in ("warm", "full"):
+        if kind == "full":
+            session.refit(full=True)
+        detector = Detector.load(session.save_model(tmp_path / kind))
+        assert set(detector.names) <= set(dataset_names)
+        found = {}
+        for image in images:
+            one = detector.predict(image.path)
+            own = torch.tensor([dataset_names.index(name) for name in detector.names])
+            found[image.image_id] = type(one)(one.boxes, one.scores, own[one.labels])
+        scores[kind] = evaluate_detections(images, found, dataset_names, metric="area").mean_ap
+    assert scores["warm"] > scores["full"] - 0.05
+    assert scores["warm"] > 0.5
+
+
+def test_the_store_is_read_as_a_data_set(session, photos) -> None:
+    for photo in session.photos[:3]:
+        photos.label(session, photo)
+    dataset = open_detection_dataset(photos.folder)
+    assert (dataset.layout, len(dataset)) == ("labels", 3)
+    for image in dataset:
+        assert torch.equal(image.boxes, photos.truth[image.path.name].boxes)
+
+
+def test_the_background_does_the_same_without_being_asked(photos) -> None:
+    with LabelSession.open(photos.folder, config=CONFIG) as session:
+        photos.label(session, session.photos[0])
+        end = time.monotonic() + 60
+        while not session._loop.learner.learnt and time.monotonic() < end:
+            time.sleep(0.02)
+        assert session._loop.learner.learnt
+        session.refit()
+        assert session.suggest(session.photos[1]).model
+
+
+def test_the_order_and_the_doubts_name_photos(session, photos) -> None:
+    assert session.next(3) == list(session.photos[:3])  # nothing is known yet
+    for photo in session.photos[:4]:
+        photos.label(session, photo)
+    session.refit(60)
+    session.improve(60)
+    chosen = session.next(3)
+    assert len(set(chosen)) == 3
+    assert not set(chosen) & set(session.photos[:4])
+    expected = session.evaluate()
+    assert expected.photos == 4
+    assert 0 <= expected.recall <= 1
+    doubts = session.doubtful(5)
+    assert all(0 <= doubt.probability <= 1 for doubt in doubts)
+    assert [d.probability for d in doubts] == sorted((d.probability for d in doubts), reverse=True)

@@ -1,0 +1,257 @@
+"""No committed edit of a label store is lost or half, whoever edits and whatever dies."""
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from label_editor_to_kill import digest
+from sppnet.errors import UnusableFileError, UsageError
+from sppnet.storage.label_store import LabelStore, find_store
+from sppnet.storage.labels import ConflictError, LabelBox, PhotoLabels, SuggestedBox
+
+EDITOR = Path(__file__).parents[1] / "label_editor_to_kill.py"
+CAT = LabelBox((1.0, 2.0, 30.5, 40.25), "cat", {"pose": "Left"})
+DOG = LabelBox((5.0, 5.0, 9.0, 9.0), "dog")
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with LabelStore(tmp_path / ".sppnet", tmp_path) as made:
+        yield made
+
+
+def reopened(store: LabelStore) -> LabelStore:
+    store.close()
+    return LabelStore(store.folder)
+
+
+def test_an_edit_is_there_after_reopening_to_the_last_bit(store: LabelStore) -> None:
+    third = LabelBox((1 / 3, 0.1, 2 / 3 + 1, 7.7), "cat")
+    store.put("a/b.jpg", [CAT, third], extra={"folder": "x"}, author="ann")
+    with reopened(store) as again:
+        found = again.labels("a/b.jpg")
+        assert found.boxes == (CAT, third)
+        assert (found.revision, found.state, found.author) == (1, "labelled", "ann")
+        assert found.extra == {"folder": "x"}
+        assert again.labels("other.jpg").revision == 0
+
+
+def test_every_commit_reaches_the_disk(store: LabelStore) -> None:
+    assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_nothing_here_is_another_state_than_no_word_yet(store: LabelStore) -> None:
+    store.put("a.jpg", [], state="empty")
+    store.put("b.jpg", [CAT])
+    store.put("b.jpg", [], state="unlabelled")
+    assert {each.photo: each.state for each in store.every()} == {
+        "a.jpg": "empty",
+        "b.jpg": "unlabelled",
+    }
+
+
+class Told:
+    """Undo and redo as a list of states with a place in it: the readable truth."""
+
+    def __init__(self) -> None:
+        self.states: list[object] = [()]
+        self.at = 0
+
+    def edit(self, state: object) -> None:
+        self.states = [*self.states[: self.at + 1], state]
+        self.at += 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_undo_and_redo_are_those_of_a_list_also_after_reopening(tmp_path: Path, seed: int) -> None:
+    draw, told = random.Random(seed), Told()
+    store = LabelStore(tmp_path / "store", tmp_path)
+    for step in range(60):
+        can_undo, can_redo = store.can_step("a.jpg")
+        assert (can_undo, can_redo) == (told.at > 0, told.at < len(told.states) - 1)
+        kind = draw.choice(["edit", "undo", "undo", "redo", "reopen"])
+        if kind == "edit":
+            boxes = (LabelBox((0.0, 0.0, 1.0 + step, 5.0), "cat"),)
+            store.put("a.jpg", boxes)
+            told.edit(boxes)
+        elif kind == "undo" and can_undo:
+            store.undo("a.jpg")
+            told.at -= 1
+        elif kind == "redo" and can_redo:
+            store.redo("a.jpg")
+            told.at += 1
+        elif kind == "reopen":
+            store = reopened(store)
+        assert store.labels("a.jpg").boxes == told.states[told.at]
+    revisions = [each.revision for each in store.history("a.jpg")]
+    assert revisions == list(range(1, len(revisions) + 1))  # no revision is ever removed
+    store.close()
+
+
+def test_nothing_to_undo_is_said(store: LabelStore) -> None:
+    with pytest.raises(UsageError, match="nothing to undo"):
+        store.undo("a.jpg")
+    store.put("a.jpg", [CAT])
+    with pytest.raises(UsageError, match="nothing to redo"):
+        store.redo("a.jpg")
+
+
+def test_a_conflict_carries_both_versions_and_writes_nothing(tmp_path: Path) -> None:
+    with LabelStore(tmp_path / "s", tmp_path) as ann, LabelStore(tmp_path / "s") as bob:
+        seen = ann.put("a.jpg", [CAT]).revision
+        bob.put("a.jpg", [CAT, DOG], expected=seen)
+        with pytest.raises(ConflictError) as caught:
+            ann.put("a.jpg", [DOG], expected=seen)
+        assert caught.value.current.boxes == (CAT, DOG)
+        assert caught.value.offered.boxes == (DOG,)
+        with pytest.raises(ConflictError):
+            ann.undo("a.jpg", expected=seen)
+        assert ann.labels("a.jpg").boxes == (CAT, DOG)
+
+
+def test_two_connections_at_once_lose_nothing(tmp_path: Path) -> None:
+    LabelStore(tmp_path / "s", tmp_path).close()
+
+    def edit(own: int) -> None:
+        with LabelStore(tmp_path / "s") as store:
+            for number in range(25):
+                while True:
+                    now = store.labels("a.jpg")
+                    box = LabelBox((0.0, 0.0, 1.0 + number, 1.0 + own), f"class{own}")
+                    try:
+                        store.put("a.jpg", [*now.boxes, box], expected=now.revision)
+                    except ConflictError:
+                        continue
+                    break
+
+    threads = [threading.Thread(target=edit, args=(own,)) for own in (1, 2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    with LabelStore(tmp_path / "s") as store:
+        boxes = store.labels("a.jpg").boxes
+        assert len(boxes) == len({box.corners for box in boxes}) == 50
+        photos, last = store.changed_since(0)
+        assert photos == ["a.jpg"]
+        assert store.changed_since(last) == ([], last)
+
+
+def test_many_edits_are_written_together_or_not_at_all(store: LabelStore) -> None:
+    first = store.put("a.jpg", [CAT])
+    stale = [first, PhotoLabels("b.jpg", 7, "labelled", (DOG,))]
+    with pytest.raises(ConflictError):
+        store.put_all(stale, check=True)
+    assert store.labels("a.jpg").revision == 1
+
+
+def test_classes_are_renamed_merged_and_split_without_a_new_revision(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT, DOG])
+    store.rename_class("cat", "lynx")
+    assert [box.name for box in store.labels("a.jpg").boxes] == ["lynx", "dog"]
+    with pytest.raises(UsageError, match="merge them"):
+        store.rename_class("lynx", "dog")
+    store.merge_classes("lynx", "dog")
+    assert store.names() == ("dog",)
+    assert [box.name for box in store.labels("a.jpg").boxes] == ["dog", "dog"]
+    store.split_class("lynx")
+    found = store.labels("a.jpg")
+    assert [box.name for box in found.boxes] == ["lynx", "dog"]
+    assert found.revision == 1
+
+
+def test_suggestions_are_no_labels(store: LabelStore) -> None:
+    box = SuggestedBox((0.0, 1.0, 2.0, 3.5), "cat", -0.25, 0.5)
+    store.put_suggestions("a.jpg", [box], "warm 3")
+    with reopened(store) as again:
+        assert again.suggestions("a.jpg") == ([box], "warm 3")
+        assert again.labels("a.jpg").state == "unlabelled"
+        assert again.every() == []
+
+
+@pytest.mark.parametrize(
+    ("photo", "boxes", "state", "rule"),
+    [
+        ("a.jpg", [], "labelled", "labelled if they have boxes"),
+        ("a.jpg", [CAT], "empty", "labelled if they have boxes"),
+        ("a.jpg", [], "done", "state must be one of"),
+        ("a.jpg", [LabelBox((3, 0, 1, 2), "cat")], "labelled", "x1 < x2"),
+        ("a.jpg", [LabelBox((0, 0, float("nan"), 2), "cat")], "labelled", "x1 < x2"),
+        ("a.jpg", [LabelBox((0, 0, 1, 2), " ")], "labelled", "must not be empty"),
+        ("../a.jpg", [CAT], "labelled", "below the photos' folder"),
+        ("/a.jpg", [CAT], "labelled", "below the photos' folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(store, photo, boxes, state, rule) -> None:
+    with pytest.raises(ValueError, match=rule):
+        store.put(photo, boxes, state=state)
+    assert store.every() == []
+
+
+def test_a_store_of_other_photos_or_of_no_kind_is_refused(tmp_path: Path) -> None:
+    LabelStore(tmp_path / "s", tmp_path).close()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="of the photos in"):
+        LabelStore(tmp_path / "s", tmp_path / "other")
+    with pytest.raises(UsageError, match="no label store"):
+        LabelStore(tmp_path / "none")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "labels.sqlite").write_bytes(b"no database" * 200)
+    with pytest.raises(UnusableFileError, match="damaged or no label store"):
+        LabelStore(tmp_path / "bad")
+
+
+def test_a_folder_that_was_moved_keeps_its_store(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with LabelStore(tmp_path / "old" / ".sppnet", tmp_path / "old") as store:
+        store.put("a.jpg", [CAT])
+    (tmp_path / "old").rename(tmp_path / "new")
+    found = find_store(tmp_path / "new")
+    assert found == tmp_path / "new" / ".sppnet"
+    with LabelStore(found) as store:
+        assert store.photos_folder == tmp_path / "new"
+        assert store.labels("a.jpg").boxes == (CAT,)
+
+
+def kill_editors(folder: Path, seed: int, rounds: int) -> int:
+    """Kill editors at random points, compare with what they said; the number of edits."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(EDITOR), str(folder), str(seed), str(rounds)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+    )
+    lines = [line.split() for line in done.stdout.splitlines()]
+    if not find_store(folder):
+        assert not lines
+        return 0
+    with LabelStore(folder, folder) as store:
+        assert store._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        held = {
+            (each.photo, each.revision): digest(each)
+            for photo in {labels.photo for labels in store.every()}
+            for each in store.history(photo)
+        }
+    for photo, revision, said in lines:
+        assert held[photo, int(revision)] == said, f"{photo} lost revision {revision}"
+    assert len(lines) <= len(held) <= len(lines) + rounds  # the last of each may be unsaid
+    return len(lines)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the editors")
+def test_kills_at_random_points_lose_no_edit(tmp_path: Path) -> None:
+    assert kill_editors(tmp_path, seed=0, rounds=20) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the editors")
+def test_a_thousand_kills_lose_no_edit(tmp_path: Path) -> None:
+    assert sum(kill_editors(tmp_path / str(n), seed=n, rounds=50) for n in range(20)) > 1000
