@@ -21,7 +21,8 @@ from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, Lin
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
 from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
-from sppnet.geometry import Detections
+from sppnet.geometry import Detections, project_boxes
+from sppnet.pooling import pool_regions
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
 from sppnet.storage import save_model
@@ -88,6 +89,28 @@ def test_classifier_serves_all_sizes(exported: Path) -> None:
     assert facts["view"] == {"kind": "full", "short_side": 64}
     assert facts["pool"]["levels"] == [1, 2, 3, 6]
     assert facts["backbone"]["stride"] == 8
+
+
+def test_a_detector_on_two_maps_is_exported_for_all_sizes(tmp_path: Path) -> None:
+    """The usual trunk: its coarse map has one cell where the image has one."""
+    torch.manual_seed(0)
+    backbone = build_backbone("efficientnet_lite0", layer="stage5+stage7")
+    encoder = Encoder(backbone, (96,), levels=(1, 2))
+    scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
+    Detector(encoder, scores, None, ("cup", "pen")).save(tmp_path / "detector")
+    assert main(["export", str(tmp_path / "detector"), str(tmp_path / "detector.onnx")]) == 0
+    session = open_session((tmp_path / "detector.onnx").read_bytes())
+    boxes = torch.tensor([[0.0, 0.0, 30.0, 20.0], [5.0, 9.0, 200.0, 60.0]], dtype=torch.float64)
+    for height, width in [(1, 1), (20, 300), (97, 64), (300, 33)]:
+        image = torch.rand(1, 3, height, width)
+        (found,) = session.run(None, {"image": image.numpy(), "boxes": boxes.numpy()})
+        features = backbone(image)
+        grid_hw = (features.shape[2], features.shape[3])
+        regions = project_boxes(boxes, encoder.projection, grid_hw)
+        pooled = pool_regions(features, [regions], (1, 2))
+        expected = pooled @ scores.weights + scores.bias
+        apart = (torch.from_numpy(found) - expected).abs().max()
+        assert apart <= 1e-5 * expected.abs().max()
 
 
 def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tensor) -> Detections:

@@ -9,7 +9,7 @@ import torch
 from labelled_scenes import CONFIG
 from sppnet import Detector, LabelSession
 from sppnet.app.detect.train import TrainingJob
-from sppnet.errors import InputError, NothingUsableError
+from sppnet.errors import InputError, NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import open_detection_dataset
 from sppnet.storage import ConflictError, sha256_file
@@ -134,6 +134,7 @@ def test_classes_come_are_renamed_and_merged(session, photos) -> None:
     assert torch.equal(weights(session), before)
     assert set(session.suggest(first).names) <= {"lynx", "dog"}
     session.merge_classes("dog", "lynx")
+    assert set(session.suggest(second).names) <= {"lynx"}  # also before it is learnt
     session.refit(60)
     assert session.names == ("lynx",)
     assert set(session.suggest(second).names) <= {"lynx"}
@@ -286,3 +287,20 @@ def test_the_order_and_the_doubts_name_photos(session, photos) -> None:
     doubts = session.doubtful(5)
     assert all(0 <= doubt.probability <= 1 for doubt in doubts)
     assert [d.probability for d in doubts] == sorted((d.probability for d in doubts), reverse=True)
+
+
+@pytest.mark.parametrize("boxes", [[[0, 0, 9, 9, 1, 1, 8, 8]], [[1, 2, 3]], [1, 2, 3, 4]])
+def test_boxes_have_four_corners(session, boxes) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        session.set_boxes(session.photos[0], torch.tensor(boxes), ["cat", "cat"])
+    if isinstance(boxes[0], list):
+        with pytest.raises(ValueError, match="four corners"):
+            session.set_boxes(session.photos[0], boxes, ["cat", "cat"])
+    assert session.labels(session.photos[0]).state == "unlabelled"
+
+
+def test_a_closed_session_says_so(photos) -> None:
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as session:
+        first = session.photos[0]
+    with pytest.raises(UsageError, match="was closed"):
+        session.labels(first)

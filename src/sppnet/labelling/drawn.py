@@ -58,13 +58,19 @@ def cut_boxes(
         The boxes.
 
     Raises:
-        ValueError: If the numbers differ, or a box has no pixel of the photo.
+        ValueError: If boxes have another shape, the numbers differ, or a box has no pixel of the
+            photo.
 
     Example:
         >>> cut_boxes([[-5, 2, 10, 20]], ["cat"], (12, 40))[0].corners
         (0.0, 2.0, 10.0, 12.0)
     """
-    rows = torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+    if not isinstance(boxes, Tensor) and any(len(box) != 4 for box in boxes):
+        raise ValueError("boxes must have four corners each: x1, y1, x2, y2")
+    rows = torch.as_tensor(boxes, dtype=torch.float64)
+    if rows.numel() and rows.shape[1:] != (4,):
+        raise ValueError(f"boxes must be (K, 4), got {tuple(rows.shape)}")
+    rows = rows.reshape(-1, 4)
     if len(rows) != len(labels):
         raise ValueError(f"labels must be one for each of {len(rows)} boxes, got {len(labels)}")
     height, width = size_hw

@@ -414,7 +414,7 @@ def _write_coco(store: LabelStore, labels: Sized, out: Path) -> None:
 
 
 def _write_yolo(store: LabelStore, labels: Sized, out: Path) -> None:
-    """``labels``, one text a photo, and ``data.yaml`` with the names."""
+    """``labels``, one text a photo, and ``data.yaml`` with the names; nothing is held out."""
     folder = ensure_output_folder(out / "labels")
     names = store.names()
     for each, (height, width) in labels:
@@ -428,7 +428,7 @@ def _write_yolo(store: LabelStore, labels: Sized, out: Path) -> None:
             words = " ".join(f"{share:.7g}" for share in shares)
             lines.append(f"{names.index(box.name)} {words}\n")
         write_text(folder / f"{Path(_flat(each.photo)).stem}.txt", "".join(lines))
-    content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(names))}
+    content = {"path": ".", "train": "images", "names": dict(enumerate(names))}
     write_text(out / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 

@@ -108,10 +108,14 @@ class LearningLoop:
         """Give a class another name; nothing is learnt anew."""
         names = tuple(new if each == name else each for each in self.learner.names)
         self.learner.grow(names)
+        self.show_as(name, new)
+        self.sync()
+
+    def show_as(self, name: str, new: str) -> None:
+        """Let the model call a class by another name; two may have the same until the next fit."""
         if self.model is not None:
             own = self.model.detector
             own.names = tuple(new if each == name else each for each in own.names)
-        self.sync()
 
     def _note(self, labels: PhotoLabels) -> None:
         """Put a photo in line if what is said differs from what is learnt."""

@@ -249,6 +249,7 @@ class LabelSession:
             OutputError: If it cannot be written.
         """
         self.store.merge_classes(name, into, self.author)
+        self._loop.show_as(name, into)
         self._edited()
 
     def refit(self, budget_seconds: float = 5.0, *, full: bool = False) -> SessionState:

@@ -1,7 +1,6 @@
 """Labels of photos that lose nothing: every edit is on the disk before the call returns.
 
-One SQLite file in WAL mode. Each edit adds a revision of its photo and removes none, so that undo
-and redo work after a restart, and people never overwrite each other unseen. No torch.
+One SQLite file in WAL mode; an edit adds a revision of its photo and removes none. No torch.
 """
 
 import json
@@ -339,8 +338,8 @@ class LabelStore:
 
     def _away(self, photos: str | Path) -> str:
         """The folder of the photos as the store keeps it: relative if the store lies in it."""
-        folder, top = Path(photos).resolve(), self.folder.resolve()
-        return os.path.relpath(folder, top) if top.is_relative_to(folder) else str(folder)
+        own, top = Path(photos).resolve(), self.folder.resolve()
+        return os.path.relpath(own, top) if top.is_relative_to(own) else str(own)
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
@@ -348,6 +347,8 @@ class LabelStore:
         try:
             yield
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise UsageError("the label store was closed", path=self.path) from error
             if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
                 raise OutputError(f"the label store fails: {error}", path=self.path) from error
             rule = f"is damaged or no label store: {error}"

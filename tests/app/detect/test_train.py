@@ -221,7 +221,17 @@ def test_a_budget_of_no_time_trains_as_given_and_one_beside_tuning_is_refused(
 ) -> None:
     plain = _train(data, tmp_path / "plain", "--no-operating-point")
     assert _train(data, tmp_path / "none", "--no-operating-point", "--budget", "0") == plain
-    assert "settings stay as given" in capsys.readouterr().err
+    assert "do not fit" in capsys.readouterr().err
     words = ["detect", "train", str(data), *SMALL, *TUNED, "--budget", "1"]
     assert main([*words, "--out", str(tmp_path / "tuned")]) == 2
     assert "--tune must be none" in capsys.readouterr().err
+
+
+def test_a_budget_says_why_there_is_no_trial(data: Path, tmp_path: Path, capsys) -> None:
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20", "--budget", "30"]
+    assert main([*words, "--dry-run", "--out", str(tmp_path / "dry")]) == 0
+    assert "would try settings on held-out photos, 30 min" in capsys.readouterr().out
+    few = [*words, "--no-operating-point", "--out", str(tmp_path / "few")]
+    _drop_a_photo(data)  # five are left
+    assert main(few) == 0
+    assert "fewer than 6 photos with objects say nothing of others" in capsys.readouterr().err

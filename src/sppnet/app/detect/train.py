@@ -24,7 +24,7 @@ from sppnet.app.console import (
     say_table,
     warn,
 )
-from sppnet.app.detect.budget import Budget, Trial
+from sppnet.app.detect.budget import FEWEST_PHOTOS, Budget, Trial
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, Stage, announce, track
 from sppnet.detection import (
@@ -105,6 +105,8 @@ class TrainingJob:
         )
         say(f"would convolve {describe_scales(encoder)}")
         say(f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}")
+        if self.budget is not None:
+            say(f"would try settings on held-out photos, {self.budget:g} min with the training")
         announce(stages)
         report_problems(dataset.problems)
 
@@ -176,7 +178,12 @@ class TrainingJob:
             )
             config, trials = budget.choose(known)
         if not trials:
-            note("too little time or too few photos for a trial; the settings stay as given")
+            enough = sum(len(image.boxes) > 0 for image in dataset.images) >= FEWEST_PHOTOS
+            few = f"fewer than {FEWEST_PHOTOS} photos with objects say nothing of others"
+            slow = (
+                f"a trial and the training do not fit (training alone: {human_seconds(training)})"
+            )
+            note(f"{slow if enough else few}; the settings stay as given")
         return replace(self, config=config)
 
     def _train(

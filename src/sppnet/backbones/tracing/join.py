@@ -115,7 +115,7 @@ def _look_up(features: Tensor, places: tuple[Place, Place], size: tuple[int, int
     for dim, (first, step), count in zip((2, 3), places, size, strict=True):
         cells = features.shape[dim]
         at = first + step * torch.arange(count, device=features.device, dtype=torch.float32)
-        at = at.clamp(min=0).minimum(at.new_tensor(cells - 1.0))
+        at = at.clamp(min=0, max=cells - 1)  # a tensor of it would be a constant of an export
         before = at.floor()
         share = (at - before).to(features.dtype)
         share = share[:, None] if dim == 2 else share
