@@ -208,7 +208,7 @@ def test_dry_run_says_the_plan_and_writes_nothing(tmp_path: Path, capsys) -> Non
     assert main(["demo", "--out", str(tmp_path / "demo"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "150 scenes" in said
-    assert "about 72 s" in said
+    assert "about 85 s" in said
     assert [*tmp_path.iterdir()] == []
 
 
