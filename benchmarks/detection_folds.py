@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from sppnet.app.detect import choose_split
-from sppnet.app.detect.budget import cross_validate
+from sppnet.app.detect.budget import cross_validate, hold_out_in_turn
 from sppnet.app.progress import track
 from sppnet.app.settings import load_settings
 from sppnet.detection import DetectionConfig
@@ -47,14 +47,7 @@ def rounds(
         if words.test:
             yield [(mixed[:most], scored)]
             continue
-        parts = [mixed[fold :: words.folds] for fold in range(words.folds)]
-        yield [
-            (
-                [each for other in parts if other is not part for each in other][:most],
-                part,
-            )
-            for part in parts
-        ]
+        yield [(rest[:most], part) for rest, part in hold_out_in_turn(mixed, words.folds)]
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sppnet.app.benchmark.job import processor_name
 from sppnet.app.benchmark.timing import Pace, time_together, using_threads
 from sppnet.backbones import Backbone, build_backbone
-from sppnet.backbones.frozen import FrozenTrunk
+from sppnet.backbones.frozen import FrozenTrunk, split_output
+from sppnet.backbones.tracing.join import join_maps
 from sppnet.backbones.tracing.onnx_graph import write_trunk
 from sppnet.storage import write_json
 from sppnet.storage.runs import environment
@@ -84,7 +85,7 @@ def build_engines(backbone: Backbone, image: Tensor, *, compiles: bool) -> dict[
 def _open_in_openvino(trunk: fx.GraphModule, image: Tensor) -> Engine:
     import openvino
 
-    names = tuple(node.name for node in _maps_of(trunk))
+    names, places = split_output(trunk)
     data = write_trunk(trunk, names, as_made=False).to_bytes()
     options = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -93,19 +94,13 @@ def _open_in_openvino(trunk: fx.GraphModule, image: Tensor) -> Engine:
     }
     core = openvino.Core()
     model = core.compile_model(core.read_model(data), "CPU", options)
-    last = list(trunk.graph.nodes)[-1].all_input_nodes[0]
 
     def run() -> Tensor:
         found = model([image.numpy()])
         maps = [torch.from_numpy(found[number]) for number in range(len(names))]
-        return last.target(maps, last.args[1]) if len(maps) > 1 else maps[0]
+        return join_maps(maps, places) if places else maps[0]
 
     return run
-
-
-def _maps_of(trunk: fx.GraphModule) -> list[fx.Node]:
-    last = list(trunk.graph.nodes)[-1].all_input_nodes[0]
-    return last.all_input_nodes if last.op == "call_function" else [last]
 
 
 def measure(

@@ -1,13 +1,8 @@
 """Settings of this room's tests."""
 
 import pytest
-import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
+def only_one_thread(one_thread: None) -> None:
     """The maps here are so small that waiting for other threads costs more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -1,7 +1,5 @@
 """Settings of this room's tests, and parts that several of them use."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -11,13 +9,9 @@ from sppnet.backbones import build_backbone
 from sppnet.detection import Encoder
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def only_one_thread(one_thread: None) -> None:
     """Compute with one thread: the maps here gain nothing from more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

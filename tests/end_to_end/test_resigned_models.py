@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,9 @@ def _faults(load: Callable[[Path], Any], folder: Path, every: int) -> list[str]:
     return faults
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True, scope="module")
+def only_one_thread(one_thread: None) -> None:
+    """The networks here are so small that they gain nothing from more."""
 
 
 # One of 29 changes meets most fields once; all of them are for longer runs.

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from labelled_scenes import CONFIG, Photos
 from sppnet import LabelSession
@@ -16,12 +15,9 @@ from sppnet.images import (
 )
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(autouse=True, scope="module")
+def only_one_thread(one_thread: None) -> None:
+    """The networks here are so small that they gain nothing from more."""
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from labelled_scenes import Photos
 from sppnet.errors import NothingUsableError
 from sppnet.images import check_dataset, draw_detection_set, open_detection_dataset, read_coco
 from sppnet.labelling import export_labels, import_labels
+from sppnet.labelling.exchange import _PhotoFinder
 from sppnet.storage import LabelBox, LabelStore
 
 BOX = (10.25, 20.5, 60.0, 70.0)
@@ -45,6 +46,7 @@ def test_what_is_exported_comes_back(store: LabelStore, tmp_path: Path, layout: 
         assert len(dataset) == len(store.every())
     elif layout != "label-studio":
         assert len(open_detection_dataset(out)) == len(store.every())
+        assert check_dataset(out, quick=True).problems == ()  # nothing is in two splits
     if layout == "coco":  # the images lie elsewhere
         out = out.rename(store.photos_folder / "labels.json")
     with LabelStore(tmp_path / "again", store.photos_folder) as again:
@@ -170,3 +172,16 @@ def test_a_folder_with_annotations_of_its_own_is_read_by_these(tmp_path: Path) -
     own = open_detection_dataset(root / ".sppnet")
     assert (own.layout, own.names) == ("labels", ("mine",))
     assert torch.equal(own[0].boxes, torch.tensor([[1.0, 1, 9, 9]]))
+
+
+def test_a_name_that_two_photos_have_is_no_photo(tmp_path: Path) -> None:
+    """Of 6,000 photos in two folders, those that are meant by a name alone."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number in range(3000):
+            (tmp_path / folder / f"{number}.jpg").touch()
+    (tmp_path / "two" / "own.jpg").touch()
+    finder = _PhotoFinder(tmp_path)
+    assert finder.find("elsewhere/7.jpg") is None
+    assert finder.find("elsewhere/own.jpg") == finder.find("two/own.jpg") == "two/own.jpg"
+    assert finder.find(tmp_path / "one" / "7.jpg") == finder.find("one/7.jpg") == "one/7.jpg"

@@ -284,27 +284,6 @@ def check_exportable(backbone: Backbone) -> None:
         )
 
 
-def example_hw(backbone: Backbone) -> tuple[int, int]:
-    """Choose the size of an image to trace an export with.
-
-    torch.export takes a side of one cell for a constant, so every map inside a trunk, the coarsest
-    one too, must have several cells along both sides.
-
-    Args:
-        backbone: The trunk.
-
-    Returns:
-        Height and width in pixels; they differ.
-
-    Example:
-        >>> from sppnet.backbones import build_backbone
-        >>> backbone = build_backbone("efficientnet_lite0", layer="stage5+stage7")
-        >>> min(backbone.grid_hw(example_hw(backbone))) > 4
-        True
-    """
-    return backbone.min_size + 190, backbone.min_size + 233
-
-
 def convolve_any_size(backbone: Backbone, images: Tensor) -> Tensor:
     """Compute the feature maps of a batch, as the backbone itself does, without asking for sizes.
 

@@ -54,7 +54,7 @@ class FrozenTrunk:
         Returns:
             (N, C, h, w) in the memory format of the images.
         """
-        wanted, places = _split_output(trunk)
+        wanted, places = split_output(trunk)
         maps = self._compute(trunk, images, wanted, as_made=False)
         return join_maps(maps, places) if places else maps[0]
 
@@ -115,8 +115,15 @@ def _fingerprint(trunk: fx.GraphModule) -> Fingerprint:
     return tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
 
 
-def _split_output(trunk: fx.GraphModule) -> tuple[tuple[str, ...], Any]:
-    """Name the maps that a trunk ends in, and say where the cells of joined ones lie."""
+def split_output(trunk: fx.GraphModule) -> tuple[tuple[str, ...], Any]:
+    """Name the maps that a trunk ends in, and say where the cells of joined ones lie.
+
+    Args:
+        trunk: As :func:`sppnet.backbones.tracing.cut.cut_model` makes it.
+
+    Returns:
+        Names of nodes, and the places for :func:`join_maps`; None where there is one map.
+    """
     last = list(trunk.graph.nodes)[-1].all_input_nodes[0]
     if last.op == "call_function" and last.target is join_maps:
         return tuple(node.name for node in last.all_input_nodes), last.args[1]
@@ -189,7 +196,7 @@ def choose_engine(trunk: fx.GraphModule, name: str, wish: str = AUTO) -> str:
         return TORCH
     try:
         _check_packages(name)
-        write_trunk(trunk, _split_output(trunk)[0])
+        write_trunk(trunk, split_output(trunk)[0])
     except (MissingPackageError, UnknownLayerError) as error:
         if wish == AUTO:
             return TORCH

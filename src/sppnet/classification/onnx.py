@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.backbones import Backbone
-from sppnet.backbones.backbone import check_exportable, convolve_any_size, example_hw
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.classification.classifier import Classifier
 from sppnet.classification.network import AverageAndPyramid, SppNet
 from sppnet.pooling import SpatialPyramidPool
@@ -73,7 +73,7 @@ def classifier_recipe(classifier: Classifier) -> ExportRecipe:
     sizes += [(1, narrow, 20 * narrow), (1, 20 * narrow, narrow)]
     return ExportRecipe(
         module=ClassifierGraph(network),
-        example=_draw_images(2, *example_hw(trunk_of(network))),
+        example=_draw_images(2, side + 30, side + 41),
         inputs={"images": {0: "batch", 2: "height", 3: "width"}},
         outputs={"logits": {0: "batch"}},
         expect=lambda images: (plain(images),),

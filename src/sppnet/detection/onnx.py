@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sppnet.backbones.backbone import check_exportable, convolve_any_size, example_hw
+from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
@@ -157,7 +157,7 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
     moved = {} if detector.box_regressor is None else {"moved": {0: "boxes"}}
     return ExportRecipe(
         module=DetectorGraph(detector),
-        example=_draw_boxes(*example_hw(encoder.backbone), 5),
+        example=_draw_boxes(side + 30, side + 41, 5),
         inputs={"image": {2: "height", 3: "width"}, "boxes": {0: "boxes"}},
         outputs={"scores": {0: "boxes"}, **moved},
         expect=lambda image, boxes: _score(detector, image, boxes),

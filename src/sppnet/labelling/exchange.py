@@ -6,7 +6,7 @@ elements, numbers' spelling, and boxes that the readers leave out.
 """
 
 import json
-import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,15 +22,16 @@ from sppnet.images import (
     open_detection_dataset,
     read_image_size,
 )
+from sppnet.images.decode import read_content
 from sppnet.images.findings import Findings
 from sppnet.images.readers.voc import XmlElement, read_voc_annotation, read_xml
 from sppnet.images.readers.yolo import choose_places, find_yolo_places
 from sppnet.storage.files import (
     ensure_output_folder,
     json_text,
-    output_error,
     read_json,
     read_lines,
+    write_bytes,
     write_text,
 )
 from sppnet.storage.label_store import LabelStore
@@ -85,18 +86,15 @@ class _PhotoFinder:
         self.folder = folder.resolve()
         paths = list_images([folder]).paths
         self.known = {path.resolve(): path.relative_to(folder).as_posix() for path in paths}
-        names = [PurePosixPath(name).name for name in self.known.values()]
-        once = {name for name in names if names.count(name) == 1} if len(names) < 5000 else set()
-        self._by_name = {
-            PurePosixPath(name).name: name
-            for name in self.known.values()
-            if not once or PurePosixPath(name).name in once
-        }
+        self._photos = set(self.known.values())
+        times = Counter(PurePosixPath(photo).name for photo in self._photos)
+        by_name = {PurePosixPath(photo).name: photo for photo in self._photos}
+        self._by_name = {name: photo for name, photo in by_name.items() if times[name] == 1}
 
     def find(self, path: str | Path) -> str | None:
         """Name of the photo, or None."""
         found = self.known.get(Path(path).resolve())
-        if found is None and str(path) in self.known.values():
+        if found is None and str(path) in self._photos:
             return str(path)
         return found or self._by_name.get(PurePosixPath(str(path).replace("\\", "/")).name)
 
@@ -328,14 +326,10 @@ def export_labels(
             continue  # the photo is gone
     _WRITERS[layout](store, usable, Path(out))
     if copy_photos and layout in ("voc", "yolo"):
-        folder = Path(out) / ("JPEGImages" if layout == "voc" else "images")
+        folder = ensure_output_folder(Path(out) / ("JPEGImages" if layout == "voc" else "images"))
         for each, _ in usable:
-            target = folder / _flat(each.photo)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(store.photos_folder / each.photo, target)
-            except OSError as error:
-                raise output_error(target, error) from error
+            photo = read_content(store.photos_folder / each.photo)
+            write_bytes(folder / _flat(each.photo), photo)
     return Path(out)
 
 

@@ -10,10 +10,8 @@ from torch.nn.functional import normalize
 from sppnet.geometry import Detections, box_iou
 from sppnet.images import LabelledImage
 
-SAME, OTHER = (
-    0.5,
-    0.3,
-)  # overlaps from which on boxes show the same thing, and below which they do not
+# Overlaps from which on boxes show the same thing, and below which they do not.
+SAME, OTHER = 0.5, 0.3
 NOVELTY_FLOOR = 0.1  # a photo like one that is labelled still counts a little
 
 
@@ -71,7 +69,7 @@ def measure_uncertainty(found: Detections) -> float:
         >>> measure_uncertainty(Detections(boxes, torch.tensor([0.0, -20.0]), labels))
         1.0
     """
-    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+    sure = _sureness(found)
     open_questions = 4 * sure * (1 - sure)
     return round(float(open_questions.sort(descending=True).values[:10].sum()), 6)
 
@@ -143,36 +141,28 @@ def _denied(
     photo: str, image: LabelledImage, found: Detections, names: Sequence[str]
 ) -> list[Doubt]:
     """Labels for which there is no detection of their class at their place."""
-    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+    sure = _sureness(found)
     overlaps = box_iou(image.boxes, found.boxes)
     doubts = []
     for row, label in enumerate(image.labels.tolist()):
         near = overlaps[row] >= SAME
-        own = float(sure[near & (found.labels == label)].max()) if _any(near, found, label) else 0.0
-        others = torch.where(near & (found.labels != label), sure, -1.0)
-        best = int(others.argmax()) if len(others) else -1
-        other = max(0.0, float(others[best])) if len(others) else 0.0
+        mine, others = (near & same for same in (found.labels == label, found.labels != label))
+        own, other = (float(sure[rows].max()) if rows.any() else 0.0 for rows in (mine, others))
         # denied: not found as what it is said to be, and the more so if found as something else
         probability = (1 - own) * (0.5 + 0.5 * other)
-        instead = names[int(found.labels[best])] if other > own else ""
+        best = found.labels[others][sure[others].argmax()] if other > own else None
+        instead = "" if best is None else names[int(best)]
         box = _corners(image.boxes[row])
         doubts.append(Doubt(photo, "label", box, names[label], instead, probability))
     return doubts
-
-
-def _any(near: Tensor, found: Detections, label: int) -> bool:
-    return bool((near & (found.labels == label)).any())
 
 
 def _missing(
     photo: str, image: LabelledImage, found: Detections, names: Sequence[str]
 ) -> list[Doubt]:
     """Detections where nothing is labelled."""
-    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    overlaps = box_iou(found.boxes, image.boxes)
-    alone = (
-        overlaps.amax(1) < OTHER if len(image.boxes) else torch.ones(found.count, dtype=torch.bool)
-    )
+    sure = _sureness(found)
+    alone = ~(box_iou(found.boxes, image.boxes) >= OTHER).any(1)
     return [
         Doubt(
             photo,
@@ -184,6 +174,11 @@ def _missing(
         )
         for row in alone.nonzero().flatten().tolist()
     ]
+
+
+def _sureness(found: Detections) -> Tensor:
+    """(K,) confidence; where it was not measured, scores count as log-odds."""
+    return found.scores.sigmoid() if found.confidence is None else found.confidence
 
 
 def _corners(box: Tensor) -> tuple[float, float, float, float]:

@@ -248,8 +248,9 @@ class LabelSession:
             UsageError: If there is no such class, or both are the same.
             OutputError: If it cannot be written.
         """
-        self.store.merge_classes(name, into, self.author)
-        self._loop.show_as(name, into)
+        with self._loop.lock:
+            self.store.merge_classes(name, into, self.author)
+            self._loop.show_as(name, into)
         self._edited()
 
     def refit(self, budget_seconds: float = 5.0, *, full: bool = False) -> SessionState:

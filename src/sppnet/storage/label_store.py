@@ -231,11 +231,6 @@ class LabelStore:
         rows = self._read("SELECT max(id) AS last FROM class_edits WHERE kind != 'add'")
         return int(rows[0]["last"] or 0)
 
-    def add_class(self, name: str, author: str = "") -> None:
-        """Make a class before it has a box; ValueError if empty, OutputError if not written."""
-        with self._writing():
-            self._class_of(name, author)
-
     def rename_class(self, name: str, new: str, author: str = "") -> None:
         """Rename a class; all of its boxes go along, and no photo gets a new revision.
 

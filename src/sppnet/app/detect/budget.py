@@ -162,6 +162,11 @@ class Budget:
     tell: Callable[[Sequence[Trial], Trial], object] | None = None
     clock: Callable[[], float] = time.monotonic
 
+    @property
+    def has_enough_photos(self) -> bool:
+        """Whether so many photos have objects that some of them say something of others."""
+        return sum(len(image.boxes) > 0 for image in self.images) >= FEWEST_PHOTOS
+
     def choose(self, known: Iterable[Trial] = ()) -> tuple[DetectionConfig, list[Trial]]:
         """Try changes in turn while a trial and the training after it fit into the time.
 
@@ -172,7 +177,7 @@ class Budget:
         Returns:
             The settings of the best trial, and all trials in the order in which they were made.
         """
-        if sum(len(image.boxes) > 0 for image in self.images) < FEWEST_PHOTOS:
+        if not self.has_enough_photos:
             return self.config, []
         earlier = {_key(trial.changes): trial for trial in known}
         end = self.clock() + self.seconds - sum(trial.seconds for trial in earlier.values())
@@ -201,15 +206,10 @@ class Budget:
         draw = torch.Generator().manual_seed(self.config.seed)
         mixed = [self.images[i] for i in torch.randperm(len(self.images), generator=draw).tolist()]
         mixed.sort(key=lambda image: not len(image.boxes))  # so that every part has objects
-        parts = [mixed[number::FOLDS] for number in range(FOLDS)]
-        pairs = [
-            ([each for other in parts if other is not part for each in other], part)
-            for part in parts
-        ]
         # the scales are those of the training, not of a part
         config = replace(self._with({"imgsz": self._short_sides, **changes}), operating_point=False)
         scores = cross_validate(
-            pairs,
+            hold_out_in_turn(mixed, FOLDS),
             self.names,
             config,
             self.cache,
@@ -243,6 +243,28 @@ class Budget:
         sides = changes.get("imgsz", self._short_sides)
         pixels = sum(side**2 for side in sides) / sum(side**2 for side in self._short_sides)
         return 1 - CONVOLUTION_SHARE + CONVOLUTION_SHARE * pixels
+
+
+def hold_out_in_turn(
+    images: Images, folds: int
+) -> list[tuple[list[LabelledImage], list[LabelledImage]]]:
+    """Deal photos into parts, as cards are dealt, and hold each part out once.
+
+    Args:
+        images: In a random order.
+        folds: The number of parts.
+
+    Returns:
+        For each part, the photos of the others and its own.
+
+    Example:
+        >>> hold_out_in_turn([1, 2, 3, 4, 5], 2)
+        [([2, 4], [1, 3, 5]), ([1, 3, 5], [2, 4])]
+    """
+    parts = [list(images[number::folds]) for number in range(folds)]
+    return [
+        ([each for other in parts if other is not part for each in other], part) for part in parts
+    ]
 
 
 def cross_validate(

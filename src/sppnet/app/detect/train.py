@@ -178,12 +178,11 @@ class TrainingJob:
             )
             config, trials = budget.choose(known)
         if not trials:
-            enough = sum(len(image.boxes) > 0 for image in dataset.images) >= FEWEST_PHOTOS
             few = f"fewer than {FEWEST_PHOTOS} photos with objects say nothing of others"
             slow = (
                 f"a trial and the training do not fit (training alone: {human_seconds(training)})"
             )
-            note(f"{slow if enough else few}; the settings stay as given")
+            note(f"{slow if budget.has_enough_photos else few}; the settings stay as given")
         return replace(self, config=config)
 
     def _train(
