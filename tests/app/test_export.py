@@ -19,7 +19,7 @@ from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
-from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, project_boxes
 from sppnet.pooling import pool_regions
@@ -126,14 +126,16 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
         return [torch.from_numpy(found) for found in session.run(None, feed)]
 
     config, (scores, moved) = detector.inference, ask(boxes)
+    scores = let_classes_compete(scores, config.softmax_temperature)
     row, label = (scores > config.score_threshold).nonzero().unbind(1)
     found = Detections(boxes[row], scores[row, label], label)
     found = found.select(preselect(found, config.moved_per_class))
     boxes, rows = found.boxes, torch.arange(found.count)
     for stage in range(moved.shape[1]):
-        after = ask(boxes)[1][rows, stage, found.labels]
+        group = found.labels.clamp(max=moved.shape[2] - 1)  # one regression may serve all classes
+        after = ask(boxes)[1][rows, stage, group]
         boxes = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
-    after = ask(boxes)[0][rows, found.labels]
+    after = let_classes_compete(ask(boxes)[0], config.softmax_temperature)[rows, found.labels]
     after = Detections(boxes, (found.scores + after) / 2, found.labels)
     return select_detections(after, config, moved=True)
 

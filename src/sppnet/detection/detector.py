@@ -13,7 +13,7 @@ from sppnet.config.fields import restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
-from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.propose import keep_first, propose, take_turns
 from sppnet.errors import UsageError
@@ -24,6 +24,8 @@ from sppnet.storage import load_model, put_under, restore_model, save_model, ten
 from sppnet.storage.tensors import check_float32
 
 MODEL_KIND = "detector"
+# Constants of testing that models of earlier versions do not name, as they had them.
+EARLIER = {"softmax_temperature": 0.0}
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Detector:
         Returns:
             At most ``inference.max_detections`` detections, of all classes or of each, best first.
         """
-        scores = self.score(encoded, boxes)
+        scores = self._score_jointly(encoded, boxes)
         row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
@@ -220,6 +222,13 @@ class Detector:
         flipped = flip_boxes(boxes, encoded.image_size_hw[1])
         return (scores + self.score(encoded.mirrored, flipped)) / 2
 
+    def _score_jointly(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Score (W, 4) boxes, the classes of SVMs in competition: (W, K)."""
+        scores = self.score(encoded, boxes)
+        if self.classifier.classes_compete:
+            return scores
+        return let_classes_compete(scores, self.inference.softmax_temperature)
+
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
         """Refine boxes, score them again if that is wished, and drop those without area."""
         if self.box_regressor is None or not found.count:
@@ -229,7 +238,7 @@ class Detector:
         boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
         if not self.inference.rescore:
             return Detections(boxes, before, labels)
-        after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
+        after = self._score_jointly(encoded, boxes)[torch.arange(len(boxes)), labels]
         return Detections(boxes, (before + after) / 2, labels)
 
     def to(self, device: torch.device | str) -> "Detector":
@@ -296,6 +305,9 @@ class Detector:
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
         """Restore the parts of a saved detector; each must fit the encoder and the names."""
+        rule = config.get("rule")
+        if isinstance(rule, dict):
+            config = {**config, "rule": {**EARLIER, **rule}}
         saved = restore_fields(SavedDetector, config)
         encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
         seen = tensors.pop("seen", None)  # models of version 0.1 do not have it
