@@ -16,10 +16,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 BEGUN_FIRST = (
     "tests/pooling/test_keras_layer.py",
     "tests/end_to_end/test_demo.py",
+    "tests/app/test_export.py",
     "tests/detection/test_train.py",
     "tests/app/detect/test_predict.py",
     "tests/paper/test_detection.py",
+    "tests/end_to_end/test_detect.py",
     "tests/pooling/onnx/test_operators.py",
+    "tests/training/test_distributed.py",
     "tests/backbones/test_backbone.py",
     "tests/detection/proposals/test_propose.py",
     "tests/end_to_end/test_resigned_models.py",
