@@ -25,6 +25,8 @@ KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3
 BYTES_PER_THREAD = 1 << 18
 # Fewer winners than this are found again sooner than memory for them is there.
 FEW_WINNERS = 1 << 10
+# Cells whose numbers the memory for winners can hold.
+MOST_CELLS = 1 << 16
 # Images of fewer channels share vectors, if their planes lie one after the other.
 FEW_CHANNELS = 16
 # Fresh memory of this size is faulted in before it is written here and there.
@@ -155,12 +157,14 @@ def empty_winners(maps: Sequence[Tensor], out: Tensor) -> Tensor | None:
 
     Example:
         >>> empty_winners([torch.zeros(8, 256, 3, 4)], torch.zeros(8, 12800)).dtype
-        torch.int32
+        torch.int16
     """
-    if out.numel() < FEW_WINNERS or max(each.shape[2] * each.shape[3] for each in maps) >= 1 << 31:
+    if (
+        out.numel() < FEW_WINNERS
+        or max(each.shape[2] * each.shape[3] for each in maps) > MOST_CELLS
+    ):
         return None
-    kind = torch.int64 if out.dtype == torch.float64 else torch.int32
-    return torch.empty(out.shape, dtype=kind)
+    return torch.empty(out.shape, dtype=torch.int16)
 
 
 def backward(

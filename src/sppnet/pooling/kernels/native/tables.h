@@ -5,6 +5,7 @@
 
 #include "lanes.h"
 #include "stream.h"
+#include "unions.h"
 
 constexpr int MAX_EXPONENT = 31;
 // Windows of tables have at most 2^0 .. 2^7 cells a side, whichever is cheapest; larger bins take more of them.
@@ -69,13 +70,6 @@ template <class F> struct Tables {
     F* values[MAX_EXPONENT][MAX_EXPONENT];
     IntVec<F>* winners[MAX_EXPONENT][MAX_EXPONENT];  // flat cells; of the first among equals
 };
-
-// Greater value, or the earlier cell of equals.
-template <class F> inline void take_better(Vec<F>& best, IntVec<F>& at, Vec<F> value, IntVec<F> cell) {
-    IntVec<F> wins = (value > best) | ((value == best) & (cell < at));
-    best = value > best ? value : best;
-    at = wins ? cell : at;
-}
 
 // Fill table (a, b) from the one of half its size.
 template <class F, bool AT> void fill_table(Tables<F>& tables, int a, int b) {
@@ -214,31 +208,6 @@ inline void pool_level(
             values[i * l.n + j] = best;
         }
     }
-}
-
-// Unions of a finer level's bins.
-template <class F, bool AT>
-inline void unite_level(
-    const Level& l, int finer_n, const Vec<F>* finer, const IntVec<F>* finer_winners, Vec<F>* values,
-    IntVec<F>* winners
-) {
-    for (int i = 0; i < l.n; i++)
-        for (int j = 0; j < l.n; j++) {
-            int64_t first = int64_t(i) * l.ratio * finer_n + j * l.ratio;
-            Vec<F> best = finer[first];
-            IntVec<F> at = {};
-            if constexpr (AT) at = finer_winners[first];
-            for (int p = 0; p < l.ratio; p++)
-                for (int q = 0; q < l.ratio; q++) {
-                    int64_t part = first + int64_t(p) * finer_n + q;
-                    if constexpr (AT)
-                        take_better<F>(best, at, finer[part], finer_winners[part]);
-                    else
-                        best = finer[part] > best ? finer[part] : best;
-                }
-            values[i * l.n + j] = best;
-            if constexpr (AT) winners[i * l.n + j] = at;
-        }
 }
 
 template <class F, bool AT>
