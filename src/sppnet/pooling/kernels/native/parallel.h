@@ -23,9 +23,13 @@ inline void advise_large_pages(void* start, size_t bytes) {
 #endif
 }
 
-// Memory of one thread, freed with it. One failure is remembered; later requests fail too.
+// Memory of one thread, freed with it. One failure is remembered; later requests fail too. What small maps need lies in
+// the arena itself: a call for each piece would take longer than pooling them.
 struct Arena {
     static constexpr int MOST = 64;
+    static constexpr size_t NEAR = size_t(1) << 15;
+    alignas(64) char near[NEAR];
+    size_t taken = 0;
     void* blocks[MOST];
     int count = 0;
     bool failed = false;
@@ -36,6 +40,10 @@ struct Arena {
     template <class T> T* take(int64_t elements) {
         size_t bytes = (size_t)(elements > 0 ? elements : 1) * sizeof(T);
         bytes = (bytes + 63) / 64 * 64;
+        if (!failed && taken + bytes <= NEAR) {
+            taken += bytes;
+            return (T*)(near + taken - bytes);
+        }
         void* block = nullptr;
         if (!failed && count < MOST) {
 #ifdef _WIN32
