@@ -168,6 +168,36 @@ inline void pool_large_bin(
     }
 }
 
+// Whether no bin along a side takes more than two windows.
+inline bool are_small(const Cover* covers, int n) {
+    bool small = true;
+    for (int i = 0; i < n; i++) small &= covers[i].last - covers[i].first <= covers[i].stride;
+    return small;
+}
+
+// The values of such bins; `corner` is the first cell of the region.
+template <class F>
+inline void pool_small_bins(
+    int n, const Tables<F>& tables, int64_t corner, const Cover* rows, const Cover* columns, Vec<F>* values
+) {
+    int64_t width = tables.width;
+    for (int i = 0; i < n; i++) {
+        Cover row = rows[i];
+        F* const* tables_of_row = tables.values[row.exponent];
+        int64_t top = (corner + row.first * width) * LANES<F>, down = (row.last - row.first) * width * LANES<F>;
+        for (int j = 0; j < n; j++) {
+            Cover column = columns[j];
+            const F* upper = tables_of_row[column.exponent] + top;
+            const F* lower = upper + down;
+            Vec<F> best = load(upper + column.first), second = load(upper + column.last);
+            Vec<F> third = load(lower + column.first), fourth = load(lower + column.last);
+            best = second > best ? second : best;
+            third = fourth > third ? fourth : third;
+            *values++ = third > best ? third : best;
+        }
+    }
+}
+
 template <class F, bool AT>
 inline void pool_level(
     const Level& l, const Tables<F>& tables, const Region& r, const Cover* row_covers, const Cover* column_covers,
@@ -175,6 +205,11 @@ inline void pool_level(
 ) {
     constexpr int N = LANES<F>;
     int64_t corner = r.y0 * tables.width + r.x0;
+    if constexpr (!AT) {
+        const Cover *rows = row_covers + l.first_side, *columns = column_covers + l.first_side;
+        if (are_small(rows, l.n) && are_small(columns, l.n))
+            return pool_small_bins<F>(l.n, tables, corner, rows, columns, values);
+    }
     for (int i = 0; i < l.n; i++) {
         Cover row = row_covers[l.first_side + i];
         int64_t top = (corner + row.first * tables.width) * N, bottom = (corner + row.last * tables.width) * N;
