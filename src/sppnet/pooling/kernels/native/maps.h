@@ -17,7 +17,11 @@ template <class T> inline View<T> view_image(const Tensor& t, int64_t image) {
     return {base, t.height, t.width, t.channel, t.row, t.cell};
 }
 
-// Most cells whose gradient is added up beside the map, where a block of channels lies together.
+// Most cells that have numbers in every vector of integers.
+constexpr int64_t MOST_NUMBERS = INT32_MAX;
+
+// Most cells of a map whose gradient is added up beside it, and how many blocks of channels at a time. In the map, at the
+// stride of all channels, they fall into a few sets of the cache and push each other out; those of larger maps win seldom.
 constexpr int64_t NEAR_CELLS = 1 << 9;
 constexpr int NEAR_BLOCKS = 4;
 
@@ -38,7 +42,7 @@ template <class T> struct Bench {
         bounds.columns = arena.take<Columns>(pyramid.count);
         bounds.row_bins = arena.take<RowBins>(pyramid.count);
         int* numbers = arena.take<int>(2 * pyramid.sides);
-        band = arena.take<F>(max(widest*(pyramid.sides+1), BAND_CELLS) * LANES<F>);
+        band = arena.take<F>(max(widest, BAND_CELLS) * LANES<F>);
         staged = arena.take<T>((pyramid.bins + 1) * LANES<F>);
         cells = near ? arena.take<T>(near * NEAR_BLOCKS * LANES<F>) : nullptr;
         staged_winners = winners ? arena.take<CellNumber<F>>((pyramid.bins + 1) * LANES<F>) : nullptr;
@@ -87,12 +91,13 @@ template <class T, bool MEAN> struct MapsWork {
     const Pyramid& pyramid;
     const Tensor* maps;
     const Tensor* gradients;  // zeros to add to; null: forward
-    int64_t channels, images, widest;
+    int64_t channels, images;
+    int64_t widest; // vectors that are held at a time
     bool folded;    // the images of a batch with few channels lie side by side in the lanes
     int64_t planes; // lanes of an image, or of the whole batch
     int64_t group;  // lanes of a task
     T* pooled;      // (images of all maps, channels * bins): written, or the gradient to send back
-    CellNumber<F>* winners;  // of the same shape, where each maximum was found: written, or read; or null
+    CellNumber<F>* winners; // of the same shape, where each maximum was found: written, or read; or null
 
     MapsWork(
         const Pyramid& pyramid, const Tensor* maps, const Tensor* gradients, int64_t count, T* pooled,
@@ -102,7 +107,8 @@ template <class T, bool MEAN> struct MapsWork {
           folded(false), planes(channels), group(MOST_BLOCKS * N), pooled(pooled), winners((CellNumber<F>*)winners) {
         for (int64_t i = 0; i < count; i++) {
             images += maps[i].images;
-            widest = max(widest, maps[i].width);
+            bool by_planes = maps[i].cell == 1 && maps[i].width >= N;
+            widest = max(widest, maps[i].width * (by_planes ? plane_lines(pyramid) : 1));
         }
         bool sends = gradients && (winners || !folds(gradients[0]));
         if (count == 1 && channels < N && folds(maps[0]) && !sends) {
@@ -115,7 +121,9 @@ template <class T, bool MEAN> struct MapsWork {
     bool folds(const Tensor& t) const { return channels == 1 || t.image == channels * t.channel; }
     int64_t groups() const { return (planes + group - 1) / group; }
     int64_t tasks() const { return images * groups(); }
-    Bench<T> start() { return Bench<T>(pyramid, widest, int(group / N), gradients || winners, gradients && winners ? NEAR_CELLS : 0); }
+    Bench<T> start() {
+        return Bench<T>(pyramid, widest, int(group / N), !MEAN, gradients && winners ? NEAR_CELLS : 0);
+    }
 
     bool run(int64_t task, Bench<T>& bench) {
         int64_t place = task / groups(), image = place, c = task % groups() * group;
@@ -173,8 +181,11 @@ template <class T, bool MEAN> struct MapsWork {
     // Pool lanes; whether the winners are numbers of cells, and not rows and columns.
     template <Mode M>
     bool pool(const View<T>& view, int64_t c, int64_t used, int blocks, Bench<T>& bench) {
-        if constexpr (M != SUMS)
-            if ((M == MAXIMA || winners) && pool_fast<M>(view, c, int(used), blocks, bench)) return true;
+        if constexpr (M == MAXIMA)
+            if (pool_fast<MAXIMA>(view, c, int(used), blocks, bench)) return true;
+        bool numbered = view.height * view.width <= MOST_NUMBERS && (M == MAXIMA || winners);
+        if constexpr (M != SUMS)  // winners tell -0.0 from 0.0
+            if (numbered && pool_fast<WINNERS>(view, c, int(used), blocks, bench)) return true;
         if (blocks)
             pool_blocks<T, M>(pyramid, view, c, blocks, bench.bounds, bench.pooled);
         else
@@ -185,8 +196,8 @@ template <class T, bool MEAN> struct MapsWork {
     template <Mode M>
     bool pool_fast(const View<T>& view, int64_t c, int used, int blocks, Bench<T>& bench) {
         if (blocks) return pool_maxima<T, M>(pyramid, view, c, blocks, bench.bounds, bench.pooled);
-        if (M == MAXIMA && view.cell == 1 && view.width >= N)
-            return pool_planes(pyramid, view, c, used, bench.bounds, bench.band, *bench.pooled);
+        if (view.cell == 1 && view.width >= N)
+            return pool_planes<T, M>(pyramid, view, c, used, bench.bounds, bench.band, *bench.pooled);
         if (view.height * view.width > BAND_CELLS) return false;
         pack_view(view, c, used, bench.band);
         View<F> packed = {bench.band, view.height, view.width, 1, view.width * N, N};
@@ -240,7 +251,8 @@ template <class T, bool MEAN> struct MapsWork {
             for (int64_t i = 0; i < count; i++) {
                 T* lanes = image + i * to.cell + c;
                 int64_t k = 0;
-                for (const T* from = cells + i * N; k + N <= some; k += N, from += size) memcpy(lanes + k, from, N * sizeof(T));
+                for (const T* from = cells + i * N; k + N <= some; k += N, from += size)
+                    memcpy(lanes + k, from, N * sizeof(T));
                 if (k < some) memcpy(lanes + k, cells + k / N * size + i * N, (some - k) * sizeof(T));
             }
         }

@@ -118,14 +118,24 @@ bool pool_maxima(
     return !doubts.any();
 }
 
-// Maxima of some rows in Q vectors of columns. The last one overlaps the one before, so that all are whole.
-template <int Q, class F, class S>
-inline void take_columns(const S* from, int64_t row, int64_t rows, int64_t last, F* to, Doubts<F>& doubts) {
+// Maxima of some rows, and the first cells of their rows, as rows of as many cells.
+template <class F> struct Line {
+    F* values;
+    F* starts;  // the bits of integers; only where winners are asked for
+};
+
+// Of Q vectors of columns. The last one overlaps the one before, so that all are whole. `start` is the first cell.
+template <int Q, class F, Mode M, class S>
+inline void take_columns(
+    const S* from, int64_t row, int64_t start, int64_t width, int64_t rows, int64_t last, Line<F> to, Doubts<F>& doubts
+) {
     constexpr int N = LANES<F>;
     Vec<F> best[Q];
+    IntVec<F> at[Q];
 #pragma unroll
     for (int q = 0; q < Q; q++) {
         best[q] = load(from + (q < Q - 1 ? q * N : last));
+        if constexpr (M == WINNERS) at[q] = everywhere<F>(start);
         doubts.sums[q] += best[q];
     }
     for (int64_t y = 1; y < rows; y++)
@@ -133,69 +143,95 @@ inline void take_columns(const S* from, int64_t row, int64_t rows, int64_t last,
         for (int q = 0; q < Q; q++) {
             Vec<F> value = load(from + y * row + (q < Q - 1 ? q * N : last));
             doubts.sums[q] += value;
-            best[q] = value > best[q] ? value : best[q];
+            take_greater<F, M>(best[q], at[q], value, everywhere<F>(start + y * width));
         }
 #pragma unroll
-    for (int q = 0; q < Q; q++) store(to + (q < Q - 1 ? q * N : last), best[q]);
-}
-
-// Maxima of some rows of at least LANES cells.
-template <class F, class S>
-inline void take_rows(const S* from, int64_t row, int64_t rows, int64_t width, F* to, Doubts<F>& doubts) {
-    constexpr int N = LANES<F>;
-    for (; width > 4 * N; width -= 4 * N, from += 4 * N, to += 4 * N)
-        take_columns<4>(from, row, rows, 3 * N, to, doubts);
-    switch ((width - 1) / N) {
-        case 0: return take_columns<1>(from, row, rows, width - N, to, doubts);
-        case 1: return take_columns<2>(from, row, rows, width - N, to, doubts);
-        case 2: return take_columns<3>(from, row, rows, width - N, to, doubts);
-        case 3: return take_columns<4>(from, row, rows, width - N, to, doubts);
+    for (int q = 0; q < Q; q++) {
+        store(to.values + (q < Q - 1 ? q * N : last), best[q]);
+        if constexpr (M == WINNERS) store(to.starts + (q < Q - 1 ? q * N : last), (Vec<F>)at[q]);
     }
 }
 
-// One row of maxima into a row of bins.
-template <class F>
-inline void take_bins(
-    const Level& l, const Columns& columns, const F* cells, const Bounds& bounds, Vec<F>* bins, Doubts<F>& doubts
+// Of at least LANES columns.
+template <class F, Mode M, class S>
+inline void take_rows(
+    const S* from, int64_t row, int64_t start, int64_t width, int64_t rows, Line<F> to, Doubts<F>& doubts
 ) {
-    for (int u = 0; u < columns.count; u++) {
-        Edges edges = bounds.column_edges[l.first_side + columns.first[u]];
-        Vec<F> best = load(cells + edges.start * LANES<F>);
-        doubts.look_at(best);
-        for (int64_t x = edges.start + 1; x < edges.end; x++) {
-            Vec<F> value = load(cells + x * LANES<F>);
-            doubts.look_at(value);
-            best = value > best ? value : best;
-        }
-        bins[u] = best;
+    constexpr int N = LANES<F>;
+    int64_t left = width;
+    for (; left > 4 * N; left -= 4 * N, from += 4 * N, to.values += 4 * N, to.starts += 4 * N)
+        take_columns<4, F, M>(from, row, start, width, rows, 3 * N, to, doubts);
+    switch ((left - 1) / N) {
+        case 0: return take_columns<1, F, M>(from, row, start, width, rows, left - N, to, doubts);
+        case 1: return take_columns<2, F, M>(from, row, start, width, rows, left - N, to, doubts);
+        case 2: return take_columns<3, F, M>(from, row, start, width, rows, left - N, to, doubts);
+        case 3: return take_columns<4, F, M>(from, row, start, width, rows, left - N, to, doubts);
     }
+}
+
+// A line with channels side by side into the distinct bins of one row.
+template <class F, Mode M>
+inline void take_bins(
+    Edges* edges, const Columns& columns, Line<F> line, Vec<F>* values, IntVec<F>* cells, Doubts<F>& doubts
+) {
+    constexpr int N = LANES<F>;
+    for (int u = 0; u < columns.count; u++) {
+        int64_t x = edges[columns.first[u]].start, end = edges[columns.first[u]].end;
+        Vec<F> best = load(line.values + x * N);
+        if constexpr (M == WINNERS) {
+            IntVec<F> at = (IntVec<F>)load(line.starts + x * N) + everywhere<F>(x);
+            while (++x < end)
+                take_better<F>(best, at, load(line.values + x * N), (IntVec<F>)load(line.starts + x * N) + everywhere<F>(x));
+            cells[u] = at;
+        } else {
+            doubts.look_at(best);
+            while (++x < end) {
+                Vec<F> value = load(line.values + x * N);
+                doubts.look_at(value);
+                best = value > best ? value : best;
+            }
+        }
+        values[u] = best;
+    }
+}
+
+// How many times the width of a map in vectors its planes take at a time: all lines of the largest level, and one line
+// with channels side by side, each with the starts.
+inline int64_t plane_lines(const Pyramid& pyramid) {
+    return 2 * (pyramid.levels[pyramid.finest_first[0]].n + 1);
 }
 
 // Pool `count` channels of a view whose rows are at least LANES cells that lie together, plane by plane: first all rows of
-// a bin, then, with channels side by side, its columns. False where that would not be exact. `band` holds
-// (LANES, bins along a side of the largest level, width), and a row of vectors.
-template <class T, class F = typename ComputeOf<T>::F>
+// a bin, then, with channels side by side, its columns. False where that would not be exact. `band` holds plane_lines().
+template <class T, Mode M, class F = typename ComputeOf<T>::F>
 bool pool_planes(
     const Pyramid& pyramid, const View<T>& view, int64_t c, int count, const Bounds& bounds, F* band, Pooled<F>& pooled
 ) {
+    constexpr int N = LANES<F>;
     Doubts<F> doubts;
+    int64_t width = view.width;
     for (int k = 0; k < pyramid.count; k++) {
         const Level& l = pyramid.levels[k];
         if (l.finer >= 0) continue;
-        int64_t size = l.n * view.width;
+        int64_t size = l.n * width;
+        Line<F> lines = {band, band + N * size}, line = {band + 2 * N * size, band + (2 * size + width) * N};
         for (int lane = 0; lane < count; lane++)
             for (int i = 0; i < l.n; i++) {
                 Edges rows = bounds.row_edges[l.first_side + i];
                 const T* from = view.base + (c + lane) * view.channel + rows.start * view.row;
-                F* to = band + lane * size + i * view.width;
-                take_rows(from, view.row, rows.end - rows.start, view.width, to, doubts);
+                Line<F> to = {lines.values + lane * size + i * width, lines.starts + lane * size + i * width};
+                take_rows<F, M>(from, view.row, rows.start * width, width, rows.end - rows.start, to, doubts);
             }
         for (int i = 0; i < l.n; i++) {
-            F* cells = band + LANES<F> * size;
-            pack_cells(band + i * view.width, size, 1, view.width, count, cells);
-            take_bins(l, bounds.columns[k], cells, bounds, pooled.values + l.first_bin + i * l.n, doubts);
+            int64_t bin = l.first_bin + i * l.n;
+            pack_cells(lines.values + i * width, size, 1, width, count, line.values);
+            if constexpr (M == WINNERS) pack_cells(lines.starts + i * width, size, 1, width, count, line.starts);
+            take_bins<F, M>(
+                bounds.column_edges + l.first_side, bounds.columns[k], line, pooled.values + bin,
+                M == WINNERS ? pooled.rows + bin : nullptr, doubts
+            );
         }
     }
-    unite_levels<F, MAXIMA>(pyramid, bounds, pooled);
+    unite_levels<F, M>(pyramid, bounds, pooled);
     return !doubts.any();
 }
