@@ -2,8 +2,8 @@
 
 ``native/`` holds its source, which the installation compiles once for each generation of
 processors; the best one that this processor runs is loaded on first use. Calls release the GIL and
-start their own threads, as many as ``torch.get_num_threads()`` says, so that any number of Python
-threads may call at once.
+work in as many threads as ``torch.get_num_threads()`` says, so that any number of Python threads
+may call at once.
 """
 
 import ctypes
