@@ -52,6 +52,7 @@ def _function(name: str) -> Any:
     maps, pyramid = [number, pointer, pointer, number], [pointer, number, number]
     signatures = {
         "sppnet_touch": [pointer, number, number],
+        "sppnet_overwrites": [pointer, number],
         "sppnet_pool_maps": [*maps, *pyramid, pointer, pointer, number],
         "sppnet_pool_regions": [*maps, pointer, number, *pyramid, pointer, number],
         "sppnet_score_regions": [
@@ -180,9 +181,18 @@ def backward(
 
     The winners are found again where they were not kept.
     """
-    grads = _zeros_like(maps)
+    grads = None if winners is None else _overwritten_like(maps)
+    grads = _zeros_like(maps) if grads is None else grads
     _call(maps, grads, rows, levels, mode, grad.contiguous(), winners)
     return grads
+
+
+def _overwritten_like(maps: Sequence[Tensor]) -> list[Tensor] | None:
+    """Memory in the layout of each map, if the library needs no zeros there."""
+    if all(each.is_contiguous() for each in maps):
+        return None
+    grads = [torch.empty_like(each) for each in maps]
+    return grads if _function("sppnet_overwrites")(_describe(grads), len(grads)) else None
 
 
 def _zeros_like(maps: Sequence[Tensor]) -> list[Tensor]:

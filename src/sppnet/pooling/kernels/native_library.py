@@ -1,7 +1,8 @@
 """Finds and loads the libraries that the installation compiles, one per generation of processors.
 
 The best one that this processor runs is loaded on first use; calls into it release the GIL and work
-in torch's threads, where those are OpenMP's. The kernel of the pooling and that of graph proposals are both loaded this way.
+in torch's threads, where those are OpenMP's. The kernel of the pooling and that of graph proposals
+are both loaded this way.
 """
 
 import ctypes

@@ -25,6 +25,10 @@ constexpr int64_t MOST_NUMBERS = INT32_MAX;
 constexpr int64_t NEAR_CELLS = 1 << 9;
 constexpr int NEAR_BLOCKS = 4;
 
+inline bool is_near(const Tensor& t) {
+    return t.channel == 1 && t.row == t.width * t.cell && t.height * t.width <= NEAR_CELLS;
+}
+
 // What a thread needs to pool a view.
 template <class T> struct Bench {
     using F = typename ComputeOf<T>::F;
@@ -231,16 +235,17 @@ template <class T, bool MEAN> struct MapsWork {
 
     // Add the gradient of bins whose winners are known.
     void send_to_winners(const Tensor& to, T* image, int64_t place, int64_t c, int64_t used, T* cells) {
-        int64_t count = to.height * to.width, lane = lane_stride(to);
+        int64_t lane = lane_stride(to);
         bool flat = to.row == to.width * to.cell;
-        if (lane == 1 && flat && count <= NEAR_CELLS) return send_beside(to, image, place, c, used, cells);
+        if (is_near(to)) return send_beside(to, image, place, c, used, cells);
         if (flat)
             send_lanes<true>(to, image + c * lane, lane, to.cell, place, c, used);
         else
             send_lanes<false>(to, image + c * lane, lane, to.cell, place, c, used);
     }
 
-    // The same beside the map, in blocks of channels: there, cells do not push each other out of the cache.
+    // The same beside the map, in blocks of channels: there, cells do not push each other out of the cache. Every cell of
+    // the map is overwritten.
     void send_beside(const Tensor& to, T* image, int64_t place, int64_t c, int64_t used, T* cells) {
         int64_t count = to.height * to.width, size = count * N;
         for (int64_t end = c + used, some; c < end; c += some) {
