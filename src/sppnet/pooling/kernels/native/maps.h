@@ -40,7 +40,7 @@ template <class T> struct Bench {
     T* staged;          // one level of one block, as the pooled vector has it
     T* cells;           // the gradient of one block of channels
 
-    Bench(const Pyramid& pyramid, int64_t widest, int blocks, bool winners, int64_t near = 0) {
+    Bench(const Pyramid& pyramid, int64_t widest, int blocks, bool winners, int64_t most_cells = 0) {
         bounds.row_edges = arena.take<Edges>(pyramid.sides);
         bounds.column_edges = arena.take<Edges>(pyramid.sides);
         bounds.columns = arena.take<Columns>(pyramid.count);
@@ -48,7 +48,7 @@ template <class T> struct Bench {
         int* numbers = arena.take<int>(2 * pyramid.sides);
         band = arena.take<F>(max(widest, BAND_CELLS) * LANES<F>);
         staged = arena.take<T>((pyramid.bins + 1) * LANES<F>);
-        cells = near ? arena.take<T>(near * NEAR_BLOCKS * LANES<F>) : nullptr;
+        cells = most_cells ? arena.take<T>(most_cells * NEAR_BLOCKS * LANES<F>) : nullptr;
         staged_winners = winners ? arena.take<CellNumber<F>>((pyramid.bins + 1) * LANES<F>) : nullptr;
         pooled = arena.take<Pooled<F>>(blocks);
         Vec<F>* values = arena.take<Vec<F>>(blocks * pyramid.bins);

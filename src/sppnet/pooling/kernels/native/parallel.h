@@ -30,8 +30,8 @@ inline void advise_large_pages(void* start, size_t bytes) {
 // the arena itself: a call for each piece would take longer than pooling them.
 struct Arena {
     static constexpr int MOST = 64;
-    static constexpr size_t NEAR = size_t(1) << 15;
-    alignas(64) char near[NEAR];
+    static constexpr size_t OWN = size_t(1) << 15;
+    alignas(64) char own[OWN];
     size_t taken = 0;
     void* blocks[MOST];
     int count = 0;
@@ -43,9 +43,9 @@ struct Arena {
     template <class T> T* take(int64_t elements) {
         size_t bytes = (size_t)(elements > 0 ? elements : 1) * sizeof(T);
         bytes = (bytes + 63) / 64 * 64;
-        if (!failed && taken + bytes <= NEAR) {
+        if (!failed && taken + bytes <= OWN) {
             taken += bytes;
-            return (T*)(near + taken - bytes);
+            return (T*)(own + taken - bytes);
         }
         void* block = nullptr;
         if (!failed && count < MOST) {
