@@ -19,7 +19,7 @@ from sppnet.detection import (
     LinearRegionClassifier,
     RidgeBoxRegressor,
 )
-from sppnet.detection.detector import CombinedDetector, keep_operating_points
+from sppnet.detection.detector import keep_operating_points
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, nms_per_class

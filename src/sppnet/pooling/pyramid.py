@@ -12,6 +12,7 @@ from sppnet.pooling.bins import (
     Level,
     check_levels,
     check_pyramid,
+    choose_levels,
     num_bins,
     sliding_window_bins,
 )
@@ -107,19 +108,29 @@ class SpatialPyramidPool(nn.Module):
         levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
             number alone.
         mode: "max" or "avg".
+        output_sizes: Another name of ``levels``.
 
     Raises:
         TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1, or the mode is unknown.
+        ValueError: If there is no level, or one is below 1, or the mode is unknown, or both
+            ``levels`` and ``output_sizes`` are given.
 
     Example:
         >>> SpatialPyramidPool()(torch.rand(2, 8, 7, 30)).shape
         torch.Size([2, 400])
+        >>> SpatialPyramidPool(output_sizes=[(1, 1), (2, 2)])
+        SpatialPyramidPool(levels=(1, 2))
     """
 
-    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(
+        self,
+        levels: int | Sequence[Level] = DEFAULT_LEVELS,
+        mode: str = "max",
+        *,
+        output_sizes: int | Sequence[Level] | None = None,
+    ) -> None:
         super().__init__()
-        self.levels = check_pyramid(levels)
+        self.levels = choose_levels(levels, output_sizes)
         self.mode = check_mode(mode)
 
     def forward(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, choose_levels, num_bins
 from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
 from sppnet.pooling.kernels import cpu
 from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, refuse_scripting
@@ -100,19 +100,27 @@ class RegionPool(nn.Module):
         levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
             number alone.
         mode: "max" or "avg".
+        output_sizes: Another name of ``levels``.
 
     Raises:
         TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1, or the mode is unknown.
+        ValueError: If there is no level, or one is below 1, or the mode is unknown, or both
+            ``levels`` and ``output_sizes`` are given.
 
     Example:
         >>> RegionPool((1, 2))(torch.rand(1, 8, 7, 30), [torch.tensor([[2, 0, 9, 7]])]).shape
         torch.Size([1, 40])
     """
 
-    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(
+        self,
+        levels: int | Sequence[Level] = DEFAULT_LEVELS,
+        mode: str = "max",
+        *,
+        output_sizes: int | Sequence[Level] | None = None,
+    ) -> None:
         super().__init__()
-        self.levels = check_pyramid(levels)
+        self.levels = choose_levels(levels, output_sizes)
         self.mode = check_mode(mode)
 
     def forward(

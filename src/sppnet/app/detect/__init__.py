@@ -72,14 +72,11 @@ def choose_split(data: Path, given: str | None, preferred: tuple[str, ...]) -> s
     Raises:
         UsageError: If the data set does not exist, or has only splits of other names.
     """
-    from sppnet.images import list_splits  # here, so that --help stays quick
+    from sppnet.images import usual_split  # here, so that --help stays quick
 
     if given is not None:
         return given
-    splits = list_splits(data)
-    usual = next((name for name in preferred if name in splits), None)
-    if usual is None and splits:
-        raise UsageError(f"choose one with --split: {', '.join(splits)}", path=data)
+    usual = usual_split(data, None, preferred)
     note(f"using split {usual!r}" if usual else "no splits here: using every image")
     return usual
 

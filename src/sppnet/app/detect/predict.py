@@ -16,8 +16,9 @@ from torch import Tensor
 from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say, say_table
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
-from sppnet.detection import Detector, ExternalProposals
-from sppnet.detection.detector import AnyDetector, CombinedDetector
+from sppnet.detection import CombinedDetector, Detector, ExternalProposals
+from sppnet.detection.combined import AnyDetector
+from sppnet.detection.detector import NO_POINT, watch_frames
 from sppnet.errors import InputError
 from sppnet.evaluation import (
     draw_detections,
@@ -38,7 +39,6 @@ from sppnet.storage.tensors import digest_of
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
 LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
-NO_POINT = 0.0  # the score at which a box as likely shows the class as not
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
