@@ -13,6 +13,7 @@ from oracles.box_loops import iou, suppress
 from sppnet.app.main import main
 from sppnet.detection import (
     BoxCascade,
+    CombinedDetector,
     Detector,
     EncodedImage,
     InferenceConfig,

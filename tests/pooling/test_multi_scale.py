@@ -1,4 +1,4 @@
-"""Boxes on a feature pyramid: the maps of torchvision's choice, our bins; a drop-in for a detector."""
+"""Boxes on a feature pyramid: maps as torchvision chooses them, our bins; a part of FasterRCNN."""
 
 import pytest
 import torch
@@ -15,7 +15,10 @@ NAMES = ["0", "1", "2"]
 
 
 def pyramid(side: int = 256, images: int = 2) -> dict[str, Tensor]:
-    maps = {name: torch.rand(images, 4, side // s, side // s) for name, s in zip(NAMES, (4, 8, 16), strict=True)}
+    maps = {
+        name: torch.rand(images, 4, side // s, side // s)
+        for name, s in zip(NAMES, (4, 8, 16), strict=True)
+    }
     return {**maps, "pool": torch.rand(images, 4, 2, 2)}
 
 

@@ -4,7 +4,8 @@ Where to start reading, in this order:
 
 - ``encoder.py``: convolve an image once, then pool as many of its regions as wanted;
   ``scales.py``: at which sizes.
-- ``detector.py``: the fitted detector; ``combined.py``: several as one; ``postprocess.py``: how scored boxes become detections.
+- ``detector.py``: the fitted detector; ``combined.py``: several as one; ``postprocess.py``: how
+  scored boxes become detections.
 - ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
 - ``train.py``: trains a detector stage by stage, as a ``DetectionConfig`` (``sppnet.config``) says;
   ``feature_set.py`` keeps what it computes, ``assign.py`` tells positives from negatives.

@@ -31,7 +31,14 @@ from sppnet.images import (
 )
 from sppnet.images.video import VideoFrame, read_frames
 from sppnet.progress import Track, no_tracking, show_progress
-from sppnet.storage import FeatureCache, load_model, put_under, restore_model, save_model, tensors_under
+from sppnet.storage import (
+    FeatureCache,
+    load_model,
+    put_under,
+    restore_model,
+    save_model,
+    tensors_under,
+)
 from sppnet.storage.tensors import check_float32
 
 if TYPE_CHECKING:
@@ -232,7 +239,7 @@ class Detector:
             every: Look at one of so many frames.
 
         Yields:
-            Each frame with what counts in it, and how many there are of each class.
+            Each frame with what counts in it.
 
         Raises:
             InputError: If the source cannot be opened or decoded.
@@ -349,7 +356,7 @@ class Detector:
         return Detections(boxes, (before + after) / 2, labels)
 
     def __repr__(self) -> str:
-        """Say what it finds, by which trunk, at which sizes, and what is to be expected of it."""
+        """Say what it finds, by which trunk and sizes, and what is to be expected of it."""
         points, names = self.operating_points, self.names
         shown = ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
         expected = "no operating point yet: detections count from a score of 0"
@@ -466,9 +473,6 @@ class WatchedFrame(VideoFrame):
     """A frame of a video with what was found in it.
 
     Args:
-        number: From 0, counted over all frames of the source.
-        seconds: Since the start.
-        image: (3, H, W) float RGB 0..1.
         detections: Those that count by the detector's operating point, or from a score of 0 on.
         counts: How many there are of each class, zeros too.
     """
@@ -478,7 +482,10 @@ class WatchedFrame(VideoFrame):
 
 
 def watch_frames(
-    detector: "AnyDetector", source: str | Path | int, every: int = 1
+    detector: "AnyDetector",
+    source: str | Path | int,
+    every: int = 1,
+    thresholds: Sequence[float] | None = None,
 ) -> Iterator[WatchedFrame]:
     """Run a detector, or several as one, over a video or a camera; see :meth:`Detector.watch`.
 
@@ -486,16 +493,11 @@ def watch_frames(
         detector: The detector.
         source: Path of a video, or the number of a camera.
         every: Look at one of so many frames.
-
-    Yields:
-        Each frame with what counts in it.
-
-    Raises:
-        InputError: If the source cannot be opened or decoded.
-        ValueError: If ``every`` is below 1.
+        thresholds: (K,) least score of each class that counts; the detector's own if None.
     """
     points, names = detector.operating_points, detector.names
-    least = (NO_POINT,) * len(names) if points is None else points.thresholds
+    usual = (NO_POINT,) * len(names) if points is None else points.thresholds
+    least = usual if thresholds is None else thresholds
     for frame in read_frames(source, every=every):
         found = detector.predict(frame.image, track=no_tracking)
         found = found.select(reaches(found, least))

@@ -258,7 +258,8 @@ class OperatingPoints:
         """Say what share of the detections at the thresholds is right, by the calibration.
 
         Example:
-            >>> calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, [False, True] * 20, 1)
+            >>> right = [False, True] * 20
+            >>> calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, 1)
             >>> OperatingPoints((0.0,), calibration, "val", 40, (30,)).expect()
             'at that score 50 % are right'
         """

@@ -107,15 +107,14 @@ class Detections(dict[str, Tensor]):
         sure = None if self.confidence is None else self.confidence[rows]
         return Detections(self.boxes[rows], self.scores[rows], self.labels[rows], sure)
 
-
     def to_torchvision(
         self, image_size: tuple[int, int] | None = None, *, first_label: int = 0
     ) -> dict[str, Tensor]:
         """Give what torchvision's detectors and torchmetrics take: boxes, scores and labels.
 
         Args:
-            image_size: (height, width) in pixels; boxes are then ``tv_tensors.BoundingBoxes``, which
-                torchvision's transforms move with the image.
+            image_size: (height, width) in pixels; boxes are then ``tv_tensors.BoundingBoxes``,
+                which torchvision's transforms move with the image.
             first_label: Label of class 0; torchvision's own detectors keep 0 for the background.
 
         Returns:
@@ -168,7 +167,8 @@ class Detections(dict[str, Tensor]):
             category_ids: The id of each class; 1, 2, 3, ... if None.
 
         Returns:
-            One dict a detection: image_id, category_id, bbox [x, y, width, height] in pixels, score.
+            One dict a detection: image_id, category_id, bbox [x, y, width, height] in pixels, and
+            score.
 
         Raises:
             ValueError: If a label has no id.
@@ -219,10 +219,12 @@ class Detections(dict[str, Tensor]):
             category = entry["category_id"]
             if category_ids is not None and category not in label_of:
                 raise ValueError(
-                    f"category_id must be one of {list(category_ids)}, got {category!r} in row {row}"
+                    f"category_id must be one of {list(category_ids)}, got {category!r} "
+                    f"in row {row}"
                 )
             labels.append(category - 1 if category_ids is None else label_of[category])
-        boxes = torch.tensor([entry["bbox"] for entry in listed], dtype=torch.float64).reshape(-1, 4)
+        bboxes = [entry["bbox"] for entry in listed]
+        boxes = torch.tensor(bboxes, dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         scores = torch.tensor([float(entry["score"]) for entry in listed], dtype=torch.float64)
         return cls(boxes, scores, torch.tensor(labels, dtype=torch.int64))
@@ -234,8 +236,9 @@ class Detections(dict[str, Tensor]):
             names: Class names; they become ``data["class_name"]``, which annotators write.
 
         Returns:
-            xyxy (K, 4), class_id (K,), and confidence (K,): the calibrated one, 0..1, where there is
-            one, else the score. The score itself is in ``data["score"]``.
+            xyxy (K, 4), class_id (K,), and confidence (K,): the calibrated one, 0..1, where there
+            is one, else the score. The score itself is in ``data["score"]``.
+
 
         Raises:
             MissingPackageError: If supervision is not installed.
@@ -297,8 +300,8 @@ class Detections(dict[str, Tensor]):
             names: Class names; they become a column ``class``.
 
         Returns:
-            A DataFrame with the columns label, class (with names), score, confidence (where there is
-            one), x1, y1, x2, y2 in pixels.
+            A DataFrame with the columns label, class (with names), score, confidence (where there
+            is one), x1, y1, x2, y2 in pixels.
 
         Raises:
             MissingPackageError: If pandas is not installed.
@@ -389,8 +392,8 @@ class Detections(dict[str, Tensor]):
             The detections, boxes in pixels.
 
         Raises:
-            ValueError: If a label is none of the names, a side of the image is below 1, or as of the
-                class.
+            ValueError: If a label is none of the names, a side of the image is below 1, or as of
+                the class.
         """
         height, width = _check_size(image_size)
         label_of = {name: n for n, name in enumerate(names)}

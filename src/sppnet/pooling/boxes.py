@@ -44,7 +44,7 @@ def pool_boxes(
         Pixel i has its middle at i; cell k is centred on pixel ``centre + k * stride``. With
         ``spatial_scale`` or ``image_size`` a cell lies in the middle of its pixels, ``centre`` is
         (stride - 1) / 2, as in ``torchvision.ops.roi_align(aligned=True)``. A trunk whose
-        convolutions pad has its first cell elsewhere: ``Backbone.stride`` and ``.centre`` say where.
+        convolutions pad has its first cell elsewhere: ``Backbone.stride`` and ``.centre`` tell.
 
     Args:
         features: (N, C, H, W) floating point; a sequence of (C, H_i, W_i) or (N_i, C, H_i, W_i); or
@@ -235,8 +235,9 @@ class BoxPool(nn.Module):
         >>> pool = BoxPool((1, 2), spatial_scale=1 / 8)
         >>> pool(torch.rand(1, 8, 7, 30), [torch.tensor([[16.0, 0.0, 72.0, 56.0]])]).shape
         torch.Size([1, 40])
-        >>> BoxPool(7)(torch.rand(3, 8, 8), torch.rand(2, 4).sort().values, image_size=(64, 64)).shape
-        torch.Size([2, 147])
+        >>> boxes = torch.tensor([[0.0, 8.0, 64.0, 60.0]])
+        >>> BoxPool(7)(torch.rand(3, 8, 8), boxes, image_size=(64, 64)).shape
+        torch.Size([1, 147])
     """
 
     def __init__(
@@ -260,7 +261,6 @@ class BoxPool(nn.Module):
         self,
         features: Tensor | Sequence[Tensor],
         boxes: Tensor | Sequence[Tensor],
-        *,
         image_size: ImageSize | None = None,
     ) -> Tensor:
         """Pool boxes in pixels into (K, C * sum(n * n)); sizes are needed where no scale is set."""

@@ -102,7 +102,10 @@ class MultiScaleBoxPool(MultiScaleRoIAlign):
         return channels * num_bins(self.levels)
 
     def forward(
-        self, x: Mapping[str, Tensor], boxes: Sequence[Tensor], image_shapes: Sequence[Sequence[int]]
+        self,
+        x: Mapping[str, Tensor],
+        boxes: Sequence[Tensor],
+        image_shapes: Sequence[Sequence[int]],
     ) -> Tensor:
         """Pool boxes on the maps of a pyramid.
 
@@ -165,7 +168,8 @@ class MultiScaleBoxPool(MultiScaleRoIAlign):
 
     def __repr__(self) -> str:
         modes = f", mode={self.mode!r}" if self.mode != "max" else ""
-        return f"{type(self).__name__}(featmap_names={self.featmap_names}, levels={self.levels}{modes})"
+        names = f"featmap_names={self.featmap_names}"
+        return f"{type(self).__name__}({names}, levels={self.levels}{modes})"
 
 
 def _infer_scale(features: Tensor, image_shapes: Sequence[Sequence[int]]) -> float:

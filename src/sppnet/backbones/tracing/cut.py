@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
@@ -91,8 +90,8 @@ def restore_trunk(rows: Sequence[GraphRow], state: dict[str, Any]) -> TrunkModul
     Example:
         >>> image = ("placeholder", "x", "x", (), {})
         >>> rows = [image, ("output", "output", "output", (_NodeName("x"),), {})]
-        >>> restore_trunk(rows, {})(torch.zeros(2))
-        tensor([0., 0.])
+        >>> restore_trunk(rows, {})("unchanged")
+        'unchanged'
     """
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
