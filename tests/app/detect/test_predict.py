@@ -440,10 +440,10 @@ def test_a_video_gives_counts_and_a_drawn_video(
     words = ["detect", "predict", str(places / "model"), str(tmp_path / "walk.mp4"), "--out"]
     out = tmp_path / "out"
     assert main([*words, str(out), "--every", "2", "--score-threshold", "-5"]) == 0
-    counts = list(csv.DictReader((out / "walk-counts.csv").open()))
+    counts = list(csv.DictReader((out / "walk-counts.csv").read_text().splitlines()))
     assert [row["frame"] for row in counts] == ["0", "2"]
     assert [row["seconds"] for row in counts] == ["0.0", "0.2"]
-    found = list(csv.DictReader((out / "walk-detections.csv").open()))
+    found = list(csv.DictReader((out / "walk-detections.csv").read_text().splitlines()))
     assert len(found) == sum(int(row["total"]) for row in counts) > 0
     drawn = list(read_frames(out / "walk.mp4"))
     assert len(drawn) == 2
