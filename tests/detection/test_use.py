@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from readme_blocks import run_python_page
 from sppnet import CombinedDetector, DetectionConfig, Detections, Detector
 from sppnet.backbones import build_backbone
 from sppnet.errors import InputError, UsageError
@@ -199,3 +200,9 @@ def test_a_video_is_watched_frame_by_frame(detector: Detector, video: Path) -> N
         assert frame.counts == {**dict.fromkeys(watched.names, 0), "ball": frame.detections.count}
         assert frame.detections.count == int((found.labels == 0).sum()) > 0
         assert frame.detections.confidence is not None
+
+
+def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_python_page(Path(__file__).parents[2] / "docs" / "detection.md")
+    assert capsys.readouterr().out.startswith("Detector(6 classes: ball")
+    assert len(names["entries"]) == len(names["table"]) == names["found"][0].count

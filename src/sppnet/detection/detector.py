@@ -17,6 +17,7 @@ from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_fr
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
 from sppnet.detection.postprocess import preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
+from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import propose, take_turns
 from sppnet.errors import UsageError
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
@@ -153,9 +154,6 @@ class Detector:
             track: Shows progress, on a terminal unless told otherwise.
             **settings: Fields of :class:`sppnet.DetectionConfig` to change.
 
-        Returns:
-            The detector.
-
         Raises:
             NothingUsableError: If no image can be used, or none has an object.
             TypeError: If a setting does not exist.
@@ -164,13 +162,12 @@ class Detector:
 
         Example:
             >>> from sppnet.images import draw_detection_set
+            >>> small = {"backbone": "small5", "weights": "none", "imgsz": (96,)}
             >>> with TemporaryDirectory() as folder:
-            ...     scenes = draw_detection_set(folder, count=6, seed=0, size_hw=(96, 128))
-            ...     detector = Detector.fit(
-            ...         folder, backbone="small5", weights="none", imgsz=(96,), proposals="grid"
-            ...     )
+            ...     scenes = draw_detection_set(folder, 6, seed=0)
+            ...     detector = Detector.fit(folder, **small, proposals="grid")
             >>> len(detector.names)
-            3
+            6
         """
         from sppnet.detection.train import build_cached_features, build_encoder, train_detector
 
@@ -179,11 +176,12 @@ class Detector:
             data = open_detection_dataset(data, part, track=track)
         chosen = replace(config or DetectionConfig(), **settings)
         torch.manual_seed(chosen.seed)  # random weights follow it
-        encoder = build_encoder(chosen, data.images)
-        encoder.backbone.to(device)
+        encoder = build_encoder(chosen, data.images).to(device)
+        file = chosen.proposals_file
+        external = None if file is None else ExternalProposals.open(file)
         with ExitStack() as stack:
-            folder = cache or stack.enter_context(TemporaryDirectory())
-            cached = build_cached_features(chosen, data.images, encoder, FeatureCache(folder))
+            kept = FeatureCache(cache or stack.enter_context(TemporaryDirectory()))
+            cached = build_cached_features(chosen, data.images, encoder, kept, external=external)
             return train_detector(cached, data.names, chosen, workers=workers, track=track)
 
     @overload
@@ -216,20 +214,15 @@ class Detector:
         """
         if isinstance(image, list | tuple):
             return list(track(self._predict_each(image), "detecting", total=len(image)))
-        pixels = to_image(image)
-        return self._finish(pixels, self.encode(pixels))
+        return next(self._predict_each([image]))
 
     def _predict_each(self, images: Images) -> Iterator[Detections]:
         for first in range(0, len(images), BATCH):
             pixels = [to_image(each) for each in images[first : first + BATCH]]
             for each, encoded in zip(pixels, self._encode_batch(pixels), strict=True):
-                yield self._finish(each, encoded)
-
-    def _finish(self, pixels: Tensor, encoded: EncodedImage) -> Detections:
-        """Propose, detect, and say how sure each detection is."""
-        found = self.detect(encoded, self.propose(pixels, encoded))
-        points = self.operating_points
-        return found if points is None else points.with_confidence(found)
+                found = self.detect(encoded, self.propose(each, encoded))
+                points = self.operating_points
+                yield found if points is None else points.with_confidence(found)
 
     def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator["WatchedFrame"]:
         """Find objects in a video or before a camera, frame by frame.
@@ -365,8 +358,8 @@ class Detector:
         return f"Detector({len(names)} classes: {shown}; {self.encoder}; {expected})"
 
     def to(self, device: torch.device | str) -> "Detector":
-        """Move the trunk and the classifier to a device; returns itself."""
-        self.encoder.backbone.to(device)
+        """Move trunk and classifier to a device; returns itself."""
+        self.encoder.to(device)
         self.classifier = self.classifier.to(device)
         return self
 

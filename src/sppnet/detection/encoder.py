@@ -156,6 +156,11 @@ class Encoder:
         """Where the trunk runs."""
         return next(self.backbone.parameters()).device
 
+    def to(self, device: torch.device | str) -> "Encoder":
+        """Move the trunk to a device; returns itself."""
+        self.backbone.to(device)
+        return self
+
     @property
     def projection(self) -> Projection:
         """The rule from pixels of the resized image to cells."""

@@ -128,9 +128,16 @@ def project_side(
     # truncation towards zero of the 1-based midpoint, as the 2014 code does before clipping
     midpoint = torch.trunc((first + last + 2) / 2) - 1
     between = first > last
-    first = torch.where(between, midpoint, first).clamp(0, cells - 1)
-    last = torch.where(between, midpoint, last).clamp(0, cells - 1)
+    first = _clip(torch.where(between, midpoint, first), cells)
+    last = _clip(torch.where(between, midpoint, last), cells)
     return first.to(torch.int64), (last + 1).to(torch.int64)
+
+
+def _clip(places: Tensor, cells: int) -> Tensor:
+    """Take the nearest of the cells that there are."""
+    if isinstance(cells, Tensor):  # torch.jit.trace counts in tensors
+        return torch.minimum(places.clamp(min=0), (cells - 1).to(places))
+    return places.clamp(0, cells - 1)
 
 
 def cell_centres(projection: Projection, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
