@@ -42,4 +42,4 @@ def test_every_name_is_loaded_and_has_words_and_an_example() -> None:
     for name in set(sppnet.__all__) - {"__version__"}:
         words = getattr(sppnet, name).__doc__
         assert words, name
-        assert ">>>" in words or name == "open_detection_dataset", name
+        assert ">>>" in words, name

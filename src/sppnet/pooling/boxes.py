@@ -5,6 +5,7 @@ it. ``multi_scale.py`` does so on the maps of a feature pyramid.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,14 +145,14 @@ def _sizes_of(size: ImageSize | None, maps: Sequence[Tensor]) -> list[tuple[int,
     """Give each map the size of its images, if sizes were given."""
     if size is None:
         return [None] * len(maps)
-    each = list(size)
-    if len(each) == 2 and not any(isinstance(side, tuple | list | torch.Size) for side in each):
-        return [(each[0], each[1])] * len(maps)  # type: ignore[list-item]
-    if len(each) != len(maps) or any(len(hw) != 2 for hw in each):  # type: ignore[arg-type]
+    listed: list[Any] = list(size)
+    of_all = len(listed) == 2 and not any(isinstance(each, Sequence) for each in listed)
+    pairs = [tuple(listed)] * len(maps) if of_all else listed
+    if len(pairs) != len(maps) or any(len(hw) != 2 for hw in pairs):
         raise ValueError(
             f"image_size must be (height, width), or one for each of {len(maps)} maps, got {size}"
         )
-    return [(height, width) for height, width in each]  # type: ignore[misc]
+    return [(hw[0], hw[1]) for hw in pairs]
 
 
 def _sides_of(

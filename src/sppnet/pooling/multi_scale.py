@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 
 from sppnet.geometry.boxes import box_area
+from sppnet.pooling import pool_boxes
 from sppnet.pooling.bins import DEFAULT_LEVELS, Level, choose_levels, level_shape, num_bins
-from sppnet.pooling.boxes import pool_boxes
 from sppnet.pooling.checks import check_mode
 
 CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4

@@ -72,6 +72,10 @@ class _NodeName:
     name: str
 
 
+def _name_node(node: fx.Node) -> Any:
+    return _NodeName(node.name)
+
+
 GraphRow = tuple[str, str, Any, Any, Any]
 
 
@@ -79,7 +83,8 @@ def _write_graph(graph: fx.Graph) -> list[GraphRow]:
     """Write every node down: what it does, its name, what it calls and its arguments."""
     rows: list[GraphRow] = []
     for node in graph.nodes:
-        inputs = fx.node.map_arg((node.args, node.kwargs), lambda each: _NodeName(each.name))
+        both: Any = (node.args, node.kwargs)
+        inputs: Any = fx.node.map_arg(both, _name_node)
         rows.append((node.op, node.name, node.target, *inputs))
     return rows
 

@@ -60,6 +60,14 @@ def open_detection_dataset(
         NothingUsableError: If no layout is recognised or no image is usable.
         UnusableFileError: If a COCO file or the names of a YOLO set cannot be read.
         InputError: If the file of names that was passed cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from sppnet.images import draw_detection_set
+        >>> with TemporaryDirectory() as folder:
+        ...     dataset = open_detection_dataset(draw_detection_set(folder, 2, seed=0))
+        >>> len(dataset), dataset.layout
+        (2, 'voc')
     """
     root = Path(root)
     layout = find_layout(root)
