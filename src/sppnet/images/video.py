@@ -65,7 +65,7 @@ def read_frames(source: str | Path | int, *, every: int = 1) -> Iterator[VideoFr
     Example:
         >>> next(read_frames("nothing.mp4"))
         Traceback (most recent call last):
-        sppnet.errors.InputError: nothing.mp4: there is no such file (E_INPUT)
+        sppnet.errors.InputError: 'nothing.mp4': there is no such file (E_INPUT)
     """
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
