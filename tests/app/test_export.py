@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
 def test_detector_finds_the_same_boxes(exported: Path) -> None:
     session = open_session((exported / "detector.onnx").read_bytes())
     detector = Detector.load(exported / "detector")
+    # so low that no score is as near as rounding differs
+    detector.inference = replace(detector.inference, score_threshold=-5.0)
     assert free_sizes(session.get_inputs()) == {
         "image": [1, 3, "height", "width"],
         "boxes": ["boxes", 4],
@@ -157,9 +160,13 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
         expected = detector.detect(detector.encode(image), boxes)
         found = detect_by_onnx(session, detector, image, boxes)
         assert expected.count > 3
-        assert found.labels.tolist() == expected.labels.tolist()
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+        # of two detections whose scores differ by rounding either may come first
+        rows = torch.cat([found.boxes, found.labels[:, None] * 1e6], 1)
+        others = torch.cat([expected.boxes, expected.labels[:, None] * 1e6], 1)
+        apart = torch.cdist(rows, others, p=torch.inf)
+        assert float(apart.amin(0).max()) < 1e-3
+        assert float(apart.amin(1).max()) < 1e-3
     facts = facts_of(session)
     assert (facts["kind"], facts["names"]) == ("detector", ["cup", "pen"])
     assert facts["encoder"]["short_sides"] == [96]
