@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from sppnet.config.detection import InferenceConfig
-from sppnet.detection.detector import Detector, Images, WatchedFrame, watch_frames
+from sppnet.detection.detector import Detector, Images
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.postprocess import select_detections
 from sppnet.detection.proposals.propose import keep_first
+from sppnet.detection.watch import WatchedFrame, watch_frames
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
 from sppnet.images import ImageSource, to_image

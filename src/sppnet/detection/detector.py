@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from sppnet.config.fields import restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
-from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import propose, take_turns
+from sppnet.detection.watch import WatchedFrame, watch_frames
 from sppnet.errors import UsageError
-from sppnet.evaluation.operating_point import OperatingPoints, reaches
+from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections, flip_boxes
 from sppnet.images import (
     DetectionDataset,
@@ -30,8 +31,7 @@ from sppnet.images import (
     to_image,
     usual_split,
 )
-from sppnet.images.video import VideoFrame, read_frames
-from sppnet.progress import Track, no_tracking, show_progress
+from sppnet.progress import Track, show_progress
 from sppnet.storage import (
     FeatureCache,
     load_model,
@@ -42,11 +42,9 @@ from sppnet.storage import (
 )
 from sppnet.storage.tensors import check_float32
 
-if TYPE_CHECKING:
-    from sppnet.detection.combined import AnyDetector
-
 MODEL_KIND = "detector"
-NO_POINT = 0.0  # the score at which a box as likely shows the class as not
+# Constants of testing that models of earlier versions do not name, as they had them.
+EARLIER = {"softmax_temperature": 0.0}
 MOST_NAMES = 8  # classes that are named when a detector is printed
 BATCH = 8  # images that are convolved together where their sizes are equal
 Images = list[Any] | tuple[Any, ...]
@@ -224,7 +222,7 @@ class Detector:
                 points = self.operating_points
                 yield found if points is None else points.with_confidence(found)
 
-    def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator["WatchedFrame"]:
+    def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator[WatchedFrame]:
         """Find objects in a video or before a camera, frame by frame.
 
         Args:
@@ -306,7 +304,7 @@ class Detector:
         Returns:
             At most ``inference.max_detections`` detections, of all classes or of each, best first.
         """
-        scores = self.score(encoded, boxes)
+        scores = self._score_jointly(encoded, boxes)
         row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
@@ -336,6 +334,13 @@ class Detector:
         flipped = flip_boxes(boxes, encoded.image_size_hw[1])
         return (scores + self.score(encoded.mirrored, flipped)) / 2
 
+    def _score_jointly(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Score (W, 4) boxes, the classes of SVMs in competition: (W, K)."""
+        scores = self.score(encoded, boxes)
+        if self.classifier.classes_compete:
+            return scores
+        return let_classes_compete(scores, self.inference.softmax_temperature)
+
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
         """Refine boxes, score them again if that is wished, and drop those without area."""
         if self.box_regressor is None or not found.count:
@@ -345,7 +350,7 @@ class Detector:
         boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
         if not self.inference.rescore:
             return Detections(boxes, before, labels)
-        after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
+        after = self._score_jointly(encoded, boxes)[torch.arange(len(boxes)), labels]
         return Detections(boxes, (before + after) / 2, labels)
 
     def __repr__(self) -> str:
@@ -421,6 +426,9 @@ class Detector:
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
         """Restore the parts of a saved detector; each must fit the encoder and the names."""
+        rule = config.get("rule")
+        if isinstance(rule, dict):
+            config = {**config, "rule": {**EARLIER, **rule}}
         saved = restore_fields(SavedDetector, config)
         encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
         seen = tensors.pop("seen", None)  # models of version 0.1 do not have it
@@ -459,41 +467,3 @@ def keep_operating_points(folder: str | Path, points: OperatingPoints) -> None:
     """
     config, tensors = load_model(folder, MODEL_KIND)
     save_model(folder, MODEL_KIND, {**config, "operating_points": points.config()}, tensors)
-
-
-@dataclass(frozen=True, eq=False)
-class WatchedFrame(VideoFrame):
-    """A frame of a video with what was found in it.
-
-    Args:
-        detections: Those that count by the detector's operating point, or from a score of 0 on.
-        counts: How many there are of each class, zeros too.
-    """
-
-    detections: Detections
-    counts: dict[str, int]
-
-
-def watch_frames(
-    detector: "AnyDetector",
-    source: str | Path | int,
-    every: int = 1,
-    thresholds: Sequence[float] | None = None,
-) -> Iterator[WatchedFrame]:
-    """Run a detector, or several as one, over a video or a camera; see :meth:`Detector.watch`.
-
-    Args:
-        detector: The detector.
-        source: Path of a video, or the number of a camera.
-        every: Look at one of so many frames.
-        thresholds: (K,) least score of each class that counts; the detector's own if None.
-    """
-    points, names = detector.operating_points, detector.names
-    usual = (NO_POINT,) * len(names) if points is None else points.thresholds
-    least = usual if thresholds is None else thresholds
-    for frame in read_frames(source, every=every):
-        found = detector.predict(frame.image, track=no_tracking)
-        found = found.select(reaches(found, least))
-        numbers = found.labels.bincount(minlength=len(names)).tolist()
-        counts = dict(zip(names, numbers, strict=True))
-        yield WatchedFrame(frame.number, frame.seconds, frame.image, found, counts)

@@ -179,7 +179,10 @@ class Encoder:
         return self.encode_batch([image])[0]
 
     def encode_batch(self, images: Sequence[Tensor]) -> list[EncodedImage]:
-        """Convolve some images once per scale; those of one size go through the trunk together.
+        """Convolve some images once per scale.
+
+        On a GPU those of one size go through the trunk together. On a CPU that is no faster, and
+        one by one each has the same bits alone and in any company.
 
         Args:
             images: Each (3, H_i, W_i) float RGB 0..1 of any size.
@@ -205,7 +208,8 @@ class Encoder:
         resized = [resize_short_side(each, short_side, self.max_long_side) for each in images]
         maps: dict[int, Tensor] = {}
         sizes_hw = [(each.shape[1], each.shape[2]) for each, _ in resized]
-        for places in group_equal_sizes(sizes_hw, max(1, len(sizes_hw))):
+        together = 1 if self.device.type == "cpu" else max(1, len(sizes_hw))
+        for places in group_equal_sizes(sizes_hw, together):
             batch = torch.stack([resized[place][0] for place in places])
             # channels last: a cell is one stretch of memory, for convolutions and for pooling
             found = self.backbone(batch.to(self.device, memory_format=torch.channels_last))

@@ -37,6 +37,7 @@ INFERENCE: dict[str, list[str]] = {
     "--max-detections": ["--max-detections", "2"],
     "--moved-per-class": ["--moved-per-class", "1"],
     "--vote-overlap": ["--vote-overlap", "0.3"],
+    "--softmax-temperature": ["--softmax-temperature", "2"],
     "--flip": ["--flip"],
     "--max-per": ["--max-per", "class", "--max-detections", "2"],
     "--refined": ["--refined", "kept"],

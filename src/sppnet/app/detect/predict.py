@@ -19,7 +19,7 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import CombinedDetector, Detector, ExternalProposals
 from sppnet.detection.combined import AnyDetector
-from sppnet.detection.detector import NO_POINT, watch_frames
+from sppnet.detection.watch import NO_POINT, watch_frames
 from sppnet.errors import InputError, UsageError
 from sppnet.evaluation import (
     draw_detections,
