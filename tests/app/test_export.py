@@ -144,8 +144,9 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
 def test_detector_finds_the_same_boxes(exported: Path) -> None:
     session = open_session((exported / "detector.onnx").read_bytes())
     detector = Detector.load(exported / "detector")
-    # so low that no score is as near as rounding differs
-    detector.inference = replace(detector.inference, score_threshold=-5.0)
+    # all that was scored and moved: which of two equal copies suppresses the other is for rounding
+    every = {"score_threshold": -5.0, "nms": "hard", "nms_threshold": 1.0, "vote_overlap": 1.0}
+    detector.inference = replace(detector.inference, **every, max_detections=1000)
     assert free_sizes(session.get_inputs()) == {
         "image": [1, 3, "height", "width"],
         "boxes": ["boxes", 4],
