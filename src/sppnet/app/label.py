@@ -182,8 +182,9 @@ def _fit_config(settings: dict[str, str]) -> Any:
 
     if "proposals" in settings:
         raise UsageError("--proposals is for --task detect")
+    words: dict[str, Any] = dict(settings)
     with options_to_blame():
-        return FitConfig(**settings)
+        return FitConfig(**words)
 
 
 def _predict_boxes(model: Path, photos: Sequence[Path], out: Path, track: "Track") -> None:
@@ -201,7 +202,7 @@ def _predict_classes(model: Path, photos: Sequence[Path], out: Path, track: "Tra
     with _only_failing_whole():
         run_predict(
             model, [str(photo) for photo in photos], out, view=None, imgsz=None, top=5,
-            device="auto", dry_run=False, show=track, page=True,
+            device="auto", dry_run=False, show=track, with_page=True,
         )  # fmt: skip
 
 

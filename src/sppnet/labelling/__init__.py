@@ -6,6 +6,8 @@ Where to start reading, in this order:
 - ``loop.py``: what is still to be learnt, and when; ``background.py``: the thread that does it.
 - ``learner.py``: a detector that is kept warm: rows of a photo come and go.
 - ``folds.py``: what to expect of the next photo; ``order.py``: which one that is, and doubts.
+- ``class_session.py``: `ClassSession`, the same for names of whole photos; ``class_learner.py``,
+  ``class_model.py``: features and fit, probabilities and figures.
 - ``opening.py``: photos and store that a session begins with.
 - ``exchange.py``: labels from and for other tools; ``drawn.py``: boxes as people draw them.
 

@@ -276,9 +276,9 @@ def _items(found: Any) -> list[Json]:
     columns = [found.names, found.scores.tolist(), sure.tolist()]
     rows = [dict(zip(("name", "score", "confidence"), row, strict=True))
             for row in zip(*columns, strict=True)]  # fmt: skip
-    if "boxes" in found:
-        boxes = found.boxes.tolist()
-        rows = [{"box": box, **row} for box, row in zip(boxes, rows, strict=True)]
+    boxes = getattr(found, "boxes", None)  # whole photos have none
+    if boxes is not None:
+        rows = [{"box": box, **row} for box, row in zip(boxes.tolist(), rows, strict=True)]
     return rows[:MOST_SHOWN]
 
 

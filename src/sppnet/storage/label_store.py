@@ -85,7 +85,8 @@ class LabelStore:
 
     def close(self) -> None:
         """Close the file; nothing waits to be written."""
-        self._db.close()
+        with self._lock:  # another thread may be reading
+            self._db.close()
 
     @property
     def photos_folder(self) -> Path:
