@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet import __version__
 from sppnet.app.console import note, say
 from sppnet.app.options import Debug, MaxPixels, Threads, command_app
 from sppnet.errors import NothingUsableError, UsageError
@@ -97,18 +98,18 @@ def _serve(
     settings: dict[str, str],
 ) -> None:
     """Serve until a signal comes; ends the command with its exit code."""
-    from sppnet.labelling.opening import list_photos, open_store
+    from sppnet.labelling.base import list_photos, open_store
     from sppnet.server.desk import LabelDesk
-    from sppnet.server.jobs import Jobs
+    from sppnet.server.files import Jobs
     from sppnet.server.label_app import build_label_app
-    from sppnet.server.running import LocalServer
+    from sppnet.server.local import LocalServer
 
     kept = open_store(photos, store, task)
     names = list_photos(photos)
     if not names:
         raise NothingUsableError("holds no photo to label", path=photos)
     opening = _opening(photos, kept.folder, task, settings)
-    desk = LabelDesk(photos, kept, names, task, opening, author)
+    desk = LabelDesk(photos, kept, names, task, opening, author, __version__)
     jobs = Jobs(desk, _predict_boxes if task == "detect" else _predict_classes)
     server = LocalServer(
         build_label_app(desk, lambda: server.port, jobs),

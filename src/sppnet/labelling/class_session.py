@@ -13,17 +13,17 @@ from sppnet.config.classification import FitConfig
 from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images.decode import read_content
-from sppnet.labelling.background import Improver
-from sppnet.labelling.class_learner import ClassLearner, FrozenRows
-from sppnet.labelling.class_model import (
+from sppnet.labelling.base import Improver, StoppedError, check_number, list_photos, open_store
+from sppnet.labelling.class_learner import (
+    ClassLearner,
     ClassModel,
     ClassSuggestions,
+    FrozenRows,
     choose_steepness,
     doubt_classes,
     summarise_classes,
 )
 from sppnet.labelling.folds import Expectation
-from sppnet.labelling.opening import StoppedError, check_number, list_photos, open_store
 from sppnet.labelling.order import Candidate, Doubt, choose_next
 from sppnet.labelling.session import SessionState
 from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes

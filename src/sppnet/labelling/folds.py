@@ -11,8 +11,8 @@ from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
+from sppnet.labelling.base import StoppedError
 from sppnet.labelling.learner import WarmLearner
-from sppnet.labelling.opening import StoppedError
 
 DRAWS = 200  # of the bootstrap over photos
 

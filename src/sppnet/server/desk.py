@@ -7,13 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sppnet import __version__
-from sppnet.server.agreement import Withheld
-from sppnet.server.answers import BadValueError
-from sppnet.server.board import LAST_PHOTO, Board
-from sppnet.server.events import Event, EventHub
+from sppnet.server.answers import BadValueError, Event, EventHub
+from sppnet.server.board import LAST_PHOTO, Board, Withheld
+from sppnet.server.files import PhotoDesk
 from sppnet.server.label_work import LabelWork, Session
-from sppnet.server.photos import PhotoDesk
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import PhotoLabels
 
@@ -35,6 +32,7 @@ class LabelDesk:
         task: ``detect`` or ``classify``.
         open_session: Opens the session; called in a thread of its own.
         author: Recorded with edits that name none.
+        version: Of the package, shown by the page.
     """
 
     def __init__(
@@ -45,8 +43,10 @@ class LabelDesk:
         task: str,
         open_session: Callable[[], Session],
         author: str = "",
+        version: str = "",
     ) -> None:
         self.folder, self.store, self.task, self.author = folder, store, task, author
+        self.version = version
         self.hub = EventHub()
         self.board = Board(store, photos)
         self.withheld = Withheld(self.board)
@@ -77,7 +77,7 @@ class LabelDesk:
             "state": self.work.state(),
             "expected": self.work.expected(),
             "curve": self.work.curve(),
-            "version": __version__,
+            "version": self.version,
             "last_photo": self._last_photo(),
         }
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sppnet.errors import NothingUsableError, OutputError, SppnetError
-from sppnet.labelling.opening import StoppedError
-from sppnet.server.agreement import Withheld
-from sppnet.server.board import CURVE, EXPECTED, Board
-from sppnet.server.events import EventHub
+from sppnet.labelling.base import StoppedError
+from sppnet.server.answers import EventHub
+from sppnet.server.board import CURVE, EXPECTED, Board, Withheld
 from sppnet.storage.labels import PhotoLabels
 
 SETTLE = 0.3  # seconds after the last edit at which it is learnt
