@@ -1,7 +1,7 @@
 """A folder of small photos, and a label server over a session that learns nothing."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     return photos
 
 
-def serve(folder: Path, task: str = "detect", **settings) -> Iterator[SimpleNamespace]:
+def _serve(folder: Path, task: str = "detect", **settings) -> Iterator[SimpleNamespace]:
     """A desk, its client and its session."""
     store = open_store(folder, None, task)
     photos = list_photos(folder)
@@ -51,11 +51,17 @@ def serve(folder: Path, task: str = "detect", **settings) -> Iterator[SimpleName
 
 
 @pytest.fixture
+def serve() -> Callable[..., Iterator[SimpleNamespace]]:
+    """Makes a server over a folder."""
+    return _serve
+
+
+@pytest.fixture
 def served(folder: Path) -> Iterator[SimpleNamespace]:
-    yield from serve(folder)
+    yield from _serve(folder)
 
 
 @pytest.fixture
 def named(folder: Path) -> Iterator[SimpleNamespace]:
     """A server for names of whole photos."""
-    yield from serve(folder, "classify")
+    yield from _serve(folder, "classify")

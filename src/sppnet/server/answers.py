@@ -120,7 +120,7 @@ class EventHub:
         ...     finally:
         ...         await events.aclose()
         >>> asyncio.run(listen())
-        'event: state\\ndata: {"phase": "idle"}\\n\\n'
+        'event: state\ndata: {"phase": "idle"}\n\n'
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ def format_event(event: str, data: Any) -> str:
 
     Example:
         >>> format_event("job", {"done": 1})
-        'event: job\\ndata: {"done": 1}\\n\\n'
+        'event: job\ndata: {"done": 1}\n\n'
     """
     return f"event: {event}\ndata: {json_text(data, None)}\n"
 

@@ -154,7 +154,7 @@ def is_withheld(photo: str) -> bool:
 
     Example:
         >>> sum(is_withheld(f"{number}.jpg") for number in range(2000))
-        98
+        102
     """
     digest = hashlib.sha256(photo.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") % ONE_IN == 0

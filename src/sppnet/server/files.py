@@ -340,10 +340,12 @@ class Jobs:
         Raises:
             NotFoundError: If there is none; nothing outside the report is in reach.
         """
+        if not _JOB.fullmatch(job) or "\0" in name:
+            raise NotFoundError("there is no such report")
         top = (self.folder / job).resolve()
         path = (top / (name or "index.html")).resolve()
-        is_inside = _JOB.fullmatch(job) and path.is_relative_to(top) and "\0" not in name
-        if not is_inside or not path.is_file() or (top / "model") in path.parents:
+        is_inside = path.is_relative_to(top) and (top / "model") not in path.parents
+        if not is_inside or not path.is_file():
             raise NotFoundError("there is no such report")
         return path
 
