@@ -75,7 +75,10 @@ class StandInSession:
 
     def refit(self, budget_seconds=5.0, *, full=False) -> Any:  # noqa: ARG002
         if not any(each.boxes for each in self.store.every()):
-            raise NothingUsableError("no photo with a box to learn from")
+            self.failure = "no photo with a box to learn from"
+            raise NothingUsableError(self.failure)
+        if self.failure.startswith("no photo"):
+            self.failure = ""
         self.blocker.wait(self.fit_seconds)
         self.fits.append(full)
         if self.failure:

@@ -86,6 +86,7 @@ def test_an_edit_says_what_it_was_made_on(served, tag: str) -> None:
     "body",
     [
         [],
+        {"empty": False},  # no boxes is not the same as an empty list of them
         {"boxes": {}},
         {"boxes": [{}]},
         {"boxes": [{"box": BOX}]},

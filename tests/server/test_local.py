@@ -1,5 +1,6 @@
 """Requests that our own page does not send are refused before a route sees them."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +85,26 @@ def test_large_bodies_are_refused_announced_or_not(client) -> None:
     for content in (b"x" * 1001, parts()):
         answer = client.put("/", content=content, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "E_TOO_LARGE")
+
+
+def test_half_a_body_reaches_no_route() -> None:
+    reached = []
+
+    async def note(*_: object) -> None:
+        reached.append(True)
+
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive():
+        return messages.pop(0)
+
+    headers = [(b"host", ALLOWED["host"].encode()), (b"x-sppnet", b"1"), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "PUT", "path": "/", "headers": headers}
+    asyncio.run(Guard(note, lambda: PORT)(scope, receive, note))
+    assert reached == []
 
 
 def test_a_length_that_is_no_number_is_refused(client) -> None:

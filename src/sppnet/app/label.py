@@ -1,6 +1,8 @@
 """``sppnet label``: label photos in a page on this machine, while a model learns meanwhile."""
 
 import contextlib
+import os
+import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -135,9 +137,15 @@ def _say_ready(port: int, count: int, opens_browser: bool) -> None:
     address = f"http://127.0.0.1:{port}/"
     say(address)
     note(f"{count} photos; labels are saved at once, Ctrl-C stops")
-    if opens_browser:
+    if opens_browser and _has_screen():
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(address)
+
+
+def _has_screen() -> bool:
+    """Whether a browser has a window; one in the terminal would take it away from us."""
+    is_drawn = sys.platform in ("win32", "darwin")
+    return is_drawn or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _close(desk: "LabelDesk", jobs: Any) -> None:

@@ -92,6 +92,8 @@ def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -
         return problem_response(_status_of(error), error.code, text, **more)
     if isinstance(error, ValueError | TypeError):
         return problem_response(400, "E_VALUE", str(error), **more)
+    if isinstance(error, OSError):  # a full disk
+        return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", **more)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return problem_response(status, "E_BUG", f"a bug: {type(error).__name__}", **more)
 

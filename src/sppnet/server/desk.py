@@ -286,10 +286,10 @@ def _read_edit(body: Any, task: str) -> tuple[list[Any], list[str], bool]:
     """Boxes, their names, and whether nothing is there, of the body of an edit."""
     if not isinstance(body, dict):
         raise BadValueError("the body must be an object")
-    is_empty = body.get("empty", False)
-    rows = body.get("boxes" if task == "detect" else "names", [])
+    is_empty, key = body.get("empty", False), "boxes" if task == "detect" else "names"
+    rows = body.get(key, [] if is_empty is True else None)  # an empty body unlabels nothing
     if not isinstance(is_empty, bool) or not isinstance(rows, list):
-        raise BadValueError("empty must be true or false, boxes and names must be lists")
+        raise BadValueError(f"empty must be true or false, {key} must be a list")
     if len(rows) > MOST_BOXES:
         raise BadValueError(f"a photo must have at most {MOST_BOXES} boxes, got {len(rows)}")
     if is_empty and rows:

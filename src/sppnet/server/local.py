@@ -9,6 +9,7 @@ ours, and whatever writes needs a header that a page elsewhere cannot set withou
 import asyncio
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -69,6 +70,8 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is None:
             body = await _read_body(receive, headers, self.max_body)
+            if body is None:  # whoever sent half of a body hears nothing, and nothing is done
+                return
             if isinstance(body, bytes):
                 await self.app(scope, _replay(body, receive), answer)
                 return
@@ -96,26 +99,28 @@ class Guard:
         return None
 
 
-async def _read_body(receive: Receive, headers: Headers, most: int) -> bytes | tuple[int, str, str]:
-    """The whole body, or why it is refused."""
+async def _read_body(
+    receive: Receive, headers: Headers, most: int
+) -> bytes | tuple[int, str, str] | None:
+    """The whole body, why it is refused, or None if it will never be whole."""
     too_large = (413, "E_TOO_LARGE", f"a body must have at most {most:,} bytes")
     said = headers.get("content-length", "0")
     if not said.isdecimal() or int(said[:20]) > most:
         return too_large
     try:
-        return await asyncio.wait_for(_collect(receive, most), BODY_SECONDS) or b""
+        return await asyncio.wait_for(_collect(receive, most), BODY_SECONDS)
     except TimeoutError:
         return 408, "E_TIMEOUT", "the body did not arrive in time"
     except OverflowError:
         return too_large
 
 
-async def _collect(receive: Receive, most: int) -> bytes:
+async def _collect(receive: Receive, most: int) -> bytes | None:
     parts, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            return None
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
@@ -217,7 +222,8 @@ class LocalServer(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.servers and not self.should_exit:
             self.port = self.servers[0].sockets[0].getsockname()[1]
-            await asyncio.get_running_loop().run_in_executor(None, self._ready, self.port)
+            ready = threading.Thread(target=self._ready, args=(self.port,), daemon=True)
+            ready.start()  # it may wait for a browser that waits for us
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Let listeners go first: they would be waited for."""
