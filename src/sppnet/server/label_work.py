@@ -106,6 +106,7 @@ class LabelWork:
         self._edits, self._learnt, self._edited_at = 0, 0, 0.0
         self._seen = 0  # number of the store's last edit that was learnt
         self._wants_full = self._is_full = self._has_nothing = False
+        self._bug = ""  # what went wrong in this thread, until the next fit
         self._open_photo = self._looked_at = ""
         self._measured = (0, 0)  # edits and labelled photos when it was last measured
         self._last_state: dict[str, Any] = {}
@@ -188,6 +189,8 @@ class LabelWork:
         state = asdict(self._session.state)
         if self._has_nothing and state["phase"] == "failed":  # nothing to learn from is no failure
             state |= {"phase": "idle", "message": ""}
+        if self._bug:
+            return {**state, "phase": "failed", "message": self._bug}
         if state["phase"] in ("idle", "queued"):
             state["phase"] = "queued" if self._edits > self._learnt else state["phase"]
         return state
@@ -238,7 +241,7 @@ class LabelWork:
 
     def _learn(self, session: Session) -> None:
         edits, full, self._wants_full = self._edits, self._wants_full, False
-        self._is_full, self._has_nothing = full, False
+        self._is_full, self._has_nothing, self._bug = full, False, ""
         self._seen = self.board.store.changed_since(self._seen)[1]
         left = 0.0 if full else BUDGET
         self._tell("state", {**self.state(), "phase": "fitting", "seconds_left": left})
@@ -333,8 +336,8 @@ class LabelWork:
         return self.board.recall_fact(CURVE) or []
 
     def _tell_failed(self, error: Exception) -> None:
-        message = getattr(error, "message", f"a bug: {type(error).__name__}")
-        self._tell("state", {**self.state(), "phase": "failed", "message": message})
+        self._bug = getattr(error, "message", f"a bug: {type(error).__name__}")
+        self._tell_state()
 
     def _tell_state(self) -> None:
         state = self.state()
