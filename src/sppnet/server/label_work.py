@@ -16,6 +16,7 @@ from sppnet.storage.labels import PhotoLabels
 
 SETTLE = 0.3  # seconds after the last edit at which it is learnt
 BUDGET = 3.0  # seconds of one fit; photos beyond it wait for the next, at once
+LONG_BUDGET = 20.0  # the same where nobody has edited for a minute, as after a start
 LOOK = 1.0  # seconds between looks at what the background and other processes did
 QUIET, LONG_QUIET = 2.0, 20.0  # seconds without edits after which it is measured what to expect
 SHARE_NEW = 0.05  # of the labelled photos that must be new before it is measured after `QUIET`
@@ -243,10 +244,11 @@ class LabelWork:
         edits, full, self._wants_full = self._edits, self._wants_full, False
         self._is_full, self._has_nothing, self._bug = full, False, ""
         self._seen = self.board.store.changed_since(self._seen)[1]
-        left = 0.0 if full else BUDGET
+        budget = BUDGET if time.monotonic() - self._edited_at < 60 else LONG_BUDGET
+        left = 0.0 if full else budget
         self._tell("state", {**self.state(), "phase": "fitting", "seconds_left": left})
         try:
-            state = session.refit(BUDGET, full=full)
+            state = session.refit(budget, full=full)
             self._learnt = edits if not state.waiting else self._learnt
         except NothingUsableError:
             self._learnt, self._has_nothing = edits, True  # there is no box yet
