@@ -13,13 +13,14 @@ from oracles.box_loops import iou, suppress
 from sppnet.app.main import main
 from sppnet.detection import (
     BoxCascade,
+    CombinedDetector,
     Detector,
     EncodedImage,
     InferenceConfig,
     LinearRegionClassifier,
     RidgeBoxRegressor,
 )
-from sppnet.detection.detector import CombinedDetector, keep_operating_points
+from sppnet.detection.detector import keep_operating_points
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, nms_per_class

@@ -345,6 +345,10 @@ class InferenceConfig:
     Raises:
         ValueError: If a value breaks its rule, or there is no such method of proposals.
 
+    Example:
+        >>> InferenceConfig(proposals="grid").max_proposals
+        1000
+
     Source:
         SPP-net, section 4.1; spp_test.m of the authors' code. Soft: Bodla et al. 2017.
     """
