@@ -29,6 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("classification", "detection"),
     ("labelling",),
+    ("server",),
     ("paper",),
     ("app",),
 )

@@ -1,6 +1,6 @@
 """What to expect of photos that nobody has labelled: folds over those that are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
+from sppnet.labelling.base import StoppedError
 from sppnet.labelling.learner import WarmLearner
 
 DRAWS = 200  # of the bootstrap over photos
@@ -63,7 +64,11 @@ class HeldOut:
 
 
 def detect_held_out(
-    learner: WarmLearner, images: Mapping[str, LabelledImage], folds: int, seed: int = 0
+    learner: WarmLearner,
+    images: Mapping[str, LabelledImage],
+    folds: int,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> HeldOut:
     """Find things on labelled photos by models that forgot them.
 
@@ -73,9 +78,13 @@ def detect_held_out(
             ``learner.names``.
         folds: Into how many parts they are divided; each is held out once.
         seed: Seed of the division.
+        stop: Asked before each photo; the work is given up once it says so.
 
     Returns:
         What was found; with fewer than two photos nothing.
+
+    Raises:
+        StoppedError: If ``stop`` said so.
     """
     names = sorted(images)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -86,6 +95,8 @@ def detect_held_out(
             held = [names[place] for place in order[number::folds]]
             detector = learner.without([images[name].path for name in held])
             for name in held:
+                if stop():
+                    raise StoppedError
                 image = images[name]
                 encoded = learner.encoded(image)
                 found[name] = detector.detect(encoded, learner.cached.propose(image))
@@ -117,7 +128,7 @@ def summarise(held: HeldOut) -> Expectation:
     counting = {name: each.select(reaches(each, thresholds)) for name, each in found.items()}
     matched = match_scores(images, counting, held.names)
     right = np.bincount(matched.image[matched.is_true_positive], minlength=len(images))
-    recall, spread = _bootstrap(right, np.array(objects))
+    recall, spread = bootstrap_share(right, np.array(objects))
     precision = float(matched.is_true_positive.mean()) if len(matched.scores) else float("nan")
     per_class = {n: float(value) for n, value in scored.per_class.items() if value is not None}
     return Expectation(
@@ -125,8 +136,17 @@ def summarise(held: HeldOut) -> Expectation:
     )
 
 
-def _bootstrap(right: np.ndarray, objects: np.ndarray) -> tuple[float, float]:
-    """A share of objects over photos, and half the width of its 95 % interval."""
+def bootstrap_share(right: np.ndarray, objects: np.ndarray) -> tuple[float, float]:
+    """Give a share of objects over photos, and half the width of its 95 % interval.
+
+    Args:
+        right: (N,) objects of each photo that were found.
+        objects: (N,) objects of each photo.
+
+    Example:
+        >>> bootstrap_share(np.array([1, 1]), np.array([1, 1]))
+        (1.0, 0.0)
+    """
     random = np.random.default_rng(0)
     drawn = random.integers(len(right), size=(DRAWS, len(right)))
     shares = right[drawn].sum(1) / np.maximum(objects[drawn].sum(1), 1)

@@ -1,0 +1,155 @@
+"""What every session stands on: its photos, its store, its background thread. No torch."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sppnet.errors import NothingUsableError, UsageError
+from sppnet.images.listing import list_images
+from sppnet.storage.label_store import STORE_FOLDER, LabelStore
+
+TASKS = ("detect", "classify")
+
+
+class StoppedError(Exception):
+    """Work was given up because its caller said so; nothing of it counts."""
+
+
+def list_photos(folder: str | Path) -> tuple[str, ...]:
+    """Name the photos of a folder and below it; hidden folders, such as the store, do not count.
+
+    Returns:
+        Paths from the folder, with ``/``, in a fixed order; none is opened.
+
+    Example:
+        >>> list_photos("no/such/folder")
+        ()
+    """
+    folder = Path(folder)
+    paths = list_images([folder]).paths
+    names = (path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder))
+    return tuple(name for name in names if _is_text(name))
+
+
+def open_store(
+    folder: str | Path, store: str | Path | None, task: str, photos: Sequence[str] = ()
+) -> LabelStore:
+    """Open the labels of a folder of photos, or begin with them.
+
+    Args:
+        folder: The photos.
+        store: Folder of labels and features; ``folder``/.sppnet if None.
+        task: ``detect`` (boxes) or ``classify`` (names of whole photos); a store has one of both.
+        photos: Names of the photos, where they were listed before.
+
+    Raises:
+        NothingUsableError: If there is no photo.
+        UsageError: If the store is of other photos, or of the other task.
+        UnusableFileError: If the store is damaged.
+        OutputError: If it cannot be made.
+    """
+    folder = Path(folder)
+    if not (photos or list_photos(folder)):
+        raise NothingUsableError("holds no photo to label", path=folder)
+    kept = LabelStore(folder / STORE_FOLDER if store is None else Path(store), folder)
+    before = kept.fact("task")
+    if not before:
+        before = task if not kept.names() else TASKS[0]  # stores from before there were two tasks
+        kept.put_fact("task", before)
+    if before != task:
+        kept.close()
+        raise UsageError(f"these labels are for {before}, not for {task}", path=kept.folder)
+    return kept
+
+
+def check_number(name: str, value: float, *, whole: bool = False) -> None:
+    """Refuse what is no number of at least 0.
+
+    Raises:
+        ValueError: If it is negative or NaN, or not whole where it should be.
+
+    Example:
+        >>> check_number("count", -1)
+        Traceback (most recent call last):
+        ValueError: count must be at least 0, got -1
+    """
+    if not value >= 0 or isinstance(value, bool):
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    if whole and not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, got {value}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be kept as text; bytes that are no UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+REST = 0.2  # seconds between looks at whether there is something to do
+
+
+class Improver:
+    """Calls a function again and again in the background, as long as it finds something to do.
+
+    Args:
+        work: Does one short piece of work; tells whether there was any.
+        failed: Hears the error of a piece of work; the thread rests until :meth:`wake`.
+
+    Example:
+        >>> todo, done = [1, 2, 3], []
+        >>> improver = Improver(lambda: bool(todo) and done.append(todo.pop()) is None, print)
+        >>> improver.start()
+        >>> while todo:
+        ...     improver.wake()
+        >>> improver.stop()
+        >>> done
+        [3, 2, 1]
+    """
+
+    def __init__(self, work: Callable[[], bool], failed: Callable[[Exception], None]) -> None:
+        self._work, self._failed = work, failed
+        self._thread: threading.Thread | None = None
+        self._wake, self._stop = threading.Event(), threading.Event()
+        self._waiting = 0  # callers in the foreground, who go first
+        self._count = threading.Lock()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="sppnet-improver", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the piece of work that is under way."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        self._wake.set()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let somebody in the foreground go first: no piece of work begins meanwhile."""
+        with self._count:
+            self._waiting += 1
+        try:
+            yield
+        finally:
+            with self._count:
+                self._waiting -= 1
+            self.wake()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._wake.clear()
+            if self._waiting or not self._attempt():
+                self._wake.wait(REST if self._waiting else None)
+
+    def _attempt(self) -> bool:
+        try:
+            return self._work()
+        except Exception as error:  # whatever it is, the thread must live
+            self._failed(error)
+            return False
