@@ -41,7 +41,7 @@ from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.listing import DETECTIONS, OVERLAYS, Listing, distinct_ids
 from sppnet.images.video import VideoWriter, frame_rate
-from sppnet.progress import one_ahead
+from sppnet.progress import Track, one_ahead
 from sppnet.storage import ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -154,6 +154,7 @@ class PredictionJob:
         score_threshold: Detections of less are not reported at all; None for the model's operating
             point, below which detections are in the JSON file only.
         show_above: Detections that score less are not drawn; None to draw what counts.
+        track: Shows the progress.
     """
 
     models: Sequence[Path]
@@ -164,6 +165,7 @@ class PredictionJob:
     proposals_file: Path | None = None
     score_threshold: float | None = None
     show_above: float | None = None
+    track: Track = track
 
     def explain(self) -> None:
         """Say what would be done; write nothing."""
@@ -237,7 +239,7 @@ class PredictionJob:
 
         with ThreadPoolExecutor(1) as drawer:
             ahead = one_ahead(listing.paths, lambda path: store.prepare(ReadImage.of(path)))
-            for path, prepared in track(ahead, "detecting", total=len(listing.paths)):
+            for path, prepared in self.track(ahead, "detecting", total=len(listing.paths)):
                 try:
                     ready = prepared.result()
                     detections = ready.finish().detections
