@@ -511,3 +511,15 @@ def test_detectors_of_other_classes_are_refused(make_linear) -> None:
         CombinedDetector([make_linear(1), make_linear(2, names=("cat", "dog"))])
     with pytest.raises(ValueError, match="detectors must be two or more, got 1"):
         CombinedDetector([make_linear(1)])
+
+
+def test_moved_boxes_are_scored_again_in_parts_alike(make_detector, make_picture, monkeypatch):
+    detector, image = make_detector(), make_picture(90, 120)
+    whole = detector.predict(image)
+    monkeypatch.setattr("sppnet.detection.detector.SCORES_AT_ONCE", 30)  # ten boxes
+    parts = detector.predict(image)
+    assert torch.equal(parts.labels, whole.labels)
+    assert torch.allclose(parts.scores, whole.scores, atol=1e-5)
+    assert torch.allclose(parts.boxes, whole.boxes, atol=1e-3)
+    monkeypatch.setattr("sppnet.detection.detector.MOST_MOVED", 1)
+    assert detector.predict(image).count == 1

@@ -110,3 +110,21 @@ def test_scores_far_apart_lose_no_digits() -> None:
     never = torch.tensor([[2.0, -torch.inf]])
     assert let_classes_compete(never, 0.125)[0].tolist() == pytest.approx([2.0, -torch.inf])
     assert let_classes_compete(torch.zeros(0, 3), 0.125).shape == (0, 3)
+
+
+def test_places_within_a_class_and_in_all() -> None:
+    voters = _voters()
+    chosen = preselect(voters, 9).tolist()
+    assert voters.scores[chosen].tolist() == sorted(voters.scores[chosen].tolist(), reverse=True)
+    for label in (0, 1):
+        own = voters.scores[voters.labels == label].sort(descending=True).values[:9]
+        mine = [row for row in chosen if voters.labels[row] == label]
+        assert voters.scores[mine].tolist() == own.tolist()
+    assert preselect(voters, 9, 5).tolist() == chosen[:5]
+    assert preselect(Detections.empty(), 9).tolist() == []
+
+
+def test_very_many_boxes_of_very_many_classes_take_little_memory() -> None:
+    labels = torch.arange(300_000) % 3000  # a table of boxes and classes would have 900 million
+    found = Detections(torch.rand(300_000, 1).expand(-1, 4), torch.rand(300_000), labels)
+    assert len(preselect(found, 7)) == 7 * 3000

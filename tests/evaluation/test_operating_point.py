@@ -12,6 +12,7 @@ from evaluation_scenes import as_detections, as_images, random_scene
 from report_scenes import DETECTIONS, IMAGES, A, B, C, found, image
 from sppnet.evaluation import OperatingPoints, best_operating_point, match_scores
 from sppnet.evaluation.calibration import MatchedScores
+from sppnet.evaluation.operating_point import hold_out
 from sppnet.geometry import Detections
 
 NAMES = ["a", "b", "c", "d"]
@@ -156,3 +157,42 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
 def test_what_does_not_fit_is_refused(path: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         OperatingPoints.from_config(_changed(path, value), 2)
+
+
+def test_matching_some_images_at_a_time_changes_nothing(monkeypatch) -> None:
+    compared = 0
+    for seed in range(30):
+        truth, seen, images, _ = random_scene(seed, difficult=True, crowd=True)
+        photos, detections = as_images(truth, images), as_detections(seen)
+        whole = OperatingPoints.fit(photos, detections, NAMES, "val")
+        with monkeypatch.context() as patch:
+            patch.setattr("sppnet.evaluation.operating_point.PART", 2)
+            parts = OperatingPoints.fit(photos, detections, NAMES, "val")
+        assert (whole is None) == (parts is None)
+        if whole is not None and parts is not None:
+            assert parts.config() == whole.config()
+            compared += len(photos) > 4
+    assert compared >= 3  # scenes of several parts
+
+
+def test_parts_and_whole_refuse_what_does_not_belong_together(monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.evaluation.operating_point.PART", 1)
+    unknown = {**DETECTIONS, "unknown": Detections.empty()}
+    with pytest.raises(ValueError, match="unknown"):
+        OperatingPoints.fit(IMAGES, unknown, NAMES, "val")
+    with pytest.raises(ValueError, match="twice"):
+        OperatingPoints.fit([*IMAGES, IMAGES[0]], DETECTIONS, NAMES, "val")
+
+
+def test_small_sets_are_judged_as_a_whole_and_large_ones_in_part(monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.evaluation.operating_point.MOST_JUDGED", 10)
+    for count, judged, parts in ((3, 3, 2), (10, 10, 2), (19, 10, 2), (20, 10, 1), (57, 10, 1)):
+        pairs = hold_out(count, seed=1)
+        assert len(pairs) == parts
+        held = [number for _, numbers in pairs for number in numbers]
+        assert len(held) == len(set(held)) == judged
+        for learnt, own in pairs:
+            assert not set(learnt) & set(own)
+            assert len(learnt) in (count // 2, count - count // 2)
+            assert learnt == sorted(learnt)
+    assert hold_out(57, seed=1) != hold_out(57, seed=2)

@@ -265,3 +265,44 @@ def test_opening_many_records_is_fast(tmp_path: Path) -> None:
     start = time.perf_counter()
     FeatureCache(tmp_path)
     assert time.perf_counter() - start < 1
+
+
+def _records(folder: Path, names: str, limit: int | None) -> FeatureCache:
+    return _put(FeatureCache(folder, limit), names)
+
+
+def _held(cache: FeatureCache) -> str:
+    return "".join(n for n in "abcdefgh" if FeatureCache.make_key(name=n) in cache)
+
+
+def test_a_limit_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
+    one = _records(tmp_path, "a", None).num_bytes()
+    _records(tmp_path, "bcd", None)
+    for age, name in enumerate("bcda"):  # a was used last
+        path = tmp_path / (key := FeatureCache.make_key(name=name))[:2] / f"{key}.record"
+        os.utime(path, (1000 + age, 1000 + age))
+    cache = FeatureCache(tmp_path, int(4.5 * one))
+    assert cache.get(FeatureCache.make_key(name="b")) is not None  # in use from now on
+    cache = _put(cache, "ef")
+    assert _held(cache) == "abef"
+    assert cache.num_bytes() <= cache.most_bytes
+    assert _held(_put(cache, "g")) == "befg"
+    assert _held(_put(cache, "h")) == "befg"  # all of it is in use
+    assert cache.refused == 1
+    cache.put(KEY, TENSORS)  # small ones still find room
+    assert KEY in cache
+    assert cache.num_bytes() <= cache.most_bytes
+    later = _put(FeatureCache(tmp_path, int(4.5 * one)), "h")
+    assert "h" in _held(later)
+
+
+def _put(cache: FeatureCache, names: str) -> FeatureCache:
+    for name in names:
+        cache.put(FeatureCache.make_key(name=name), {"map": torch.full((100_000,), ord(name))})
+    return cache
+
+
+def test_a_cache_without_room_keeps_nothing_and_works(tmp_path: Path) -> None:
+    cache = _records(tmp_path, "ab", 1000)
+    assert (_held(cache), cache.refused, cache.num_bytes()) == ("", 2, 0)
+    assert cache.get(FeatureCache.make_key(name="a")) is None

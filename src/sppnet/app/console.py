@@ -198,7 +198,9 @@ def report_data_changes(run: "RunFolder") -> None:
 
 
 @contextmanager
-def cache_of_run(folder: Path, *, keep: bool = True, flag: str = "") -> "Iterator[FeatureCache]":
+def cache_of_run(
+    folder: Path, *, keep: bool = True, flag: str = "", most_bytes: int | None = None
+) -> "Iterator[FeatureCache]":
     """Open what a run keeps of each image; drop it at the end, or say how large it is.
 
     A run that fails or is stopped leaves all of it, so that the same command goes on from there.
@@ -207,10 +209,11 @@ def cache_of_run(folder: Path, *, keep: bool = True, flag: str = "") -> "Iterato
         folder: Where it is.
         keep: Whether it stays after a success.
         flag: Option of the command that keeps it, to be named where it is dropped.
+        most_bytes: The most that it may take; None for no limit.
     """
     from sppnet.storage import FeatureCache  # here, so that --help stays quick
 
-    cache = FeatureCache(folder)
+    cache = FeatureCache(folder, most_bytes)
     try:
         yield cache
     except BaseException:

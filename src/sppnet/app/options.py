@@ -193,6 +193,15 @@ KeepCache = Annotated[
         "Keep what was computed of each image when the model stands, for other settings.",
     ),
 ]
+CacheSize = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-size",
+        metavar="GB",
+        min=0.0,
+        help="The most that the cache may take; what does not fit is computed again when needed.",
+    ),
+]
 Budget = Annotated[
     float | None,
     typer.Option(

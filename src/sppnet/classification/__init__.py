@@ -36,7 +36,7 @@ from sppnet.classification.network import (
     build_pool,
     layer_table,
 )
-from sppnet.classification.predict import load_classifier, predict_files
+from sppnet.classification.predict import load_classifier, predict_each, predict_files
 from sppnet.classification.scoring import mean_figures, score_predictions
 from sppnet.classification.splits import (
     Split,
@@ -122,6 +122,7 @@ __all__ = [
     "mean_figures",
     "open_class_data",
     "open_voc_data",
+    "predict_each",
     "predict_files",
     "protocol_splits",
     "rank_scores",

@@ -4,15 +4,22 @@ With a cache, a run that was killed goes on where it stopped.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from sppnet.classification.classifier import AnyView, Classifier, ImageClassifier
 from sppnet.classification.transfer.classifier import TransferClassifier
-from sppnet.classification.transfer.features import FeatureSet, ImageFunction, apply_to_files
+from sppnet.classification.transfer.features import (
+    FeatureSet,
+    FileRow,
+    ImageFunction,
+    apply_to_files,
+    rows_of_files,
+)
 from sppnet.classification.views import View
+from sppnet.errors import Problem
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, read_kind
 
@@ -60,8 +67,42 @@ def predict_files(
         Rows of scores (N, K) of the images that could be read, bit-equal to ``classifier.predict``
         on the CPU, and a finding for each of the others.
     """
+    function = scores_of(classifier, view)
+    return apply_to_files(paths, function, cache=cache, track=track, words="predicting")
+
+
+def predict_each(
+    classifier: ImageClassifier,
+    paths: Sequence[str | Path],
+    view: AnyView,
+    cache: FeatureCache,
+    track: Track = no_tracking,
+) -> Iterator[FileRow | Problem]:
+    """Score the classes of every image file as :func:`predict_files` does, and keep nothing.
+
+    Args:
+        classifier: What to predict with.
+        paths: Image files of any sizes.
+        view: What of an image is scored; None is the model's own.
+        cache: Where scores are kept: each row has its key there.
+        track: Shows the progress over the images.
+
+    Yields:
+        In the order of the files, a row of scores (K,) or a finding.
+    """
+    function = scores_of(classifier, view)
+    return rows_of_files(paths, function, cache=cache, track=track, words="predicting")
+
+
+def scores_of(classifier: ImageClassifier, view: AnyView) -> ImageFunction:
+    """The function from images to the scores of a classifier.
+
+    Args:
+        classifier: What to predict with.
+        view: What of an image is scored; None is the model's own.
+    """
     on_cpu = classifier.device.type == "cpu"
-    function = ImageFunction(
+    return ImageFunction(
         View("native"),
         lambda images: classifier.score_images(images, view),
         1 if on_cpu else ACCELERATOR_IMAGES,
@@ -73,7 +114,6 @@ def predict_files(
             "threads": torch.get_num_threads(),  # they change the last bits
         },
     )
-    return apply_to_files(paths, function, cache=cache, track=track, words="predicting")
 
 
 def _describe_view(view: AnyView) -> str:

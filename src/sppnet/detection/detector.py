@@ -48,6 +48,8 @@ EARLIER = {"softmax_temperature": 0.0}
 MOST_NAMES = 8  # classes that are named when a detector is printed
 BATCH = 8  # images that are convolved together where their sizes are equal
 Images = list[Any] | tuple[Any, ...]
+MOST_MOVED = 20_000  # boxes of an image that are refined, however many classes there are
+SCORES_AT_ONCE = 1 << 24  # of boxes that are scored again: 64 MB
 
 
 @dataclass(frozen=True)
@@ -261,19 +263,30 @@ class Detector:
                 f"this detector was trained on the proposals of {config.proposals}: give "
                 "--proposals, a file with proposals of these images or a method"
             )
-        if external is None:
-            external = propose(
-                image,
-                config.proposals,
-                config.max_proposals,
-                config.seed,
-                search_side=config.search_side,
-                least_side=config.least_side,
-            )
+        external = self.search(image) if external is None else external
         proposals = external[: config.max_proposals]
         if self.anchors is None:
             return proposals
         return take_turns([proposals, self.anchors.propose(encoded, config.max_anchors)[0]])
+
+    def search(self, image: Tensor) -> Tensor:
+        """Propose boxes from the pixels of an image; they may be given to :meth:`propose`.
+
+        Args:
+            image: (3, H, W) float RGB 0..1.
+
+        Returns:
+            (W, 4) xyxy in pixels, at most ``inference.max_proposals``.
+        """
+        config = self.inference
+        return propose(
+            image,
+            config.proposals,
+            config.max_proposals,
+            config.seed,
+            search_side=config.search_side,
+            least_side=config.least_side,
+        )
 
     def encode(self, image: Tensor) -> EncodedImage:
         """Convolve an image once per scale, and its mirror image if ``inference.flip`` is set.
@@ -312,7 +325,8 @@ class Detector:
         kept_only = self.inference.refined == "kept"
         if kept_only:
             found = select_detections(found, self.inference)
-        best = found.select(preselect(found, self.inference.moved_per_class))
+        most = MOST_MOVED if self.inference.max_per == "image" else None
+        best = found.select(preselect(found, self.inference.moved_per_class, most))
         refined = self._refine(encoded, best)
         return select_detections(refined, self.inference, moved=True, again=kept_only)
 
@@ -350,7 +364,12 @@ class Detector:
         boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
         if not self.inference.rescore:
             return Detections(boxes, before, labels)
-        after = self._score_jointly(encoded, boxes)[torch.arange(len(boxes)), labels]
+        step = max(1, SCORES_AT_ONCE // len(self.names))
+        pairs = zip(boxes.split(step), labels.split(step), strict=True)
+        parts = [
+            self._score_jointly(encoded, some)[torch.arange(len(some)), own] for some, own in pairs
+        ]
+        after = torch.cat(parts or [before])
         return Detections(boxes, (before + after) / 2, labels)
 
     def __repr__(self) -> str:

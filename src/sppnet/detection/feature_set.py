@@ -158,10 +158,11 @@ class CachedFeatures:
             track: Shows progress.
             mirror: Whether the mirror images are convolved, too.
         """
-        images = self.views(mirror=mirror)
+        images = self.usable
+        views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
         with WriteBehind(self.cache) as later:
             attempt = self.attempt(lambda image: self.encoded(image, put=later.put))
-            for image in track(images, "convolving images", total=len(images)):
+            for image in track(views, "convolving images", total=total):
                 attempt(image)
 
     def propose_learnt(self, track: Track = no_tracking) -> None:
@@ -337,8 +338,9 @@ class CachedFeatures:
         Yields:
             An image and its maps; an image that turns out to be bad is left out.
         """
-        images = self.views(mirror=mirror)
-        for image in track(images, description, total=len(images)):
+        images = self.usable
+        views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
+        for image in track(views, description, total=total):
             encoded = self.attempt(self.encoded)(image)
             if encoded is not None:
                 yield image, encoded
@@ -406,6 +408,12 @@ def list_views(images: Sequence[LabelledImage], *, mirror: bool) -> list[Labelle
         >>> list_views([], mirror=True)
         []
     """
-    if not mirror:
-        return list(images)
-    return [view for image in images for view in (image, image.mirror())]
+    return list(each_view(images, mirror=mirror))
+
+
+def each_view(images: Iterable[LabelledImage], *, mirror: bool) -> Iterator[LabelledImage]:
+    """Give what :func:`list_views` lists, one after the other; mirror images are not kept."""
+    for image in images:
+        yield image
+        if mirror:
+            yield image.mirror()

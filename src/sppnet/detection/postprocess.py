@@ -72,12 +72,13 @@ def let_classes_compete(scores: Tensor, temperature: float) -> Tensor:
     return (scores - temperature * torch.logaddexp(earlier, later)).float()
 
 
-def preselect(found: Detections, per_class: int) -> Tensor:
+def preselect(found: Detections, per_class: int, most: int | None = None) -> Tensor:
     """Choose the boxes of each class that box regression refines.
 
     Args:
         found: Scored boxes of one image.
         per_class: The most boxes of a class; 0 for all.
+        most: The most boxes of all classes; None for no such limit.
 
     Returns:
         (M,) int64 rows, best score first.
@@ -89,13 +90,16 @@ def preselect(found: Detections, per_class: int) -> Tensor:
         [1, 2]
     """
     order = found.scores.argsort(descending=True, stable=True)
-    return order[_ranks(found.labels[order]) <= per_class] if per_class else order
+    return order[_ranks(found.labels[order]) <= per_class][:most] if per_class else order
 
 
 def _ranks(labels: Tensor) -> Tensor:
     """(W,) the place of each row among those of its class, from 1."""
-    of_class = labels[:, None] == labels.unique()[None]  # (W, K)
-    return of_class.cumsum(0)[of_class]
+    by_class, order = labels.sort(stable=True)
+    first = torch.searchsorted(by_class, by_class)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(1, len(labels) + 1, device=labels.device) - first
+    return ranks
 
 
 def select_detections(

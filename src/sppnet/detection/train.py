@@ -1,7 +1,7 @@
 """Builds and trains a detector, stage by stage, as a :class:`DetectionConfig` describes it."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -32,11 +32,12 @@ from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.scales import choose_short_sides
 from sppnet.errors import NothingUsableError
-from sppnet.evaluation.operating_point import OperatingPoints
+from sppnet.evaluation.operating_point import OperatingPoints, hold_out
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache
+from sppnet.storage.tensors import trim_heap
 from sppnet.training.checkpoints import Checkpoints
 from sppnet.training.optimizers import OptimizerConfig
 
@@ -45,8 +46,8 @@ MEGABYTE = 10**6
 SHARED = ("use_difficult", "seed")  # settings of several parts
 # Percent of the updates after which the rate of a fine-tuning falls to a tenth.
 HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
-# Parts of the photos that are held out in turn to find the operating point.
-FOLDS = 2
+# A class with fewer samples for its box regression shares one with the others.
+FEWEST_BOX_SAMPLES = 50
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -312,8 +313,15 @@ class _Training:
     names: tuple[str, ...]
     config: DetectionConfig
     track: Track
-    stage: Stage
+    timed: Stage
     shared_scaler: FeatureScaler | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage; what it no longer uses goes back to the system."""
+        with self.timed(name):
+            yield
+            trim_heap()
 
     @property
     def mirror(self) -> bool:
@@ -354,19 +362,16 @@ class _Training:
 
         A classifier scores the photos that it was fitted to too well. So each part of the photos is
         scored by one that was fitted to the others; proposals and box regression are those of the
-        detector.
+        detector. Of many photos only some are scored, and of very many one part is held out.
         """
         images = self.cached.usable
-        draw = torch.Generator().manual_seed(self.config.seed)
-        fold = torch.randperm(len(images), generator=draw) % FOLDS
         found: dict[Any, Detections] = {}
-        for number in range(FOLDS):
-            rest = [image for image, own in zip(images, fold, strict=True) if own != number]
-            held = [image for image, own in zip(images, fold, strict=True) if own == number]
+        for learnt, judged in hold_out(len(images), self.config.seed):
+            rest, held = [images[n] for n in learnt], [images[n] for n in judged]
             if held and any(len(image.boxes) for image in rest):
                 found |= self._detect_held_out(detector, rest, held)
-        judged = [image for image in images if image.image_id in found]
-        return OperatingPoints.fit(judged, found, self.names, "training")
+        scored = [image for image in images if image.image_id in found]
+        return OperatingPoints.fit(scored, found, self.names, "training")
 
     def _detect_held_out(
         self, detector: Detector, rest: Sequence[LabelledImage], held: Sequence[LabelledImage]
@@ -375,7 +380,7 @@ class _Training:
         config = replace(self.config, mirror="on" if self.mirror else "off")
         part = self.cached.subset(rest)
         training = replace(
-            self, cached=part, config=config, stage=nullcontext, shared_scaler=self._scaler
+            self, cached=part, config=config, timed=nullcontext, shared_scaler=self._scaler
         )
         try:
             classifier = training._train_classifier(TunedParts())
@@ -435,7 +440,7 @@ class _Training:
             trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
             trainer.collect_positives(self.track)
         with self.stage("svm"):
-            linear = trainer.mine(self.track)
+            linear = trainer.mine(self.track, keep_positives=kind == "kernel")
         if kind == "svm":
             return linear
         if softmax is not None:
@@ -474,6 +479,8 @@ class _Training:
         config, images = self.config, self.cached.usable
         if config.box_agnostic != "auto" or len(self.names) == 1:
             return config.box_agnostic == "on"
+        if len(self.names) * FEWEST_BOX_SAMPLES > config.box_total:
+            return True
         draw = torch.Generator().manual_seed(config.seed)
         mixed = [images[i] for i in torch.randperm(len(images), generator=draw).tolist()]
         samples = self.cached.subset(mixed).samples("comparing box regressions")

@@ -152,12 +152,13 @@ def _best_of(
     truth: Truth, found: Found, detected: Ints, asked: Ints, *, same: bool
 ) -> tuple[Ints, Floats]:
     """Object of the same class, or of another, that each detection overlaps most, and how much."""
-    best, largest = np.full(len(found.scores), -1), np.full(len(found.scores), -1.0)
+    best, largest = np.full(len(detected), -1), np.full(len(detected), -1.0)
     for rows, objects, overlaps in class_blocks(truth, found, detected, asked, same=same):
         column = overlaps.argmax(1)
-        best[rows] = objects[column]
-        largest[rows] = overlaps[np.arange(len(rows)), column]
-    return best[detected], largest[detected]
+        places = np.searchsorted(detected, rows)  # rows of an image rise
+        best[places] = objects[column]
+        largest[places] = overlaps[np.arange(len(rows)), column]
+    return best, largest
 
 
 def _missed(truth: Truth, matches: Matches, found: _Sorted, shown: Mask) -> Mask:

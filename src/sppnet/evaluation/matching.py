@@ -40,7 +40,8 @@ class Matches(NamedTuple):
 
     true_positive: Mask  # (T, D)
     ignored: Mask  # (T, D) counts neither way
-    target: Ints  # (T, D) row of the object found, -1 unless a true positive
+    # (T, D) row of the object found, -1 unless a true positive
+    target: NDArray[np.signedinteger[Any]]
 
 
 class CocoRows(NamedTuple):
@@ -213,25 +214,83 @@ def match_coco_rows(truth: Truth, found: Found, rows: CocoRows, truth_areas: Flo
         The matches, (R, D).
     """
     shape = (len(rows.thresholds), len(found.scores))
-    target, ignored = np.full(shape, -1), np.zeros(shape, np.bool_)
+    # most entries stay as they are, and tables of zeros take memory only where they change
+    target, ignored = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)  # target: row + 1
     beyond = rank_in_class(found) >= COCO_MAX_DETECTIONS
     not_asked = truth.ignored | _outside(truth_areas, rows.areas)  # (R, G)
+    matching = _CocoMatching(truth, rows.thresholds, not_asked, target, ignored)
     for detected, objects in each_image(truth, found):
         detected = detected[~beyond[detected]]
         detected = detected[np.argsort(-found.scores[detected], kind="stable")]
+        if len(detected) * len(objects) <= BLOCK_PAIRS:
+            overlaps = class_overlaps(truth, found, detected, objects)
+            detected = matching.match_alone(detected, objects, overlaps)
+        least = rows.thresholds.min()
         taken = np.zeros((len(rows.thresholds), len(objects)), np.bool_)
-        for d, near, overlaps in _touching(truth, found, detected, objects, rows.thresholds.min()):
-            usable = ~taken[:, near] | truth.crowd[objects[near]]
-            chosen = _choose(overlaps, usable, not_asked[:, objects[near]], rows.thresholds)
-            rows_taking = np.flatnonzero(chosen >= 0)
-            chosen = near[chosen[rows_taking]]
-            taken[rows_taking, chosen] = True
-            is_ignored = not_asked[rows_taking, objects[chosen]]
-            target[rows_taking, d] = np.where(is_ignored, -1, objects[chosen])
-            ignored[rows_taking, d] = is_ignored
+        for d, near, overlaps in _touching(truth, found, detected, objects, least):
+            matching.match_one(d, objects[near], overlaps, taken, near)
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    ignored |= beyond | ((target < 0) & _outside(sides.prod(1), rows.areas))
+    areas = sides.prod(1)
+    for row, (out, took) in enumerate(zip(ignored, target, strict=True)):
+        out |= beyond | ((took == 0) & _outside(areas, rows.areas[row : row + 1])[0])
+    target -= 1
     return Matches(target >= 0, ignored, target)
+
+
+class _CocoMatching(NamedTuple):
+    """COCO's rule at work on one image after the other."""
+
+    truth: Truth
+    thresholds: Floats  # (R,)
+    not_asked: Mask  # (R, G)
+    target: NDArray[np.int32]  # (R, D) filled in: 1 more than the row of the object found
+    ignored: Mask  # (R, D) filled in
+
+    def match_alone(self, detected: Ints, objects: Ints, overlaps: Floats) -> Ints:
+        """Match objects whose detections touch no other one, all at once.
+
+        Almost all objects are such. Of the detections of one, the first that overlaps enough takes
+        it in each row.
+
+        Args:
+            detected: (B,) rows of detections of an image, best score first.
+            objects: (M,) rows of its objects.
+            overlaps: (B, M) of those of one class.
+
+        Returns:
+            Rows of the detections that are left, in the same order.
+        """
+        touches = overlaps >= self.thresholds.min()
+        shared = touches[touches.sum(1) > 1].any(0)
+        column, row = np.nonzero((touches & ~shared).T)
+        if len(column):
+            enough = overlaps[row, column] >= self.thresholds[:, None]  # (R, P)
+            starts = np.flatnonzero(np.r_[True, column[1:] != column[:-1]])
+            place = np.where(enough, np.arange(len(column)), len(column))
+            first = np.minimum.reduceat(place, starts, axis=1)  # of each object
+            taking, group = np.nonzero(first < len(column))
+            pair = first[taking, group]
+            self._note(taking, detected[row[pair]], objects[column[pair]])
+            crowd = self.truth.crowd[objects[column]]
+            if crowd.any():
+                taking, pair = np.nonzero(enough & crowd)
+                self.ignored[taking, detected[row[pair]]] = True
+        return detected[(touches & shared).any(1)]
+
+    def match_one(self, d: int, objects: Ints, overlaps: Floats, taken: Mask, places: Ints) -> None:
+        """Match a detection with one of several objects, (N,), whose places in ``taken`` follow."""
+        usable = ~taken[:, places] | self.truth.crowd[objects]
+        chosen = _choose(overlaps, usable, self.not_asked[:, objects], self.thresholds)
+        taking = np.flatnonzero(chosen >= 0)
+        chosen = chosen[taking]
+        taken[taking, places[chosen]] = True
+        self._note(taking, np.full(len(taking), d), objects[chosen])
+
+    def _note(self, taking: Ints, detected: Ints, objects: Ints) -> None:
+        """Write down which detection takes which object in which row."""
+        is_ignored = self.not_asked[taking, objects]
+        self.target[taking, detected] = np.where(is_ignored, 0, objects + 1)
+        self.ignored[taking, detected] = is_ignored
 
 
 def match_detections(

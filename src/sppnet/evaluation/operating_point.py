@@ -22,6 +22,9 @@ from sppnet.images.dataset import LabelledImage
 SOURCES = ("training", "val")  # where points are found: photos held out in training, or by `val`
 FEWEST = 5  # with fewer true positives than this nothing can be said
 IOU_THRESHOLD = 0.5
+PART = 1000  # images that are matched at a time
+FOLDS = 2  # parts of the photos of a training that are held out in turn
+MOST_JUDGED = 10_000  # photos that are scored then: more would say nothing new
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ class OperatingPoints:
         Source:
             Platt (1999); see :class:`ScoreCalibration`.
         """
-        matched = match_scores(images, detections, names, IOU_THRESHOLD)
+        matched = _match_in_parts(images, detections, names)
         objects = np.zeros(len(names), dtype=np.int64)
         for image in images:
             counted = image.labels[~(image.difficult | image.crowd)].numpy()
@@ -297,6 +300,54 @@ class OperatingPoints:
         if lengths != {num_classes} or calibration.shared_ is None:
             raise ValueError(f"operating_points must have {num_classes} classes and be fitted")
         return cls(saved.thresholds, calibration, saved.source, saved.images, saved.objects)
+
+
+def hold_out(count: int, seed: int) -> list[tuple[list[int], list[int]]]:
+    """Divide photos into parts that are held out in turn.
+
+    Of more than :data:`MOST_JUDGED` photos, only so many are scored; where one part has enough of
+    them, the other parts are not held out.
+
+    Args:
+        count: How many photos there are.
+        seed: Seed of their order.
+
+    Returns:
+        For each part, the numbers of the photos to learn from and of those to score, both rising.
+
+    Example:
+        >>> [(len(learnt), len(judged)) for learnt, judged in hold_out(30_000, 0)]
+        [(15000, 10000)]
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    parts = 1 if count >= FOLDS * MOST_JUDGED else FOLDS
+    last = MOST_JUDGED * (FOLDS // parts)
+    places = list(enumerate(order))
+    return [
+        (
+            [number for number, place in places if place % FOLDS != part],
+            [number for number, place in places if place % FOLDS == part and place < last],
+        )
+        for part in range(parts)
+    ]
+
+
+def _match_in_parts(
+    images: Sequence[LabelledImage], detections: Mapping[Any, Detections], names: Sequence[str]
+) -> MatchedScores:
+    """Match some images at a time, so that the tables of all of them are never there at once."""
+    ids = {image.image_id for image in images}
+    if len(images) <= PART or len(ids) < len(images) or not detections.keys() <= ids:
+        return match_scores(images, detections, names, IOU_THRESHOLD)
+    parts = []
+    for start in range(0, len(images), PART):
+        part = images[start : start + PART]
+        found = {
+            each.image_id: detections[each.image_id] for each in part if each.image_id in detections
+        }
+        matched = match_scores(part, found, names, IOU_THRESHOLD)
+        parts.append(matched._replace(image=matched.image + start))
+    return MatchedScores(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def reaches(detections: Detections, thresholds: Sequence[float]) -> Tensor:

@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sppnet.geometry import Detections
 from sppnet.storage.files import write_text
 
+BLOCK_LETTERS = 1 << 16  # that are written at a time
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")  # how a spreadsheet's formulas begin
 
 
@@ -37,7 +39,18 @@ def write_coco_results(
         OutputError: If the file cannot be written.
     """
     ids: list[int | str] = list(category_ids or range(1, len(names) + 1))
-    entries = []
+    entries = _coco_entries(detections, names, ids, files, thresholds)
+    write_text(path, _joined(entries, "[", ",\n", "]\n"))
+
+
+def _coco_entries(
+    detections: Mapping[Any, Detections],
+    names: Sequence[str],
+    ids: Sequence[int | str],
+    files: Mapping[Any, str] | None,
+    thresholds: Sequence[float] | None,
+) -> Iterator[str]:
+    """Each detection as JSON, one after the other."""
     for image, score, label, (x1, y1, x2, y2), confidence in _each(detections):
         entry: dict[str, Any] = {} if files is None else {"file": files[image]}
         entry |= {
@@ -51,8 +64,18 @@ def write_coco_results(
             entry["confidence"] = round(confidence, 6)
         if thresholds is not None:
             entry["above_threshold"] = score >= thresholds[label]
-        entries.append(json.dumps(entry))
-    write_text(path, "[" + ",\n".join(entries) + "]\n")
+        yield json.dumps(entry)
+
+
+def _joined(parts: Iterable[str], begin: str, between: str, end: str) -> Iterator[str]:
+    """The parts with what stands between and around them, many at a time."""
+    waiting = begin
+    for number, part in enumerate(parts):
+        waiting += (between if number else "") + part
+        if len(waiting) > BLOCK_LETTERS:
+            yield waiting
+            waiting = ""
+    yield waiting + end
 
 
 def write_csv(
@@ -74,14 +97,16 @@ def write_csv(
     Raises:
         OutputError: If the file cannot be written.
     """
-    rows: list[list[object]] = []
-    for image, score, label, box, confidence in _each(detections):
-        what = str(image) if files is None else files[image]
-        sure = "" if confidence is None else Number(f"{confidence:.4f}")
-        corners = [Number(f"{value:.2f}") for value in box]
-        rows.append([what, names[label], Number(f"{score:.6g}"), sure, *corners])
+
+    def rows() -> Iterator[list[object]]:
+        for image, score, label, box, confidence in _each(detections):
+            what = str(image) if files is None else files[image]
+            sure = "" if confidence is None else Number(f"{confidence:.4f}")
+            corners = [Number(f"{value:.2f}") for value in box]
+            yield [what, names[label], Number(f"{score:.6g}"), sure, *corners]
+
     first = "image" if files is None else "file"
-    write_table(path, [first, "class", "score", "confidence", "x1", "y1", "x2", "y2"], rows)
+    write_table(path, [first, "class", "score", "confidence", "x1", "y1", "x2", "y2"], rows())
 
 
 def write_counts(
@@ -100,30 +125,36 @@ def write_counts(
     Raises:
         OutputError: If the file cannot be written.
     """
-    rows: list[list[object]] = []
-    for file, numbers in counts.items():
-        known = [*numbers, sum(numbers)] if numbers is not None else [""] * (len(names) + 1)
-        rows.append([file, *known])
-    write_table(path, ["file", *names, "total"], rows)
+
+    def rows() -> Iterator[list[object]]:
+        for file, numbers in counts.items():
+            known = [*numbers, sum(numbers)] if numbers is not None else [""] * (len(names) + 1)
+            yield [file, *known]
+
+    write_table(path, ["file", *names, "total"], rows())
 
 
-def write_table(path: str | Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV table in which no text is a formula; see :func:`spreadsheet_text`.
 
     Args:
         path: The file.
         header: Names of the columns.
-        rows: Text is made safe for spreadsheets, numbers are written as they are.
+        rows: Text is made safe for spreadsheets, numbers are written as they are. They are taken
+            one after the other.
 
     Raises:
         OutputError: If the file cannot be written.
     """
+    write_text(path, _joined(map(_line, chain([header], rows)), "", "", ""))
+
+
+def _line(row: Sequence[object]) -> str:
+    """One line of a table."""
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow([spreadsheet_text(name) for name in header])
-    for row in rows:
-        table.writerow([spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row])
-    write_text(path, text.getvalue())
+    cells = [spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in row]
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
 
 
 class Number:

@@ -146,16 +146,19 @@ def draw_matches(
     return painter.finish()
 
 
-def to_jpeg_bytes(image: Picturable, max_side: int = 640, quality: int = 85) -> bytes:
+def to_jpeg_bytes(
+    image: Picturable, max_side: int = 640, quality: int = 85, comment: str = ""
+) -> bytes:
     r"""Compress an image for a page.
 
     Args:
         image: (3, H, W) RGB, float 0..1 or uint8, or a Pillow image.
         max_side: A longer side is reduced to this many pixels.
         quality: Of the JPEG, 1..95.
+        comment: ASCII text that the file holds among its first bytes.
 
     Returns:
-        A JPEG file without metadata.
+        A JPEG file without other metadata.
 
     Example:
         >>> to_jpeg_bytes(torch.ones(3, 4, 6))[:2]
@@ -164,7 +167,8 @@ def to_jpeg_bytes(image: Picturable, max_side: int = 640, quality: int = 85) -> 
     stream = io.BytesIO()
     picture = fit_picture(to_picture(image), max_side)[0]
     picture.info.clear()  # else the comment of the original file would be copied
-    picture.save(stream, format="JPEG", quality=quality, optimize=True)
+    more = {"comment": comment.encode("ascii")} if comment else {}
+    picture.save(stream, format="JPEG", quality=quality, optimize=True, **more)
     return stream.getvalue()
 
 

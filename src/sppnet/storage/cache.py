@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 
 from torch import Tensor
@@ -26,6 +27,8 @@ Part = str | int | float | bytes | None | tuple["Part", ...]
 _MAGIC = b"sppcache"
 _HEADER = struct.Struct("<8sIQ32s32s")  # magic, version, payload length, key, SHA-256
 _MAX_RECORD_BYTES = 2**34
+# Of a limited cache, this share is for small records only: proposals cost more than they take.
+SHARE_OF_SMALL, SMALL_RECORD = 0.05, 100_000
 
 
 class FeatureCache:
@@ -36,13 +39,20 @@ class FeatureCache:
     what is damaged later is noticed when read, counted, and treated as absent. Processes share a
     cache without locks: equal keys mean equal content.
 
+    With a limit, records that were not used since the cache was opened make room, those first that
+    were used longest ago. Where all of them are in use, large new records are not kept: passes over
+    more images than the disk holds would otherwise find none of them again. What is not kept is
+    computed anew by whoever asks for it.
+
     Args:
         folder: Made with mode 0700 if missing. Leftovers of killed writers are removed.
+        most_bytes: The most that all records may take; None for no limit.
 
     Attributes:
         hits: How often ``get`` found a record.
         misses: How often it did not.
         damaged: How many of the misses were records that exist but are torn, changed or unreadable.
+        refused: How many records were not kept, for lack of room.
 
     Raises:
         OutputError: If the folder cannot be made or used.
@@ -58,8 +68,11 @@ class FeatureCache:
         {'map': tensor([1., 1.])}
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, most_bytes: int | None = None) -> None:
         self.folder = Path(folder)
+        self.most_bytes = most_bytes
+        self.refused = 0
+        self._room: _Room | None = None
         self.hits = 0
         self.misses = 0
         self.damaged = 0
@@ -110,6 +123,8 @@ class FeatureCache:
             self.damaged += getattr(error, "code", "") != "E_MISSING"
             return None
         self.hits += 1
+        if self.most_bytes is not None:
+            self._opened().use(self._path(key))
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -117,7 +132,8 @@ class FeatureCache:
 
         Args:
             key: From :meth:`make_key`.
-            tensors: Dense tensors of any shape, dtype and device.
+            tensors: Dense tensors of any shape, dtype and device. Where there is no room they are
+                not kept.
 
         Raises:
             OutputError: If the record cannot be written.
@@ -125,11 +141,20 @@ class FeatureCache:
         """
         path = self._path(key)
         record = _build_record(tensors_to_bytes(tensors), key)
+        if self.most_bytes is not None and not self._opened().make(path, len(record)):
+            self.refused += 1
+            return
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise output_error(path.parent, error) from error
         write_bytes(path, record, temporary_folder=self._temporary_folder)
+
+    def _opened(self) -> "_Room":
+        """What is known of the room, counted when it is first needed."""
+        if self._room is None:
+            self._room = _Room(self.folder, self.most_bytes or 0)
+        return self._room
 
     def __contains__(self, key: str) -> bool:
         """Tell whether a record of the right length lies there; only ``get`` reads all of it."""
@@ -148,7 +173,7 @@ class FeatureCache:
 
     def num_bytes(self) -> int:
         """Bytes of all records."""
-        return sum(self._path(key).stat().st_size for key in self.keys())
+        return sum(size for _, size, _ in _list_records(self.folder))
 
     def remove(self) -> None:
         """Delete all records, and the folder unless something else lies in it."""
@@ -163,6 +188,48 @@ class FeatureCache:
         if len(key) != 64 or set(key) - set("0123456789abcdef"):
             raise ValueError(f"key must be 64 hexadecimal digits from make_key, got {key!r}")
         return self.folder / key[:2] / f"{key}.record"
+
+
+class _Room:
+    """The room of a cache with a limit: what may go, and what was used since it was opened."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self.most_bytes = most_bytes
+        self._lock = Lock()
+        records = sorted(_list_records(folder), key=lambda each: each[2])
+        # path -> size, those first that were used longest ago
+        self._idle = {path: size for path, size, _ in records}
+        self._taken = sum(self._idle.values())
+
+    def use(self, path: Path) -> None:
+        """Note that a record is in use; the file's time says so to later runs."""
+        with self._lock:
+            self._idle.pop(path, None)
+        with suppress(OSError):
+            os.utime(path)
+
+    def make(self, path: Path, size: int) -> bool:
+        """Make room for a record, and count it; tell whether it may be written."""
+        small = size <= SMALL_RECORD
+        limit = self.most_bytes if small else self.most_bytes * (1 - SHARE_OF_SMALL)
+        with self._lock:
+            self._taken -= self._idle.pop(path, 0)  # it is replaced
+            while self._taken + size > limit and self._idle:
+                oldest = next(iter(self._idle))
+                self._taken -= self._idle.pop(oldest)
+                oldest.unlink(missing_ok=True)
+            if self._taken + size > limit:
+                return False
+            self._taken += size
+            return True
+
+
+def _list_records(folder: Path) -> Iterator[tuple[Path, int, int]]:
+    """Path, bytes and time of the last use of each record."""
+    for path in folder.glob("[0-9a-f][0-9a-f]/*.record"):
+        with suppress(OSError):  # removed meanwhile
+            about = path.stat()
+            yield path, about.st_size, about.st_mtime_ns
 
 
 class WriteBehind:

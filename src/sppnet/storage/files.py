@@ -17,7 +17,7 @@ import numbers
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -289,7 +289,9 @@ def sha256_file(path: str | Path) -> str:
         raise UnusableFileError(rule, path=path, code="E_UNREADABLE") from error
 
 
-def write_bytes(path: str | Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
+def write_bytes(
+    path: str | Path, data: bytes | Iterable[bytes], *, temporary_folder: Path | None = None
+) -> None:
     """Write a file so that it is whole and on the disk when this returns.
 
     A symbolic link is followed; what is there and is no regular file (a device, a pipe, a folder)
@@ -297,7 +299,7 @@ def write_bytes(path: str | Path, data: bytes, *, temporary_folder: Path | None 
 
     Args:
         path: The file; its folder must exist.
-        data: What it shall hold.
+        data: What it shall hold, whole or in parts, which need not be in memory at once.
         temporary_folder: Where the unfinished file lies, on the same disk; default: the file's own
             folder.
 
@@ -321,17 +323,18 @@ def write_bytes(path: str | Path, data: bytes, *, temporary_folder: Path | None 
         raise output_error(path, error) from error
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | Path, text: str | Iterable[str]) -> None:
     """Write UTF-8 text as :func:`write_bytes` does; a character that UTF-8 lacks is escaped.
 
     Args:
         path: The file; its folder must exist.
-        text: What it shall hold.
+        text: What it shall hold, whole or in parts.
 
     Raises:
         OutputError: If the file cannot be written.
     """
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    parts = [text] if isinstance(text, str) else text
+    write_bytes(path, (part.encode("utf-8", errors="backslashreplace") for part in parts))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -427,13 +430,14 @@ def _check_replaceable(target: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file")
 
 
-def _write_and_rename(temporary: Path, target: Path, data: bytes) -> None:
+def _write_and_rename(temporary: Path, target: Path, data: bytes | Iterable[bytes]) -> None:
     """Fill the temporary file, flush it, give it its name; leave nothing behind on failure."""
     descriptor = os.open(temporary, CREATE_FLAGS, 0o666)
     try:
         try:
             try_lock(descriptor)
-            _write_all(descriptor, data)
+            for part in [data] if isinstance(data, bytes) else data:
+                _write_all(descriptor, part)
             os.fsync(descriptor)
             if not ON_WINDOWS:  # under the lock, so that nobody sweeps it away
                 temporary.replace(target)

@@ -1,8 +1,11 @@
-"""Named tensors as bytes, their digest, and parts of them by the beginning of their names."""
+"""Named tensors as bytes, their digest, and parts of them by name; the memory that they leave."""
 
+import ctypes
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 import torch
 from safetensors import SafetensorError
@@ -123,6 +126,20 @@ def _own_copy(tensor: Tensor) -> Tensor:
     """Copy to contiguous memory on the CPU that no other tensor shares, as safetensors demands."""
     copy = torch.empty(tensor.shape, dtype=tensor.dtype)
     return copy.copy_(tensor.detach())
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc).
+
+    Tensors of many sizes that come and go tear the heap: what is free lies between what is in use,
+    and a process holds far more than its tensors.
+
+    Example:
+        >>> trim_heap()
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def digest_of(description: Mapping[str, object] | None, tensors: Mapping[str, Tensor]) -> str:

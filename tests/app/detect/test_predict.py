@@ -14,11 +14,13 @@ from PIL import Image
 
 from option_walk import compare_folders, options_of
 from sppnet import Detector
-from sppnet.app.detect.predict import OutcomeStore, ReadImage, overlay_names, result_ids
+from sppnet.app.detect.outcomes import OutcomeStore, ReadImage
+from sppnet.app.detect.predict import overlay_names, result_ids
 from sppnet.app.main import main
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.images import draw_detection_set, load_image
 from sppnet.images.video import VideoWriter, read_frames
+from sppnet.storage import write_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
@@ -210,7 +212,7 @@ def test_the_bytes_that_are_hashed_are_those_that_are_decoded_and_drawn(
 
 def _exchange_when_read(monkeypatch, path: Path, data: bytes) -> None:
     """Write other bytes into a file whenever it was opened and closed again."""
-    from sppnet.app.detect import predict
+    from sppnet.app.detect import outcomes
 
     def then_exchange(read: Callable[..., Any]) -> Callable[..., Any]:
         def call(asked: Path, *args: Any, **options: Any) -> Any:
@@ -222,8 +224,8 @@ def _exchange_when_read(monkeypatch, path: Path, data: bytes) -> None:
         return call
 
     for name in ("sha256_file", "read_content"):
-        if hasattr(predict, name):
-            monkeypatch.setattr(predict, name, then_exchange(getattr(predict, name)))
+        if hasattr(outcomes, name):
+            monkeypatch.setattr(outcomes, name, then_exchange(getattr(outcomes, name)))
 
 
 def test_times_are_of_the_image_and_pixels_are_decoded_once(data: Path) -> None:
@@ -453,3 +455,25 @@ def test_a_video_gives_counts_and_a_drawn_video(
     assert main([*words[:3], str(tmp_path / "text.mp4"), "--out", str(out)]) == 4
     assert main([*words[:4], "a.jpg", "--out", str(out)]) == 2
     assert "videos go without pictures" in capsys.readouterr().err
+
+
+def test_a_second_run_draws_only_what_is_missing_or_other(
+    data: Path, places: Path, tmp_path: Path, monkeypatch
+) -> None:
+    drawn: list[str] = []
+    draw = "sppnet.app.detect.predict.write_bytes"
+    monkeypatch.setattr(draw, lambda path, data: (drawn.append(path.name), write_bytes(path, data)))
+
+    def run(*words: str) -> list[str]:
+        drawn.clear()
+        assert _run("predict", data, places, tmp_path / "out", *words) == 0
+        return sorted(drawn)
+
+    both = run()
+    assert len(both) == 2
+    assert run() == []
+    (tmp_path / "out" / "overlays" / both[0]).unlink()
+    assert run() == both[:1]
+    assert run("--score-threshold", "-0.5") == both
+    assert run() == both
+    assert run("--fresh") == both

@@ -13,6 +13,7 @@ from PIL import Image
 from sppnet.app.main import main
 from sppnet.detection import CachedFeatures
 from sppnet.images import draw_detection_set
+from sppnet.storage import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
@@ -235,3 +236,19 @@ def test_a_budget_says_why_there_is_no_trial(data: Path, tmp_path: Path, capsys)
     _drop_a_photo(data)  # five are left
     assert main(few) == 0
     assert "fewer than 6 photos with objects say nothing of others" in capsys.readouterr().err
+
+
+def test_a_small_cache_gives_the_same_model_and_the_plan_says_so(
+    data: Path, tmp_path: Path, capsys
+) -> None:
+    words = ["detect", "train", str(data), *SMALL, "--max-proposals", "20", "--keep-cache"]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    limit = ["--cache-size", "0.0001"]  # GB
+    assert main([*words, "--out", str(tmp_path / "b"), *limit, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert " a photo; at most 100.0 kB of them are kept" in said
+    assert main([*words, "--out", str(tmp_path / "b"), *limit]) == 0
+    whole, bound = (FeatureCache(tmp_path / name / "cache").num_bytes() for name in "ab")
+    assert bound <= 100_000 < whole
+    one, other = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
+    assert one.read_bytes() == other.read_bytes()

@@ -1,12 +1,14 @@
 """Block ascent reaches the optimum of a slow solver, never goes down, and forgets without harm."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from oracles.support_vectors import descend, hinge_objective
-from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
+from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm, RowStore
 
 COST = 0.001
 
@@ -60,7 +62,8 @@ def test_objective_is_the_sum_written_out() -> None:
 def test_weights_are_the_sum_of_the_rows_by_their_dual_variables() -> None:
     svms, _ = _fitted(bias_factor=3.0)
     total = sum(
-        block.rows.double().T @ torch.from_numpy(block.duals[:, 0]) for block in svms.blocks
+        svms.store.take(block.places[block.rows]).double().T @ torch.from_numpy(block.duals)
+        for block in svms.blocks
     )
     assert torch.allclose(total.float(), svms.weights[0], atol=1e-5)
     of_bias = 9 * sum(block.duals.sum() for block in svms.blocks)
@@ -74,7 +77,7 @@ def test_dual_objective_never_falls() -> None:
     svms._mix()
     values = [0.0]
     for _ in range(12):
-        gain = svms._sweep(0)
+        gain = svms._sweep(0, svms._spans(0))
         values.append(svms.dual_objective(0))
         assert gain >= 0
         assert values[-1] == pytest.approx(values[-2] + gain, abs=1e-4)
@@ -167,9 +170,50 @@ def test_a_copy_goes_its_own_way_and_shares_the_features() -> None:
     svms.fit(0, tolerance=1e-5)
     before, duals = svms.weights.clone(), [block.duals.copy() for block in svms.blocks]
     other = svms.copy()
-    assert other.blocks[0].rows is svms.blocks[0].rows
+    assert other.store._parts[0] is svms.store._parts[0]
     other.drop([1])
     other.fit(0, tolerance=1e-5)
     assert torch.equal(svms.weights, before)
     assert all(np.array_equal(a, b.duals) for a, b in zip(duals, svms.blocks, strict=True))
     assert not torch.equal(other.weights, before)
+
+
+def test_rows_come_back_from_the_places_of_a_store() -> None:
+    store = RowStore(length=3, capacity=BLOCK)
+    rows = torch.randn(3 * BLOCK + 5, 3).half()  # more than fit into one stretch of memory
+    places = store.add(rows)
+    assert torch.equal(store.take(places), rows)
+    order = np.random.default_rng(0).permutation(len(places))
+    assert torch.equal(store.take(places[order]), rows[torch.from_numpy(order)])
+    store.release(places[:BLOCK])
+    again = store.add(rows[:BLOCK].flip(0))
+    assert set(again) == set(places[:BLOCK])
+    assert torch.equal(store.take(again), rows[:BLOCK].flip(0))
+    assert torch.equal(store.take(places[BLOCK:]), rows[BLOCK:])
+
+
+def test_what_one_store_releases_another_that_shares_it_still_reads() -> None:
+    store = RowStore(length=2, capacity=BLOCK)
+    places = store.add(torch.ones(4, 2))
+    other = store.share()
+    store.release(places)
+    store.add(torch.zeros(4, 2))
+    own = other.add(torch.full((4, 2), 3.0))
+    assert bool((other.take(places) == 1).all())
+    assert bool((other.take(own) == 3).all())
+    del other
+    gc.collect()
+    assert set(places) <= set(store.add(torch.zeros(4, 2)))
+
+
+def test_classes_that_use_few_rows_take_little_memory() -> None:
+    classes = 2000
+    svms = DualCoordinateDescentSvm(length=8, num_classes=classes)
+    rows, labels = torch.randn(classes, 8), np.arange(classes)
+    high, low = np.zeros((classes, classes)), np.zeros((classes, classes))
+    high[labels, labels], low[labels, labels - 1] = COST, -COST
+    svms.add(rows, low, high)
+    svms.fit(5, tolerance=1e-3)
+    entries = sum(len(block.bounds) for block in svms.blocks)
+    assert entries == 2 * classes
+    assert svms.count_positives() == svms.count_negatives() == [1] * classes

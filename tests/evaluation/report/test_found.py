@@ -73,3 +73,14 @@ def test_names_of_classes_and_images_are_text(tmp_path: Path, hostile: str) -> N
 def test_a_page_of_nothing(tmp_path: Path) -> None:
     document, _ = _page(tmp_path, {"a.jpg": [0]}, ("cat",))
     assert "nothing" in document.visible_text()
+
+
+def test_a_page_of_very_many_images_shows_the_first(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.evaluation.report.found.MOST_PICTURES", 2)
+    document, _ = _page(tmp_path)
+    assert [each["class"] for each in _figures(document)] == ["c0 c1", "none"]
+    text = document.visible_text()
+    assert "The first 2 of 4 images are shown" in text
+    assert "Not readable" in text  # the figures above are of all
+    assert "dog (1)" in text
+    assert "dog (2)" not in text

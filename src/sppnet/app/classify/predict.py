@@ -3,8 +3,10 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -32,12 +34,13 @@ from sppnet.classification import (
     ViewPlan,
     load_classifier,
     match_classes,
+    predict_each,
     predict_files,
     rank_scores,
     score_predictions,
     scoring_split,
 )
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.errors import NothingUsableError, OutputError, Problem, UsageError
 from sppnet.evaluation import (
     ClassificationFigures,
     to_jpeg_bytes,
@@ -54,9 +57,11 @@ from sppnet.images import (
 )
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes, write_json
+from sppnet.storage.files import json_text, write_text
 
 UNFINISHED, PICTURES = "unfinished", "pictures"
 SHOWN = 20
+EMPTY_IMAGES = '  "images": [],\n'
 
 
 def run_val(
@@ -168,26 +173,33 @@ def run_predict(
     if dry_run:
         _say_plan(classifier, listing.paths, chosen)
         return
-    found = _predict(classifier, listing.paths, chosen, ensure_output_folder(out), show)
-    for problem in found.problems:
-        tally.add_failed(problem)
-    tally.add_ok(len(found.kept))
-    records = _records(classifier, listing.paths, listing.files, found, top)
-    counts = _count_best(records, classifier.names)
+    cache = FeatureCache(ensure_output_folder(out) / UNFINISHED)
+    found, counts = _Rows(cache), Counter(dict.fromkeys(classifier.names, 0))
+    for each in predict_each(classifier, listing.paths, chosen, cache, show):
+        if isinstance(each, Problem):
+            tally.add_failed(each)
+            continue
+        found.keys[each.number] = each.key
+        counts[classifier.names[int(rank_scores(each.row, 1)["labels"][0])]] += 1
+        tally.add_ok()
+
+    def records() -> Iterator[dict[str, Any]]:
+        return _records(classifier, listing.paths, listing.files, found, top)
+
     document = {
         "model": str(model),
         "names": list(classifier.names),
         "score_kind": classifier.score_kind,
         "view": _view_words(chosen),
         "counts": dict(counts),
-        "images": records,
+        "images": [],
         "failed": shared.plain_problems(tally.problems),
     }
-    _write_predictions(out, document)
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    _write_predictions(out, document, records)
+    _say_predictions(list(islice(records(), SHOWN)), tally.ok, counts)
     if with_page:
-        _write_page(out, records, classifier.names)
-    _say_predictions(records, counts)
+        _write_page(out, list(records()), classifier.names)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     shared.say_results(out / "predictions.json", out / "predictions.csv", out / "counts.csv")
     tally.finish()
 
@@ -235,16 +247,38 @@ def _predict(
     return predict_files(classifier, paths, view, cache=cache, track=show)
 
 
+class _Rows:
+    """The scores of each image that was read, which stay on disk: there may be many.
+
+    Args:
+        cache: Where they are.
+
+    Attributes:
+        keys: By the position of the image, the key of its scores.
+    """
+
+    def __init__(self, cache: FeatureCache) -> None:
+        self.cache = cache
+        self.keys: dict[int, str] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        """Each image and its scores (K,), from the disk."""
+        for index, key in self.keys.items():
+            record = self.cache.get(key)
+            if record is None:
+                raise OutputError("lost a file that it had just written", path=self.cache.folder)
+            yield index, record["row"]
+
+
 def _records(
     classifier: ImageClassifier,
     paths: Sequence[Path],
     files: Mapping[Path, str],
-    found: FeatureSet,
+    found: _Rows,
     top: int,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """One record for each image that was read, as predictions.json holds it."""
-    records: list[dict[str, Any]] = []
-    for index, row in zip(found.kept.tolist(), found.rows, strict=True):
+    for index, row in found:
         best = rank_scores(row, top)
         labels, scores = best["labels"].tolist(), best["scores"].tolist()
         record = {
@@ -256,29 +290,37 @@ def _records(
         }
         if classifier.score_kind == "probability":
             record["confidence"] = scores[0]
-        records.append(record)
-    return records
+        yield record
 
 
-def _count_best(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Counter[str]:
-    """How many images each class is the best of, in the order of the names."""
-    counts = Counter(dict.fromkeys(names, 0))
-    counts.update(record["names"][0] for record in records)
-    return counts
+Records = Callable[[], Iterator[dict[str, Any]]]
 
 
-def _write_predictions(out: Path, document: dict[str, Any]) -> None:
-    """Write the JSON file and the tables."""
-    write_json(out / "predictions.json", document)
-    rows: list[list[object]] = []
-    for record in document["images"]:
-        cells = zip(record["names"], record["labels"], record["scores"], strict=True)
-        for rank, (name, label, score) in enumerate(cells, start=1):
-            sure = _confidence(score, document["score_kind"])
-            rows.append([record["file"], name, rank, label, score, sure])
+def _write_predictions(out: Path, document: dict[str, Any], records: Records) -> None:
+    """Write the JSON file, of which ``images`` is still empty, and the tables."""
+
+    def rows() -> Iterator[list[object]]:
+        for record in records():
+            cells = zip(record["names"], record["labels"], record["scores"], strict=True)
+            for rank, (name, label, score) in enumerate(cells, start=1):
+                sure = _confidence(score, document["score_kind"])
+                yield [record["file"], name, rank, label, score, sure]
+
+    write_text(out / "predictions.json", _with_images(json_text(document), records()))
     header = ["file", "name", "rank", "label", "score", "confidence"]
-    write_table(out / "predictions.csv", header, rows)
+    write_table(out / "predictions.csv", header, rows())
     write_table(out / "counts.csv", ["class", "images"], list(document["counts"].items()))
+
+
+def _with_images(text: str, records: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The text of a document, with records in its empty list of images."""
+    begin, empty, end = text.partition(EMPTY_IMAGES)
+    yield begin + empty.rstrip("],\n")
+    between = "\n"
+    for record in records:
+        yield between + indent(json_text(record).rstrip(), "    ")
+        between = ",\n"
+    yield ("\n  ]" if between != "\n" else "]") + ",\n" + end
 
 
 def _write_answers(
@@ -305,17 +347,17 @@ def _confidence(score: float, kind: str) -> object:
     return Number(f"{score:.4f}") if kind == "probability" else ""
 
 
-def _say_predictions(records: list[dict[str, Any]], counts: Mapping[str, int]) -> None:
+def _say_predictions(
+    records: Sequence[dict[str, Any]], total: int, counts: Mapping[str, int]
+) -> None:
     """Print the first images with their best class, and how many images each class has."""
-    rows = [
-        [each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records[:SHOWN]
-    ]
+    rows = [[each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records]
     if rows:
         say_table(["image", "class", "score"], rows)
         say()
         say_table(["class", "images"], [pair for pair in counts.items() if pair[1]])
-    if len(records) > SHOWN:
-        note(f"{len(records) - SHOWN} more images are in the files")
+    if total > len(records):
+        note(f"{total - len(records)} more images are in the files")
 
 
 def _say_plan(

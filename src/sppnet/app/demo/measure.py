@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sppnet.app.demo.scores import CHANCE, TRAINED, UNTRAINED, Curve, DemoScores
 from sppnet.app.demo.steps import DemoSteps
-from sppnet.app.detect.predict import ImageOutcome
+from sppnet.app.detect.outcomes import ImageOutcome
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import Classifier, View, predict_files, score_predictions

@@ -14,7 +14,7 @@ import torch
 from sppnet.app.classify.shared import RunOptions
 from sppnet.app.classify.train import make_network
 from sppnet.app.demo.config import UNTRAINED, DemoConfig
-from sppnet.app.detect.predict import ImageOutcome, OutcomeStore, ReadImage
+from sppnet.app.detect.outcomes import ImageOutcome, OutcomeStore, ReadImage
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, track
 from sppnet.backbones import build_backbone

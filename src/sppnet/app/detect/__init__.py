@@ -13,6 +13,7 @@ import typer
 from sppnet.app.console import note, tells_cache
 from sppnet.app.options import (
     Budget,
+    CacheSize,
     DataFolder,
     Download,
     Fresh,
@@ -89,6 +90,7 @@ def train(
     out: Out,
     split: Split = None,
     cache: CacheFolder = None,
+    cache_size: CacheSize = None,
     keep_cache: KeepCache = False,
     fresh: Fresh = False,
     download: Download = False,
@@ -109,7 +111,8 @@ def train(
     if budget is not None and settings.tune != "none":
         raise UsageError("--budget tries settings without a fine-tuning, so --tune must be none")
     job = TrainingJob(
-        *(data, part, out, settings, run.device, workers, cache, download, keep_cache, budget)
+        *(data, part, out, settings, run.device, workers, cache, download, keep_cache, budget),
+        cache_size=cache_size,
     )
     if run.dry_run:
         job.explain()

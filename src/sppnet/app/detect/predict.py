@@ -1,23 +1,29 @@
 """The work of ``sppnet detect predict``: a detector over many images, and what it leaves."""
 
 import os
-import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say, say_table
+from sppnet.app.detect.outcomes import (
+    OutcomeStore,
+    PerImage,
+    PreparedImage,
+    ReadImage,
+    Seen,
+    detect_image,
+)
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
-from sppnet.detection import CombinedDetector, Detector, ExternalProposals
+from sppnet.detection import CombinedDetector, Detector
 from sppnet.detection.combined import AnyDetector
 from sppnet.detection.watch import NO_POINT, watch_frames
 from sppnet.errors import InputError, UsageError
@@ -33,92 +39,15 @@ from sppnet.evaluation.report import write_found_page
 from sppnet.evaluation.results_writing import write_table
 from sppnet.geometry import Detections
 from sppnet.images import list_images
-from sppnet.images.decode import content_number, decode_content, read_content
-from sppnet.images.listing import DETECTIONS, OVERLAYS, distinct_ids
+from sppnet.images.listing import DETECTIONS, OVERLAYS, Listing, distinct_ids
 from sppnet.images.video import VideoWriter, frame_rate
-from sppnet.progress import Track
-from sppnet.storage import FeatureCache, ensure_output_folder, sha256_bytes, write_bytes
+from sppnet.progress import Track, one_ahead
+from sppnet.storage import ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
-STAGES = ("decode", "features", "proposals", "windows")
-OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
 LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
-
-
-@dataclass(frozen=True)
-class ImageOutcome:
-    """What a detector did with one image.
-
-    Args:
-        detections: What was found.
-        proposals: (W, 4) boxes that were scored, xyxy in pixels.
-        seconds: Time of each of :data:`STAGES`.
-        number: The number by which the file's content is known again.
-    """
-
-    detections: Detections
-    proposals: Tensor
-    seconds: tuple[float, ...]
-    number: int
-
-
-@dataclass(frozen=True)
-class ReadImage:
-    """An image file that was read once, so that what is hashed, decoded and drawn is one photo.
-
-    Args:
-        path: The file.
-        data: Its bytes.
-    """
-
-    path: Path
-    data: bytes
-
-    @classmethod
-    def of(cls, path: Path) -> "ReadImage":
-        """Read a file; raises ``InputError``."""
-        return cls(path, read_content(path))
-
-    @cached_property
-    def pixels(self) -> Tensor:
-        """The image, (3, H, W) float32 RGB 0..1; raises ``InputError``."""
-        return decode_content(self.data, self.path)
-
-
-def detect_image(
-    detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
-) -> ImageOutcome:
-    """Run a detector on one image, from its bytes to its boxes.
-
-    Args:
-        detector: The detector, or several as one.
-        image: The image file.
-        external: Proposals from a file, used instead of a search in the pixels.
-
-    Returns:
-        Detections, proposals and times.
-
-    Raises:
-        InputError: If the file cannot be decoded.
-    """
-    times = [time.perf_counter()]
-    pixels = image.pixels
-    times.append(time.perf_counter())
-    encoded = detector.encode(pixels)
-    times.append(time.perf_counter())
-    size_hw = (pixels.shape[1], pixels.shape[2])
-    given = None if external is None else external.look_up(image.path, size_hw)
-    proposals = detector.propose(pixels, encoded, given)
-    times.append(time.perf_counter())
-    detections = detector.detect(encoded, proposals)
-    times.append(time.perf_counter())
-    return ImageOutcome(
-        detections,
-        proposals,
-        tuple(end - start for start, end in pairwise(times)),
-        content_number(image.data),
-    )
+FIRST_BYTES = 1024  # of a JPEG file, which hold its comment
 
 
 def open_detectors(
@@ -143,80 +72,6 @@ def open_detectors(
         for detector in detectors:
             detector.inference = detector.inference.changed(overrides)
         return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)
-
-
-class OutcomeStore:
-    """Keeps the outcomes of images on disk, so that a run that was stopped continues.
-
-    An outcome is found again only under all that it depends on: the numbers and constants of the
-    detector, the bytes of the image, its proposals in the file of proposals, the kind of device and
-    the number of threads, which change the last bits, and the versions of the software.
-
-    Args:
-        folder: Where the records are kept.
-        detector: The detector, or several as one.
-        proposals_file: File of proposals; None if the detectors search for them.
-        fresh: Whether to compute everything again.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        detector: AnyDetector,
-        proposals_file: Path | None = None,
-        *,
-        fresh: bool = False,
-    ) -> None:
-        self.cache = FeatureCache(folder)
-        self.detector = detector
-        self.external = None if proposals_file is None else ExternalProposals.open(proposals_file)
-        self.fresh = fresh
-        tensors = detector.tensors()
-        self._digest = digest_of(detector.config(), tensors)
-        self._devices = tuple(sorted({tensor.device.type for tensor in tensors.values()}))
-
-    def detect(self, image: ReadImage) -> ImageOutcome:
-        """Look the image up, or run the detector on it and keep the outcome.
-
-        Args:
-            image: The image file.
-
-        Returns:
-            Its outcome; the times are those of the run that computed it.
-
-        Raises:
-            InputError: If the file cannot be decoded.
-        """
-        key = self._key(image)
-        record = None if self.fresh else self.cache.get(key)
-        if record is None:
-            outcome = detect_image(self.detector, image, self.external)
-            self.cache.put(key, _to_record(outcome))
-            return outcome
-        return ImageOutcome(
-            Detections(record["boxes"], record["scores"], record["labels"]),
-            record["windows"],
-            tuple(record["seconds"].tolist()),
-            content_number(image.data),
-        )
-
-    def _key(self, image: ReadImage) -> str:
-        """Everything that an outcome depends on."""
-        return self.cache.make_key(
-            kind="outcome",
-            version=OUTCOME_VERSION,
-            detector=self._digest,
-            proposals=None if self.external is None else self.external.digest(image.path),
-            image=sha256_bytes(image.data),
-            devices=self._devices,
-            threads=torch.get_num_threads(),
-        )
-
-
-def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
-    """Write an outcome as named tensors."""
-    seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
-    return {**outcome.detections, "windows": outcome.proposals, "seconds": seconds}
 
 
 @dataclass
@@ -339,25 +194,67 @@ class PredictionJob:
         thresholds, why = self._thresholds(detector)
         note(why)
         store = OutcomeStore(
-            ensure_output_folder(self.out) / "cache", detector, self.proposals_file, fresh=fresh
+            ensure_output_folder(self.out) / "cache",
+            detector,
+            self.proposals_file,
+            fresh=fresh,
+            keep_proposals=False,
         )
-        found: dict[str, Detections] = {}
         pictures = overlay_names(listing.files.values())
-        for path in self.track(listing.paths, "detecting", total=len(listing.paths)):
-            file = listing.files[path]
-            try:
-                image = ReadImage.of(path)
-                detections = self._reported(detector, store.detect(image).detections, thresholds)
-                self._draw(image, pictures[file], detections, detector.names, thresholds)
-            except InputError as error:
-                tally.add_failed(error)
-                continue
-            found[file] = detections
-            tally.add_ok()
+        found = self._look_at_all(listing, store, pictures, thresholds, tally)
         if found:
+            paths = {file: path for path, file in listing.files.items()}
             failed = [file for file in listing.files.values() if file not in found]
-            self._write(found, failed, pictures, detector.names, thresholds, why)
+
+            def reported(file: str) -> Detections:
+                detections = store.recall(found[file].key, paths[file])
+                return self._reported(detector, detections, thresholds)
+
+            everything = PerImage(list(found), reported)
+            self._write(found, everything, failed, pictures, detector.names, thresholds, why)
         tally.finish()
+
+    def _look_at_all(
+        self,
+        listing: Listing,
+        store: OutcomeStore,
+        pictures: Mapping[str, str],
+        thresholds: Sequence[float],
+        tally: Tally,
+    ) -> dict[str, Seen]:
+        """Detect and draw; while one image is convolved, the next is decoded and the last drawn."""
+        found: dict[str, Seen] = {}
+        drawn: tuple[str, Seen, Future[None]] | None = None
+
+        def settle() -> None:
+            if drawn is not None:
+                file, seen, drawing = drawn
+                try:
+                    drawing.result()
+                except InputError as error:
+                    tally.add_failed(error)
+                else:
+                    found[file] = seen
+                    tally.add_ok()
+
+        with ThreadPoolExecutor(1) as drawer:
+            ahead = one_ahead(listing.paths, lambda path: store.prepare(ReadImage.of(path)))
+            for path, prepared in self.track(ahead, "detecting", total=len(listing.paths)):
+                try:
+                    ready = prepared.result()
+                    detections = ready.finish().detections
+                except InputError as error:
+                    tally.add_failed(error)
+                    continue
+                reported = self._reported(store.detector, detections, thresholds)
+                counted = reported.labels[reaches(reported, thresholds)].unique(return_counts=True)
+                seen = Seen(ready.key, dict(zip(*(each.tolist() for each in counted), strict=True)))
+                file = listing.files[path]
+                settle()
+                words = (ready, pictures[file], reported, thresholds)
+                drawn = file, seen, drawer.submit(self._draw, *words)
+            settle()
+        return found
 
     def _thresholds(self, detector: AnyDetector) -> tuple[tuple[float, ...], str]:
         """Least score of each class that counts, and where it is from."""
@@ -383,26 +280,33 @@ class PredictionJob:
         return detections if points is None else points.with_confidence(detections)
 
     def _draw(
-        self,
-        image: ReadImage,
-        name: str,
-        found: Detections,
-        names: tuple[str, ...],
-        thresholds: Sequence[float],
+        self, ready: PreparedImage, name: str, found: Detections, thresholds: Sequence[float]
     ) -> None:
-        """Write the picture of one image with its detections."""
+        """Write the picture of one image with its detections, unless the very same is there."""
+        detector, path = ready.store.detector, self.out / OVERLAYS / name
+        points = detector.operating_points
+        about = {
+            "outcome": ready.key,
+            "names": detector.names,
+            "shown": list(thresholds) if self.show_above is None else self.show_above,
+            "confidence": None if points is None else points.config(),
+            "given": self.score_threshold,
+        }
+        mark = f"sppnet {digest_of(about, {})}"
+        if not ready.store.fresh and _begins_with(path, mark):
+            return
         if self.show_above is None:
             shown = found.select(reaches(found, thresholds))
         else:
             shown = found.select(found.scores >= self.show_above)
-        picture = draw_detections(image.pixels, shown, names)
-        path = self.out / OVERLAYS / name
+        picture = draw_detections(ready.image.pixels, shown, detector.names)
         ensure_output_folder(path.parent)
-        write_bytes(path, to_jpeg_bytes(picture, OVERLAY_SIDE))
+        write_bytes(path, to_jpeg_bytes(picture, OVERLAY_SIDE, comment=mark))
 
     def _write(
         self,
-        found: Mapping[str, Detections],
+        found: Mapping[str, Seen],
+        reported: Mapping[str, Detections],
         failed: Sequence[str],
         pictures: Mapping[str, str],
         names: tuple[str, ...],
@@ -412,16 +316,15 @@ class PredictionJob:
         """Write tables and page, and print how many there are of each class."""
         ids = result_ids([*found, *failed])
         files = {ids[file]: file for file in found}
-        everything = {ids[file]: each for file, each in found.items()}
-        counted = {
-            image: each.select(reaches(each, thresholds)) for image, each in everything.items()
-        }
-        counts: dict[str, list[int] | None] = {
-            file: counted[ids[file]].labels.bincount(minlength=len(names)).tolist()
-            for file in found
-        }
-        counts |= dict.fromkeys(failed)
-        counts = dict(sorted(counts.items()))
+        everything = PerImage(list(files), lambda image: reported[files[image]])
+        counted = PerImage(
+            list(files),
+            lambda image: everything[image].select(reaches(everything[image], thresholds)),
+        )
+        counts: Mapping[str, list[int] | None] = PerImage(
+            sorted([*found, *failed]),
+            lambda file: found[file].all_counts(len(names)) if file in found else None,
+        )
         write_coco_results(
             self.out / DETECTIONS, everything, names, files=files, thresholds=thresholds
         )
@@ -430,12 +333,22 @@ class PredictionJob:
         links = {file: f"{OVERLAYS}/{pictures[file]}" for file in found}
         page_line = why[0].upper() + why[1:]
         write_found_page(self.out / "index.html", counts, names, links, subtitle=page_line)
-        numbers = torch.tensor([each for each in counts.values() if each is not None])
-        rows = zip(names, numbers.sum(0).tolist(), (numbers > 0).sum(0).tolist(), strict=True)
+        totals, shown_in = Counter[int](), Counter[int]()
+        for each in found.values():
+            totals.update(each.counts)
+            shown_in.update(each.counts.keys())
+        rows = [(name, totals[label], shown_in[label]) for label, name in enumerate(names)]
         say_table(["class", "found", "in images"], rows)
-        say(f"{int(numbers.sum())} detections in {len(found)} images")
+        say(f"{totals.total()} detections in {len(found)} images")
         for name in ("index.html", "counts.csv", "detections.csv", DETECTIONS):
             say(f"wrote {self.out / name}")
+
+
+def _begins_with(path: Path, mark: str) -> bool:
+    """Whether a file is there that has a mark among its first bytes."""
+    with suppress(OSError), path.open("rb") as file:
+        return mark.encode() in file.read(FIRST_BYTES)
+    return False
 
 
 def result_ids(files: Iterable[str]) -> dict[str, str]:

@@ -56,6 +56,7 @@ from sppnet.training.checkpoints import Checkpoints
 PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
 TRIALS = "trials"  # folder of what was tried
 SECONDS_PER_MINUTE = 60.0
+GIGABYTE = 10**9
 
 
 @dataclass
@@ -73,6 +74,7 @@ class TrainingJob:
         download: Whether missing weights may be downloaded.
         keep_cache: Whether maps and proposals stay in ``out``/cache when the model stands.
         budget: Minutes in which settings are tried on held-out photos; None takes them as given.
+        cache_size: The most GB that maps and proposals may take on disk; None for no limit.
     """
 
     data: Path
@@ -85,6 +87,12 @@ class TrainingJob:
     download: bool = False
     keep_cache: bool = False
     budget: float | None = None
+    cache_size: float | None = None
+
+    @property
+    def most_bytes(self) -> int | None:
+        """The most that maps and proposals may take on disk; None for no limit."""
+        return None if self.cache_size is None else round(self.cache_size * GIGABYTE)
 
     @property
     def cache_folder(self) -> Path:
@@ -104,11 +112,21 @@ class TrainingJob:
             f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
         )
         say(f"would convolve {describe_scales(encoder)}")
-        say(f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}")
+        say(self._describe_disk(map_bytes, len(dataset)))
         if self.budget is not None:
             say(f"would try settings on held-out photos, {self.budget:g} min with the training")
         announce(stages)
         report_problems(dataset.problems)
+
+    def _describe_disk(self, map_bytes: float, images: int) -> str:
+        """Say how much would be written, for each photo and in all, and what is not kept."""
+        each = f"{human_bytes(map_bytes / max(1, images))} a photo"
+        text = f"would write about {human_bytes(map_bytes)} of feature maps to {self.cache_folder}"
+        most = self.most_bytes
+        if most is None or map_bytes <= most:
+            return f"{text}, {each}"
+        share = f"at most {human_bytes(most)} of them are kept, {most / map_bytes:.0%}"
+        return f"{text}, {each}; {share}: the rest is convolved again in each pass"
 
     def run(self, *, fresh: bool = False) -> int:
         """Train, or continue a run that was stopped; returns the exit code."""
@@ -134,7 +152,8 @@ class TrainingJob:
                 note(f"{self.out} holds a finished run; --fresh trains again")
                 return self._report_again(dataset)
             keep = self.keep_cache or self.cache is not None
-            with cache_of_run(self.cache_folder, keep=keep, flag="--keep-cache") as cache:
+            folder, most = self.cache_folder, self.most_bytes
+            with cache_of_run(folder, keep=keep, flag="--keep-cache", most_bytes=most) as cache:
                 job = self if self.budget is None else self._within_budget(dataset, run, cache)
                 problems, detector = job._train(dataset, run, cache, wanted)
                 run.mark_done("model")

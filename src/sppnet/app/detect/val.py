@@ -9,14 +9,8 @@ from typing import Any
 import torch
 
 from sppnet.app.console import human_seconds, note, report_problems, say, say_table, warn
-from sppnet.app.detect.predict import (
-    STAGES,
-    ImageOutcome,
-    OutcomeStore,
-    ReadImage,
-    detect_image,
-    open_detectors,
-)
+from sppnet.app.detect.outcomes import STAGES, ImageOutcome, OutcomeStore, ReadImage, detect_image
+from sppnet.app.detect.predict import open_detectors
 from sppnet.app.progress import track
 from sppnet.detection.combined import AnyDetector
 from sppnet.detection.detector import keep_operating_points

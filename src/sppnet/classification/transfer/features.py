@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from sppnet.classification.views import View
 from sppnet.errors import InputError, Problem
 from sppnet.images import flip_left_right, group_equal_sizes
 from sppnet.images.decode import content_number, decode_content, read_content
-from sppnet.progress import Track, no_tracking
+from sppnet.progress import Track, no_tracking, one_ahead
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
 
@@ -355,27 +356,93 @@ def apply_to_files(
     Returns:
         The rows, and a finding for each image that cannot be used.
     """
-    rows: dict[int, Tensor] = {}
-    digests: dict[int, int] = {}
+    kept: list[FileRow] = []
     problems: list[Problem] = []
-    pending: list[tuple[int, str, Tensor]] = []
-    for index, path in enumerate(track(paths, words, total=len(paths))):
+    for each in rows_of_files(paths, function, cache=cache, track=track, words=words):
+        if isinstance(each, Problem):
+            problems.append(each)
+        else:
+            kept.append(each)
+    return FeatureSet(
+        rows=torch.stack([each.row for each in kept]) if kept else torch.empty(0, 0),
+        kept=torch.tensor([each.number for each in kept], dtype=torch.int64),
+        digests=torch.tensor([each.digest for each in kept], dtype=torch.int64),
+        problems=tuple(problems),
+    )
+
+
+class FileRow(NamedTuple):
+    """The row of an image file.
+
+    Args:
+        number: The position of the file in the list that was asked for.
+        key: Under which the cache keeps the row.
+        digest: The first 8 bytes of the file's SHA-256.
+        row: (D,) float32.
+    """
+
+    number: int
+    key: str
+    digest: int
+    row: Tensor
+
+
+class _Prepared(NamedTuple):
+    """An image file that was read: its row if the cache has it, else its pixels."""
+
+    number: int
+    key: str
+    digest: int
+    row: Tensor | None
+    view: Tensor | None
+
+
+def rows_of_files(
+    paths: Sequence[str | Path],
+    function: ImageFunction,
+    *,
+    cache: FeatureCache | None = None,
+    track: Track = no_tracking,
+    words: str = "computing",
+) -> Iterator[FileRow | Problem]:
+    """Do what :func:`apply_to_files` does, and keep nothing: each row as soon as it is there.
+
+    While images are computed, another thread reads and decodes the next one.
+
+    Args:
+        paths: Image files of any sizes.
+        function: Turns images into rows.
+        cache: Where rows are kept.
+        track: Shows the progress over the images.
+        words: What the progress says is being done.
+
+    Yields:
+        In the order of the files: a row, or a finding about an image that cannot be used. A finding
+        may come before the rows of images that wait for their batch.
+    """
+
+    def prepare(numbered: tuple[int, str | Path]) -> _Prepared:
+        index, path = numbered
+        data = read_content(path)
+        key, digest = cache_key(function, data), content_number(data)
+        record = None if cache is None else cache.get(key)
+        if record is not None:
+            return _Prepared(index, key, digest, record["row"], None)
+        return _Prepared(index, key, digest, None, function.view.apply(decode_content(data, path)))
+
+    waiting: list[_Prepared] = []
+    ahead = one_ahead(enumerate(paths), prepare)
+    for _, prepared in track(ahead, words, total=len(paths)):
         try:
-            data = read_content(path)
-            key = cache_key(function, data)
-            record = None if cache is None else cache.get(key)
-            if record is None:
-                pending.append((index, key, function.view.apply(decode_content(data, path))))
-            else:
-                rows[index] = record["row"]
-            digests[index] = content_number(data)
+            waiting.append(prepared.result())
         except InputError as error:
-            problems.append(Problem.of(error, action="left out"))
-        if len(pending) >= function.batch:
-            rows.update(_compute(function, pending, cache))
-            pending = []
-    rows.update(_compute(function, pending, cache))
-    return _gather(rows, digests, problems)
+            yield Problem.of(error, action="left out")
+            continue
+        is_known = waiting[0].row is not None  # then nothing before it has to be computed
+        if is_known or sum(each.view is not None for each in waiting) >= function.batch:
+            yield from _compute(function, waiting, cache)
+            waiting = []
+    yield from _compute(function, waiting, cache)
 
 
 def cache_key(function: ImageFunction, data: bytes) -> str:
@@ -386,26 +453,15 @@ def cache_key(function: ImageFunction, data: bytes) -> str:
 
 
 def _compute(
-    function: ImageFunction, pending: list[tuple[int, str, Tensor]], cache: FeatureCache | None
-) -> dict[int, Tensor]:
-    """Compute the rows of some images and cache them."""
-    if not pending:
-        return {}
-    rows = function.compute([image for _, _, image in pending])
-    for (_, key, _), row in zip(pending, rows, strict=True):
-        if cache is not None:
-            cache.put(key, {"row": row.clone()})
-    return {index: row for (index, _, _), row in zip(pending, rows, strict=True)}
-
-
-def _gather(
-    rows: dict[int, Tensor], digests: dict[int, int], problems: list[Problem]
-) -> FeatureSet:
-    """Put rows in the order of the images."""
-    kept = sorted(rows)
-    return FeatureSet(
-        rows=torch.stack([rows[index] for index in kept]) if kept else torch.empty(0, 0),
-        kept=torch.tensor(kept, dtype=torch.int64),
-        digests=torch.tensor([digests[index] for index in kept], dtype=torch.int64),
-        problems=tuple(problems),
-    )
+    function: ImageFunction, waiting: Sequence[_Prepared], cache: FeatureCache | None
+) -> Iterator[FileRow]:
+    """Compute the rows that are missing, and cache them."""
+    views = [each.view for each in waiting if each.view is not None]
+    computed = iter(function.compute(views) if views else ())
+    for each in waiting:
+        row = each.row
+        if row is None:
+            row = next(computed).clone()  # not a part of all rows of the batch
+            if cache is not None:
+                cache.put(each.key, {"row": row})
+        yield FileRow(each.number, each.key, each.digest, row)

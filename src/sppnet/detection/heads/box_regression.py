@@ -86,7 +86,7 @@ class RidgeBoxRegressor:
         self.strength, self.spread = strength, spread
 
     def fit(
-        self, features: list[Tensor], proposals: list[Tensor], targets: list[Tensor]
+        self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Tensor]
     ) -> "RidgeBoxRegressor":
         """Fit every class; a class without samples leaves boxes as they are.
 
@@ -98,12 +98,27 @@ class RidgeBoxRegressor:
         Returns:
             Itself.
         """
-        fitted = [
-            self._fit_class(rows, boxes_to_deltas(boxes.double(), goals.double()))
-            for rows, boxes, goals in zip(features, proposals, targets, strict=True)
-        ]
-        self.weights_ = torch.stack([weights for weights, _ in fitted])
-        self.bias_ = torch.stack([bias for _, bias in fitted])
+        samples = zip(features, proposals, targets, strict=True)
+        return self.fit_in_turn(samples, len(features))
+
+    def fit_in_turn(
+        self, samples: Iterable[tuple[Tensor, Tensor, Tensor]], num_classes: int
+    ) -> "RidgeBoxRegressor":
+        """Fit class by class as :meth:`fit` does; the samples of one need be there at a time.
+
+        Args:
+            samples: Per class, its (S, D) features, (S, 4) proposals and (S, 4) targets.
+            num_classes: K.
+
+        Returns:
+            Itself.
+        """
+        for label, (rows, boxes, goals) in enumerate(samples):
+            if not label:
+                self.weights_ = torch.zeros(num_classes, rows.shape[1], 4)
+                self.bias_ = torch.zeros(num_classes, 4)
+            deltas = boxes_to_deltas(boxes.double(), goals.double())
+            self.weights_[label], self.bias_[label] = self._fit_class(rows, deltas)
         return self
 
     def _fit_class(self, rows: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
@@ -295,11 +310,9 @@ class BoxCascade:
             kept = [BoxSamples(self._limit(groups), encoder.length) for _ in range(groups)]
             for image, encoded, proposals in samples:
                 self._collect(image, encoded, proposals, encoder, feature_scale, kept, draw)
-            features, boxes, targets = zip(*(each.take() for each in kept), strict=True)
-            stage = RidgeBoxRegressor(self.constants.strength, self.constants.spread).fit(
-                list(features), list(boxes), list(targets)
-            )
-            stage.weights_ = stage.weights_ * feature_scale
+            stage = RidgeBoxRegressor(self.constants.strength, self.constants.spread)
+            stage.fit_in_turn((kept.pop(0).take() for _ in range(groups)), groups)
+            stage.weights_ *= feature_scale
             self.stages_.append(stage)
         return self
 

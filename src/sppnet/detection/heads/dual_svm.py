@@ -1,10 +1,12 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Rows per block; their products with each other are kept.
@@ -18,62 +20,150 @@ NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
 # Blocks of which a smaller share of the rows is used are rebuilt.
 LEAST_USE = 0.5
+PART_BYTES = 2**26  # of rows that are kept together, unless the caller says how many there will be
+Places = NDArray[np.int64]
+
+
+class RowStore:
+    """Feature vectors in float16, in few large stretches of memory whose places are used again.
+
+    Many small tensors that come and go would tear the heap, and a process would hold several times
+    the memory that it uses. A stretch is touched only as it is filled.
+
+    Args:
+        length: D.
+        capacity: Rows of a stretch of memory; more rows take another one.
+
+    Example:
+        >>> store = RowStore(length=2, capacity=3)
+        >>> places = store.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> store.release(places[:1])
+        >>> store.add(torch.tensor([[5.0, 6.0]])).tolist(), store.take(places[1:]).tolist()
+        ([0], [[3.0, 4.0]])
+    """
+
+    def __init__(self, length: int, capacity: int | None = None) -> None:
+        self.length = length
+        self.capacity = max(BLOCK, capacity or PART_BYTES // (2 * length))
+        self._parts: list[Tensor] = []
+        self._free: list[int] = []
+        self._next = 0  # first place that was never used
+        self._readers: WeakSet[RowStore] = WeakSet()
+        self._waiting: list[int] = []  # released, but a reader may still need them
+
+    def add(self, rows: Tensor) -> Places:
+        """Keep (B, D) rows in float16; (B,) their places."""
+        if self._waiting and not self._readers:
+            self._free, self._waiting = self._free + self._waiting, []
+        again = [self._free.pop() for _ in range(min(len(rows), len(self._free)))]
+        fresh = range(self._next, self._next + len(rows) - len(again))
+        self._next = fresh.stop
+        while len(self._parts) * self.capacity < self._next:
+            self._parts.append(torch.empty(self.capacity, self.length, dtype=torch.float16))
+        places = np.array([*again, *fresh], dtype=np.int64)
+        for part, chosen, inside in self._by_part(places):
+            part[inside] = rows[chosen].half()
+        return places
+
+    def release(self, places: Places) -> None:
+        """Let places be used for other rows."""
+        (self._waiting if self._readers else self._free).extend(places.tolist())
+
+    def take(self, places: Places, out: Tensor | None = None) -> Tensor:
+        """(B, D) the rows in some places, in ``out`` if it is given."""
+        out = torch.empty(len(places), self.length, dtype=torch.float16) if out is None else out
+        for part, chosen, inside in self._by_part(places):
+            if len(inside) == len(places):
+                return torch.index_select(part, 0, inside, out=out)
+            out[chosen] = part[inside]
+        return out
+
+    def share(self) -> "RowStore":
+        """A store with the same rows; what either adds or releases from now on is its own."""
+        other = RowStore(self.length, self.capacity)
+        other._parts = list(self._parts)
+        other._next = len(self._parts) * self.capacity
+        self._readers.add(other)
+        return other
+
+    def _by_part(self, places: Places) -> Iterable[tuple[Tensor, Tensor | slice, Tensor]]:
+        """Each stretch of memory that some places lie in: which of them, and where inside."""
+        if len(self._parts) == 1:  # the usual case, in the innermost loop
+            yield self._parts[0], slice(None), torch.from_numpy(places)
+            return
+        numbers = places // self.capacity
+        for number in np.unique(numbers).tolist():
+            chosen = np.flatnonzero(numbers == number)
+            inside = torch.from_numpy(places[chosen] - number * self.capacity)
+            yield self._parts[number], torch.from_numpy(chosen), inside
 
 
 @dataclass
 class ExampleBlock:
     """A block of examples, their products with each other, and each class's dual variables.
 
-    The dual variable of a row is signed: from 0 to its cost for a positive of the class, from minus
-    its cost to 0 for a negative, and 0 for a row that the class does not use.
+    A class that uses a row has an entry for it. So memory grows with the rows that classes use, not
+    with the product of rows and classes. The dual variable of an entry is signed: from 0 to its
+    cost for a positive of the class, from minus its cost to 0 for a negative.
 
     Args:
-        rows: (B, D) float16 features.
-        low: (B, K) least value of each dual variable; below 0 for negatives.
-        high: (B, K) largest value of each; above 0 for positives.
-        duals: (B, K) present values.
-        products: (B, B) inner products of the rows, each with the constant feature for the bias.
+        places: (B,) of the rows in the store.
         owners: (B,) whose each row is, such as the number of an image.
+        products: (B, B) inner products of the rows, each with the constant feature for the bias.
+        labels: (E,) class of each entry, never falling.
+        rows: (E,) row of each entry in the block.
+        bounds: (E,) cost of a positive, minus that of a negative; 0 once the entry is forgotten.
+        duals: (E,) present values.
 
     Attributes:
-        active: (B, K) whether the last visit changed a dual variable.
-        scores: (B, K) scores by the weights of each class's last fit.
+        active: (E,) whether the last visit changed a dual variable.
+        scores: (E,) scores by the weights of each class's last fit.
+        is_used: (B,) whether any class uses a row.
     """
 
-    rows: Tensor
-    low: np.ndarray
-    high: np.ndarray
-    duals: np.ndarray
-    products: np.ndarray
-    owners: np.ndarray
+    places: Places
+    owners: NDArray[np.int64]
+    products: NDArray[np.float64]
+    labels: NDArray[np.int32]
+    rows: NDArray[np.int32]
+    bounds: NDArray[np.float64]
+    duals: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        self.active = np.zeros(self.low.shape, dtype=bool)
-        self.scores = np.zeros_like(self.low)
+        self.active = np.zeros(len(self.rows), dtype=bool)
+        self.scores = np.zeros(len(self.rows))
+        self.find_used()
 
-    @property
-    def is_used(self) -> np.ndarray:
-        """(B,) whether any class uses a row."""
-        return (self.high != self.low).any(1)
+    def find_used(self) -> None:
+        """Find the rows in use anew, after some entries were forgotten."""
+        self.is_used = np.zeros(len(self.places), dtype=bool)
+        self.is_used[self.rows[self.bounds != 0]] = True
 
-    def find_rows(self, label: int, *, only_active: bool = False) -> np.ndarray:
-        """(R,) indices of the rows of a class, or only of those that are active."""
-        is_member = self.high[:, label] != self.low[:, label]
-        return np.flatnonzero(is_member & self.active[:, label] if only_active else is_member)
+    def span(self, label: int) -> slice:
+        """The entries of a class."""
+        first, end = np.searchsorted(self.labels, [label, label + 1]).tolist()
+        return slice(first, end)
 
-    def ascend(self, label: int, rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
+    def find(self, span: slice, *, only_active: bool = False) -> Places:
+        """(R,) indices of the entries in use of a span, or only of those that are active."""
+        is_member = self.bounds[span] != 0
+        return span.start + np.flatnonzero(
+            is_member & self.active[span] if only_active else is_member
+        )
+
+    def ascend(self, entries: Places, scores: np.ndarray) -> tuple[np.ndarray, float]:
         """Set one dual variable of a class after the other to its best value.
 
         Args:
-            label: The class.
-            rows: (R,) indices of the rows to visit.
+            entries: (R,) indices of the entries of a class to visit.
             scores: (R,) scores by the present weights.
 
         Returns:
             (R,) the changes of the dual variables, and by how much the dual objective rose.
         """
-        low, high, duals = (part[rows, label] for part in (self.low, self.high, self.duals))
-        missing = np.sign(high + low) - scores
+        rows, bounds = self.rows[entries], self.bounds[entries]
+        low, high, duals = np.minimum(bounds, 0), np.maximum(bounds, 0), self.duals[entries]
+        missing = np.sign(bounds) - scores
         products = self.products[np.ix_(rows, rows)]
         curvature = np.maximum(products.diagonal(), 1e-12)
         gain = 0.0
@@ -85,10 +175,24 @@ class ExampleBlock:
                 gain += move * (missing[row] - 0.5 * curvature[row] * move)
                 duals[row] += move
                 missing -= products[row] * move
-        added = duals - self.duals[rows, label]
-        self.duals[rows, label] = duals
-        self.active[rows, label] = added != 0
+        added = duals - self.duals[entries]
+        self.duals[entries] = duals
+        self.active[entries] = added != 0
         return added, float(gain)
+
+    def copy(self) -> "ExampleBlock":
+        """A block with the same rows, whose classes go their own way."""
+        other = ExampleBlock(
+            self.places,
+            self.owners,
+            self.products,
+            self.labels,
+            self.rows,
+            self.bounds.copy(),
+            self.duals.copy(),
+        )
+        other.active, other.scores = self.active.copy(), self.scores.copy()
+        return other
 
 
 class DualCoordinateDescentSvm:
@@ -97,14 +201,15 @@ class DualCoordinateDescentSvm:
     Minimises, for each class, half the squared norm of the weights and of bias / ``bias_factor``,
     plus the cost of each row times its hinge loss. A sweep visits the rows of a class block by
     block; inside a block the dual variables are improved one by one by means of the block's own
-    products, which all classes share. Memory is that of the rows in float16: there is no matrix of
-    the products of all rows.
+    products, which all classes share. Memory is that of the rows in float16 and of what each class
+    uses: there is no matrix of the products of all rows, nor one of rows and classes.
 
     Args:
         length: D.
         num_classes: K.
         bias_factor: Value of the constant feature that stands for the bias; 10 in the 2014 code.
         seed: Seed of the order of the rows, which must be random for fast progress.
+        capacity: About how many rows there will be at most; None if that is not known.
 
     Attributes:
         weights: (K, D), the sum of the rows times their dual variables.
@@ -123,13 +228,19 @@ class DualCoordinateDescentSvm:
     """
 
     def __init__(
-        self, length: int, num_classes: int, bias_factor: float = 10.0, seed: int = 0
+        self,
+        length: int,
+        num_classes: int,
+        bias_factor: float = 10.0,
+        seed: int = 0,
+        capacity: int | None = None,
     ) -> None:
         self.weights = torch.zeros(num_classes, length)
         self.bias = torch.zeros(num_classes)
         self.bias_factor = bias_factor
         self.blocks: list[ExampleBlock] = []
         self._new: list[ExampleBlock] = []
+        self.store = RowStore(length, capacity)
         self._halves = torch.zeros(BLOCK, length, dtype=torch.float16)
         self._values = torch.zeros(BLOCK, length)
         self._random = np.random.default_rng(seed)
@@ -137,7 +248,7 @@ class DualCoordinateDescentSvm:
     @property
     def num_rows(self) -> int:
         """Rows that are held."""
-        return sum(len(block.rows) for block in self.blocks + self._new)
+        return sum(len(block.places) for block in self.blocks + self._new)
 
     def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray, owner: int = NOBODY) -> None:
         """Add rows, to be used from the next fit on.
@@ -149,9 +260,18 @@ class DualCoordinateDescentSvm:
             owner: Whose rows these are, for :meth:`drop`.
         """
         if len(rows):
-            owners = np.full(len(rows), owner)
-            duals = np.zeros_like(low)
-            self._new.append(ExampleBlock(rows.half(), low, high, duals, NO_PRODUCTS, owners))
+            bounds = (low + high).T
+            labels, used = bounds.nonzero()
+            block = ExampleBlock(
+                self.store.add(rows),
+                np.full(len(rows), owner),
+                NO_PRODUCTS,
+                labels.astype(np.int32),
+                used.astype(np.int32),
+                bounds[labels, used],
+                np.zeros(len(labels)),
+            )
+            self._new.append(block)
 
     def drop(self, owners: Collection[int]) -> list[int]:
         """Take out all rows of some owners; what the others say stays, and so do their duals.
@@ -164,15 +284,17 @@ class DualCoordinateDescentSvm:
         """
         changed: set[int] = set()
         for block in self.blocks + self._new:
-            gone = np.flatnonzero(np.isin(block.owners, list(owners)) & block.is_used)
-            if not len(gone):
-                continue
-            duals = block.duals[gone]
-            self.weights -= torch.from_numpy(duals.T).float() @ block.rows[gone].float()
-            self.bias -= self.bias_factor**2 * torch.from_numpy(duals.sum(0)).float()
-            changed |= set(np.flatnonzero((duals != 0).any(0)).tolist())
-            for part in (block.low, block.high, block.duals):
-                part[gone] = 0
+            gone = np.isin(block.owners, list(owners))[block.rows] & (block.bounds != 0)
+            pressing = np.flatnonzero(gone & (block.duals != 0))
+            for label in np.unique(block.labels[pressing]).tolist():
+                entries = pressing[block.labels[pressing] == label]
+                duals = torch.from_numpy(block.duals[entries]).float()
+                rows = self.store.take(block.places[block.rows[entries]])
+                self.weights[label] -= duals @ rows.float()
+                self.bias[label] -= self.bias_factor**2 * float(block.duals[entries].sum())
+                changed.add(label)
+            block.bounds[gone], block.duals[gone] = 0, 0
+            block.find_used()
         return sorted(changed)
 
     def grow(self, num_classes: int) -> None:
@@ -188,19 +310,14 @@ class DualCoordinateDescentSvm:
             [self.weights, self.weights.new_zeros(more, self.weights.shape[1])]
         )
         self.bias = torch.cat([self.bias, self.bias.new_zeros(more)])
-        for block in self.blocks + self._new:
-            for name in ("low", "high", "duals", "active", "scores"):
-                setattr(block, name, np.pad(getattr(block, name), ((0, 0), (0, more))))
 
     def copy(self) -> "DualCoordinateDescentSvm":
         """Copy the solution and what each class uses; the features are shared, not copied."""
         other = DualCoordinateDescentSvm(self.weights.shape[1], len(self.bias), self.bias_factor)
         other.weights, other.bias = self.weights.clone(), self.bias.clone()
-        for ours, theirs in ((self.blocks, other.blocks), (self._new, other._new)):
-            for block in ours:
-                parts = (block.low.copy(), block.high.copy(), block.duals.copy())
-                theirs.append(ExampleBlock(block.rows, *parts, block.products, block.owners))
-                theirs[-1].active[:], theirs[-1].scores[:] = block.active, block.scores
+        other.store = self.store.share()
+        other.blocks = [block.copy() for block in self.blocks]
+        other._new = [block.copy() for block in self._new]
         return other
 
     def fit(self, label: int, tolerance: float) -> float:
@@ -214,16 +331,18 @@ class DualCoordinateDescentSvm:
             The value of the primal objective.
         """
         self._mix()
+        spans = self._spans(label)
         for _ in range(MOST_ROUNDS):
-            gain = self._sweep(label)
-            gain += sum(self._sweep(label, only_active=True) for _ in range(ACTIVE_SWEEPS))
+            gain = self._sweep(label, spans)
+            gain += sum(self._sweep(label, spans, only_active=True) for _ in range(ACTIVE_SWEEPS))
             if gain <= tolerance * self.dual_objective(label):
                 break
-        return self._score_all(label)
+        return self._score_all(label, spans)
 
     def dual_objective(self, label: int) -> float:
         """The dual objective of a class, a lower bound of the primal one."""
-        total = sum(float(np.abs(block.duals[:, label]).sum()) for block in self.blocks)
+        spans = self._spans(label).items()
+        total = sum(float(np.abs(self.blocks[n].duals[span]).sum()) for n, span in spans)
         return total - self._half_square(label)
 
     def forget(self, label: int, below: float) -> None:
@@ -235,9 +354,13 @@ class DualCoordinateDescentSvm:
             label: The class, which must have been fitted.
             below: Scores below this are low.
         """
-        for block in self.blocks:
-            is_idle = (block.scores[:, label] < below) & (block.duals[:, label] == 0)
-            block.low[is_idle, label] = 0
+        for number, span in self._spans(label).items():
+            block = self.blocks[number]
+            is_idle = (block.scores[span] < below) & (block.duals[span] == 0)
+            is_idle &= block.bounds[span] < 0
+            if is_idle.any():
+                block.bounds[span][is_idle] = 0
+                block.find_used()
 
     def compact(self) -> None:
         """Free the memory of all rows that no class uses."""
@@ -248,19 +371,19 @@ class DualCoordinateDescentSvm:
         """Count the negatives of each class."""
         counts = np.zeros(len(self.bias), dtype=np.int64)
         for block in self.blocks + self._new:
-            counts += (block.low < 0).sum(0)
+            counts += np.bincount(block.labels[block.bounds < 0], minlength=len(counts))
         return [int(count) for count in counts]
 
     def count_positives(self) -> list[int]:
         """Count the positives of each class."""
         counts = np.zeros(len(self.bias), dtype=np.int64)
         for block in self.blocks + self._new:
-            counts += (block.high > 0).sum(0)
+            counts += np.bincount(block.labels[block.bounds > 0], minlength=len(counts))
         return [int(count) for count in counts]
 
     def _mix(self) -> None:
         """Put new rows into blocks together with as many old ones, and free unused rows."""
-        count = -(-sum(len(block.rows) for block in self._new) // BLOCK)
+        count = -(-sum(len(block.places) for block in self._new) // BLOCK)
         mixed = set(self._random.permutation(len(self.blocks))[:count].tolist())
         idle = [block.is_used.mean() < LEAST_USE for block in self.blocks]
         self._rebuild(mixed | set(np.flatnonzero(idle).tolist()))
@@ -273,44 +396,69 @@ class DualCoordinateDescentSvm:
 
     def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
         """Build full blocks from the used rows of others, in random order."""
-        used = [np.flatnonzero(block.is_used) for block in chosen]
-        places = [(b, row) for b, rows in zip(chosen, used, strict=True) for row in rows.tolist()]
-        order = self._random.permutation(len(places))
-        groups = [order[start : start + BLOCK] for start in range(0, len(order), BLOCK)]
-        return [self._join([places[place] for place in group]) for group in groups]
-
-    def _join(self, places: Sequence[tuple[ExampleBlock, int]]) -> ExampleBlock:
-        """Build one block from rows of others."""
-        rows = torch.stack([block.rows[row] for block, row in places])
-        low, high, duals = (
-            np.stack([getattr(block, name)[row] for block, row in places])
-            for name in ("low", "high", "duals")
+        if not chosen:
+            self._random.permutation(0)
+            return []
+        places, owners, used = (
+            np.concatenate([getattr(block, name) for block in chosen])
+            for name in ("places", "owners", "is_used")
         )
-        values = rows.float()
-        products = (values @ values.T).double().numpy() + self.bias_factor**2
-        owners = np.array([block.owners[row] for block, row in places])
-        return ExampleBlock(rows, low, high, duals, products, owners)
+        self.store.release(places[~used])
+        kept = np.flatnonzero(used)
+        kept = kept[self._random.permutation(len(kept))]
+        moved = np.zeros(len(places), dtype=np.int64)  # where each row comes to lie
+        moved[kept] = np.arange(len(kept))
+        starts = np.cumsum([0, *(len(block.places) for block in chosen)])
+        rows = np.concatenate([b.rows + start for b, start in zip(chosen, starts, strict=False)])
+        labels, bounds, duals = (
+            np.concatenate([getattr(block, name) for block in chosen])
+            for name in ("labels", "bounds", "duals")
+        )
+        entries = np.flatnonzero(bounds != 0)
+        at = moved[rows[entries]]
+        entries = entries[np.lexsort((at, labels[entries], at // BLOCK))]
+        at = moved[rows[entries]]
+        ends = np.searchsorted(at // BLOCK, np.arange(1, -(-len(kept) // BLOCK)))
+        blocks = []
+        for number, mine in enumerate(np.split(entries, ends) if len(kept) else []):
+            group = kept[number * BLOCK : (number + 1) * BLOCK]
+            inside = (moved[rows[mine]] - number * BLOCK).astype(np.int32)
+            products = self._products(places[group])
+            parts = (labels[mine], inside, bounds[mine], duals[mine])
+            blocks.append(ExampleBlock(places[group], owners[group], products, *parts))
+        return blocks
 
-    def _sweep(self, label: int, *, only_active: bool = False) -> float:
+    def _products(self, places: Places) -> NDArray[np.float64]:
+        """(B, B) inner products of rows, each with the constant feature."""
+        values = self.store.take(places).float()
+        return (values @ values.T).double().numpy() + self.bias_factor**2
+
+    def _spans(self, label: int) -> dict[int, slice]:
+        """The entries of a class, by the number of the block."""
+        spans = ((number, block.span(label)) for number, block in enumerate(self.blocks))
+        return {number: span for number, span in spans if span.start < span.stop}
+
+    def _sweep(self, label: int, spans: dict[int, slice], *, only_active: bool = False) -> float:
         """Visit the blocks of a class in random order; return the rise of the dual objective."""
         gain = 0.0
-        for place in self._random.permutation(len(self.blocks)):
-            block = self.blocks[place]
-            rows = block.find_rows(label, only_active=only_active)
-            if len(rows):
-                values = self._read(block, rows)
+        for number in self._random.permutation(len(self.blocks)).tolist():
+            if number not in spans:
+                continue
+            block = self.blocks[number]
+            entries = block.find(spans[number], only_active=only_active)
+            if len(entries):
+                values = self._read(block, entries)
                 scores = torch.mv(values, self.weights[label]) + self.bias[label]
-                added, gained = block.ascend(label, rows, scores.double().numpy())
+                added, gained = block.ascend(entries, scores.double().numpy())
                 self.weights[label].addmv_(values.T, torch.from_numpy(added).float())
                 self.bias[label] += self.bias_factor**2 * float(added.sum())
                 gain += gained
         return gain
 
-    def _read(self, block: ExampleBlock, rows: np.ndarray) -> Tensor:
-        """(R, D) some rows of a block in float32; the next call overwrites them."""
-        halves, values = self._halves[: len(rows)], self._values[: len(rows)]
-        torch.index_select(block.rows, 0, torch.from_numpy(rows), out=halves)
-        return values.copy_(halves)
+    def _read(self, block: ExampleBlock, entries: Places) -> Tensor:
+        """(R, D) the rows of some entries in float32; the next call overwrites them."""
+        halves, values = self._halves[: len(entries)], self._values[: len(entries)]
+        return values.copy_(self.store.take(block.places[block.rows[entries]], halves))
 
     def _half_square(self, label: int) -> float:
         """Half the squared norm of the weights and the scaled bias."""
@@ -319,15 +467,18 @@ class DualCoordinateDescentSvm:
             square += (float(self.bias[label]) / self.bias_factor) ** 2
         return 0.5 * square
 
-    def _score_all(self, label: int) -> float:
+    def _score_all(self, label: int, spans: dict[int, slice]) -> float:
         """Score all rows of a class; return the primal objective."""
         total = self._half_square(label)
-        for block in self.blocks:
-            rows = block.find_rows(label)
-            values = self._read(block, rows)
+        for number, span in spans.items():
+            block = self.blocks[number]
+            entries = block.find(span)
+            if not len(entries):
+                continue
+            values = self._read(block, entries)
             scores = (torch.mv(values, self.weights[label]) + self.bias[label]).double().numpy()
-            block.scores[rows, label] = scores
-            low, high = block.low[rows, label], block.high[rows, label]
-            losses = np.maximum(1 - np.sign(high + low) * scores, 0)
-            total += float(((high - low) * losses).sum())
+            block.scores[entries] = scores
+            bounds = block.bounds[entries]
+            losses = np.maximum(1 - np.sign(bounds) * scores, 0)
+            total += float((np.abs(bounds) * losses).sum())
         return total

@@ -102,10 +102,10 @@ class HardNegativeMiner:
             raise ValueError("positives must have one tensor per class, got none")
         length = positives[0].shape[1]
         self.config = config or MiningConfig()
-        self._svms = DualCoordinateDescentSvm(
-            length, len(positives), self.config.bias_factor, self.config.seed
-        )
         self._most_rows = self.config.most_rows(length)
+        self._svms = DualCoordinateDescentSvm(
+            length, len(positives), self.config.bias_factor, self.config.seed, self._most_rows
+        )
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
         self._new_of = [0 for _ in positives]
         self.weights_ = self._svms.weights.T
@@ -162,7 +162,9 @@ class HardNegativeMiner:
         chosen = is_hard[wanted] & self._has_positives
         low = -self.config.cost * chosen.double().numpy()
         self._svms.add(features[wanted], low, np.zeros_like(low), owner)
-        self._new_of = [n + int(new) for n, new in zip(self._new_of, chosen.sum(0), strict=True)]
+        self._new_of = [
+            n + int(new) for n, new in zip(self._new_of, chosen.sum(0).tolist(), strict=True)
+        ]
         limits = [0 if first else self.config.refit_after for first in self.waiting.tolist()]
         self._fit([k for k, new in enumerate(self._new_of) if new > limits[k]])
 
@@ -333,7 +335,10 @@ class ReservoirSample:
         return self._arrivals.argsort()
 
     def take(self) -> Tensor:
-        """Give the (M, D) float16 rows of the sample, in the order in which they came."""
+        """Give the (M, D) float16 rows of the sample, in the order in which they came.
+
+        They may share the sample's memory: no row may be added after that.
+        """
         order = self.order
         is_in_order = bool((order == torch.arange(len(order))).all())
         return self._rows[: len(order)] if is_in_order else self._rows[order]

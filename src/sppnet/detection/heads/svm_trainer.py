@@ -192,15 +192,28 @@ class SvmTrainer:
         self.counts = [each.seen for each in kept]
         if not any(self.counts):
             raise NothingUsableError("no image has an object to learn from")
-        self.positives = [each.take() for each in kept]
+        # one after the other, so that not all of them are there twice
+        self.positives = [kept.pop(0).take() for _ in range(len(kept))]
 
-    def mine(self, track: Track = no_tracking) -> LinearRegionClassifier:
+    def mine(
+        self, track: Track = no_tracking, *, keep_positives: bool = True
+    ) -> LinearRegionClassifier:
         """Train linear SVMs in one pass over all proposals; each class keeps its hard negatives.
 
         All proposals are scored, but only the vectors of hard negatives are built. The weights
         absorb the scale of the features.
+
+        Args:
+            track: Shows progress.
+            keep_positives: Whether the features of the objects stay for :meth:`mine_kernel`; the
+                SVMs have copies of them.
+
+        Returns:
+            The SVMs.
         """
         miner = HardNegativeMiner(self.positives, self.mining, self.counts)
+        if not keep_positives:
+            self.positives = []
         samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
         for image, encoded, proposals in samples:
             objects = image.boxes[trainable_objects(image, self.config.use_difficult)]

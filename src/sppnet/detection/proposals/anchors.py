@@ -25,6 +25,7 @@ from sppnet.images import LabelledImage
 
 Samples = Iterable[tuple[LabelledImage, EncodedImage]]
 NEGATIVE, NEITHER = -1, -2
+MOST_SHAPES = 200_000  # of objects that are clustered; of more a random part
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,9 @@ class AnchorLearner:
         """Cluster the shapes of each scale; all classes weigh the same, however rare: (A, 3)."""
         weights = 1 / labels.bincount()[labels].float()
         self.class_weights = labels.bincount().clamp(min=1).float().rsqrt()
+        if len(shapes) > MOST_SHAPES:
+            some = torch.randperm(len(shapes), generator=self.draw)[:MOST_SHAPES]
+            shapes, weights = shapes[some], weights[some]
         found = []
         for scale in shapes[:, 0].unique():
             rows = shapes[:, 0] == scale

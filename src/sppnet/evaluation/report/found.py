@@ -5,6 +5,7 @@ rules of CSS choose the class that is shown, and the order.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from sppnet.evaluation.report.html import Choice, Page, Tile, gallery, paragraph
 from sppnet.storage.files import write_text
 
 MOST_CHOICES = 60  # classes that have a switch, those found most
+MOST_PICTURES = 2000  # that a browser shows well
 SHOW, ORDER = "Show", "Order"
 
 
@@ -40,9 +42,7 @@ def write_found_page(
     Raises:
         OutputError: If it cannot be written.
     """
-    known = {image: each for image, each in counts.items() if each is not None}
-    totals = [sum(each[label] for each in known.values()) for label in range(len(names))]
-    shown_in = [sum(each[label] > 0 for each in known.values()) for label in range(len(names))]
+    totals, shown_in, with_any = _sum_up(counts, len(names))
     ranked = sorted(range(len(names)), key=lambda label: -totals[label])
     chosen = [label for label in ranked if totals[label]][:MOST_CHOICES]
     page = Page(
@@ -52,33 +52,48 @@ def write_found_page(
         style=_rules(chosen),
         local_images=True,
     )
-    page.add_section("", tiles(_key_figures(counts, known)))
+    unread = sum(each is None for each in counts.values())
+    page.add_section("", tiles(_key_figures(len(counts), unread, sum(totals), with_any)))
     rows = [[names[label], totals[label], shown_in[label]] for label in ranked]
-    total = ["all", sum(totals), sum(any(each) for each in known.values())]
+    total = ["all", sum(totals), with_any]
     listing = table(["class", "found", "in images"], rows, total=total if len(rows) > 1 else None)
     page.add_section("By class", listing)
-    entries = [_entry(image, each, names, pictures.get(image)) for image, each in counts.items()]
+    shown = dict(islice(counts.items(), MOST_PICTURES))
+    entries = [_entry(image, each, names, pictures.get(image)) for image, each in shown.items()]
     hint = (
         "A picture opens when it is clicked. The number at a box is its confidence, 0 to 1, or its "
         "score if the model knows no confidence."
     )
-    choices = _choices(chosen, names, shown_in, counts)
+    if len(shown) < len(counts):
+        hint = f"The first {len(shown):,} of {len(counts):,} images are shown. {hint}"
+    choices = _choices(chosen, names, _sum_up(shown, len(names))[1], shown)
     page.add_section("Images", gallery(entries, choices), paragraph(hint, note=True))
     write_text(path, page.render())
 
 
-def _key_figures(
-    counts: Mapping[str, Sequence[int] | None], known: Mapping[str, Sequence[int]]
-) -> list[Tile]:
+def _sum_up(
+    counts: Mapping[str, Sequence[int] | None], num_classes: int
+) -> tuple[list[int], list[int], int]:
+    """(K,) how many of each class, (K,) in how many images, and how many images show any."""
+    totals, shown_in, with_any = [0] * num_classes, [0] * num_classes, 0
+    for numbers in counts.values():
+        for label, number in enumerate(numbers or ()):
+            if number:
+                totals[label] += number
+                shown_in[label] += 1
+        with_any += any(numbers or ())
+    return totals, shown_in, with_any
+
+
+def _key_figures(images: int, unread: int, found: int, with_any: int) -> list[Tile]:
     """How many images, and how many things in them."""
-    found = sum(map(sum, known.values()))
     entries = [
-        Tile("Images", f"{len(counts):,}"),
+        Tile("Images", f"{images:,}"),
         Tile("Found", f"{found:,}"),
-        Tile("Images with none", f"{sum(not any(each) for each in known.values()):,}"),
+        Tile("Images with none", f"{images - unread - with_any:,}"),
     ]
-    if len(known) < len(counts):
-        entries.append(Tile("Not readable", f"{len(counts) - len(known):,}", "not counted"))
+    if unread:
+        entries.append(Tile("Not readable", f"{unread:,}", "not counted"))
     return entries
 
 

@@ -1,0 +1,318 @@
+"""What a detector did with images: worked out once, kept on disk, and looked up from then on."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sppnet.config.detection import proposals_file
+from sppnet.detection import Detector, ExternalProposals
+from sppnet.detection.combined import AnyDetector
+from sppnet.geometry import Detections
+from sppnet.images.decode import content_number, decode_content, read_content
+from sppnet.storage import FeatureCache, sha256_bytes
+from sppnet.storage.tensors import digest_of
+
+STAGES = ("decode", "features", "proposals", "windows")
+OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """What a detector did with one image.
+
+    Args:
+        detections: What was found.
+        proposals: (W, 4) boxes that were scored, xyxy in pixels.
+        seconds: Time of each of :data:`STAGES`.
+        number: The number by which the file's content is known again.
+    """
+
+    detections: Detections
+    proposals: Tensor
+    seconds: tuple[float, ...]
+    number: int
+
+
+@dataclass
+class ReadImage:
+    """An image file that was read once, so that what is hashed, decoded and drawn is one photo.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+    """
+
+    path: Path
+    data: bytes
+    seconds: float = 0.0  # of decoding
+
+    @classmethod
+    def of(cls, path: Path) -> "ReadImage":
+        """Read a file; raises ``InputError``."""
+        return cls(path, read_content(path))
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The image, (3, H, W) float32 RGB 0..1; raises ``InputError``."""
+        begin = time.perf_counter()
+        decoded = decode_content(self.data, self.path)
+        self.seconds = time.perf_counter() - begin
+        return decoded
+
+    @cached_property
+    def key_part(self) -> str:
+        """SHA-256 of the bytes."""
+        return sha256_bytes(self.data)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found in the pixels of an image before it was convolved.
+
+    Args:
+        boxes: (E, 4) proposals; None if the detector is to look for them.
+        seconds: The time that took.
+    """
+
+    boxes: Tensor | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls, detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
+    ) -> "Search":
+        """Look for proposals as a detector does, or take those of a file.
+
+        Args:
+            detector: The detector; several look for themselves.
+            image: The image file.
+            external: Proposals from a file, used instead of a search in the pixels.
+
+        Raises:
+            InputError: If the file cannot be decoded.
+        """
+        pixels = image.pixels
+        begin = time.perf_counter()
+        if external is not None:
+            boxes = external.look_up(image.path, (pixels.shape[1], pixels.shape[2]))
+        elif isinstance(detector, Detector) and not proposals_file(detector.inference.proposals):
+            boxes = detector.search(pixels)
+        else:
+            return cls()
+        return cls(boxes, time.perf_counter() - begin)
+
+
+def detect_image(
+    detector: AnyDetector,
+    image: ReadImage,
+    external: ExternalProposals | None = None,
+    searched: Search | None = None,
+) -> ImageOutcome:
+    """Run a detector on one image, from its bytes to its boxes.
+
+    Args:
+        detector: The detector, or several as one.
+        image: The image file.
+        external: Proposals from a file, used instead of a search in the pixels.
+        searched: What was found in the pixels already; None if they are still to be searched.
+
+    Returns:
+        Detections, proposals and times.
+
+    Raises:
+        InputError: If the file cannot be decoded.
+    """
+    searched = searched or Search.of(detector, image, external)
+    times = [time.perf_counter()]
+    encoded = detector.encode(image.pixels)
+    times.append(time.perf_counter())
+    proposals = detector.propose(image.pixels, encoded, searched.boxes)
+    times.append(time.perf_counter())
+    detections = detector.detect(encoded, proposals)
+    times.append(time.perf_counter())
+    features, from_maps, windows = (end - start for start, end in pairwise(times))
+    seconds = (image.seconds, features, searched.seconds + from_maps, windows)
+    return ImageOutcome(detections, proposals, seconds, content_number(image.data))
+
+
+class OutcomeStore:
+    """Keeps the outcomes of images on disk, so that a run that was stopped continues.
+
+    An outcome is found again only under all that it depends on: the numbers and constants of the
+    detector, the bytes of the image, its proposals in the file of proposals, the kind of device and
+    the number of threads, which change the last bits, and the versions of the software.
+
+    Args:
+        folder: Where the records are kept.
+        detector: The detector, or several as one.
+        proposals_file: File of proposals; None if the detectors search for them.
+        fresh: Whether to compute everything again.
+        keep_proposals: Whether the boxes that were scored are kept, too: most of an outcome.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        detector: AnyDetector,
+        proposals_file: Path | None = None,
+        *,
+        fresh: bool = False,
+        keep_proposals: bool = True,
+    ) -> None:
+        self.cache = FeatureCache(folder)
+        self.detector = detector
+        self.external = None if proposals_file is None else ExternalProposals.open(proposals_file)
+        self.fresh = fresh
+        self.keep_proposals = keep_proposals
+        tensors = detector.tensors()
+        self._digest = digest_of(detector.config(), tensors)
+        self._threads = torch.get_num_threads()  # here: other threads may say something else
+        self._devices = tuple(sorted({tensor.device.type for tensor in tensors.values()}))
+
+    def detect(self, image: ReadImage) -> ImageOutcome:
+        """Look the image up, or run the detector on it and keep the outcome.
+
+        Args:
+            image: The image file.
+
+        Returns:
+            Its outcome; the times are those of the run that computed it.
+
+        Raises:
+            InputError: If the file cannot be decoded.
+        """
+        return self.prepare(image).finish()
+
+    def prepare(self, image: ReadImage) -> "PreparedImage":
+        """Look the image up, or decode and search it; the rest waits for ``finish``.
+
+        Args:
+            image: The image file.
+
+        Returns:
+            What :meth:`detect` goes on with, perhaps in another thread.
+
+        Raises:
+            InputError: If the file cannot be decoded.
+        """
+        key = self.key(image)
+        record = None if self.fresh else self.cache.get(key)
+        searched = None if record else Search.of(self.detector, image, self.external)
+        return PreparedImage(self, image, key, record, searched)
+
+    def recall(self, key: str, path: Path) -> Detections:
+        """Give what was found in an image once more, from the record or by computing it again.
+
+        Args:
+            key: Of its outcome.
+            path: The image file.
+
+        Raises:
+            InputError: If the record is gone and the file cannot be decoded.
+        """
+        record = self.cache.get(key)
+        if record is None:
+            return detect_image(self.detector, ReadImage.of(path), self.external).detections
+        return Detections(record["boxes"], record["scores"], record["labels"])
+
+    def key(self, image: ReadImage) -> str:
+        """Everything that an outcome depends on."""
+        slim = {} if self.keep_proposals else {"windows": "not kept"}
+        return self.cache.make_key(
+            kind="outcome",
+            version=OUTCOME_VERSION,
+            detector=self._digest,
+            proposals=None if self.external is None else self.external.digest(image.path),
+            image=image.key_part,
+            devices=self._devices,
+            threads=self._threads,
+            **slim,
+        )
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image on its way through a detector: looked up, or decoded and searched.
+
+    Args:
+        store: Keeps the outcome.
+        image: The image file.
+        key: Of its outcome.
+        record: The outcome, if it is known.
+        searched: What was found in the pixels, if it is not.
+    """
+
+    store: OutcomeStore
+    image: ReadImage
+    key: str
+    record: Mapping[str, Tensor] | None
+    searched: Search | None
+
+    def finish(self) -> ImageOutcome:
+        """Give the outcome; one that had to be computed is kept."""
+        record, store = self.record, self.store
+        if record is None:
+            outcome = detect_image(store.detector, self.image, searched=self.searched)
+            if not store.keep_proposals:
+                outcome = replace(outcome, proposals=torch.zeros(0, 4))
+            store.cache.put(self.key, _to_record(outcome))
+            return outcome
+        return ImageOutcome(
+            Detections(record["boxes"], record["scores"], record["labels"]),
+            record["windows"],
+            tuple(record["seconds"].tolist()),
+            content_number(self.image.data),
+        )
+
+
+def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
+    """Write an outcome as named tensors."""
+    seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
+    return {**outcome.detections, "windows": outcome.proposals, "seconds": seconds}
+
+
+@dataclass(frozen=True)
+class PerImage(Mapping[str, T]):
+    """A value for each image that is worked out whenever it is asked for, and never kept.
+
+    Args:
+        images: Their names, in order.
+        value: Gives the value of a name.
+    """
+
+    images: Sequence[str]
+    value: Callable[[str], T]
+
+    def __getitem__(self, image: str) -> T:
+        return self.value(image)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is remembered of an image: little, for there may be many.
+
+    Args:
+        key: Of its outcome.
+        counts: How many detections of a class count, of the classes that have any.
+    """
+
+    key: str
+    counts: Mapping[int, int]
+
+    def all_counts(self, num_classes: int) -> list[int]:
+        """(K,) how many of each class."""
+        return [self.counts.get(label, 0) for label in range(num_classes)]
