@@ -32,6 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMANDS = {
     "detect": "Find things: train a detector on your photos, score it, use it.",
     "classify": "Name images of any size: fit or train a classifier, score it, use it.",
+    "label": "Label photos in a page on this machine; a model learns from each label.",
     "evaluate": "Score any detections against any truth (VOC, COCO).",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, two minutes.",

@@ -6,16 +6,21 @@ Where to start reading, in this order:
 - ``loop.py``: what is still to be learnt, and when; ``background.py``: the thread that does it.
 - ``learner.py``: a detector that is kept warm: rows of a photo come and go.
 - ``folds.py``: what to expect of the next photo; ``order.py``: which one that is, and doubts.
+- ``opening.py``: photos and store that a session begins with.
 - ``exchange.py``: labels from and for other tools; ``drawn.py``: boxes as people draw them.
 
 Labels themselves are kept by ``storage/label_store.py``.
 """
 
-from sppnet.labelling.drawn import Suggestions
-from sppnet.labelling.exchange import export_labels, import_labels
-from sppnet.labelling.folds import Expectation
-from sppnet.labelling.order import Doubt
-from sppnet.labelling.session import LabelSession, SessionState
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sppnet.labelling.drawn import Suggestions
+    from sppnet.labelling.exchange import export_labels, import_labels
+    from sppnet.labelling.folds import Expectation
+    from sppnet.labelling.order import Doubt
+    from sppnet.labelling.session import LabelSession, SessionState
 
 __all__ = [
     "Doubt",
@@ -26,3 +31,21 @@ __all__ = [
     "export_labels",
     "import_labels",
 ]
+
+# These need torch; what a session begins with (`opening.py`) does not.
+_MODULE_OF = {
+    "Doubt": "order",
+    "Expectation": "folds",
+    "LabelSession": "session",
+    "SessionState": "session",
+    "Suggestions": "drawn",
+    "export_labels": "exchange",
+    "import_labels": "exchange",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name that needs torch on its first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'sppnet.labelling' has no attribute {name!r}")
+    return getattr(import_module(f"sppnet.labelling.{_MODULE_OF[name]}"), name)

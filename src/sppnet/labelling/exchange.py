@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 import yaml
 
 from sppnet.errors import InputError, NothingUsableError
+from sppnet.evaluation.results_writing import write_table
 from sppnet.images import (
     DetectionDataset,
     LabelledImage,
@@ -301,8 +302,8 @@ def export_labels(
 
     Args:
         store: The labels.
-        layout: ``voc``, ``coco``, ``yolo`` or ``label-studio``.
-        out: A folder (voc, yolo) or a JSON file (coco, label-studio).
+        layout: ``voc``, ``coco``, ``yolo``, ``label-studio`` or ``csv``.
+        out: A folder (voc, yolo) or a file (the others).
         copy_photos: Whether voc and yolo, which keep photos and labels together, get copies.
 
     Returns:
@@ -452,9 +453,20 @@ def _write_studio(_: LabelStore, labels: Sized, out: Path) -> None:
     write_text(out, json_text(tasks))
 
 
+def _write_csv(_: LabelStore, labels: Sized, out: Path) -> None:
+    """A line for each box; a photo without things has one without a box."""
+    rows: list[list[object]] = []
+    for each, _ in labels:
+        rows += [[each.photo, *box.corners, box.name] for box in each.boxes] or [
+            [each.photo, *[""] * 5]
+        ]
+    write_table(out, ["photo", "x1", "y1", "x2", "y2", "class"], rows)
+
+
 _WRITERS: dict[str, Callable[[LabelStore, Sized, Path], None]] = {
     "voc": _write_voc,
     "coco": _write_coco,
     "yolo": _write_yolo,
     "label-studio": _write_studio,
+    "csv": _write_csv,
 }

@@ -1,6 +1,6 @@
 """What to expect of photos that nobody has labelled: folds over those that are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from sppnet.evaluation.operating_point import OperatingPoints, reaches
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
 from sppnet.labelling.learner import WarmLearner
+from sppnet.labelling.opening import StoppedError
 
 DRAWS = 200  # of the bootstrap over photos
 
@@ -63,7 +64,11 @@ class HeldOut:
 
 
 def detect_held_out(
-    learner: WarmLearner, images: Mapping[str, LabelledImage], folds: int, seed: int = 0
+    learner: WarmLearner,
+    images: Mapping[str, LabelledImage],
+    folds: int,
+    seed: int = 0,
+    stop: Callable[[], bool] = lambda: False,
 ) -> HeldOut:
     """Find things on labelled photos by models that forgot them.
 
@@ -73,9 +78,13 @@ def detect_held_out(
             ``learner.names``.
         folds: Into how many parts they are divided; each is held out once.
         seed: Seed of the division.
+        stop: Asked before each photo; the work is given up once it says so.
 
     Returns:
         What was found; with fewer than two photos nothing.
+
+    Raises:
+        StoppedError: If ``stop`` said so.
     """
     names = sorted(images)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -86,6 +95,8 @@ def detect_held_out(
             held = [names[place] for place in order[number::folds]]
             detector = learner.without([images[name].path for name in held])
             for name in held:
+                if stop():
+                    raise StoppedError
                 image = images[name]
                 encoded = learner.encoded(image)
                 found[name] = detector.detect(encoded, learner.cached.propose(image))

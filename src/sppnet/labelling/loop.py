@@ -66,6 +66,8 @@ class LearningLoop:
         points: From held-out photos; None before :meth:`hold_out`.
         problems: Photos that could not be used.
         at: Place of the photo that is looked at.
+        learns_edits: Whether :meth:`improve_once` learns what waits.
+        is_behind: Whether there are edits that were not put in line yet.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class LearningLoop:
         self.full: Detector | None = None
         self.problems: list[Problem] = []
         self.at = 0
+        self.learns_edits, self.is_behind = True, False
         self.lock = RLock()  # guards what is learnt
         self.pending: dict[str, None] = {}  # photos with something to learn, the latest last
         self.learner = WarmLearner(self._begin(), config)
@@ -91,18 +94,25 @@ class LearningLoop:
         self._convolved: set[str] = set()  # photos that were looked for in the cache, and are there
         self.sync()
 
-    def sync(self, *, every: bool = False) -> None:
+    def sync(self, *, every: bool = False, wait: bool = True) -> None:
         """See what was edited, here or by another process.
 
         Args:
             every: Whether all photos are compared, as after a class was merged.
+            wait: Whether to wait for a fit that is under way; else it is left to the next one.
         """
-        with self.lock:
+        self.is_behind = True
+        if not self.lock.acquire(blocking=wait):
+            return
+        try:
+            self.is_behind = False  # before looking: an edit that comes now says so again
             classes = self.store.class_edit()  # by another process, too
             every, self._class_edit = every or classes != self._class_edit, classes
             changed, self._edit = self.store.changed_since(0 if every else self._edit)
             for photo in changed:
                 self._note(self.store.labels(photo))
+        finally:
+            self.lock.release()
 
     def rename(self, name: str, new: str) -> None:
         """Give a class another name; nothing is learnt anew."""
@@ -226,6 +236,8 @@ class LearningLoop:
         """
         long = None
         with self.lock:
+            if self.is_behind:
+                self.sync()
             ahead = next(self._not_convolved(AHEAD), None)
             if ahead is None:
                 long = self._long_work()
@@ -285,6 +297,8 @@ class LearningLoop:
     def _improve_model(self) -> bool:
         """One short piece of work on the model: what waits, negatives, a more exact fit."""
         learner = self.learner
+        if self.pending and not self.learns_edits:
+            return False
         if self.pending:
             self._learn(self.pending.popitem()[0])
             if not self.pending and learner.is_ready:
@@ -386,11 +400,12 @@ class LearningLoop:
         points = self.points
         return points if points and len(points.thresholds) == len(self.learner.names) else None
 
-    def hold_out(self, most_photos: int) -> HeldOut:
+    def hold_out(self, most_photos: int, stop: Callable[[], bool] = lambda: False) -> HeldOut:
         """Find things on labelled photos by models that forgot them; confidence follows from it.
 
         Raises:
             NothingUsableError: If fewer than two photos are labelled.
+            StoppedError: If ``stop`` says so meanwhile.
         """
         self.sync()
         while self.pending:
@@ -402,7 +417,7 @@ class LearningLoop:
         draw = torch.Generator().manual_seed(self.config.seed)
         some = torch.randperm(len(known), generator=draw)[:most_photos].tolist()
         images = {self.name_of(known[place]): known[place] for place in some}
-        held = detect_held_out(self.learner, images, FOLDS, self.config.seed)
+        held = detect_held_out(self.learner, images, FOLDS, self.config.seed, stop)
         self.points = held.points
         self._publish()
         return held

@@ -1,7 +1,7 @@
 """``LabelSession``: label photos, and have a detector that learns from each label in seconds."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,14 +10,15 @@ from torch import Tensor
 from sppnet.config.detection import DetectionConfig
 from sppnet.errors import NothingUsableError, Problem, SppnetError
 from sppnet.geometry import Detections
-from sppnet.images import list_images, read_image_size
+from sppnet.images import read_image_size
 from sppnet.labelling.background import Improver
 from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
 from sppnet.labelling.exchange import export_labels
 from sppnet.labelling.folds import Expectation, summarise
 from sppnet.labelling.loop import LearningLoop
+from sppnet.labelling.opening import check_number, list_photos, open_store
 from sppnet.labelling.order import Doubt, choose_next, find_doubts
-from sppnet.storage.label_store import STORE_FOLDER, LabelStore
+from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, LabelBox, PhotoLabels
 
 
@@ -61,6 +62,7 @@ class LabelSession:
         config: The constants of ``detect train``.
         background: Whether a thread convolves photos and improves the model meanwhile.
         author: Recorded with each edit.
+        learns_edits: Whether that thread learns edits, too; without, they wait for :meth:`refit`.
 
     Example:
         >>> import tempfile
@@ -87,10 +89,12 @@ class LabelSession:
         *,
         background: bool = True,
         author: str = "",
+        learns_edits: bool = True,
     ) -> None:
         self.folder, self.store, self.config, self.author = folder, store, config, author
-        self.photos = tuple(path.relative_to(folder).as_posix() for path in _photos(folder))
+        self.photos = list_photos(folder)
         self._loop = LearningLoop(folder, store, config, self.photos)
+        self._loop.learns_edits, self._is_fitting = learns_edits, False
         self._improver = Improver(self._loop.improve_once, self._fail)
         self._deadline, self._failure = 0.0, ""
         if background:
@@ -105,6 +109,7 @@ class LabelSession:
         config: DetectionConfig | None = None,
         background: bool = True,
         author: str = "",
+        learns_edits: bool = True,
     ) -> "LabelSession":
         """Open a folder of photos, with the labels that it has.
 
@@ -114,6 +119,7 @@ class LabelSession:
             config: The constants of ``detect train``, without fine-tuning; the usual ones if None.
             background: Whether a thread convolves photos and improves the model meanwhile.
             author: Recorded with each edit.
+            learns_edits: Whether that thread learns edits, too, or leaves them to :meth:`refit`.
 
         Raises:
             NothingUsableError: If there is no photo.
@@ -121,12 +127,9 @@ class LabelSession:
             UnusableFileError: If the store is damaged.
             OutputError: If the store cannot be made.
         """
-        folder = Path(folder)
-        if not _photos(folder):
-            raise NothingUsableError("holds no photo to label", path=folder)
-        kept = LabelStore(folder / STORE_FOLDER if store is None else Path(store), folder)
-        config = config or DetectionConfig()
-        return cls(folder, kept, config, background=background, author=author)
+        kept = open_store(folder, store, "detect")
+        more = {"background": background, "learns_edits": learns_edits}
+        return cls(Path(folder), kept, config or DetectionConfig(), author=author, **more)
 
     def close(self) -> None:
         """Stop the background work and close the store; all edits are on the disk already."""
@@ -148,11 +151,10 @@ class LabelSession:
     def state(self) -> SessionState:
         """What the session is doing, for a page to show."""
         left = max(0.0, self._deadline - time.monotonic())
-        phase = "queued" if self._loop.pending else "idle"
-        phase = "failed" if self._failure else "fitting" if left else phase
-        labelled = sum(each.state != UNLABELLED for each in self.store.every())
+        phase = "queued" if self._loop.pending or self._loop.is_behind else "idle"
+        phase = "failed" if self._failure else "fitting" if self._is_fitting else phase
         model = self._loop.model.version if self._loop.model else ""
-        counts = (len(self._loop.pending), labelled, len(self.photos))
+        counts = (len(self._loop.pending), self.store.count_labelled(), len(self.photos))
         return SessionState(phase, left, self._failure, *counts, model)
 
     @property
@@ -171,8 +173,11 @@ class LabelSession:
         labels: Sequence[str],
         *,
         expected: int | None = None,
+        author: str | None = None,
     ) -> PhotoLabels:
         """Say which things a photo shows; on the disk when this returns.
+
+        It does not wait for a fit that is under way.
 
         What an import said of a box beyond its corners stays with it, also if it is moved a little;
         what it said of its shape goes then.
@@ -184,6 +189,7 @@ class LabelSession:
                 things are there.
             labels: (K,) class names; new ones become classes.
             expected: Revision that the edit was made on; None writes whatever is there.
+            author: Who makes the edit; None takes the session's.
 
         Returns:
             The new revision.
@@ -199,9 +205,11 @@ class LabelSession:
         size_hw = read_image_size(self.folder / self._known(photo))
         made = cut_boxes(boxes, labels, size_hw)
         kept = keep_extras(made, self.store.labels(photo).boxes)
-        return self._put(photo, kept, LABELLED if kept else UNLABELLED, expected)
+        return self._put(photo, kept, LABELLED if kept else UNLABELLED, expected, author)
 
-    def set_empty(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+    def set_empty(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
         """Say that no things are in a photo: it teaches what things do not look like.
 
         Raises:
@@ -209,9 +217,11 @@ class LabelSession:
             ValueError: If there is no such photo.
             OutputError: If it cannot be written.
         """
-        return self._put(self._known(photo), [], EMPTY, expected)
+        return self._put(self._known(photo), [], EMPTY, expected, author)
 
-    def undo(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+    def undo(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
         """Take the last edit of a photo back, also one of an earlier session.
 
         Raises:
@@ -219,17 +229,19 @@ class LabelSession:
             UsageError: If there is nothing to undo.
             OutputError: If it cannot be written.
         """
-        made = self.store.undo(self._known(photo), expected, self.author)
+        made = self.store.undo(self._known(photo), expected, self._author(author))
         self._edited()
         return made
 
-    def redo(self, photo: str, *, expected: int | None = None) -> PhotoLabels:
+    def redo(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
         """Take the last undo back, unless the photo was edited since; raises as :meth:`undo`."""
-        made = self.store.redo(self._known(photo), expected, self.author)
+        made = self.store.redo(self._known(photo), expected, self._author(author))
         self._edited()
         return made
 
-    def rename_class(self, name: str, new: str) -> None:
+    def rename_class(self, name: str, new: str, *, author: str | None = None) -> None:
         """Rename a class; nothing is learnt anew.
 
         Raises:
@@ -238,10 +250,10 @@ class LabelSession:
             OutputError: If it cannot be written.
         """
         with self._loop.lock:
-            self.store.rename_class(name, new, self.author)
+            self.store.rename_class(name, new, self._author(author))
             self._loop.rename(name, new)
 
-    def merge_classes(self, name: str, into: str) -> None:
+    def merge_classes(self, name: str, into: str, *, author: str | None = None) -> None:
         """Let all boxes of a class count as another's; photos that show it are learnt again.
 
         Raises:
@@ -249,7 +261,7 @@ class LabelSession:
             OutputError: If it cannot be written.
         """
         with self._loop.lock:
-            self.store.merge_classes(name, into, self.author)
+            self.store.merge_classes(name, into, self._author(author))
             self._loop.show_as(name, into)
         self._edited()
 
@@ -268,9 +280,12 @@ class LabelSession:
         Raises:
             NothingUsableError: If nothing is labelled.
             SppnetError: If the training fails; :attr:`state` says so, too.
+            ValueError: If the budget is no number of at least 0.
         """
+        check_number("budget_seconds", budget_seconds)
         with self._improver.paused(), self._loop.lock:
             self._deadline, self._failure = time.monotonic() + budget_seconds, ""
+            self._is_fitting = True
             try:
                 if full:
                     self._loop.fit_full()
@@ -280,7 +295,7 @@ class LabelSession:
                 self._fail(error)
                 raise
             finally:
-                self._deadline = 0.0
+                self._deadline, self._is_fitting = 0.0, False
         return self.state
 
     def improve(self, seconds: float = 60.0) -> float:
@@ -292,6 +307,7 @@ class LabelSession:
         Returns:
             Seconds that it took.
         """
+        check_number("seconds", seconds)
         begin = time.monotonic()
         while time.monotonic() < begin + seconds and self._loop.improve_once():
             pass
@@ -323,19 +339,24 @@ class LabelSession:
             self.store.put_suggestions(photo, found.as_boxes(), model.version)
         return found
 
-    def evaluate(self, most_photos: int = 100) -> Expectation:
+    def evaluate(
+        self, most_photos: int = 100, *, stop: Callable[[], bool] = lambda: False
+    ) -> Expectation:
         """Measure what to expect of the next photo: folds over the labelled photos.
 
         Each part is searched by SVMs that forgot it. The confidence of suggestions follows from it.
 
         Args:
             most_photos: At most so many labelled photos are searched.
+            stop: Asked again and again; the work is given up once it says so.
 
         Raises:
             NothingUsableError: If fewer than two photos are labelled.
+            StoppedError: If ``stop`` said so.
         """
+        check_number("most_photos", most_photos, whole=True)
         with self._improver.paused(), self._loop.lock:
-            return summarise(self._loop.hold_out(most_photos))
+            return summarise(self._loop.hold_out(most_photos, stop))
 
     def next(self, count: int = 10) -> list[str]:
         """Choose the photos that teach most: uncertain, and unlike those that are labelled.
@@ -346,6 +367,7 @@ class LabelSession:
         Returns:
             Names, the most useful first. Photos that are not convolved yet come last, in order.
         """
+        check_number("count", count, whole=True)
         with self._improver.paused(), self._loop.lock:
             done = {each.photo for each in self.store.every() if each.state != UNLABELLED}
             candidates, seen = self._loop.candidates(done)
@@ -366,16 +388,19 @@ class LabelSession:
         Raises:
             NothingUsableError: If fewer than two photos are labelled.
         """
+        check_number("count", count, whole=True)
+        check_number("most_photos", most_photos, whole=True)
         with self._improver.paused(), self._loop.lock:
             held = self._loop.hold_out(most_photos)
             return find_doubts(held.images, held.found, held.names)[:count]
 
-    def export(self, layout: str, out: str | Path) -> Path:
+    def export(self, layout: str, out: str | Path, *, copy_photos: bool = True) -> Path:
         """Write the labels for other tools; the photos stay where they are.
 
         Args:
-            layout: ``voc``, ``coco``, ``yolo`` or ``label-studio``.
-            out: A folder (voc, yolo) or a file (coco, label-studio).
+            layout: ``voc``, ``coco``, ``yolo``, ``label-studio`` or ``csv``.
+            out: A folder (voc, yolo) or a file (the others).
+            copy_photos: Whether voc and yolo get copies of the photos.
 
         Returns:
             What was written.
@@ -385,7 +410,7 @@ class LabelSession:
             ValueError: If there is no such layout.
             OutputError: If it cannot be written.
         """
-        return export_labels(self.store, layout, out)
+        return export_labels(self.store, layout, out, copy_photos=copy_photos)
 
     def save_model(self, path: str | Path) -> Path:
         """Write the detector as it is: a folder for ``detect predict`` and ``Detector.load``.
@@ -415,22 +440,27 @@ class LabelSession:
             raise ValueError(f"photo must be one of the folder's, got {photo!r}")
         return photo
 
+    def _author(self, author: str | None) -> str:
+        return self.author if author is None else author
+
     def _put(
-        self, photo: str, boxes: list[LabelBox], state: str, expected: int | None
+        self,
+        photo: str,
+        boxes: list[LabelBox],
+        state: str,
+        expected: int | None,
+        author: str | None,
     ) -> PhotoLabels:
-        made = self.store.put(photo, boxes, state=state, expected=expected, author=self.author)
+        made = self.store.put(
+            photo, boxes, state=state, expected=expected, author=self._author(author)
+        )
         self._edited()
         return made
 
     def _edited(self) -> None:
         """Put what was edited in line; the background may begin to learn it."""
-        self._loop.sync()
+        self._loop.sync(wait=False)
         self._improver.wake()
 
     def _fail(self, error: Exception) -> None:
         self._failure = str(error)
-
-
-def _photos(folder: Path) -> list[Path]:
-    """The photos of a folder and below it; hidden folders, such as the store, do not count."""
-    return [path for path in list_images([folder]).paths if path.is_relative_to(folder)]

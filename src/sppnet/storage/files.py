@@ -348,11 +348,12 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, indent: int | None = 2) -> str:
     """Turn a value into the JSON text that :func:`write_json` writes: ASCII, indented by two.
 
     Args:
         value: As for :func:`write_json`.
+        indent: None writes one line.
 
     Returns:
         The text; equal values give equal text.
@@ -364,7 +365,7 @@ def json_text(value: Any) -> str:
         >>> json_text({"ap": float("nan"), "sizes": (180, 224)}).split()
         ['{', '"ap":', 'null,', '"sizes":', '[', '180,', '224', ']', '}']
     """
-    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+    return json.dumps(_plain(value), indent=indent, allow_nan=False) + "\n"
 
 
 def ensure_output_folder(path: str | Path) -> Path:

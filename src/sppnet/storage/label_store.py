@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage.files import reason
+from sppnet.storage.label_rows import FORMAT_VERSION, SCHEMA, labels_of, rows_text
 from sppnet.storage.labels import (
     LABELLED,
     UNLABELLED,
@@ -27,30 +28,7 @@ from sppnet.storage.labels import (
 )
 
 STORE_FOLDER, STORE_FILE = ".sppnet", "labels.sqlite"
-FORMAT_VERSION = 1
 _BUSY_SECONDS = 30.0  # how long a writer waits for another one
-_SCHEMA = """
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE classes (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, merged_into INTEGER REFERENCES classes
-);
-CREATE TABLE class_edits (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, class INTEGER NOT NULL, before TEXT, after TEXT,
-    author TEXT NOT NULL, made REAL NOT NULL
-);
-CREATE TABLE revisions (
-    edit INTEGER PRIMARY KEY AUTOINCREMENT,
-    photo TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL,
-    boxes TEXT NOT NULL, extra TEXT NOT NULL, author TEXT NOT NULL, made REAL NOT NULL,
-    back INTEGER, forward INTEGER, UNIQUE (photo, revision)
-);
-CREATE TABLE suggestions (
-    photo TEXT PRIMARY KEY, model TEXT NOT NULL, made REAL NOT NULL, boxes TEXT NOT NULL
-);
-CREATE VIEW latest AS SELECT * FROM revisions AS r WHERE revision = (
-    SELECT max(revision) FROM revisions AS other WHERE other.photo = r.photo
-);
-"""
 
 
 class LabelStore:
@@ -125,6 +103,11 @@ class LabelStore:
         resolved = self._resolved()
         return [self._labels(row, resolved) for row in rows]
 
+    def count_labelled(self) -> int:
+        """Count the photos that have labels, or of which somebody said that they are empty."""
+        count = "SELECT count(*) AS count FROM latest WHERE state != ?"
+        return int(self._read(count, UNLABELLED)[0]["count"])
+
     def history(self, photo: str) -> list[PhotoLabels]:
         """Give all revisions of a photo, the oldest first; none is ever removed."""
         rows = self._read("SELECT * FROM revisions WHERE photo = ? ORDER BY revision", photo)
@@ -149,17 +132,19 @@ class LabelStore:
         extra: Mapping[str, Any] | None = None,
         author: str = "",
         kind: str = "edit",
+        names: Iterable[str] = (),
     ) -> PhotoLabels:
         """Replace what is said about a photo; on the disk when this returns.
 
         Args:
             photo: Path from the folder of the photos, with ``/``.
             boxes: All of its boxes.
-            state: One of :data:`STATES`; only ``labelled`` photos have boxes.
+            state: One of :data:`STATES`; only ``labelled`` photos have boxes or names.
             expected: The revision that the edit was made on; None writes whatever is there.
             extra: Whatever else is known of the photo; None keeps what is there.
             author: Who makes the edit.
             kind: ``edit``, or how an import calls itself.
+            names: Classes of the whole photo, where photos are named and have no boxes.
 
         Returns:
             The new revision.
@@ -169,8 +154,9 @@ class LabelStore:
             ValueError: If a box is reversed or not finite, or state and boxes contradict.
             OutputError: If it cannot be written.
         """
+        said = (state, tuple(boxes), extra or {}, author, kind, tuple(names))
         (made,) = self.put_all(
-            [PhotoLabels(photo, expected or 0, state, tuple(boxes), extra or {}, author, kind)],
+            [PhotoLabels(photo, expected or 0, *said)],
             check=expected is not None,
             keep_extra=extra is None,
         )
@@ -318,7 +304,7 @@ class LabelStore:
         with self._writing():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and photos is not None:
-                for statement in _SCHEMA.split(";"):
+                for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute("INSERT INTO facts VALUES (?, ?)", ("photos", self._away(photos)))
                 self._db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
@@ -375,14 +361,7 @@ class LabelStore:
         return rows[0] if rows else None
 
     def _labels(self, row: sqlite3.Row, resolved: Mapping[int, str] | None = None) -> PhotoLabels:
-        names = self._resolved() if resolved is None else resolved
-        boxes = [
-            LabelBox((x1, y1, x2, y2), names[number], extra)
-            for x1, y1, x2, y2, number, extra in json.loads(row["boxes"])
-        ]
-        extra = json.loads(row["extra"])
-        kept = (row["photo"], row["revision"], row["state"], tuple(boxes), extra)
-        return PhotoLabels(*kept, row["author"], row["kind"])
+        return labels_of(row, self._resolved() if resolved is None else resolved)
 
     def _add(self, edit: PhotoLabels, check: bool, keep_extra: bool) -> PhotoLabels:
         """Add a revision inside a transaction."""
@@ -390,10 +369,7 @@ class LabelStore:
         revision = 0 if current is None else current["revision"]
         if check and revision != edit.revision:
             raise ConflictError(self.labels(edit.photo), edit)
-        boxes = json.dumps([
-            [*map(float, box.corners), self._class_of(box.name, edit.author), dict(box.extra)]
-            for box in edit.boxes
-        ])  # fmt: skip
+        boxes = rows_text(edit, lambda name: self._class_of(name, edit.author))
         extra = json.dumps(dict(edit.extra))
         if keep_extra and current is not None:
             extra = current["extra"]

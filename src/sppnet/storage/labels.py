@@ -38,6 +38,7 @@ class PhotoLabels:
         extra: Whatever else is known of the photo; JSON values.
         author: Who made this revision, if they said.
         kind: ``edit``, ``undo``, ``redo``, or how an import calls itself.
+        names: Classes of the whole photo, where photos are named and no boxes are drawn.
     """
 
     photo: str
@@ -47,6 +48,7 @@ class PhotoLabels:
     extra: Mapping[str, Any] = field(default_factory=dict)
     author: str = ""
     kind: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ def check_edit(edit: PhotoLabels) -> None:
         raise ValueError(f"photo must be a path below the photos' folder, got {edit.photo!r}")
     if edit.state not in STATES:
         raise ValueError(f"state must be one of {', '.join(STATES)}, got {edit.state!r}")
-    if (edit.state == LABELLED) != bool(edit.boxes):
+    if (edit.state == LABELLED) != bool(edit.boxes or edit.names):
         raise ValueError(f"photos are labelled if they have boxes, got {edit.state!r} with "
                          f"{len(edit.boxes)} boxes")  # fmt: skip
+    for name in edit.names:
+        check_name(name)
     for number, box in enumerate(edit.boxes):
         x1, y1, x2, y2 = box.corners
         if not (-1e9 < x1 < x2 < 1e9 and -1e9 < y1 < y2 < 1e9):

@@ -32,6 +32,7 @@ from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.images.listing import DETECTIONS, OVERLAYS, distinct_ids
+from sppnet.progress import Track
 from sppnet.storage import FeatureCache, ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -229,6 +230,7 @@ class PredictionJob:
         score_threshold: Detections of less are not reported at all; None for the model's operating
             point, below which detections are in the JSON file only.
         show_above: Detections that score less are not drawn; None to draw what counts.
+        track: Shows the progress.
     """
 
     models: Sequence[Path]
@@ -239,6 +241,7 @@ class PredictionJob:
     proposals_file: Path | None = None
     score_threshold: float | None = None
     show_above: float | None = None
+    track: Track = track
 
     def explain(self) -> None:
         """Say what would be done; write nothing."""
@@ -271,7 +274,7 @@ class PredictionJob:
         )
         found: dict[str, Detections] = {}
         pictures = overlay_names(listing.files.values())
-        for path in track(listing.paths, "detecting", total=len(listing.paths)):
+        for path in self.track(listing.paths, "detecting", total=len(listing.paths)):
             file = listing.files[path]
             try:
                 image = ReadImage.of(path)

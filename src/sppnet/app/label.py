@@ -1,0 +1,214 @@
+"""``sppnet label``: label photos in a page on this machine, while a model learns meanwhile."""
+
+import contextlib
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sppnet.app.console import note, say
+from sppnet.app.options import Debug, MaxPixels, Threads, command_app
+from sppnet.errors import NothingUsableError, UsageError
+
+if TYPE_CHECKING:
+    from sppnet.progress import Track
+    from sppnet.server.desk import LabelDesk
+    from sppnet.server.label_work import Session
+
+app = command_app("Label photos in a page on this machine, while a model learns from each label.")
+
+PhotoFolder = Annotated[
+    Path, typer.Argument(metavar="PHOTOS", help="Folder of the photos; they are never changed.")
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", metavar="DIR", help="Labels and features; PHOTOS/.sppnet if not given."
+    ),
+]
+Task = Annotated[
+    str,
+    typer.Option("--task", metavar="detect|classify", help="Draw boxes, or name whole photos."),
+]
+Port = Annotated[
+    int,
+    typer.Option("--port", metavar="N", min=0, max=65535, help="Port of 127.0.0.1; 0 finds one."),
+]
+NoBrowser = Annotated[
+    bool, typer.Option("--no-browser", metavar="", help="Only print the address.")
+]
+Author = Annotated[str, typer.Option("--author", metavar="NAME", help="Recorded with each edit.")]
+Backbone = Annotated[
+    str, typer.Option("--backbone", metavar="NAME", help="Trunk; the usual one if not given.")
+]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="DEFAULT|none|FILE", help="Weights of the trunk.")
+]
+Sides = Annotated[
+    str,
+    typer.Option(
+        "--imgsz", metavar="N,...", help="Short sides that photos are convolved at, in pixels."
+    ),
+]
+Proposals = Annotated[
+    str, typer.Option("--proposals", metavar="NAME", help="Proposals, as of `detect train`.")
+]
+
+
+@app.command()
+def label(
+    photos: PhotoFolder,
+    store: StoreFolder = None,
+    task: Task = "detect",
+    port: Port = 0,
+    no_browser: NoBrowser = False,
+    author: Author = "",
+    backbone: Backbone = "",
+    weights: Weights = "DEFAULT",
+    imgsz: Sides = "",
+    proposals: Proposals = "",
+    threads: Threads = None,
+    max_pixels: MaxPixels = None,
+    debug: Debug = False,
+) -> None:
+    """Open a page in which you label photos; a model suggests, and learns from what you correct.
+
+    Every edit is on the disk at once; stop with Ctrl-C and go on with the same command. The page
+    is served to this machine only (127.0.0.1), and nothing is asked of the network.
+    """
+    if task not in ("detect", "classify"):
+        raise UsageError(f"--task must be detect or classify, got {task!r}")
+    if not photos.is_dir():
+        raise UsageError("must be a folder of photos", path=photos)
+    settings = {"backbone": backbone, "weights": weights, "imgsz": imgsz, "proposals": proposals}
+    chosen = {name: value for name, value in settings.items() if value}
+    _serve(photos, store, task, port, not no_browser, author, chosen)
+
+
+def _serve(
+    photos: Path,
+    store: Path | None,
+    task: str,
+    port: int,
+    opens_browser: bool,
+    author: str,
+    settings: dict[str, str],
+) -> None:
+    """Serve until a signal comes; ends the command with its exit code."""
+    from sppnet.labelling.opening import list_photos, open_store
+    from sppnet.server.desk import LabelDesk
+    from sppnet.server.jobs import Jobs
+    from sppnet.server.label_app import build_label_app
+    from sppnet.server.running import LocalServer
+
+    kept = open_store(photos, store, task)
+    names = list_photos(photos)
+    if not names:
+        raise NothingUsableError("holds no photo to label", path=photos)
+    opening = _opening(photos, kept.folder, task, settings)
+    desk = LabelDesk(photos, kept, names, task, opening, author)
+    jobs = Jobs(desk, _predict_boxes if task == "detect" else _predict_classes)
+    server = LocalServer(
+        build_label_app(desk, lambda: server.port, jobs),
+        port,
+        lambda number: _say_ready(number, len(names), opens_browser),
+        desk.hub.close,
+    )
+    desk.work.on_failure = server.stop
+    desk.start()
+    try:
+        server.listen()
+    finally:
+        _close(desk, jobs)
+    if desk.work.failure is not None:
+        raise desk.work.failure
+    note("stopped; every edit is on the disk, the same command goes on from there")
+    if server.signal is not None:
+        raise typer.Exit(128 + server.signal)
+
+
+def _say_ready(port: int, count: int, opens_browser: bool) -> None:
+    """Print the address, and show it in the browser."""
+    address = f"http://127.0.0.1:{port}/"
+    say(address)
+    note(f"{count} photos; labels are saved at once, Ctrl-C stops")
+    if opens_browser:
+        with contextlib.suppress(webbrowser.Error, OSError):
+            webbrowser.open(address)
+
+
+def _close(desk: "LabelDesk", jobs: Any) -> None:
+    desk.close()
+    jobs.join()
+
+
+def _opening(
+    photos: Path, store: Path, task: str, settings: dict[str, str]
+) -> "Callable[[], Session]":
+    """What opens the session, in a thread; torch is loaded there."""
+
+    def open_detection() -> "Session":
+        from sppnet.labelling import LabelSession
+
+        return LabelSession.open(
+            photos, store, config=_detection_config(settings), learns_edits=False
+        )
+
+    def open_classification() -> "Session":
+        from sppnet.labelling.class_session import ClassSession
+
+        return ClassSession.open(photos, store, config=_fit_config(settings))
+
+    return open_detection if task == "detect" else open_classification
+
+
+def _detection_config(settings: dict[str, str]) -> Any:
+    from sppnet.app.console import options_to_blame
+    from sppnet.app.options import parse_numbers
+    from sppnet.config.detection import DetectionConfig
+
+    words: dict[str, Any] = dict(settings)
+    if "imgsz" in words:
+        words["imgsz"] = parse_numbers("--imgsz", words["imgsz"])
+    with options_to_blame():
+        return DetectionConfig(**words)
+
+
+def _fit_config(settings: dict[str, str]) -> Any:
+    from sppnet.app.console import options_to_blame
+    from sppnet.config.classification import FitConfig
+
+    if "proposals" in settings:
+        raise UsageError("--proposals is for --task detect")
+    with options_to_blame():
+        return FitConfig(**settings)
+
+
+def _predict_boxes(model: Path, photos: Sequence[Path], out: Path, track: "Track") -> None:
+    """Write what ``detect predict`` writes."""
+    from sppnet.app.detect.predict import PredictionJob
+
+    with _only_failing_whole():
+        PredictionJob([model], [str(photo) for photo in photos], out, track=track).run()
+
+
+def _predict_classes(model: Path, photos: Sequence[Path], out: Path, track: "Track") -> None:
+    """Write what ``classify predict`` writes, and a page."""
+    from sppnet.app.classify.predict import run_predict
+
+    with _only_failing_whole():
+        run_predict(
+            model, [str(photo) for photo in photos], out, view=None, imgsz=None, top=5,
+            device="auto", dry_run=False, show=track, page=True,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _only_failing_whole() -> Any:
+    """A command's exit is no end of the server; photos that could not be read are in its page."""
+    try:
+        yield
+    except typer.Exit:
+        return

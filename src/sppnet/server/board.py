@@ -1,0 +1,137 @@
+"""Photos and labels as the page lists them, without a model and without torch."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sppnet.server.answers import NotFoundError
+from sppnet.storage.label_store import LabelStore
+from sppnet.storage.labels import UNLABELLED, PhotoLabels
+
+EXPECTED, CURVE, LAST_PHOTO = "expected", "curve", "last photo"  # facts of the store
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a list shows of a photo.
+
+    Args:
+        state: One of the states of a photo.
+        revision: The latest.
+        counts: Boxes of each class, or 1 for each class of a whole photo.
+    """
+
+    state: str = UNLABELLED
+    revision: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class Board:
+    """Lists of photos and classes, kept up to date from the store, whoever edits it.
+
+    Args:
+        store: The labels.
+        photos: Names of all photos, in order.
+
+    Example:
+        >>> import tempfile
+        >>> from sppnet.storage import LabelBox
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     store = LabelStore(f"{name}/.sppnet", name)
+        ...     done = store.put("b.jpg", [LabelBox((1, 2, 30, 40), "cat")])
+        ...     board = Board(store, ("a.jpg", "b.jpg"))
+        ...     print(board.classes(), board.items(1, 1))
+        ...     store.close()
+        [{'name': 'cat', 'count': 1}] [{'photo': 'b.jpg', 'state': 'labelled', 'boxes': 1,
+          'revision': 1}]
+    """
+
+    def __init__(self, store: LabelStore, photos: Sequence[str]) -> None:
+        self.store, self.photos = store, tuple(photos)
+        self.places = {photo: place for place, photo in enumerate(self.photos)}
+        self._briefs: dict[str, Brief] = {}
+        self._edit, self._class_edit = 0, -1
+        self._lock = threading.RLock()
+
+    def known(self, photo: str) -> str:
+        """Give a name back if there is such a photo.
+
+        Raises:
+            NotFoundError: If not.
+        """
+        if photo not in self.places:
+            raise NotFoundError("there is no such photo", path=photo[:200])
+        return photo
+
+    def refresh(self) -> list[str]:
+        """See what was edited, here or by another process; names of the photos."""
+        with self._lock:
+            if (classes := self.store.class_edit()) != self._class_edit:
+                self._class_edit, self._edit = classes, 0
+            if self._edit == 0:
+                self._edit = self.store.changed_since(0)[1]  # first: what comes now comes again
+                changed = self.store.every()
+            else:
+                names, self._edit = self.store.changed_since(self._edit)
+                changed = [self.store.labels(photo) for photo in names]
+            for labels in changed:
+                self._briefs[labels.photo] = brief_of(labels)
+            return [labels.photo for labels in changed]
+
+    def items(self, offset: int, limit: int) -> list[dict[str, Any]]:
+        """Describe some photos, in the folder's order.
+
+        Raises:
+            ValueError: If a number is negative.
+        """
+        if offset < 0 or limit < 0:
+            raise ValueError(f"offset and limit must be at least 0, got {offset} and {limit}")
+        self.refresh()
+        return [self.item(photo) for photo in self.photos[offset : offset + limit]]
+
+    def item(self, photo: str) -> dict[str, Any]:
+        """Describe a photo as a list shows it."""
+        brief = self._briefs.get(photo, Brief())
+        boxes = sum(brief.counts.values())
+        return {"photo": photo, "state": brief.state, "boxes": boxes, "revision": brief.revision}
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Name the classes in the order in which they came, with the numbers of their boxes."""
+        with self._lock:
+            self.refresh()
+            counts: Counter[str] = Counter()
+            for brief in self._briefs.values():
+                counts.update(brief.counts)
+            return [{"name": name, "count": counts[name]} for name in self.store.names()]
+
+    def is_labelled(self, photo: str) -> bool:
+        """Whether something is said of a photo, as of the last :meth:`refresh`."""
+        return self._briefs.get(photo, Brief()).state != UNLABELLED
+
+    def unlabelled(self) -> Iterator[str]:
+        """Names of the photos of which nothing is said."""
+        self.refresh()
+        return (photo for photo in self.photos if not self.is_labelled(photo))
+
+    def labelled_count(self) -> int:
+        """Number of the photos of which something is said."""
+        self.refresh()
+        return sum(brief.state != UNLABELLED for brief in list(self._briefs.values()))
+
+    def recall_fact(self, name: str) -> Any:
+        """Give a value that :meth:`keep_fact` kept; None if there is none."""
+        text = self.store.fact(name)
+        return json.loads(text) if text else None
+
+    def keep_fact(self, name: str, value: Any) -> None:
+        """Keep a JSON value in the store; OutputError."""
+        self.store.put_fact(name, json.dumps(value))
+
+
+def brief_of(labels: PhotoLabels) -> Brief:
+    """Sum up what is said about a photo."""
+    counts = Counter([*(box.name for box in labels.boxes), *labels.names])
+    return Brief(labels.state, labels.revision, counts)
