@@ -56,7 +56,7 @@ function Caption() {
       {photo && (
         <span class="hint">
           {t("caption.place", { n: number(photo.index + 1), total: number(session.value?.photos ?? 0) })}
-          {` · ${photo.width} × ${photo.height}`}
+          <span class="wide-only">{` · ${photo.width} × ${photo.height}`}</span>
         </span>
       )}
       {open.empty.value && <span class="badge">{t("state.empty")}</span>}

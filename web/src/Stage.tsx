@@ -1,7 +1,7 @@
 /** The photo in its window, with boxes, suggestions and the box that is being drawn. */
 import { signal, untracked, useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import type { TargetedPointerEvent } from "preact";
-import { useEffect, useMemo, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { imageOf } from "./api";
 import { colorOf } from "./colors";
 import * as open from "./document";
@@ -34,8 +34,12 @@ export function zoom(factor: number): void {
   view.value = zoomAt(view.value, factor, width / 2, height / 2, smallestScale());
 }
 
+let whole: View | null = null;
+
 export function fitPhoto(): void {
-  if (open.photo.value) view.value = fitted(open.photo.value, frame.value);
+  if (!open.photo.value) return;
+  whole = fitted(open.photo.value, frame.value);
+  view.value = whole;
 }
 
 export const gestures = new Gestures({
@@ -54,9 +58,13 @@ export function Stage() {
   const element = useRef<HTMLDivElement>(null);
   useFrameSize(element);
   useWheel(element);
+  // not whenever the photo changes: an edit must not take the zoom away
   useSignalEffect(() => {
-    // not whenever the photo changes: an edit must not take the zoom away
-    if (opened.value > 0 && frame.value.width > 1) untracked(fitPhoto);
+    if (opened.value > 0) untracked(fitPhoto);
+  });
+  useSignalEffect(() => {
+    // another size of the window: whoever has zoomed in stays there
+    if (frame.value.width > 1 && view.peek() === whole) untracked(fitPhoto);
   });
   useSignalEffect(() => {
     const photo = open.photo.peek();
@@ -353,7 +361,8 @@ function NameField({ box }: { box: Box }) {
   const top = Math.min(Math.max(8, y2 + 8), Math.max(8, frame.value.height - 64));
   const field = useRef<HTMLInputElement>(null);
   const screen = useMemo(() => ({ left: `${left}px`, top: `${top}px` }), [left, top]);
-  useEffect(() => field.current?.focus(), []);
+  // before the next key is pressed: it belongs to the name
+  useLayoutEffect(() => field.current?.focus(), []);
   const submit = (event: Event) => {
     event.preventDefault();
     nameDrawn(field.current?.value ?? "");

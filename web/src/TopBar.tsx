@@ -39,7 +39,13 @@ export function TopBar({ toggle }: { toggle: (pane: keyof typeof panes) => void 
           {(author || "?").slice(0, 1).toUpperCase()}
         </span>
       ))}
-      <button type="button" class="primary best" onClick={goBest} title={`${t("top.best")} (B)`}>
+      <button
+        type="button"
+        class="primary best"
+        onClick={goBest}
+        aria-label={t("top.best")}
+        title={`${t("top.best")} (B)`}
+      >
         <Icon name="best" />
         <span class="wide-only">{t("top.best")}</span>
       </button>

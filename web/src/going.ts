@@ -9,6 +9,8 @@ import { doubts, listed, me, people, photos } from "./session";
 import { difference, matched } from "./suggestions";
 import type { Doubt, Suggestions } from "./types";
 
+let fitsHeard = 0;
+
 /** Large enough for most windows; the photo in full is fetched when somebody zooms in. */
 export const SIDE = 2048;
 export const opening = signal<string | null>(null);
@@ -20,6 +22,7 @@ let waiting: { found: Suggestions; labelled: number | undefined } | null = null;
 export async function openPhoto(name: string): Promise<boolean> {
   editing.rememberForCopy();
   opening.value = name;
+  const fits = fitsHeard;
   const found = await attempt(() => api.photo(name));
   if (opening.value !== name) return false;
   opening.value = null;
@@ -33,6 +36,8 @@ export async function openPhoto(name: string): Promise<boolean> {
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   void tellWhere();
   preloadNeighbour();
+  // told while the photo was on its way: its suggestions may be newer than those that came with it
+  if (fits !== fitsHeard) void refreshSuggestions();
   return true;
 }
 
@@ -93,6 +98,7 @@ export const news = signal("");
 
 /** After a fit: ask again for the open photo, and show the answer once no box is being dragged. */
 export async function refreshSuggestions(labelled?: number): Promise<void> {
+  fitsHeard += 1;
   const name = open.photo.value?.photo;
   if (!name) return;
   const found = await api.suggestions(name).catch(() => null);
