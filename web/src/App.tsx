@@ -11,7 +11,7 @@ import { PhotoList } from "./PhotoList";
 import { Side } from "./Side";
 import { Stage } from "./Stage";
 import { classes, me, people, session } from "./session";
-import { Tools } from "./Tools";
+import { ClassStrip, Tools } from "./Tools";
 import { panes, TopBar } from "./TopBar";
 
 export function App() {
@@ -29,6 +29,7 @@ export function App() {
         <Caption />
         <Stage />
         <Banner />
+        <ClassStrip />
         <Tools />
       </main>
       <Side />

@@ -161,7 +161,8 @@ function whyNone(withheld: boolean): string {
 /** Against trusting the suggestions too much: how they did where nobody saw them. */
 function Agreement() {
   const now = expected.value;
-  if (!now || now.agreement === null) return null;
+  // of one or two photos it would say nothing
+  if (!now || now.agreement === null || now.agreement_photos < 3) return null;
   const values = { share: percent(now.agreement), n: number(now.agreement_photos) };
   return <p class="hint">{t("suggestions.agreement", values)}</p>;
 }

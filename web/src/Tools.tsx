@@ -1,12 +1,37 @@
 /** Under the photo: what is done most, as buttons for fingers and for those who do not know the keys yet. */
+import { colorOf } from "./colors";
 import * as open from "./document";
-import { drawing, hidden, isClassify, trouble } from "./editing";
+import { drawing, hidden, isClassify, namePhoto, trouble, useClass } from "./editing";
 import { t } from "./i18n";
 import { Icon, type IconName } from "./icons";
 import type { Command } from "./keys";
+import { classes, currentClass } from "./session";
 import { carryOut } from "./shortcuts";
 
 type Named = Extract<Command, string>;
+
+/** On a narrow screen the panel is out of sight, and so its classes lie above the tools. */
+export function ClassStrip() {
+  if (classes.value.length === 0) return null;
+  return (
+    <div class="strip narrow-only" role="toolbar" aria-label={t("classes.title")}>
+      {classes.value.map(({ name }) => {
+        const pressed = isClassify() ? open.names.value.includes(name) : currentClass.value === name;
+        return (
+          <button
+            type="button"
+            key={name}
+            aria-pressed={pressed}
+            onClick={() => (isClassify() ? namePhoto(name, pressed) : useClass(name))}
+          >
+            <span class="swatch" style={{ background: colorOf(name) }} aria-hidden="true" />
+            <bdi class="class-name">{name}</bdi>
+          </button>
+        );
+      })}
+    </div>
+  );
+}
 
 export function Tools() {
   const photo = open.photo.value;
@@ -37,7 +62,7 @@ function DetectTools({ offers }: { offers: boolean }) {
   );
 }
 
-const KEY_SIGNS: Record<string, string> = { Enter: "⏎", Delete: "Del", "Shift-Z": "⇧Z" };
+const KEY_SIGNS: Record<string, string> = { Delete: "Del", "Shift-Z": "⇧Z" };
 
 interface ToolProps {
   command: Named;
