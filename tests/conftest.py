@@ -8,6 +8,37 @@ import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# where there are more threads than cores, those that wait for others must not keep a core busy
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The files that take longest, longest first: begun last, one of them would keep a single core busy
+# while the other waits.
+BEGUN_FIRST = (
+    "tests/pooling/test_keras_layer.py",
+    "tests/end_to_end/test_demo.py",
+    "tests/app/test_export.py",
+    "tests/detection/test_train.py",
+    "tests/app/detect/test_predict.py",
+    "tests/paper/test_detection.py",
+    "tests/end_to_end/test_detect.py",
+    "tests/pooling/onnx/test_operators.py",
+    "tests/training/test_distributed.py",
+    "tests/backbones/test_backbone.py",
+    "tests/detection/proposals/test_propose.py",
+    "tests/end_to_end/test_resigned_models.py",
+    "tests/backbones/tracing/test_receptive_field.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have xdist begin with the first files, and not with those of the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, and leave all else in its order."""
+    places = {name: place for place, name in enumerate(BEGUN_FIRST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import BEGUN_FIRST
 from house import LONGEST_CHAIN, MOST_FILES, MOST_LINES, MOST_MODULES, House
 from planted_house import plant
 
@@ -46,6 +47,11 @@ def test_every_folder_says_what_lies_in_it() -> None:
         if path.name == "__init__.py" and not source.startswith('"""')
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", BEGUN_FIRST)
+def test_files_of_tests_that_are_begun_first_are_there(name: str) -> None:
+    assert (ROOT / name).is_file()
 
 
 def test_a_crowded_folder_is_caught(tmp_path: Path) -> None:

@@ -50,6 +50,31 @@ def test_no_command_imports_heavy_packages_before_it_runs() -> None:
     assert result.stdout == "[]\n", result.stderr
 
 
+PREDICTION = """
+import sys
+import sppnet.app.classify.predict, sppnet.app.detect.predict
+import torch
+from sppnet.backbones import build_backbone, restore_backbone
+from sppnet.geometry import nms
+trunk = build_backbone("efficientnet_lite0", layer="stage5+stage7")
+trunk = restore_backbone(trunk.config(), trunk.state_dict()).with_engine("onnxruntime")
+with torch.no_grad():
+    trunk(torch.rand(1, 3, 64, 64))
+kept = nms(torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 3], [5, 5, 9, 9]]), torch.arange(3.0))
+print(kept.tolist(), [name for name in ("torchvision", "torch._dynamo") if name in sys.modules])
+import torchvision  # finds the library of its operators loaded already
+print(torchvision.ops.nms(torch.eye(4)[2:], torch.ones(2), 0.5).tolist())
+"""
+
+
+def test_a_prediction_imports_neither_torchvision_nor_torchs_compiler() -> None:
+    # together they take longer than torch itself, before each command's first image
+    result = subprocess.run(
+        [sys.executable, "-c", PREDICTION], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "[2, 1] []\n[0, 1]\n", result.stderr
+
+
 @pytest.mark.parametrize("words", [w for w in ALL if w], ids=" ".join)
 def test_unknown_option_is_one_line_and_code_2(words: list[str], capsys) -> None:
     from sppnet.app.main import main

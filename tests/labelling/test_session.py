@@ -1,5 +1,6 @@
 """A session keeps what is said, learns it at once, and forgets what is taken back."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sppnet.app.detect.train import TrainingJob
 from sppnet.errors import InputError, NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import open_detection_dataset
+from sppnet.labelling.base import StoppedError
 from sppnet.storage import ConflictError, sha256_file
 
 
@@ -304,3 +306,59 @@ def test_a_closed_session_says_so(photos) -> None:
         first = session.photos[0]
     with pytest.raises(UsageError, match="was closed"):
         session.labels(first)
+
+
+def test_an_edit_does_not_wait_for_a_fit(session, photos) -> None:
+    photo = session.photos[0]
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:  # as a fit does
+        with session._loop.lock:
+            held.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(30)
+    try:
+        made = session.set_boxes(photo, photos.truth[photo].boxes[:1], ["cat"], author="Ann")
+        assert (made.revision, made.author) == (1, "Ann")
+        assert session.undo(photo, author="Bob").author == "Bob"
+        session.redo(photo)
+        assert session.state.phase == "queued"
+        assert session._loop.pending == {}
+    finally:
+        done.set()
+        thread.join()
+    assert session.refit(60).waiting == 0
+    assert session.suggest(session.photos[1]).model
+
+
+def test_the_background_leaves_edits_to_whoever_asks(photos) -> None:
+    with LabelSession.open(
+        photos.folder, config=CONFIG, background=False, learns_edits=False
+    ) as session:
+        photos.label(session, session.photos[0])
+        session.improve(60)
+        assert (session.state.model, session.state.waiting) == ("", 1)
+        model = session.refit(60).model
+        photos.label(session, session.photos[1])
+        session.improve(60)
+        assert session.state.waiting
+        assert session.state.model == model
+
+
+@pytest.mark.parametrize("bad", [-1, float("nan"), -0.5])
+def test_numbers_that_make_no_sense_are_refused(session, bad) -> None:
+    for call in (session.refit, session.improve, session.next, session.doubtful, session.evaluate):
+        with pytest.raises(ValueError, match="must be at least 0"):
+            call(bad)
+
+
+def test_measuring_is_given_up_when_asked(session, photos) -> None:
+    for photo in session.photos[:3]:
+        photos.label(session, photo)
+    session.refit(60)
+    asked = iter([False, True])
+    with pytest.raises(StoppedError):
+        session.evaluate(stop=lambda: next(asked))

@@ -37,14 +37,17 @@ def run_checks(backend: str, sizes: str) -> tuple[dict[str, str | None], str]:
         "OMP_NUM_THREADS": "1",
     }
     with tempfile.TemporaryDirectory() as home:  # Keras reads nobody's settings and leaves none
-        done = subprocess.run(
-            [sys.executable, str(CHECKS), sizes],
-            env=os.environ | settings | {"KERAS_HOME": home},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, str(CHECKS), sizes],
+                env=os.environ | settings | {"KERAS_HOME": home},
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:  # kept, so that not every check waits anew
+            return {}, str(error)
     lines = done.stdout.splitlines()
     return (json.loads(lines[-1]) if done.returncode == 0 and lines else {}), done.stderr
 

@@ -1,6 +1,8 @@
 """``sppnet label``: label photos in a page on this machine, while a model learns meanwhile."""
 
 import contextlib
+import os
+import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sppnet import __version__
 from sppnet.app.console import note, say
 from sppnet.app.options import Debug, MaxPixels, Threads, command_app
 from sppnet.errors import NothingUsableError, UsageError
@@ -97,18 +100,18 @@ def _serve(
     settings: dict[str, str],
 ) -> None:
     """Serve until a signal comes; ends the command with its exit code."""
-    from sppnet.labelling.opening import list_photos, open_store
+    from sppnet.labelling.base import list_photos, open_store
     from sppnet.server.desk import LabelDesk
-    from sppnet.server.jobs import Jobs
+    from sppnet.server.files import Jobs
     from sppnet.server.label_app import build_label_app
-    from sppnet.server.running import LocalServer
+    from sppnet.server.local import LocalServer
 
     kept = open_store(photos, store, task)
     names = list_photos(photos)
     if not names:
         raise NothingUsableError("holds no photo to label", path=photos)
     opening = _opening(photos, kept.folder, task, settings)
-    desk = LabelDesk(photos, kept, names, task, opening, author)
+    desk = LabelDesk(photos, kept, names, task, opening, author, __version__)
     jobs = Jobs(desk, _predict_boxes if task == "detect" else _predict_classes)
     server = LocalServer(
         build_label_app(desk, lambda: server.port, jobs),
@@ -134,9 +137,15 @@ def _say_ready(port: int, count: int, opens_browser: bool) -> None:
     address = f"http://127.0.0.1:{port}/"
     say(address)
     note(f"{count} photos; labels are saved at once, Ctrl-C stops")
-    if opens_browser:
+    if opens_browser and _has_screen():
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(address)
+
+
+def _has_screen() -> bool:
+    """Whether a browser has a window; one in the terminal would take it away from us."""
+    is_drawn = sys.platform in ("win32", "darwin")
+    return is_drawn or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _close(desk: "LabelDesk", jobs: Any) -> None:
@@ -182,8 +191,9 @@ def _fit_config(settings: dict[str, str]) -> Any:
 
     if "proposals" in settings:
         raise UsageError("--proposals is for --task detect")
+    words: dict[str, Any] = dict(settings)
     with options_to_blame():
-        return FitConfig(**settings)
+        return FitConfig(**words)
 
 
 def _predict_boxes(model: Path, photos: Sequence[Path], out: Path, track: "Track") -> None:
@@ -201,7 +211,7 @@ def _predict_classes(model: Path, photos: Sequence[Path], out: Path, track: "Tra
     with _only_failing_whole():
         run_predict(
             model, [str(photo) for photo in photos], out, view=None, imgsz=None, top=5,
-            device="auto", dry_run=False, show=track, page=True,
+            device="auto", dry_run=False, show=track, with_page=True,
         )  # fmt: skip
 
 

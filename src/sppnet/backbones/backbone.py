@@ -204,11 +204,18 @@ class Backbone(nn.Module):
         return {key: getattr(self, key) for key in ("name", "layer", *places, "engine")}
 
     def _count_channels(self) -> int:
-        """Run the smallest image through on the meta device, which computes shapes only."""
-        tensors = dict(itertools.chain(self.trunk.named_parameters(), self.trunk.named_buffers()))
-        image = torch.empty(1, COLOURS, self.min_size, self.min_size, device="meta")
-        on_meta = {key: tensor.to("meta") for key, tensor in tensors.items()}
-        features = torch.func.functional_call(self.trunk.eval(), on_meta, (image,))
+        """Run the smallest image through, with weights that are one zero each, seen many times.
+
+        On the meta device much is worked out in Python, and torch imports its compiler for that,
+        which takes longer than importing torch.
+        """
+        tensors = itertools.chain(self.trunk.named_parameters(), self.trunk.named_buffers())
+        zeros = {
+            k: torch.zeros((), dtype=t.dtype, device="cpu").expand(t.shape) for k, t in tensors
+        }
+        image = torch.zeros(1, COLOURS, self.min_size, self.min_size, device="cpu")
+        with torch.no_grad():
+            features = torch.func.functional_call(self.trunk.eval(), zeros, (image,))
         return int(features.shape[1])
 
     def extra_repr(self) -> str:

@@ -1,12 +1,12 @@
 """Makes trunks by name, with new or trained weights, and makes saved ones again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from sppnet.backbones.backbone import Backbone
 from sppnet.backbones.efficientnet_lite import lite_transform
@@ -30,6 +30,12 @@ NORMALISATION = ("mean", "std")
 # Classifiers of googlenet and inception_v3 that only training uses; tables of rotary positions that
 # old files hold and timm works out.
 AUXILIARY = ("aux", "Aux", "rope.")
+
+# What asks for random numbers; those of `init` come here whole, the others do so by the first two.
+DRAWS = (
+    *(Tensor.normal_, Tensor.uniform_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+)
 
 
 def build_backbone(
@@ -227,10 +233,25 @@ def wrap_network(name: str, model: nn.Module, *, layer: str | None = None) -> Ba
     return _assemble(find_trunk(name), model, layer)
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves numbers undrawn that have no place: torch imports its compiler, seconds, for them."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _build_without_values(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network for weights to come, without memory where that works; draw no number."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             model = build()
     except NotImplementedError:  # regnet computes its widths with tensors and needs their values
         return _build_apart(build).to("meta")
@@ -281,4 +302,8 @@ def _list_weights(name: str) -> list[str]:
     """List the names of the weights that a network has in its library."""
     if name.startswith(PREFIX) or (name in OWN and OWN[name].packaged):
         return [DEFAULT_WEIGHTS]
-    return [] if name in OWN else sorted(torchvision.models.get_model_weights(name).__members__)
+    if name in OWN:
+        return []
+    from torchvision.models import get_model_weights  # here: torchvision takes long to import
+
+    return sorted(get_model_weights(name).__members__)

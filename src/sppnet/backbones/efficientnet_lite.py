@@ -14,8 +14,6 @@ from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
-from torchvision.models import MobileNet_V2_Weights
-from torchvision.transforms import InterpolationMode
 
 from sppnet.backbones.weights import PackagedWeights
 
@@ -272,6 +270,9 @@ def lite_transform(name: str) -> Callable[..., Tensor]:
     Source:
         TensorFlow's efficientnet/lite: the short side is 32 pixels longer than the crop; bicubic.
     """
+    from torchvision.models import MobileNet_V2_Weights  # here: torchvision takes long to import
+    from torchvision.transforms import InterpolationMode
+
     side = LITE_NETWORKS[name].crop
     return cast(
         Callable[..., Tensor],

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from sppnet.backbones.efficientnet_lite import (
@@ -165,7 +164,9 @@ def list_backbones() -> tuple[str, ...]:
         >>> "zf5" in list_backbones(), "vit_b_16" in list_backbones()
         (True, False)
     """
-    known = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # here: torchvision takes long to import
+
+    known = models.list_models(module=models)
     return (*OWN, *(name for name in known if _find_start(name, FAMILIES)))
 
 
@@ -201,10 +202,12 @@ def _find_start(name: str, starts: dict[str, Any]) -> str:
 
 def _torchvision_trunk(name: str, family: _Family) -> Trunk:
     """Fill in the normalisation that torchvision's own weights ask for."""
-    transform = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    from torchvision import models  # here: torchvision takes long to import
+
+    transform = models.get_model_weights(name).DEFAULT.transforms()
     return Trunk(
         name,
-        lambda: torchvision.models.get_model(name, weights=None, **family.options),
+        lambda: models.get_model(name, weights=None, **family.options),
         family.last_layer,
         mean=family.mean or tuple(transform.mean),
         std=family.std or tuple(transform.std),

@@ -16,7 +16,6 @@ from urllib.parse import urlparse
 
 import safetensors
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -109,7 +108,9 @@ def find_torchvision_weights(name: str, weights: str) -> Any:
         >>> find_torchvision_weights("squeezenet1_1", "DEFAULT").name
         'IMAGENET1K_V1'
     """
-    members = torchvision.models.get_model_weights(name).__members__
+    from torchvision.models import get_model_weights  # here: torchvision takes long to import
+
+    members = get_model_weights(name).__members__
     return members.get(weights.rpartition(".")[2].upper())
 
 

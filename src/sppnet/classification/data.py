@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from sppnet.classification.scoring import Task, class_task, presence_task
 from sppnet.classification.splits import HOLDOUT, Split, SplitConfig
@@ -320,6 +319,8 @@ def content_numbers(images: list[Any]) -> Tensor:
 @contextmanager
 def as_files(images: list[Any]) -> Iterator[list[str | Path]]:
     """Give paths of all images; what is only in memory is written to a temporary folder."""
+    from torchvision.transforms.functional import to_pil_image  # here: it takes long to import
+
     with tempfile.TemporaryDirectory(prefix="sppnet-") as folder:
         paths: list[str | Path] = []
         for number, image in enumerate(images):

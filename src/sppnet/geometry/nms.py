@@ -1,8 +1,15 @@
 """Non-maximum suppression: hard and soft, of one class and per class."""
 
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
 import torch
 from torch import Tensor
-from torchvision.ops import nms as torchvision_nms
 
 from sppnet.geometry.boxes import box_iou, check_boxes, reject_rows
 
@@ -45,7 +52,25 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.3) -> Tensor:
     # torchvision sorts again; equal ranks cannot occur, so the order above decides.
     ranks = torch.arange(len(order), 0, -1, dtype=torch.float64, device=boxes.device)
     # double: in float32 an overlap of 3 / 10 is above 0.3; in half torchvision has no CPU kernel
-    return order[torchvision_nms(boxes[order].double(), ranks, iou_threshold)]
+    return order[_torchvision_nms()(boxes[order].double(), ranks, iou_threshold)]
+
+
+@cache
+def _torchvision_nms() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Find torchvision's operator, without torchvision's Python where that is not there yet.
+
+    Its Python imports torch's compiler, which takes as long as all that a prediction needs; a
+    library that is loaded is not loaded again when somebody does import torchvision.
+    """
+    if "torchvision" not in sys.modules:
+        spec = find_spec("torchvision")
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        for path in (path for folder in folders for path in Path(folder).glob("_C*.so")):
+            with suppress(OSError):
+                torch.ops.load_library(path)
+    if not hasattr(torch.ops.torchvision, "nms"):  # another system, or another layout
+        import torchvision  # noqa: F401
+    return cast(Callable[[Tensor, Tensor, float], Tensor], torch.ops.torchvision.nms)
 
 
 def nms_per_class(

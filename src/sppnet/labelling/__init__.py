@@ -3,10 +3,12 @@
 Where to start reading, in this order:
 
 - ``session.py``: ``LabelSession``, what a person or a page talks to.
-- ``loop.py``: what is still to be learnt, and when; ``background.py``: the thread that does it.
+- ``loop.py``: what is still to be learnt, and when.
 - ``learner.py``: a detector that is kept warm: rows of a photo come and go.
 - ``folds.py``: what to expect of the next photo; ``order.py``: which one that is, and doubts.
-- ``opening.py``: photos and store that a session begins with.
+- ``class_session.py``: `ClassSession`, the same for names of whole photos; ``class_learner.py``:
+  features and fit, probabilities and figures.
+- ``base.py``: photos, store and background thread of every session.
 - ``exchange.py``: labels from and for other tools; ``drawn.py``: boxes as people draw them.
 
 Labels themselves are kept by ``storage/label_store.py``.
@@ -32,7 +34,7 @@ __all__ = [
     "import_labels",
 ]
 
-# These need torch; what a session begins with (`opening.py`) does not.
+# These need torch; what a session begins with (`base.py`) does not.
 _MODULE_OF = {
     "Doubt": "order",
     "Expectation": "folds",

@@ -456,10 +456,9 @@ def _write_studio(_: LabelStore, labels: Sized, out: Path) -> None:
 def _write_csv(_: LabelStore, labels: Sized, out: Path) -> None:
     """A line for each box; a photo without things has one without a box."""
     rows: list[list[object]] = []
-    for each, _ in labels:
-        rows += [[each.photo, *box.corners, box.name] for box in each.boxes] or [
-            [each.photo, *[""] * 5]
-        ]
+    for each, _size in labels:
+        boxes: list[list[object]] = [[each.photo, *box.corners, box.name] for box in each.boxes]
+        rows += boxes or [[each.photo, *[""] * 5]]
     write_table(out, ["photo", "x1", "y1", "x2", "y2", "class"], rows)
 
 

@@ -11,8 +11,8 @@ from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
+from sppnet.labelling.base import StoppedError
 from sppnet.labelling.learner import WarmLearner
-from sppnet.labelling.opening import StoppedError
 
 DRAWS = 200  # of the bootstrap over photos
 
@@ -128,7 +128,7 @@ def summarise(held: HeldOut) -> Expectation:
     counting = {name: each.select(reaches(each, thresholds)) for name, each in found.items()}
     matched = match_scores(images, counting, held.names)
     right = np.bincount(matched.image[matched.is_true_positive], minlength=len(images))
-    recall, spread = _bootstrap(right, np.array(objects))
+    recall, spread = bootstrap_share(right, np.array(objects))
     precision = float(matched.is_true_positive.mean()) if len(matched.scores) else float("nan")
     per_class = {n: float(value) for n, value in scored.per_class.items() if value is not None}
     return Expectation(
@@ -136,8 +136,17 @@ def summarise(held: HeldOut) -> Expectation:
     )
 
 
-def _bootstrap(right: np.ndarray, objects: np.ndarray) -> tuple[float, float]:
-    """A share of objects over photos, and half the width of its 95 % interval."""
+def bootstrap_share(right: np.ndarray, objects: np.ndarray) -> tuple[float, float]:
+    """Give a share of objects over photos, and half the width of its 95 % interval.
+
+    Args:
+        right: (N,) objects of each photo that were found.
+        objects: (N,) objects of each photo.
+
+    Example:
+        >>> bootstrap_share(np.array([1, 1]), np.array([1, 1]))
+        (1.0, 0.0)
+    """
     random = np.random.default_rng(0)
     drawn = random.integers(len(right), size=(DRAWS, len(right)))
     shares = right[drawn].sum(1) / np.maximum(objects[drawn].sum(1), 1)

@@ -38,7 +38,8 @@ class Doubt:
         photo: Its name.
         kind: ``label`` (a model that never saw this photo denies the label) or ``missing`` (it
             finds a thing where none is labelled).
-        box: (x1, y1, x2, y2) of the label, or of what was found.
+        box: (x1, y1, x2, y2) of the label, or of what was found; None where whole photos are
+            named.
         name: Class of the label, or of what was found.
         instead: What the model sees there, if it is another class; empty otherwise.
         probability: That the label is wrong, 0..1; a ranking more than a promise.
@@ -46,7 +47,7 @@ class Doubt:
 
     photo: str
     kind: str
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None
     name: str
     instead: str
     probability: float

@@ -132,7 +132,9 @@ def check_rows(rows: Tensor, maps: Sequence[Tensor]) -> None:
     image, x0, y0, x1, y1 = rows.unbind(1)
     good = (image >= 0) & (image < len(sizes))
     if sizes:
-        height, width = torch.tensor(sizes, device=rows.device)[torch.where(good, image, 0)].T
+        # not [...], which wakes torch's threads for ever so few rows and waits for all of them
+        table = torch.tensor(sizes, device=rows.device)
+        height, width = table.index_select(0, torch.where(good, image, 0)).T
         good &= (x0 >= 0) & (x0 < x1) & (x1 <= width) & (y0 >= 0) & (y0 < y1) & (y1 <= height)
     if not bool(good.all()):
         row = int((~good).nonzero()[0, 0])

@@ -7,13 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sppnet import __version__
-from sppnet.server.agreement import Withheld
-from sppnet.server.answers import BadValueError
-from sppnet.server.board import LAST_PHOTO, Board
-from sppnet.server.events import Event, EventHub
+from sppnet.server.answers import BadValueError, Event, EventHub
+from sppnet.server.board import LAST_PHOTO, Board, Withheld
+from sppnet.server.files import PhotoDesk
 from sppnet.server.label_work import LabelWork, Session
-from sppnet.server.photos import PhotoDesk
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import PhotoLabels
 
@@ -35,6 +32,7 @@ class LabelDesk:
         task: ``detect`` or ``classify``.
         open_session: Opens the session; called in a thread of its own.
         author: Recorded with edits that name none.
+        version: Of the package, shown by the page.
     """
 
     def __init__(
@@ -45,8 +43,10 @@ class LabelDesk:
         task: str,
         open_session: Callable[[], Session],
         author: str = "",
+        version: str = "",
     ) -> None:
         self.folder, self.store, self.task, self.author = folder, store, task, author
+        self.version = version
         self.hub = EventHub()
         self.board = Board(store, photos)
         self.withheld = Withheld(self.board)
@@ -77,7 +77,7 @@ class LabelDesk:
             "state": self.work.state(),
             "expected": self.work.expected(),
             "curve": self.work.curve(),
-            "version": __version__,
+            "version": self.version,
             "last_photo": self._last_photo(),
         }
 
@@ -276,9 +276,9 @@ def _items(found: Any) -> list[Json]:
     columns = [found.names, found.scores.tolist(), sure.tolist()]
     rows = [dict(zip(("name", "score", "confidence"), row, strict=True))
             for row in zip(*columns, strict=True)]  # fmt: skip
-    if "boxes" in found:
-        boxes = found.boxes.tolist()
-        rows = [{"box": box, **row} for box, row in zip(boxes, rows, strict=True)]
+    boxes = getattr(found, "boxes", None)  # whole photos have none
+    if boxes is not None:
+        rows = [{"box": box, **row} for box, row in zip(boxes.tolist(), rows, strict=True)]
     return rows[:MOST_SHOWN]
 
 
@@ -286,10 +286,10 @@ def _read_edit(body: Any, task: str) -> tuple[list[Any], list[str], bool]:
     """Boxes, their names, and whether nothing is there, of the body of an edit."""
     if not isinstance(body, dict):
         raise BadValueError("the body must be an object")
-    is_empty = body.get("empty", False)
-    rows = body.get("boxes" if task == "detect" else "names", [])
+    is_empty, key = body.get("empty", False), "boxes" if task == "detect" else "names"
+    rows = body.get(key, [] if is_empty is True else None)  # an empty body unlabels nothing
     if not isinstance(is_empty, bool) or not isinstance(rows, list):
-        raise BadValueError("empty must be true or false, boxes and names must be lists")
+        raise BadValueError(f"empty must be true or false, {key} must be a list")
     if len(rows) > MOST_BOXES:
         raise BadValueError(f"a photo must have at most {MOST_BOXES} boxes, got {len(rows)}")
     if is_empty and rows:

@@ -23,10 +23,8 @@ from sppnet.server.answers import (
     problem_response,
 )
 from sppnet.server.desk import MOST_AUTHOR, LabelDesk
-from sppnet.server.downloads import Downloads
-from sppnet.server.guard import Guard
-from sppnet.server.jobs import Jobs
-from sppnet.server.photos import Picture
+from sppnet.server.files import Downloads, Jobs, Picture
+from sppnet.server.local import Guard
 from sppnet.storage.files import parse_json
 from sppnet.storage.labels import ConflictError
 

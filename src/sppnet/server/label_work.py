@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sppnet.errors import NothingUsableError, OutputError, SppnetError
-from sppnet.labelling.opening import StoppedError
-from sppnet.server.agreement import Withheld
-from sppnet.server.board import CURVE, EXPECTED, Board
-from sppnet.server.events import EventHub
+from sppnet.labelling.base import StoppedError
+from sppnet.server.answers import EventHub
+from sppnet.server.board import CURVE, EXPECTED, Board, Withheld
 from sppnet.storage.labels import PhotoLabels
 
 SETTLE = 0.3  # seconds after the last edit at which it is learnt
@@ -106,7 +105,7 @@ class LabelWork:
         self._wake = threading.Condition()
         self._edits, self._learnt, self._edited_at = 0, 0, 0.0
         self._seen = 0  # number of the store's last edit that was learnt
-        self._wants_full, self._is_full = False, False
+        self._wants_full = self._is_full = self._has_nothing = False
         self._open_photo = self._looked_at = ""
         self._measured = (0, 0)  # edits and labelled photos when it was last measured
         self._last_state: dict[str, Any] = {}
@@ -187,6 +186,8 @@ class LabelWork:
             return {"phase": phase, "seconds_left": 0.0, "message": message, "waiting": 0,
                     **counts, "model": ""}  # fmt: skip
         state = asdict(self._session.state)
+        if self._has_nothing and state["phase"] == "failed":  # nothing to learn from is no failure
+            state |= {"phase": "idle", "message": ""}
         if state["phase"] in ("idle", "queued"):
             state["phase"] = "queued" if self._edits > self._learnt else state["phase"]
         return state
@@ -237,7 +238,7 @@ class LabelWork:
 
     def _learn(self, session: Session) -> None:
         edits, full, self._wants_full = self._edits, self._wants_full, False
-        self._is_full = full
+        self._is_full, self._has_nothing = full, False
         self._seen = self.board.store.changed_since(self._seen)[1]
         left = 0.0 if full else BUDGET
         self._tell("state", {**self.state(), "phase": "fitting", "seconds_left": left})
@@ -245,7 +246,7 @@ class LabelWork:
             state = session.refit(BUDGET, full=full)
             self._learnt = edits if not state.waiting else self._learnt
         except NothingUsableError:
-            self._learnt = edits  # there is nothing to learn from yet
+            self._learnt, self._has_nothing = edits, True  # there is no box yet
         except SppnetError:
             self._learnt = edits  # the state says why
         finally:

@@ -6,7 +6,7 @@
 - ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable;
   ``run_data.py``: what it learns from, and what changed there.
 - ``label_store.py``: labels of photos with all their revisions, in one SQLite file;
-  ``labels.py``: what is said about a photo; ``label_rows.py``: the tables.
+  ``labels.py``: what is said about a photo, and the tables.
 """
 
 from importlib import import_module

@@ -15,9 +15,10 @@ from typing import Any, cast
 
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage.files import reason
-from sppnet.storage.label_rows import FORMAT_VERSION, SCHEMA, labels_of, rows_text
 from sppnet.storage.labels import (
+    FORMAT_VERSION,
     LABELLED,
+    SCHEMA,
     UNLABELLED,
     ConflictError,
     LabelBox,
@@ -25,6 +26,8 @@ from sppnet.storage.labels import (
     SuggestedBox,
     check_edit,
     check_name,
+    labels_of,
+    rows_text,
 )
 
 STORE_FOLDER, STORE_FILE = ".sppnet", "labels.sqlite"
@@ -85,7 +88,8 @@ class LabelStore:
 
     def close(self) -> None:
         """Close the file; nothing waits to be written."""
-        self._db.close()
+        with self._lock:  # another thread may be reading
+            self._db.close()
 
     @property
     def photos_folder(self) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from sppnet.pooling import pool_regions, spatial_pyramid_pool
-from sppnet.pooling.kernels import cpu, torch_reference
+from sppnet.pooling.kernels import cpu, native_library, torch_reference
 
 LEVELS = [(6, 3, 2, 1), (7, 5, 2), (1,), (2, 2), (1, 4, 8), (12, 5)]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -183,6 +183,25 @@ def test_gradients_with_winners_that_were_kept(dtype: torch.dtype, layout: str) 
         assert torch.equal(ours.grad, theirs.grad)
 
 
+@pytest.mark.parametrize("layout", ["plain", "channels_last"])
+@pytest.mark.parametrize("hw", [(5, 9), (13, 13), (21, 38), (18, 90)])
+@pytest.mark.parametrize("odd", [math.nan, -0.0])
+def test_one_odd_cell_among_many_is_found(layout: str, hw: tuple[int, int], odd: float) -> None:
+    """NaN wins wherever it lies; of two zeros the first one in row-major order does."""
+    height, width = hw
+    for seed in range(24):
+        draw = torch.Generator().manual_seed(seed)
+        features = torch.rand((1, 160, *hw), generator=draw).neg_().sub_(1)
+        channel = int(torch.randint(0, 160, (1,), generator=draw))
+        first, second = torch.randperm(height * width, generator=draw)[:2].tolist()
+        plane = features[0, channel].view(-1)
+        plane[first], plane[second] = odd, 0.0
+        features = lay_out(features, layout)
+        leaf, expected = features.clone().requires_grad_(), by_levels(features, (6, 3, 2, 1))
+        same_bits(spatial_pyramid_pool(features, (6, 3, 2, 1)), expected)
+        same_bits(spatial_pyramid_pool(leaf, (6, 3, 2, 1)).detach(), expected)
+
+
 @pytest.mark.parametrize("shape", [(12, 1, 9, 5), (7, 3, 4, 11), (40, 5, 1, 3), (3, 105, 6, 2)])
 @pytest.mark.parametrize("layout", ["plain", "channels_last"])
 @pytest.mark.parametrize("mode", ["max", "avg"])
@@ -259,6 +278,20 @@ def test_every_number_of_threads_gives_the_same_bits() -> None:
         torch.set_num_threads(before)
     for each in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(each, found[0], strict=True))
+
+
+def test_threads_of_its_own_give_the_same_bits() -> None:
+    """Where there is no OpenMP, and in forked children, which have none of their parent's."""
+    features, rows = fill("ties", (1, 48, 30, 40), torch.float32), draw_rows(400, (1, 48, 30, 40))
+    expected, before = pool_regions(features, rows), torch.get_num_threads()
+    library = native_library._load(str(cpu.LIBRARY._path(cpu.kernel_name())))
+    library.sppnet_use_team(None)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(pool_regions(features, rows), expected)
+    finally:
+        torch.set_num_threads(before)
+        library.sppnet_use_team(native_library._openmp_function())
 
 
 def test_eight_python_threads_at_once_get_their_own_answers() -> None:

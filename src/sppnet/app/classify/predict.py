@@ -21,6 +21,7 @@ from sppnet.app.console import (
     say_table,
     warn,
 )
+from sppnet.app.detect.predict import overlay_names
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.classification import (
@@ -37,13 +38,24 @@ from sppnet.classification import (
     scoring_split,
 )
 from sppnet.errors import NothingUsableError, UsageError
-from sppnet.evaluation import ClassificationFigures, write_classification_report
-from sppnet.evaluation.report import seen_warnings
+from sppnet.evaluation import (
+    ClassificationFigures,
+    to_jpeg_bytes,
+    write_classification_report,
+)
+from sppnet.evaluation.report import seen_warnings, write_found_page
 from sppnet.evaluation.results_writing import Number, write_table
-from sppnet.images import ClassificationDataset, list_class_splits, list_images, read_class_folders
-from sppnet.storage import FeatureCache, ensure_output_folder, write_json
+from sppnet.images import (
+    ClassificationDataset,
+    list_class_splits,
+    list_images,
+    load_compact,
+    read_class_folders,
+)
+from sppnet.progress import Track
+from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes, write_json
 
-UNFINISHED = "unfinished"
+UNFINISHED, PICTURES = "unfinished", "pictures"
 SHOWN = 20
 
 
@@ -141,8 +153,10 @@ def run_predict(
     top: int,
     device: str,
     dry_run: bool,
+    show: Track = track,
+    with_page: bool = False,
 ) -> None:
-    """Run the whole of ``predict``."""
+    """Run the whole of ``predict``; with a page for people, where they look at it in a browser."""
     classifier = load_classifier(model, choose_device(device))
     chosen = _choose_view(classifier, view, imgsz)
     listing = list_images(images, out)
@@ -154,7 +168,7 @@ def run_predict(
     if dry_run:
         _say_plan(classifier, listing.paths, chosen)
         return
-    found = _predict(classifier, listing.paths, chosen, ensure_output_folder(out))
+    found = _predict(classifier, listing.paths, chosen, ensure_output_folder(out), show)
     for problem in found.problems:
         tally.add_failed(problem)
     tally.add_ok(len(found.kept))
@@ -171,6 +185,8 @@ def run_predict(
     }
     _write_predictions(out, document)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    if with_page:
+        _write_page(out, records, classifier.names)
     _say_predictions(records, counts)
     shared.say_results(out / "predictions.json", out / "predictions.csv", out / "counts.csv")
     tally.finish()
@@ -193,12 +209,30 @@ def _view_words(view: View | ViewPlan | None) -> dict[str, Any] | str:
     return "own" if view is None else view.config()
 
 
+def _write_page(out: Path, records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Write a page that shows each image with its best class."""
+    files = overlay_names([record["file"] for record in records])
+    counts = {}
+    for record in records:
+        path = out / PICTURES / files[record["file"]]
+        ensure_output_folder(path.parent)
+        write_bytes(path, to_jpeg_bytes(load_compact(record["path"])))
+        best = record["labels"][0]
+        counts[record["file"]] = [int(label == best) for label in range(len(names))]
+    links = {file: f"{PICTURES}/{name}" for file, name in files.items()}
+    write_found_page(out / "index.html", counts, names, links, title="What the photos show")
+
+
 def _predict(
-    classifier: ImageClassifier, paths: Sequence[Path], view: View | ViewPlan | None, out: Path
+    classifier: ImageClassifier,
+    paths: Sequence[Path],
+    view: View | ViewPlan | None,
+    out: Path,
+    show: Track = track,
 ) -> FeatureSet:
     """Score every image; scores are cached until the command ends, so that a killed run goes on."""
     cache = FeatureCache(out / UNFINISHED)
-    return predict_files(classifier, paths, view, cache=cache, track=track)
+    return predict_files(classifier, paths, view, cache=cache, track=show)
 
 
 def _records(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, fx, nn
-from torchvision.ops import StochasticDepth
+
+from sppnet.backbones.tracing.propagate import STOCHASTIC_DEPTH, full_name
 
 if TYPE_CHECKING:
     import onnx
@@ -144,7 +145,8 @@ def _find_rule(trunk: fx.GraphModule, node: fx.Node) -> tuple[Any, "Rule"]:
     """Find the layer or function of a node, and its rule."""
     if node.op == "call_module":
         layer: Any = trunk.get_submodule(str(node.target))
-        rule, called = LAYERS.get(type(layer)), type(layer).__name__
+        rule = LAYERS.get(type(layer)) or NAMED_LAYERS.get(full_name(layer))
+        called = type(layer).__name__
     else:
         layer = node.target
         rule = FUNCTIONS.get(layer) if node.op == "call_function" else None
@@ -280,8 +282,8 @@ LAYERS: dict[type, Rule] = {
     nn.ZeroPad2d: _pad_zeros,
     nn.Identity: _same,
     nn.Dropout: _same,
-    StochasticDepth: _same,
 }
+NAMED_LAYERS: dict[str, Rule] = {STOCHASTIC_DEPTH: _same}
 FUNCTIONS: dict[Any, Rule] = {
     operator.add: _of_two("Add"),
     operator.iadd: _of_two("Add"),

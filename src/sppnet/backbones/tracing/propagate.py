@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
-from torchvision.ops import StochasticDepth
 
 from sppnet.backbones.tracing.receptive_field import (
     CHANNELS_LAST,
@@ -43,13 +42,14 @@ KEEPS_CELLS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU),
     *(nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
     *(nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm),
-    *(nn.Dropout, nn.Dropout2d, nn.Identity, StochasticDepth),
+    *(nn.Dropout, nn.Dropout2d, nn.Identity),
 )
 # These are taken as one layer where a library has its own forms of them.
 WHOLE = (
     *(nn.Conv2d, nn.Linear, nn.MaxPool2d, nn.AvgPool2d),
-    *(nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm, StochasticDepth),
+    *(nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm),
 )
+STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth.StochasticDepth"
 PADDED_BY_SIZE = "Same"  # how timm ends the names of layers that pad as TensorFlow does
 Rule = Callable[[Any, ReceptiveField], Value]
 
@@ -147,7 +147,7 @@ def is_one_layer(module: nn.Module) -> bool:
         >>> is_one_layer(nn.Conv2d(3, 4, 1)), is_one_layer(nn.Sequential())
         (True, False)
     """
-    own_rule = _full_name(module) in NAMED or getattr(module, "keeps_cells", False)
+    own_rule = full_name(module) in NAMED or getattr(module, "keeps_cells", False)
     return own_rule or isinstance(module, WHOLE)
 
 
@@ -164,7 +164,7 @@ def through_module(module: nn.Module, value: Value) -> Value:
     """
     if not isinstance(value, ReceptiveField):
         return value
-    named = NAMED.get(_full_name(module))
+    named = NAMED.get(full_name(module))
     if named:
         return named(module, value)
     if isinstance(module, KEEPS_CELLS) or getattr(module, "keeps_cells", False):
@@ -175,7 +175,13 @@ def through_module(module: nn.Module, value: Value) -> Value:
     raise ValueError(f"no rule for modules of type {type(module).__name__}")
 
 
-def _full_name(module: nn.Module) -> str:
+def full_name(module: nn.Module) -> str:
+    """Name the class of a layer, so that its library need not be imported to know it.
+
+    Example:
+        >>> full_name(nn.Identity())
+        'torch.nn.modules.linear.Identity'
+    """
     return f"{type(module).__module__}.{type(module).__name__}"
 
 
@@ -452,6 +458,7 @@ RULES: dict[Any, Rule] = {
 }
 NAMED: dict[str, Rule] = {
     "timm.layers.drop.DropPath": _keep_layer,
+    STOCHASTIC_DEPTH: _keep_layer,
     "timm.layers.patch_embed.PatchEmbed": _embed_patches,
     "timm.models.swin_transformer.PatchMerging": _through_merging,
     "timm.models.swin_transformer.SwinTransformerBlock": _keep_layer,

@@ -44,7 +44,8 @@ def read_labels(
         The data set; photos that are gone are in its ``problems``.
 
     Raises:
-        UsageError: If there is no store, or a split was asked for.
+        UsageError: If there is no store, it has no boxes but names of whole photos, or a split was
+            asked for.
         NothingUsableError: If no photo is labelled, or none can be used.
         UnusableFileError: If the store is damaged.
         InputError: If the file of names cannot be read.
@@ -55,6 +56,8 @@ def read_labels(
     if split is not None:
         raise unknown_split(Path(root), split, [])
     with LabelStore(folder) as store:
+        if store.fact("task") == "classify":
+            raise UsageError("these labels name whole photos, there are no boxes", path=root)
         labels = [each for each in store.every() if each.state != UNLABELLED]
         used = {box.name for each in labels for box in each.boxes}
         own_names = tuple(name for name in store.names() if name in used)

@@ -24,11 +24,21 @@ def kernel_for(maps: Sequence[Tensor], levels: Sequence[Level] = ()) -> str:
         >>> kernel_for([torch.zeros(1, 2, 3, 4, device="meta")])
         'torch'
     """
-    if not all(isinstance(n, int) for n in levels):
+    if not _are_squares(tuple(levels)):
         return "torch"
     if cpu.serves(maps):
         return "native"
     return "triton" if maps[0].is_cuda and has_triton() else "torch"
+
+
+@functools.lru_cache(maxsize=256)
+def _are_squares(levels: tuple[Level, ...]) -> bool:
+    return all(isinstance(n, int) for n in levels)
+
+
+@functools.lru_cache(maxsize=256)
+def _count_bins(levels: tuple[Level, ...]) -> int:
+    return num_bins(levels)
 
 
 @functools.cache
@@ -131,7 +141,7 @@ def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[Level]) -> Te
         >>> empty_for([torch.zeros(1, 2, 3, 4)], 3, (1, 2)).shape
         torch.Size([3, 10])
     """
-    return maps[0].new_empty(count, maps[0].shape[1] * num_bins(levels))
+    return maps[0].new_empty(count, maps[0].shape[1] * _count_bins(tuple(levels)))
 
 
 def run_for_training(

@@ -1,7 +1,8 @@
 """Finds and loads the libraries that the installation compiles, one per generation of processors.
 
-The best one that this processor runs is loaded on first use; calls into it release the GIL. The
-kernel of the pooling and that of graph proposals are both loaded this way.
+The best one that this processor runs is loaded on first use; calls into it release the GIL and work
+in torch's threads, where those are OpenMP's. The kernel of the pooling and that of graph proposals
+are both loaded this way.
 """
 
 import ctypes
@@ -70,4 +71,15 @@ class NativeLibrary:
 
 @functools.cache
 def _load(path: str) -> ctypes.CDLL:
-    return ctypes.CDLL(path)
+    library = ctypes.CDLL(path)
+    library.sppnet_use_team.argtypes, library.sppnet_use_team.restype = [ctypes.c_void_p], None
+    library.sppnet_use_team(_openmp_function())
+    return library
+
+
+def _openmp_function() -> int | None:
+    """Address of what starts a team of torch's threads; None where torch has no OpenMP."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError, TypeError):  # another OpenMP, or Windows, which has no None
+        return None

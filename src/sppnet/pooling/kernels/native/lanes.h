@@ -27,6 +27,14 @@ template <class T> struct ComputeOf<Summed<T>> {
     using F = double;
 };
 
+// The number of a cell, which a lane of F holds in its bits.
+template <class G> struct CellNumber {
+    uint16_t number;
+};
+template <class G> struct ComputeOf<CellNumber<G>> {
+    using F = G;
+};
+
 template <class F> struct Vectors;
 template <> struct Vectors<float> {
     typedef float V __attribute__((vector_size(64), may_alias));
@@ -85,6 +93,12 @@ inline void store(Brain* p, Vec<float> v) {  // to the nearest, ties to even; a 
     Word16 kept = (Word16)(v != v) ? nan : rounded;
     Short16 narrow = __builtin_convertvector(kept >> 16, Short16);
     memcpy(p, &narrow, sizeof narrow);
+}
+
+template <class F> inline void store(CellNumber<F>* p, Vec<F> v) {
+    using Numbers = uint16_t __attribute__((vector_size(2 * LANES<F>)));
+    Numbers numbers = __builtin_convertvector((IntVec<F>)v, Numbers);
+    memcpy(p, &numbers, sizeof numbers);
 }
 
 typedef float Float8 __attribute__((vector_size(32)));

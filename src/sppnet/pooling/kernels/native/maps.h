@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layout.h"
+#include "maxima.h"
 #include "parallel.h"
 #include "stream.h"
 
@@ -16,6 +17,18 @@ template <class T> inline View<T> view_image(const Tensor& t, int64_t image) {
     return {base, t.height, t.width, t.channel, t.row, t.cell};
 }
 
+// Most cells that have numbers in every vector of integers.
+constexpr int64_t MOST_NUMBERS = INT32_MAX;
+
+// Most cells of a map whose gradient is added up beside it, and how many blocks of channels at a time. In the map, at the
+// stride of all channels, they fall into a few sets of the cache and push each other out; those of larger maps win seldom.
+constexpr int64_t NEAR_CELLS = 1 << 9;
+constexpr int NEAR_BLOCKS = 4;
+
+inline bool is_near(const Tensor& t) {
+    return t.channel == 1 && t.row == t.width * t.cell && t.height * t.width <= NEAR_CELLS;
+}
+
 // What a thread needs to pool a view.
 template <class T> struct Bench {
     using F = typename ComputeOf<T>::F;
@@ -23,10 +36,11 @@ template <class T> struct Bench {
     Bounds bounds;
     F* band;
     Pooled<F>* pooled;  // of each block
-    typename Vectors<F>::Int* staged_cells;
+    CellNumber<F>* staged_winners;
     T* staged;          // one level of one block, as the pooled vector has it
+    T* cells;           // the gradient of one block of channels
 
-    Bench(const Pyramid& pyramid, int64_t widest, int blocks, bool winners) {
+    Bench(const Pyramid& pyramid, int64_t widest, int blocks, bool winners, int64_t most_cells = 0) {
         bounds.row_edges = arena.take<Edges>(pyramid.sides);
         bounds.column_edges = arena.take<Edges>(pyramid.sides);
         bounds.columns = arena.take<Columns>(pyramid.count);
@@ -34,7 +48,8 @@ template <class T> struct Bench {
         int* numbers = arena.take<int>(2 * pyramid.sides);
         band = arena.take<F>(max(widest, BAND_CELLS) * LANES<F>);
         staged = arena.take<T>((pyramid.bins + 1) * LANES<F>);
-        staged_cells = winners ? arena.take<typename Vectors<F>::Int>((pyramid.bins + 1) * LANES<F>) : nullptr;
+        cells = most_cells ? arena.take<T>(most_cells * NEAR_BLOCKS * LANES<F>) : nullptr;
+        staged_winners = winners ? arena.take<CellNumber<F>>((pyramid.bins + 1) * LANES<F>) : nullptr;
         pooled = arena.take<Pooled<F>>(blocks);
         Vec<F>* values = arena.take<Vec<F>>(blocks * pyramid.bins);
         Vec<F>* line = arena.take<Vec<F>>(pyramid.sides);
@@ -80,22 +95,24 @@ template <class T, bool MEAN> struct MapsWork {
     const Pyramid& pyramid;
     const Tensor* maps;
     const Tensor* gradients;  // zeros to add to; null: forward
-    int64_t channels, images, widest;
+    int64_t channels, images;
+    int64_t widest; // vectors that are held at a time
     bool folded;    // the images of a batch with few channels lie side by side in the lanes
     int64_t planes; // lanes of an image, or of the whole batch
     int64_t group;  // lanes of a task
     T* pooled;      // (images of all maps, channels * bins): written, or the gradient to send back
-    Int* winners;   // of the same shape, y * width + x of each maximum: written, or read; or null
+    CellNumber<F>* winners; // of the same shape, where each maximum was found: written, or read; or null
 
     MapsWork(
         const Pyramid& pyramid, const Tensor* maps, const Tensor* gradients, int64_t count, T* pooled,
         void* winners, int64_t threads
     )
         : pyramid(pyramid), maps(maps), gradients(gradients), channels(maps[0].channels), images(0), widest(1),
-          folded(false), planes(channels), group(MOST_BLOCKS * N), pooled(pooled), winners((Int*)winners) {
+          folded(false), planes(channels), group(MOST_BLOCKS * N), pooled(pooled), winners((CellNumber<F>*)winners) {
         for (int64_t i = 0; i < count; i++) {
             images += maps[i].images;
-            widest = max(widest, maps[i].width);
+            bool by_planes = maps[i].cell == 1 && maps[i].width >= N;
+            widest = max(widest, maps[i].width * (by_planes ? plane_lines(pyramid) : 1));
         }
         bool sends = gradients && (winners || !folds(gradients[0]));
         if (count == 1 && channels < N && folds(maps[0]) && !sends) {
@@ -108,7 +125,9 @@ template <class T, bool MEAN> struct MapsWork {
     bool folds(const Tensor& t) const { return channels == 1 || t.image == channels * t.channel; }
     int64_t groups() const { return (planes + group - 1) / group; }
     int64_t tasks() const { return images * groups(); }
-    Bench<T> start() { return Bench<T>(pyramid, widest, int(group / N), gradients || winners); }
+    Bench<T> start() {
+        return Bench<T>(pyramid, widest, int(group / N), !MEAN, gradients && winners ? NEAR_CELLS : 0);
+    }
 
     bool run(int64_t task, Bench<T>& bench) {
         int64_t place = task / groups(), image = place, c = task % groups() * group;
@@ -131,11 +150,11 @@ template <class T, bool MEAN> struct MapsWork {
                 used = min(used, int64_t(N));
                 spread_gradient(*to, to_image, place, c, used, bench);
             } else if (!to) {
-                pool<WINNERS>(view, c - skip, used, blocks, bench);
+                bool numbers = pool<WINNERS>(view, c - skip, used, blocks, bench);
                 write(place, c, used, skip, bench);
-                write_winners(map->width, place, c, used, skip, bench);
+                write_winners(numbers ? 0 : map->width, place, c, used, skip, bench);
             } else if (winners) {
-                send_to_winners(*to, to_image, place, c, used);
+                send_to_winners(*to, to_image, place, c, used, bench.cells);
             } else {
                 pool<WINNERS>(view, c - skip, used, blocks, bench);
                 add_gradient(*to, to_image, place, c, used, skip, bench);
@@ -163,12 +182,30 @@ template <class T, bool MEAN> struct MapsWork {
         }
     }
 
+    // Pool lanes; whether the winners are numbers of cells, and not rows and columns.
     template <Mode M>
-    void pool(const View<T>& view, int64_t c, int64_t used, int blocks, Bench<T>& bench) {
+    bool pool(const View<T>& view, int64_t c, int64_t used, int blocks, Bench<T>& bench) {
+        if constexpr (M == MAXIMA)
+            if (pool_fast<MAXIMA>(view, c, int(used), blocks, bench)) return true;
+        bool numbered = view.height * view.width <= MOST_NUMBERS && (M == MAXIMA || winners);
+        if constexpr (M != SUMS)  // winners tell -0.0 from 0.0
+            if (numbered && pool_fast<WINNERS>(view, c, int(used), blocks, bench)) return true;
         if (blocks)
             pool_blocks<T, M>(pyramid, view, c, blocks, bench.bounds, bench.pooled);
         else
             pool_view<T, M>(pyramid, view, c, int(used), bench.bounds, bench.band, *bench.pooled);
+        return false;
+    }
+
+    template <Mode M>
+    bool pool_fast(const View<T>& view, int64_t c, int used, int blocks, Bench<T>& bench) {
+        if (blocks) return pool_maxima<T, M>(pyramid, view, c, blocks, bench.bounds, bench.pooled);
+        if (view.cell == 1 && view.width >= N)
+            return pool_planes<T, M>(pyramid, view, c, used, bench.bounds, bench.band, *bench.pooled);
+        if (view.height * view.width > BAND_CELLS) return false;
+        pack_view(view, c, used, bench.band);
+        View<F> packed = {bench.band, view.height, view.width, 1, view.width * N, N};
+        return pool_maxima<F, M>(pyramid, packed, 0, 1, bench.bounds, bench.pooled);
     }
 
     void write(int64_t place, int64_t c, int64_t used, int64_t skip, Bench<T>& bench) {
@@ -183,32 +220,76 @@ template <class T, bool MEAN> struct MapsWork {
         }
     }
 
+    // `width` is 0 where the winners are numbers of cells already.
     void write_winners(int64_t width, int64_t place, int64_t c, int64_t used, int64_t skip, Bench<T>& bench) {
         for (Pooled<F>* block = bench.pooled; used > 0; block++, c += N, used -= N)
             for (int k = 0; k < pyramid.count; k++) {
                 const Level& l = pyramid.levels[k];
                 int64_t bins = int64_t(l.n) * l.n;
                 IntVec<F>* cells = block->rows + l.first_bin;
-                for (int64_t b = 0; b < bins; b++) cells[b] = cells[b] * Int(width) + block->columns[l.first_bin + b];
-                lay_out<F>((const Vec<F>*)cells, bins, (F*)bench.staged_cells);
-                copy_bins(l, place, c, min(used, int64_t(N)), winners, bench.staged_cells + skip * bins, true);
+                for (int64_t b = 0; b < bins && width; b++) cells[b] = cells[b] * Int(width) + block->columns[l.first_bin + b];
+                lay_out<F>((const Vec<F>*)cells, bins, bench.staged_winners);
+                copy_bins(l, place, c, min(used, int64_t(N)), winners, bench.staged_winners + skip * bins, true);
             }
     }
 
-    // Add the gradient of bins whose winners are known, plane by plane.
-    void send_to_winners(const Tensor& to, T* image, int64_t place, int64_t c, int64_t used) {
+    // Add the gradient of bins whose winners are known.
+    void send_to_winners(const Tensor& to, T* image, int64_t place, int64_t c, int64_t used, T* cells) {
+        int64_t lane = lane_stride(to);
         bool flat = to.row == to.width * to.cell;
-        for (int64_t lane = c; lane < c + used; lane++) {
-            T* plane = image + lane * lane_stride(to);
-            for (int k = 0; k < pyramid.count; k++) {
-                const Level& l = pyramid.levels[k];
-                int64_t first = bins_of(l, place, lane);
-                for (int64_t b = first; b < first + int64_t(l.n) * l.n; b++) {
-                    int64_t cell = winners[b];
-                    if (!flat) cell = cell / to.width * to.row + cell % to.width * to.cell;
-                    add_to(plane + (flat ? cell * to.cell : cell), pooled[b]);
-                }
+        if (is_near(to)) return send_beside(to, image, place, c, used, cells);
+        if (flat)
+            send_lanes<true>(to, image + c * lane, lane, to.cell, place, c, used);
+        else
+            send_lanes<false>(to, image + c * lane, lane, to.cell, place, c, used);
+    }
+
+    // The same beside the map, in blocks of channels: there, cells do not push each other out of the cache. Every cell of
+    // the map is overwritten.
+    void send_beside(const Tensor& to, T* image, int64_t place, int64_t c, int64_t used, T* cells) {
+        int64_t count = to.height * to.width, size = count * N;
+        for (int64_t end = c + used, some; c < end; c += some) {
+            some = min(end - c, int64_t(NEAR_BLOCKS * N));
+            memset(cells, 0, (some + N - 1) / N * size * sizeof(T));
+            for (int64_t k = 0; k < some; k += N)
+                send_lanes<true>(to, cells + k / N * size, 1, N, place, c + k, min(some - k, int64_t(N)));
+            for (int64_t i = 0; i < count; i++) {
+                T* lanes = image + i * to.cell + c;
+                int64_t k = 0;
+                for (const T* from = cells + i * N; k + N <= some; k += N, from += size)
+                    memcpy(lanes + k, from, N * sizeof(T));
+                if (k < some) memcpy(lanes + k, cells + k / N * size + i * N, (some - k) * sizeof(T));
             }
+        }
+    }
+
+    // Some lanes abreast: an addition to a cell waits for the one before to the same cell.
+    template <bool FLAT>
+    void send_lanes(const Tensor& to, T* first, int64_t lane, int64_t cell, int64_t place, int64_t c, int64_t lanes) {
+        constexpr int ABREAST = 2;
+        for (; lanes >= ABREAST; lanes -= ABREAST, c += ABREAST, first += ABREAST * lane)
+            send_some_lanes<ABREAST, FLAT>(to, first, lane, cell, place, c);
+        for (; lanes > 0; lanes--, c++, first += lane) send_some_lanes<1, FLAT>(to, first, lane, cell, place, c);
+    }
+
+    template <int K, bool FLAT>
+    void send_some_lanes(const Tensor& to, T* first, int64_t lane, int64_t cell, int64_t place, int64_t c) {
+        int64_t width = to.width, row = to.row;
+        T* lanes[K];
+#pragma unroll
+        for (int i = 0; i < K; i++) lanes[i] = first + i * lane;
+        for (int k = 0; k < pyramid.count; k++) {
+            const Level& l = pyramid.levels[k];
+            int64_t bins = int64_t(l.n) * l.n, start = bins_of(l, place, c);
+            const CellNumber<F>* winner = winners + start;
+            const T* more = pooled + start;
+            for (int64_t b = 0; b < bins; b++)
+#pragma unroll
+                for (int i = 0; i < K; i++) {
+                    int64_t at = winner[b + i * bins].number;
+                    at = FLAT ? at * cell : at / width * row + at % width * cell;
+                    add_to(lanes[i] + at, more[b + i * bins]);
+                }
         }
     }
 

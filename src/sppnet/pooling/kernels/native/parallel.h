@@ -1,5 +1,7 @@
-// Threads that live for one call: nothing to share between callers, nothing to survive a fork.
+// Threads for one call: those that torch keeps, or some that live for the call alone.
 #pragma once
+
+#include "exported.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -7,6 +9,7 @@
 #include <windows.h>
 #else
 #include <pthread.h>
+#include <unistd.h>
 #endif
 #ifdef __linux__
 #include <sys/mman.h>
@@ -23,9 +26,13 @@ inline void advise_large_pages(void* start, size_t bytes) {
 #endif
 }
 
-// Memory of one thread, freed with it. One failure is remembered; later requests fail too.
+// Memory of one thread, freed with it. One failure is remembered; later requests fail too. What small maps need lies in
+// the arena itself: a call for each piece would take longer than pooling them.
 struct Arena {
     static constexpr int MOST = 64;
+    static constexpr size_t OWN = size_t(1) << 15;
+    alignas(64) char own[OWN];
+    size_t taken = 0;
     void* blocks[MOST];
     int count = 0;
     bool failed = false;
@@ -36,6 +43,10 @@ struct Arena {
     template <class T> T* take(int64_t elements) {
         size_t bytes = (size_t)(elements > 0 ? elements : 1) * sizeof(T);
         bytes = (bytes + 63) / 64 * 64;
+        if (!failed && taken + bytes <= OWN) {
+            taken += bytes;
+            return (T*)(own + taken - bytes);
+        }
         void* block = nullptr;
         if (!failed && count < MOST) {
 #ifdef _WIN32
@@ -107,13 +118,39 @@ template <class Work> bool start_thread(Thread* thread, Shared<Work>* shared) {
 inline void join_thread(Thread thread) { pthread_join(thread, nullptr); }
 #endif
 
+// OpenMP's function that runs another one in a team of threads, and the process that it was found in. After their work
+// torch's threads stay awake for a while: others would have to share processors with them. A fork leaves them behind.
+using RunTeam = void (*)(void (*)(void*), void*, unsigned, unsigned);
+inline RunTeam run_team = nullptr;
+inline long team_process = 0;
+
+inline long this_process() {
+#ifdef _WIN32
+    return 0;
+#else
+    return long(getpid());
+#endif
+}
+
+EXPORTED void sppnet_use_team(void* function) {
+    run_team = (RunTeam)function;
+    team_process = this_process();
+}
+
+template <class Work> void join_team(void* shared) { take_tasks((Shared<Work>*)shared); }
+
 // Run work.run(0..tasks-1) on up to `threads` threads, this one among them. 0, or 1 without memory.
 template <class Work> int run_parallel(Work& work, int64_t tasks, int64_t threads) {
     constexpr int MOST = 256;
     Shared<Work> shared = {&work, tasks, 0, 0};
+    if (threads > tasks) threads = tasks;
+    if (threads > 1 && run_team && team_process == this_process()) {
+        run_team(join_team<Work>, &shared, unsigned(threads), 0);
+        return shared.failed;
+    }
     Thread others[MOST];
     int started = 0;
-    for (int64_t i = 1; i < threads && i < tasks && started < MOST; i++)
+    for (int64_t i = 1; i < threads && started < MOST; i++)
         if (start_thread(&others[started], &shared)) started++;
     take_tasks(&shared);
     for (int i = 0; i < started; i++) join_thread(others[i]);

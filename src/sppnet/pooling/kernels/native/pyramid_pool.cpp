@@ -118,6 +118,13 @@ EXPORTED int sppnet_pool_maps(
     return pool_maps(kind, maps, gradients, count, levels, level_count, mode, pooled, winners, threads);
 }
 
+// Whether gradients sent to winners overwrite what lay there: zeros are then not needed.
+EXPORTED int sppnet_overwrites(const Tensor* gradients, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (!is_near(gradients[i])) return 0;
+    return 1;
+}
+
 EXPORTED int sppnet_pool_regions(
     int64_t kind, const Tensor* maps, const Tensor* gradients, int64_t count, const Region* regions,
     int64_t region_count, const int64_t* levels, int64_t level_count, int64_t mode, void* pooled, int64_t threads

@@ -27,6 +27,7 @@ inline void pack_cells(
     }
     if (cell == 1) {
         for (int64_t x = 0; x < cells; x += N) {
+            if (x + N > cells && cells >= N) x = cells - N;  // the last tile overlaps the one before
             int width = cells - x < N ? int(cells - x) : N;
             Vec<F> tile[N] = {};
             if (width == N)
@@ -225,20 +226,21 @@ inline void merge_line(const Level& l, int level, int64_t y, const Bounds& bound
     }
 }
 
-// The distinct bins of a view to all of its bins.
+// The distinct bins of a level to all of its bins.
+template <class V> inline void spread_bins(const Level& l, const Columns& columns, V* bins) {
+    if (columns.count == l.n) return;
+    for (int64_t i = 0; i < l.n; i++)
+        for (int j = l.n - 1; j >= 0; j--)  // from the right: what is read is not yet written
+            bins[i * l.n + j] = bins[i * l.n + columns.number[j]];
+}
+
 template <class F, Mode M> inline void spread_columns(const Pyramid& pyramid, const Bounds& bounds, Pooled<F>& pooled) {
     for (int k = 0; k < pyramid.count; k++) {
         const Level& l = pyramid.levels[k];
-        if (bounds.columns[k].count == l.n) continue;
-        for (int64_t i = 0; i < l.n; i++)
-            for (int j = l.n - 1; j >= 0; j--) {  // from the right: what is read is not yet written
-                int64_t to = l.first_bin + i * l.n + j, from = l.first_bin + i * l.n + bounds.columns[k].number[j];
-                pooled.values[to] = pooled.values[from];
-                if constexpr (M == WINNERS) {
-                    pooled.rows[to] = pooled.rows[from];
-                    pooled.columns[to] = pooled.columns[from];
-                }
-            }
+        spread_bins(l, bounds.columns[k], pooled.values + l.first_bin);
+        if constexpr (M != WINNERS) continue;
+        spread_bins(l, bounds.columns[k], pooled.rows + l.first_bin);
+        spread_bins(l, bounds.columns[k], pooled.columns + l.first_bin);
     }
 }
 

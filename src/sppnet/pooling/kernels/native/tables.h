@@ -5,6 +5,7 @@
 
 #include "lanes.h"
 #include "stream.h"
+#include "unions.h"
 
 constexpr int MAX_EXPONENT = 31;
 // Windows of tables have at most 2^0 .. 2^7 cells a side, whichever is cheapest; larger bins take more of them.
@@ -69,13 +70,6 @@ template <class F> struct Tables {
     F* values[MAX_EXPONENT][MAX_EXPONENT];
     IntVec<F>* winners[MAX_EXPONENT][MAX_EXPONENT];  // flat cells; of the first among equals
 };
-
-// Greater value, or the earlier cell of equals.
-template <class F> inline void take_better(Vec<F>& best, IntVec<F>& at, Vec<F> value, IntVec<F> cell) {
-    IntVec<F> wins = (value > best) | ((value == best) & (cell < at));
-    best = value > best ? value : best;
-    at = wins ? cell : at;
-}
 
 // Fill table (a, b) from the one of half its size.
 template <class F, bool AT> void fill_table(Tables<F>& tables, int a, int b) {
@@ -174,6 +168,36 @@ inline void pool_large_bin(
     }
 }
 
+// Whether no bin along a side takes more than two windows.
+inline bool are_small(const Cover* covers, int n) {
+    bool small = true;
+    for (int i = 0; i < n; i++) small &= covers[i].last - covers[i].first <= covers[i].stride;
+    return small;
+}
+
+// The values of such bins; `corner` is the first cell of the region.
+template <class F>
+inline void pool_small_bins(
+    int n, const Tables<F>& tables, int64_t corner, const Cover* rows, const Cover* columns, Vec<F>* values
+) {
+    int64_t width = tables.width;
+    for (int i = 0; i < n; i++) {
+        Cover row = rows[i];
+        F* const* tables_of_row = tables.values[row.exponent];
+        int64_t top = (corner + row.first * width) * LANES<F>, down = (row.last - row.first) * width * LANES<F>;
+        for (int j = 0; j < n; j++) {
+            Cover column = columns[j];
+            const F* upper = tables_of_row[column.exponent] + top;
+            const F* lower = upper + down;
+            Vec<F> best = load(upper + column.first), second = load(upper + column.last);
+            Vec<F> third = load(lower + column.first), fourth = load(lower + column.last);
+            best = second > best ? second : best;
+            third = fourth > third ? fourth : third;
+            *values++ = third > best ? third : best;
+        }
+    }
+}
+
 template <class F, bool AT>
 inline void pool_level(
     const Level& l, const Tables<F>& tables, const Region& r, const Cover* row_covers, const Cover* column_covers,
@@ -181,6 +205,11 @@ inline void pool_level(
 ) {
     constexpr int N = LANES<F>;
     int64_t corner = r.y0 * tables.width + r.x0;
+    if constexpr (!AT) {
+        const Cover *rows = row_covers + l.first_side, *columns = column_covers + l.first_side;
+        if (are_small(rows, l.n) && are_small(columns, l.n))
+            return pool_small_bins<F>(l.n, tables, corner, rows, columns, values);
+    }
     for (int i = 0; i < l.n; i++) {
         Cover row = row_covers[l.first_side + i];
         int64_t top = (corner + row.first * tables.width) * N, bottom = (corner + row.last * tables.width) * N;
@@ -214,31 +243,6 @@ inline void pool_level(
             values[i * l.n + j] = best;
         }
     }
-}
-
-// Unions of a finer level's bins.
-template <class F, bool AT>
-inline void unite_level(
-    const Level& l, int finer_n, const Vec<F>* finer, const IntVec<F>* finer_winners, Vec<F>* values,
-    IntVec<F>* winners
-) {
-    for (int i = 0; i < l.n; i++)
-        for (int j = 0; j < l.n; j++) {
-            int64_t first = int64_t(i) * l.ratio * finer_n + j * l.ratio;
-            Vec<F> best = finer[first];
-            IntVec<F> at = {};
-            if constexpr (AT) at = finer_winners[first];
-            for (int p = 0; p < l.ratio; p++)
-                for (int q = 0; q < l.ratio; q++) {
-                    int64_t part = first + int64_t(p) * finer_n + q;
-                    if constexpr (AT)
-                        take_better<F>(best, at, finer[part], finer_winners[part]);
-                    else
-                        best = finer[part] > best ? finer[part] : best;
-                }
-            values[i * l.n + j] = best;
-            if constexpr (AT) winners[i * l.n + j] = at;
-        }
 }
 
 template <class F, bool AT>

@@ -1,4 +1,4 @@
-"""Lets in only what our own page sends: requests from elsewhere are refused before a route runs.
+"""A server for this machine only: on 127.0.0.1, for requests that our own page sends.
 
 A page on this machine is in reach of every site that the browser visits. Three things keep them
 out: the Host must be a name of this machine with our port (a site that lets its own name point to
@@ -7,12 +7,18 @@ ours, and whatever writes needs a header that a page elsewhere cannot set withou
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sppnet.errors import OutputError
 from sppnet.server.answers import problem_response
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -64,6 +70,8 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is None:
             body = await _read_body(receive, headers, self.max_body)
+            if body is None:  # whoever sent half of a body hears nothing, and nothing is done
+                return
             if isinstance(body, bytes):
                 await self.app(scope, _replay(body, receive), answer)
                 return
@@ -91,26 +99,28 @@ class Guard:
         return None
 
 
-async def _read_body(receive: Receive, headers: Headers, most: int) -> bytes | tuple[int, str, str]:
-    """The whole body, or why it is refused."""
+async def _read_body(
+    receive: Receive, headers: Headers, most: int
+) -> bytes | tuple[int, str, str] | None:
+    """The whole body, why it is refused, or None if it will never be whole."""
     too_large = (413, "E_TOO_LARGE", f"a body must have at most {most:,} bytes")
     said = headers.get("content-length", "0")
     if not said.isdecimal() or int(said[:20]) > most:
         return too_large
     try:
-        return await asyncio.wait_for(_collect(receive, most), BODY_SECONDS) or b""
+        return await asyncio.wait_for(_collect(receive, most), BODY_SECONDS)
     except TimeoutError:
         return 408, "E_TIMEOUT", "the body did not arrive in time"
     except OverflowError:
         return too_large
 
 
-async def _collect(receive: Receive, most: int) -> bytes:
+async def _collect(receive: Receive, most: int) -> bytes | None:
     parts, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            return None
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
@@ -151,3 +161,96 @@ def _with_headers(scope: Scope, send: Send) -> Send:
         await send(message)
 
     return answer
+
+
+ADDRESS = "127.0.0.1"
+GRACE = 5  # seconds for answers that are under way when a signal comes
+MOST_CONNECTIONS = 512
+
+
+class LocalServer(uvicorn.Server):
+    """A server for this machine only.
+
+    Args:
+        app: Answers.
+        port: To listen on; 0 takes a free one.
+        ready: Called with the port once it listens.
+        ending: Called when a signal came, before connections are waited for.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        port: int = 0,
+        ready: Callable[[int], None] = lambda port: None,  # noqa: ARG005
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=ADDRESS,
+                port=port,
+                log_level="critical",
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_graceful_shutdown=GRACE,
+                timeout_keep_alive=30,
+                limit_concurrency=MOST_CONNECTIONS,
+                lifespan="off",
+                ws="none",
+                proxy_headers=False,
+            )
+        )
+        self.port = port
+        self._ready, self._ending = ready, ending
+        self.signal: signal.Signals | None = None
+
+    def listen(self) -> None:
+        """Serve until :meth:`stop` or a signal.
+
+        Raises:
+            OutputError: If the port cannot be had.
+        """
+        try:
+            self.run()
+        except SystemExit:  # how uvicorn ends where it cannot listen
+            raise OutputError(f"port {self.port} of {ADDRESS} cannot be listened on") from None
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listen, and say where."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.servers and not self.should_exit:
+            self.port = self.servers[0].sockets[0].getsockname()[1]
+            ready = threading.Thread(target=self._ready, args=(self.port,), daemon=True)
+            ready.start()  # it may wait for a browser that waits for us
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Let listeners go first: they would be waited for."""
+        self._ending()
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """End; from any thread."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """A signal ends the server; a second one does not wait for connections."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self.signal = signal.Signals(sig)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Hear signals where that is possible, which is in the main thread only."""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

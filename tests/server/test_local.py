@@ -1,0 +1,125 @@
+"""Requests that our own page does not send are refused before a route sees them."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from label_people import PORT
+from sppnet.server.local import Guard
+
+ALLOWED = {"host": f"127.0.0.1:{PORT}"}
+
+
+async def echo(scope, receive, send) -> None:
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(f"{len(body)} bytes")(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def client() -> TestClient:
+    app = Guard(echo, lambda: PORT, max_body=1000)
+    return TestClient(app, base_url=f"http://127.0.0.1:{PORT}")
+
+
+@pytest.mark.parametrize("host", [f"127.0.0.1:{PORT}", f"localhost:{PORT}", f"[::1]:{PORT}"])
+def test_names_of_this_machine_are_let_in(client, host: str) -> None:
+    assert client.get("/", headers={"Host": host}).text == "0 bytes"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", f"127.0.0.1:{PORT + 1}", "",
+             f"127.0.0.1.evil.example:{PORT}", f"127.0.0.1:{PORT}@evil.example"]
+)  # fmt: skip
+def test_other_hosts_are_refused(client, host: str) -> None:
+    answer = client.get("/", headers={"Host": host})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "E_HOST")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"https://127.0.0.1:{PORT}"},
+        {"Origin": f"http://127.0.0.1:{PORT + 1}"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},  # another port of this machine
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+    ],
+)
+def test_other_sites_are_refused(client, headers: dict[str, str]) -> None:
+    for method in ("GET", "PUT"):
+        answer = client.request(method, "/image/a.jpg", headers={**headers, "X-Sppnet": "1"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "E_ORIGIN")
+
+
+def test_a_link_to_the_page_itself_may_be_followed(client) -> None:
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert client.get("/", headers=headers).status_code == 200
+    assert client.get("/api/export", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_writing_needs_a_header_that_no_form_can_send(client, method: str) -> None:
+    assert client.request(method, "/").status_code == 403
+    assert client.request(method, "/", headers={"X-Sppnet": "1"}).status_code == 200
+
+
+def test_forms_and_plain_texts_are_refused(client) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        headers = {"X-Sppnet": "1", "Content-Type": kind}
+        assert client.put("/", content=b"{}", headers=headers).status_code == 415
+
+
+def test_large_bodies_are_refused_announced_or_not(client) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(11):
+            yield b"x" * 100
+
+    headers = {"X-Sppnet": "1"}
+    assert client.put("/", content=b"x" * 1000, headers=headers).text == "1000 bytes"
+    for content in (b"x" * 1001, parts()):
+        answer = client.put("/", content=content, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "E_TOO_LARGE")
+
+
+def test_half_a_body_reaches_no_route() -> None:
+    reached = []
+
+    async def note(*_: object) -> None:
+        reached.append(True)
+
+    messages = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive():
+        return messages.pop(0)
+
+    headers = [(b"host", ALLOWED["host"].encode()), (b"x-sppnet", b"1"), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "PUT", "path": "/", "headers": headers}
+    asyncio.run(Guard(note, lambda: PORT)(scope, receive, note))
+    assert reached == []
+
+
+def test_a_length_that_is_no_number_is_refused(client) -> None:
+    for length in ("-1", "1e3", "9" * 5000):
+        headers = {"X-Sppnet": "1", "Content-Length": length}
+        assert client.put("/", content=b"", headers=headers).status_code == 413
+
+
+def test_every_answer_tells_the_browser_what_it_may_do(client) -> None:
+    for path, headers in (("/", {}), ("/", {"Host": "evil.example"}), ("/report/1/x", {})):
+        found = client.get(path, headers=headers).headers
+        assert found["x-content-type-options"] == "nosniff"
+        assert found["cross-origin-resource-policy"] == "same-origin"
+        assert found["cache-control"] == "no-store"
+        assert "script-src" not in found["content-security-policy"]
+    assert client.get("/").headers["content-security-policy"].startswith("default-src 'self';")
+    report = client.get("/report/1/x").headers["content-security-policy"]
+    assert report.startswith("default-src 'none';")
