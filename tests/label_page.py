@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +152,8 @@ class Person:
         named = f".caption .row-name:text-is('{photo}')" if photo else ".caption .row-name"
         self.page.locator(named).wait_for()
         self.page.wait_for_function(
-            "() => { const i = document.querySelector('.photo'); return i?.complete && i.naturalWidth > 0 }"
+            "() => { const i = document.querySelector('.photo');"
+            " return i?.complete && i.naturalWidth > 0 }"
         )
 
     @property
@@ -206,6 +208,25 @@ def write_cards(data: Path, folder: Path, count: int) -> list[str]:
     return [path.name for path in chosen]
 
 
+def read_cards(data: Path, photo: str) -> list[tuple[str, list[float]]]:
+    """Names and boxes of the cards on a photo."""
+    path = data / "cards" / "Annotations" / f"{Path(photo).stem}.xml"
+    objects = ElementTree.parse(path).getroot().iter("object")
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    return [
+        (str(one.findtext("name")), [float(one.findtext(f"bndbox/{side}", "0")) for side in sides])
+        for one in objects
+    ]
+
+
 def near(found: Sequence[float], wanted: Sequence[float], most: float = 1.5) -> bool:
     """Whether a box was drawn as wanted, to about a pixel of the screen."""
     return all(abs(a - b) <= most for a, b in zip(found, wanted, strict=True))
+
+
+def overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    return width * height / (areas - width * height)

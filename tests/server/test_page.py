@@ -1,22 +1,34 @@
 """The page of ``sppnet label`` as a person uses it: browser, pointer, keys and the real server."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Route
+
+from image_files import write_image
 from label_page import (
     TINY,
     LabelServer,
     Person,
     find_browser,
     near,
+    overlap,
+    read_cards,
     running_browser,
     running_server,
     write_cards,
 )
-from playwright.sync_api import Browser, Route
 
 FIRST, SECOND = [60.0, 80.0, 200.0, 260.0], [180.0, 300.0, 320.0, 470.0]
+
+PUT_BOXES = (
+    "async boxes => await fetch('/api/photo/00000.jpg', {method: 'PUT',"
+    " body: JSON.stringify({boxes, empty: false}),"
+    " headers: {'If-Match': '\"0\"', 'X-Sppnet': '1', 'Content-Type': 'application/json'}})"
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +113,9 @@ def test_draw_accept_correct_reload_and_a_killed_server(
     (_, box) = server.boxes(third)[2]
     assert near(box, [12, 10, 62, 61])
     person.press("z")
-    person.page.wait_for_function("() => document.querySelector('[aria-keyshortcuts=\"Shift+Z\"]:not(:disabled)')")
+    person.page.wait_for_function(
+        "() => document.querySelector('[aria-keyshortcuts=\"Shift+Z\"]:not(:disabled)')"
+    )
     person.press("Shift+Z")
     person.count(".label", 3)
 
@@ -120,7 +134,9 @@ def test_draw_accept_correct_reload_and_a_killed_server(
     person.open(first)
     person.count(".label", 2)
     assert [name for name, _ in server.boxes(first)] == ["ace", "ace"]
-    assert all(near(box, want) for (_, box), want in zip(server.boxes(first), (FIRST, SECOND), strict=True))
+    assert all(
+        near(box, want) for (_, box), want in zip(server.boxes(first), (FIRST, SECOND), strict=True)
+    )
     assert [name for name, _ in server.boxes(second)] == ["king"]
     person.close()
 
@@ -207,8 +223,9 @@ def test_by_keys_alone(browser: Browser, server: LabelServer) -> None:
     person.see_saved()
     assert server.ask(f"api/photo/{photo}")["state"] == "empty"
     nameless = (
-        "() => [...document.querySelectorAll('button, input, select, [role]')].filter(e => !(e.ariaLabel || e.innerText"
-        " || e.labels?.length || e.getAttribute('role') === 'status')).map(e => e.outerHTML)"
+        "() => [...document.querySelectorAll('button, input, select, [role]')].filter("
+        "e => !(e.ariaLabel || e.innerText || e.labels?.length || e.role === 'status'))"
+        ".map(e => e.outerHTML)"
     )
     assert person.page.evaluate(nameless) == []
     person.close()
@@ -265,3 +282,125 @@ def test_speaks_the_language_of_the_browser(
     person.open()
     assert words in person.page.locator(".progress-text").inner_text()
     person.close()
+
+
+def test_names_whole_photos(browser: Browser, photos: Path, tmp_path: Path) -> None:
+    options = ["--task", "classify", "--store", str(tmp_path / "names"), *TINY[:4]]
+    with running_server(photos, *options) as server:
+        person = Person(browser, server)
+        person.open()
+        first = person.photo
+        for name in ("indoors", "outdoors"):
+            person.page.fill(".add input", name)
+            person.press("Enter")
+        person.page.focus("#stage")
+        person.press("2")  # names it, and the next photo comes
+        person.page.locator(f".caption .row-name:text-is('{first}')").wait_for(state="detached")
+        second = person.photo
+        person.see_photo(second)
+        person.press("1")
+        person.page.locator(f".caption .row-name:text-is('{second}')").wait_for(state="detached")
+        person.see_saved()
+        person.page.locator(".guesses li").first.wait_for()  # names with their probability
+        named = [server.ask(f"api/photo/{photo}")["names"] for photo in (first, second)]
+        assert named == [["outdoors"], ["indoors"]]
+        person.close()
+
+
+def test_labels_are_taken_home(browser: Browser, server: LabelServer, tmp_path: Path) -> None:
+    person = Person(browser, server)
+    person.open(suggested(server)[7])
+    has_class(person)
+    person.draw(FIRST)
+    person.see_saved()
+    person.page.locator(".menu > button").click()
+    with person.page.expect_download() as coming:
+        person.page.get_by_role("button", name="COCO").click()
+    coming.value.save_as(tmp_path / "labels.json")
+    assert '"annotations"' in (tmp_path / "labels.json").read_text(encoding="utf-8")
+    # a name that is HTML stays a name
+    person.page.locator(".menu > button").click()
+    person.page.fill(".add input", "<img src=x onerror=alert(1)>")
+    person.press("Enter")
+    assert person.count(".class-name img") == 0
+    assert "<img src=x" in person.page.locator(".classes").inner_text()
+    person.close()
+
+
+@pytest.mark.slow
+def test_twenty_boxes_then_suggestions_that_are_right(
+    browser: Browser, shared_data: Path, tmp_path: Path
+) -> None:
+    """The trunk that is the default: what is drawn on 20 photos is suggested on the others."""
+    names = write_cards(shared_data, tmp_path / "cards", 30)
+    truth = {name: read_cards(shared_data, name) for name in names}
+    with running_server(tmp_path / "cards") as server:
+        person = Person(browser, server)
+        person.context.add_init_script(
+            "if (location.port) localStorage['sppnet:threshold'] = '0.2'"
+        )
+        person.open(names[0])
+        drawn = 0
+        for name in names:
+            if drawn >= 20:
+                break
+            person.open(name)
+            for _, box in truth[name]:
+                has_class(person)
+                person.press("1")
+                person.draw(box)
+                person.press("Escape")
+                drawn += 1
+            person.count(".label", len(truth[name]))
+            person.see_saved()
+        person.open(names[-1])
+        person.see_suggestions()
+        person.press("a")
+        person.see_saved()
+        found = [box for _, box in server.boxes(names[-1])]
+        assert any(overlap(box, card) > 0.5 for box in found for _, card in truth[names[-1]])
+        server.kill()
+        server.start()
+        person.open()
+        assert person.photo == names[-1]
+        assert server.ask("api/session")["state"]["labelled"] >= 6
+        person.close()
+
+
+@pytest.mark.slow
+def test_twenty_thousand_photos_and_500_boxes(browser: Browser, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    write_image(folder / "00000.jpg", 5000, 6000)  # 30 million pixels
+    write_image(folder / "00001.jpg")
+    for number in range(2, 20_000):
+        os.link(folder / "00001.jpg", folder / f"{number:05d}.jpg")
+    with running_server(folder, *TINY) as server:
+        person = Person(browser, server)
+        begin = time.monotonic()
+        person.open("00000.jpg")
+        person.page.locator(".row button img").first.wait_for()
+        print(f"page ready after {time.monotonic() - begin:.1f} s")
+        person.page.wait_for_function(
+            "() => document.querySelector('.rows').scrollHeight > 20000 * 50"
+        )
+        assert person.count(".row") < 60
+        person.page.fill(".search input", "19999")
+        person.page.locator(".row button:has-text('19999.jpg')").click()
+        person.see_photo("19999.jpg")
+        has_class(person)
+        boxes = [
+            {"box": [x * 200.0, y * 240.0, x * 200.0 + 150, y * 240.0 + 150], "name": "thing"}
+            for y in range(20)
+            for x in range(25)
+        ]
+        person.page.evaluate(PUT_BOXES, boxes)
+        person.open("00000.jpg")
+        person.count(".label", 500)
+        begin = time.monotonic()
+        for _ in range(10):
+            person.page.mouse.move(500, 300)
+            person.page.mouse.wheel(0, -120)
+        person.page.wait_for_function("() => document.querySelectorAll('.label').length < 200")
+        print(f"ten steps of the wheel over 500 boxes: {time.monotonic() - begin:.1f} s")
+        person.close()

@@ -129,6 +129,7 @@ function SaveState() {
 }
 
 const LAYOUTS = ["voc", "coco", "yolo", "label-studio", "csv"] as const;
+const CLASS_LAYOUTS = ["csv", "folders"] as const;
 
 function Menu() {
   const shown = useSignal(false);
@@ -172,7 +173,7 @@ function MenuContent({ close }: { close: () => void }) {
     close();
     void attempt(() => download(path));
   };
-  const layouts = session.value?.task === "classify" ? (["csv"] as const) : LAYOUTS;
+  const layouts = session.value?.task === "classify" ? CLASS_LAYOUTS : LAYOUTS;
   return (
     <div class="menu-content" id="menu">
       <h2>{t("menu.labels")}</h2>
