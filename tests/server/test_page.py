@@ -301,6 +301,7 @@ def test_names_whole_photos(browser: Browser, photos: Path, tmp_path: Path) -> N
         person.press("1")
         person.page.locator(f".caption .row-name:text-is('{second}')").wait_for(state="detached")
         person.see_saved()
+        person.open(next(name for name in suggested(server) if name not in (first, second)))
         person.page.locator(".guesses li").first.wait_for()  # names with their probability
         named = [server.ask(f"api/photo/{photo}")["names"] for photo in (first, second)]
         assert named == [["outdoors"], ["indoors"]]

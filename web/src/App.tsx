@@ -25,7 +25,7 @@ export function App() {
     <div class={`app ${pane.value ? panes[pane.value] : ""}`}>
       <TopBar toggle={toggle} />
       <PhotoList />
-      <main>
+      <main class={opening.value ? "is-opening" : ""}>
         <Caption />
         <Stage />
         <Banner />
@@ -53,7 +53,7 @@ function Caption() {
   const here = people.value.filter((one) => one.who !== me && one.photo === photo?.photo);
   return (
     <div class="caption">
-      <bdi class="row-name">{opening.value ?? photo?.photo ?? ""}</bdi>
+      <bdi class="row-name">{photo?.photo ?? ""}</bdi>
       {photo && (
         <span class="hint">
           {t("caption.place", { n: number(photo.index + 1), total: number(session.value?.photos ?? 0) })}

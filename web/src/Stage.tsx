@@ -8,7 +8,7 @@ import * as open from "./document";
 import { drawing, hidden, isClassify, nameDrawn, unnamed } from "./editing";
 import type { Size } from "./geometry";
 import { cursorAt, type Draft, Gestures } from "./gestures";
-import { opened, SIDE } from "./going";
+import { opened, opening, SIDE } from "./going";
 import { percent, t } from "./i18n";
 import type { Box } from "./types";
 import { around, fitted, pan, toPhoto, toScreen, type View, zoomAt } from "./view";
@@ -139,7 +139,7 @@ function pointerHandlers(element: { current: HTMLDivElement | null }) {
   const up = (event: Event) => gestures.up(event.pointerId);
   return {
     onPointerDown: (event: Event) => {
-      if ((event.target as HTMLElement).closest(".name-field")) return;
+      if (opening.value || (event.target as HTMLElement).closest(".name-field")) return;
       event.preventDefault();
       element.current?.focus({ preventScroll: true });
       element.current?.setPointerCapture(event.pointerId);

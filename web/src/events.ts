@@ -3,6 +3,7 @@ import { api } from "./api";
 import * as open from "./document";
 import { pendingOf, saveNow, take } from "./editing";
 import { refreshSuggestions } from "./going";
+import { say } from "./messages";
 import {
   addPoint,
   changeItem,
@@ -21,7 +22,9 @@ type Handlers = { [name: string]: (data: never) => void };
 
 const HANDLERS: Handlers = {
   state: (data: Learning) => {
+    const failed = data.phase === "failed" && learning.value?.phase !== "failed";
     learning.value = data;
+    if (failed && data.message) say(data.message, "error");
   },
   photo: (data: PhotoItem & { author?: string }) => void photoChanged(data),
   model: (data: { key?: string; labelled?: number }) =>

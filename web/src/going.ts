@@ -13,7 +13,8 @@ let fitsHeard = 0;
 
 /** Large enough for most windows; the photo in full is fetched when somebody zooms in. */
 export const SIDE = 2048;
-export const opening = signal<string | null>(null);
+/** The photo that was asked for and is not here yet; until then nothing is edited. */
+export const opening = signal<{ name: string; index: number } | null>(null);
 /** Counts how often a photo was opened, so that the window fits it anew. */
 export const opened = signal(0);
 
@@ -21,10 +22,11 @@ let waiting: { found: Suggestions; labelled: number | undefined } | null = null;
 
 export async function openPhoto(name: string): Promise<boolean> {
   editing.rememberForCopy();
-  opening.value = name;
+  const asked = { name, index: photos.value.findIndex((item) => item?.photo === name) };
+  opening.value = asked;
   const fits = fitsHeard;
   const found = await attempt(() => api.photo(name));
-  if (opening.value !== name) return false;
+  if (opening.value !== asked) return false;
   opening.value = null;
   if (!found) return false;
   waiting = null;
@@ -51,9 +53,9 @@ function preloadNeighbour(): void {
   if (name) new Image().src = imageOf(name, SIDE);
 }
 
-/** The photo of the list that comes after the open one, or before it. */
+/** The photo of the list that comes after the open one, or before it; keys may be faster than photos. */
 export function neighbour(step: 1 | -1): string | null {
-  const at = open.photo.value?.index ?? -1;
+  const at = opening.value?.index ?? open.photo.value?.index ?? -1;
   const list = listed.value;
   const found = step > 0 ? list.find((index) => index > at) : list.findLast((index) => index < at);
   return found === undefined ? null : (photos.value[found]?.photo ?? null);

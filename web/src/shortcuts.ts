@@ -3,7 +3,7 @@
 import { asked, classAsked } from "./dialogs";
 import * as open from "./document";
 import * as editing from "./editing";
-import { go, goBest } from "./going";
+import { go, goBest, opening } from "./going";
 import { type Command, commandOf } from "./keys";
 import { fitPhoto, gestures, seen, zoom } from "./Stage";
 
@@ -52,6 +52,8 @@ function nextArea(event: KeyboardEvent): void {
 
 /** False if the key has nothing to do here, and stays the browser's. */
 export function carryOut(command: Command): boolean {
+  // what is pressed while the next photo is on its way is not meant for the one that is still seen
+  if (opening.value && !ON_THE_WAY.has(command)) return true;
   if (typeof command === "object") {
     if ("nudge" in command) return editing.nudge(...command.nudge, command.resize);
     return useClass(command.class, command.also);
@@ -61,6 +63,8 @@ export function carryOut(command: Command): boolean {
   SIMPLE[command]();
   return true;
 }
+
+const ON_THE_WAY = new Set<Command>(["next", "previous", "best", "help"]);
 
 type Simple = Exclude<Command, object | "nextSuggestion" | "cancel">;
 
