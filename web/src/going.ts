@@ -5,11 +5,12 @@ import * as open from "./document";
 import * as editing from "./editing";
 import { t } from "./i18n";
 import { attempt, say } from "./messages";
-import { doubts, listed, me, people, photos } from "./session";
+import { doubts, learning, listed, me, people, photos } from "./session";
 import { difference, matched } from "./suggestions";
 import type { Doubt, Suggestions } from "./types";
 
 let fitsHeard = 0;
+const PATIENCE = 1500;
 
 /** Large enough for most windows; the photo in full is fetched when somebody zooms in. */
 export const SIDE = 2048;
@@ -40,7 +41,15 @@ export async function openPhoto(name: string): Promise<boolean> {
   preloadNeighbour();
   // told while the photo was on its way: its suggestions may be newer than those that came with it
   if (fits !== fitsHeard) void refreshSuggestions();
+  setTimeout(askIfOld, PATIENCE, name);
   return true;
+}
+
+/** The server tells when it has looked at the photo; whoever began to listen too late asks. */
+function askIfOld(name: string): void {
+  const photo = open.photo.value;
+  const model = learning.value?.model;
+  if (photo?.photo === name && model && photo.suggestions.model !== model) void refreshSuggestions();
 }
 
 export async function tellWhere(): Promise<void> {
