@@ -152,8 +152,25 @@ def test_unknown_layouts_and_empty_stores_are_refused(photos: Photos, tmp_path: 
     with LabelStore(tmp_path / "s", photos.folder) as store:
         with pytest.raises(NothingUsableError, match="nothing is labelled"):
             export_labels(store, "voc", tmp_path / "out")
-        with pytest.raises(ValueError, match="voc, coco, yolo, label-studio"):
-            export_labels(store, "csv", tmp_path / "out")
+        with pytest.raises(ValueError, match="voc, coco, yolo, label-studio, csv"):
+            export_labels(store, "xml", tmp_path / "out")
+
+
+def test_a_table_has_a_line_for_each_box_and_for_each_empty_photo(
+    photos: Photos, tmp_path: Path
+) -> None:
+    first, second, third = sorted(photos.truth)[:3]
+    with LabelStore(tmp_path / "s", photos.folder) as store:
+        store.put(first, [LabelBox((1, 2, 3.5, 4), "=cat"), LabelBox((5, 6, 7, 8), "dog")])
+        store.put(second, [], state="empty")
+        store.put(third, [], state="unlabelled")
+        export_labels(store, "csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "photo,x1,y1,x2,y2,class",
+        f"{first},1.0,2.0,3.5,4.0,'=cat",  # no formula for a spreadsheet
+        f"{first},5.0,6.0,7.0,8.0,dog",
+        f"{second},,,,,",
+    ]
 
 
 def test_check_looks_through_a_store(store: LabelStore) -> None:

@@ -111,9 +111,11 @@ def test_a_bug_does_not_end_the_thread(made, monkeypatch) -> None:
     made.work.start()
     draw(made)
     wait_for(lambda: "a bug: RuntimeError" in str(made.heard))
+    assert made.work.state()["phase"] == "failed"
     monkeypatch.undo()
     draw(made, "b.png")
     wait_for(lambda: made.session.fits)
+    wait_for(lambda: made.work.state()["phase"] == "idle")
 
 
 def test_a_session_that_cannot_be_opened_is_told(made) -> None:

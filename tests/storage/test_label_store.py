@@ -255,3 +255,21 @@ def test_kills_at_random_points_lose_no_edit(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the editors")
 def test_a_thousand_kills_lose_no_edit(tmp_path: Path) -> None:
     assert sum(kill_editors(tmp_path / str(n), seed=n, rounds=50) for n in range(20)) > 1000
+
+
+def test_names_of_whole_photos_are_kept_as_boxes_are(store: LabelStore) -> None:
+    store.put("a.jpg", [], names=["cat", "dog"])
+    store.put("b.jpg", [CAT], author="Ann")
+    store.put("a.jpg", [], state="empty")
+    again = reopened(store)
+    assert again.undo("a.jpg").names == ("cat", "dog")
+    assert [each.names for each in again.history("a.jpg")] == [("cat", "dog"), (), ("cat", "dog")]
+    again.merge_classes("dog", "cat")
+    assert again.labels("a.jpg").names == ("cat",)
+    assert again.labels("b.jpg").boxes == (CAT,)
+    assert again.count_labelled() == 2
+    with pytest.raises(ValueError, match="must not be empty"):
+        again.put("a.jpg", [], names=[""])
+    with pytest.raises(ValueError, match="labelled if they have boxes"):
+        again.put("a.jpg", [], names=["cat"], state="empty")
+    again.close()

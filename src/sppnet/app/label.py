@@ -13,7 +13,7 @@ import typer
 from sppnet import __version__
 from sppnet.app.console import note, say
 from sppnet.app.options import Debug, MaxPixels, Threads, command_app
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.errors import UsageError
 
 if TYPE_CHECKING:
     from sppnet.progress import Track
@@ -106,10 +106,8 @@ def _serve(
     from sppnet.server.label_app import build_label_app
     from sppnet.server.local import LocalServer
 
-    kept = open_store(photos, store, task)
     names = list_photos(photos)
-    if not names:
-        raise NothingUsableError("holds no photo to label", path=photos)
+    kept = open_store(photos, store, task, names)
     opening = _opening(photos, kept.folder, task, settings)
     desk = LabelDesk(photos, kept, names, task, opening, author, __version__)
     jobs = Jobs(desk, _predict_boxes if task == "detect" else _predict_classes)

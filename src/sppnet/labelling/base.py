@@ -1,7 +1,7 @@
 """What every session stands on: its photos, its store, its background thread. No torch."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,13 +32,16 @@ def list_photos(folder: str | Path) -> tuple[str, ...]:
     return tuple(name for name in names if _is_text(name))
 
 
-def open_store(folder: str | Path, store: str | Path | None, task: str) -> LabelStore:
+def open_store(
+    folder: str | Path, store: str | Path | None, task: str, photos: Sequence[str] = ()
+) -> LabelStore:
     """Open the labels of a folder of photos, or begin with them.
 
     Args:
         folder: The photos.
         store: Folder of labels and features; ``folder``/.sppnet if None.
         task: ``detect`` (boxes) or ``classify`` (names of whole photos); a store has one of both.
+        photos: Names of the photos, where they were listed before.
 
     Raises:
         NothingUsableError: If there is no photo.
@@ -47,7 +50,7 @@ def open_store(folder: str | Path, store: str | Path | None, task: str) -> Label
         OutputError: If it cannot be made.
     """
     folder = Path(folder)
-    if not list_photos(folder):
+    if not (photos or list_photos(folder)):
         raise NothingUsableError("holds no photo to label", path=folder)
     kept = LabelStore(folder / STORE_FOLDER if store is None else Path(store), folder)
     before = kept.fact("task")

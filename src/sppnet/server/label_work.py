@@ -16,6 +16,7 @@ from sppnet.storage.labels import PhotoLabels
 
 SETTLE = 0.3  # seconds after the last edit at which it is learnt
 BUDGET = 3.0  # seconds of one fit; photos beyond it wait for the next, at once
+LONG_BUDGET = 20.0  # the same where nobody has edited for a minute, as after a start
 LOOK = 1.0  # seconds between looks at what the background and other processes did
 QUIET, LONG_QUIET = 2.0, 20.0  # seconds without edits after which it is measured what to expect
 SHARE_NEW = 0.05  # of the labelled photos that must be new before it is measured after `QUIET`
@@ -106,6 +107,7 @@ class LabelWork:
         self._edits, self._learnt, self._edited_at = 0, 0, 0.0
         self._seen = 0  # number of the store's last edit that was learnt
         self._wants_full = self._is_full = self._has_nothing = False
+        self._bug = ""  # what went wrong in this thread, until the next fit
         self._open_photo = self._looked_at = ""
         self._measured = (0, 0)  # edits and labelled photos when it was last measured
         self._last_state: dict[str, Any] = {}
@@ -188,6 +190,8 @@ class LabelWork:
         state = asdict(self._session.state)
         if self._has_nothing and state["phase"] == "failed":  # nothing to learn from is no failure
             state |= {"phase": "idle", "message": ""}
+        if self._bug:
+            return {**state, "phase": "failed", "message": self._bug}
         if state["phase"] in ("idle", "queued"):
             state["phase"] = "queued" if self._edits > self._learnt else state["phase"]
         return state
@@ -238,12 +242,13 @@ class LabelWork:
 
     def _learn(self, session: Session) -> None:
         edits, full, self._wants_full = self._edits, self._wants_full, False
-        self._is_full, self._has_nothing = full, False
+        self._is_full, self._has_nothing, self._bug = full, False, ""
         self._seen = self.board.store.changed_since(self._seen)[1]
-        left = 0.0 if full else BUDGET
+        budget = BUDGET if time.monotonic() - self._edited_at < 60 else LONG_BUDGET
+        left = 0.0 if full else budget
         self._tell("state", {**self.state(), "phase": "fitting", "seconds_left": left})
         try:
-            state = session.refit(BUDGET, full=full)
+            state = session.refit(budget, full=full)
             self._learnt = edits if not state.waiting else self._learnt
         except NothingUsableError:
             self._learnt, self._has_nothing = edits, True  # there is no box yet
@@ -333,8 +338,8 @@ class LabelWork:
         return self.board.recall_fact(CURVE) or []
 
     def _tell_failed(self, error: Exception) -> None:
-        message = getattr(error, "message", f"a bug: {type(error).__name__}")
-        self._tell("state", {**self.state(), "phase": "failed", "message": message})
+        self._bug = getattr(error, "message", f"a bug: {type(error).__name__}")
+        self._tell_state()
 
     def _tell_state(self) -> None:
         state = self.state()
