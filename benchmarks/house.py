@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("paper",),
     ("app",),
 )
-NEIGHBOURS = {("backbones", "storage")}
+NEIGHBOURS = {("backbones", "storage"), ("pooling", "geometry")}
 MOST_MODULES, MOST_FILES, MOST_LINES, LONGEST_CHAIN, SMALL = 199, 12, 500, 6, 80
 # What a file under `SMALL` lines says in its docstring if only one other file needs it.
 REASON = "a file of its own"

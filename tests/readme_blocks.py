@@ -52,3 +52,12 @@ def run_python(block: Block) -> dict[str, object]:
     code = compile("\n" * block.line + block.text, str(README), "exec")
     exec(code, names)
     return names
+
+
+def run_python_page(page: Path) -> dict[str, object]:
+    """Run the ``python`` blocks of a page one after the other, as one program; give its names."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in fenced_blocks(page.read_text(encoding="utf-8")):
+        if block.kind == "python":
+            exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
+    return names

@@ -9,39 +9,81 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sppnet.backbones import Backbone, build_backbone
     from sppnet.classification import SppNet
     from sppnet.classification.estimator import SppClassifier
-    from sppnet.detection import Detector
-    from sppnet.geometry import Detections
+    from sppnet.config.detection import DetectionConfig, InferenceConfig
+    from sppnet.detection import CombinedDetector, Detector
+    from sppnet.geometry import Detections, Projection, project_boxes
+    from sppnet.images import open_detection_dataset
     from sppnet.labelling import LabelSession
-    from sppnet.pooling import RegionPool, SpatialPyramidPool, pool_regions, spatial_pyramid_pool
+    from sppnet.pooling import (
+        BoxPool,
+        RegionPool,
+        SlidingWindowPool,
+        SpatialPyramidPool,
+        pool_boxes,
+        pool_regions,
+        score_regions,
+        sliding_window_pool,
+        spatial_pyramid_pool,
+    )
+    from sppnet.pooling.multi_scale import MultiScaleBoxPool
 
 __version__ = "0.1.0"
 
+_ROOM_OF = {
+    "Backbone": "backbones",
+    "BoxPool": "pooling",
+    "CombinedDetector": "detection",
+    "DetectionConfig": "config.detection",
+    "Detections": "geometry",
+    "Detector": "detection",
+    "InferenceConfig": "config.detection",
+    "LabelSession": "labelling",
+    "MultiScaleBoxPool": "pooling.multi_scale",
+    "Projection": "geometry",
+    "RegionPool": "pooling",
+    "SlidingWindowPool": "pooling",
+    "SpatialPyramidPool": "pooling",
+    "SppClassifier": "classification.estimator",
+    "SppNet": "classification",
+    "build_backbone": "backbones",
+    "open_detection_dataset": "images",
+    "pool_boxes": "pooling",
+    "pool_regions": "pooling",
+    "project_boxes": "geometry",
+    "score_regions": "pooling",
+    "sliding_window_pool": "pooling",
+    "spatial_pyramid_pool": "pooling",
+}
+
 __all__ = [
+    "Backbone",
+    "BoxPool",
+    "CombinedDetector",
+    "DetectionConfig",
     "Detections",
     "Detector",
+    "InferenceConfig",
     "LabelSession",
+    "MultiScaleBoxPool",
+    "Projection",
     "RegionPool",
+    "SlidingWindowPool",
     "SpatialPyramidPool",
     "SppClassifier",
     "SppNet",
     "__version__",
+    "build_backbone",
+    "open_detection_dataset",
+    "pool_boxes",
     "pool_regions",
+    "project_boxes",
+    "score_regions",
+    "sliding_window_pool",
     "spatial_pyramid_pool",
 ]
-
-_ROOM_OF = {
-    "Detections": "geometry",
-    "Detector": "detection",
-    "LabelSession": "labelling",
-    "RegionPool": "pooling",
-    "SpatialPyramidPool": "pooling",
-    "SppClassifier": "classification.estimator",
-    "SppNet": "classification",
-    "pool_regions": "pooling",
-    "spatial_pyramid_pool": "pooling",
-}
 
 
 def _keep_to_one_thread() -> None:

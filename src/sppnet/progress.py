@@ -1,5 +1,6 @@
-"""How a long function lets its caller show progress, and its default, which shows none."""
+"""How a long function lets its caller show progress, and two ways: none, and a bar."""
 
+import sys
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -24,3 +25,21 @@ def no_tracking(iterable: Iterable[T], description: str, total: int | None = Non
         [1, 2]
     """
     return iterable
+
+
+def show_progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """Show a bar with the time left on a terminal, and nothing elsewhere.
+
+    What people call from Python with a list of images shows it unless told otherwise; a single
+    item shows nothing.
+
+    Example:
+        >>> list(show_progress([1, 2], "counting"))
+        [1, 2]
+    """
+    if total == 1 or sys.stderr is None or not sys.stderr.isatty():
+        return iterable
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(iterable, description, total=total, console=Console(stderr=True), transient=True)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import RidgeBoxRegressor
-from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, project_boxes
 from sppnet.pooling import pool_regions
@@ -126,14 +127,16 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
         return [torch.from_numpy(found) for found in session.run(None, feed)]
 
     config, (scores, moved) = detector.inference, ask(boxes)
+    scores = let_classes_compete(scores, config.softmax_temperature)
     row, label = (scores > config.score_threshold).nonzero().unbind(1)
     found = Detections(boxes[row], scores[row, label], label)
     found = found.select(preselect(found, config.moved_per_class))
     boxes, rows = found.boxes, torch.arange(found.count)
     for stage in range(moved.shape[1]):
-        after = ask(boxes)[1][rows, stage, found.labels]
+        group = found.labels.clamp(max=moved.shape[2] - 1)  # one regression may serve all classes
+        after = ask(boxes)[1][rows, stage, group]
         boxes = clip_boxes((after / zoom).float(), (image.shape[1], image.shape[2]))
-    after = ask(boxes)[0][rows, found.labels]
+    after = let_classes_compete(ask(boxes)[0], config.softmax_temperature)[rows, found.labels]
     after = Detections(boxes, (found.scores + after) / 2, found.labels)
     return select_detections(after, config, moved=True)
 
@@ -141,6 +144,9 @@ def detect_by_onnx(session: Any, detector: Detector, image: Tensor, boxes: Tenso
 def test_detector_finds_the_same_boxes(exported: Path) -> None:
     session = open_session((exported / "detector.onnx").read_bytes())
     detector = Detector.load(exported / "detector")
+    # all that was scored and moved: which of two equal copies suppresses the other is for rounding
+    every = {"score_threshold": -5.0, "nms": "hard", "nms_threshold": 1.0, "vote_overlap": 1.0}
+    detector.inference = replace(detector.inference, **every, max_detections=1000)
     assert free_sizes(session.get_inputs()) == {
         "image": [1, 3, "height", "width"],
         "boxes": ["boxes", 4],
@@ -155,9 +161,13 @@ def test_detector_finds_the_same_boxes(exported: Path) -> None:
         expected = detector.detect(detector.encode(image), boxes)
         found = detect_by_onnx(session, detector, image, boxes)
         assert expected.count > 3
-        assert found.labels.tolist() == expected.labels.tolist()
         torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
-        torch.testing.assert_close(found.boxes, expected.boxes, rtol=0, atol=1e-3)
+        # of two detections whose scores differ by rounding either may come first
+        rows = torch.cat([found.boxes, found.labels[:, None] * 1e6], 1)
+        others = torch.cat([expected.boxes, expected.labels[:, None] * 1e6], 1)
+        apart = torch.cdist(rows, others, p=torch.inf)
+        assert float(apart.amin(0).max()) < 1e-3
+        assert float(apart.amin(1).max()) < 1e-3
     facts = facts_of(session)
     assert (facts["kind"], facts["names"]) == ("detector", ["cup", "pen"])
     assert facts["encoder"]["short_sides"] == [96]

@@ -217,15 +217,15 @@ def test_flags_win_and_what_is_not_given_leaves_the_file_alone(tmp_path: Path) -
     def command(settings: DetectionConfig) -> None:
         filled.append(settings)
 
-    path = write(tmp_path, "anchors = false\nwidths = [8, 9]\nbox_agnostic = true\n")
-    flags = ["--no-box-agnostic", "--tune-rate", "0.5", "--imgsz", "300,400", "--ranks", "2,0"]
+    path = write(tmp_path, "anchors = false\nwidths = [8, 9]\nbox_agnostic = 'on'\n")
+    flags = ["--box-agnostic", "auto", "--tune-rate", "0.5", "--imgsz", "300,400", "--ranks", "2,0"]
     app(["--config", str(path), *flags], standalone_mode=False)
     wanted = DetectionConfig(
         anchors=False, widths=(8, 9), tune_rate=0.5, imgsz=(300, 400), ranks=(2, 0)
     )
     assert filled == [wanted]
     app(["--anchors", "--config", str(path), "--levels", "1,2"], standalone_mode=False)
-    assert filled[1] == DetectionConfig(levels=(1, 2), widths=(8, 9), box_agnostic=True)
+    assert filled[1] == DetectionConfig(levels=(1, 2), widths=(8, 9), box_agnostic="on")
 
 
 def test_overrides_hold_what_was_given_and_nothing_else() -> None:

@@ -13,13 +13,14 @@ from oracles.box_loops import iou, suppress
 from sppnet.app.main import main
 from sppnet.detection import (
     BoxCascade,
+    CombinedDetector,
     Detector,
     EncodedImage,
     InferenceConfig,
     LinearRegionClassifier,
     RidgeBoxRegressor,
 )
-from sppnet.detection.detector import CombinedDetector, keep_operating_points
+from sppnet.detection.detector import keep_operating_points
 from sppnet.errors import InputError, UnusableFileError
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, nms_per_class
@@ -178,7 +179,9 @@ def test_values_that_are_no_images_are_refused(make_detector, tmp_path: Path) ->
 def test_overlaps_of_a_class_are_suppressed_as_in_the_slow_loop(
     make_detector, make_picture, make_boxes
 ) -> None:
-    detector = make_detector(boxes=False, max_detections=10**6, score_threshold=-0.5)
+    detector = make_detector(
+        boxes=False, max_detections=10**6, score_threshold=-0.5, softmax_temperature=0.0
+    )
     encoded = detector.encode(make_picture(80, 110))
     proposals = make_boxes(60, 80, 110).round()
     proposals[:, 2:] = torch.maximum(proposals[:, 2:], proposals[:, :2] + 1)
@@ -211,10 +214,28 @@ def test_limit_keeps_the_best(make_detector, make_picture) -> None:
     assert _same(few, everything.select(torch.arange(4)))
 
 
+def test_models_of_earlier_versions_score_each_class_alone(
+    make_detector, make_picture, tmp_path: Path
+) -> None:
+    make_detector(softmax_temperature=0.5).save(tmp_path / "model")
+    config, tensors = load_model(tmp_path / "model", "detector")
+    earlier = {k: v for k, v in config["rule"].items() if k != "softmax_temperature"}
+    save_model(tmp_path / "earlier", "detector", {**config, "rule": earlier}, tensors)
+    loaded = Detector.load(tmp_path / "earlier")
+    assert loaded.inference.softmax_temperature == 0
+    alone, competing = (
+        make_detector(softmax_temperature=0.0),
+        make_detector(softmax_temperature=0.5),
+    )
+    picture = make_picture(90, 120, 1)
+    assert _same(loaded.predict(picture), alone.predict(picture))
+    assert not torch.equal(alone.predict(picture).scores, competing.predict(picture).scores)
+
+
 def test_threshold_is_exclusive_and_scores_are_margins(
     make_detector, make_picture, make_boxes
 ) -> None:
-    detector = make_detector(boxes=False, nms_threshold=1.0)
+    detector = make_detector(boxes=False, nms_threshold=1.0, softmax_temperature=0.0)
     encoded, proposals = detector.encode(make_picture(70, 70)), make_boxes(12, 70, 70)
     everything = detector.detect(encoded, proposals)
     scores = margins_of(detector, encoded, proposals)
@@ -222,7 +243,10 @@ def test_threshold_is_exclusive_and_scores_are_margins(
     assert torch.allclose(everything.scores, kept, atol=1e-4)
     strict = make_detector(boxes=False, nms_threshold=1.0)
     strict.inference = InferenceConfig(
-        score_threshold=float(everything.scores[3]), nms="hard", nms_threshold=1.0
+        score_threshold=float(everything.scores[3]),
+        nms="hard",
+        nms_threshold=1.0,
+        softmax_temperature=0.0,
     )
     assert strict.detect(encoded, proposals).count == 3
 

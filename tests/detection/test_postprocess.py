@@ -1,10 +1,17 @@
 """Votes of suppressed boxes against a loop over them; caps of an image and of each class."""
 
+import math
+
 import pytest
 import torch
 
 from sppnet.config.detection import InferenceConfig
-from sppnet.detection.postprocess import preselect, select_detections, vote_boxes
+from sppnet.detection.postprocess import (
+    let_classes_compete,
+    preselect,
+    select_detections,
+    vote_boxes,
+)
 from sppnet.geometry import Detections, box_iou
 
 
@@ -75,3 +82,31 @@ def test_soft_suppression_lowers_scores_once() -> None:
 
 def _scored(found: Detections) -> list[tuple[int, float]]:
     return list(zip(found.labels.tolist(), found.scores.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.125, 1.0, 10.0])
+def test_competing_classes_have_the_log_odds_of_a_softmax_with_background(temperature) -> None:
+    scores = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) * 2
+    found = let_classes_compete(scores, temperature)
+    for row, competing in zip(scores.tolist(), found.tolist(), strict=True):
+        shares = [math.exp(each / temperature) for each in [*row, 0.0]]
+        for number, score in enumerate(competing):
+            rest = sum(share for other, share in enumerate(shares) if other != number)
+            expected = temperature * math.log(shares[number] / rest)
+            assert score == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_class_without_rivals_keeps_its_score() -> None:
+    alone = torch.tensor([[1.5], [-1.0]])
+    assert torch.equal(let_classes_compete(alone, 0.125), alone)
+    scores = torch.tensor([[1.5, -1.0, -1.0]])
+    assert torch.equal(let_classes_compete(scores, 0.0), scores)
+    assert float(let_classes_compete(scores, 0.125)[0, 0]) == pytest.approx(1.5, abs=1e-4)
+
+
+def test_scores_far_apart_lose_no_digits() -> None:
+    found = let_classes_compete(torch.tensor([[60.0, 20.0, -1e9]]), 0.125)
+    assert found[0].tolist() == pytest.approx([40.0, -40.0, -1e9], rel=1e-6)
+    never = torch.tensor([[2.0, -torch.inf]])
+    assert let_classes_compete(never, 0.125)[0].tolist() == pytest.approx([2.0, -torch.inf])
+    assert let_classes_compete(torch.zeros(0, 3), 0.125).shape == (0, 3)

@@ -25,10 +25,20 @@ def test_objects_of_one_size_get_the_scale_at_which_they_have_the_target_size() 
 
 
 def test_limits_hold() -> None:
-    tiny, huge = _image([10.0] * 3, [0] * 3), _image([470.0] * 3, [0] * 3)
-    assert choose_short_sides([tiny]) == (800,)
+    small, huge = _image([70.0] * 3, [0] * 3), _image([470.0] * 3, [0] * 3)
+    assert choose_short_sides([small]) == (800,)
     assert choose_short_sides([huge]) == (400,)
-    assert choose_short_sides([tiny, huge]) == (400, 800)
+    assert choose_short_sides([small, huge]) == (400, 800)
+
+
+def test_where_most_objects_are_tiny_the_largest_scale_is_larger() -> None:
+    """At 800, a tiny object of a photo of 480 has less than half of 224 pixels: 67 of the photo."""
+    tiny, small, huge = (_image([side] * 3, [0] * 3) for side in (66.0, 68.0, 470.0))
+    assert choose_short_sides([tiny]) == (1200,)
+    assert choose_short_sides([small]) == (800,)
+    assert choose_short_sides([tiny, tiny, huge]) == (400, 1200)
+    assert choose_short_sides([tiny, huge, huge]) == (400, 800)
+    assert choose_short_sides([tiny], largest=800) == (800,)
 
 
 def test_a_rare_class_counts_as_much_as_a_frequent_one() -> None:

@@ -249,7 +249,7 @@ PARTS = {
 READ_BY_TRAINING = {
     *("backbone", "layer", "weights", "engine", "imgsz", "max_long_side", "levels"),
     *("projection", "target_side", "anchors", "tune", "features", "classifier", "prefilter"),
-    *("mirror", "few_objects", "box_regression", "operating_point"),
+    *("mirror", "few_objects", "box_regression", "box_agnostic", "operating_point"),
 }
 OTHER = {
     "tune_positive_from": 0.6,
@@ -296,7 +296,7 @@ TUNED = {"tune_updates": 20, "widths": (16, 16), "max_proposals": 60, "max_ancho
     [
         ({}, "linear", "cascade"),
         ({"anchors": False, "box_stages": 1}, "linear", "cascade"),
-        ({"box_agnostic": True}, "linear", "cascade"),
+        ({"box_agnostic": "on"}, "linear", "cascade"),
         ({"box_regression": False}, "linear", None),
         ({"tune": "head"}, "linear", "cascade"),
         ({"tune": "head", "features": "fc6"}, "linear", "cascade"),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sppnet.pooling import (
+    BoxPool,
     RegionPool,
     SpatialPyramidPool,
     pool_regions,
@@ -211,24 +213,69 @@ def test_lazy_minus_signs_and_zeros_without_memory() -> None:
     exact(spatial_pyramid_pool(nothing, LEVELS), torch.zeros(1, 42))
 
 
-def test_scripting_is_refused_with_what_to_do() -> None:
-    for module in (nn.Sequential(SpatialPyramidPool(LEVELS)), RegionPool(LEVELS)):
-        with pytest.raises(TypeError, match=r"use torch.jit.trace, torch.export.export"):
-            torch.jit.script(module)
+@pytest.mark.parametrize("levels", [LEVELS, (1, (2, 3))])
+def test_scripted_modules_give_eager_answers_after_a_file(levels) -> None:
+    network, rows = nn.Sequential(SpatialPyramidPool(levels)), torch.tensor([[0, 1, 0, 3, 3]])
+    regions = RegionPool(levels, "avg")
+    scripted, scripted_regions = torch.jit.script(network), torch.jit.script(regions)
+    file = io.BytesIO()
+    torch.jit.save(scripted, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    for shape in ((2, 3, 7, 5), (1, 2, 4, 9)):
+        features = torch.rand(shape, requires_grad=True)
+        exact(scripted(features), spatial_pyramid_pool(features, levels))
+        exact(loaded(features), spatial_pyramid_pool(features, levels))
+        exact(scripted_regions(features, rows), regions(features, rows))
+        (gradient,) = torch.autograd.grad(loaded(features).square().sum(), features)
+        again = spatial_pyramid_pool(features, levels).square().sum()
+        exact(gradient, torch.autograd.grad(again, features)[0])
+    # torch leaves what it compiled in the network: it must still take every form of maps
+    maps = [torch.rand(3, 5, 4), torch.rand(3, 2, 9)]
+    exact(network(maps), spatial_pyramid_pool(maps, levels))
+    assert repr(network) == repr(nn.Sequential(SpatialPyramidPool(levels)))
+    with pytest.raises(Exception, match="sizes_hw must be None"):
+        torch.jit.script(SpatialPyramidPool(levels))(maps[0][None], sizes_hw=torch.tensor([[1, 2]]))
+
+
+def test_scripting_boxes_is_refused_with_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"use torch.jit.trace, torch.export.export"):
+        torch.jit.script(BoxPool(LEVELS, stride=8))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_the_exporter_by_tracing_is_refused() -> None:
-    for form in torch.onnx.OperatorExportTypes.__members__.values():
-        with pytest.raises(RuntimeError, match="dynamo must be True"):
-            torch.onnx.export(
-                nn.Sequential(SpatialPyramidPool(LEVELS)),
-                (MAPS[0],),
-                "never written.onnx",
-                dynamo=False,
-                operator_export_type=form,
-            )
+@pytest.mark.parametrize("mode", ["max", "avg"])
+def test_the_exporter_by_tracing_writes_one_file_for_every_size(mode: str) -> None:
+    file, axes = io.BytesIO(), {0: "n", 2: "h", 3: "w"}
+    torch.onnx.export(
+        nn.Sequential(SpatialPyramidPool(LEVELS, mode)),
+        (torch.rand(2, 3, 9, 8),),
+        file,
+        dynamo=False,
+        input_names=["maps"],
+        output_names=["vectors"],
+        dynamic_axes={"maps": axes, "vectors": {0: "n"}},
+    )
+    session = onnxruntime.InferenceSession(file.getvalue())
+    for shape in ((2, 3, 9, 8), (1, 3, 2, 31), (3, 3, 17, 4)):
+        features = torch.randn(shape)
+        features[0, 0, 0, 0] = torch.nan
+        (vectors,) = session.run(None, {"maps": features.numpy()})
+        expected = spatial_pyramid_pool(features, LEVELS, mode=mode)
+        torch.testing.assert_close(torch.from_numpy(vectors), expected, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_the_exporter_by_tracing_refuses_regions() -> None:
+    with pytest.raises(RuntimeError, match="dynamo must be True"):
+        torch.onnx.export(
+            RegionPool(LEVELS),
+            (torch.rand(1, 3, 9, 8), torch.tensor([[0, 1, 0, 3, 3]])),
+            "never written.onnx",
+            dynamo=False,
+        )
 
 
 def test_cuda_graphs_are_refused_and_torch_compile_knows(monkeypatch: pytest.MonkeyPatch) -> None:

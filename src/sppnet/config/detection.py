@@ -294,8 +294,9 @@ class DetectionConfig:
     """Added to the variances of the box deltas before they are whitened."""
     box_stages: Count = 2
     """How often boxes are refined, each time by a regression of its own; 1 in the released code."""
-    box_agnostic: bool = False
-    """Whether one box regression serves all classes."""
+    box_agnostic: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
+    """Whether one box regression serves all classes; auto: if it fits boxes of photos that are left
+    out better than one for each class, as in the paper."""
     operating_point: Annotated[bool, Flag(group="Operating point")] = True
     """Whether parts of the photos are held out in turn, to find from which score on a detection
     counts and how sure it is; not with tune."""
@@ -345,6 +346,10 @@ class InferenceConfig:
     Raises:
         ValueError: If a value breaks its rule, or there is no such method of proposals.
 
+    Example:
+        >>> InferenceConfig(proposals="grid").max_proposals
+        1000
+
     Source:
         SPP-net, section 4.1; spp_test.m of the authors' code. Soft: Bodla et al. 2017.
     """
@@ -386,6 +391,9 @@ class InferenceConfig:
     """Whether a refined box is scored again; its score is then the mean of both."""
     vote_overlap: Annotated[float, Within(0, 1)] = 0.7
     """Least IoU of the boxes that vote for a refined box; 1 for no voting."""
+    softmax_temperature: AtLeastZero = 0.125
+    """Temperature of a softmax in which the classes of SVMs compete for a box, so that what one
+    claims counts less for the others; 0 lets each SVM score alone, as in the paper."""
     flip: bool = False
     """Whether scores are averaged over the image and its mirror image."""
     recipe: Annotated[str, OneOf(RECIPES), Flag(group="Recipe")] = "best"

@@ -62,7 +62,7 @@ PAPER_TRAINING: Mapping[str, Any] = {
     "box_spread": 1e-3,
     "box_per_image": 2000,
     "box_stages": 1,
-    "box_agnostic": False,
+    "box_agnostic": "off",
 }
 # spp_test.m: suppression, then box regression with the scores as they were, then suppression again.
 PAPER_TESTING: Mapping[str, Any] = {
@@ -77,6 +77,7 @@ PAPER_TESTING: Mapping[str, Any] = {
     "moved_per_class": 0,
     "rescore": False,
     "vote_overlap": 1.0,
+    "softmax_temperature": 0.0,
     "flip": False,
 }
 

@@ -4,7 +4,8 @@ Where to start reading, in this order:
 
 - ``encoder.py``: convolve an image once, then pool as many of its regions as wanted;
   ``scales.py``: at which sizes.
-- ``detector.py``: the fitted detector; ``postprocess.py``: how scored boxes become detections.
+- ``detector.py``: the fitted detector; ``combined.py``: several as one; ``watch.py``: videos and
+  cameras; ``postprocess.py``: how scored boxes become detections.
 - ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
 - ``train.py``: trains a detector stage by stage, as a ``DetectionConfig`` (``sppnet.config``) says;
   ``feature_set.py`` keeps what it computes, ``assign.py`` tells positives from negatives.
@@ -13,7 +14,8 @@ Where to start reading, in this order:
 """
 
 from sppnet.config.detection import DetectionConfig, InferenceConfig
-from sppnet.detection.detector import CombinedDetector, Detector
+from sppnet.detection.combined import CombinedDetector
+from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
@@ -24,6 +26,7 @@ from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose
 from sppnet.detection.scales import choose_short_sides
 from sppnet.detection.train import build_cached_features, build_encoder, train_detector
+from sppnet.detection.watch import WatchedFrame
 
 __all__ = [
     "PROPOSERS",
@@ -42,6 +45,7 @@ __all__ = [
     "MiningConfig",
     "RegionClassifier",
     "RidgeBoxRegressor",
+    "WatchedFrame",
     "build_cached_features",
     "build_encoder",
     "choose_scales",

@@ -1,29 +1,53 @@
 """The fitted detector: one folder on disk, one call per image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from tempfile import TemporaryDirectory
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
-from sppnet.config.detection import InferenceConfig, proposals_file
+from sppnet.config.detection import DetectionConfig, InferenceConfig, proposals_file
 from sppnet.config.fields import restore_fields
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxRegressor, box_regressor_from_config
 from sppnet.detection.heads.classifiers import RegionClassifier, classifier_from_config
-from sppnet.detection.postprocess import preselect, select_detections
+from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.detection.proposals.anchors import AnchorProposer
-from sppnet.detection.proposals.propose import keep_first, propose, take_turns
+from sppnet.detection.proposals.precomputed import ExternalProposals
+from sppnet.detection.proposals.propose import propose, take_turns
+from sppnet.detection.watch import WatchedFrame, watch_frames
 from sppnet.errors import UsageError
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections, flip_boxes
-from sppnet.images import ImageSource, flip_left_right, to_image
-from sppnet.storage import load_model, put_under, restore_model, save_model, tensors_under
+from sppnet.images import (
+    DetectionDataset,
+    ImageSource,
+    flip_left_right,
+    open_detection_dataset,
+    to_image,
+    usual_split,
+)
+from sppnet.progress import Track, show_progress
+from sppnet.storage import (
+    FeatureCache,
+    load_model,
+    put_under,
+    restore_model,
+    save_model,
+    tensors_under,
+)
 from sppnet.storage.tensors import check_float32
 
 MODEL_KIND = "detector"
+# Constants of testing that models of earlier versions do not name, as they had them.
+EARLIER = {"softmax_temperature": 0.0}
+MOST_NAMES = 8  # classes that are named when a detector is printed
+BATCH = 8  # images that are convolved together where their sizes are equal
+Images = list[Any] | tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -102,31 +126,117 @@ class Detector:
         self.seen = seen
         self.operating_points = operating_points
 
-    def predict(self, image: ImageSource) -> Detections:
-        """Find objects in one image.
+    @classmethod
+    def fit(
+        cls,
+        data: DetectionDataset | str | Path,
+        config: DetectionConfig | None = None,
+        *,
+        split: str | None = None,
+        cache: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        workers: int = 2,
+        track: Track = show_progress,
+        **settings: Any,
+    ) -> "Detector":
+        """Learn a detector from labelled photos, as ``sppnet detect train`` does.
+
+        Args:
+            data: A data set, or its folder or index file in VOC, COCO or YOLO layout, or labels of
+                a :class:`sppnet.LabelSession`.
+            config: What the detector is to be; the usual one if None.
+            split: Part of a folder to learn from; "train" or "trainval" if None and there is one.
+            cache: Folder in which maps and proposals are kept for a second call; None keeps none.
+            device: Where to compute.
+            workers: Threads that look for proposals.
+            track: Shows progress, on a terminal unless told otherwise.
+            **settings: Fields of :class:`sppnet.DetectionConfig` to change.
+
+        Raises:
+            NothingUsableError: If no image can be used, or none has an object.
+            TypeError: If a setting does not exist.
+            ValueError: If a setting breaks its rule.
+            UsageError: If the folder or the split does not exist.
+
+        Example:
+            >>> from sppnet.images import draw_detection_set
+            >>> small = {"backbone": "small5", "weights": "none", "imgsz": (96,)}
+            >>> with TemporaryDirectory() as folder:
+            ...     scenes = draw_detection_set(folder, 6, seed=0)
+            ...     detector = Detector.fit(folder, **small, proposals="grid")
+            >>> len(detector.names)
+            6
+        """
+        from sppnet.detection.train import build_cached_features, build_encoder, train_detector
+
+        if not isinstance(data, DetectionDataset):
+            part = usual_split(data, split, ("train", "trainval"))
+            data = open_detection_dataset(data, part, track=track)
+        chosen = replace(config or DetectionConfig(), **settings)
+        torch.manual_seed(chosen.seed)  # random weights follow it
+        encoder = build_encoder(chosen, data.images).to(device)
+        file = chosen.proposals_file
+        external = None if file is None else ExternalProposals.open(file)
+        with ExitStack() as stack:
+            kept = FeatureCache(cache or stack.enter_context(TemporaryDirectory()))
+            cached = build_cached_features(chosen, data.images, encoder, kept, external=external)
+            return train_detector(cached, data.names, chosen, workers=workers, track=track)
+
+    @overload
+    def predict(self, image: ImageSource, *, track: Track = ...) -> Detections: ...
+    @overload
+    def predict(self, image: Images, *, track: Track = ...) -> list[Detections]: ...
+    def predict(
+        self, image: ImageSource | Images, *, track: Track = show_progress
+    ) -> Detections | list[Detections]:
+        """Find objects in one image or in many.
 
         All that was found is given, down to low scores: ``operating_points.select(found)`` takes
-        what counts.
+        what counts. Of a list, a few images are in memory at a time, and those of one size go
+        through the trunk together.
 
         Args:
             image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any
-                size.
+                size. Or a list or tuple of them.
+            track: Shows the progress of a list, on a terminal unless told otherwise.
 
         Returns:
-            A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first. A score
-            is the margin of an SVM or the log-odds of a softmax: above 0 the box more likely shows
-            the class than not. With ``operating_points`` also confidence (K,), the probability that
-            a detection is right.
+            A dict of boxes (K, 4) xyxy in pixels, scores (K,) and labels (K,), best first; for a
+            list one for each image, in order. A score is the margin of an SVM or the log-odds of a
+            softmax: above 0 the box more likely shows the class than not. With
+            ``operating_points`` also confidence (K,), the probability that a detection is right.
 
         Raises:
-            InputError: If a file cannot be decoded.
-            TypeError: If the value is none of these kinds.
+            InputError: If a file cannot be decoded; it names the file.
+            TypeError: If a value is none of these kinds.
         """
-        pixels = to_image(image)
-        encoded = self.encode(pixels)
-        found = self.detect(encoded, self.propose(pixels, encoded))
-        points = self.operating_points
-        return found if points is None else points.with_confidence(found)
+        if isinstance(image, list | tuple):
+            return list(track(self._predict_each(image), "detecting", total=len(image)))
+        return next(self._predict_each([image]))
+
+    def _predict_each(self, images: Images) -> Iterator[Detections]:
+        for first in range(0, len(images), BATCH):
+            pixels = [to_image(each) for each in images[first : first + BATCH]]
+            for each, encoded in zip(pixels, self._encode_batch(pixels), strict=True):
+                found = self.detect(encoded, self.propose(each, encoded))
+                points = self.operating_points
+                yield found if points is None else points.with_confidence(found)
+
+    def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator[WatchedFrame]:
+        """Find objects in a video or before a camera, frame by frame.
+
+        Args:
+            source: Path of a video, or the number of a camera, 0 for the first.
+            every: Look at one of so many frames.
+
+        Yields:
+            Each frame with what counts in it.
+
+        Raises:
+            InputError: If the source cannot be opened or decoded.
+            ValueError: If ``every`` is below 1.
+        """
+        return watch_frames(self, source, every)
 
     def propose(
         self, image: Tensor, encoded: EncodedImage, external: Tensor | None = None
@@ -174,10 +284,14 @@ class Detector:
         Returns:
             Its feature maps.
         """
-        encoded = self.encoder.encode(image)
+        return self._encode_batch([image])[0]
+
+    def _encode_batch(self, images: Sequence[Tensor]) -> list[EncodedImage]:
+        encoded = self.encoder.encode_batch(images)
         if not self.inference.flip:
             return encoded
-        return replace(encoded, mirrored=self.encoder.encode(flip_left_right(image)))
+        mirrored = self.encoder.encode_batch([flip_left_right(each) for each in images])
+        return [replace(a, mirrored=b) for a, b in zip(encoded, mirrored, strict=True)]
 
     @torch.no_grad()
     def detect(self, encoded: EncodedImage, boxes: Tensor) -> Detections:
@@ -190,7 +304,7 @@ class Detector:
         Returns:
             At most ``inference.max_detections`` detections, of all classes or of each, best first.
         """
-        scores = self.score(encoded, boxes)
+        scores = self._score_jointly(encoded, boxes)
         row, label = (scores > self.inference.score_threshold).nonzero().unbind(1)
         found = Detections(boxes[row], scores[row, label], label)
         if self.box_regressor is None:
@@ -220,6 +334,13 @@ class Detector:
         flipped = flip_boxes(boxes, encoded.image_size_hw[1])
         return (scores + self.score(encoded.mirrored, flipped)) / 2
 
+    def _score_jointly(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Score (W, 4) boxes, the classes of SVMs in competition: (W, K)."""
+        scores = self.score(encoded, boxes)
+        if self.classifier.classes_compete:
+            return scores
+        return let_classes_compete(scores, self.inference.softmax_temperature)
+
     def _refine(self, encoded: EncodedImage, found: Detections) -> Detections:
         """Refine boxes, score them again if that is wished, and drop those without area."""
         if self.box_regressor is None or not found.count:
@@ -229,12 +350,21 @@ class Detector:
         boxes, labels, before = boxes[has_area], found.labels[has_area], found.scores[has_area]
         if not self.inference.rescore:
             return Detections(boxes, before, labels)
-        after = self.score(encoded, boxes)[torch.arange(len(boxes)), labels]
+        after = self._score_jointly(encoded, boxes)[torch.arange(len(boxes)), labels]
         return Detections(boxes, (before + after) / 2, labels)
 
+    def __repr__(self) -> str:
+        """Say what it finds, by which trunk and sizes, and what is to be expected of it."""
+        points, names = self.operating_points, self.names
+        shown = ", ".join([*names[:MOST_NAMES], *(["..."] if len(names) > MOST_NAMES else [])])
+        expected = "no operating point yet: detections count from a score of 0"
+        if points is not None:
+            expected = f"{points.describe(names)}; {points.expect()}"
+        return f"Detector({len(names)} classes: {shown}; {self.encoder}; {expected})"
+
     def to(self, device: torch.device | str) -> "Detector":
-        """Move the trunk and the classifier to a device; returns itself."""
-        self.encoder.backbone.to(device)
+        """Move trunk and classifier to a device; returns itself."""
+        self.encoder.to(device)
         self.classifier = self.classifier.to(device)
         return self
 
@@ -296,6 +426,9 @@ class Detector:
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":
         """Restore the parts of a saved detector; each must fit the encoder and the names."""
+        rule = config.get("rule")
+        if isinstance(rule, dict):
+            config = {**config, "rule": {**EARLIER, **rule}}
         saved = restore_fields(SavedDetector, config)
         encoder = Encoder.from_config(saved.encoder, tensors_under("backbone.", tensors))
         seen = tensors.pop("seen", None)  # models of version 0.1 do not have it
@@ -334,134 +467,3 @@ def keep_operating_points(folder: str | Path, points: OperatingPoints) -> None:
     """
     config, tensors = load_model(folder, MODEL_KIND)
     save_model(folder, MODEL_KIND, {**config, "operating_points": points.config()}, tensors)
-
-
-class CombinedDetector:
-    """Several detectors of the same classes, combined into one.
-
-    Every network scores the proposals of all networks; the detections are joined, and copies are
-    suppressed once more. Scores are compared as they are, since the margins of detectors that were
-    trained alike have one scale.
-
-    Args:
-        detectors: Two or more, with the same class names in the same order.
-
-    Raises:
-        ValueError: If there are fewer than two, or their names differ.
-
-    Example:
-        >>> from sppnet.backbones import build_backbone
-        >>> from sppnet.detection import InferenceConfig, Encoder, LinearRegionClassifier
-        >>> parts = []
-        >>> for seed in (0, 1):
-        ...     encoder = Encoder(build_backbone("small5"), short_sides=(96,))
-        ...     weights, biases = torch.zeros(encoder.length, 1), torch.tensor([-9.0])
-        ...     classifier = LinearRegionClassifier(weights, biases)
-        ...     parts.append(Detector(encoder, classifier, None, ("a",), InferenceConfig("grid")))
-        >>> CombinedDetector(parts).predict(torch.rand(3, 60, 80)).count
-        0
-
-    Source:
-        SPP-net, section 4.4.
-    """
-
-    def __init__(self, detectors: Sequence[Detector]) -> None:
-        if len(detectors) < 2:
-            raise ValueError(f"detectors must be two or more, got {len(detectors)}")
-        names = {detector.names for detector in detectors}
-        if len(names) > 1:
-            raise ValueError(f"detectors must have the same classes, got {sorted(names)}")
-        self.detectors = tuple(detectors)
-        (self.names,) = names
-        self.inference = detectors[0].inference
-
-    @property
-    def seen(self) -> Tensor | None:
-        """Content numbers of the images that any of them was trained on; None if one cannot say."""
-        known = [each.seen for each in self.detectors if each.seen is not None]
-        return torch.cat(known) if len(known) == len(self.detectors) else None
-
-    @property
-    def operating_points(self) -> None:
-        """None: scores of detections that were joined need points of their own."""
-        return
-
-    def predict(self, image: ImageSource) -> Detections:
-        """Find objects in one image; see :meth:`Detector.predict`."""
-        pixels = to_image(image)
-        encoded = self.encode(pixels)
-        return self.detect(encoded, self.propose(pixels, encoded))
-
-    def encode(self, image: Tensor) -> tuple[EncodedImage, ...]:
-        """Convolve an image, (3, H, W) RGB 0..1, by every network; see :meth:`Detector.encode`."""
-        return tuple(detector.encode(image) for detector in self.detectors)
-
-    def propose(
-        self, image: Tensor, encoded: Sequence[EncodedImage], external: Tensor | None = None
-    ) -> Tensor:
-        """Join the (W, 4) proposals of all detectors, each once; see :meth:`Detector.propose`."""
-        pairs = zip(self.detectors, encoded, strict=True)
-        return keep_first(torch.cat([each.propose(image, maps, external) for each, maps in pairs]))
-
-    def detect(self, encoded: Sequence[EncodedImage], boxes: Tensor) -> Detections:
-        """Detect by every network, join the detections, and suppress copies.
-
-        Args:
-            encoded: From :meth:`encode`.
-            boxes: (W, 4) proposals, xyxy in pixels of the original image.
-
-        Returns:
-            Detections, best first.
-        """
-        pairs = zip(self.detectors, encoded, strict=True)
-        found = [each.detect(maps, boxes) for each, maps in pairs]
-        joined = [torch.cat([each[key] for each in found]) for key in ("boxes", "scores", "labels")]
-        return select_detections(Detections(*joined), self.inference, again=True)
-
-    def config(self) -> dict[str, Any]:
-        """Everything but the weights of all detectors, in JSON values."""
-        return {"combined": [detector.config() for detector in self.detectors]}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by name, those of each detector under its number."""
-        numbered = enumerate(self.detectors)
-        return {
-            f"{n}.{name}": tensor for n, each in numbered for name, tensor in each.tensors().items()
-        }
-
-
-class AnyDetector(Protocol):
-    """What one detector and several have in common."""
-
-    names: tuple[str, ...]
-    inference: InferenceConfig
-
-    @property
-    def seen(self) -> Tensor | None:
-        """Content numbers of the images that were trained on; None if that is not known."""
-        ...
-
-    @property
-    def operating_points(self) -> OperatingPoints | None:
-        """From which scores on detections count; None if that is not known."""
-        ...
-
-    def encode(self, image: Tensor) -> Any:
-        """Convolve an image, (3, H, W) RGB 0..1."""
-        ...
-
-    def propose(self, image: Tensor, encoded: Any, external: Tensor | None = None) -> Tensor:
-        """Propose (W, 4) boxes, xyxy in pixels."""
-        ...
-
-    def detect(self, encoded: Any, boxes: Tensor) -> Detections:
-        """Score (W, 4) proposals and choose the detections."""
-        ...
-
-    def config(self) -> dict[str, Any]:
-        """Everything but the weights, in JSON values."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by name."""
-        ...

@@ -12,7 +12,7 @@ from sppnet.config.detection import PROJECTIONS, TARGET_SIDE, Side
 from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within, restore_fields
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
-from sppnet.images import resize_short_side
+from sppnet.images import group_equal_sizes, resize_short_side
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
 
@@ -138,6 +138,14 @@ class Encoder:
         self.max_long_side = max_long_side
         self.target_side = target_side
 
+    def __repr__(self) -> str:
+        """Name the trunk, the sizes of images and the pyramid."""
+        trunk, sides = self.backbone, ", ".join(map(str, self.short_sides))
+        return (
+            f"Encoder({trunk.name} at {trunk.node}, stride {trunk.stride}; short sides {sides} px; "
+            f"levels {self.levels})"
+        )
+
     @property
     def length(self) -> int:
         """D, numbers in the vector of a region: C * sum(n * n)."""
@@ -147,6 +155,11 @@ class Encoder:
     def device(self) -> torch.device:
         """Where the trunk runs."""
         return next(self.backbone.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Encoder":
+        """Move the trunk to a device; returns itself."""
+        self.backbone.to(device)
+        return self
 
     @property
     def projection(self) -> Projection:
@@ -163,17 +176,45 @@ class Encoder:
         Returns:
             Its feature maps.
         """
-        encoded = [self.encode_scale(image, short_side) for short_side in self.short_sides]
-        maps, zooms_xy = zip(*encoded, strict=True)
-        return EncodedImage(maps, zooms_xy, (image.shape[1], image.shape[2]))
+        return self.encode_batch([image])[0]
 
-    @torch.no_grad()
+    def encode_batch(self, images: Sequence[Tensor]) -> list[EncodedImage]:
+        """Convolve some images once per scale.
+
+        On a GPU those of one size go through the trunk together. On a CPU that is no faster, and
+        one by one each has the same bits alone and in any company.
+
+        Args:
+            images: Each (3, H_i, W_i) float RGB 0..1 of any size.
+
+        Returns:
+            The feature maps of each, in order.
+        """
+        scales = [self._encode_scale(images, short_side) for short_side in self.short_sides]
+        encoded = []
+        for image, of_image in zip(images, zip(*scales, strict=True), strict=True):
+            maps, zooms_xy = zip(*of_image, strict=True)
+            encoded.append(EncodedImage(maps, zooms_xy, (image.shape[1], image.shape[2])))
+        return encoded
+
     def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:
         """Convolve an image at one scale: its (1, C, h, w) map and the zoom along x and y."""
-        resized, (zoom_y, zoom_x) = resize_short_side(image, short_side, self.max_long_side)
-        # channels last: a cell is one stretch of memory, for the convolutions and for the pooling
-        batch = resized[None].to(self.device, memory_format=torch.channels_last)
-        return self.backbone(batch), (zoom_x, zoom_y)
+        return self._encode_scale([image], short_side)[0]
+
+    @torch.no_grad()
+    def _encode_scale(
+        self, images: Sequence[Tensor], short_side: int
+    ) -> list[tuple[Tensor, tuple[float, float]]]:
+        resized = [resize_short_side(each, short_side, self.max_long_side) for each in images]
+        maps: dict[int, Tensor] = {}
+        sizes_hw = [(each.shape[1], each.shape[2]) for each, _ in resized]
+        together = 1 if self.device.type == "cpu" else max(1, len(sizes_hw))
+        for places in group_equal_sizes(sizes_hw, together):
+            batch = torch.stack([resized[place][0] for place in places])
+            # channels last: a cell is one stretch of memory, for convolutions and for pooling
+            found = self.backbone(batch.to(self.device, memory_format=torch.channels_last))
+            maps |= zip(places, found.split(1), strict=True)
+        return [(maps[n], (zoom_x, zoom_y)) for n, (_, (zoom_y, zoom_x)) in enumerate(resized)]
 
     def assign_regions(
         self, encoded: EncodedImage, boxes: Tensor, scale_of: Tensor | None = None

@@ -43,6 +43,35 @@ def vote_boxes(kept: Detections, voters: Detections, overlap: float = 0.65) -> D
     return Detections(torch.where(total > 0, means, kept.boxes), kept.scores, kept.labels)
 
 
+def let_classes_compete(scores: Tensor, temperature: float) -> Tensor:
+    """Lower each score by what the other classes claim of the same box.
+
+    The scores become temperature times the log-odds of a softmax over the classes and a background
+    of score 0. A score that has no rival above 0 stays nearly as it is.
+
+    Args:
+        scores: (W, K), each from an SVM of its own.
+        temperature: The smaller, the sharper; 0 leaves the scores as they are.
+
+    Returns:
+        (W, K) float32.
+
+    Example:
+        >>> scores = torch.tensor([[1.0, 0.5, -1.0], [1.0, -1.0, -1.0]])
+        >>> let_classes_compete(scores, 0.1).round(decimals=2)
+        tensor([[ 0.5000, -0.5000, -2.0000],
+                [ 1.0000, -2.0000, -2.0000]])
+    """
+    if not temperature or not scores.numel():
+        return scores
+    logits = scores.double() / temperature
+    background = torch.zeros(len(logits), 1, dtype=logits.dtype)
+    earlier = torch.cat([background, logits[:, :-1]], 1).logcumsumexp(1)
+    nothing = torch.full_like(background, -torch.inf)
+    later = torch.cat([logits[:, 1:], nothing], 1).flip(1).logcumsumexp(1).flip(1)
+    return (scores - temperature * torch.logaddexp(earlier, later)).float()
+
+
 def preselect(found: Detections, per_class: int) -> Tensor:
     """Choose the boxes of each class that box regression refines.
 

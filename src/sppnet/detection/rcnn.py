@@ -168,9 +168,13 @@ class RcnnEncoder(Encoder):
         self.context = context
         self.batch = batch
 
-    def encode_scale(self, image: Tensor, short_side: int) -> tuple[Tensor, tuple[float, float]]:  # noqa: ARG002
+    def _encode_scale(
+        self,
+        images: Sequence[Tensor],
+        short_side: int,  # noqa: ARG002
+    ) -> list[tuple[Tensor, tuple[float, float]]]:
         """Keep the pixels, from which the proposals are cut later: (1, 3, H, W), at zooms of 1."""
-        return as_floats(image)[None].to(self.device), (1.0, 1.0)
+        return [(as_floats(image)[None].to(self.device), (1.0, 1.0)) for image in images]
 
     def assign_regions(
         self,

@@ -12,6 +12,9 @@ from sppnet.images import LabelledImage
 
 # The time of a trunk grows with the square of the short side: between these, by a factor of four.
 SMALLEST_SIDE, LARGEST_SIDE = 400, 800
+# Most objects are tiny where they would have less than half the target's side at the largest scale;
+# there a larger one is worth its time.
+TINY_SHARE, LARGEST_FOR_TINY = 0.5, 1200
 # Two scales are used where small objects ask for one at least this many times that of large ones.
 TWO_SCALES_FROM = 1.5
 SMALL_SHARE, LARGE_SHARE = 0.8, 0.2
@@ -22,7 +25,7 @@ def choose_short_sides(
     images: Iterable[LabelledImage],
     target_side: float = TARGET_SIDE,
     smallest: int = SMALLEST_SIDE,
-    largest: int = LARGEST_SIDE,
+    largest: int | None = None,
     use_difficult: bool = False,
 ) -> tuple[int, ...]:
     """Choose one or two scales at which the objects come close to the size that the trunk expects.
@@ -32,11 +35,14 @@ def choose_short_sides(
     small and large objects ask for very different ones, each group gets its own. All classes weigh
     the same, however rare, and so do the objects of one class.
 
+    The largest short side is 800 if it is not given, and 1200 where most objects would be less than
+    half as long as ``target_side`` at 800.
+
     Args:
         images: Labelled images; crowds do not count.
         target_side: In pixels of the convolved image.
         smallest: The least short side, in pixels.
-        largest: The greatest short side, in pixels.
+        largest: The greatest short side, in pixels; 800 or 1200 if None.
         use_difficult: Whether objects marked difficult count.
 
     Returns:
@@ -57,14 +63,17 @@ def choose_short_sides(
     Source:
         The size that a proposal should have at its scale: SPP-net, section 4.1.
     """
-    if not STEP <= smallest <= largest:
+    if not STEP <= smallest <= (largest or smallest):
         raise ValueError(
             f"smallest and largest must be in order and at least {STEP}, "
             f"got {smallest} and {largest}"
         )
     wanted, weights = _wanted_sides(images, target_side, use_difficult)
     if not len(wanted):
-        return (_round((smallest * largest) ** 0.5),)
+        return (_round((smallest * (largest or LARGEST_SIDE)) ** 0.5),)
+    if largest is None:
+        are_tiny = _quantile(wanted, weights, 0.5) * TINY_SHARE >= LARGEST_SIDE
+        largest = LARGEST_FOR_TINY if are_tiny else LARGEST_SIDE
     wanted = wanted.clamp(smallest, largest)
     low, middle, high = (
         _quantile(wanted, weights, share) for share in (LARGE_SHARE, 0.5, SMALL_SHARE)

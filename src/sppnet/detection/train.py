@@ -18,6 +18,7 @@ from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
 from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
+from sppnet.detection.heads.box_sharing import classes_share
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
     SoftmaxRegionClassifier,
@@ -243,13 +244,13 @@ def norm_config(config: DetectionConfig) -> NormConfig:
     return part_of(config, NormConfig, "norm_", target=config.feature_norm)
 
 
-def cascade_config(config: DetectionConfig) -> CascadeConfig:
+def cascade_config(config: DetectionConfig, *, class_agnostic: bool = False) -> CascadeConfig:
     """Take the constants of box regression from the settings."""
     return part_of(
         config,
         CascadeConfig,
         "box_",
-        class_agnostic=config.box_agnostic,
+        class_agnostic=class_agnostic,
         most_samples=config.max_box_samples,
         total_samples=config.box_total,
     )
@@ -463,9 +464,21 @@ class _Training:
             return tuned.boxes
         with self.stage("boxes"):
             scale = self._scaler.factor(RegionFeatures())
-            cascade = BoxCascade(len(self.names), cascade_config(config), config.seed)
+            constants = cascade_config(config, class_agnostic=self._classes_share(scale))
+            cascade = BoxCascade(len(self.names), constants, config.seed)
             samples = self.cached.samples("fitting boxes", self.track, mirror=self.mirror)
             return cascade.fit(samples, self.cached.encoder, scale)
+
+    def _classes_share(self, scale: float) -> bool:
+        """Decide whether one box regression serves all classes."""
+        config, images = self.config, self.cached.usable
+        if config.box_agnostic != "auto" or len(self.names) == 1:
+            return config.box_agnostic == "on"
+        draw = torch.Generator().manual_seed(config.seed)
+        mixed = [images[i] for i in torch.randperm(len(images), generator=draw).tolist()]
+        samples = self.cached.subset(mixed).samples("comparing box regressions")
+        constants = cascade_config(config)
+        return classes_share(samples, self.cached.encoder, constants, scale, config.seed)
 
     @cached_property
     def _scaler(self) -> FeatureScaler:

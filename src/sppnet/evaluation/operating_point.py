@@ -254,6 +254,20 @@ class OperatingPoints:
             where = f"on {self.images} photos of the training, held out in turn"
         return f"detections count from {scores}, found {where}"
 
+    def expect(self) -> str:
+        """Say what share of the detections at the thresholds is right, by the calibration.
+
+        Example:
+            >>> right = [False, True] * 20
+            >>> calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, 1)
+            >>> OperatingPoints((0.0,), calibration, "val", 40, (30,)).expect()
+            'at that score 50 % are right'
+        """
+        labels = np.arange(len(self.thresholds))
+        sure = self.calibration.probabilities(np.array(self.thresholds, np.float32), labels)
+        shares = [f"{100 * share:.0f}" for share in (sure.min(), sure.max())]
+        return f"at that score {' to '.join(dict.fromkeys(shares))} % are right"
+
     def config(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
         return {

@@ -46,7 +46,8 @@ class Projection:
 
     def __post_init__(self) -> None:
         for name in ("stride", "centre", "offset"):
-            if not math.isfinite(getattr(self, name)):
+            # torch.compile follows a comparison, and not math.isfinite
+            if not -math.inf < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if not self.stride > 0:
             raise ValueError(f"stride must be positive, got {self.stride}")
@@ -96,19 +97,47 @@ def project_boxes(boxes: Tensor, projection: Projection, grid_hw: tuple[int, int
     height, width = grid_hw
     if height < 1 or width < 1:
         raise ValueError(f"grid_hw must be at least (1, 1), got {grid_hw}")
+    x0, x1 = project_side(boxes[:, 0], boxes[:, 2], projection, width)
+    y0, y1 = project_side(boxes[:, 1], boxes[:, 3], projection, height)
+    return torch.stack([x0, y0, x1, y1], 1)
+
+
+def project_side(
+    begin: Tensor, end: Tensor, projection: Projection, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Find the cells that boxes cover along one side, as :func:`project_boxes`; nothing is checked.
+
+    Args:
+        begin: (K,) first coordinate in pixels: x1 or y1.
+        end: (K,) last coordinate, exclusive: x2 or y2.
+        projection: Stride, centre of cell 0 and offset along this side.
+        cells: How many cells the side has, at least 1.
+
+    Returns:
+        (K,) int64 first cells and (K,) int64 cells behind the last.
+
+    Example:
+        >>> project_side(torch.tensor([0.0]), torch.tensor([224.0]), Projection.released(), 13)
+        (tensor([0]), tensor([13]))
+    """
     stride, centre, offset = projection.stride, projection.centre, projection.offset
     # float64: coordinates of large images times fractional strides stay exact enough to round once
-    first_pixel, last_pixel = boxes[:, :2].double(), boxes[:, 2:].double() - 1
+    first_pixel, last_pixel = begin.double(), end.double() - 1
     first = torch.floor((first_pixel - centre + offset) / stride + 0.5)
     last = torch.ceil((last_pixel - centre - offset) / stride - 0.5)
     # truncation towards zero of the 1-based midpoint, as the 2014 code does before clipping
     midpoint = torch.trunc((first + last + 2) / 2) - 1
     between = first > last
-    limit = torch.tensor([width - 1, height - 1], dtype=torch.float64, device=boxes.device)
-    zero = torch.zeros_like(limit)
-    first = torch.where(between, midpoint, first).clamp(zero, limit)
-    last = torch.where(between, midpoint, last).clamp(zero, limit)
-    return torch.cat([first, last + 1], dim=1).to(torch.int64)
+    first = _clip(torch.where(between, midpoint, first), cells)
+    last = _clip(torch.where(between, midpoint, last), cells)
+    return first.to(torch.int64), (last + 1).to(torch.int64)
+
+
+def _clip(places: Tensor, cells: int) -> Tensor:
+    """Take the nearest of the cells that there are."""
+    if isinstance(cells, Tensor):  # torch.jit.trace counts in tensors
+        return torch.minimum(places.clamp(min=0), (cells - 1).to(places))
+    return places.clamp(0, cells - 1)
 
 
 def cell_centres(projection: Projection, grid_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@
 - ``transforms.py``: resizing, cropping, flipping, stacking. ``listing.py``: files from folders.
 - ``readers/``: VOC, COCO, YOLO, label stores and class folders, read into the classes of
   ``dataset.py``.
+- ``video.py``: videos and cameras frame by frame.
 - ``findings.py``, ``check.py``: what is wrong with a data set, file and line.
 - ``synthetic/``: data sets that are drawn.
 """
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
     )
     from sppnet.images.readers.coco import read_coco
     from sppnet.images.readers.labels import read_labels
-    from sppnet.images.readers.layouts import find_layout, list_splits, open_detection_dataset
+    from sppnet.images.readers.layouts import (
+        find_layout,
+        list_splits,
+        open_detection_dataset,
+        usual_split,
+    )
     from sppnet.images.readers.voc import read_voc
     from sppnet.images.readers.voc_layout import list_voc_splits
     from sppnet.images.readers.yolo import read_yolo
@@ -86,6 +92,7 @@ __all__ = [
     "split_per_class",
     "stack_images",
     "to_image",
+    "usual_split",
 ]
 
 # These need torch, which lists of files do not.
@@ -123,6 +130,7 @@ _MODULE_OF = {
     "split_per_class": "readers.class_folders",
     "stack_images": "transforms",
     "to_image": "decode",
+    "usual_split": "readers.layouts",
 }
 
 

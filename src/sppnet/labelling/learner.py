@@ -19,6 +19,7 @@ from sppnet.detection import CachedFeatures, Detector, LinearRegionClassifier
 from sppnet.detection.assign import trainable_objects, wants_mirror
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
+from sppnet.detection.heads.box_sharing import classes_share
 from sppnet.detection.heads.box_sums import BoxSums, Landmarks
 from sppnet.detection.heads.hard_negatives import NEVER, HardNegativeMiner
 from sppnet.detection.heads.region_head import RegionFeatures
@@ -307,8 +308,9 @@ class WarmLearner:
         weights = whole.weights[:, rows].contiguous()
         detector.classifier = LinearRegionClassifier(weights, whole.bias[rows])
         if isinstance(boxes, BoxCascade):
-            cascade = BoxCascade(len(rows), cascade_config(self.config), self.config.seed)
-            cascade.stages_ = [_copied(stage, rows) for stage in boxes.stages_]
+            cascade = BoxCascade(len(rows), boxes.constants, self.config.seed)
+            own = None if boxes.constants.class_agnostic else rows
+            cascade.stages_ = [_copied(stage, own) for stage in boxes.stages_]
             detector.box_regressor = cascade
         return detector
 
@@ -357,11 +359,12 @@ class WarmLearner:
         """Box regression without samples, in coordinates of landmarks from some photos."""
         draw = torch.Generator().manual_seed(self.config.seed)
         known = list(self.learnt.values())
+        known = [known[i] for i in torch.randperm(len(known), generator=draw).tolist()]
         self._landmark_photos = len(known)
         rows = []
         per_photo = max(16, MOST_LANDMARKS // len(known))
         sampler = BoxCascade(1, cascade_config(self.config))
-        for each in [known[i] for i in torch.randperm(len(known), generator=draw).tolist()]:
+        for each in known:
             proposals = self.cached.propose(each.image)
             near, _, _ = sampler.near_objects(each.image, proposals, draw)
             some = torch.randperm(len(proposals), generator=draw)[:per_photo]
@@ -374,10 +377,19 @@ class WarmLearner:
             self.cached.encoder,
             landmarks,
             len(self.names),
-            cascade_config(self.config),
+            cascade_config(self.config, class_agnostic=self._classes_share(known)),
             self.scale,
             self.config.seed,
         )
+
+    def _classes_share(self, known: Sequence[Learnt]) -> bool:
+        """Decide from some photos whether one box regression serves all classes."""
+        if self.config.box_agnostic != "auto":
+            return self.config.box_agnostic == "on"
+        encoder, images = self.cached.encoder, [each.image for each in known]
+        samples = ((image, self.encoded(image), self.cached.propose(image)) for image in images)
+        constants = cascade_config(self.config)
+        return classes_share(samples, encoder, constants, self.scale, self.config.seed)
 
     def _svm_trainer(self) -> SvmTrainer:
         """What tells positives and negatives of a photo, for the present classes and photos."""

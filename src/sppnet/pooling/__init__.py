@@ -3,7 +3,8 @@
 ``bins.py`` says where the bins of a level begin and end; ``pyramid.py`` pools whole maps, by the
 rule for every size or as the paper trained at one, and ``regions.py`` regions of them.
 ``operators.py`` registers both with torch and gives them their gradients, ``kernels/`` computes
-them (C++, Triton, plain torch), ``onnx/`` writes them as ONNX, ``keras_layer.py`` is the layer for
+them (C++, Triton, plain torch); ``boxes.py`` pools boxes in pixels, and ``multi_scale.py`` those of
+a feature pyramid. ``onnx/`` writes them as ONNX, ``keras_layer.py`` is the layer for
 Keras. Start reading with ``bins.py``, then ``pyramid.py``.
 """
 
@@ -14,6 +15,7 @@ from sppnet.pooling.bins import (
     num_bins,
     sliding_window_bins,
 )
+from sppnet.pooling.boxes import BoxPool, pool_boxes
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import (
     SlidingWindowPool,
@@ -24,6 +26,7 @@ from sppnet.pooling.pyramid import (
 from sppnet.pooling.regions import RegionPool, pool_regions, score_regions
 
 __all__ = [
+    "BoxPool",
     "RegionPool",
     "SlidingWindowPool",
     "SpatialPyramidPool",
@@ -32,6 +35,7 @@ __all__ = [
     "check_pyramid",
     "check_regions",
     "num_bins",
+    "pool_boxes",
     "pool_regions",
     "score_regions",
     "sliding_window_bins",

@@ -80,6 +80,36 @@ def check_pyramid(levels: int | Sequence[Level]) -> tuple[Level, ...]:
     return tuple(rows if rows == columns else (rows, columns) for rows, columns in pairs)
 
 
+def choose_levels(
+    levels: int | Sequence[Level], output_sizes: int | Sequence[Level] | None
+) -> tuple[Level, ...]:
+    """Take the levels of a module by either of the two names that people know.
+
+    Args:
+        levels: As :func:`check_pyramid` takes them.
+        output_sizes: The same, as torch's adaptive pooling calls the size of one level; None if it
+            was not given.
+
+    Returns:
+        The levels.
+
+    Raises:
+        TypeError: As :func:`check_pyramid`.
+        ValueError: As :func:`check_pyramid`, or if both are given.
+
+    Example:
+        >>> choose_levels(DEFAULT_LEVELS, [(1, 1), (2, 2)])
+        (1, 2)
+    """
+    if output_sizes is None:
+        return check_pyramid(levels)
+    if levels is not DEFAULT_LEVELS:
+        raise ValueError(
+            f"levels and output_sizes must not both be given, got {levels} and {output_sizes}"
+        )
+    return check_pyramid(output_sizes)
+
+
 def level_shape(level: Level) -> tuple[int, int]:
     """Rows and columns of bins of a level.
 

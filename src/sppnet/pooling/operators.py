@@ -45,15 +45,20 @@ LIBRARY.define(
 )
 
 
-def _split(levels: Sequence[Level]) -> tuple[list[int], list[int] | None]:
-    """Write levels as an operator takes them: columns are None where all bins are squares."""
+def split_levels(levels: Sequence[Level]) -> tuple[list[int], list[int] | None]:
+    """Write levels as an operator takes them: columns are None where all bins are squares.
+
+    Example:
+        >>> split_levels((1, (2, 3))), split_levels((1, 2))
+        (([1, 2], [1, 3]), ([1, 2], None))
+    """
     shapes = [level_shape(n) for n in levels]
     rows, columns = [each[0] for each in shapes], [each[1] for each in shapes]
     return rows, None if rows == columns else columns
 
 
 def _join(rows: Sequence[int], columns: Sequence[int] | None) -> tuple[Level, ...]:
-    """Read what :func:`_split` wrote."""
+    """Read what :func:`split_levels` wrote."""
     return check_pyramid(list(zip(rows, columns or rows, strict=True)))
 
 
@@ -207,7 +212,7 @@ def _gradient(
 def _call_gradient(
     grad: Tensor, maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> list[Tensor]:
-    down, across = _split(levels)
+    down, across = split_levels(levels)
     if rows is None:
         return torch.ops.sppnet.pool_maps_backward(grad, maps, down, mode, across)
     return torch.ops.sppnet.pool_regions_backward(grad, maps, rows, down, mode, across)
@@ -389,11 +394,13 @@ def _call_operator(
     maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], mode: str
 ) -> Tensor:
     if torch.jit.is_tracing() and _exports_by_tracing():
+        if rows is None:  # plain operators for every size
+            return torch_reference.pool_maps_by_masks(maps, levels, mode)
         raise RuntimeError(
-            "dynamo must be True in torch.onnx.export(...) of a network with sppnet's pooling, "
-            "got False: the older exporter does not know the operator"
+            "dynamo must be True in torch.onnx.export(...) of a network that pools regions, "
+            "got False: the older exporter has no loop over them"
         )
-    down, across = _split(levels)
+    down, across = split_levels(levels)
     if rows is None:
         return torch.ops.sppnet.pool_maps(maps, down, mode, across)
     return torch.ops.sppnet.pool_regions(maps, rows, down, mode, across)
@@ -411,7 +418,7 @@ def pool_into(
     """
     if torch._C._are_functorch_transforms_active():  # their rules know no operators that write
         return out.copy_(pool(maps, rows, levels, mode))
-    down, across = _split(levels)
+    down, across = split_levels(levels)
     torch.ops.sppnet.pool_regions_into(out, maps, rows, down, mode, across)
     return out
 
@@ -429,7 +436,7 @@ def refuse_scripting(module: torch.nn.Module) -> torch.nn.Module:
         TypeError: Always.
     """
     raise TypeError(
-        f"torch.jit.script cannot compile {type(module).__name__}, which takes maps in several "
+        f"torch.jit.script cannot compile {type(module).__name__}, which takes boxes in several "
         "forms: use torch.jit.trace, torch.export.export or torch.compile, which serve all sizes"
     )
 

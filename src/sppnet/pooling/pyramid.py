@@ -12,11 +12,12 @@ from sppnet.pooling.bins import (
     Level,
     check_levels,
     check_pyramid,
+    choose_levels,
     num_bins,
     sliding_window_bins,
 )
 from sppnet.pooling.checks import as_maps, check_mode
-from sppnet.pooling.operators import overriders, pool, refuse_scripting
+from sppnet.pooling.operators import overriders, pool, split_levels
 
 
 def spatial_pyramid_pool(
@@ -107,25 +108,34 @@ class SpatialPyramidPool(nn.Module):
         levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
             number alone.
         mode: "max" or "avg".
+        output_sizes: Another name of ``levels``.
 
     Raises:
         TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1, or the mode is unknown.
+        ValueError: If there is no level, or one is below 1, or the mode is unknown, or both
+            ``levels`` and ``output_sizes`` are given.
 
     Example:
         >>> SpatialPyramidPool()(torch.rand(2, 8, 7, 30)).shape
         torch.Size([2, 400])
+        >>> SpatialPyramidPool(output_sizes=[(1, 1), (2, 2)])
+        SpatialPyramidPool(levels=(1, 2))
     """
 
-    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(
+        self,
+        levels: int | Sequence[Level] = DEFAULT_LEVELS,
+        mode: str = "max",
+        *,
+        output_sizes: int | Sequence[Level] | None = None,
+    ) -> None:
         super().__init__()
-        self.levels = check_pyramid(levels)
+        self.levels = choose_levels(levels, output_sizes)
         self.mode = check_mode(mode)
 
     def forward(
         self,
         features: Tensor | Sequence[Tensor],
-        *,
         sizes_hw: Tensor | Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """Pool maps of any sizes into (N, C * sum(n * n))."""
@@ -140,11 +150,38 @@ class SpatialPyramidPool(nn.Module):
         """
         return channels * num_bins(self.levels)
 
-    __prepare_scriptable__ = refuse_scripting
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Give torch.jit.script a module that it can read; it stays in the network afterwards."""
+        return _ScriptablePool(self.levels, self.mode)
 
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""
         return f"levels={self.levels}" + (f", mode={self.mode!r}" if self.mode != "max" else "")
+
+
+class _ScriptablePool(SpatialPyramidPool):
+    """The same, for one batch of maps where torch.jit.script compiled it.
+
+    What it saves needs ``import sppnet.pooling`` in the program that loads it.
+    """
+
+    def __init__(self, levels: Sequence[Level], mode: str) -> None:
+        super().__init__(levels, mode)
+        self.rows, self.columns = split_levels(self.levels)
+
+    def forward(self, features: Tensor, sizes_hw: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if not torch.jit.is_scripting():
+            return spatial_pyramid_pool(features, self.levels, mode=self.mode, sizes_hw=sizes_hw)
+        if sizes_hw is not None:
+            raise ValueError("sizes_hw must be None in a program of torch.jit.script")
+        pooled: Tensor = torch.ops.sppnet.pool_maps([features], self.rows, self.mode, self.columns)
+        return pooled
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return self
+
+    def _get_name(self) -> str:
+        return SpatialPyramidPool.__name__
 
 
 def sliding_window_pool(features: Tensor, levels: Sequence[int] = DEFAULT_LEVELS) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, num_bins
+from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, choose_levels, num_bins
 from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
 from sppnet.pooling.kernels import cpu
-from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, refuse_scripting
+from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, split_levels
 
 # Memory for the vectors of regions that are pooled at a time; each thread keeps its own.
 CHUNK_BYTES = 2**27
@@ -100,26 +100,33 @@ class RegionPool(nn.Module):
         levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
             number alone.
         mode: "max" or "avg".
+        output_sizes: Another name of ``levels``.
 
     Raises:
         TypeError: If a level is not an integer.
-        ValueError: If there is no level, or one is below 1, or the mode is unknown.
+        ValueError: If there is no level, or one is below 1, or the mode is unknown, or both
+            ``levels`` and ``output_sizes`` are given.
 
     Example:
         >>> RegionPool((1, 2))(torch.rand(1, 8, 7, 30), [torch.tensor([[2, 0, 9, 7]])]).shape
         torch.Size([1, 40])
     """
 
-    def __init__(self, levels: int | Sequence[Level] = DEFAULT_LEVELS, mode: str = "max") -> None:
+    def __init__(
+        self,
+        levels: int | Sequence[Level] = DEFAULT_LEVELS,
+        mode: str = "max",
+        *,
+        output_sizes: int | Sequence[Level] | None = None,
+    ) -> None:
         super().__init__()
-        self.levels = check_pyramid(levels)
+        self.levels = choose_levels(levels, output_sizes)
         self.mode = check_mode(mode)
 
     def forward(
         self,
         features: Tensor | Sequence[Tensor],
         regions: Tensor | Sequence[Tensor],
-        *,
         out: Tensor | None = None,
     ) -> Tensor:
         """Pool regions of maps into (K, C * sum(n * n))."""
@@ -134,11 +141,39 @@ class RegionPool(nn.Module):
         """
         return channels * num_bins(self.levels)
 
-    __prepare_scriptable__ = refuse_scripting
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Give torch.jit.script a module that it can read; it stays in the network afterwards."""
+        return _ScriptablePool(self.levels, self.mode)
 
     def extra_repr(self) -> str:
         """Show the levels, and the mode if it is not the paper's."""
         return f"levels={self.levels}" + (f", mode={self.mode!r}" if self.mode != "max" else "")
+
+
+class _ScriptablePool(RegionPool):
+    """The same, for (K, 5) regions of one batch of maps where torch.jit.script compiled it."""
+
+    def __init__(self, levels: Sequence[Level], mode: str) -> None:
+        super().__init__(levels, mode)
+        self.rows, self.columns = split_levels(self.levels)
+
+    def forward(  # type: ignore[override]
+        self, features: Tensor, regions: Tensor, out: Tensor | None = None
+    ) -> Tensor:
+        if not torch.jit.is_scripting():
+            return pool_regions(features, regions, self.levels, mode=self.mode, out=out)
+        if out is not None:
+            raise ValueError("out must be None in a program of torch.jit.script")
+        pooled: Tensor = torch.ops.sppnet.pool_regions(
+            [features], regions, self.rows, self.mode, self.columns
+        )
+        return pooled
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return self
+
+    def _get_name(self) -> str:
+        return RegionPool.__name__
 
 
 def score_regions(

@@ -18,6 +18,7 @@ from sppnet.app.detect.predict import OutcomeStore, ReadImage, overlay_names, re
 from sppnet.app.main import main
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.images import draw_detection_set, load_image
+from sppnet.images.video import VideoWriter, read_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
@@ -36,6 +37,7 @@ INFERENCE: dict[str, list[str]] = {
     "--max-detections": ["--max-detections", "2"],
     "--moved-per-class": ["--moved-per-class", "1"],
     "--vote-overlap": ["--vote-overlap", "0.3"],
+    "--softmax-temperature": ["--softmax-temperature", "2"],
     "--flip": ["--flip"],
     "--max-per": ["--max-per", "class", "--max-detections", "2"],
     "--refined": ["--refined", "kept"],
@@ -55,9 +57,11 @@ VAL = INFERENCE | {"--split": ["--split", "train"], "--keep": ["--no-keep"], "--
 PREDICT = INFERENCE | {
     "--score-threshold": ["--score-threshold", "-0.5"],
     "--show-above": ["--show-above", "-1.5"],
+    "--every": ["--every", "2"],
     "--out": [],
 }
 SAME = {
+    "--every",  # of videos
     "--keep",
     "--threads",
     "--max-pixels",
@@ -425,3 +429,27 @@ def test_a_model_without_an_operating_point_counts_from_zero_and_says_so(
     assert "no operating point: detections count from a score of 0" in capsys.readouterr().err
     assert [e["above_threshold"] for e in _found(out)] == [e["score"] >= 0 for e in _found(out)]
     assert all("confidence" not in each for each in _found(out))
+
+
+def test_a_video_gives_counts_and_a_drawn_video(
+    data: Path, places: Path, tmp_path: Path, capsys
+) -> None:
+    picture = (load_image(sorted((data / "JPEGImages").iterdir())[0]) * 255).byte()
+    with VideoWriter(tmp_path / "walk.mp4", 10) as video:
+        for _ in range(4):
+            video.write(picture.permute(1, 2, 0).numpy())
+    words = ["detect", "predict", str(places / "model"), str(tmp_path / "walk.mp4"), "--out"]
+    out = tmp_path / "out"
+    assert main([*words, str(out), "--every", "2", "--score-threshold", "-5"]) == 0
+    counts = list(csv.DictReader((out / "walk-counts.csv").read_text().splitlines()))
+    assert [row["frame"] for row in counts] == ["0", "2"]
+    assert [row["seconds"] for row in counts] == ["0.0", "0.2"]
+    found = list(csv.DictReader((out / "walk-detections.csv").read_text().splitlines()))
+    assert len(found) == sum(int(row["total"]) for row in counts) > 0
+    drawn = list(read_frames(out / "walk.mp4"))
+    assert len(drawn) == 2
+    assert (drawn[0].image - picture / 255).abs().max() > 0.3  # boxes
+    (tmp_path / "text.mp4").write_text("no video")
+    assert main([*words[:3], str(tmp_path / "text.mp4"), "--out", str(out)]) == 4
+    assert main([*words[:4], "a.jpg", "--out", str(out)]) == 2
+    assert "videos go without pictures" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from sppnet.detection.heads.box_regression import (
     BoxSamples,
     CascadeConfig,
     RidgeBoxRegressor,
-    _whitening,
+    whiten_deltas,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
 
@@ -49,7 +49,7 @@ def test_agrees_with_sklearns_ridge(strength: float, length: int) -> None:
 def test_whitened_targets_have_nearly_the_identity_as_covariance() -> None:
     _, proposals, targets = _samples(4000)
     deltas = boxes_to_deltas(proposals.double(), targets.double())
-    mean, forth, back = _whitening(deltas)
+    mean, forth, back = whiten_deltas(deltas)
     white = (deltas - mean) @ forth
     covariance = white.T @ white / len(white)
     assert torch.allclose(covariance, torch.eye(4).double(), atol=0.15)  # 0.001 / smallest variance

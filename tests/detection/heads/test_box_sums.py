@@ -43,9 +43,10 @@ def test_with_all_samples_as_landmarks_it_is_ridge_regression() -> None:
     assert bias == pytest.approx(expected.bias_[0], abs=1e-4)
 
 
-def _sums(encoder, made, owners) -> BoxSums:
+def _sums(encoder, made, owners, *, agnostic: bool = False) -> BoxSums:
     rows = torch.cat([encoder.describe(encoded, boxes) for _, encoded, boxes in made])
-    sums = BoxSums(encoder, Landmarks(rows), 2, CascadeConfig(stages=1, strength=1.0), scale=1.0)
+    config = CascadeConfig(stages=1, strength=1.0, class_agnostic=agnostic)
+    sums = BoxSums(encoder, Landmarks(rows), 2, config, scale=1.0)
     for owner in owners:
         image, encoded, boxes = made[owner]
         sums.add(owner, image, encoded, boxes, most=60)
@@ -89,3 +90,24 @@ def test_boxes_come_closer_to_their_objects(samples) -> None:
     moved = sums.cascade.apply(encoder, encoded, image.labels.expand(len(boxes)), boxes)
     before, after = (each.sub(image.boxes).abs().mean() for each in (boxes, moved))
     assert float(after) < 0.8 * float(before)
+
+
+def test_one_regression_serves_all_classes_and_new_ones(samples) -> None:
+    encoder, made = samples
+    sums = _sums(encoder, made, [0, 1, 2], agnostic=True)
+    sums.grow(5)
+    assert sums.cascade.tensors()["weights"].shape[:2] == (1, 1)
+    image, encoded, boxes = made[0]
+    by_class = [
+        sums.cascade.apply(encoder, encoded, torch.full((len(boxes),), label), boxes)
+        for label in (0, 4)
+    ]
+    assert torch.equal(*by_class)
+    assert float((by_class[0] - image.boxes).abs().mean()) < 0.8 * float(
+        boxes.sub(image.boxes).abs().mean()
+    )
+    sums.drop(1)
+    sums.solve()
+    never = _sums(encoder, made, [0, 2], agnostic=True)
+    ours, theirs = sums.cascade.stages_[0], never.cascade.stages_[0]
+    assert ours.weights_ == pytest.approx(theirs.weights_, abs=1e-4)

@@ -72,14 +72,11 @@ def choose_split(data: Path, given: str | None, preferred: tuple[str, ...]) -> s
     Raises:
         UsageError: If the data set does not exist, or has only splits of other names.
     """
-    from sppnet.images import list_splits  # here, so that --help stays quick
+    from sppnet.images import usual_split  # here, so that --help stays quick
 
     if given is not None:
         return given
-    splits = list_splits(data)
-    usual = next((name for name in preferred if name in splits), None)
-    if usual is None and splits:
-        raise UsageError(f"choose one with --split: {', '.join(splits)}", path=data)
+    usual = usual_split(data, None, preferred)
     note(f"using split {usual!r}" if usual else "no splits here: using every image")
     return usual
 
@@ -179,29 +176,39 @@ def predict(
             text="Least score to draw; what counts if not given.",
         ),
     ] = None,
+    every: Annotated[
+        int, typer.Option("--every", metavar="N", min=1, help="Of videos: one of so many frames.")
+    ] = 1,
     combine: Combine = None,
     fresh: Fresh = False,
     *,
     inference: Mapping[str, Any],
     run: RunFlags,
 ) -> None:
-    """Find things in images, folders and globs; leaves counts.csv, index.html and more.
+    """Find things in images, folders and globs, or in videos; leaves counts.csv and more.
 
     detections.csv, counts.csv, overlays and index.html hold what counts by the operating point
     that `detect val`, or else the training, found; detections.json holds all, for `evaluate`.
+    Of each video, NAME-counts.csv and NAME-detections.csv have the frames, NAME.mp4 is drawn.
     Proposals and detections are chosen as the model was trained to; a flag changes one thing.
     """
-    from sppnet.app.detect.predict import PredictionJob
+    from sppnet.app.detect.predict import PredictionJob, VideoJob
+    from sppnet.images.video import is_video
 
     changed, file = split_inference(inference)
     models = [model, *(combine or [])]
+    videos = [Path(source) for source in images if is_video(source)]
+    if videos:
+        if len(videos) < len(images) or file is not None:
+            raise UsageError("videos go without pictures and without a file of proposals")
+        watching = VideoJob(models, videos, out, run.device, changed, score_threshold, every)
+        return watching.explain() if run.dry_run else watching.run()
     job = PredictionJob(models, images, out, run.device, changed, file, score_threshold, show_above)
     if run.dry_run:
         check_proposals(file)
-        job.explain()
-        return
+        return job.explain()
     with tells_cache(out / "cache"):
-        job.run(fresh=fresh)
+        return job.run(fresh=fresh)
 
 
 def check_proposals(path: Path | None) -> None:

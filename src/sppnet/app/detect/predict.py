@@ -10,15 +10,17 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say, say_table
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
-from sppnet.detection import Detector, ExternalProposals
-from sppnet.detection.detector import AnyDetector, CombinedDetector
-from sppnet.errors import InputError
+from sppnet.detection import CombinedDetector, Detector, ExternalProposals
+from sppnet.detection.combined import AnyDetector
+from sppnet.detection.watch import NO_POINT, watch_frames
+from sppnet.errors import InputError, UsageError
 from sppnet.evaluation import (
     draw_detections,
     to_jpeg_bytes,
@@ -28,10 +30,12 @@ from sppnet.evaluation import (
 )
 from sppnet.evaluation.operating_point import reaches
 from sppnet.evaluation.report import write_found_page
+from sppnet.evaluation.results_writing import write_table
 from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.decode import content_number, decode_content, read_content
 from sppnet.images.listing import DETECTIONS, OVERLAYS, distinct_ids
+from sppnet.images.video import VideoWriter, frame_rate
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
@@ -39,7 +43,6 @@ from sppnet.storage.tensors import digest_of
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
 LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
-NO_POINT = 0.0  # the score at which a box as likely shows the class as not
 OVERLAY_SIDE = 1600  # pixels; larger photos are drawn smaller
 
 
@@ -214,6 +217,72 @@ def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
     """Write an outcome as named tensors."""
     seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
     return {**outcome.detections, "windows": outcome.proposals, "seconds": seconds}
+
+
+@dataclass
+class VideoJob:
+    """What ``detect predict`` was asked to do with videos.
+
+    Args:
+        models: Folders of the detectors; several are combined.
+        videos: Files.
+        out: Folder for the results.
+        device: Where to compute, as the option says it.
+        overrides: Fields of the detectors' :class:`InferenceConfig` to change.
+        score_threshold: Least score that counts; None for the model's operating point.
+        every: Look at one of so many frames.
+    """
+
+    models: Sequence[Path]
+    videos: Sequence[Path]
+    out: Path
+    device: str = "auto"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    score_threshold: float | None = None
+    every: int = 1
+
+    def explain(self) -> None:
+        """Say what would be done; write nothing."""
+        open_detectors(self.models, self.device, self.overrides)
+        for video in self.videos:
+            rate = frame_rate(video)
+            say(f"would look at one of {self.every} frames of {video}, {rate:g} a second")
+
+    def run(self) -> None:
+        """Write, for each video, a table of counts, one of detections, and a video of both."""
+        stems = [video.stem for video in self.videos]
+        if len(set(stems)) < len(stems):
+            raise UsageError("videos of one name need calls of their own, each with its --out")
+        detector = open_detectors(self.models, self.device, self.overrides)
+        ensure_output_folder(self.out)
+        tally = Tally(listed=len(self.videos))
+        for video in self.videos:
+            try:
+                self._watch(detector, video)
+            except InputError as error:
+                tally.add_failed(error)
+            else:
+                tally.add_ok()
+        tally.finish()
+
+    def _watch(self, detector: AnyDetector, video: Path) -> None:
+        names, given, target = detector.names, self.score_threshold, self.out / video.stem
+        least = None if given is None else (given,) * len(names)
+        frames = watch_frames(detector, video, self.every, least)
+        found: dict[int, Detections] = {}
+        rows: list[list[object]] = []
+        with VideoWriter(Path(f"{target}.mp4"), frame_rate(video) / self.every) as film:
+            for frame in track(frames, f"watching {video.name}"):
+                numbers = list(frame.counts.values())
+                rows.append([frame.number, round(frame.seconds, 3), *numbers, sum(numbers)])
+                found[frame.number] = frame.detections
+                film.write(np.asarray(draw_detections(frame.image, frame.detections, names)))
+        write_table(f"{target}-counts.csv", ["frame", "seconds", *names, "total"], rows)
+        write_csv(f"{target}-detections.csv", found, names)
+        total = sum(each.count for each in found.values())
+        say(f"{total} detections in {len(found)} frames of {video.name}")
+        for ending in (".mp4", "-counts.csv", "-detections.csv"):
+            say(f"wrote {target}{ending}")
 
 
 @dataclass

@@ -18,7 +18,8 @@ from sppnet.app.detect.predict import (
     open_detectors,
 )
 from sppnet.app.progress import track
-from sppnet.detection.detector import AnyDetector, keep_operating_points
+from sppnet.detection.combined import AnyDetector
+from sppnet.detection.detector import keep_operating_points
 from sppnet.errors import InputError, NothingUsableError, OutputError, Problem, UsageError
 from sppnet.evaluation import (
     DetectionFigures,

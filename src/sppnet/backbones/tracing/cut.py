@@ -3,7 +3,7 @@
 import copy
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -50,6 +50,68 @@ class _TrunkTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_one_layer(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+class TrunkModule(fx.GraphModule):
+    """A traced trunk whose copies from a pickle have the same nodes, layers and names.
+
+    torch would trace the program of the graph once more: nodes get other names then, and functions
+    that are one step here are taken apart.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = nn.Module().__dict__.keys()
+        state = {name: value for name, value in self.__dict__.items() if name in own}
+        return restore_trunk, (_write_graph(self.graph), state)
+
+
+@dataclass(frozen=True)
+class _NodeName:
+    """A node of a graph, among the arguments of another."""
+
+    name: str
+
+
+def _name_node(node: fx.Node) -> Any:
+    return _NodeName(node.name)
+
+
+GraphRow = tuple[str, str, Any, Any, Any]
+
+
+def _write_graph(graph: fx.Graph) -> list[GraphRow]:
+    """Write every node down: what it does, its name, what it calls and its arguments."""
+    rows: list[GraphRow] = []
+    for node in graph.nodes:
+        both: Any = (node.args, node.kwargs)
+        inputs: Any = fx.node.map_arg(both, _name_node)
+        rows.append((node.op, node.name, node.target, *inputs))
+    return rows
+
+
+def restore_trunk(rows: Sequence[GraphRow], state: dict[str, Any]) -> TrunkModule:
+    """Make a trunk of its graph, as a pickle holds it, and of the state of its module.
+
+    Example:
+        >>> image = ("placeholder", "x", "x", (), {})
+        >>> rows = [image, ("output", "output", "output", (_NodeName("x"),), {})]
+        >>> restore_trunk(rows, {})("unchanged")
+        'unchanged'
+    """
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+
+    def find(value: Any) -> Any:
+        return nodes[value.name] if isinstance(value, _NodeName) else value
+
+    for op, name, target, *inputs in rows:
+        args, kwargs = fx.node.map_aggregate(tuple(inputs), find)
+        nodes[name] = graph.create_node(op, target, args, kwargs, name=name)
+    root = nn.Module()
+    root.__dict__.update(state)
+    trunk = TrunkModule(root, graph)
+    trunk.__dict__.update(state)
+    return trunk
 
 
 @dataclass(frozen=True)
@@ -128,7 +190,7 @@ def cut_model(
     node = JOIN.join(names[each] for each in chosen)
     field = join_fields(found) if joined else found[0]
     of_layers = tuple(found) if joined else ()
-    trunk = fx.GraphModule(model, graph)
+    trunk = TrunkModule(model, graph)
     _fix_paddings(trunk)
     return Cut(trunk, node, field, in_graph, maps, of_layers)
 

@@ -111,7 +111,7 @@ class RidgeBoxRegressor:
         if not len(rows):
             return torch.zeros(rows.shape[1], 4), torch.zeros(4)
         rows = rows.float()
-        mean, whiten, colour = _whitening(deltas, self.spread)
+        mean, whiten, colour = whiten_deltas(deltas, self.spread)
         # the constant 1 behind the features is regularised with them, as in the released code
         products = (rows @ rows.T).double() + 1
         products.diagonal().add_(self.strength)
@@ -150,8 +150,16 @@ class RidgeBoxRegressor:
         return deltas_to_boxes(boxes, deltas)
 
 
-def _whitening(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
-    """(4,) mean of the targets, and the (4, 4) matrices that whiten them and undo it."""
+def whiten_deltas(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the mean of box deltas, and the matrices that whiten them and undo it.
+
+    Args:
+        deltas: (S, 4) float64, at least one.
+        spread: Added to their variances.
+
+    Returns:
+        (4,), (4, 4) and (4, 4): ``(deltas - mean) @ whiten`` is white, and ``@ colour`` undoes it.
+    """
     mean = deltas.mean(0)
     centred = deltas - mean
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
@@ -247,6 +255,7 @@ class BoxCascade:
         seed: Seed of the sample of proposals.
 
     Attributes:
+        constants: As given.
         stages_: Fitted regressions, after :meth:`fit`.
 
     Source:
@@ -259,7 +268,7 @@ class BoxCascade:
         self, num_classes: int, config: CascadeConfig | None = None, seed: int = 0
     ) -> None:
         self.num_classes = num_classes
-        self._config = config or CascadeConfig()
+        self.constants = config or CascadeConfig()
         self.seed = seed
 
     def fit(self, samples: Samples, encoder: Encoder, feature_scale: float = 1.0) -> "BoxCascade":
@@ -279,15 +288,15 @@ class BoxCascade:
         if isinstance(samples, Iterator):
             raise TypeError("samples must be iterable more than once, got an iterator")
         self.stages_ = []
-        groups = 1 if self._config.class_agnostic else self.num_classes
-        for _ in range(self._config.stages):
+        groups = 1 if self.constants.class_agnostic else self.num_classes
+        for _ in range(self.constants.stages):
             # every stage samples the same proposals, as refined by the stages before it
             draw = torch.Generator().manual_seed(self.seed)
             kept = [BoxSamples(self._limit(groups), encoder.length) for _ in range(groups)]
             for image, encoded, proposals in samples:
                 self._collect(image, encoded, proposals, encoder, feature_scale, kept, draw)
             features, boxes, targets = zip(*(each.take() for each in kept), strict=True)
-            stage = RidgeBoxRegressor(self._config.strength, self._config.spread).fit(
+            stage = RidgeBoxRegressor(self.constants.strength, self.constants.spread).fit(
                 list(features), list(boxes), list(targets)
             )
             stage.weights_ = stage.weights_ * feature_scale
@@ -301,7 +310,7 @@ class BoxCascade:
 
         A box that a stage would move out of the image stays as it was before that stage.
         """
-        groups = torch.zeros_like(labels) if self._config.class_agnostic else labels
+        groups = torch.zeros_like(labels) if self.constants.class_agnostic else labels
         for stage in self.stages_:
             regions = encoder.assign_regions(encoded, boxes)
             moved = stage.apply_products(
@@ -323,7 +332,7 @@ class BoxCascade:
         return {
             "kind": "cascade",
             "num_classes": self.num_classes,
-            "rule": asdict(self._config),
+            "rule": asdict(self.constants),
             "seed": self.seed,
         }
 
@@ -362,7 +371,7 @@ class BoxCascade:
 
     def _limit(self, groups: int) -> int:
         """The most proposals per regression; the total is shared by all classes."""
-        return max(1, min(self._config.most_samples, self._config.total_samples // groups))
+        return max(1, min(self.constants.most_samples, self.constants.total_samples // groups))
 
     def _collect(
         self,
@@ -380,7 +389,7 @@ class BoxCascade:
             return
         boxes = self.apply(encoder, encoded, labels, boxes)
         features = encoder.describe(encoded, boxes).cpu() * feature_scale
-        groups = torch.zeros_like(labels) if self._config.class_agnostic else labels
+        groups = torch.zeros_like(labels) if self.constants.class_agnostic else labels
         for group in groups.unique().tolist():
             rows = groups == group
             kept[group].add(features[rows], boxes[rows], targets[rows], draw)
@@ -399,14 +408,14 @@ class BoxCascade:
             (S, 4) boxes, at most ``per_image``, (S, 4) the objects that each overlaps most, and
             (S,) their labels.
         """
-        trainable = trainable_objects(image, self._config.use_difficult)
+        trainable = trainable_objects(image, self.constants.use_difficult)
         objects, labels = image.boxes[trainable], image.labels[trainable]
         if not len(objects):
             return objects, objects, labels
         boxes = torch.cat([objects, proposals])
         overlap, nearest = box_iou(boxes, objects).max(1)
-        near = (overlap > self._config.overlap).nonzero().flatten()
-        near = near[torch.randperm(len(near), generator=draw)[: self._config.per_image]]
+        near = (overlap > self.constants.overlap).nonzero().flatten()
+        near = near[torch.randperm(len(near), generator=draw)[: self.constants.per_image]]
         return boxes[near], objects[nearest[near]], labels[nearest[near]]
 
 

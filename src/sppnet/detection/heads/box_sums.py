@@ -55,12 +55,12 @@ class StageSamples:
     Args:
         rows: (S, M + 1) float16 coordinates, the last is the constant 1.
         deltas: (S, 4) from each box to its object.
-        labels: (S,) classes of the objects.
+        groups: (S,) which regression learns from each: that of its class, or the only one.
     """
 
     rows: Tensor
     deltas: Tensor
-    labels: Tensor
+    groups: Tensor
 
 
 class RidgeSums:
@@ -112,7 +112,7 @@ class BoxSums:
         encoder: Gives the features of boxes.
         landmarks: Of features of mean norm 20.
         num_classes: K.
-        config: Constants of the cascade; one regression for each class.
+        config: Constants of the cascade.
         scale: Factor that gives features that norm; the weights absorb it.
         seed: Seed of the samples of proposals.
 
@@ -139,17 +139,18 @@ class BoxSums:
         self.grow(num_classes)
 
     def grow(self, num_classes: int) -> None:
-        """Make room for more classes; those without samples leave boxes as they are."""
+        """Make room for more classes; those without samples leave boxes as they are.
+
+        One regression that serves all classes serves new ones as well.
+        """
         length, size = self.basis.shape[1] + 1, len(self.basis)
+        groups = 1 if self.config.class_agnostic else num_classes
         for sums in self._sums:
-            sums.extend(RidgeSums(length) for _ in range(num_classes - len(sums)))
+            sums.extend(RidgeSums(length) for _ in range(groups - len(sums)))
         stages = []
         for number in range(self.config.stages):
             stage = RidgeBoxRegressor(self.config.strength, self.config.spread)
-            stage.weights_, stage.bias_ = (
-                torch.zeros(num_classes, size, 4),
-                torch.zeros(num_classes, 4),
-            )
+            stage.weights_, stage.bias_ = torch.zeros(groups, size, 4), torch.zeros(groups, 4)
             if self.cascade.stages_:
                 before = self.cascade.stages_[number]
                 stage.weights_[: len(before.bias_)] = before.weights_
@@ -184,7 +185,8 @@ class BoxSums:
                 boxes = before.apply(self.encoder, encoded, labels, boxes)
             rows = self.encoder.describe(encoded, boxes).cpu() @ self.basis
             rows = torch.cat([rows, torch.ones(len(rows), 1)], 1).half()
-            kept.append(StageSamples(rows, boxes_to_deltas(boxes, targets), labels))
+            groups = torch.zeros_like(labels) if self.config.class_agnostic else labels
+            kept.append(StageSamples(rows, boxes_to_deltas(boxes, targets), groups))
             self._count(number, sums, kept[-1], 1)
         self._samples[owner] = kept
 
@@ -195,15 +197,15 @@ class BoxSums:
 
     def solve(self) -> None:
         """Solve the regressions whose samples changed."""
-        for number, label in sorted(self._changed):
-            weights, bias = self._sums[number][label].solve(self.config.strength)
+        for number, group in sorted(self._changed):
+            weights, bias = self._sums[number][group].solve(self.config.strength)
             stage = self.cascade.stages_[number]
-            stage.weights_[label], stage.bias_[label] = self.basis @ weights, bias
+            stage.weights_[group], stage.bias_[group] = self.basis @ weights, bias
         self._changed.clear()
 
     def _count(self, number: int, sums: list[RidgeSums], samples: StageSamples, sign: int) -> None:
-        """Add samples to the sums of their classes, or take them away."""
-        for label in samples.labels.unique().tolist():
-            rows = samples.labels == label
-            sums[label].add(samples.rows[rows].float(), samples.deltas[rows], sign)
-            self._changed.add((number, label))
+        """Add samples to the sums of their regressions, or take them away."""
+        for group in samples.groups.unique().tolist():
+            rows = samples.groups == group
+            sums[group].add(samples.rows[rows].float(), samples.deltas[rows], sign)
+            self._changed.add((number, group))

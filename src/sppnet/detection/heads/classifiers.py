@@ -27,6 +27,11 @@ class RegionClassifier(Protocol):
     """What a detector asks of the model that classifies regions."""
 
     @property
+    def classes_compete(self) -> bool:
+        """Whether the score of a class depends on those of the others, as in a softmax."""
+        ...
+
+    @property
     def num_classes(self) -> int:
         """K, without the background."""
         ...
@@ -117,6 +122,11 @@ class LinearRegionClassifier:
             )
 
     @property
+    def classes_compete(self) -> bool:
+        """Each SVM scores alone."""
+        return False
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return self.weights.shape[1]
@@ -163,6 +173,11 @@ class SoftmaxRegionClassifier:
     """
 
     head: RegionHead
+
+    @property
+    def classes_compete(self) -> bool:
+        """They share one probability."""
+        return True
 
     @property
     def num_classes(self) -> int:
@@ -222,6 +237,11 @@ class TwoStageRegionClassifier:
     def __post_init__(self) -> None:
         if self.keep < 1:
             raise ValueError(f"keep must be at least 1, got {self.keep}")
+
+    @property
+    def classes_compete(self) -> bool:
+        """As in the second classifier."""
+        return self.second.classes_compete
 
     @property
     def num_classes(self) -> int:

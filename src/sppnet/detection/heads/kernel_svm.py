@@ -83,6 +83,11 @@ class KernelRegionClassifier:
             )
 
     @property
+    def classes_compete(self) -> bool:
+        """Each class is scored alone."""
+        return False
+
+    @property
     def num_classes(self) -> int:
         """K."""
         return len(self.bias)

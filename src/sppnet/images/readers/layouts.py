@@ -60,6 +60,14 @@ def open_detection_dataset(
         NothingUsableError: If no layout is recognised or no image is usable.
         UnusableFileError: If a COCO file or the names of a YOLO set cannot be read.
         InputError: If the file of names that was passed cannot be read.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from sppnet.images import draw_detection_set
+        >>> with TemporaryDirectory() as folder:
+        ...     dataset = open_detection_dataset(draw_detection_set(folder, 2, seed=0))
+        >>> len(dataset), dataset.layout
+        (2, 'voc')
     """
     root = Path(root)
     layout = find_layout(root)
@@ -131,6 +139,31 @@ def list_splits(root: str | Path) -> list[str]:
     if layout == "labels":
         return []
     return list_class_splits(root)
+
+
+def usual_split(
+    root: str | Path, given: str | None = None, preferred: Sequence[str] = ("train", "trainval")
+) -> str | None:
+    """Take the split that is given, else the usual one, else the whole of an undivided set.
+
+    Args:
+        root: The data set.
+        given: Name of a split; None to choose.
+        preferred: Names to look for, the best first.
+
+    Returns:
+        Name of the split; None for all images of a data set without splits.
+
+    Raises:
+        UsageError: If the data set does not exist, or has only splits of other names.
+    """
+    if given is not None:
+        return given
+    splits = list_splits(root)
+    usual = next((name for name in preferred if name in splits), None)
+    if usual is None and splits:
+        raise UsageError(f"choose one with --split: {', '.join(splits)}", path=Path(root))
+    return usual
 
 
 def _coco_files(root: Path) -> dict[str, Path]:

@@ -235,7 +235,8 @@ def pool_regions_by_masks(
         torch.arange(5, device=rows.device)[None] // 3
     )  # [0, 0, 0, 1, 1]: no runtime scans nothing
     count = torch.zeros(1, dtype=torch.int64, device=rows.device)
-    scanned = scan_op(step, [count], [torch.cat([rows, cell])], [maps[0]])
+    with torch.no_grad():  # torch cannot take a scan apart that may be differentiated
+        scanned = scan_op(step, [count], [torch.cat([rows, cell])], [maps[0].detach()])
     return scanned[1][:-1]
 
 
