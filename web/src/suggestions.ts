@@ -1,0 +1,69 @@
+/** Which suggestions are shown, and what becomes of them when the model was fitted again. */
+import { iou } from "./geometry";
+import type { Box, NamedBox, Suggestion, Suggestions } from "./types";
+
+/** A suggestion of the open photo; `id` stays with it while the model finds it again. */
+export interface Offer {
+  id: number;
+  box: Box;
+  name: string;
+  confidence: number;
+  /** It was not there, or was another, before the last fit. */
+  fresh: boolean;
+}
+
+const SAME = 0.5;
+
+let lastId = 0;
+
+/** Suggestions with ids; one that the earlier ones had keeps its id, so that the chosen one stays chosen. */
+export function matched(found: Suggestions, before: readonly Offer[]): Offer[] {
+  const left = [...before];
+  return found.items.filter(hasBox).map(({ box, name, confidence }) => {
+    const at = left.findIndex((old) => old.name === name && iou(old.box, box) >= SAME);
+    const old = at >= 0 ? left.splice(at, 1)[0] : undefined;
+    if (!old) lastId += 1;
+    return { id: old?.id ?? lastId, box, name, confidence, fresh: before.length > 0 && !old };
+  });
+}
+
+function hasBox(item: Suggestion): item is Suggestion & { box: Box } {
+  return item.box !== undefined;
+}
+
+/** Those that reach the slider, that nobody rejected, and that no label covers. */
+export function shown(
+  offers: readonly Offer[],
+  boxes: readonly NamedBox[],
+  rejected: readonly NamedBox[],
+  threshold: number,
+): Offer[] {
+  return offers.filter(
+    (offer) =>
+      offer.confidence >= threshold &&
+      !boxes.some((box) => covers(box, offer, 0.7)) &&
+      !rejected.some((box) => box.name === offer.name && iou(box.box, offer.box) >= SAME),
+  );
+}
+
+function covers(label: NamedBox, offer: Offer, other: number): boolean {
+  return iou(label.box, offer.box) >= (label.name === offer.name ? SAME : other);
+}
+
+/** The one after `current` in the order of confidence, the first if none is chosen; null if there is none. */
+export function following(offers: readonly Offer[], current: number | null, step = 1): Offer | null {
+  if (offers.length === 0) return null;
+  const at = offers.findIndex(({ id }) => id === current);
+  if (at < 0) return (step > 0 ? offers[0] : offers.at(-1)) ?? null;
+  return offers[(at + step + offers.length) % offers.length] ?? null;
+}
+
+/** How many came and how many went, for the word on what changed. */
+export function difference(before: readonly Offer[], now: readonly Offer[]): { come: number; gone: number } {
+  const old = new Set(before.map(({ id }) => id));
+  const ids = new Set(now.map(({ id }) => id));
+  return {
+    come: now.filter(({ id }) => !old.has(id)).length,
+    gone: before.filter(({ id }) => !ids.has(id)).length,
+  };
+}

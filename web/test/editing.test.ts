@@ -1,0 +1,146 @@
+import { beforeEach, describe, expect, it } from "vitest";
+import * as open from "../src/document";
+import * as editing from "../src/editing";
+import { addClass, classes, currentClass, session, showClasses } from "../src/session";
+import type { Box, Photo, Session } from "../src/types";
+
+const A: Box = [0, 0, 100, 100];
+const B: Box = [200, 0, 260, 80];
+
+function photo(more: Partial<Photo> = {}): Photo {
+  return {
+    photo: "p",
+    index: 0,
+    width: 400,
+    height: 300,
+    revision: 3,
+    state: "unlabelled",
+    boxes: [],
+    can_undo: false,
+    can_redo: false,
+    suggestions: {
+      model: "1",
+      withheld: false,
+      items: [
+        { box: A, name: "ace", score: 1, confidence: 0.9 },
+        { box: B, name: "ten", score: 0, confidence: 0.6 },
+        { box: [300, 200, 320, 220], name: "ten", score: 0, confidence: 0.1 },
+      ],
+    },
+    ...more,
+  };
+}
+
+const said = () => open.labels.value.map(({ box, name }) => [name, ...box]);
+
+beforeEach(() => {
+  localStorage.clear();
+  sessionStorage.clear();
+  session.value = { task: "detect", folder: "f" } as Session;
+  showClasses([
+    { name: "ace", count: 2 },
+    { name: "ten", count: 1 },
+  ]);
+  open.threshold.value = 0.5;
+  open.showPhoto(photo(), null);
+});
+
+describe("suggestions", () => {
+  it("are accepted one after the other, the surest first", () => {
+    editing.accept();
+    expect(said()).toEqual([["ace", ...A]]);
+    expect(open.activeOffer.value?.name).toBe("ten");
+    editing.accept();
+    expect(said()).toEqual([
+      ["ace", ...A],
+      ["ten", ...B],
+    ]);
+    editing.accept();
+    expect(said()).toHaveLength(2);
+  });
+  it("are corrected by a class key", () => {
+    editing.activate(1);
+    editing.useClass("ten");
+    expect(said()).toEqual([["ten", ...A]]);
+  });
+  it("are rejected for good, also when the photo is opened again", () => {
+    editing.rejectOffer();
+    open.showPhoto(photo(), null);
+    expect(open.visibleOffers.value.map(({ name }) => name)).toEqual(["ten"]);
+    expect(said()).toEqual([]);
+  });
+  it("above the slider are accepted at once", () => {
+    editing.acceptAll();
+    expect(said().map(([name]) => name)).toEqual(["ace", "ten"]);
+  });
+});
+
+describe("boxes", () => {
+  it("get the class in use, and another by a key", () => {
+    currentClass.value = "ten";
+    editing.addBox(A);
+    editing.useClass("ace");
+    expect(said()).toEqual([["ace", ...A]]);
+  });
+  it("without any class ask for a name", () => {
+    classes.value = [];
+    currentClass.value = null;
+    editing.addBox(A);
+    expect(said()).toEqual([]);
+    editing.nameDrawn(" king ");
+    expect(said()).toEqual([["king", ...A]]);
+    expect(currentClass.value).toBe("king");
+  });
+  it("are nudged inside the photo", () => {
+    editing.addBox(A);
+    editing.nudge(-5, 2, false);
+    editing.nudge(10, 0, true);
+    expect(said()).toEqual([["ace", 0, 2, 110, 102]]);
+    editing.removeSelected();
+    expect(editing.nudge(1, 0, false)).toBe(false);
+  });
+  it("of the last photo are copied, but not twice", () => {
+    editing.addBox(A);
+    editing.addBox([390, 290, 400, 300]);
+    editing.rememberForCopy();
+    open.showPhoto(photo({ photo: "q", width: 395, boxes: [{ box: A, name: "ace" }] }), null);
+    editing.copyLast();
+    expect(said()).toEqual([
+      ["ace", ...A],
+      ["ace", 390, 290, 395, 300],
+    ]);
+  });
+  it("go when nothing is here, and that goes when there is a box", () => {
+    editing.addBox(A);
+    editing.nothingHere();
+    expect(open.content()).toEqual({ boxes: [], empty: true });
+    editing.addBox(A);
+    expect(open.content().empty).toBe(false);
+  });
+});
+
+describe("whole photos", () => {
+  it("have one name, or several with shift", () => {
+    open.showPhoto({ ...photo(), names: [] }, null);
+    editing.namePhoto("ace", false);
+    editing.namePhoto("ten", false);
+    expect(open.content()).toEqual({ names: ["ten"], empty: false });
+    editing.namePhoto("ace", true);
+    editing.namePhoto("ten", true);
+    expect(open.content()).toEqual({ names: ["ace"], empty: false });
+  });
+});
+
+it("a pending edit is what is shown, not what the server still has", () => {
+  open.showPhoto(photo(), { boxes: [{ box: B, name: "ten" }], empty: false });
+  expect(said()).toEqual([["ten", ...B]]);
+});
+
+it("a class that was added stays after the server counted", () => {
+  addClass("king");
+  showClasses([{ name: "ace", count: 3 }]);
+  expect(classes.value.map(({ name, count }) => [name, count])).toEqual([
+    ["ace", 3],
+    ["king", 0],
+  ]);
+});
