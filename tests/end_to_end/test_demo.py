@@ -22,7 +22,7 @@ from html_checks import check_page
 from readme_blocks import Block, readme_blocks, run_python
 from sppnet import Detector
 from sppnet.app.demo.config import DemoConfig
-from sppnet.app.demo.measure import guess
+from sppnet.app.demo.job import guess
 from sppnet.app.main import main
 from sppnet.classification import Classifier
 from sppnet.detection import InferenceConfig

@@ -8,6 +8,10 @@ from markupsafe import Markup
 
 from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import (
+    CHANCE,
+    TRAINED,
+    UNTRAINED,
+    DemoScores,
     accuracy_figure,
     class_curve_figure,
     class_figure,
@@ -18,7 +22,6 @@ from sppnet.app.demo.figures import (
     proposal_figure,
     score_figure,
 )
-from sppnet.app.demo.scores import CHANCE, TRAINED, UNTRAINED, DemoScores
 from sppnet.app.demo.steps import DemoSteps
 from sppnet.detection import Detector, EncodedImage
 from sppnet.evaluation import (
