@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.errors import InputError, NothingUsableError, UnusableFileError
+from sppnet.errors import BOX_LEFT_OUT, Findings, InputError, NothingUsableError, UnusableFileError
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -18,8 +18,13 @@ from sppnet.images.dataset import (
     read_names,
 )
 from sppnet.images.decode import read_image_size
-from sppnet.images.findings import BOX_LEFT_OUT, Findings, require_folder, unknown_split
-from sppnet.images.listing import has_image_suffix, list_images, path_parts
+from sppnet.images.listing import (
+    has_image_suffix,
+    list_images,
+    path_parts,
+    require_folder,
+    unknown_split,
+)
 from sppnet.images.readers.yolo_yaml import (
     NAME_FILES,
     find_description,
