@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sppnet.app.demo.config import DemoConfig
 from sppnet.detection import Detector, EncodedImage, propose
 from sppnet.evaluation import (
     FALSE_NEGATIVE_COLOUR,
@@ -33,6 +32,9 @@ from sppnet.evaluation.report import (
 )
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
+
+if TYPE_CHECKING:
+    from sppnet.app.demo.steps import DemoConfig
 
 TRAINED, UNTRAINED, CHANCE = "trained", "untrained", "chance"
 CONTENDERS = (TRAINED, UNTRAINED, CHANCE)
@@ -153,7 +155,7 @@ def proposal_figure(scores: DemoScores) -> Markup:
     return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
-def accuracy_figure(scores: DemoScores, config: DemoConfig) -> Markup:
+def accuracy_figure(scores: DemoScores, config: "DemoConfig") -> Markup:
     """Top-1 of one classifier at several sizes of its input."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sppnet.app.console import human_seconds, note, say, say_table, warn
-from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import (
     CHANCE,
     CONTENDERS,
@@ -21,7 +20,7 @@ from sppnet.app.demo.figures import (
     draw_montage,
 )
 from sppnet.app.demo.report import write_demo_report
-from sppnet.app.demo.steps import STEPS, DemoFolder, DemoSteps
+from sppnet.app.demo.steps import STEPS, DemoConfig, DemoFolder, DemoSteps
 from sppnet.app.detect.outcomes import ImageOutcome
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, Stage, announce, track
