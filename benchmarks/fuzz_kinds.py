@@ -307,7 +307,7 @@ class Models(Kind):
     def read(self) -> None:
         """Load it and use it once."""
         from sppnet.classification import Classifier
-        from sppnet.classification.transfer.classifier import TransferClassifier
+        from sppnet.classification.transfer.fit import TransferClassifier
         from sppnet.detection import Detector
         from sppnet.training.checkpoints import Checkpoints
 

@@ -34,8 +34,8 @@ from sppnet.app.benchmark.job import processor_name
 from sppnet.app.benchmark.timing import Pace, time_together, using_threads
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.backbones.frozen import FrozenTrunk, split_output
-from sppnet.backbones.tracing.join import join_maps
 from sppnet.backbones.tracing.onnx_graph import write_trunk
+from sppnet.backbones.tracing.receptive_field import join_maps
 from sppnet.storage import write_json
 from sppnet.storage.runs import environment
 

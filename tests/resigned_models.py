@@ -13,8 +13,8 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier, build_head
 from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.network import AverageAndPyramid, SppNet
-from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder
+from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.detection import Detector, Encoder, InferenceConfig
 from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor

@@ -5,10 +5,13 @@ what a user's files, options and disks do. Every one prints as one line that nam
 rule.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 MOST_LETTERS = 1000  # of a message, which may quote names and values out of a hostile file
+BOX_LEFT_OUT = "box left out"
+IMAGE_LEFT_OUT = "image left out"
 
 
 class SppnetError(Exception):
@@ -101,6 +104,30 @@ class Problem:
     def of(cls, error: SppnetError, action: str = "") -> "Problem":
         """Turn a caught error into a finding."""
         return cls(str(error.path or ""), error.message, error.code, action=action)
+
+
+class Findings:
+    """Collects what the readers find: problems (left out) and notes (used nevertheless)."""
+
+    def __init__(self, problems: Iterable[Problem] = (), notes: Iterable[Problem] = ()) -> None:
+        self.problems: list[Problem] = list(problems)
+        self.notes: list[Problem] = list(notes)
+
+    def leave_out(
+        self,
+        path: str | Path,
+        rule: str,
+        code: str,
+        *,
+        line: int | None = None,
+        action: str = IMAGE_LEFT_OUT,
+    ) -> None:
+        """Record something that training and scoring will not see."""
+        self.problems.append(Problem(str(path), rule, code, line, action))
+
+    def note(self, path: str | Path, rule: str, *, line: int | None = None, action: str) -> None:
+        """Record something that was used although it was not quite right."""
+        self.notes.append(Problem(str(path), rule, "W_DATA", line, action))
 
 
 def quote_path(path: str | Path | None) -> str:

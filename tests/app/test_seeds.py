@@ -12,7 +12,7 @@ import torch
 
 from small_photos import draw_folders
 from sppnet.app import settings as app_settings
-from sppnet.app.demo.config import DemoConfig
+from sppnet.app.demo.steps import DemoConfig
 from sppnet.app.main import COMMANDS, load_command, main
 from sppnet.backbones import build_backbone
 from sppnet.classification import FitConfig, TrainConfig, TrainerConfig

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from sppnet.backbones import build_backbone, restore_backbone
 from sppnet.backbones.build import build_whole_network
-from sppnet.backbones.classifiers import read_head
 from sppnet.backbones.registry import find_trunk
+from sppnet.classification.convert import read_head
 
 PLAIN = timm.create_model
 DEPTH = 2

@@ -1,4 +1,7 @@
-"""Images of class folders and of VOC sets, and which of them a classifier is fitted on."""
+"""Images of class folders and of VOC sets, and which of them a classifier is fitted on.
+
+Images to fit on and images to score on never meet, and the draw can be repeated.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import torch
 
 from image_files import make_voc, voc_object, voc_xml, write_split
 from small_photos import PATTERNS, draw_folders
-from sppnet.classification import SplitConfig, open_class_data
+from sppnet.classification import SplitConfig, holdout_split, open_class_data, protocol_splits
 from sppnet.classification.data import match_classes, open_voc_data
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images import read_class_folders
@@ -87,3 +90,40 @@ def test_trainval_is_fitted_on_and_test_scored(tmp_path: Path) -> None:
 def test_missing_splits_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a split 'test' or 'val'; there are train"):
         open_voc_data(make_set(tmp_path / "v", {"train": "ab"}))
+
+
+LABELS = torch.arange(3).repeat_interleave(torch.tensor([10, 40, 100]))
+
+
+def test_protocol_counts() -> None:
+    splits = protocol_splits(LABELS, 5, 50, splits=3, seed=0)
+    for split in splits:
+        assert torch.bincount(LABELS[split.train]).tolist() == [5, 5, 5]
+        assert torch.bincount(LABELS[split.test]).tolist() == [5, 35, 50]
+        assert not set(split.train.tolist()) & set(split.test.tolist())
+    assert not torch.equal(splits[0].train, splits[1].train)
+
+
+def test_protocol_is_repeatable() -> None:
+    first, second = (protocol_splits(LABELS, 5, None, splits=2, seed=7) for _ in range(2))
+    assert all(torch.equal(a.train, b.train) for a, b in zip(first, second, strict=True))
+
+
+def test_holdout_keeps_both_sides_of_every_class() -> None:
+    labels = torch.tensor([0] * 2 + [1] * 3 + [2] * 50)
+    split = holdout_split(labels, 0.2, seed=3)
+    assert torch.bincount(labels[split.test]).tolist() == [1, 1, 10]
+    assert sorted([*split.train.tolist(), *split.test.tolist()]) == list(range(55))
+
+
+def test_lone_image_is_fitted_on() -> None:
+    split = holdout_split(torch.tensor([0, 1, 1]), 0.2)
+    assert 0 in split.train.tolist()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"test_per_class": 5}, {"splits": 2}, {"train_per_class": 0}, {"splits": 0}]
+)
+def test_impossible_splits_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        SplitConfig(**wrong)

@@ -4,8 +4,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.job import DemoJob
+from sppnet.app.demo.steps import DemoConfig
 from sppnet.app.main import main
 
 SMALL = DemoConfig(

@@ -21,8 +21,8 @@ from end_to_end import small_demo
 from html_checks import check_page
 from readme_blocks import Block, readme_blocks, run_python
 from sppnet import Detector
-from sppnet.app.demo.config import DemoConfig
-from sppnet.app.demo.measure import guess
+from sppnet.app.demo.job import guess
+from sppnet.app.demo.steps import DemoConfig
 from sppnet.app.main import main
 from sppnet.classification import Classifier
 from sppnet.detection import InferenceConfig

@@ -15,7 +15,7 @@ from resigned_models import make_classifier, make_detector, sign, spoil_tensors,
 from small_photos import draw_folders
 from sppnet.app.main import main
 from sppnet.classification import Classifier
-from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.detection import Detector
 from sppnet.errors import UnusableFileError
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes

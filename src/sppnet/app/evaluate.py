@@ -75,9 +75,9 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Score detections against the truth of a data set, class by class, and sort the mistakes."""
+    from sppnet.errors import BOX_LEFT_OUT
     from sppnet.evaluation import DetectionFigures, evaluate_detections, read_detections
     from sppnet.images import open_detection_dataset
-    from sppnet.images.findings import BOX_LEFT_OUT
 
     dataset = open_detection_dataset(truth, split)
     problems = list(dataset.problems)

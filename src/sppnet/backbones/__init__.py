@@ -3,8 +3,7 @@
 ``build.py`` builds a trunk by name and restores a saved one; the names are in ``registry.py``
 (torchvision and our own), ``timm.py`` and ``paper.py`` (ZF-5, Convnet*-5, Overfeat). What comes out
 is the :class:`Backbone` of ``backbone.py``; ``tracing/`` works out where its cells look.
-``weights.py`` reads files of weights, ``classifiers.py`` the classifier that a network came with.
-Start reading with ``backbone.py``.
+``weights.py`` reads files of weights. Start reading with ``backbone.py``.
 """
 
 from sppnet.backbones.backbone import Backbone

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from sppnet.backbones.tracing.join import join_maps
 from sppnet.backbones.tracing.onnx_graph import IMAGES, UnknownLayerError, write_trunk
+from sppnet.backbones.tracing.receptive_field import join_maps
 from sppnet.config.fields import ENGINES
 from sppnet.errors import MissingPackageError
 

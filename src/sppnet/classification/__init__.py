@@ -7,20 +7,25 @@ one:
 - ``transfer/``: features of a frozen trunk and linear SVMs, in minutes on a CPU;
 - ``train/``: trunk and head together, at one input size or at many.
 
-``convert.py`` gives a trained network of torchvision or timm a pyramid. ``data.py`` and
-``splits.py`` say what is learnt from, ``scoring.py`` how good it is, ``multi_view.py`` averages
-many views, ``predict.py`` goes over many files, ``onnx.py`` exports, ``estimator.py`` is the
-scikit-learn form. Start reading with ``network.py``, then ``classifier.py``.
+``convert.py`` gives a trained network of torchvision or timm a pyramid. ``data.py`` says what is
+learnt from and what is scored on, ``scoring.py`` how good it is, ``multi_view.py`` averages many
+views, ``predict.py`` goes over many files, ``onnx.py`` exports, ``estimator.py`` is the form of
+scikit-learn. Start reading with ``network.py``, then ``classifier.py``.
 """
 
 from sppnet.classification.classifier import Classifier, ImageClassifier, rank_scores
 from sppnet.classification.convert import convert_classifier
 from sppnet.classification.data import (
     ClassData,
+    Split,
+    SplitConfig,
     VocData,
+    draw_sample,
+    holdout_split,
     match_classes,
     open_class_data,
     open_voc_data,
+    protocol_splits,
     scoring_split,
     training_split,
 )
@@ -38,18 +43,10 @@ from sppnet.classification.network import (
 )
 from sppnet.classification.predict import load_classifier, predict_each, predict_files
 from sppnet.classification.scoring import mean_figures, score_predictions
-from sppnet.classification.splits import (
-    Split,
-    SplitConfig,
-    draw_sample,
-    holdout_split,
-    protocol_splits,
-)
 from sppnet.classification.train.augmentation import Augmentation
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
-from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
 from sppnet.classification.transfer.fit import (
     ExtractedFeatures,
@@ -57,6 +54,7 @@ from sppnet.classification.transfer.fit import (
     FitResult,
     NetworkExtractor,
     RecipeExtractor,
+    TransferClassifier,
     fit_splits,
     fit_svm_classifier,
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from sppnet.classification.classifier import AnyView, Classifier, ImageClassifier
-from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import (
     FeatureSet,
     FileRow,
@@ -18,6 +17,7 @@ from sppnet.classification.transfer.features import (
     apply_to_files,
     rows_of_files,
 )
+from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.views import View
 from sppnet.errors import Problem
 from sppnet.progress import Track, no_tracking

@@ -5,7 +5,7 @@
 - ``error_analysis``: kinds of mistakes, confusion of classes.
 - ``calibration``: scores as probabilities, and whether those can be believed.
 - ``operating_point``: from which score on a detection counts.
-- ``proposal_recall``: how many objects the proposals cover.
+- ``overlaps``: of boxes, in blocks; how many objects the proposals cover.
 - ``classification``: how often a classifier is right.
 - ``results_io`` reads detections from files, ``results_writing`` writes them; ``visualize``
   draws them on images.
@@ -48,7 +48,7 @@ from sppnet.evaluation.operating_point import (
     OperatingPoints,
     best_operating_point,
 )
-from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
+from sppnet.evaluation.overlaps import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
     write_classification_report,

@@ -6,7 +6,7 @@
 - ``readers/``: VOC, COCO, YOLO, label stores and class folders, read into the classes of
   ``dataset.py``.
 - ``video.py``: videos and cameras frame by frame.
-- ``findings.py``, ``check.py``: what is wrong with a data set, file and line.
+- ``check.py``: what is wrong with a data set, file and line.
 - ``synthetic/``: data sets that are drawn.
 """
 

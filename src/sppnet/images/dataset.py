@@ -16,10 +16,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.errors import (
+    BOX_LEFT_OUT,
+    IMAGE_LEFT_OUT,
+    Findings,
+    InputError,
+    NothingUsableError,
+    Problem,
+)
 from sppnet.geometry import flip_boxes
 from sppnet.images.decode import load_compact, read_image_size, read_stored_size
-from sppnet.images.findings import BOX_LEFT_OUT, IMAGE_LEFT_OUT, Findings
 from sppnet.images.listing import distinct_ids, relative_names
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines

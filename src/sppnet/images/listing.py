@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from sppnet.errors import Problem
+from sppnet.errors import Problem, UsageError
 from sppnet.images.formats import HEIF_MODULE
 
 IMAGE_SUFFIXES = frozenset(
@@ -442,3 +442,39 @@ def shortened(value: Any) -> str:
     except (ValueError, RecursionError):  # an integer of thousands of digits; deep nesting
         return "a value too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def require_folder(root: Path) -> None:
+    """Refuse a data-set root that is no readable folder.
+
+    Args:
+        root: What the user named.
+
+    Raises:
+        UsageError: If it does not exist, is no folder or cannot be read.
+    """
+    try:
+        with os.scandir(root):
+            return
+    except FileNotFoundError:
+        rule = "the data set's folder does not exist"
+    except NotADirectoryError:
+        rule = "the data set must be a folder"
+    except (OSError, ValueError) as error:
+        rule = f"the data set's folder cannot be read: {getattr(error, 'strerror', error)}"
+    raise UsageError(rule, path=root)
+
+
+def unknown_split(root: Path, split: str, known: Sequence[str]) -> UsageError:
+    """Make the error for a split that does not exist.
+
+    Args:
+        root: The data set.
+        split: What was asked for.
+        known: The splits that exist.
+
+    Returns:
+        The error, which lists them.
+    """
+    choices = ", ".join(known) if known else "none"
+    return UsageError(f"no split {split!r}; splits of this set: {choices}", path=root)

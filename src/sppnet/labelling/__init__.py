@@ -5,7 +5,7 @@ Where to start reading, in this order:
 - ``session.py``: ``LabelSession``, what a person or a page talks to.
 - ``loop.py``: what is still to be learnt, and when.
 - ``learner.py``: a detector that is kept warm: rows of a photo come and go.
-- ``folds.py``: what to expect of the next photo; ``order.py``: which one that is, and doubts.
+- ``folds.py``: what to expect of the next photo, which one that is, and doubts.
 - ``class_session.py``: `ClassSession`, the same for names of whole photos; ``class_learner.py``:
   features and fit, probabilities and figures.
 - ``base.py``: photos, store and background thread of every session.
@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sppnet.labelling.drawn import Suggestions
     from sppnet.labelling.exchange import export_labels, import_labels
-    from sppnet.labelling.folds import Expectation
-    from sppnet.labelling.order import Doubt
+    from sppnet.labelling.folds import Doubt, Expectation
     from sppnet.labelling.session import LabelSession, SessionState
 
 __all__ = [
@@ -36,7 +35,7 @@ __all__ = [
 
 # These need torch; what a session begins with (`base.py`) does not.
 _MODULE_OF = {
-    "Doubt": "order",
+    "Doubt": "folds",
     "Expectation": "folds",
     "LabelSession": "session",
     "SessionState": "session",

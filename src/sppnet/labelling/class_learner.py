@@ -29,8 +29,7 @@ from sppnet.classification.network import FixedNorm
 from sppnet.classification.transfer.recipe import recipes_of
 from sppnet.classification.transfer.svm import svm_head
 from sppnet.errors import InputError
-from sppnet.labelling.folds import Expectation, bootstrap_share
-from sppnet.labelling.order import Doubt
+from sppnet.labelling.folds import Doubt, Expectation, bootstrap_share
 from sppnet.storage import FeatureCache
 
 SURE = 0.5  # probability from which on a class counts as found

@@ -23,8 +23,7 @@ from sppnet.labelling.class_learner import (
     doubt_classes,
     summarise_classes,
 )
-from sppnet.labelling.folds import Expectation
-from sppnet.labelling.order import Candidate, Doubt, choose_next
+from sppnet.labelling.folds import Candidate, Doubt, Expectation, choose_next
 from sppnet.labelling.session import SessionState
 from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes
 from sppnet.storage.label_store import LabelStore

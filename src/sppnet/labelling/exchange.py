@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 
 import yaml
 
-from sppnet.errors import InputError, NothingUsableError
+from sppnet.errors import Findings, InputError, NothingUsableError
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images import (
     DetectionDataset,
@@ -24,7 +24,6 @@ from sppnet.images import (
     read_image_size,
 )
 from sppnet.images.decode import read_content
-from sppnet.images.findings import Findings
 from sppnet.images.readers.voc import XmlElement, read_voc_annotation, read_xml
 from sppnet.images.readers.yolo import choose_places, find_yolo_places
 from sppnet.storage.files import (

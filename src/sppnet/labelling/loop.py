@@ -17,15 +17,13 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.errors import Findings, InputError, NothingUsableError, Problem
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
-from sppnet.images.findings import Findings
 from sppnet.images.readers.labels import label_image
-from sppnet.labelling.folds import HeldOut, detect_held_out
+from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
 from sppnet.labelling.learner import WarmLearner, Work
-from sppnet.labelling.order import Candidate, measure_uncertainty
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels

@@ -14,9 +14,8 @@ from sppnet.images import read_image_size
 from sppnet.labelling.base import Improver, check_number, list_photos, open_store
 from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
 from sppnet.labelling.exchange import export_labels
-from sppnet.labelling.folds import Expectation, summarise
+from sppnet.labelling.folds import Doubt, Expectation, choose_next, find_doubts, summarise
 from sppnet.labelling.loop import LearningLoop
-from sppnet.labelling.order import Doubt, choose_next, find_doubts
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, LabelBox, PhotoLabels
 

@@ -12,7 +12,7 @@ from sppnet.app.settings import load_settings
 from sppnet.classification import Classifier, FitConfig
 from sppnet.classification.classifier import ImageClassifier
 from sppnet.classification.predict import load_classifier
-from sppnet.classification.transfer.classifier import TransferClassifier
+from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.transfer.recipe import RECIPES, Block, recipes_of
 from sppnet.classification.transfer.svm import COSTS
 from sppnet.errors import UsageError

@@ -16,8 +16,8 @@ from sppnet.classification import (
     build_head,
     load_classifier,
 )
-from sppnet.classification.transfer.classifier import TransferClassifier
 from sppnet.classification.transfer.features import FeatureEncoder
+from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.errors import UnusableFileError
 

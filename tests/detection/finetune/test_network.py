@@ -17,9 +17,9 @@ from sppnet.detection.finetune.network import (
     NetworkTuningConfig,
     build_network_optimizer,
     build_region_network,
+    choose_trained,
     tune_network,
 )
-from sppnet.detection.finetune.region_network import choose_trained
 from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes

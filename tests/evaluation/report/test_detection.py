@@ -10,7 +10,7 @@ import torch
 from html_checks import check_page
 from report_scenes import DETECTIONS, HOSTILE, IMAGES, A, B, found, image, load_nothing, load_white
 from sppnet.errors import Problem
-from sppnet.evaluation.proposal_recall import ProposalRecall, proposal_recall_curve
+from sppnet.evaluation.overlaps import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import PAPER_AP, VOC_NAMES, DetectionFigures
 from sppnet.images.dataset import LabelledImage

@@ -1,7 +1,7 @@
 """``sppnet demo``: draw a data set, learn from it, show the result; no download, two minutes.
 
-``job.py`` runs the steps of ``steps.py`` in the sizes of ``config.py``; ``measure.py`` scores what
-they leave, ``scores.py`` holds the figures, ``report.py`` and ``figures.py`` show them.
+``job.py`` runs the steps of ``steps.py``, which says how much is drawn and trained, and scores what
+they leave; ``figures.py`` holds the figures and draws them, ``report.py`` is their page.
 """
 
 from sppnet.app.options import Debug, Device, DryRun, Fresh, Out, Seed, Threads, command_app

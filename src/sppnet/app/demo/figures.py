@@ -1,22 +1,23 @@
-"""Charts and pictures of the demo's page."""
+"""What the demo measured, and the charts and pictures of it on its page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from markupsafe import Markup
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sppnet.app.demo.config import DemoConfig
-from sppnet.app.demo.scores import CHANCE, CONTENDERS, TRAINED, UNTRAINED, DemoScores
 from sppnet.detection import Detector, EncodedImage, propose
 from sppnet.evaluation import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,
     TRUE_POSITIVE_COLOUR,
     BoxPainter,
+    ProposalRecall,
     draw_detections,
     match_detections,
     to_picture,
@@ -32,9 +33,65 @@ from sppnet.evaluation.report import (
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, load_image, resize_image
 
+if TYPE_CHECKING:
+    from sppnet.app.demo.steps import DemoConfig
+
+TRAINED, UNTRAINED, CHANCE = "trained", "untrained", "chance"
+CONTENDERS = (TRAINED, UNTRAINED, CHANCE)
 TITLES = {TRAINED: "trained", UNTRAINED: "untrained", CHANCE: "chance"}
 MONTAGE_WIDTH, MONTAGE_ROW, GAP = 1200, 250, 8
 PAPER = (255, 255, 255)
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class DemoScores:
+    """What the demo measured, as its report shows it.
+
+    Args:
+        names: Classes.
+        images: Held-out scenes with their truth.
+        detections: By contender, then by image id.
+        detector: By contender, what ``summarise_detections`` gives.
+        classifier: By contender, what ``score_predictions`` gives; chance has top1 alone.
+        curves: By contender, recall and precision over all classes together.
+        class_curves: By class, recall and precision of the trained detector.
+        proposals: How many objects the proposals cover.
+        accuracy_by_size: Short side of the input and the top-1 of the one trained classifier there.
+        num_test_images: Held-out images of the classifier.
+        seconds_per_image: Of the trained detector, from the file to the boxes.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[LabelledImage, ...]
+    detections: Mapping[str, Mapping[Any, Detections]]
+    detector: Mapping[str, Mapping[str, Any]]
+    classifier: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Curve]
+    class_curves: Mapping[str, Curve]
+    proposals: ProposalRecall
+    accuracy_by_size: Mapping[int, float]
+    num_test_images: int
+    seconds_per_image: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the curves, for metrics.json."""
+        recall = self.proposals.recall
+        return {
+            "classifier": {name: dict(self.classifier[name]) for name in CONTENDERS},
+            "detector": {name: dict(self.detector[name]) for name in CONTENDERS},
+            "proposals": {
+                "windows_per_image": self.proposals.mean_proposals,
+                "recall50": float(recall[0.5][-1]),
+                "recall70": float(recall[0.7][-1]),
+            },
+            "top1_by_short_side": {str(k): v for k, v in self.accuracy_by_size.items()},
+            "names": list(self.names),
+            "test_scenes": len(self.images),
+            "test_objects": sum(len(image.labels) for image in self.images),
+            "test_things": self.num_test_images,
+            "seconds_per_image": self.seconds_per_image,
+        }
 
 
 def joint_curve_figure(scores: DemoScores) -> Markup:
@@ -98,7 +155,7 @@ def proposal_figure(scores: DemoScores) -> Markup:
     return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
-def accuracy_figure(scores: DemoScores, config: DemoConfig) -> Markup:
+def accuracy_figure(scores: DemoScores, config: "DemoConfig") -> Markup:
     """Top-1 of one classifier at several sizes of its input."""
     sides, values = [*scores.accuracy_by_size], [*scores.accuracy_by_size.values()]
     chance = scores.classifier[CHANCE]["top1"]

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from sppnet.app.demo.config import DemoConfig
 from sppnet.app.demo.figures import (
+    CHANCE,
+    TRAINED,
+    UNTRAINED,
+    DemoScores,
     accuracy_figure,
     class_curve_figure,
     class_figure,
@@ -18,8 +21,6 @@ from sppnet.app.demo.figures import (
     proposal_figure,
     score_figure,
 )
-from sppnet.app.demo.scores import CHANCE, TRAINED, UNTRAINED, DemoScores
-from sppnet.app.demo.steps import DemoSteps
 from sppnet.detection import Detector, EncodedImage
 from sppnet.evaluation import (
     OperatingPoint,
@@ -52,6 +53,9 @@ from sppnet.images import LabelledImage, load_image
 from sppnet.pooling import num_bins
 from sppnet.storage import write_text
 
+if TYPE_CHECKING:
+    from sppnet.app.demo.steps import DemoConfig, DemoSteps
+
 NO_BREAK = "\u00a0"
 STRIP_SIDE, TOWER_SIDE = 240, 260
 STRIP_SCENES, TOWER_SCENES = 3, 2
@@ -60,7 +64,7 @@ FIRST_SCENES, WORST_SCENES = 8, 2
 
 def write_demo_report(
     path: Path,
-    steps: DemoSteps,
+    steps: "DemoSteps",
     scores: DemoScores,
     seconds: Mapping[str, float],
     detector: Detector,
@@ -97,7 +101,7 @@ def write_demo_report(
     write_text(path, page.render())
 
 
-def _subtitle(config: DemoConfig, scores: DemoScores) -> str:
+def _subtitle(config: "DemoConfig", scores: DemoScores) -> str:
     """One line that says what the page shows."""
     return (
         f"Spatial pyramid pooling, from random weights to a detector on this machine: "
@@ -168,7 +172,7 @@ def _comparison_blocks(scores: DemoScores) -> list[object]:
 
 
 def size_blocks(
-    scores: DemoScores, steps: DemoSteps, detector: Detector, point: OperatingPoint
+    scores: DemoScores, steps: "DemoSteps", detector: Detector, point: OperatingPoint
 ) -> list[object]:
     """Show the same weights on images of sizes that they were not trained for.
 
@@ -242,7 +246,7 @@ def _across(size_hw: tuple[int, int]) -> str:
 
 
 def _step_blocks(
-    config: DemoConfig, scores: DemoScores, seconds: Mapping[str, float]
+    config: "DemoConfig", scores: DemoScores, seconds: Mapping[str, float]
 ) -> list[object]:
     """The four steps with their seconds."""
     sizes = " and ".join(map(str, config.sizes))
@@ -292,7 +296,7 @@ def _detail_blocks(scores: DemoScores, history: Sequence[Mapping[str, float]]) -
     ]
 
 
-def _next_blocks(folder: Path, config: DemoConfig) -> list[object]:
+def _next_blocks(folder: Path, config: "DemoConfig") -> list[object]:
     """Commands that use what the demo made."""
     sides, levels = (",".join(map(str, x)) for x in (config.short_sides, config.region_levels))
     rows = [

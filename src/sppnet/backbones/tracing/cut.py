@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 
-from sppnet.backbones.tracing.join import JOIN, join_fields, join_maps, join_places
 from sppnet.backbones.tracing.propagate import (
     fixed_padding,
     function_name,
@@ -21,9 +20,13 @@ from sppnet.backbones.tracing.propagate import (
 )
 from sppnet.backbones.tracing.receptive_field import (
     CHANNELS_LAST,
+    JOIN,
     NoReceptiveFieldError,
     ReceptiveField,
     Value,
+    join_fields,
+    join_maps,
+    join_places,
 )
 from sppnet.backbones.tracing.tokens import (
     TokenTracer,

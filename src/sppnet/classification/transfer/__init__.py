@@ -2,6 +2,6 @@
 
 ``recipe.py`` says which layers and views are pooled, ``features.py`` computes and caches the
 features, ``svm.py`` fits the SVMs and chooses their cost on held-out training images, ``fit.py``
-puts these together for every split of the images, and ``classifier.py`` is what comes out where an
-ordinary network cannot hold it. Start reading with ``fit.py``.
+puts these together for every split of the images; what comes out where an ordinary network cannot
+hold it is its ``TransferClassifier``. Start reading with ``fit.py``.
 """

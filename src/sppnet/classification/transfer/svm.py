@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sppnet.classification.data import Split, draw_sample, holdout_split
 from sppnet.classification.network import build_head
 from sppnet.classification.scoring import one_against_rest
-from sppnet.classification.splits import Split, draw_sample, holdout_split
 from sppnet.config.classification import COSTS, LOSSES
 from sppnet.progress import Track, no_tracking
 

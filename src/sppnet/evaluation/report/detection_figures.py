@@ -28,7 +28,7 @@ from sppnet.evaluation.error_analysis import (
     find_error_types,
 )
 from sppnet.evaluation.operating_point import OperatingPoint, best_operating_point
-from sppnet.evaluation.proposal_recall import ProposalRecall
+from sppnet.evaluation.overlaps import ProposalRecall
 from sppnet.evaluation.report.axes import thin
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from sppnet.errors import NothingUsableError, Problem
-from sppnet.images.findings import require_folder, unknown_split
-from sppnet.images.listing import list_images, relative_names
+from sppnet.images.listing import list_images, relative_names, require_folder, unknown_split
 
 _SPLIT_NAMES = ("train", "val", "valid", "validation", "test")
 

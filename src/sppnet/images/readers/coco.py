@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import InputError, UnusableFileError
+from sppnet.errors import BOX_LEFT_OUT, Findings, InputError, UnusableFileError
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -19,8 +19,7 @@ from sppnet.images.dataset import (
     make_labelled_image,
     read_names,
 )
-from sppnet.images.findings import BOX_LEFT_OUT, Findings, require_folder
-from sppnet.images.listing import ImageFinder, shortened
+from sppnet.images.listing import ImageFinder, require_folder, shortened
 from sppnet.progress import Track, no_tracking
 from sppnet.storage.files import read_capped, refuse_hollow_json
 

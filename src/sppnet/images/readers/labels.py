@@ -6,7 +6,7 @@ A file of its own: the store itself (``storage/label_store.py``) knows no images
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.errors import Findings, NothingUsableError, UsageError
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -16,7 +16,7 @@ from sppnet.images.dataset import (
     make_labelled_image,
     read_names,
 )
-from sppnet.images.findings import Findings, unknown_split
+from sppnet.images.listing import unknown_split
 from sppnet.progress import Track, no_tracking
 from sppnet.storage.label_store import LabelStore, find_store
 from sppnet.storage.labels import UNLABELLED, LabelBox, PhotoLabels

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images.dataset import DetectionDataset
-from sppnet.images.findings import require_folder, unknown_split
+from sppnet.images.listing import require_folder, unknown_split
 from sppnet.images.readers.class_folders import list_class_splits
 from sppnet.images.readers.coco import is_coco_file, read_coco
 from sppnet.images.readers.labels import read_labels

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from sppnet.errors import InputError, NothingUsableError, Problem
+from sppnet.errors import Findings, InputError, NothingUsableError, Problem
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -20,7 +20,7 @@ from sppnet.images.dataset import (
     make_labelled_image,
     read_names,
 )
-from sppnet.images.findings import Findings, require_folder, unknown_split
+from sppnet.images.listing import require_folder, unknown_split
 from sppnet.images.readers.voc_layout import (
     VocFolders,
     find_voc_folders,

@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sppnet.errors import InputError, NothingUsableError, Problem, UsageError
-from sppnet.images.findings import Findings
+from sppnet.errors import Findings, InputError, NothingUsableError, Problem, UsageError
 from sppnet.images.readers.voc import read_voc
 from sppnet.images.readers.voc_layout import (
     VocFolders,

@@ -4,9 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.errors import InputError, NothingUsableError, UsageError
-from sppnet.images.findings import Findings, unknown_split
-from sppnet.images.listing import has_image_suffix
+from sppnet.errors import Findings, InputError, NothingUsableError, UsageError
+from sppnet.images.listing import has_image_suffix, unknown_split
 from sppnet.storage.files import read_lines
 
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "img", "imgs")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.errors import InputError, NothingUsableError, UnusableFileError
+from sppnet.errors import BOX_LEFT_OUT, Findings, InputError, NothingUsableError, UnusableFileError
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -18,8 +18,13 @@ from sppnet.images.dataset import (
     read_names,
 )
 from sppnet.images.decode import read_image_size
-from sppnet.images.findings import BOX_LEFT_OUT, Findings, require_folder, unknown_split
-from sppnet.images.listing import has_image_suffix, list_images, path_parts
+from sppnet.images.listing import (
+    has_image_suffix,
+    list_images,
+    path_parts,
+    require_folder,
+    unknown_split,
+)
 from sppnet.images.readers.yolo_yaml import (
     NAME_FILES,
     find_description,
@@ -27,6 +32,7 @@ from sppnet.images.readers.yolo_yaml import (
     is_yaml_file,
     keypoint_columns,
     read_yolo_names,
+    require_no_splits,
     require_one_place,
     yaml_texts,
 )
@@ -298,7 +304,7 @@ def find_yolo_places(root: Path) -> dict[str, list[YoloPlace]]:
     description = named or find_description(root)
     splits = _yaml_splits(root, description) if description else {}
     if named and not splits:
-        _require_no_splits(named)
+        require_no_splits(named)
     if not (named and splits):
         _add_folders(splits, _folder_splits(root))
     splits = splits or _flat_splits(root) or _whole(root)
@@ -404,16 +410,6 @@ def _yaml_place(root: Path, description: Path, above: str, value: str) -> YoloPl
         return YoloPlace(root, root, target)
     missing = root.joinpath(*(part for part in _parts(value) if "\0" not in part))
     return YoloPlace(missing, missing)
-
-
-def _require_no_splits(named: Path) -> None:
-    """Refuse a YAML file that names folders of which none is there."""
-    values = yaml_texts(named)
-    texts = [text for name in ("train", "val", "test") for text in values.get(name, [])]
-    if texts:
-        shown = ", ".join(repr(text[:60]) for text in texts[:3])
-        rule = f"names {shown}; there is no such folder or list of images beside this file"
-        raise UnusableFileError(rule, path=named)
 
 
 def _listed(root: Path, path: Path, findings: Findings) -> list[Path]:

@@ -267,3 +267,20 @@ def require_one_place(description: Path, above: str, value: str, found: Path | N
                 rule = f"{value[:200]!r} may be {literal!r}, outside the set, or {str(found)!r}"
                 raise UsageError(f"{rule}; write it as it lies below this file", path=description)
             return
+
+
+def require_no_splits(named: Path) -> None:
+    """Refuse a YAML file that names folders of which none is there.
+
+    Args:
+        named: The YAML file.
+
+    Raises:
+        UnusableFileError: If it names any.
+    """
+    values = yaml_texts(named)
+    texts = [text for name in ("train", "val", "test") for text in values.get(name, [])]
+    if texts:
+        shown = ", ".join(repr(text[:60]) for text in texts[:3])
+        rule = f"names {shown}; there is no such folder or list of images beside this file"
+        raise UnusableFileError(rule, path=named)

@@ -7,7 +7,7 @@ import torch
 
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
-from sppnet.labelling.order import Candidate, choose_next, find_doubts, measure_uncertainty
+from sppnet.labelling.folds import Candidate, choose_next, find_doubts, measure_uncertainty
 
 
 def found(*rows: tuple[list[float], float, int]) -> Detections:
