@@ -121,7 +121,8 @@ function keepAdded(all: string[]): void {
 
 /** A point of the curve for each number of labelled photos; the newest estimate of a number counts. */
 export function addPoint(known: readonly CurvePoint[], now: Expected): CurvePoint[] {
-  const point = { labelled: now.photos, recall: now.recall, precision: now.precision, ap50: now.ap50 };
+  const { recall, precision, ap50 } = now;
+  const point = { labelled: now.labelled ?? now.photos, recall, precision, ap50 };
   return [...known.filter(({ labelled }) => labelled !== point.labelled), point].sort(
     (a, b) => a.labelled - b.labelled,
   );

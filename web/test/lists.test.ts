@@ -38,3 +38,8 @@ it("the curve has one point for each number of photos, in order", () => {
     [10, 0.6],
   ]);
 });
+
+it("a point of the curve lies at the photos that were labelled, not at those that were measured", () => {
+  const measured = { photos: 8, labelled: 20, recall: 0.5, precision: 0.5, ap50: 0.4 } as Expected;
+  expect(addPoint([], measured).map(({ labelled }) => labelled)).toEqual([20]);
+});
