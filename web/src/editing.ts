@@ -24,9 +24,9 @@ export const dragging = signal(false);
 let saver: Saver | null = null;
 let copied: readonly NamedBox[] = [];
 
-/** Edits of this folder are saved from now on; those that an earlier visit left are sent first. */
-export function startSaving(folder: string): string[] {
-  saver = new Saver(api.put, localStorage, `sppnet:pending:${folder}:`, {
+/** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
+export function startSaving(store: string): string[] {
+  saver = new Saver(api.put, localStorage, `sppnet:pending:${store}:`, {
     saved,
     conflict: (current, mine) => {
       conflict.value ??= { current, mine };

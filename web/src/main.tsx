@@ -7,7 +7,7 @@ import { saveNow, startSaving } from "./editing";
 import { listen } from "./events";
 import { openPhoto, tellWhere } from "./going";
 import { attempt, sayError } from "./messages";
-import { loadPhotos, photos, session, showSession } from "./session";
+import { keptBy, loadPhotos, photos, session, showSession } from "./session";
 import { listenToKeys } from "./shortcuts";
 import { recallAuthor } from "./TopBar";
 import "./style.css";
@@ -20,7 +20,7 @@ async function start(): Promise<void> {
   if (kept >= 0 && kept <= 1) open.threshold.value = kept;
   showSession(await persistently(api.session));
   document.title = `${session.value?.folder} – sppnet label`;
-  startSaving(session.value?.folder ?? "");
+  startSaving(keptBy(session.value));
   listenToKeys();
   listen();
   const list = loadPhotos().catch(sayError);
