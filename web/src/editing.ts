@@ -5,8 +5,9 @@ import * as open from "./document";
 import { boxBetween, mergeBoxes, moveBox } from "./geometry";
 import { t } from "./i18n";
 import { attempt, say } from "./messages";
+import { type Renaming, renamedContent, renamedItems } from "./renaming";
 import { type Kept, Saver, type Trouble } from "./saving";
-import { addClass, changeItem, classes, currentClass, session } from "./session";
+import { addClass, changeItem, classes, currentClass, renameAdded, session } from "./session";
 import { following } from "./suggestions";
 import type { Box, Content, NamedBox, Photo } from "./types";
 
@@ -232,6 +233,18 @@ export async function travel(direction: "undo" | "redo"): Promise<void> {
       say(t("say.changedElsewhere"));
     }
   });
+}
+
+/** Here or in another tab, a class got another name; the server has it, so nothing is saved. */
+export function renameClass(how: Renaming): void {
+  open.rename(how);
+  copied = renamedItems(copied, how);
+  saver?.rename(how);
+  const met = conflict.value;
+  if (met)
+    conflict.value = { current: renamedContent(met.current, how), mine: renamedContent(met.mine, how) };
+  if (currentClass.value === how.name) currentClass.value = how.new;
+  renameAdded(how.name, null);
 }
 
 /** A newer version of the open photo is shown, unless something of ours is on its way. */

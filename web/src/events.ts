@@ -1,9 +1,10 @@
 /** What the server tells by itself: learning, edits of others, who is where, jobs. */
 import { api } from "./api";
 import * as open from "./document";
-import { pendingOf, saveNow, take } from "./editing";
+import { pendingOf, renameClass, saveNow, take } from "./editing";
 import { refreshSuggestions } from "./going";
 import { say } from "./messages";
+import type { Renaming } from "./renaming";
 import {
   addPoint,
   changeItem,
@@ -33,6 +34,7 @@ const HANDLERS: Handlers = {
     expected.value = data;
     if (data) curve.value = addPoint(curve.value, data);
   },
+  renamed: (data: Renaming) => renameClass(data),
   classes: (data: ClassCount[]) => showClasses(data),
   presence: (data: Person[]) => {
     people.value = data;

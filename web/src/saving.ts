@@ -5,6 +5,7 @@
  * again, more and more slowly; a conflict or a refusal waits for a person.
  */
 import type { ApiError } from "./api";
+import { type Renaming, renamedContent } from "./renaming";
 import type { Content, Photo } from "./types";
 
 export type Trouble = "offline" | "conflict" | "refused";
@@ -107,6 +108,17 @@ export class Saver {
     for (const [photo, entry] of this.entries) {
       if (entry.trouble) this.later(photo, entry, 0);
       entry.trouble = null;
+    }
+  }
+
+  /** What waits here does not bring the old name of a class back; what is on its way is sent again. */
+  rename(how: Renaming): void {
+    for (const [photo, entry] of this.entries) {
+      const content = renamedContent(entry.content, how);
+      if (content === entry.content) continue;
+      entry.content = content;
+      entry.version += 1;
+      this.store(photo, entry);
     }
   }
 

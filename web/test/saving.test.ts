@@ -193,3 +193,28 @@ it("what is kept and is no edit is thrown away", () => {
   expect(saver().resume()).toEqual([]);
   expect(localStorage.length).toBe(0);
 });
+
+describe("a class that gets another name", () => {
+  const names = () => server.photo("p").boxes?.map(({ name }) => name);
+
+  it("is sent by its new name, also after the page was closed", async () => {
+    server.fails = [OFFLINE()];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(200);
+    one.rename({ name: "a", new: "b" });
+    expect(localStorage.getItem("pending:p")).toContain('"name":"b"');
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(names()).toEqual(["b"]);
+  });
+
+  it("is sent again if the old name was on its way", async () => {
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    const sent = one.flush("p");
+    one.rename({ name: "a", new: "b" });
+    await sent;
+    expect(names()).toEqual(["b"]);
+    expect([server.puts, one.waiting, localStorage.length]).toEqual([2, 0, 0]);
+  });
+});
