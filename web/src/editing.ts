@@ -109,13 +109,15 @@ export function select(label: open.Label | null, grab = true): void {
   if (label) open.active.value = null;
 }
 
+/** Nothing for a box that has gone meanwhile, as when another photo was opened. */
 export function setBox(id: number, box: Box): void {
+  if (!open.labels.value.some((label) => label.id === id)) return;
   change(open.labels.value.map((label) => (label.id === id ? { ...label, box } : label)));
 }
 
 export function removeSelected(): void {
-  const id = open.selected.value;
-  if (id === null) return;
+  const id = open.selectedLabel.value?.id;
+  if (id === undefined) return;
   open.selected.value = null;
   change(open.labels.value.filter((label) => label.id !== id));
 }
