@@ -7,7 +7,7 @@ import { t } from "./i18n";
 import { attempt, say } from "./messages";
 import { type Renaming, renamedContent, renamedItems } from "./renaming";
 import { type Kept, Saver, type Trouble } from "./saving";
-import { addClass, changeItem, classes, currentClass, renameAdded, session } from "./session";
+import { addClass, changeItem, classes, currentClass, photos, renameAdded, session } from "./session";
 import { following } from "./suggestions";
 import type { Box, Content, NamedBox, Photo } from "./types";
 
@@ -24,6 +24,7 @@ export const dragging = signal(false);
 
 let saver: Saver | null = null;
 let copied: readonly NamedBox[] = [];
+let renamings = 0;
 
 /** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
 export function startSaving(store: string): string[] {
@@ -219,10 +220,17 @@ export function copyLast(): void {
 }
 
 /** Undo and redo are the server's, so that they know what was done before a restart and by others. */
-export async function travel(direction: "undo" | "redo"): Promise<void> {
+export function travel(direction: "undo" | "redo"): Promise<void> {
   const name = open.photo.value?.photo;
-  if (!name || !saver) return;
-  if (!(await saver.flush(name))) return;
+  // one after the other: the second of two quick ones needs the revision that the first one gives
+  if (name) steps = steps.then(() => travelOnce(direction, name));
+  return steps;
+}
+
+let steps: Promise<void> = Promise.resolve();
+
+async function travelOnce(direction: "undo" | "redo", name: string): Promise<void> {
+  if (open.photo.value?.photo !== name || !(await saver?.flush(name))) return;
   const photo = open.photo.value;
   if (photo?.photo !== name) return;
   if (!(direction === "undo" ? photo.can_undo : photo.can_redo)) return say(t(`say.no.${direction}`));
@@ -231,7 +239,7 @@ export async function travel(direction: "undo" | "redo"): Promise<void> {
       take(await api[direction](name, photo.revision));
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 409) throw error;
-      take(await api.photo(name));
+      take(await fetchPhoto(name));
       say(t("say.changedElsewhere"));
     }
   });
@@ -239,6 +247,7 @@ export async function travel(direction: "undo" | "redo"): Promise<void> {
 
 /** Here or in another tab, a class got another name; the server has it, so nothing is saved. */
 export function renameClass(how: Renaming): void {
+  renamings += 1;
   open.rename(how);
   copied = renamedItems(copied, how);
   saver?.rename(how);
@@ -247,6 +256,15 @@ export function renameClass(how: Renaming): void {
     conflict.value = { current: renamedContent(met.current, how), mine: renamedContent(met.mine, how) };
   if (currentClass.value === how.name) currentClass.value = how.new;
   renameAdded(how.name, null);
+}
+
+/** A photo as it is now: what was asked for while it was being saved or renamed is asked for once more. */
+export async function fetchPhoto(name: string): Promise<Photo> {
+  const before = renamings;
+  const found = await api.photo(name);
+  const known = photos.value[found.index];
+  const isOld = known?.photo === name && known.revision > found.revision;
+  return isOld || before !== renamings ? api.photo(name) : found;
 }
 
 /** A newer version of the open photo is shown, unless something of ours is on its way. */

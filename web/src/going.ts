@@ -26,7 +26,7 @@ export async function openPhoto(name: string): Promise<boolean> {
   const asked = { name, index: photos.value.findIndex((item) => item?.photo === name) };
   opening.value = asked;
   const fits = fitsHeard;
-  const found = await attempt(() => api.photo(name));
+  const found = await attempt(() => editing.fetchPhoto(name));
   if (opening.value !== asked) return false;
   opening.value = null;
   if (!found) return false;
