@@ -7,7 +7,7 @@ import { t } from "./i18n";
 import { attempt, say } from "./messages";
 import { type Renaming, renamedContent, renamedItems } from "./renaming";
 import { type Kept, Saver, type Trouble } from "./saving";
-import { addClass, changeItem, classes, currentClass, photos, renameAdded, session } from "./session";
+import { addClass, changeItem, classes, currentClass, keptBy, photos, renameAdded, session } from "./session";
 import { following } from "./suggestions";
 import type { Box, Content, NamedBox, Photo } from "./types";
 
@@ -28,7 +28,11 @@ let renamings = 0;
 
 /** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
 export function startSaving(store: string): string[] {
-  saver = new Saver(api.put, localStorage, `sppnet:pending:${store}:`, {
+  const put: typeof api.put = async (...edit) => {
+    if (trouble.value === "offline") await checkStore(store);
+    return api.put(...edit);
+  };
+  saver = new Saver(put, localStorage, `sppnet:pending:${store}:`, {
     saved,
     conflict: (current, mine) => {
       conflict.value ??= { current, mine };
@@ -40,6 +44,13 @@ export function startSaving(store: string): string[] {
     },
   });
   return saver.resume();
+}
+
+/** A server that comes back may serve other photos, which these edits are not for. */
+async function checkStore(store: string): Promise<void> {
+  if (keptBy(await api.session()) === store) return;
+  location.reload();
+  throw new ApiError(0, "E_OFFLINE", "");
 }
 
 export const pendingOf = (name: string) => saver?.pending(name) ?? null;

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { api } from "../src/api";
+import { ApiError, api } from "../src/api";
 import * as open from "../src/document";
 import * as editing from "../src/editing";
 import { catchUp } from "../src/events";
@@ -105,4 +105,20 @@ it("edits that wait are not sent to other photos that are served at the same add
   await catchUp();
   expect(reload).toHaveBeenCalledOnce();
   expect(put).not.toHaveBeenCalled();
+});
+
+it("nor are those that the server did not take before it served others", async () => {
+  vi.useFakeTimers();
+  const put = vi.spyOn(api, "put").mockRejectedValue(new ApiError(0, "E_OFFLINE", ""));
+  const reload = vi.spyOn(location, "reload").mockReturnValue();
+  const asked = vi.spyOn(api, "session").mockResolvedValue({ ...SESSION, store: "other" });
+  editing.nothingHere();
+  await vi.advanceTimersByTimeAsync(5000);
+  expect(put).toHaveBeenCalledOnce();
+  expect(reload).toHaveBeenCalled();
+  put.mockResolvedValue(photo(4));
+  asked.mockResolvedValue(SESSION);
+  await vi.advanceTimersByTimeAsync(9000);
+  expect(put).toHaveBeenCalledTimes(2);
+  expect(editing.waiting.value).toBe(0);
 });
