@@ -1,5 +1,5 @@
 /** What a person does to the open photo; each change is shown at once and saved at once. */
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { ApiError, api } from "./api";
 import * as open from "./document";
 import { boxBetween, mergeBoxes, moveBox } from "./geometry";
@@ -13,6 +13,10 @@ import type { Box, Content, NamedBox, Photo } from "./types";
 
 export const waiting = signal(0);
 export const trouble = signal<Trouble | null>(null);
+/** The photos whose edits the server has not taken, and why. */
+export const troubles = signal<ReadonlyMap<string, Trouble>>(new Map());
+/** A photo whose edit the server refuses. */
+export const refused = computed(() => [...troubles.value].find(([, why]) => why === "refused")?.[0] ?? null);
 /** Two versions of a photo that somebody has to choose between. */
 export const conflict = signal<{ current: Photo; mine: Content } | null>(null);
 /** A box that was drawn before there was a class to give it. */
@@ -29,7 +33,7 @@ let renamings = 0;
 /** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
 export function startSaving(store: string): string[] {
   const put: typeof api.put = async (...edit) => {
-    if (trouble.value === "offline") await checkStore(store);
+    if ([...troubles.value.values()].includes("offline")) await checkStore(store);
     return api.put(...edit);
   };
   saver = new Saver(put, localStorage, `sppnet:pending:${store}:`, {
@@ -37,10 +41,11 @@ export function startSaving(store: string): string[] {
     conflict: (current, mine) => {
       conflict.value ??= { current, mine };
     },
-    refused: (_photo, error) => say(error.message, "error"),
+    refused: (name, error) => say(error.status === 404 ? t("say.gone", { name }) : error.message, "error"),
     changed: () => {
       waiting.value = saver?.waiting ?? 0;
       trouble.value = saver?.trouble ?? null;
+      troubles.value = saver?.troubles ?? new Map();
     },
   });
   return saver.resume();
@@ -56,6 +61,15 @@ async function checkStore(store: string): Promise<void> {
 export const pendingOf = (name: string) => saver?.pending(name) ?? null;
 export const saveNow = () => saver?.flushAll();
 export const saveAgain = () => saver?.again();
+
+/** An edit that the server refuses is let go: the photo is as it is there. */
+export async function discard(name: string): Promise<void> {
+  saver?.discard(name);
+  const found = await attempt(() => fetchPhoto(name));
+  if (!found || pendingOf(name)) return;
+  if (open.photo.value?.photo === name) take(found);
+  else saved(found, true);
+}
 
 function saved(answer: Photo, clean: boolean): void {
   const count = answer.boxes?.length ?? answer.names?.length ?? 0;

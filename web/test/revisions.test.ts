@@ -122,3 +122,17 @@ it("nor are those that the server did not take before it served others", async (
   expect(put).toHaveBeenCalledTimes(2);
   expect(editing.waiting.value).toBe(0);
 });
+
+it("an edit that the server refuses can be let go, and the photo is as it is there", async () => {
+  vi.useFakeTimers();
+  vi.spyOn(api, "put").mockRejectedValue(new ApiError(422, "E_VALUE", "no"));
+  editing.startSaving("s");
+  editing.nothingHere();
+  await vi.advanceTimersByTimeAsync(1000);
+  expect([editing.refused.value, editing.trouble.value]).toEqual(["p", "refused"]);
+  answers(photo(3));
+  await editing.discard("p");
+  expect([editing.refused.value, editing.waiting.value]).toEqual([null, 0]);
+  expect([open.labels.value.length, open.empty.value]).toEqual([3, false]);
+  expect(photos.value[0]?.state).toBe("labelled");
+});

@@ -146,6 +146,41 @@ describe("an edit", () => {
     await vi.advanceTimersByTimeAsync(1000);
     expect(server.photo("p").boxes).toEqual(boxes(20).boxes);
   });
+
+  it("goes if somebody lets it go, and others wait on", async () => {
+    server.fails = [new ApiError(422, "E_VALUE", "no"), OFFLINE()];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    one.edit("q", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(200);
+    expect([...one.troubles]).toEqual([
+      ["p", "refused"],
+      ["q", "offline"],
+    ]);
+    one.discard("p");
+    expect([[...one.troubles], one.waiting]).toEqual([[["q", "offline"]], 1]);
+    await vi.advanceTimersByTimeAsync(5000);
+    expect([server.puts, one.waiting, localStorage.length]).toEqual([3, 0, 0]);
+  });
+
+  it("goes with a photo that is not there any more", async () => {
+    server.fails = [new ApiError(404, "E_UNKNOWN", "no such photo")];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(events.refused).toHaveBeenCalledOnce();
+    expect([server.puts, one.waiting, one.trouble, localStorage.length]).toEqual([1, 0, null, 0]);
+  });
+
+  it("stays away if it was let go while it was sent", async () => {
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    const sent = one.flush("p");
+    one.edit("p", 0, boxes(20));
+    one.discard("p");
+    await sent;
+    expect([one.waiting, localStorage.length]).toEqual([0, 0]);
+  });
 });
 
 describe("a conflict", () => {
