@@ -240,7 +240,10 @@ def test_fingers_on_a_narrow_screen(browser: Browser, server: LabelServer) -> No
     width = person.page.evaluate("() => document.documentElement.scrollWidth")
     assert width <= 400
     if not person.count(".class"):
-        person.page.evaluate("localStorage['sppnet:classes:cards'] = JSON.stringify(['ace'])")
+        person.page.evaluate(
+            "async () => { const now = await (await fetch('/api/session')).json();"
+            " localStorage[`sppnet:classes:${now.store ?? now.folder}`] = JSON.stringify(['ace']) }"
+        )
         person.open(photo)
     touch = person.context.new_cdp_session(person.page)
 

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { Dialogs } from "./dialogs";
 import * as open from "./document";
-import { drawing, hidden, isClassify, saveAgain, trouble } from "./editing";
+import { discard, drawing, hidden, isClassify, refused, saveAgain, trouble } from "./editing";
 import { news, opening } from "./going";
 import { language, number, t } from "./i18n";
 import { Icon } from "./icons";
@@ -83,13 +83,19 @@ function Caption() {
 
 /** What to do now, where it is not plain; and an edit that the server has not taken. */
 function Banner() {
-  if (trouble.value === "offline" || trouble.value === "refused")
+  const name = trouble.value === "refused" ? refused.value : null;
+  if (trouble.value === "offline" || name !== null)
     return (
       <div class="banner is-error" role="alert">
-        <span>{t(`trouble.${trouble.value}`)}</span>
+        <span>{name === null ? t("trouble.offline") : t("trouble.refused", { name })}</span>
         <button type="button" onClick={saveAgain}>
           {t("trouble.again")}
         </button>
+        {name !== null && (
+          <button type="button" onClick={() => void discard(name)}>
+            {t("trouble.discard")}
+          </button>
+        )}
       </div>
     );
   const hint = drawing.value

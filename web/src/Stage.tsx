@@ -60,7 +60,9 @@ export function Stage() {
   useWheel(element);
   // not whenever the photo changes: an edit must not take the zoom away
   useSignalEffect(() => {
-    if (opened.value > 0) untracked(fitPhoto);
+    if (opened.value === 0) return;
+    untracked(() => gestures.cancel());
+    untracked(fitPhoto);
   });
   useSignalEffect(() => {
     // another size of the window: whoever has zoomed in stays there

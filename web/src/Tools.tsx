@@ -1,7 +1,7 @@
 /** Under the photo: what is done most, as buttons for fingers and for those who do not know the keys yet. */
 import { colorOf } from "./colors";
 import * as open from "./document";
-import { drawing, hidden, isClassify, namePhoto, trouble, useClass } from "./editing";
+import { drawing, hidden, isClassify, namePhoto, troubles, useClass } from "./editing";
 import { t } from "./i18n";
 import { Icon, type IconName } from "./icons";
 import type { Command } from "./keys";
@@ -36,12 +36,13 @@ export function ClassStrip() {
 export function Tools() {
   const photo = open.photo.value;
   const offers = open.visibleOffers.value.length > 0;
+  const isKept = troubles.value.has(photo?.photo ?? "");
   return (
     <div class="tools" role="toolbar" aria-label={t("tools.title")}>
       <Tool command="previous" icon="previous" keyName="F" />
       {!isClassify() && <DetectTools offers={offers} />}
       <Tool command="nothing" icon="none" keyName="N" pressed={open.empty.value} />
-      <Tool command="undo" icon="undo" keyName="Z" off={!photo?.can_undo || trouble.value !== null} />
+      <Tool command="undo" icon="undo" keyName="Z" off={!photo?.can_undo || isKept} />
       <Tool command="redo" icon="redo" keyName="Shift-Z" off={!photo?.can_redo} wide />
       <Tool command="next" icon="next" keyName="D" />
     </div>

@@ -6,7 +6,7 @@ import { api, thumbOf } from "./api";
 import { Chart } from "./Chart";
 import { colorOf } from "./colors";
 import * as open from "./document";
-import { conflict, decide } from "./editing";
+import { conflict, decide, renameClass } from "./editing";
 import { openPhoto } from "./going";
 import { number, percent, t } from "./i18n";
 import { Icon } from "./icons";
@@ -124,8 +124,10 @@ function ClassDialog({ name }: { name: string }) {
   const counted = classes.value.some((one) => one.name === name && one.count > 0);
   const done = async (to: string, how: "rename" | "merge") => {
     if (to === "" || to === name) return close();
-    renameAdded(name, counted || how === "merge" ? null : to);
     const answer = counted ? await attempt(() => api[how](name, to)) : null;
+    // a class that has no box yet is known here only, and so is its new name
+    if (answer || !counted) renameClass({ name, new: to });
+    if (!counted && how === "rename") renameAdded(name, to);
     showClasses(answer?.classes ?? classes.value.filter((one) => one.count > 0));
     close();
     const photo = open.photo.value?.photo;

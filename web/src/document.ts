@@ -1,5 +1,6 @@
 /** The open photo: its boxes or names, what is chosen, and the suggestions for it. */
 import { computed, signal } from "@preact/signals";
+import { type Renaming, renamedContent, renamedItems, renamedNames } from "./renaming";
 import { matched, type Offer, shown } from "./suggestions";
 import type { Box, Content, NamedBox, Photo, Suggestion } from "./types";
 
@@ -59,6 +60,20 @@ export function contentOf(from: Photo): Content {
   if (from.boxes) said.boxes = from.boxes;
   if (from.names) said.names = from.names;
   return said;
+}
+
+/** Boxes and suggestions keep their ids, and what is chosen stays so. */
+export function rename(how: Renaming): void {
+  if (photo.value) {
+    const { suggestions, ...rest } = photo.value;
+    const items = renamedItems(suggestions.items, how);
+    photo.value = { ...renamedContent(rest, how), suggestions: { ...suggestions, items } };
+  }
+  labels.value = renamedItems(labels.value, how);
+  names.value = renamedNames(names.value, how);
+  offers.value = renamedItems(offers.value, how);
+  guesses.value = renamedItems(guesses.value, how);
+  rejected.value = renamedItems(rejected.value, how);
 }
 
 /** A photo is opened: nothing is chosen, and its suggestions are new. */

@@ -1,17 +1,22 @@
 /** What a person does to the open photo; each change is shown at once and saved at once. */
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 import { ApiError, api } from "./api";
 import * as open from "./document";
 import { boxBetween, mergeBoxes, moveBox } from "./geometry";
 import { t } from "./i18n";
 import { attempt, say } from "./messages";
+import { type Renaming, renamedContent, renamedItems } from "./renaming";
 import { type Kept, Saver, type Trouble } from "./saving";
-import { addClass, changeItem, classes, currentClass, session } from "./session";
+import { addClass, changeItem, classes, currentClass, keptBy, photos, renameAdded, session } from "./session";
 import { following } from "./suggestions";
 import type { Box, Content, NamedBox, Photo } from "./types";
 
 export const waiting = signal(0);
 export const trouble = signal<Trouble | null>(null);
+/** The photos whose edits the server has not taken, and why. */
+export const troubles = signal<ReadonlyMap<string, Trouble>>(new Map());
+/** A photo whose edit the server refuses. */
+export const refused = computed(() => [...troubles.value].find(([, why]) => why === "refused")?.[0] ?? null);
 /** Two versions of a photo that somebody has to choose between. */
 export const conflict = signal<{ current: Photo; mine: Content } | null>(null);
 /** A box that was drawn before there was a class to give it. */
@@ -23,26 +28,48 @@ export const dragging = signal(false);
 
 let saver: Saver | null = null;
 let copied: readonly NamedBox[] = [];
+let renamings = 0;
 
-/** Edits of this folder are saved from now on; those that an earlier visit left are sent first. */
-export function startSaving(folder: string): string[] {
-  saver = new Saver(api.put, localStorage, `sppnet:pending:${folder}:`, {
+/** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
+export function startSaving(store: string): string[] {
+  const put: typeof api.put = async (...edit) => {
+    if ([...troubles.value.values()].includes("offline")) await checkStore(store);
+    return api.put(...edit);
+  };
+  saver = new Saver(put, localStorage, `sppnet:pending:${store}:`, {
     saved,
     conflict: (current, mine) => {
       conflict.value ??= { current, mine };
     },
-    refused: (_photo, error) => say(error.message, "error"),
+    refused: (name, error) => say(error.status === 404 ? t("say.gone", { name }) : error.message, "error"),
     changed: () => {
       waiting.value = saver?.waiting ?? 0;
       trouble.value = saver?.trouble ?? null;
+      troubles.value = saver?.troubles ?? new Map();
     },
   });
   return saver.resume();
 }
 
+/** A server that comes back may serve other photos, which these edits are not for. */
+async function checkStore(store: string): Promise<void> {
+  if (keptBy(await api.session()) === store) return;
+  location.reload();
+  throw new ApiError(0, "E_OFFLINE", "");
+}
+
 export const pendingOf = (name: string) => saver?.pending(name) ?? null;
 export const saveNow = () => saver?.flushAll();
 export const saveAgain = () => saver?.again();
+
+/** An edit that the server refuses is let go: the photo is as it is there. */
+export async function discard(name: string): Promise<void> {
+  saver?.discard(name);
+  const found = await attempt(() => fetchPhoto(name));
+  if (!found || pendingOf(name)) return;
+  if (open.photo.value?.photo === name) take(found);
+  else saved(found, true);
+}
 
 function saved(answer: Photo, clean: boolean): void {
   const count = answer.boxes?.length ?? answer.names?.length ?? 0;
@@ -108,13 +135,15 @@ export function select(label: open.Label | null, grab = true): void {
   if (label) open.active.value = null;
 }
 
+/** Nothing for a box that has gone meanwhile, as when another photo was opened. */
 export function setBox(id: number, box: Box): void {
+  if (!open.labels.value.some((label) => label.id === id)) return;
   change(open.labels.value.map((label) => (label.id === id ? { ...label, box } : label)));
 }
 
 export function removeSelected(): void {
-  const id = open.selected.value;
-  if (id === null) return;
+  const id = open.selectedLabel.value?.id;
+  if (id === undefined) return;
   open.selected.value = null;
   change(open.labels.value.filter((label) => label.id !== id));
 }
@@ -216,10 +245,17 @@ export function copyLast(): void {
 }
 
 /** Undo and redo are the server's, so that they know what was done before a restart and by others. */
-export async function travel(direction: "undo" | "redo"): Promise<void> {
+export function travel(direction: "undo" | "redo"): Promise<void> {
   const name = open.photo.value?.photo;
-  if (!name || !saver) return;
-  if (!(await saver.flush(name))) return;
+  // one after the other: the second of two quick ones needs the revision that the first one gives
+  if (name) steps = steps.then(() => travelOnce(direction, name));
+  return steps;
+}
+
+let steps: Promise<void> = Promise.resolve();
+
+async function travelOnce(direction: "undo" | "redo", name: string): Promise<void> {
+  if (open.photo.value?.photo !== name || !(await saver?.flush(name))) return;
   const photo = open.photo.value;
   if (photo?.photo !== name) return;
   if (!(direction === "undo" ? photo.can_undo : photo.can_redo)) return say(t(`say.no.${direction}`));
@@ -228,10 +264,32 @@ export async function travel(direction: "undo" | "redo"): Promise<void> {
       take(await api[direction](name, photo.revision));
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 409) throw error;
-      take(await api.photo(name));
+      take(await fetchPhoto(name));
       say(t("say.changedElsewhere"));
     }
   });
+}
+
+/** Here or in another tab, a class got another name; the server has it, so nothing is saved. */
+export function renameClass(how: Renaming): void {
+  renamings += 1;
+  open.rename(how);
+  copied = renamedItems(copied, how);
+  saver?.rename(how);
+  const met = conflict.value;
+  if (met)
+    conflict.value = { current: renamedContent(met.current, how), mine: renamedContent(met.mine, how) };
+  if (currentClass.value === how.name) currentClass.value = how.new;
+  renameAdded(how.name, null);
+}
+
+/** A photo as it is now: what was asked for while it was being saved or renamed is asked for once more. */
+export async function fetchPhoto(name: string): Promise<Photo> {
+  const before = renamings;
+  const found = await api.photo(name);
+  const known = photos.value[found.index];
+  const isOld = known?.photo === name && known.revision > found.revision;
+  return isOld || before !== renamings ? api.photo(name) : found;
 }
 
 /** A newer version of the open photo is shown, unless something of ours is on its way. */

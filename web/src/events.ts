@@ -1,18 +1,21 @@
 /** What the server tells by itself: learning, edits of others, who is where, jobs. */
 import { api } from "./api";
 import * as open from "./document";
-import { pendingOf, saveNow, take } from "./editing";
+import { fetchPhoto, pendingOf, renameClass, saveNow, take } from "./editing";
 import { refreshSuggestions } from "./going";
 import { say } from "./messages";
+import type { Renaming } from "./renaming";
 import {
   addPoint,
   changeItem,
   curve,
   expected,
   job,
+  keptBy,
   learning,
   loadPhotos,
   people,
+  session,
   showClasses,
   showSession,
 } from "./session";
@@ -33,6 +36,7 @@ const HANDLERS: Handlers = {
     expected.value = data;
     if (data) curve.value = addPoint(curve.value, data);
   },
+  renamed: (data: Renaming) => renameClass(data),
   classes: (data: ClassCount[]) => showClasses(data),
   presence: (data: Person[]) => {
     people.value = data;
@@ -47,7 +51,7 @@ async function photoChanged(data: PhotoItem & { author?: string }): Promise<void
   changeItem(photo, { state, boxes, revision });
   const mine = open.photo.value;
   if (mine?.photo !== photo || revision <= mine.revision || pendingOf(photo)) return;
-  const newer = await api.photo(photo).catch(() => null);
+  const newer = await fetchPhoto(photo).catch(() => null);
   if (newer && newer.revision > (open.photo.value?.revision ?? 0)) take(newer);
 }
 
@@ -70,11 +74,22 @@ export function listen(): EventSource {
   return source;
 }
 
+/** Others may have edited the open photo, or renamed its classes, which makes no new revision. */
+async function reloadOpen(): Promise<void> {
+  const name = open.photo.value?.photo;
+  if (!name || pendingOf(name)) return;
+  const newer = await fetchPhoto(name).catch(() => null);
+  if (newer && newer.revision >= (open.photo.value?.revision ?? 0)) take(newer);
+}
+
 /** The server was away: what it told meanwhile is asked for. */
-async function catchUp(): Promise<void> {
-  saveNow();
+export async function catchUp(): Promise<void> {
   const now = await api.session().catch(() => null);
+  // other photos are served at this address now: what is not sent yet waits for its own
+  if (now && keptBy(now) !== keptBy(session.value)) return location.reload();
   if (now) showSession(now);
+  saveNow();
+  await reloadOpen();
   await loadPhotos().catch(() => null);
   await refreshSuggestions();
 }

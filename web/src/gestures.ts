@@ -39,6 +39,8 @@ const REACH = { mouse: 7, touch: 18 };
 export class Gestures {
   private pointers = new Map<number, Point>();
   private gesture: Gesture | null = null;
+  /** The photo that the gesture began on; it means nothing on another one. */
+  private photo: string | undefined;
   /** The space bar is held: dragging moves the view. */
   space = false;
 
@@ -49,7 +51,9 @@ export class Gestures {
   }
 
   down(id: number, at: Point, button: number, touch: boolean): void {
+    this.leave();
     this.pointers.set(id, at);
+    this.photo = open.photo.value?.photo;
     if (this.pointers.size === 2) return this.startPinch();
     if (this.pointers.size > 2) return;
     if (button === 1 || this.space) this.gesture = { kind: "pan" };
@@ -82,7 +86,13 @@ export class Gestures {
     return { kind: "resize", id, handle, offset, start, box: start };
   }
 
+  /** A key may open another photo while a pointer is down. */
+  private leave(): void {
+    if (this.gesture && this.photo !== open.photo.value?.photo) this.cancel();
+  }
+
   move(id: number, at: Point): void {
+    this.leave();
     const before = this.pointers.get(id);
     if (!before || !this.gesture) return;
     this.pointers.set(id, at);
@@ -117,6 +127,7 @@ export class Gestures {
   }
 
   up(id: number): void {
+    this.leave();
     const gesture = this.gesture;
     this.pointers.delete(id);
     if (gesture?.kind === "pinch") {
@@ -137,7 +148,7 @@ export class Gestures {
     else if (gesture.kind === "move") this.click({ from: gesture.from, touch: false });
   }
 
-  /** Escape, or a second finger: the box is as it was. */
+  /** Escape, or another photo: the box is as it was. */
   cancel(): void {
     this.pointers.clear();
     this.end();

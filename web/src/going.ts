@@ -1,13 +1,13 @@
 /** From photo to photo: opening, the next and the last one, the best one, doubtful places. */
 import { effect, signal, untracked } from "@preact/signals";
-import { api, imageOf } from "./api";
+import { ApiError, api, imageOf } from "./api";
 import * as open from "./document";
 import * as editing from "./editing";
 import { t } from "./i18n";
-import { attempt, say } from "./messages";
+import { attempt, say, sayError } from "./messages";
 import { doubts, learning, listed, me, people, photos } from "./session";
 import { difference, matched } from "./suggestions";
-import type { Doubt, Suggestions } from "./types";
+import type { Doubt, Photo, Suggestions } from "./types";
 
 let fitsHeard = 0;
 const PATIENCE = 1500;
@@ -21,28 +21,52 @@ export const opened = signal(0);
 
 let waiting: { found: Suggestions; labelled: number | undefined } | null = null;
 
+/** A photo is `unreadable` if the server says so; `stopped`: no answer, or another one was asked for. */
+type Outcome = "open" | "unreadable" | "stopped";
+
 export async function openPhoto(name: string): Promise<boolean> {
+  return (await tryPhoto(name)) === "open";
+}
+
+/** Open the first of these that can be read: a damaged photo bars no way. */
+async function openFirstOf(names: Iterable<string>): Promise<Outcome | "none"> {
+  let outcome: Outcome | "none" = "none";
+  for (const name of names) {
+    outcome = await tryPhoto(name);
+    if (outcome !== "unreadable") break;
+  }
+  return outcome;
+}
+
+async function tryPhoto(name: string): Promise<Outcome> {
   editing.rememberForCopy();
   const asked = { name, index: photos.value.findIndex((item) => item?.photo === name) };
   opening.value = asked;
   const fits = fitsHeard;
-  const found = await attempt(() => api.photo(name));
-  if (opening.value !== asked) return false;
+  const found = await editing.fetchPhoto(name).catch((error: unknown) => {
+    sayError(error);
+    return error instanceof ApiError && !error.passing ? "unreadable" : "stopped";
+  });
+  if (opening.value !== asked) return "stopped";
   opening.value = null;
-  if (!found) return false;
+  if (typeof found === "string") return found;
+  show(found);
+  // told while the photo was on its way: its suggestions may be newer than those that came with it
+  if (fits !== fitsHeard) void refreshSuggestions();
+  setTimeout(askIfOld, PATIENCE, name);
+  return "open";
+}
+
+function show(found: Photo): void {
   waiting = null;
   news.value = "";
   editing.drawing.value = false;
   editing.unnamed.value = null;
-  open.showPhoto(found, editing.pendingOf(name));
+  open.showPhoto(found, editing.pendingOf(found.photo));
   opened.value += 1;
-  history.replaceState(null, "", `#${encodeURIComponent(name)}`);
+  history.replaceState(null, "", `#${encodeURIComponent(found.photo)}`);
   void tellWhere();
   preloadNeighbour();
-  // told while the photo was on its way: its suggestions may be newer than those that came with it
-  if (fits !== fitsHeard) void refreshSuggestions();
-  setTimeout(askIfOld, PATIENCE, name);
-  return true;
 }
 
 /** The server tells when it has looked at the photo; whoever began to listen too late asks. */
@@ -64,16 +88,31 @@ function preloadNeighbour(): void {
 
 /** The photo of the list that comes after the open one, or before it; keys may be faster than photos. */
 export function neighbour(step: 1 | -1): string | null {
+  const [first] = neighbours(step);
+  return first ?? null;
+}
+
+function* neighbours(step: 1 | -1): Generator<string> {
   const at = opening.value?.index ?? open.photo.value?.index ?? -1;
   const list = listed.value;
-  const found = step > 0 ? list.find((index) => index > at) : list.findLast((index) => index < at);
-  return found === undefined ? null : (photos.value[found]?.photo ?? null);
+  const beyond = step > 0 ? list.filter((index) => index > at) : list.filter((index) => index < at).reverse();
+  for (const index of beyond) {
+    const name = photos.value[index]?.photo;
+    if (name === undefined) return;
+    yield name;
+  }
 }
 
 export async function go(step: 1 | -1): Promise<void> {
-  const name = neighbour(step);
-  if (name) await openPhoto(name);
-  else say(t(step > 0 ? "say.lastPhoto" : "say.firstPhoto"));
+  if ((await openFirstOf(neighbours(step))) === "none") say(t(step > 0 ? "say.lastPhoto" : "say.firstPhoto"));
+}
+
+/** Where nobody has been yet: the first photo without labels, or else the first one. */
+export async function openFirst(): Promise<void> {
+  const all = photos.value.filter((item) => item !== undefined);
+  const todo = all.filter(({ state }) => state === "unlabelled");
+  const others = all.filter(({ state }) => state !== "unlabelled");
+  await openFirstOf([...todo, ...others].map(({ photo }) => photo));
 }
 
 /** The photo that teaches most; not one that somebody else is looking at. */
@@ -81,9 +120,10 @@ export async function goBest(): Promise<void> {
   const best = await attempt(() => api.next(10));
   const taken = new Set(people.value.filter(({ who }) => who !== me).map(({ photo }) => photo));
   taken.add(open.photo.value?.photo ?? "");
-  const name = best?.photos.find((one) => !taken.has(one)) ?? best?.photos[0];
-  if (name) await openPhoto(name);
-  else if (best) say(t("say.allLabelled"));
+  if (!best) return;
+  const free = best.photos.filter((one) => !taken.has(one));
+  const names = free.length > 0 ? free : best.photos.slice(0, 1);
+  if ((await openFirstOf(names)) === "none") say(t("say.allLabelled"));
 }
 
 export async function loadDoubts(): Promise<void> {

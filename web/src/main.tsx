@@ -5,9 +5,9 @@ import { api } from "./api";
 import * as open from "./document";
 import { saveNow, startSaving } from "./editing";
 import { listen } from "./events";
-import { openPhoto, tellWhere } from "./going";
-import { attempt, sayError } from "./messages";
-import { loadPhotos, photos, session, showSession } from "./session";
+import { openFirst, openPhoto, tellWhere } from "./going";
+import { sayError } from "./messages";
+import { keptBy, loadPhotos, session, showSession } from "./session";
 import { listenToKeys } from "./shortcuts";
 import { recallAuthor } from "./TopBar";
 import "./style.css";
@@ -20,12 +20,12 @@ async function start(): Promise<void> {
   if (kept >= 0 && kept <= 1) open.threshold.value = kept;
   showSession(await persistently(api.session));
   document.title = `${session.value?.folder} – sppnet label`;
-  startSaving(session.value?.folder ?? "");
+  startSaving(keptBy(session.value));
   listenToKeys();
   listen();
   const list = loadPhotos().catch(sayError);
-  const asked = decodeURIComponent(location.hash.slice(1));
-  const opened = (asked && (await attempt(() => openPhoto(asked)))) || (await openLast());
+  const asked = askedFor();
+  const opened = (asked && (await openPhoto(asked))) || (await openLast());
   if (!opened) {
     await list;
     await openFirst();
@@ -33,14 +33,18 @@ async function start(): Promise<void> {
   document.getElementById("stage")?.focus();
 }
 
+/** The photo that the address names; an address that somebody cut short names none. */
+function askedFor(): string {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return "";
+  }
+}
+
 async function openLast(): Promise<boolean> {
   const last = session.value?.last_photo;
   return last ? openPhoto(last) : false;
-}
-
-async function openFirst(): Promise<void> {
-  const first = photos.value.find((item) => item?.state === "unlabelled") ?? photos.value[0];
-  if (first) await openPhoto(first.photo);
 }
 
 /** The page may be here before the server has read the folder. */

@@ -5,6 +5,7 @@
  * again, more and more slowly; a conflict or a refusal waits for a person.
  */
 import type { ApiError } from "./api";
+import { type Renaming, renamedContent } from "./renaming";
 import type { Content, Photo } from "./types";
 
 export type Trouble = "offline" | "conflict" | "refused";
@@ -110,17 +111,41 @@ export class Saver {
     }
   }
 
+  /** What waits here does not bring the old name of a class back; what is on its way is sent again. */
+  rename(how: Renaming): void {
+    for (const [photo, entry] of this.entries) {
+      const content = renamedContent(entry.content, how);
+      if (content === entry.content) continue;
+      entry.content = content;
+      entry.version += 1;
+      this.store(photo, entry);
+    }
+  }
+
   pending(photo: string): Content | null {
     return this.entries.get(photo)?.content ?? null;
+  }
+
+  /** A person lets an edit go that the server does not take. */
+  discard(photo: string): void {
+    const entry = this.entries.get(photo);
+    if (entry) this.drop(photo, entry);
   }
 
   get waiting(): number {
     return this.entries.size;
   }
 
+  /** What is wrong with the photos whose edits the server has not taken. */
+  get troubles(): ReadonlyMap<string, Trouble> {
+    const found = new Map<string, Trouble>();
+    for (const [photo, { trouble }] of this.entries) if (trouble) found.set(photo, trouble);
+    return found;
+  }
+
   get trouble(): Trouble | null {
-    const all = [...this.entries.values()].map((entry) => entry.trouble);
-    return all.find((one) => one === "conflict") ?? all.find((one) => one !== null) ?? null;
+    const all = [...this.troubles.values()];
+    return all.find((one) => one === "conflict") ?? all[0] ?? null;
   }
 
   private later(photo: string, entry: Entry, pause: number): void {
@@ -148,6 +173,7 @@ export class Saver {
 
   private accepted(photo: string, entry: Entry, version: number, answer: Photo): void {
     const clean = entry.version === version;
+    if (this.entries.get(photo) !== entry) return this.events.saved(answer, true); // let go meanwhile
     Object.assign(entry, { base: answer.revision, trouble: null, attempts: 0 });
     if (clean) this.drop(photo, entry);
     else this.store(photo, entry);
@@ -168,6 +194,8 @@ export class Saver {
       this.later(photo, entry, Math.min(500 * 2 ** entry.attempts, LONGEST_PAUSE));
     } else {
       entry.trouble = "refused";
+      // there is no such photo any more: to keep the edit would be to be asked about it for ever
+      if (error.status === 404) this.drop(photo, entry);
       this.events.refused(photo, error);
     }
     this.events.changed();

@@ -82,7 +82,13 @@ export function changeItem(name: string, change: Partial<PhotoItem>, index?: num
   photos.value = all;
 }
 
-const ownClasses = () => `sppnet:classes:${session.value?.folder ?? ""}`;
+/**
+ * What this browser keeps of the labels: by the id of their store, since another folder of the same name
+ * may be served at the same address.
+ */
+export const keptBy = (from: Session | null) => from?.store ?? from?.folder ?? "";
+
+const ownClasses = () => `sppnet:classes:${keptBy(session.value)}`;
 
 /** Classes as the server counts them, then those that were added here and have no box yet. */
 export function showClasses(counted: readonly ClassCount[]): void {
@@ -121,7 +127,8 @@ function keepAdded(all: string[]): void {
 
 /** A point of the curve for each number of labelled photos; the newest estimate of a number counts. */
 export function addPoint(known: readonly CurvePoint[], now: Expected): CurvePoint[] {
-  const point = { labelled: now.photos, recall: now.recall, precision: now.precision, ap50: now.ap50 };
+  const { recall, precision, ap50 } = now;
+  const point = { labelled: now.labelled ?? now.photos, recall, precision, ap50 };
   return [...known.filter(({ labelled }) => labelled !== point.labelled), point].sort(
     (a, b) => a.labelled - b.labelled,
   );

@@ -63,6 +63,8 @@ export interface Learning {
 
 export interface Expected {
   photos: number;
+  /** Photos that were labelled by then; servers of earlier versions do not say. */
+  labelled?: number;
   objects: number;
   ap50: number | null;
   recall: number | null;
@@ -86,6 +88,8 @@ export interface ClassCount {
 
 export interface Session {
   folder: string;
+  /** The id of the store of labels; servers of earlier versions have none. */
+  store?: string;
   task: Task;
   photos: number;
   classes: ClassCount[];

@@ -144,3 +144,35 @@ it("a class that was added stays after the server counted", () => {
     ["king", 0],
   ]);
 });
+
+describe("a class that was renamed elsewhere", () => {
+  const RENAMING = { name: "ace", new: "one" };
+
+  it("has its new name in boxes, suggestions, and what is copied", () => {
+    editing.addBox(A);
+    const id = open.selected.value;
+    editing.rememberForCopy();
+    open.reject({ box: [300, 0, 310, 10], name: "ace" });
+    editing.renameClass(RENAMING);
+    expect(said()).toEqual([["one", ...A]]);
+    expect(open.selectedLabel.value?.id).toBe(id);
+    expect(open.offers.value.map(({ name }) => name)).toEqual(["one", "ten", "ten"]);
+    expect(open.guesses.value.map(({ name }) => name)).toEqual(["one", "ten", "ten"]);
+    expect(open.rejected.value.map(({ name }) => name)).toEqual(["one"]);
+    expect(currentClass.value).toBe("one");
+    open.showPhoto(photo({ photo: "q" }), null);
+    editing.copyLast();
+    expect(said()).toEqual([["one", ...A]]);
+  });
+  it("does not come back among those that were added here", () => {
+    addClass("king");
+    editing.renameClass({ name: "king", new: "ten" });
+    showClasses([{ name: "ten", count: 1 }]);
+    expect(classes.value.map(({ name }) => name)).toEqual(["ten"]);
+  });
+  it("is named once where two became one", () => {
+    open.showPhoto({ ...photo(), names: ["ace", "one"] }, null);
+    editing.renameClass(RENAMING);
+    expect(open.content()).toEqual({ names: ["one"], empty: false });
+  });
+});

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import * as open from "../src/document";
-import { drawing, select } from "../src/editing";
+import { dragging, drawing, select, setBox } from "../src/editing";
 import { type Draft, Gestures } from "../src/gestures";
 import { currentClass, session } from "../src/session";
 import type { Photo, Session } from "../src/types";
@@ -146,4 +146,43 @@ describe("two fingers", () => {
     gestures.up(2);
     expect(boxes()).toEqual([]);
   });
+});
+
+describe("another photo that is opened during a gesture", () => {
+  const next = (more: Partial<Photo> = {}) => open.showPhoto({ ...PHOTO, photo: "q", ...more }, null);
+
+  it("does not get the box that was being drawn", () => {
+    const [x, y] = on(20, 20);
+    gestures.down(1, { x, y }, 0, false);
+    gestures.move(1, { x: x + 100, y: y + 100 });
+    next({ state: "empty" });
+    gestures.move(1, { x: x + 120, y: y + 120 });
+    expect([draft, gestures.active, dragging.value]).toEqual([null, false, false]);
+    gestures.up(1);
+    expect(open.content()).toEqual({ boxes: [], empty: true });
+  });
+
+  it("stays empty when a box of the last one was being moved", () => {
+    drag(on(20, 20), on(120, 120));
+    select(open.labels.value[0] ?? null);
+    const [x, y] = on(70, 70);
+    gestures.down(1, { x, y }, 0, false);
+    gestures.move(1, { x: x + 40, y: y + 40 });
+    next({ state: "empty" });
+    gestures.up(1);
+    expect(open.content()).toEqual({ boxes: [], empty: true });
+  });
+
+  it("is drawn on as soon as the pointer goes down anew", () => {
+    gestures.down(1, { x: 50, y: 50 }, 0, false);
+    next();
+    drag(on(20, 20), on(120, 120));
+    expect(boxes()).toEqual([[20, 20, 120, 120]]);
+  });
+});
+
+it("a box that has gone is not changed, and nothing else is", () => {
+  open.showPhoto({ ...PHOTO, state: "empty" }, null);
+  setBox(12345, [0, 0, 10, 10]);
+  expect(open.empty.value).toBe(true);
 });

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { addPoint, passes } from "../src/session";
-import type { Expected, PhotoItem } from "../src/types";
+import { addClass, addPoint, classes, passes, session, showSession } from "../src/session";
+import type { Expected, PhotoItem, Session } from "../src/types";
 import { rowsInSight, scrollTo } from "../src/virtual";
 
 it("of 20,000 rows only those in sight are drawn", () => {
@@ -37,4 +37,23 @@ it("the curve has one point for each number of photos, in order", () => {
     [5, 0.2],
     [10, 0.6],
   ]);
+});
+
+it("a point of the curve lies at the photos that were labelled, not at those that were measured", () => {
+  const measured = { photos: 8, labelled: 20, recall: 0.5, precision: 0.5, ap50: 0.4 } as Expected;
+  expect(addPoint([], measured).map(({ labelled }) => labelled)).toEqual([20]);
+});
+
+it("what is kept in the browser belongs to the store of labels, not to the name of the folder", () => {
+  const at = (store?: string) => ({ folder: "photos", store, classes: [], curve: [] }) as unknown as Session;
+  localStorage.clear();
+  showSession(at("one"));
+  addClass("ace");
+  expect(localStorage.getItem("sppnet:classes:one")).toBe('["ace"]');
+  showSession(at("two"));
+  expect(classes.value).toEqual([]);
+  showSession(at());
+  addClass("ten");
+  expect(localStorage.getItem("sppnet:classes:photos")).toBe('["ten"]');
+  session.value = null;
 });

@@ -146,6 +146,41 @@ describe("an edit", () => {
     await vi.advanceTimersByTimeAsync(1000);
     expect(server.photo("p").boxes).toEqual(boxes(20).boxes);
   });
+
+  it("goes if somebody lets it go, and others wait on", async () => {
+    server.fails = [new ApiError(422, "E_VALUE", "no"), OFFLINE()];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    one.edit("q", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(200);
+    expect([...one.troubles]).toEqual([
+      ["p", "refused"],
+      ["q", "offline"],
+    ]);
+    one.discard("p");
+    expect([[...one.troubles], one.waiting]).toEqual([[["q", "offline"]], 1]);
+    await vi.advanceTimersByTimeAsync(5000);
+    expect([server.puts, one.waiting, localStorage.length]).toEqual([3, 0, 0]);
+  });
+
+  it("goes with a photo that is not there any more", async () => {
+    server.fails = [new ApiError(404, "E_UNKNOWN", "no such photo")];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(events.refused).toHaveBeenCalledOnce();
+    expect([server.puts, one.waiting, one.trouble, localStorage.length]).toEqual([1, 0, null, 0]);
+  });
+
+  it("stays away if it was let go while it was sent", async () => {
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    const sent = one.flush("p");
+    one.edit("p", 0, boxes(20));
+    one.discard("p");
+    await sent;
+    expect([one.waiting, localStorage.length]).toEqual([0, 0]);
+  });
 });
 
 describe("a conflict", () => {
@@ -192,4 +227,29 @@ it("what is kept and is no edit is thrown away", () => {
   localStorage.setItem("pending:p", "{ not json");
   expect(saver().resume()).toEqual([]);
   expect(localStorage.length).toBe(0);
+});
+
+describe("a class that gets another name", () => {
+  const names = () => server.photo("p").boxes?.map(({ name }) => name);
+
+  it("is sent by its new name, also after the page was closed", async () => {
+    server.fails = [OFFLINE()];
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    await vi.advanceTimersByTimeAsync(200);
+    one.rename({ name: "a", new: "b" });
+    expect(localStorage.getItem("pending:p")).toContain('"name":"b"');
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(names()).toEqual(["b"]);
+  });
+
+  it("is sent again if the old name was on its way", async () => {
+    const one = saver();
+    one.edit("p", 0, boxes(10));
+    const sent = one.flush("p");
+    one.rename({ name: "a", new: "b" });
+    await sent;
+    expect(names()).toEqual(["b"]);
+    expect([server.puts, one.waiting, localStorage.length]).toEqual([2, 0, 0]);
+  });
 });
