@@ -143,6 +143,19 @@ def test_classes_come_are_renamed_and_merged(session, photos) -> None:
     assert len(session._loop.learner.trimmed().names) == 1
 
 
+def test_a_class_may_take_the_name_of_one_that_was_merged_into_it(session, photos) -> None:
+    first, second = session.photos[:2]
+    for photo, name in ((first, "cat"), (second, "dog")):
+        session.set_boxes(photo, photos.truth[photo].boxes[:1], [name])
+    session.refit(60)
+    session.merge_classes("cat", "dog")
+    session.rename_class("dog", "cat")
+    session.refit(60)
+    assert set(session.suggest(second).names) == {"cat"}
+    assert session._loop.learner.trimmed().names == ("cat",)
+    session.refit(full=True)
+
+
 def test_a_class_that_another_process_renames_is_no_second_class(session, photos) -> None:
     first, second = session.photos[:2]
     session.set_boxes(first, photos.truth[first].boxes[:1], ["cat"])

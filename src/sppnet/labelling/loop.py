@@ -113,9 +113,14 @@ class LearningLoop:
             self.lock.release()
 
     def rename(self, name: str, new: str) -> None:
-        """Give a class another name; nothing is learnt anew."""
-        names = tuple(new if each == name else each for each in self.learner.names)
-        self.learner.grow(names)
+        """Give a class another name; nothing is learnt anew.
+
+        A merged class may still hold the new name; it gets one that no photo can name.
+        """
+        own = self.learner.names
+        if new != name:
+            own = tuple(f"{n}\0{at}" if n == new else n for at, n in enumerate(own))
+        self.learner.grow(tuple(new if each == name else each for each in own))
         self.show_as(name, new)
         self.sync()
 
@@ -183,7 +188,9 @@ class LearningLoop:
         """Let the learner as it is suggest from now on."""
         self._fits += 1
         self.full = None
-        self.model = Model(self.learner.detector(), f"warm {self._edit}.{self._fits}")
+        detector = self.learner.detector()
+        detector.names = tuple(name.partition("\0")[0] for name in detector.names)
+        self.model = Model(detector, f"warm {self._edit}.{self._fits}")
 
     def fit_full(self) -> None:
         """Train from nothing on the store's labels, as ``detect train`` does.
