@@ -243,6 +243,20 @@ def test_a_full_fit_has_the_bytes_of_detect_train(session, photos, tmp_path) -> 
         assert sha256_file(ours) == sha256_file(theirs), name
 
 
+def test_a_full_model_suggests_until_something_new_is_learnt(session, photos) -> None:
+    for photo in session.photos[:3]:
+        photos.label(session, photo)
+    full = session.refit(full=True)  # it learns what waits, too
+    assert (full.model[:4], full.waiting) == ("full", 0)
+    session.evaluate()
+    session.doubtful()
+    session.improve(2)
+    assert session.state.model == full.model
+    photos.label(session, session.photos[3])
+    session.evaluate()
+    assert session.state.model.startswith("warm")
+
+
 def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:
     dataset_names = photos.names
     for number in range(2):

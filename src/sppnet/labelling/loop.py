@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 
@@ -23,7 +23,7 @@ from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
-from sppnet.labelling.learner import WarmLearner, Work
+from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
@@ -35,19 +35,6 @@ AHEAD = 3  # photos after the one looked at that are convolved before anything e
 LOOKED_AT = 40  # photos whose uncertainty is measured for the order, at most
 FEW_PHOTOS = 10  # with more, the background looks through changed photos once more
 SHARE_TO_LEARN = 0.7  # of the seconds of a fit; the rest is for the solution
-
-
-@dataclass(frozen=True)
-class Model:
-    """A detector at one time.
-
-    Args:
-        detector: Finds things.
-        version: ``warm N`` or ``full N``; another for every fit.
-    """
-
-    detector: Detector
-    version: str
 
 
 class LearningLoop:
@@ -167,7 +154,7 @@ class LearningLoop:
             self._learn(changed[-1])
             if time.monotonic() > end:
                 break
-        if not any(len(each.image.boxes) for each in self.learner.learnt.values()):
+        if not self._has_box():
             self.model = None
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
         if self.learner.wants_anchors and len(self.learner.learnt) <= AHEAD:
@@ -184,8 +171,21 @@ class LearningLoop:
         self._mined.clear()
         self._polished = False
 
-    def _publish(self) -> None:
-        """Let the learner as it is suggest from now on."""
+    def _has_box(self) -> bool:
+        return any(len(each.image.boxes) for each in self.learner.learnt.values())
+
+    def _learn_all(self) -> bool:
+        """Learn all that waits; whether there was something."""
+        self.sync()
+        is_new = bool(self.pending)
+        while self.pending:
+            self._learn(self.pending.popitem()[0])
+        return is_new
+
+    def _publish(self, *, over_full: bool = True) -> None:
+        """Let the learner as it is suggest from now on, unless a full model is to stay."""
+        if self.full is not None and not over_full:
+            return
         self._fits += 1
         self.full = None
         detector = self.learner.detector()
@@ -198,9 +198,13 @@ class LearningLoop:
         Raises:
             NothingUsableError: If nothing is labelled.
         """
+        is_new = self._learn_all()  # before reading: an edit that comes now waits for a warm fit
         dataset = read_labels(self.store.folder)
         if not dataset.box_count:
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
+        if is_new and self._has_box():
+            self.learner.fit()
+            self._publish()  # suggests if the training fails
         torch.manual_seed(self.config.seed)
         encoder = build_encoder(self.config, dataset.images)
         cached = build_cached_features(
@@ -286,7 +290,7 @@ class LearningLoop:
 
             def publish() -> None:
                 use()
-                self._publish()
+                self._publish(over_full=False)
                 self._polished = False
 
             return publish
@@ -321,7 +325,7 @@ class LearningLoop:
             self._polished = not learner.polish()
             if self._polished:
                 learner.fit(early=False)
-                self._publish()
+                self._publish(over_full=False)
         else:
             return False
         return True
@@ -412,11 +416,9 @@ class LearningLoop:
             NothingUsableError: If fewer than two photos are labelled.
             StoppedError: If ``stop`` says so meanwhile.
         """
-        self.sync()
-        while self.pending:
-            self._learn(self.pending.popitem()[0])
+        is_new = self._learn_all()
         known = [each.image for each in self.learner.learnt.values()]
-        if len(known) < 2 or not any(len(image.boxes) for image in known):
+        if len(known) < 2 or not self._has_box():
             raise NothingUsableError("two photos or more must be labelled", path=self.store.path)
         self.learner.fit()
         draw = torch.Generator().manual_seed(self.config.seed)
@@ -424,7 +426,7 @@ class LearningLoop:
         images = {self.name_of(known[place]): known[place] for place in some}
         held = detect_held_out(self.learner, images, FOLDS, self.config.seed, stop)
         self.points = held.points
-        self._publish()
+        self._publish(over_full=is_new)
         return held
 
     def candidates(self, done: set[str]) -> tuple[list[Candidate], Tensor]:
