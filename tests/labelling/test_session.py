@@ -257,6 +257,13 @@ def test_a_full_model_suggests_until_something_new_is_learnt(session, photos) ->
     assert session.state.model.startswith("warm")
 
 
+def test_no_two_starts_give_their_models_the_same_version(session, photos) -> None:
+    photos.label(session, session.photos[0])
+    version = session.refit().model
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as again:
+        assert again.refit().model != version
+
+
 def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:
     dataset_names = photos.names
     for number in range(2):

@@ -13,7 +13,14 @@ from sppnet.config.classification import FitConfig
 from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images.decode import read_content
-from sppnet.labelling.base import Improver, StoppedError, check_number, list_photos, open_store
+from sppnet.labelling.base import (
+    Improver,
+    StoppedError,
+    check_number,
+    list_photos,
+    name_start,
+    open_store,
+)
 from sppnet.labelling.class_learner import (
     ClassLearner,
     ClassModel,
@@ -77,6 +84,7 @@ class ClassSession:
         self._lock = RLock()
         self._model: ClassModel | None = None
         self._edit = self._fits = self._at = 0
+        self._start = name_start()
         self._failure, self._is_fitting = "", False
         self._problems: dict[str, Problem] = {}
         self._seen: set[str] = set()  # photos whose rows are on the disk
@@ -400,7 +408,7 @@ class ClassSession:
         self._fits += self._model is None or edit != self._edit
         self._model = ClassModel(
             *(tuple(names), tuple(photos), targets, fitted.held_out, svm.weights_, svm.bias_),
-            *(steepness, one_each, f"warm {edit}.{self._fits}"),
+            *(steepness, one_each, f"warm {edit}.{self._fits} {self._start}"),
         )
         self._edit = edit
 

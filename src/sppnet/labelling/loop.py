@@ -22,6 +22,7 @@ from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
+from sppnet.labelling.base import name_start
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
 from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
@@ -70,7 +71,7 @@ class LearningLoop:
         self.pending: dict[str, None] = {}  # photos with something to learn, the latest last
         self.learner = WarmLearner(self._begin(), config)
         self._blank: dict[str, LabelledImage] = {}  # photos as if nothing was said of them
-        self._edit, self._class_edit, self._fits = 0, 0, 0
+        self._edit, self._class_edit, self._fits, self._start = 0, 0, 0, name_start()
         self._unfinished = ""  # the photo that got its first boxes last
         self._mined: set[str] = set()  # photos looked through since the last label changed
         self._polished = True  # whether the fit is as exact as it gets
@@ -190,7 +191,7 @@ class LearningLoop:
         self.full = None
         detector = self.learner.detector()
         detector.names = tuple(name.partition("\0")[0] for name in detector.names)
-        self.model = Model(detector, f"warm {self._edit}.{self._fits}")
+        self.model = Model(detector, f"warm {self._edit}.{self._fits} {self._start}")
 
     def fit_full(self) -> None:
         """Train from nothing on the store's labels, as ``detect train`` does.
@@ -212,7 +213,7 @@ class LearningLoop:
         )
         self.full = train_detector(cached, dataset.names, self.config)
         self._fits += 1
-        self.model = Model(self.full, f"full {self._edit}.{self._fits}")
+        self.model = Model(self.full, f"full {self._edit}.{self._fits} {self._start}")
 
     def _learn(self, photo: str, *, mirrored: bool | None = None) -> None:
         """Learn one photo as the store has it; mirror images only if they are convolved."""
