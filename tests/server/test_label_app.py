@@ -196,6 +196,16 @@ def test_classes_are_renamed_and_merged_for_all(served) -> None:
     assert error_of(served.ann.write("POST", "/api/classes/eat", {}))[0] == 404
 
 
+def test_pages_hear_of_a_new_name_before_the_list_of_classes(served, monkeypatch) -> None:
+    served.ann.draw("a.jpg", 0, BOX)
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    served.ann.write("POST", "/api/classes/rename", {"name": "cat", "new": "lynx"})
+    told = [event for event in heard if event[0] in ("renamed", "classes")]
+    renamed = ("renamed", {"name": "cat", "new": "lynx"})
+    assert told == [renamed, ("classes", [{"name": "lynx", "count": 1}])]
+
+
 def test_what_the_learner_is_asked(served) -> None:
     assert served.ann.get("/api/next?count=2").json() == {"photos": ["sub/c d.jpg", "broken.jpg"]}
     assert served.ann.get("/api/doubtful").json() == {"doubts": []}

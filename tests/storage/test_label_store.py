@@ -166,6 +166,15 @@ def test_classes_are_renamed_merged_and_split_without_a_new_revision(store: Labe
     assert found.revision == 1
 
 
+@pytest.mark.parametrize("kind", ["rename", "merge"])
+def test_suggestions_do_not_outlive_the_names_in_them(store: LabelStore, kind: str) -> None:
+    store.put("a.jpg", [LabelBox((1, 2, 30, 40), "cat"), LabelBox((1, 2, 30, 40), "dog")])
+    store.put_suggestions("a.jpg", [SuggestedBox((1, 2, 30, 40), "cat", 0.5)], "warm 3")
+    change = store.rename_class if kind == "rename" else store.merge_classes
+    change("cat", "lynx" if kind == "rename" else "dog")
+    assert store.suggestions("a.jpg") == ([], None)
+
+
 def test_suggestions_are_no_labels(store: LabelStore) -> None:
     box = SuggestedBox((0.0, 1.0, 2.0, 3.5), "cat", -0.25, 0.5)
     store.put_suggestions("a.jpg", [box], "warm 3")

@@ -183,6 +183,8 @@ class LabelDesk:
         change = session.rename_class if kind == "rename" else session.merge_classes
         change(name, new, author=author or self.author)
         self._suggested.clear()
+        self.withheld.rename(name, new)
+        self.hub.publish("renamed", {"name": name, "new": new})
         self.work.edited("")
         return {"classes": self._tell_classes()}
 

@@ -224,6 +224,8 @@ class LabelStore:
     def rename_class(self, name: str, new: str, author: str = "") -> None:
         """Rename a class; all of its boxes go along, and no photo gets a new revision.
 
+        Suggestions are forgotten, here and where classes are merged or split: they have old names.
+
         Raises:
             UsageError: If there is no such class, or another has the new name: merge them.
             ValueError: If the new name is empty.
@@ -300,8 +302,12 @@ class LabelStore:
 
     def put_fact(self, name: str, value: str) -> None:
         """Keep a text under a name, such as what an import says of the whole set; OutputError."""
+        self.put_facts({name: value})
+
+    def put_facts(self, facts: Mapping[str, str]) -> None:
+        """Keep texts under names, all of them or none; OutputError."""
         with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
 
     def _prepare(self, photos: str | Path | None) -> None:
         """Make the tables of a new store, or check those of an old one."""
@@ -444,6 +450,8 @@ class LabelStore:
             "VALUES (?, ?, ?, ?, ?, ?)",
             (kind, number, before, after, author, time.time()),
         )
+        if kind != "add":
+            self._db.execute("DELETE FROM suggestions")
 
     def _resolved(self) -> dict[int, str]:
         """By number, the name that counts: that of the class that it was merged into, if any."""
