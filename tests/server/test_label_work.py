@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from label_people import StandInSession, wait_for
-from sppnet.errors import UsageError
+from sppnet.errors import OutputError, UsageError
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server import label_work
 from sppnet.server.answers import EventHub
@@ -130,6 +130,34 @@ def test_a_session_that_cannot_be_opened_is_told(made) -> None:
     with pytest.raises(UsageError, match="weights"):
         made.work.session  # noqa: B018
     assert made.work.state()["phase"] == "failed"
+
+
+def test_the_thread_outlives_a_failure_that_cannot_be_told(made, monkeypatch) -> None:
+    monkeypatch.setattr(label_work, "LOOK", 0.01)
+    tries = []
+
+    def explode(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise OutputError("the label store fails: disk I/O error")
+
+    monkeypatch.setattr(made.work, "state", explode)
+    made.work.start()
+    draw(made)
+    wait_for(lambda: len(tries) > 3)
+    monkeypatch.undo()
+    draw(made, "b.png")
+    wait_for(lambda: made.session.fits)
+
+
+def test_a_session_that_cannot_be_opened_ends_the_server_also_if_it_cannot_be_told(made) -> None:
+    ended = threading.Event()
+
+    def refuse() -> None:
+        raise OutputError("the label store fails: disk I/O error")
+
+    made.work._open, made.work.state, made.work.on_failure = refuse, refuse, ended.set
+    made.work.start()
+    assert ended.wait(5)
 
 
 def test_measuring_gives_way_to_an_edit(made, monkeypatch) -> None:

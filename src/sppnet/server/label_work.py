@@ -206,7 +206,8 @@ class LabelWork:
         except Exception as error:
             self.failure = error
             self._opened.set()
-            self._tell_state()
+            with suppress(Exception):  # where the store fails, too
+                self._tell_state()
             self.on_failure()
             return
         self._opened.set()
@@ -215,7 +216,8 @@ class LabelWork:
                 self._step(self._session)
             except Exception as error:  # whatever it is, the thread must live
                 self._learnt, self._measured = self._edits, (self._edits, 0)
-                self._tell_failed(error)
+                with suppress(Exception):  # the store may fail, which telling reads
+                    self._tell_failed(error)
                 self._stopping.wait(LOOK)
 
     def _step(self, session: Session) -> None:
