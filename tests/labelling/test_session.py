@@ -13,6 +13,7 @@ from sppnet.app.detect.train import TrainingJob
 from sppnet.errors import InputError, NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import open_detection_dataset
+from sppnet.labelling import loop
 from sppnet.labelling.base import StoppedError
 from sppnet.storage import ConflictError, sha256_file
 
@@ -262,6 +263,18 @@ def test_no_two_starts_give_their_models_the_same_version(session, photos) -> No
     version = session.refit().model
     with LabelSession.open(photos.folder, config=CONFIG, background=False) as again:
         assert again.refit().model != version
+
+
+def test_features_take_bounded_room(photos, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "MOST_FEATURES", 100_000)
+    monkeypatch.setattr(loop, "MOST_AHEAD", 5)
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as session:
+        session.improve(60)
+        assert len(session._loop._convolved) == 5 < len(session.photos)
+        photos.label(session, session.photos[7])
+        session.refit()
+        assert session.suggest(session.photos[6]).model  # what is not kept is computed again
+        assert 0 < session._loop.learner.cached.cache.num_bytes() <= 100_000
 
 
 def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:

@@ -206,6 +206,13 @@ def test_pages_hear_of_a_new_name_before_the_list_of_classes(served, monkeypatch
     assert told == [renamed, ("classes", [{"name": "lynx", "count": 1}])]
 
 
+def test_suggestions_of_few_photos_are_in_memory(served, monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.server.desk.MOST_KEPT", 2)
+    for photo in ("a.jpg", "b.png", "a.jpg", "sub/c d.jpg"):
+        served.desk.suggest(photo)
+    assert list(served.desk._suggested) == ["a.jpg", "sub/c d.jpg"]
+
+
 def test_what_the_learner_is_asked(served) -> None:
     assert served.ann.get("/api/next?count=2").json() == {"photos": ["sub/c d.jpg", "broken.jpg"]}
     assert served.ann.get("/api/doubtful").json() == {"doubts": []}

@@ -11,6 +11,8 @@ from sppnet.images.listing import list_images
 from sppnet.storage.label_store import STORE_FOLDER, LabelStore
 
 TASKS = ("detect", "classify")
+MOST_FEATURES = 20_000_000_000  # bytes on disk; what was used longest ago goes first
+MOST_AHEAD = 2000  # photos after the one looked at that are convolved, at most
 
 
 class StoppedError(Exception):

@@ -14,6 +14,7 @@ from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images.decode import read_content
 from sppnet.labelling.base import (
+    MOST_FEATURES,
     Improver,
     StoppedError,
     check_number,
@@ -79,7 +80,7 @@ class ClassSession:
         self.folder, self.store, self.config, self.author = folder, store, config, author
         self.photos = list_photos(folder)
         self._places = {photo: place for place, photo in enumerate(self.photos)}
-        cache = FeatureCache(store.folder / "features")
+        cache = FeatureCache(store.folder / "features", MOST_FEATURES)
         self._learner = ClassLearner(FrozenRows(folder, config, cache))
         self._lock = RLock()
         self._model: ClassModel | None = None

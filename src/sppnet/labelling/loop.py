@@ -22,7 +22,7 @@ from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
-from sppnet.labelling.base import name_start
+from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
 from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
@@ -258,7 +258,7 @@ class LearningLoop:
             with self.lock:
                 use()
             return True
-        ahead = ahead or next(self._not_convolved(len(self.photos)), None)
+        ahead = ahead or next(self._not_convolved(MOST_AHEAD), None)
         if ahead is not None:
             self._convolve(ahead)
         return ahead is not None or self._look_ahead()
@@ -489,7 +489,7 @@ class LearningLoop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             encoder = build_encoder(replace(self.config, imgsz=sides))
-        cache = FeatureCache(self.store.folder / "features")
+        cache = FeatureCache(self.store.folder / "features", MOST_FEATURES)
         return build_cached_features(self.config, [], encoder, cache)
 
 

@@ -16,6 +16,7 @@ from sppnet.storage.labels import PhotoLabels
 
 MOST_BOXES, MOST_NAME, MOST_AUTHOR = 5000, 200, 80  # boxes of a photo; letters of names
 MOST_SHOWN = 300  # suggestions for a photo
+MOST_KEPT = 200  # photos whose suggestions are in memory; those of the others are in the store
 PRESENCE_SECONDS = 30.0
 DOUBTED_PHOTOS = 200  # labelled photos that are held out in turn to doubt labels
 MOST_PEOPLE = 100
@@ -146,7 +147,11 @@ class LabelDesk:
         """Find things in a photo, and remember them."""
         found = self.work.session.suggest(photo)
         items = _items(found)
-        self._suggested[photo] = (found.model, items)
+        with self._lock:
+            self._suggested.pop(photo, None)
+            self._suggested[photo] = (found.model, items)
+            while len(self._suggested) > MOST_KEPT:
+                del self._suggested[next(iter(self._suggested))]
         self.withheld.keep(photo, found.model, items)
 
     def next(self, count: int) -> Json:
@@ -182,7 +187,8 @@ class LabelDesk:
         name, new = (_read_name(body, key) for key in ("name", other))
         change = session.rename_class if kind == "rename" else session.merge_classes
         change(name, new, author=author or self.author)
-        self._suggested.clear()
+        with self._lock:
+            self._suggested.clear()
         self.withheld.rename(name, new)
         self.hub.publish("renamed", {"name": name, "new": new})
         self.work.edited("")
