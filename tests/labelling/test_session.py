@@ -277,6 +277,14 @@ def test_features_take_bounded_room(photos, monkeypatch) -> None:
         assert 0 < session._loop.learner.cached.cache.num_bytes() <= 100_000
 
 
+def test_why_it_failed_is_one_line_without_paths(session, photos) -> None:
+    with pytest.raises(NothingUsableError):
+        session.refit()
+    assert session.state.message == "no photo with a box to learn from"
+    session._fail(RuntimeError(f"one line\nanother {photos.folder}"))
+    assert session.state.message == "a bug: RuntimeError"
+
+
 def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:
     dataset_names = photos.names
     for number in range(2):

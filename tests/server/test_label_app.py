@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from label_people import wait_for
+from sppnet.errors import OutputError
 from sppnet.server.board import is_withheld
 
 BOX = [1, 2, 11, 12]
@@ -309,6 +310,22 @@ def test_a_run_that_fails_says_why(served, monkeypatch) -> None:
     served.ann.write("POST", "/api/run")
     served.jobs.join()
     assert [data["error"] for event, data in heard if event == "job"][-1] == "a bug: ValueError"
+
+
+def test_a_run_that_fails_names_no_folder_of_this_machine(served, monkeypatch) -> None:
+    served.ann.draw("a.jpg", 0, BOX)
+    wait_for(lambda: served.session.fits)
+
+    def fail(*_: object) -> None:
+        raise OutputError(f"no room in {served.store.folder}")
+
+    monkeypatch.setattr(served.jobs, "_predict", fail)
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    served.ann.write("POST", "/api/run")
+    served.jobs.join()
+    errors = [data["error"] for event, data in heard if event == "job"]
+    assert errors[-1] == "no room in photos/.sppnet"
 
 
 def test_without_the_built_page_a_sentence_says_so(served) -> None:

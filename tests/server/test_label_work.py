@@ -101,6 +101,15 @@ def test_a_failed_fit_is_told_and_the_next_edit_is_learnt(made) -> None:
     wait_for(lambda: made.work.state()["phase"] == "idle")
 
 
+def test_a_failure_is_told_without_the_paths_of_this_machine(made) -> None:
+    made.session.failure = f"cannot write {made.store.path}: the disk is full"
+    made.work.start()
+    draw(made)
+    wait_for(lambda: made.work.state()["phase"] == "failed")
+    message = made.work.state()["message"]
+    assert message == "cannot write photos/.sppnet/labels.sqlite: the disk is full"
+
+
 def test_a_bug_does_not_end_the_thread(made, monkeypatch) -> None:
     monkeypatch.setattr(label_work, "LOOK", 0.01)
 

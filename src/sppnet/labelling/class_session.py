@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sppnet.classification import LinearSvm
 from sppnet.config.classification import FitConfig
-from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError
+from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError, failure_text
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images.decode import read_content
 from sppnet.labelling.base import (
@@ -491,7 +491,7 @@ class ClassSession:
         )
 
     def _fail(self, error: Exception) -> None:
-        self._failure = str(error)
+        self._failure = failure_text(error)
 
 
 def _folder_name(name: str) -> str:

@@ -19,6 +19,7 @@ from sppnet.errors import (
     OutputError,
     SppnetError,
     UsageError,
+    failure_text,
     printable,
     shorten,
 )
@@ -86,16 +87,28 @@ def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -
         400
     """
     if isinstance(error, SppnetError):
-        text = error.message
-        for folder in hidden:
-            text = text.replace(str(folder.absolute()), folder.name).replace(str(folder), "")
+        text = hide_folders(error.message, hidden)
         return problem_response(_status_of(error), error.code, text, **more)
     if isinstance(error, ValueError | TypeError):
         return problem_response(400, "E_VALUE", str(error), **more)
     if isinstance(error, OSError):  # a full disk
         return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", **more)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem_response(status, "E_BUG", f"a bug: {type(error).__name__}", **more)
+    return problem_response(status, "E_BUG", failure_text(error), **more)
+
+
+def hide_folders(text: str, folders: Iterable[Path]) -> str:
+    """Shorten absolute paths in a text to the last names of their folders.
+
+    Example:
+        >>> hide_folders("two photos in '/home/ann/photos/a'", [Path("/home/ann/photos")])
+        "two photos in 'photos/a'"
+    """
+    for folder in folders:
+        for path in (folder.absolute(), folder.resolve()):
+            if path.name:  # the root is no secret
+                text = text.replace(str(path), path.name)
+    return text
 
 
 def _status_of(error: SppnetError) -> int:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from sppnet.errors import NothingUsableError, OutputError, SppnetError
+from sppnet.errors import NothingUsableError, OutputError, SppnetError, failure_text
 from sppnet.labelling.base import StoppedError
-from sppnet.server.answers import EventHub
+from sppnet.server.answers import EventHub, hide_folders
 from sppnet.server.board import CURVE, EXPECTED, Board, Withheld
 from sppnet.storage.labels import PhotoLabels
 
@@ -98,6 +98,7 @@ class LabelWork:
     ) -> None:
         self._open, self.board, self.withheld, self.hub = open_session, board, withheld, hub
         self.settle = settle
+        self._hidden = (board.store.photos_folder, board.store.folder)
         self.failure: Exception | None = None  # of opening the session
         self.suggest: Callable[[str], Any] = lambda photo: None  # noqa: ARG005 (the desk's)
         self.on_failure: Callable[[], None] = lambda: None
@@ -180,11 +181,15 @@ class LabelWork:
 
     def state(self) -> dict[str, Any]:
         """What the session is doing, as the page is told."""
+        state = self._state()
+        return {**state, "message": hide_folders(state["message"], self._hidden)}
+
+    def _state(self) -> dict[str, Any]:
         if self._session is None:
             counts = {"labelled": self.board.labelled_count(), "photos": len(self.board.photos)}
             phase, message = "queued", ""
             if self.failure is not None:
-                phase, message = "failed", getattr(self.failure, "message", "a bug")
+                phase, message = "failed", failure_text(self.failure)
             return {"phase": phase, "seconds_left": 0.0, "message": message, "waiting": 0,
                     **counts, "model": ""}  # fmt: skip
         state = asdict(self._session.state)
@@ -340,7 +345,7 @@ class LabelWork:
         return self.board.recall_fact(CURVE) or []
 
     def _tell_failed(self, error: Exception) -> None:
-        self._bug = getattr(error, "message", f"a bug: {type(error).__name__}")
+        self._bug = failure_text(error)
         self._tell_state()
 
     def _tell_state(self) -> None:
