@@ -237,6 +237,27 @@ def test_who_is_where(served, monkeypatch) -> None:
     assert served.desk.first_events()[1] == ("presence", [])
 
 
+def test_pages_hear_who_left(served, monkeypatch) -> None:
+    served.bob.write("POST", "/api/presence", {"photo": "b.png", "who": "w2"})
+    served.ann.write("POST", "/api/presence", {"photo": "a.jpg", "who": "w1"})
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    seen, *about = served.desk._people["w2"]
+    served.desk._people["w2"] = (seen - 60.0, *about)
+    served.ann.write("POST", "/api/presence", {"photo": "a.jpg", "who": "w1"})
+    present = [data for event, data in heard if event == "presence"]
+    assert present == [[{"who": "w1", "author": "Ann", "photo": "a.jpg"}]]
+
+
+def test_a_page_that_comes_later_hears_of_the_last_run(served) -> None:
+    assert "job" not in dict(served.desk.first_events())
+    served.ann.draw("a.jpg", 0, BOX)
+    wait_for(lambda: served.session.fits)
+    served.ann.write("POST", "/api/run")
+    served.jobs.join()
+    assert dict(served.desk.first_events())["job"]["url"] == "/report/1/index.html"
+
+
 def test_an_author_is_any_short_name(served) -> None:
     body = {"boxes": [{"box": BOX, "name": "cat"}]}
     for name, status in (("J%C3%B6rg", 200), ("x" * 81, 400), ("a%0Ab", 400)):

@@ -56,6 +56,8 @@ class LabelDesk:
         self.pictures = PhotoDesk(folder, store.folder / "thumbs")
         self._suggested: dict[str, tuple[str, list[Json]]] = {}
         self._people: dict[str, tuple[float, str, str]] = {}
+        self._told: list[Json] = []  # who the pages were told is there
+        self._last_job: Json | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -84,7 +86,8 @@ class LabelDesk:
 
     def first_events(self) -> list[Event]:
         """What a page that begins to listen hears at once."""
-        return [("state", self.work.state()), ("presence", self._present())]
+        events: list[Event] = [("state", self.work.state()), ("presence", self._present())]
+        return events if self._last_job is None else [*events, ("job", self._last_job)]
 
     def list_photos(self, offset: int, limit: int) -> Json:
         """A part of the list of photos."""
@@ -198,12 +201,20 @@ class LabelDesk:
         """Hear who looks at which photo."""
         photo, who = (_read_name(body, key) for key in ("photo", "who"))
         self.board.known(photo)
-        before = self._present()
+        self._present()  # who left makes room
         with self._lock:
             if who in self._people or len(self._people) < MOST_PEOPLE:
                 self._people[who] = (time.monotonic(), author or self.author, photo)
-        if (present := self._present()) != before:
+        present = self._present()
+        with self._lock:
+            is_new, self._told = present != self._told, present
+        if is_new:
             self.hub.publish("presence", present)
+
+    def tell_job(self, job: Json) -> None:
+        """Tell the pages how far a run over the other photos is, now and when they come."""
+        self._last_job = job
+        self.hub.publish("job", job)
 
     def conflict(self, photo: str, offered: PhotoLabels | None) -> Json:
         """Both versions of a photo that two people edited."""

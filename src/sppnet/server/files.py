@@ -374,7 +374,7 @@ class Jobs:
     def tell(self, job: str, done: int, total: int, **more: Any) -> None:
         """Tell the pages how far a job is."""
         known = {"job": job, "done": done, "total": total, "seconds_left": None}
-        self.desk.hub.publish("job", {**known, "url": None, "error": None, **more})
+        self.desk.tell_job({**known, "url": None, "error": None, **more})
 
 
 class _JobTrack:
