@@ -1,5 +1,6 @@
 """Every request of the label page, over HTTP, with a session that learns nothing."""
 
+import asyncio
 import io
 import json
 import zipfile
@@ -256,6 +257,20 @@ def test_a_page_that_comes_later_hears_of_the_last_run(served) -> None:
     served.ann.write("POST", "/api/run")
     served.jobs.join()
     assert dict(served.desk.first_events())["job"]["url"] == "/report/1/index.html"
+
+
+def test_a_page_that_comes_does_not_hold_up_the_others(served, monkeypatch) -> None:
+    threads = []
+
+    def note() -> None:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        threads.append(1)
+        raise OutputError("no events today")
+
+    monkeypatch.setattr(served.desk, "first_events", note)
+    assert error_of(served.ann.get("/api/events")) == (500, "E_OUTPUT")
+    assert threads == [1]
 
 
 def test_an_author_is_any_short_name(served) -> None:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
@@ -147,7 +148,8 @@ def _add_lists(app: FastAPI, desk: LabelDesk) -> None:
 
     @app.get("/api/events")
     async def events() -> Response:
-        stream = desk.hub.listen(desk.first_events())
+        first = await run_in_threadpool(desk.first_events)  # it may wait for the store
+        stream = desk.hub.listen(first)
         return StreamingResponse(stream, media_type="text/event-stream")
 
 

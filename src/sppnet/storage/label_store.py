@@ -65,6 +65,8 @@ class LabelStore:
         self.folder = Path(folder)
         self.path = self.folder / STORE_FILE
         self._lock = threading.RLock()
+        self._labelled: set[str] = set()  # as of edit `_counted`
+        self._counted = 0
         if photos is None and not self.path.is_file():
             raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
         if photos is not None:
@@ -109,8 +111,15 @@ class LabelStore:
 
     def count_labelled(self) -> int:
         """Count the photos that have labels, or of which somebody said that they are empty."""
-        count = "SELECT count(*) AS count FROM latest WHERE state != ?"
-        return int(self._read(count, UNLABELLED)[0]["count"])
+        new = "SELECT edit, photo, state FROM revisions WHERE edit > ? ORDER BY edit"
+        with self._lock:
+            for row in self._read(new, self._counted):  # of a photo the last one counts
+                self._counted = row["edit"]
+                change = (
+                    self._labelled.discard if row["state"] == UNLABELLED else self._labelled.add
+                )
+                change(row["photo"])
+            return len(self._labelled)
 
     def history(self, photo: str) -> list[PhotoLabels]:
         """Give all revisions of a photo, the oldest first; none is ever removed."""
