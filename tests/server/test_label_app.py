@@ -273,6 +273,10 @@ def test_a_page_that_comes_does_not_hold_up_the_others(served, monkeypatch) -> N
     assert threads == [1]
 
 
+def test_the_page_can_tell_stores_apart(served) -> None:
+    assert served.ann.get("/api/session").json()["store"] == served.store.fact("id") != ""
+
+
 def test_an_author_is_any_short_name(served) -> None:
     body = {"boxes": [{"box": BOX, "name": "cat"}]}
     for name, status in (("J%C3%B6rg", 200), ("x" * 81, 400), ("a%0Ab", 400)):

@@ -195,6 +195,8 @@ def test_what_is_measured_is_kept_and_makes_a_curve(made, monkeypatch) -> None:
     curve = wait_for(lambda: made.work.curve() if len(made.work.curve()) == 2 else None)
     assert [point["labelled"] for point in curve] == [1, 2]
     assert made.work.expected()["recall"] == 0.75
+    assert made.work.expected()["labelled"] == 2
+    assert [data["labelled"] for event, data in made.heard if event == "expected"] == [1, 2]
     assert made.work.expected()["agreement_photos"] == 0
     assert made.store.fact("expected")  # for the next start
 

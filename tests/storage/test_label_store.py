@@ -175,6 +175,19 @@ def test_suggestions_do_not_outlive_the_names_in_them(store: LabelStore, kind: s
     assert store.suggestions("a.jpg") == ([], None)
 
 
+def test_a_store_has_a_name_of_its_own(store: LabelStore, tmp_path: Path) -> None:
+    own = store.fact("id")
+    assert len(own) == 32
+    with LabelStore(store.folder) as again:
+        assert again.fact("id") == own
+    with LabelStore(tmp_path / "other", tmp_path) as other:
+        assert other.fact("id") != own
+    store.put("a.jpg", [], state="empty")
+    store._db.execute("DELETE FROM facts WHERE name = 'id'")  # a store of an earlier version
+    with reopened(store) as later:
+        assert len(later.fact("id")) == 32
+
+
 def test_labelled_photos_are_counted_whoever_edits(store: LabelStore) -> None:
     rng = random.Random(0)
     with LabelStore(store.folder) as other:

@@ -74,6 +74,7 @@ class LabelDesk:
         """What the page shows first."""
         return {
             "folder": self.folder.absolute().name,
+            "store": self.store.fact("id"),
             "task": self.task,
             "photos": len(self.board.photos),
             "classes": self.board.classes(),

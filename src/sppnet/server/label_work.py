@@ -323,7 +323,7 @@ class LabelWork:
     def _keep(self, found: dict[str, Any], labelled: int) -> None:
         """Keep what was measured, and add it to the curve."""
         found.pop("ap_per_class", None)
-        self.board.keep_fact(EXPECTED, found)
+        self.board.keep_fact(EXPECTED, {**found, "labelled": labelled})
         curve = [point for point in self.curve() if point["labelled"] != labelled]
         point = {name: found[name] for name in ("recall", "precision", "ap50")}
         self.board.keep_fact(CURVE, [*curve, {"labelled": labelled, **point}][-500:])
@@ -338,7 +338,8 @@ class LabelWork:
         if found is None:
             return None
         agreement = self.withheld.agreement()
-        return {**found, "agreement": agreement.share, "agreement_photos": agreement.photos}
+        more = {"agreement": agreement.share, "agreement_photos": agreement.photos}
+        return {"labelled": self.board.labelled_count(), **found, **more}
 
     def curve(self) -> list[dict[str, Any]]:
         """What was measured over time."""

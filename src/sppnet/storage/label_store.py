@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage.files import reason
@@ -328,6 +329,8 @@ class LabelStore:
                 self._db.execute("INSERT INTO facts VALUES (?, ?)", ("photos", self._away(photos)))
                 self._db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
                 version = FORMAT_VERSION
+            if version == FORMAT_VERSION:  # a name of its own, wherever the folder is moved
+                self._db.execute("INSERT OR IGNORE INTO facts VALUES ('id', ?)", (uuid4().hex,))
         self._db.row_factory = sqlite3.Row
         if version != FORMAT_VERSION:
             rule = f"must be a label store of version {FORMAT_VERSION}, is of {version}"
