@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from label_people import wait_for
+from label_people import Person, wait_for
 from sppnet.errors import OutputError
 from sppnet.server.board import is_withheld
 
@@ -285,6 +285,20 @@ def test_an_author_is_any_short_name(served) -> None:
             served.client.put("/api/photo/a.jpg", json=body, headers=headers).status_code == status
         )
     assert served.store.labels("a.jpg").author == "Jörg"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("chat\u00a0noir", 200), ("\u732b\u3000\u9ed2", 200), ("\U0001f468\u200d\U0001f33e", 200),
+     ("cat\x07", 400), ("cat\n", 400), ("cat\x85", 400)],
+)  # fmt: skip
+def test_names_and_authors_of_all_languages(served, name: str, status: int) -> None:
+    person = Person(served.client, quote(name))
+    assert person.draw("a.jpg", 0, BOX).status_code == status
+    assert served.ann.draw("b.png", 0, BOX, name=name).status_code == status
+    if status == 200:
+        assert served.store.labels("a.jpg").author == name
+        assert served.ann.get("/api/session").json()["classes"][-1]["name"] == name
 
 
 def test_exports_are_downloads(served) -> None:

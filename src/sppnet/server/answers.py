@@ -5,6 +5,7 @@ Errors have no traceback and no absolute paths.
 
 import asyncio
 import threading
+import unicodedata
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from http import HTTPStatus
@@ -95,6 +96,16 @@ def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -
         return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", **more)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return problem_response(status, "E_BUG", failure_text(error), **more)
+
+
+def has_controls(text: str) -> bool:
+    r"""Tell whether a text has control characters or halves of surrogate pairs, as no name has.
+
+    Example:
+        >>> has_controls("chat\u00a0noir"), has_controls("cat\tdog")
+        (False, True)
+    """
+    return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
 
 
 def hide_folders(text: str, folders: Iterable[Path]) -> str:

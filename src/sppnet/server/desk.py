@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sppnet.server.answers import BadValueError, Event, EventHub
+from sppnet.server.answers import BadValueError, Event, EventHub, has_controls
 from sppnet.server.board import LAST_PHOTO, Board, Withheld
 from sppnet.server.files import PhotoDesk
 from sppnet.server.label_work import LabelWork, Session
@@ -340,7 +340,7 @@ def _read_name(body: Any, key: str) -> str:
 def _check_name(name: Any, most: int = MOST_NAME, key: str = "name") -> str:
     if not isinstance(name, str) or not name.strip() or len(name) > most:
         raise BadValueError(f"{key} must be a text of 1 to {most} letters")
-    if not name.isprintable():
+    if has_controls(name):
         raise BadValueError(f"{key} must have no control characters")
     return name
 

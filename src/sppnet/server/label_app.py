@@ -20,6 +20,7 @@ from sppnet.server.answers import (
     NotFoundError,
     PreconditionError,
     error_response,
+    has_controls,
     json_response,
     problem_response,
 )
@@ -52,7 +53,7 @@ async def read_body(request: Request) -> Any:
 def read_author(x_author: Annotated[str, Header()] = "") -> str:
     """Who sends the request, if they said."""
     name = unquote(x_author)
-    if len(name) > MOST_AUTHOR or not (name.isprintable() or not name):
+    if len(name) > MOST_AUTHOR or has_controls(name):
         raise UsageError(f"X-Author must be a text of at most {MOST_AUTHOR} letters")
     return name
 
