@@ -112,7 +112,7 @@ def hide_folders(text: str, folders: Iterable[Path]) -> str:
     """Shorten absolute paths in a text to the last names of their folders.
 
     Example:
-        >>> hide_folders("two photos in '/home/ann/photos/a'", [Path("/home/ann/photos")])
+        >>> hide_folders("two photos in '/srv/photos/a'", [Path("/srv/photos")])
         "two photos in 'photos/a'"
     """
     for folder in folders:
