@@ -106,6 +106,20 @@ class Problem:
         return cls(str(error.path or ""), error.message, error.code, action=action)
 
 
+def failure_text(error: Exception) -> str:
+    """Say in one line why something failed, without the file's path or what a bug says.
+
+    Example:
+        >>> failure_text(InputError("the file is empty", path="a.jpg"))
+        'the file is empty'
+        >>> failure_text(KeyError("x"))
+        'a bug: KeyError'
+    """
+    if isinstance(error, SppnetError):
+        return printable(shorten(error.message))
+    return f"a bug: {type(error).__name__}"
+
+
 class Findings:
     """Collects what the readers find: problems (left out) and notes (used nevertheless)."""
 

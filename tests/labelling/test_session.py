@@ -13,6 +13,7 @@ from sppnet.app.detect.train import TrainingJob
 from sppnet.errors import InputError, NothingUsableError, UsageError
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import open_detection_dataset
+from sppnet.labelling import loop
 from sppnet.labelling.base import StoppedError
 from sppnet.storage import ConflictError, sha256_file
 
@@ -143,6 +144,19 @@ def test_classes_come_are_renamed_and_merged(session, photos) -> None:
     assert len(session._loop.learner.trimmed().names) == 1
 
 
+def test_a_class_may_take_the_name_of_one_that_was_merged_into_it(session, photos) -> None:
+    first, second = session.photos[:2]
+    for photo, name in ((first, "cat"), (second, "dog")):
+        session.set_boxes(photo, photos.truth[photo].boxes[:1], [name])
+    session.refit(60)
+    session.merge_classes("cat", "dog")
+    session.rename_class("dog", "cat")
+    session.refit(60)
+    assert set(session.suggest(second).names) == {"cat"}
+    assert session._loop.learner.trimmed().names == ("cat",)
+    session.refit(full=True)
+
+
 def test_a_class_that_another_process_renames_is_no_second_class(session, photos) -> None:
     first, second = session.photos[:2]
     session.set_boxes(first, photos.truth[first].boxes[:1], ["cat"])
@@ -228,6 +242,47 @@ def test_a_full_fit_has_the_bytes_of_detect_train(session, photos, tmp_path) -> 
     for name in names:
         ours, theirs = tmp_path / "ours" / name, tmp_path / "run" / "model" / name
         assert sha256_file(ours) == sha256_file(theirs), name
+
+
+def test_a_full_model_suggests_until_something_new_is_learnt(session, photos) -> None:
+    for photo in session.photos[:3]:
+        photos.label(session, photo)
+    full = session.refit(full=True)  # it learns what waits, too
+    assert (full.model[:4], full.waiting) == ("full", 0)
+    session.evaluate()
+    session.doubtful()
+    session.improve(2)
+    assert session.state.model == full.model
+    photos.label(session, session.photos[3])
+    session.evaluate()
+    assert session.state.model.startswith("warm")
+
+
+def test_no_two_starts_give_their_models_the_same_version(session, photos) -> None:
+    photos.label(session, session.photos[0])
+    version = session.refit().model
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as again:
+        assert again.refit().model != version
+
+
+def test_features_take_bounded_room(photos, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "MOST_FEATURES", 100_000)
+    monkeypatch.setattr(loop, "MOST_AHEAD", 5)
+    with LabelSession.open(photos.folder, config=CONFIG, background=False) as session:
+        session.improve(60)
+        assert len(session._loop._convolved) == 5 < len(session.photos)
+        photos.label(session, session.photos[7])
+        session.refit()
+        assert session.suggest(session.photos[6]).model  # what is not kept is computed again
+        assert 0 < session._loop.learner.cached.cache.num_bytes() <= 100_000
+
+
+def test_why_it_failed_is_one_line_without_paths(session, photos) -> None:
+    with pytest.raises(NothingUsableError):
+        session.refit()
+    assert session.state.message == "no photo with a box to learn from"
+    session._fail(RuntimeError(f"one line\nanother {photos.folder}"))
+    assert session.state.message == "a bug: RuntimeError"
 
 
 def test_a_warm_model_is_worth_a_full_one(session, photos, tmp_path) -> None:

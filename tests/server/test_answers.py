@@ -3,9 +3,13 @@
 import asyncio
 import json
 import threading
+from pathlib import Path
 
+import pytest
+
+from sppnet.errors import NothingUsableError
 from sppnet.server import answers as events
-from sppnet.server.answers import EventHub
+from sppnet.server.answers import EventHub, error_response
 
 
 def test_events_come_from_any_thread_in_order() -> None:
@@ -67,3 +71,14 @@ def test_closing_lets_all_go_and_nobody_in() -> None:
         return rest + [text async for text in hub.listen([("late", 0)])]
 
     assert asyncio.run(listen()) == []
+
+
+@pytest.mark.parametrize("folder", ["photos", "."])
+def test_only_absolute_paths_are_taken_out_of_messages(tmp_path, monkeypatch, folder: str) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    own = Path(folder).absolute()
+    text = f"two photos or more must be in {own}/a.b"
+    answer = error_response(NothingUsableError(text), [Path(folder)])
+    said = json.loads(answer.body)["error"]["message"]
+    assert said == f"two photos or more must be in {own.name}/a.b"

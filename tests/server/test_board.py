@@ -79,6 +79,17 @@ def test_hidden_suggestions_are_compared_with_what_was_drawn(board: Board) -> No
     assert withheld.agreement() == boards.Agreement(2 / 3, 1)
 
 
+def test_what_is_kept_goes_along_with_a_renamed_class(board: Board) -> None:
+    hidden = next(photo for photo in PHOTOS if is_withheld(photo))
+    withheld = Withheld(board)
+    items = [{"box": [0, 0, 10, 10], "name": "cat", "confidence": 0.9}]
+    withheld.keep(hidden, "warm 1", items)
+    board.store.put(hidden, [box(0)])
+    board.store.rename_class("cat", "lynx")
+    withheld.rename("cat", "lynx")
+    assert withheld.agreement() == boards.Agreement(1.0, 1)
+
+
 def test_each_label_is_found_once_and_by_its_class_only() -> None:
     labels = PhotoLabels("a.jpg", boxes=(box(0), box(30, "dog")))
     found = [{"box": [0, 0, 10, 10], "name": name} for name in ("cat", "cat", "dog")]

@@ -1,5 +1,6 @@
 """Every request of the label page, over HTTP, with a session that learns nothing."""
 
+import asyncio
 import io
 import json
 import zipfile
@@ -8,7 +9,8 @@ from urllib.parse import quote
 import pytest
 from PIL import Image
 
-from label_people import wait_for
+from label_people import Person, wait_for
+from sppnet.errors import OutputError
 from sppnet.server.board import is_withheld
 
 BOX = [1, 2, 11, 12]
@@ -196,6 +198,23 @@ def test_classes_are_renamed_and_merged_for_all(served) -> None:
     assert error_of(served.ann.write("POST", "/api/classes/eat", {}))[0] == 404
 
 
+def test_pages_hear_of_a_new_name_before_the_list_of_classes(served, monkeypatch) -> None:
+    served.ann.draw("a.jpg", 0, BOX)
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    served.ann.write("POST", "/api/classes/rename", {"name": "cat", "new": "lynx"})
+    told = [event for event in heard if event[0] in ("renamed", "classes")]
+    renamed = ("renamed", {"name": "cat", "new": "lynx"})
+    assert told == [renamed, ("classes", [{"name": "lynx", "count": 1}])]
+
+
+def test_suggestions_of_few_photos_are_in_memory(served, monkeypatch) -> None:
+    monkeypatch.setattr("sppnet.server.desk.MOST_KEPT", 2)
+    for photo in ("a.jpg", "b.png", "a.jpg", "sub/c d.jpg"):
+        served.desk.suggest(photo)
+    assert list(served.desk._suggested) == ["a.jpg", "sub/c d.jpg"]
+
+
 def test_what_the_learner_is_asked(served) -> None:
     assert served.ann.get("/api/next?count=2").json() == {"photos": ["sub/c d.jpg", "broken.jpg"]}
     assert served.ann.get("/api/doubtful").json() == {"doubts": []}
@@ -219,6 +238,45 @@ def test_who_is_where(served, monkeypatch) -> None:
     assert served.desk.first_events()[1] == ("presence", [])
 
 
+def test_pages_hear_who_left(served, monkeypatch) -> None:
+    served.bob.write("POST", "/api/presence", {"photo": "b.png", "who": "w2"})
+    served.ann.write("POST", "/api/presence", {"photo": "a.jpg", "who": "w1"})
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    seen, *about = served.desk._people["w2"]
+    served.desk._people["w2"] = (seen - 60.0, *about)
+    served.ann.write("POST", "/api/presence", {"photo": "a.jpg", "who": "w1"})
+    present = [data for event, data in heard if event == "presence"]
+    assert present == [[{"who": "w1", "author": "Ann", "photo": "a.jpg"}]]
+
+
+def test_a_page_that_comes_later_hears_of_the_last_run(served) -> None:
+    assert "job" not in dict(served.desk.first_events())
+    served.ann.draw("a.jpg", 0, BOX)
+    wait_for(lambda: served.session.fits)
+    served.ann.write("POST", "/api/run")
+    served.jobs.join()
+    assert dict(served.desk.first_events())["job"]["url"] == "/report/1/index.html"
+
+
+def test_a_page_that_comes_does_not_hold_up_the_others(served, monkeypatch) -> None:
+    threads = []
+
+    def note() -> None:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        threads.append(1)
+        raise OutputError("no events today")
+
+    monkeypatch.setattr(served.desk, "first_events", note)
+    assert error_of(served.ann.get("/api/events")) == (500, "E_OUTPUT")
+    assert threads == [1]
+
+
+def test_the_page_can_tell_stores_apart(served) -> None:
+    assert served.ann.get("/api/session").json()["store"] == served.store.fact("id") != ""
+
+
 def test_an_author_is_any_short_name(served) -> None:
     body = {"boxes": [{"box": BOX, "name": "cat"}]}
     for name, status in (("J%C3%B6rg", 200), ("x" * 81, 400), ("a%0Ab", 400)):
@@ -227,6 +285,20 @@ def test_an_author_is_any_short_name(served) -> None:
             served.client.put("/api/photo/a.jpg", json=body, headers=headers).status_code == status
         )
     assert served.store.labels("a.jpg").author == "Jörg"
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("chat\u00a0noir", 200), ("\u732b\u3000\u9ed2", 200), ("\U0001f468\u200d\U0001f33e", 200),
+     ("cat\x07", 400), ("cat\n", 400), ("cat\x85", 400)],
+)  # fmt: skip
+def test_names_and_authors_of_all_languages(served, name: str, status: int) -> None:
+    person = Person(served.client, quote(name))
+    assert person.draw("a.jpg", 0, BOX).status_code == status
+    assert served.ann.draw("b.png", 0, BOX, name=name).status_code == status
+    if status == 200:
+        assert served.store.labels("a.jpg").author == name
+        assert served.ann.get("/api/session").json()["classes"][-1]["name"] == name
 
 
 def test_exports_are_downloads(served) -> None:
@@ -292,6 +364,22 @@ def test_a_run_that_fails_says_why(served, monkeypatch) -> None:
     served.ann.write("POST", "/api/run")
     served.jobs.join()
     assert [data["error"] for event, data in heard if event == "job"][-1] == "a bug: ValueError"
+
+
+def test_a_run_that_fails_names_no_folder_of_this_machine(served, monkeypatch) -> None:
+    served.ann.draw("a.jpg", 0, BOX)
+    wait_for(lambda: served.session.fits)
+
+    def fail(*_: object) -> None:
+        raise OutputError(f"no room in {served.store.folder}")
+
+    monkeypatch.setattr(served.jobs, "_predict", fail)
+    heard = []
+    monkeypatch.setattr(served.desk.hub, "publish", lambda *event: heard.append(event))
+    served.ann.write("POST", "/api/run")
+    served.jobs.join()
+    errors = [data["error"] for event, data in heard if event == "job"]
+    assert errors[-1] == "no room in photos/.sppnet"
 
 
 def test_without_the_built_page_a_sentence_says_so(served) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from label_people import StandInSession, wait_for
-from sppnet.errors import UsageError
+from sppnet.errors import OutputError, UsageError
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server import label_work
 from sppnet.server.answers import EventHub
@@ -101,6 +101,15 @@ def test_a_failed_fit_is_told_and_the_next_edit_is_learnt(made) -> None:
     wait_for(lambda: made.work.state()["phase"] == "idle")
 
 
+def test_a_failure_is_told_without_the_paths_of_this_machine(made) -> None:
+    made.session.failure = f"cannot write {made.store.path}: the disk is full"
+    made.work.start()
+    draw(made)
+    wait_for(lambda: made.work.state()["phase"] == "failed")
+    message = made.work.state()["message"]
+    assert message == "cannot write photos/.sppnet/labels.sqlite: the disk is full"
+
+
 def test_a_bug_does_not_end_the_thread(made, monkeypatch) -> None:
     monkeypatch.setattr(label_work, "LOOK", 0.01)
 
@@ -132,6 +141,34 @@ def test_a_session_that_cannot_be_opened_is_told(made) -> None:
     assert made.work.state()["phase"] == "failed"
 
 
+def test_the_thread_outlives_a_failure_that_cannot_be_told(made, monkeypatch) -> None:
+    monkeypatch.setattr(label_work, "LOOK", 0.01)
+    tries = []
+
+    def explode(*_: object, **__: object) -> None:
+        tries.append(1)
+        raise OutputError("the label store fails: disk I/O error")
+
+    monkeypatch.setattr(made.work, "state", explode)
+    made.work.start()
+    draw(made)
+    wait_for(lambda: len(tries) > 3)
+    monkeypatch.undo()
+    draw(made, "b.png")
+    wait_for(lambda: made.session.fits)
+
+
+def test_a_session_that_cannot_be_opened_ends_the_server_also_if_it_cannot_be_told(made) -> None:
+    ended = threading.Event()
+
+    def refuse() -> None:
+        raise OutputError("the label store fails: disk I/O error")
+
+    made.work._open, made.work.state, made.work.on_failure = refuse, refuse, ended.set
+    made.work.start()
+    assert ended.wait(5)
+
+
 def test_measuring_gives_way_to_an_edit(made, monkeypatch) -> None:
     monkeypatch.setattr(label_work, "QUIET", 0.0)
     made.work.start()
@@ -158,6 +195,8 @@ def test_what_is_measured_is_kept_and_makes_a_curve(made, monkeypatch) -> None:
     curve = wait_for(lambda: made.work.curve() if len(made.work.curve()) == 2 else None)
     assert [point["labelled"] for point in curve] == [1, 2]
     assert made.work.expected()["recall"] == 0.75
+    assert made.work.expected()["labelled"] == 2
+    assert [data["labelled"] for event, data in made.heard if event == "expected"] == [1, 2]
     assert made.work.expected()["agreement_photos"] == 0
     assert made.store.fact("expected")  # for the next start
 

@@ -166,6 +166,52 @@ def test_classes_are_renamed_merged_and_split_without_a_new_revision(store: Labe
     assert found.revision == 1
 
 
+@pytest.mark.parametrize("kind", ["rename", "merge"])
+def test_suggestions_do_not_outlive_the_names_in_them(store: LabelStore, kind: str) -> None:
+    store.put("a.jpg", [LabelBox((1, 2, 30, 40), "cat"), LabelBox((1, 2, 30, 40), "dog")])
+    store.put_suggestions("a.jpg", [SuggestedBox((1, 2, 30, 40), "cat", 0.5)], "warm 3")
+    change = store.rename_class if kind == "rename" else store.merge_classes
+    change("cat", "lynx" if kind == "rename" else "dog")
+    assert store.suggestions("a.jpg") == ([], None)
+
+
+def test_a_store_has_a_name_of_its_own(store: LabelStore, tmp_path: Path) -> None:
+    own = store.fact("id")
+    assert len(own) == 32
+    with LabelStore(store.folder) as again:
+        assert again.fact("id") == own
+    with LabelStore(tmp_path / "other", tmp_path) as other:
+        assert other.fact("id") != own
+    store.put("a.jpg", [], state="empty")
+    store._db.execute("DELETE FROM facts WHERE name = 'id'")  # a store of an earlier version
+    with reopened(store) as later:
+        assert len(later.fact("id")) == 32
+
+
+def test_labelled_photos_are_counted_whoever_edits(store: LabelStore) -> None:
+    rng = random.Random(0)
+    with LabelStore(store.folder) as other:
+        for _ in range(60):
+            photo = f"{rng.randrange(6)}.jpg"
+            state = rng.choice(["labelled", "empty", "unlabelled"])
+            boxes = [LabelBox((1, 2, 30, 40), "cat")] if state == "labelled" else []
+            rng.choice([store, other]).put(photo, boxes, state=state)
+            if rng.random() < 0.3:
+                other.undo(photo)
+            truth = sum(each.state != "unlabelled" for each in store.every())
+            assert store.count_labelled() == truth
+
+
+def test_counting_again_reads_what_is_new_only(store: LabelStore) -> None:
+    store.put_all([PhotoLabels(f"{number}.jpg", state="empty") for number in range(500)])
+    assert store.count_labelled() == 500
+    store.put("0.jpg", [], state="unlabelled")
+    steps = []
+    store._db.set_progress_handler(lambda: steps.append(1), 1)  # each step of SQLite
+    assert store.count_labelled() == 499
+    assert 0 < len(steps) < 100
+
+
 def test_suggestions_are_no_labels(store: LabelStore) -> None:
     box = SuggestedBox((0.0, 1.0, 2.0, 3.5), "cat", -0.25, 0.5)
     store.put_suggestions("a.jpg", [box], "warm 3")

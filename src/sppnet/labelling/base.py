@@ -4,12 +4,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from sppnet.errors import NothingUsableError, UsageError
 from sppnet.images.listing import list_images
 from sppnet.storage.label_store import STORE_FOLDER, LabelStore
 
 TASKS = ("detect", "classify")
+MOST_FEATURES = 20_000_000_000  # bytes on disk; what was used longest ago goes first
+MOST_AHEAD = 2000  # photos after the one looked at that are convolved, at most
 
 
 class StoppedError(Exception):
@@ -83,6 +86,11 @@ def check_number(name: str, value: float, *, whole: bool = False) -> None:
 def _is_text(name: str) -> bool:
     """Whether a name can be kept as text; bytes that are no UTF-8 cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def name_start() -> str:
+    """Give a text that tells this start of a session from all others."""
+    return uuid4().hex[:8]
 
 
 REST = 0.2  # seconds between looks at whether there is something to do

@@ -10,10 +10,18 @@ from torch import Tensor
 
 from sppnet.classification import LinearSvm
 from sppnet.config.classification import FitConfig
-from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError
+from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError, failure_text
 from sppnet.evaluation.results_writing import write_table
 from sppnet.images.decode import read_content
-from sppnet.labelling.base import Improver, StoppedError, check_number, list_photos, open_store
+from sppnet.labelling.base import (
+    MOST_FEATURES,
+    Improver,
+    StoppedError,
+    check_number,
+    list_photos,
+    name_start,
+    open_store,
+)
 from sppnet.labelling.class_learner import (
     ClassLearner,
     ClassModel,
@@ -72,11 +80,12 @@ class ClassSession:
         self.folder, self.store, self.config, self.author = folder, store, config, author
         self.photos = list_photos(folder)
         self._places = {photo: place for place, photo in enumerate(self.photos)}
-        cache = FeatureCache(store.folder / "features")
+        cache = FeatureCache(store.folder / "features", MOST_FEATURES)
         self._learner = ClassLearner(FrozenRows(folder, config, cache))
         self._lock = RLock()
         self._model: ClassModel | None = None
         self._edit = self._fits = self._at = 0
+        self._start = name_start()
         self._failure, self._is_fitting = "", False
         self._problems: dict[str, Problem] = {}
         self._seen: set[str] = set()  # photos whose rows are on the disk
@@ -400,7 +409,7 @@ class ClassSession:
         self._fits += self._model is None or edit != self._edit
         self._model = ClassModel(
             *(tuple(names), tuple(photos), targets, fitted.held_out, svm.weights_, svm.bias_),
-            *(steepness, one_each, f"warm {edit}.{self._fits}"),
+            *(steepness, one_each, f"warm {edit}.{self._fits} {self._start}"),
         )
         self._edit = edit
 
@@ -482,7 +491,7 @@ class ClassSession:
         )
 
     def _fail(self, error: Exception) -> None:
-        self._failure = str(error)
+        self._failure = failure_text(error)
 
 
 def _folder_name(name: str) -> str:

@@ -47,6 +47,19 @@ MAPS_IN_MEMORY = 400_000_000  # bytes
 SUSPECT_SHARE = 0.05
 
 
+@dataclass(frozen=True)
+class Model:
+    """A detector at one time.
+
+    Args:
+        detector: Finds things.
+        version: ``warm N`` or ``full N``; another for every fit of every session.
+    """
+
+    detector: Detector
+    version: str
+
+
 @dataclass
 class Learnt:
     """What has been learnt from a photo.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 
@@ -22,8 +22,9 @@ from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
+from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
-from sppnet.labelling.learner import WarmLearner, Work
+from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
@@ -35,19 +36,6 @@ AHEAD = 3  # photos after the one looked at that are convolved before anything e
 LOOKED_AT = 40  # photos whose uncertainty is measured for the order, at most
 FEW_PHOTOS = 10  # with more, the background looks through changed photos once more
 SHARE_TO_LEARN = 0.7  # of the seconds of a fit; the rest is for the solution
-
-
-@dataclass(frozen=True)
-class Model:
-    """A detector at one time.
-
-    Args:
-        detector: Finds things.
-        version: ``warm N`` or ``full N``; another for every fit.
-    """
-
-    detector: Detector
-    version: str
 
 
 class LearningLoop:
@@ -83,7 +71,7 @@ class LearningLoop:
         self.pending: dict[str, None] = {}  # photos with something to learn, the latest last
         self.learner = WarmLearner(self._begin(), config)
         self._blank: dict[str, LabelledImage] = {}  # photos as if nothing was said of them
-        self._edit, self._class_edit, self._fits = 0, 0, 0
+        self._edit, self._class_edit, self._fits, self._start = 0, 0, 0, name_start()
         self._unfinished = ""  # the photo that got its first boxes last
         self._mined: set[str] = set()  # photos looked through since the last label changed
         self._polished = True  # whether the fit is as exact as it gets
@@ -113,9 +101,14 @@ class LearningLoop:
             self.lock.release()
 
     def rename(self, name: str, new: str) -> None:
-        """Give a class another name; nothing is learnt anew."""
-        names = tuple(new if each == name else each for each in self.learner.names)
-        self.learner.grow(names)
+        """Give a class another name; nothing is learnt anew.
+
+        A merged class may still hold the new name; it gets one that no photo can name.
+        """
+        own = self.learner.names
+        if new != name:
+            own = tuple(f"{n}\0{at}" if n == new else n for at, n in enumerate(own))
+        self.learner.grow(tuple(new if each == name else each for each in own))
         self.show_as(name, new)
         self.sync()
 
@@ -162,7 +155,7 @@ class LearningLoop:
             self._learn(changed[-1])
             if time.monotonic() > end:
                 break
-        if not any(len(each.image.boxes) for each in self.learner.learnt.values()):
+        if not self._has_box():
             self.model = None
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
         if self.learner.wants_anchors and len(self.learner.learnt) <= AHEAD:
@@ -179,11 +172,26 @@ class LearningLoop:
         self._mined.clear()
         self._polished = False
 
-    def _publish(self) -> None:
-        """Let the learner as it is suggest from now on."""
+    def _has_box(self) -> bool:
+        return any(len(each.image.boxes) for each in self.learner.learnt.values())
+
+    def _learn_all(self) -> bool:
+        """Learn all that waits; whether there was something."""
+        self.sync()
+        is_new = bool(self.pending)
+        while self.pending:
+            self._learn(self.pending.popitem()[0])
+        return is_new
+
+    def _publish(self, *, over_full: bool = True) -> None:
+        """Let the learner as it is suggest from now on, unless a full model is to stay."""
+        if self.full is not None and not over_full:
+            return
         self._fits += 1
         self.full = None
-        self.model = Model(self.learner.detector(), f"warm {self._edit}.{self._fits}")
+        detector = self.learner.detector()
+        detector.names = tuple(name.partition("\0")[0] for name in detector.names)
+        self.model = Model(detector, f"warm {self._edit}.{self._fits} {self._start}")
 
     def fit_full(self) -> None:
         """Train from nothing on the store's labels, as ``detect train`` does.
@@ -191,9 +199,13 @@ class LearningLoop:
         Raises:
             NothingUsableError: If nothing is labelled.
         """
+        is_new = self._learn_all()  # before reading: an edit that comes now waits for a warm fit
         dataset = read_labels(self.store.folder)
         if not dataset.box_count:
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
+        if is_new and self._has_box():
+            self.learner.fit()
+            self._publish()  # suggests if the training fails
         torch.manual_seed(self.config.seed)
         encoder = build_encoder(self.config, dataset.images)
         cached = build_cached_features(
@@ -201,7 +213,7 @@ class LearningLoop:
         )
         self.full = train_detector(cached, dataset.names, self.config)
         self._fits += 1
-        self.model = Model(self.full, f"full {self._edit}.{self._fits}")
+        self.model = Model(self.full, f"full {self._edit}.{self._fits} {self._start}")
 
     def _learn(self, photo: str, *, mirrored: bool | None = None) -> None:
         """Learn one photo as the store has it; mirror images only if they are convolved."""
@@ -246,7 +258,7 @@ class LearningLoop:
             with self.lock:
                 use()
             return True
-        ahead = ahead or next(self._not_convolved(len(self.photos)), None)
+        ahead = ahead or next(self._not_convolved(MOST_AHEAD), None)
         if ahead is not None:
             self._convolve(ahead)
         return ahead is not None or self._look_ahead()
@@ -279,7 +291,7 @@ class LearningLoop:
 
             def publish() -> None:
                 use()
-                self._publish()
+                self._publish(over_full=False)
                 self._polished = False
 
             return publish
@@ -314,7 +326,7 @@ class LearningLoop:
             self._polished = not learner.polish()
             if self._polished:
                 learner.fit(early=False)
-                self._publish()
+                self._publish(over_full=False)
         else:
             return False
         return True
@@ -405,11 +417,9 @@ class LearningLoop:
             NothingUsableError: If fewer than two photos are labelled.
             StoppedError: If ``stop`` says so meanwhile.
         """
-        self.sync()
-        while self.pending:
-            self._learn(self.pending.popitem()[0])
+        is_new = self._learn_all()
         known = [each.image for each in self.learner.learnt.values()]
-        if len(known) < 2 or not any(len(image.boxes) for image in known):
+        if len(known) < 2 or not self._has_box():
             raise NothingUsableError("two photos or more must be labelled", path=self.store.path)
         self.learner.fit()
         draw = torch.Generator().manual_seed(self.config.seed)
@@ -417,7 +427,7 @@ class LearningLoop:
         images = {self.name_of(known[place]): known[place] for place in some}
         held = detect_held_out(self.learner, images, FOLDS, self.config.seed, stop)
         self.points = held.points
-        self._publish()
+        self._publish(over_full=is_new)
         return held
 
     def candidates(self, done: set[str]) -> tuple[list[Candidate], Tensor]:
@@ -479,7 +489,7 @@ class LearningLoop:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             encoder = build_encoder(replace(self.config, imgsz=sides))
-        cache = FeatureCache(self.store.folder / "features")
+        cache = FeatureCache(self.store.folder / "features", MOST_FEATURES)
         return build_cached_features(self.config, [], encoder, cache)
 
 

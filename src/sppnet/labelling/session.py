@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sppnet.config.detection import DetectionConfig
-from sppnet.errors import NothingUsableError, Problem, SppnetError
+from sppnet.errors import NothingUsableError, Problem, SppnetError, failure_text
 from sppnet.geometry import Detections
 from sppnet.images import read_image_size
 from sppnet.labelling.base import Improver, check_number, list_photos, open_store
@@ -461,4 +461,4 @@ class LabelSession:
         self._improver.wake()
 
     def _fail(self, error: Exception) -> None:
-        self._failure = str(error)
+        self._failure = failure_text(error)

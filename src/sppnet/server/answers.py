@@ -5,6 +5,7 @@ Errors have no traceback and no absolute paths.
 
 import asyncio
 import threading
+import unicodedata
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from sppnet.errors import (
     OutputError,
     SppnetError,
     UsageError,
+    failure_text,
     printable,
     shorten,
 )
@@ -86,16 +88,38 @@ def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -
         400
     """
     if isinstance(error, SppnetError):
-        text = error.message
-        for folder in hidden:
-            text = text.replace(str(folder.absolute()), folder.name).replace(str(folder), "")
+        text = hide_folders(error.message, hidden)
         return problem_response(_status_of(error), error.code, text, **more)
     if isinstance(error, ValueError | TypeError):
         return problem_response(400, "E_VALUE", str(error), **more)
     if isinstance(error, OSError):  # a full disk
         return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", **more)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem_response(status, "E_BUG", f"a bug: {type(error).__name__}", **more)
+    return problem_response(status, "E_BUG", failure_text(error), **more)
+
+
+def has_controls(text: str) -> bool:
+    r"""Tell whether a text has control characters or halves of surrogate pairs, as no name has.
+
+    Example:
+        >>> has_controls("chat\u00a0noir"), has_controls("cat\tdog")
+        (False, True)
+    """
+    return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
+
+
+def hide_folders(text: str, folders: Iterable[Path]) -> str:
+    """Shorten absolute paths in a text to the last names of their folders.
+
+    Example:
+        >>> hide_folders("two photos in '/srv/photos/a'", [Path("/srv/photos")])
+        "two photos in 'photos/a'"
+    """
+    for folder in folders:
+        for path in (folder.absolute(), folder.resolve()):
+            if path.name:  # the root is no secret
+                text = text.replace(str(path), path.name)
+    return text
 
 
 def _status_of(error: SppnetError) -> int:

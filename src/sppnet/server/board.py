@@ -203,6 +203,18 @@ class Withheld:
             kept = [dict(item) for item in items if item["confidence"] >= SURE]
             self.board.keep_fact(PREFIX + photo, {"model": model, "items": kept})
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a class another name in what is kept; OutputError."""
+        facts = {}
+        for photo in self._photos:
+            kept = self.board.recall_fact(PREFIX + photo)
+            if kept is None or all(item["name"] != name for item in kept["items"]):
+                continue
+            for item in kept["items"]:
+                item["name"] = new if item["name"] == name else item["name"]
+            facts[PREFIX + photo] = json.dumps(kept)
+        self.board.store.put_facts(facts)
+
     def agreement(self) -> Agreement:
         """Compare, over all withheld photos that are labelled now."""
         both = total = photos = 0

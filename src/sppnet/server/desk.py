@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sppnet.server.answers import BadValueError, Event, EventHub
+from sppnet.server.answers import BadValueError, Event, EventHub, has_controls
 from sppnet.server.board import LAST_PHOTO, Board, Withheld
 from sppnet.server.files import PhotoDesk
 from sppnet.server.label_work import LabelWork, Session
@@ -16,6 +16,7 @@ from sppnet.storage.labels import PhotoLabels
 
 MOST_BOXES, MOST_NAME, MOST_AUTHOR = 5000, 200, 80  # boxes of a photo; letters of names
 MOST_SHOWN = 300  # suggestions for a photo
+MOST_KEPT = 200  # photos whose suggestions are in memory; those of the others are in the store
 PRESENCE_SECONDS = 30.0
 DOUBTED_PHOTOS = 200  # labelled photos that are held out in turn to doubt labels
 MOST_PEOPLE = 100
@@ -55,6 +56,8 @@ class LabelDesk:
         self.pictures = PhotoDesk(folder, store.folder / "thumbs")
         self._suggested: dict[str, tuple[str, list[Json]]] = {}
         self._people: dict[str, tuple[float, str, str]] = {}
+        self._told: list[Json] = []  # who the pages were told is there
+        self._last_job: Json | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
@@ -71,6 +74,7 @@ class LabelDesk:
         """What the page shows first."""
         return {
             "folder": self.folder.absolute().name,
+            "store": self.store.fact("id"),
             "task": self.task,
             "photos": len(self.board.photos),
             "classes": self.board.classes(),
@@ -83,7 +87,8 @@ class LabelDesk:
 
     def first_events(self) -> list[Event]:
         """What a page that begins to listen hears at once."""
-        return [("state", self.work.state()), ("presence", self._present())]
+        events: list[Event] = [("state", self.work.state()), ("presence", self._present())]
+        return events if self._last_job is None else [*events, ("job", self._last_job)]
 
     def list_photos(self, offset: int, limit: int) -> Json:
         """A part of the list of photos."""
@@ -146,7 +151,11 @@ class LabelDesk:
         """Find things in a photo, and remember them."""
         found = self.work.session.suggest(photo)
         items = _items(found)
-        self._suggested[photo] = (found.model, items)
+        with self._lock:
+            self._suggested.pop(photo, None)
+            self._suggested[photo] = (found.model, items)
+            while len(self._suggested) > MOST_KEPT:
+                del self._suggested[next(iter(self._suggested))]
         self.withheld.keep(photo, found.model, items)
 
     def next(self, count: int) -> Json:
@@ -182,7 +191,10 @@ class LabelDesk:
         name, new = (_read_name(body, key) for key in ("name", other))
         change = session.rename_class if kind == "rename" else session.merge_classes
         change(name, new, author=author or self.author)
-        self._suggested.clear()
+        with self._lock:
+            self._suggested.clear()
+        self.withheld.rename(name, new)
+        self.hub.publish("renamed", {"name": name, "new": new})
         self.work.edited("")
         return {"classes": self._tell_classes()}
 
@@ -190,12 +202,20 @@ class LabelDesk:
         """Hear who looks at which photo."""
         photo, who = (_read_name(body, key) for key in ("photo", "who"))
         self.board.known(photo)
-        before = self._present()
+        self._present()  # who left makes room
         with self._lock:
             if who in self._people or len(self._people) < MOST_PEOPLE:
                 self._people[who] = (time.monotonic(), author or self.author, photo)
-        if (present := self._present()) != before:
+        present = self._present()
+        with self._lock:
+            is_new, self._told = present != self._told, present
+        if is_new:
             self.hub.publish("presence", present)
+
+    def tell_job(self, job: Json) -> None:
+        """Tell the pages how far a run over the other photos is, now and when they come."""
+        self._last_job = job
+        self.hub.publish("job", job)
 
     def conflict(self, photo: str, offered: PhotoLabels | None) -> Json:
         """Both versions of a photo that two people edited."""
@@ -320,7 +340,7 @@ def _read_name(body: Any, key: str) -> str:
 def _check_name(name: Any, most: int = MOST_NAME, key: str = "name") -> str:
     if not isinstance(name, str) or not name.strip() or len(name) > most:
         raise BadValueError(f"{key} must be a text of 1 to {most} letters")
-    if not name.isprintable():
+    if has_controls(name):
         raise BadValueError(f"{key} must have no control characters")
     return name
 

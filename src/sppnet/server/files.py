@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sppnet.errors import InputError, OutputError, SppnetError, UnusableFileError, UsageError
+from sppnet.errors import InputError, OutputError, UnusableFileError, UsageError, failure_text
 from sppnet.labelling.base import StoppedError
 from sppnet.progress import Track
-from sppnet.server.answers import NotFoundError
+from sppnet.server.answers import NotFoundError, hide_folders
 from sppnet.storage.files import read_capped, write_bytes
 
 if TYPE_CHECKING:
@@ -360,10 +360,9 @@ class Jobs:
             self._predict(model, photos, out, _JobTrack(self, job))
         except StoppedError:
             return
-        except SppnetError as error:
-            self.tell(job, 0, len(photos), error=error.message)
-        except Exception as error:
-            self.tell(job, 0, len(photos), error=f"a bug: {type(error).__name__}")
+        except Exception as error:  # the page shows it
+            text = hide_folders(failure_text(error), (self.desk.folder, self.desk.store.folder))
+            self.tell(job, 0, len(photos), error=text)
         else:
             self.tell(job, len(photos), len(photos), url=f"/report/{job}/index.html")
 
@@ -375,7 +374,7 @@ class Jobs:
     def tell(self, job: str, done: int, total: int, **more: Any) -> None:
         """Tell the pages how far a job is."""
         known = {"job": job, "done": done, "total": total, "seconds_left": None}
-        self.desk.hub.publish("job", {**known, "url": None, "error": None, **more})
+        self.desk.tell_job({**known, "url": None, "error": None, **more})
 
 
 class _JobTrack:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from fastapi import Depends, FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
@@ -19,6 +20,7 @@ from sppnet.server.answers import (
     NotFoundError,
     PreconditionError,
     error_response,
+    has_controls,
     json_response,
     problem_response,
 )
@@ -51,7 +53,7 @@ async def read_body(request: Request) -> Any:
 def read_author(x_author: Annotated[str, Header()] = "") -> str:
     """Who sends the request, if they said."""
     name = unquote(x_author)
-    if len(name) > MOST_AUTHOR or not (name.isprintable() or not name):
+    if len(name) > MOST_AUTHOR or has_controls(name):
         raise UsageError(f"X-Author must be a text of at most {MOST_AUTHOR} letters")
     return name
 
@@ -147,7 +149,8 @@ def _add_lists(app: FastAPI, desk: LabelDesk) -> None:
 
     @app.get("/api/events")
     async def events() -> Response:
-        stream = desk.hub.listen(desk.first_events())
+        first = await run_in_threadpool(desk.first_events)  # it may wait for the store
+        stream = desk.hub.listen(first)
         return StreamingResponse(stream, media_type="text/event-stream")
 
 

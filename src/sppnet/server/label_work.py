@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from sppnet.errors import NothingUsableError, OutputError, SppnetError
+from sppnet.errors import NothingUsableError, OutputError, SppnetError, failure_text
 from sppnet.labelling.base import StoppedError
-from sppnet.server.answers import EventHub
+from sppnet.server.answers import EventHub, hide_folders
 from sppnet.server.board import CURVE, EXPECTED, Board, Withheld
 from sppnet.storage.labels import PhotoLabels
 
@@ -98,6 +98,7 @@ class LabelWork:
     ) -> None:
         self._open, self.board, self.withheld, self.hub = open_session, board, withheld, hub
         self.settle = settle
+        self._hidden = (board.store.photos_folder, board.store.folder)
         self.failure: Exception | None = None  # of opening the session
         self.suggest: Callable[[str], Any] = lambda photo: None  # noqa: ARG005 (the desk's)
         self.on_failure: Callable[[], None] = lambda: None
@@ -180,11 +181,15 @@ class LabelWork:
 
     def state(self) -> dict[str, Any]:
         """What the session is doing, as the page is told."""
+        state = self._state()
+        return {**state, "message": hide_folders(state["message"], self._hidden)}
+
+    def _state(self) -> dict[str, Any]:
         if self._session is None:
             counts = {"labelled": self.board.labelled_count(), "photos": len(self.board.photos)}
             phase, message = "queued", ""
             if self.failure is not None:
-                phase, message = "failed", getattr(self.failure, "message", "a bug")
+                phase, message = "failed", failure_text(self.failure)
             return {"phase": phase, "seconds_left": 0.0, "message": message, "waiting": 0,
                     **counts, "model": ""}  # fmt: skip
         state = asdict(self._session.state)
@@ -206,7 +211,8 @@ class LabelWork:
         except Exception as error:
             self.failure = error
             self._opened.set()
-            self._tell_state()
+            with suppress(Exception):  # where the store fails, too
+                self._tell_state()
             self.on_failure()
             return
         self._opened.set()
@@ -215,7 +221,8 @@ class LabelWork:
                 self._step(self._session)
             except Exception as error:  # whatever it is, the thread must live
                 self._learnt, self._measured = self._edits, (self._edits, 0)
-                self._tell_failed(error)
+                with suppress(Exception):  # the store may fail, which telling reads
+                    self._tell_failed(error)
                 self._stopping.wait(LOOK)
 
     def _step(self, session: Session) -> None:
@@ -316,7 +323,7 @@ class LabelWork:
     def _keep(self, found: dict[str, Any], labelled: int) -> None:
         """Keep what was measured, and add it to the curve."""
         found.pop("ap_per_class", None)
-        self.board.keep_fact(EXPECTED, found)
+        self.board.keep_fact(EXPECTED, {**found, "labelled": labelled})
         curve = [point for point in self.curve() if point["labelled"] != labelled]
         point = {name: found[name] for name in ("recall", "precision", "ap50")}
         self.board.keep_fact(CURVE, [*curve, {"labelled": labelled, **point}][-500:])
@@ -331,14 +338,15 @@ class LabelWork:
         if found is None:
             return None
         agreement = self.withheld.agreement()
-        return {**found, "agreement": agreement.share, "agreement_photos": agreement.photos}
+        more = {"agreement": agreement.share, "agreement_photos": agreement.photos}
+        return {"labelled": self.board.labelled_count(), **found, **more}
 
     def curve(self) -> list[dict[str, Any]]:
         """What was measured over time."""
         return self.board.recall_fact(CURVE) or []
 
     def _tell_failed(self, error: Exception) -> None:
-        self._bug = getattr(error, "message", f"a bug: {type(error).__name__}")
+        self._bug = failure_text(error)
         self._tell_state()
 
     def _tell_state(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage.files import reason
@@ -65,6 +66,8 @@ class LabelStore:
         self.folder = Path(folder)
         self.path = self.folder / STORE_FILE
         self._lock = threading.RLock()
+        self._labelled: set[str] = set()  # as of edit `_counted`
+        self._counted = 0
         if photos is None and not self.path.is_file():
             raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
         if photos is not None:
@@ -109,8 +112,15 @@ class LabelStore:
 
     def count_labelled(self) -> int:
         """Count the photos that have labels, or of which somebody said that they are empty."""
-        count = "SELECT count(*) AS count FROM latest WHERE state != ?"
-        return int(self._read(count, UNLABELLED)[0]["count"])
+        new = "SELECT edit, photo, state FROM revisions WHERE edit > ? ORDER BY edit"
+        with self._lock:
+            for row in self._read(new, self._counted):  # of a photo the last one counts
+                self._counted = row["edit"]
+                change = (
+                    self._labelled.discard if row["state"] == UNLABELLED else self._labelled.add
+                )
+                change(row["photo"])
+            return len(self._labelled)
 
     def history(self, photo: str) -> list[PhotoLabels]:
         """Give all revisions of a photo, the oldest first; none is ever removed."""
@@ -224,6 +234,8 @@ class LabelStore:
     def rename_class(self, name: str, new: str, author: str = "") -> None:
         """Rename a class; all of its boxes go along, and no photo gets a new revision.
 
+        Suggestions are forgotten, here and where classes are merged or split: they have old names.
+
         Raises:
             UsageError: If there is no such class, or another has the new name: merge them.
             ValueError: If the new name is empty.
@@ -300,8 +312,12 @@ class LabelStore:
 
     def put_fact(self, name: str, value: str) -> None:
         """Keep a text under a name, such as what an import says of the whole set; OutputError."""
+        self.put_facts({name: value})
+
+    def put_facts(self, facts: Mapping[str, str]) -> None:
+        """Keep texts under names, all of them or none; OutputError."""
         with self._writing():
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            self._db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
 
     def _prepare(self, photos: str | Path | None) -> None:
         """Make the tables of a new store, or check those of an old one."""
@@ -313,6 +329,8 @@ class LabelStore:
                 self._db.execute("INSERT INTO facts VALUES (?, ?)", ("photos", self._away(photos)))
                 self._db.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
                 version = FORMAT_VERSION
+            if version == FORMAT_VERSION:  # a name of its own, wherever the folder is moved
+                self._db.execute("INSERT OR IGNORE INTO facts VALUES ('id', ?)", (uuid4().hex,))
         self._db.row_factory = sqlite3.Row
         if version != FORMAT_VERSION:
             rule = f"must be a label store of version {FORMAT_VERSION}, is of {version}"
@@ -444,6 +462,8 @@ class LabelStore:
             "VALUES (?, ?, ?, ?, ?, ?)",
             (kind, number, before, after, author, time.time()),
         )
+        if kind != "add":
+            self._db.execute("DELETE FROM suggestions")
 
     def _resolved(self) -> dict[int, str]:
         """By number, the name that counts: that of the class that it was merged into, if any."""
