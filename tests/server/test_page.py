@@ -246,6 +246,15 @@ def test_fingers_on_a_narrow_screen(browser: Browser, server: LabelServer) -> No
         )
         person.open(photo)
     touch = person.context.new_cdp_session(person.page)
+    # what comes late, such as the row of suggestions, may move the photo before a finger is down
+    person.page.wait_for_function(
+        """async () => {
+            const top = () => document.querySelector('.photo').getBoundingClientRect().top;
+            const before = top();
+            await new Promise(done => setTimeout(done, 400));
+            return top() === before;
+        }"""
+    )
 
     def send(kind: str, *points: tuple[float, float]) -> None:
         places = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]

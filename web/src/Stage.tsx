@@ -42,6 +42,11 @@ export function fitPhoto(): void {
   view.value = whole;
 }
 
+/** After another size of the window; whoever has zoomed in stays there, and no photo moves under a box being drawn. */
+function fitAgain(): void {
+  if (view.peek() === whole && !gestures.active) fitPhoto();
+}
+
 export const gestures = new Gestures({
   view: () => view.value,
   setView: (to) => {
@@ -65,8 +70,7 @@ export function Stage() {
     untracked(fitPhoto);
   });
   useSignalEffect(() => {
-    // another size of the window: whoever has zoomed in stays there
-    if (frame.value.width > 1 && view.peek() === whole) untracked(fitPhoto);
+    if (frame.value.width > 1) untracked(fitAgain);
   });
   useSignalEffect(() => {
     const photo = open.photo.peek();
@@ -137,8 +141,16 @@ function position(event: MouseEvent, target: HTMLElement | null): { x: number; y
 
 function pointerHandlers(element: { current: HTMLDivElement | null }) {
   type Event = TargetedPointerEvent<HTMLDivElement>;
-  const at = (event: Event) => position(event, element.current);
-  const up = (event: Event) => gestures.up(event.pointerId);
+  // where the window was when the pointer went down: a line that appears above it moves no corner
+  let held: { left: number; top: number } | null = null;
+  const at = (event: Event) => {
+    if (!gestures.active) held = element.current?.getBoundingClientRect() ?? null;
+    return held ? { x: event.clientX - held.left, y: event.clientY - held.top } : position(event, null);
+  };
+  const up = (event: Event) => {
+    gestures.up(event.pointerId);
+    fitAgain();
+  };
   return {
     onPointerDown: (event: Event) => {
       if (opening.value || (event.target as HTMLElement).closest(".name-field")) return;

@@ -1,5 +1,6 @@
 """One training in several processes: who has which shard, and how gradients become one."""
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,6 +105,8 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), count, str(device) if on_gpu else "cpu")
     finally:
         dist.destroy_process_group()
+        # the group lies in a cycle: its threads would drop their last tensors while Python ends
+        gc.collect()
 
 
 def local_device(device: torch.device) -> torch.device:
