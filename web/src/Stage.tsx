@@ -139,13 +139,14 @@ function position(event: MouseEvent, target: HTMLElement | null): { x: number; y
   return { x: event.clientX - bounds.left, y: event.clientY - bounds.top };
 }
 
+// Where the window was when the pointer went down: a line that appears above it moves no corner.
+let held = { left: 0, top: 0 };
+
 function pointerHandlers(element: { current: HTMLDivElement | null }) {
   type Event = TargetedPointerEvent<HTMLDivElement>;
-  // where the window was when the pointer went down: a line that appears above it moves no corner
-  let held: { left: number; top: number } | null = null;
   const at = (event: Event) => {
-    if (!gestures.active) held = element.current?.getBoundingClientRect() ?? null;
-    return held ? { x: event.clientX - held.left, y: event.clientY - held.top } : position(event, null);
+    if (!gestures.active && element.current) held = element.current.getBoundingClientRect();
+    return { x: event.clientX - held.left, y: event.clientY - held.top };
   };
   const up = (event: Event) => {
     gestures.up(event.pointerId);
