@@ -231,8 +231,6 @@ def test_by_keys_alone(browser: Browser, server: LabelServer) -> None:
     person.close()
 
 
-# one time in two the saved box is some pixels taller than the drawn one: not understood yet
-@pytest.mark.slow
 def test_fingers_on_a_narrow_screen(browser: Browser, server: LabelServer) -> None:
     photo = suggested(server)[6]
     person = Person(
@@ -280,6 +278,8 @@ def test_fingers_on_a_narrow_screen(browser: Browser, server: LabelServer) -> No
     person.count(".label", 1)
     person.see_saved()
     assert near(server.boxes(photo)[0][1], FIRST, 2.5)
+    # so soon after two fingers the browser may take a tap for a part of their gesture: no click
+    person.page.wait_for_timeout(500)
     person.page.get_by_role("button", name="Photos", exact=True).tap()
     person.page.locator(".is-photos").wait_for()
     person.page.locator(".row button").nth(1).tap()
