@@ -306,3 +306,11 @@ def test_a_cache_without_room_keeps_nothing_and_works(tmp_path: Path) -> None:
     cache = _records(tmp_path, "ab", 1000)
     assert (_held(cache), cache.refused, cache.num_bytes()) == ("", 2, 0)
     assert cache.get(FeatureCache.make_key(name="a")) is None
+
+
+def test_a_record_that_is_written_again_takes_its_room_once(tmp_path: Path) -> None:
+    one = _records(tmp_path / "free", "a", None).num_bytes()
+    cache = _records(tmp_path / "limited", "a" * 9, int(3.5 * one))
+    assert cache.get(FeatureCache.make_key(name="a")) is not None
+    _put(cache, "abc")
+    assert (_held(cache), cache.refused) == ("abc", 0)

@@ -199,12 +199,14 @@ class _Room:
         records = sorted(_list_records(folder), key=lambda each: each[2])
         # path -> size, those first that were used longest ago
         self._idle = {path: size for path, size, _ in records}
+        self._used: dict[Path, int] = {}
         self._taken = sum(self._idle.values())
 
     def use(self, path: Path) -> None:
         """Note that a record is in use; the file's time says so to later runs."""
         with self._lock:
-            self._idle.pop(path, None)
+            if path in self._idle:
+                self._used[path] = self._idle.pop(path)
         with suppress(OSError):
             os.utime(path)
 
@@ -213,13 +215,14 @@ class _Room:
         small = size <= SMALL_RECORD
         limit = self.most_bytes if small else self.most_bytes * (1 - SHARE_OF_SMALL)
         with self._lock:
-            self._taken -= self._idle.pop(path, 0)  # it is replaced
+            self._taken -= self._idle.pop(path, 0) + self._used.pop(path, 0)  # it is replaced
             while self._taken + size > limit and self._idle:
                 oldest = next(iter(self._idle))
                 self._taken -= self._idle.pop(oldest)
                 oldest.unlink(missing_ok=True)
             if self._taken + size > limit:
                 return False
+            self._used[path] = size
             self._taken += size
             return True
 
