@@ -194,7 +194,7 @@ class Detector:
         """Find objects in one image or in many.
 
         All that was found is given, down to low scores: ``operating_points.select(found)`` takes
-        what counts. Of a list, a few images are in memory at a time, and those of one size go
+        what counts. Of a list, a few images are in memory at a time; on a GPU those of one size go
         through the trunk together.
 
         Args:

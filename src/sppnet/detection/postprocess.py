@@ -78,7 +78,7 @@ def preselect(found: Detections, per_class: int, most: int | None = None) -> Ten
     Args:
         found: Scored boxes of one image.
         per_class: The most boxes of a class; 0 for all.
-        most: The most boxes of all classes; None for no such limit.
+        most: The most boxes of all classes, if each has a limit; None for no such limit.
 
     Returns:
         (M,) int64 rows, best score first.

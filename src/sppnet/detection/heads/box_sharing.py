@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig, whiten_deltas
-from sppnet.geometry import boxes_to_deltas, deltas_to_boxes
+from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
 from sppnet.images import LabelledImage
 
 MOST_ROWS = 1200  # 0.1 s for each inverse
@@ -154,9 +154,6 @@ def predict_left_out(products: Tensor, goals: Tensor, photos: Tensor, strength: 
 
 def _mean_fit(refined: Tensor, near: NearBoxes) -> float:
     """IoU of each box and its object: the mean over boxes of a class, then over classes."""
-    inner = torch.minimum(refined[:, 2:], near.targets[:, 2:])
-    inner = (inner - torch.maximum(refined[:, :2], near.targets[:, :2])).clamp(min=0).prod(1)
-    areas = [(each[:, 2:] - each[:, :2]).clamp(min=0).prod(1) for each in (refined, near.targets)]
-    overlap = inner / (areas[0] + areas[1] - inner).clamp(min=1e-9)
+    overlap = box_iou(refined, near.targets).diagonal()
     classes = near.labels.unique()
     return float(torch.stack([overlap[near.labels == label].mean() for label in classes]).mean())
