@@ -17,6 +17,7 @@ import typer
 from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, printable
 
 if TYPE_CHECKING:
+    from sppnet.images.listing import Listing
     from sppnet.storage import FeatureCache, RunFolder
 
 DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
@@ -128,6 +129,16 @@ class Tally:
     listed: int
     ok: int = 0
     problems: list[Problem] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, listing: "Listing") -> "Tally":
+        """Begin with what was listed: say what was left out, count what gives nothing."""
+        if listing.own_words:
+            note(listing.own_words)
+        tally = cls(listed=len(listing.paths) + len(listing.problems))
+        for problem in listing.problems:
+            tally.add_failed(problem)
+        return tally
 
     @property
     def failed(self) -> int:

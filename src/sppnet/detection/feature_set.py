@@ -23,7 +23,7 @@ from sppnet.detection.proposals.propose import (
 from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage, flip_left_right
-from sppnet.images.decode import decode_content, read_content
+from sppnet.images.decode import decode_content, number_of, read_content
 from sppnet.progress import Track, no_tracking
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
 from sppnet.storage.tensors import digest_of
@@ -122,8 +122,7 @@ class CachedFeatures:
 
     def content_numbers(self) -> Tensor:
         """Numbers by which the usable images are known again, as of ``content_number``: int64."""
-        first = [bytes.fromhex(self._digest(image))[:8] for image in self.usable]
-        numbers = [int.from_bytes(each, "big", signed=True) for each in first]
+        numbers = [number_of(self._digest(image)) for image in self.usable]
         return torch.tensor(numbers, dtype=torch.int64)
 
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:

@@ -29,6 +29,12 @@ class WatchedFrame(VideoFrame):
     counts: dict[str, int]
 
 
+def usual_thresholds(detector: "AnyDetector") -> tuple[float, ...]:
+    """(K,) least score of each class that counts: of the operating point, else 0."""
+    points = detector.operating_points
+    return (NO_POINT,) * len(detector.names) if points is None else points.thresholds
+
+
 def watch_frames(
     detector: "AnyDetector",
     source: str | Path | int,
@@ -43,9 +49,8 @@ def watch_frames(
         every: Look at one of so many frames.
         thresholds: (K,) least score of each class that counts; the detector's own if None.
     """
-    points, names = detector.operating_points, detector.names
-    usual = (NO_POINT,) * len(names) if points is None else points.thresholds
-    least = usual if thresholds is None else thresholds
+    names = detector.names
+    least = usual_thresholds(detector) if thresholds is None else thresholds
     for frame in read_frames(source, every=every):
         found = detector.predict(frame.image, track=no_tracking)
         found = found.select(reaches(found, least))

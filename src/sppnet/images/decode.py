@@ -161,7 +161,12 @@ def decode_content(data: bytes, path: str | Path) -> Tensor:
 
 def content_number(data: bytes) -> int:
     """The first 8 bytes of a file's SHA-256 as a signed number, to know the file again."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
+    return number_of(hashlib.sha256(data).hexdigest())
+
+
+def number_of(digest: str) -> int:
+    """The same number from a SHA-256 in hexadecimal digits that is known already."""
+    return int.from_bytes(bytes.fromhex(digest[:16]), "big", signed=True)
 
 
 def read_image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:

@@ -165,11 +165,7 @@ def run_predict(
     classifier = load_classifier(model, choose_device(device))
     chosen = _choose_view(classifier, view, imgsz)
     listing = list_images(images, out)
-    if listing.own_words:
-        note(listing.own_words)
-    tally = Tally(listed=len(listing.paths) + len(listing.problems))
-    for problem in listing.problems:
-        tally.add_failed(problem)
+    tally = Tally.of(listing)
     if dry_run:
         _say_plan(classifier, listing.paths, chosen)
         return

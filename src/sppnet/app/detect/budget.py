@@ -102,11 +102,7 @@ def candidates(config: DetectionConfig, short_sides: Sequence[int]) -> list[Chan
         {"max_proposals": 2000, "max_anchors": 800},
         {"box_strength": 4 * config.box_strength},
         {"negative_below": 0.5},
-        *(
-            {"backbone": name}
-            for name in ("efficientnet_lite1", "efficientnet_lite2")
-            if _has(name)
-        ),
+        *({"backbone": name} for name in LARGER_TRUNKS if _has(name)),
     ]
     usual = DetectionConfig(recipe=config.recipe)
     named = {

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,8 +15,9 @@ from torch import Tensor
 from sppnet.config.detection import proposals_file
 from sppnet.detection import Detector, ExternalProposals
 from sppnet.detection.combined import AnyDetector
+from sppnet.errors import InputError
 from sppnet.geometry import Detections
-from sppnet.images.decode import content_number, decode_content, read_content
+from sppnet.images.decode import decode_content, number_of, read_content
 from sppnet.storage import FeatureCache, sha256_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -71,6 +73,11 @@ class ReadImage:
     def key_part(self) -> str:
         """SHA-256 of the bytes."""
         return sha256_bytes(self.data)
+
+    @property
+    def number(self) -> int:
+        """The number by which the content is known again."""
+        return number_of(self.key_part)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,16 @@ def detect_image(
     times.append(time.perf_counter())
     features, from_maps, windows = (end - start for start, end in pairwise(times))
     seconds = (image.seconds, features, searched.seconds + from_maps, windows)
-    return ImageOutcome(detections, proposals, seconds, content_number(image.data))
+    return ImageOutcome(detections, proposals, seconds, image.number)
+
+
+def estimate_seconds(detector: AnyDetector, paths: Sequence[Path]) -> float:
+    """How long a detector needs for images, by the slower of the first two that can be read."""
+    seconds = 0.0
+    for path in paths[:2]:
+        with suppress(InputError):  # reported where the image is looked at
+            seconds = max(seconds, sum(detect_image(detector, ReadImage.of(path)).seconds))
+    return seconds * len(paths)
 
 
 class OutcomeStore:
@@ -221,7 +237,7 @@ class OutcomeStore:
         record = self.cache.get(key)
         if record is None:
             return detect_image(self.detector, ReadImage.of(path), self.external).detections
-        return Detections(record["boxes"], record["scores"], record["labels"])
+        return _detections_of(record)
 
     def key(self, image: ReadImage) -> str:
         """Everything that an outcome depends on."""
@@ -266,10 +282,10 @@ class PreparedImage:
             store.cache.put(self.key, _to_record(outcome))
             return outcome
         return ImageOutcome(
-            Detections(record["boxes"], record["scores"], record["labels"]),
+            _detections_of(record),
             record["windows"],
             tuple(record["seconds"].tolist()),
-            content_number(self.image.data),
+            self.image.number,
         )
 
 
@@ -277,6 +293,11 @@ def _to_record(outcome: ImageOutcome) -> dict[str, Tensor]:
     """Write an outcome as named tensors."""
     seconds = torch.tensor(outcome.seconds, dtype=torch.float64)
     return {**outcome.detections, "windows": outcome.proposals, "seconds": seconds}
+
+
+def _detections_of(record: Mapping[str, Tensor]) -> Detections:
+    """Read what :func:`_to_record` wrote of the detections."""
+    return Detections(record["boxes"], record["scores"], record["labels"])
 
 
 @dataclass(frozen=True)

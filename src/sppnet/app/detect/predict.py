@@ -19,13 +19,13 @@ from sppnet.app.detect.outcomes import (
     PreparedImage,
     ReadImage,
     Seen,
-    detect_image,
+    estimate_seconds,
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.detection import CombinedDetector, Detector
 from sppnet.detection.combined import AnyDetector
-from sppnet.detection.watch import NO_POINT, watch_frames
+from sppnet.detection.watch import usual_thresholds, watch_frames
 from sppnet.errors import InputError, UsageError
 from sppnet.evaluation import (
     draw_detections,
@@ -171,23 +171,13 @@ class PredictionJob:
         """Say what would be done; write nothing."""
         detector = open_detectors(self.models, self.device, self.overrides)
         listing = list_images(self.sources, self.out)
-        seconds = 0.0
-        for path in listing.paths[:2]:
-            try:
-                seconds = max(seconds, sum(detect_image(detector, ReadImage.of(path)).seconds))
-            except InputError:
-                continue
-        count = len(listing.paths)
-        say(f"would look at {count} images in about {human_seconds(seconds * count)}")
+        seconds = estimate_seconds(detector, listing.paths)
+        say(f"would look at {len(listing.paths)} images in about {human_seconds(seconds)}")
 
     def run(self, *, fresh: bool = False) -> None:
         """Detect, draw and write the results; ends the command with its exit code."""
         listing = list_images(self.sources, self.out)
-        if listing.own_words:
-            note(listing.own_words)
-        tally = Tally(listed=len(listing.paths) + len(listing.problems))
-        for problem in listing.problems:
-            tally.add_failed(problem)
+        tally = Tally.of(listing)
         if not listing.paths:
             tally.finish()
         detector = open_detectors(self.models, self.device, self.overrides)
@@ -258,14 +248,15 @@ class PredictionJob:
 
     def _thresholds(self, detector: AnyDetector) -> tuple[tuple[float, ...], str]:
         """Least score of each class that counts, and where it is from."""
-        points, count = detector.operating_points, len(detector.names)
         if self.score_threshold is not None:
             given = self.score_threshold
-            return (given,) * count, f"detections count from a score of {given:g}, as asked for"
+            words = f"detections count from a score of {given:g}, as asked for"
+            return (given,) * len(detector.names), words
+        usual, points = usual_thresholds(detector), detector.operating_points
         if points is not None:
-            return points.thresholds, points.describe(detector.names)
+            return usual, points.describe(detector.names)
         kind = "model has" if len(self.models) == 1 else "combination of models has"
-        return (NO_POINT,) * count, (
+        return usual, (
             f"this {kind} no operating point: detections count from a score of 0, without a "
             "confidence; `sppnet detect val` finds one, --score-threshold sets one"
         )
@@ -317,10 +308,12 @@ class PredictionJob:
         ids = result_ids([*found, *failed])
         files = {ids[file]: file for file in found}
         everything = PerImage(list(files), lambda image: reported[files[image]])
-        counted = PerImage(
-            list(files),
-            lambda image: everything[image].select(reaches(everything[image], thresholds)),
-        )
+
+        def select_counted(image: str) -> Detections:
+            each = everything[image]  # once: it is read from the disk
+            return each.select(reaches(each, thresholds))
+
+        counted = PerImage(list(files), select_counted)
         counts: Mapping[str, list[int] | None] = PerImage(
             sorted([*found, *failed]),
             lambda file: found[file].all_counts(len(names)) if file in found else None,

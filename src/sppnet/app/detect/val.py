@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from sppnet.app.console import human_seconds, note, report_problems, say, say_table, warn
-from sppnet.app.detect.outcomes import STAGES, ImageOutcome, OutcomeStore, ReadImage, detect_image
+from sppnet.app.detect.outcomes import (
+    STAGES,
+    ImageOutcome,
+    OutcomeStore,
+    ReadImage,
+    estimate_seconds,
+)
 from sppnet.app.detect.predict import open_detectors
 from sppnet.app.progress import track
 from sppnet.detection.combined import AnyDetector
@@ -58,14 +64,8 @@ class ScoringJob:
     def explain(self) -> None:
         """Say what scoring would do; write nothing."""
         detector, dataset = self._open()
-        seconds = 0.0
-        for image in dataset.images[:2]:
-            try:
-                outcome = detect_image(detector, ReadImage.of(image.path))
-                seconds = max(seconds, sum(outcome.seconds))
-            except InputError:
-                continue  # reported where the image is scored
-        say(f"would score {len(dataset)} images in about {human_seconds(seconds * len(dataset))}")
+        seconds = estimate_seconds(detector, [image.path for image in dataset.images])
+        say(f"would score {len(dataset)} images in about {human_seconds(seconds)}")
         report_problems(dataset.problems)
 
     def run(self, *, fresh: bool = False) -> int:
