@@ -13,7 +13,7 @@ from label_people import PORT, Person, StandInSession
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server.desk import LabelDesk
 from sppnet.server.files import Jobs
-from sppnet.server.label_app import build_label_app, opened_desk
+from sppnet.server.label_app import build_label_app
 
 
 @pytest.fixture
@@ -43,11 +43,14 @@ def _serve(folder: Path, task: str = "detect", **settings) -> Iterator[SimpleNam
     jobs = Jobs(desk, predict)
     app = build_label_app(desk, lambda: PORT, jobs, folder.parent / "page")
     client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}", raise_server_exceptions=False)
-    with opened_desk(desk):
+    desk.start()
+    try:
         yield SimpleNamespace(
             desk=desk, session=session, jobs=jobs, client=client, ann=Person(client),
             bob=Person(client, "Bob"), store=store,
         )  # fmt: skip
+    finally:
+        desk.close()
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet import __version__
-from sppnet.app.console import note, say
-from sppnet.app.options import Debug, MaxPixels, Threads, command_app
+from sppnet.app.console import note, options_to_blame, say
+from sppnet.app.options import Debug, MaxPixels, Threads, command_app, parse_numbers
 from sppnet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,8 +172,6 @@ def _opening(
 
 
 def _detection_config(settings: dict[str, str]) -> Any:
-    from sppnet.app.console import options_to_blame
-    from sppnet.app.options import parse_numbers
     from sppnet.config.detection import DetectionConfig
 
     words: dict[str, Any] = dict(settings)
@@ -184,7 +182,6 @@ def _detection_config(settings: dict[str, str]) -> Any:
 
 
 def _fit_config(settings: dict[str, str]) -> Any:
-    from sppnet.app.console import options_to_blame
     from sppnet.config.classification import FitConfig
 
     if "proposals" in settings:

@@ -1,14 +1,17 @@
 """What every session stands on: its photos, its store, its background thread. No torch."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
+from typing import Any, Self
 from uuid import uuid4
 
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.errors import NothingUsableError, SppnetError, UsageError, failure_text
 from sppnet.images.listing import list_images
 from sppnet.storage.label_store import STORE_FOLDER, LabelStore
+from sppnet.storage.labels import EMPTY, UNLABELLED, LabelBox, PhotoLabels
 
 TASKS = ("detect", "classify")
 MOST_FEATURES = 20_000_000_000  # bytes on disk; what was used longest ago goes first
@@ -81,6 +84,20 @@ def check_number(name: str, value: float, *, whole: bool = False) -> None:
         raise ValueError(f"{name} must be at least 0, got {value}")
     if whole and not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value}")
+
+
+def fill_up(
+    chosen: Sequence[str], photos: Sequence[str], done: Container[str], count: int
+) -> list[str]:
+    """Let the photos that are neither chosen nor done follow those that are chosen, in order.
+
+    Example:
+        >>> fill_up(["c"], ["a", "b", "c", "d"], {"a"}, 2)
+        ['c', 'b']
+    """
+    taken = set(chosen)
+    rest = (photo for photo in photos if photo not in done and photo not in taken)
+    return [*chosen, *islice(rest, max(0, count - len(chosen)))][:count]
 
 
 def _is_text(name: str) -> bool:
@@ -161,3 +178,133 @@ class Improver:
         except Exception as error:  # whatever it is, the thread must live
             self._failed(error)
             return False
+
+
+class PhotoSession:
+    """What the sessions of both tasks have in common: photos, labels, edits, and how a fit ends.
+
+    A subclass sets ``_lock``, which whoever changes the model holds, and ``_improver``.
+
+    Args:
+        folder: Of the photos; nothing is written there but the store.
+        store: Labels; it is closed with the session.
+        photos: Names of the photos.
+        author: Recorded with each edit that names none.
+    """
+
+    _lock: AbstractContextManager[Any]
+    _improver: Improver
+
+    def __init__(
+        self, folder: Path, store: LabelStore, photos: Sequence[str], author: str = ""
+    ) -> None:
+        self.folder, self.store, self.author = folder, store, author
+        self.photos = tuple(photos)
+        self._places = {photo: place for place, photo in enumerate(self.photos)}
+        self._failure, self._is_fitting = "", False
+
+    def close(self) -> None:
+        """Stop the background work and close the store; all edits are on the disk already."""
+        self._improver.stop()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, in the order in which they came."""
+        return self.store.names()
+
+    def labels(self, photo: str) -> PhotoLabels:
+        """Give what is said about a photo now, with its revision; ValueError if there is none."""
+        return self.store.labels(self._known(photo))
+
+    def set_empty(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
+        """Say that a photo shows none of the classes: it teaches what they do not look like.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            ValueError: If there is no such photo.
+            OutputError: If it cannot be written.
+        """
+        return self._put(photo, (), EMPTY, expected, author)
+
+    def undo(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
+        """Take the last edit of a photo back, also one of an earlier session.
+
+        Raises:
+            ConflictError: If the photo is at another revision than ``expected``.
+            UsageError: If there is nothing to undo.
+            OutputError: If it cannot be written.
+        """
+        made = self.store.undo(self._known(photo), expected, self._author(author))
+        self._edited()
+        return made
+
+    def redo(
+        self, photo: str, *, expected: int | None = None, author: str | None = None
+    ) -> PhotoLabels:
+        """Take the last undo back, unless the photo was edited since; raises as :meth:`undo`."""
+        made = self.store.redo(self._known(photo), expected, self._author(author))
+        self._edited()
+        return made
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """Let the state say that a fit is under way, and afterwards why it failed."""
+        with self._improver.paused(), self._lock:
+            self._failure, self._is_fitting = "", True
+            try:
+                yield
+            except SppnetError as error:
+                self._fail(error)
+                raise
+            finally:
+                self._is_fitting = False
+
+    def _done(self) -> set[str]:
+        """Names of the photos of which something is said."""
+        return {each.photo for each in self.store.every() if each.state != UNLABELLED}
+
+    def _known(self, photo: str) -> str:
+        """Refuse a photo that is not among them."""
+        if photo not in self._places:
+            raise ValueError(f"photo must be one of the folder's, got {photo!r}")
+        return photo
+
+    def _author(self, author: str | None) -> str:
+        return self.author if author is None else author
+
+    def _put(
+        self,
+        photo: str,
+        boxes: Sequence[LabelBox],
+        state: str,
+        expected: int | None,
+        author: str | None,
+        names: Sequence[str] = (),
+    ) -> PhotoLabels:
+        made = self.store.put(
+            self._known(photo),
+            boxes,
+            state=state,
+            names=names,
+            expected=expected,
+            author=self._author(author),
+        )
+        self._edited()
+        return made
+
+    def _edited(self) -> None:
+        """Hear of an edit that was written."""
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = failure_text(error)

@@ -284,14 +284,22 @@ class ClassLearner:
         """
         if photo in self._known:
             return
-        row = self.rows.row(photo)[None]
-        table = torch.cat([self._table.reshape(-1, row.shape[1]), row])
-        products = (table @ row.T).double()
-        whole = torch.zeros(len(table), len(table), dtype=torch.float64)
-        whole[:-1, :-1] = self._gram
-        whole[-1] = whole[:, -1] = products[:, 0]
-        self._known[photo] = len(self._known)
-        self._table, self._gram = table, whole
+        row = self.rows.row(photo)
+        place = len(self._known)
+        if place == len(self._table):
+            self._make_room(len(row))
+        self._table[place] = row
+        products = (self._table[: place + 1] @ row[:, None]).double()[:, 0]
+        self._gram[place, : place + 1] = self._gram[: place + 1, place] = products
+        self._known[photo] = place
+
+    def _make_room(self, length: int) -> None:
+        """Grow by a quarter, so that the tables are not copied for every photo."""
+        count = len(self._table)
+        size = count + max(64, count // 4)
+        table, gram = torch.zeros(size, length), torch.zeros(size, size, dtype=torch.float64)
+        table[:count], gram[:count, :count] = self._table.reshape(count, length), self._gram
+        self._table, self._gram = table, gram
 
     def knows(self, photo: str) -> bool:
         """Whether a photo was taken in."""

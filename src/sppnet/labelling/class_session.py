@@ -10,14 +10,15 @@ from torch import Tensor
 
 from sppnet.classification import LinearSvm
 from sppnet.config.classification import FitConfig
-from sppnet.errors import InputError, NothingUsableError, Problem, SppnetError, failure_text
+from sppnet.errors import InputError, NothingUsableError, Problem
 from sppnet.evaluation.results_writing import write_table
-from sppnet.images.decode import read_content
 from sppnet.labelling.base import (
     MOST_FEATURES,
     Improver,
+    PhotoSession,
     StoppedError,
     check_number,
+    fill_up,
     list_photos,
     name_start,
     open_store,
@@ -31,16 +32,17 @@ from sppnet.labelling.class_learner import (
     doubt_classes,
     summarise_classes,
 )
+from sppnet.labelling.exchange import copy_photo
 from sppnet.labelling.folds import Candidate, Doubt, Expectation, choose_next
 from sppnet.labelling.session import SessionState
-from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes
+from sppnet.storage import FeatureCache, ensure_output_folder
 from sppnet.storage.label_store import LabelStore
-from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, PhotoLabels
+from sppnet.storage.labels import LABELLED, UNLABELLED, PhotoLabels
 
 LOOKED_AT = 200  # photos among which the next one is chosen, at most
 
 
-class ClassSession:
+class ClassSession(PhotoSession):
     """Names of the photos of a folder, and a classifier that is fitted anew in milliseconds.
 
     The features are those of a frozen trunk, computed once per photo. Use :meth:`open`. The session
@@ -52,6 +54,7 @@ class ClassSession:
         config: Trunk and recipe, as of ``classify fit``.
         background: Whether a thread computes features meanwhile.
         author: Recorded with each edit.
+        photos: Names of the photos, where they were listed before.
 
     Example:
         >>> import tempfile
@@ -76,17 +79,16 @@ class ClassSession:
         *,
         background: bool = True,
         author: str = "",
+        photos: Sequence[str] = (),
     ) -> None:
-        self.folder, self.store, self.config, self.author = folder, store, config, author
-        self.photos = list_photos(folder)
-        self._places = {photo: place for place, photo in enumerate(self.photos)}
+        super().__init__(folder, store, photos or list_photos(folder), author)
+        self.config = config
         cache = FeatureCache(store.folder / "features", MOST_FEATURES)
         self._learner = ClassLearner(FrozenRows(folder, config, cache))
         self._lock = RLock()
         self._model: ClassModel | None = None
         self._edit = self._fits = self._at = 0
         self._start = name_start()
-        self._failure, self._is_fitting = "", False
         self._problems: dict[str, Problem] = {}
         self._seen: set[str] = set()  # photos whose rows are on the disk
         self._improver = Improver(self._look_ahead, self._fail)
@@ -118,25 +120,10 @@ class ClassSession:
             UnusableFileError: If the store is damaged.
             OutputError: If the store cannot be made.
         """
-        kept = open_store(folder, store, "classify")
+        photos = list_photos(folder)
+        kept = open_store(folder, store, "classify", photos)
         config = config or FitConfig()
-        return cls(Path(folder), kept, config, background=background, author=author)
-
-    def close(self) -> None:
-        """Stop the background work and close the store; all edits are on the disk already."""
-        self._improver.stop()
-        self.store.close()
-
-    def __enter__(self) -> "ClassSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names, in the order in which they came."""
-        return self.store.names()
+        return cls(Path(folder), kept, config, background=background, author=author, photos=photos)
 
     @property
     def state(self) -> SessionState:
@@ -152,10 +139,6 @@ class ClassSession:
     def problems(self) -> tuple[Problem, ...]:
         """Photos that could not be used, each once."""
         return tuple(self._problems.values())
-
-    def labels(self, photo: str) -> PhotoLabels:
-        """Give what is said about a photo now, with its revision; ValueError if there is none."""
-        return self.store.labels(self._known(photo))
 
     def set_names(
         self,
@@ -184,25 +167,7 @@ class ClassSession:
         """
         kept = tuple(dict.fromkeys(names))
         state = LABELLED if kept else UNLABELLED
-        return self._put(photo, kept, state, expected, author)
-
-    def set_empty(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Say that a photo shows none of the classes; raises as :meth:`set_names`."""
-        return self._put(photo, (), EMPTY, expected, author)
-
-    def undo(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Take the last edit of a photo back; raises as that of ``LabelSession``."""
-        return self.store.undo(self._known(photo), expected, self._author(author))
-
-    def redo(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Take the last undo back, unless the photo was edited since; raises as ``undo``."""
-        return self.store.redo(self._known(photo), expected, self._author(author))
+        return self._put(photo, (), state, expected, author, kept)
 
     def rename_class(self, name: str, new: str, *, author: str | None = None) -> None:
         """Rename a class; nothing is learnt anew; raises as that of ``LabelSession``."""
@@ -231,15 +196,8 @@ class ClassSession:
             ValueError: If the budget is no number of at least 0.
         """
         check_number("budget_seconds", budget_seconds)
-        with self._improver.paused(), self._lock:
-            self._failure, self._is_fitting = "", True
-            try:
-                self._fit()
-            except SppnetError as error:
-                self._fail(error)
-                raise
-            finally:
-                self._is_fitting = False
+        with self._fitting():
+            self._fit()
         return self.state
 
     def suggest(self, photo: str) -> ClassSuggestions:
@@ -306,14 +264,13 @@ class ClassSession:
         """
         check_number("count", count, whole=True)
         with self._improver.paused(), self._lock:
-            done = {each.photo for each in self.store.every() if each.state != UNLABELLED}
-            ready = [photo for photo in self.photos if photo in self._seen - done]
+            done = self._done()
+            ready = [p for p in self.photos if p in self._seen and p not in done]
             some = ready[:: max(1, len(ready) // LOOKED_AT)][:LOOKED_AT]
             candidates = [Candidate(p, self._uncertainty(p), self._row(p)) for p in some]
             seen = [self._row(photo) for photo in done if self._learner.knows(photo)]
             chosen = choose_next(candidates, torch.stack(seen), count) if seen else some[:count]
-            rest = (photo for photo in self.photos if photo not in done | set(chosen))
-            return [*chosen, *rest][:count]
+            return fill_up(chosen, self.photos, done, count)
 
     def doubtful(self, count: int = 40, most_photos: int = 1000) -> list[Doubt]:
         """Name labels that a model fitted without their photo denies.
@@ -467,31 +424,7 @@ class ClassSession:
         """Copy photos into class folders; two of one name in two folders stay two."""
         for photo, name in pairs:
             folder = ensure_output_folder(out / _folder_name(name))
-            write_bytes(folder / photo.replace("/", "__"), read_content(self.folder / photo))
-
-    def _known(self, photo: str) -> str:
-        if photo not in self._places:
-            raise ValueError(f"photo must be one of the folder's, got {photo!r}")
-        return photo
-
-    def _author(self, author: str | None) -> str:
-        return self.author if author is None else author
-
-    def _put(
-        self,
-        photo: str,
-        names: tuple[str, ...],
-        state: str,
-        expected: int | None,
-        author: str | None,
-    ) -> PhotoLabels:
-        author = self._author(author)
-        return self.store.put(
-            self._known(photo), [], state=state, names=names, expected=expected, author=author
-        )
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = failure_text(error)
+            copy_photo(self.folder, photo, folder)
 
 
 def _folder_name(name: str) -> str:

@@ -328,12 +328,16 @@ def export_labels(
     if copy_photos and layout in ("voc", "yolo"):
         folder = ensure_output_folder(Path(out) / ("JPEGImages" if layout == "voc" else "images"))
         for each, _ in usable:
-            photo = read_content(store.photos_folder / each.photo)
-            write_bytes(folder / _flat(each.photo), photo)
+            copy_photo(store.photos_folder, each.photo, folder)
     return Path(out)
 
 
 Sized = list[tuple[PhotoLabels, tuple[int, int]]]
+
+
+def copy_photo(photos: Path, photo: str, folder: Path) -> None:
+    """Copy a photo into one folder with all others."""
+    write_bytes(folder / _flat(photo), read_content(photos / photo))
 
 
 def _flat(photo: str) -> str:

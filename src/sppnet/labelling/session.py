@@ -8,16 +8,23 @@ from pathlib import Path
 from torch import Tensor
 
 from sppnet.config.detection import DetectionConfig
-from sppnet.errors import NothingUsableError, Problem, SppnetError, failure_text
+from sppnet.errors import NothingUsableError, Problem
 from sppnet.geometry import Detections
 from sppnet.images import read_image_size
-from sppnet.labelling.base import Improver, check_number, list_photos, open_store
+from sppnet.labelling.base import (
+    Improver,
+    PhotoSession,
+    check_number,
+    fill_up,
+    list_photos,
+    open_store,
+)
 from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
 from sppnet.labelling.exchange import export_labels
 from sppnet.labelling.folds import Doubt, Expectation, choose_next, find_doubts, summarise
 from sppnet.labelling.loop import LearningLoop
 from sppnet.storage.label_store import LabelStore
-from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, LabelBox, PhotoLabels
+from sppnet.storage.labels import LABELLED, UNLABELLED, PhotoLabels
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class SessionState:
     model: str
 
 
-class LabelSession:
+class LabelSession(PhotoSession):
     """Labels of a folder of photos, and a detector that is kept warm on them.
 
     Features are computed once per photo and kept on disk. An edit is on the disk before its call
@@ -61,6 +68,7 @@ class LabelSession:
         background: Whether a thread convolves photos and improves the model meanwhile.
         author: Recorded with each edit.
         learns_edits: Whether that thread learns edits, too; without, they wait for :meth:`refit`.
+        photos: Names of the photos, where they were listed before.
 
     Example:
         >>> import tempfile
@@ -88,13 +96,14 @@ class LabelSession:
         background: bool = True,
         author: str = "",
         learns_edits: bool = True,
+        photos: Sequence[str] = (),
     ) -> None:
-        self.folder, self.store, self.config, self.author = folder, store, config, author
-        self.photos = list_photos(folder)
+        super().__init__(folder, store, photos or list_photos(folder), author)
+        self.config, self._deadline = config, 0.0
         self._loop = LearningLoop(folder, store, config, self.photos)
-        self._loop.learns_edits, self._is_fitting = learns_edits, False
+        self._loop.learns_edits = learns_edits
+        self._lock = self._loop.lock
         self._improver = Improver(self._loop.improve_once, self._fail)
-        self._deadline, self._failure = 0.0, ""
         if background:
             self._improver.start()
 
@@ -125,25 +134,17 @@ class LabelSession:
             UnusableFileError: If the store is damaged.
             OutputError: If the store cannot be made.
         """
-        kept = open_store(folder, store, "detect")
-        more = {"background": background, "learns_edits": learns_edits}
-        return cls(Path(folder), kept, config or DetectionConfig(), author=author, **more)
-
-    def close(self) -> None:
-        """Stop the background work and close the store; all edits are on the disk already."""
-        self._improver.stop()
-        self.store.close()
-
-    def __enter__(self) -> "LabelSession":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Class names, in the order in which they came."""
-        return self.store.names()
+        photos = list_photos(folder)
+        kept = open_store(folder, store, "detect", photos)
+        return cls(
+            Path(folder),
+            kept,
+            config or DetectionConfig(),
+            background=background,
+            author=author,
+            learns_edits=learns_edits,
+            photos=photos,
+        )
 
     @property
     def state(self) -> SessionState:
@@ -159,10 +160,6 @@ class LabelSession:
     def problems(self) -> tuple[Problem, ...]:
         """Photos and boxes that could not be used, each once."""
         return tuple(dict.fromkeys([*self._loop.problems, *self._loop.learner.cached.problems]))
-
-    def labels(self, photo: str) -> PhotoLabels:
-        """Give what is said about a photo now, with its revision; ValueError if there is none."""
-        return self.store.labels(self._known(photo))
 
     def set_boxes(
         self,
@@ -204,40 +201,6 @@ class LabelSession:
         made = cut_boxes(boxes, labels, size_hw)
         kept = keep_extras(made, self.store.labels(photo).boxes)
         return self._put(photo, kept, LABELLED if kept else UNLABELLED, expected, author)
-
-    def set_empty(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Say that no things are in a photo: it teaches what things do not look like.
-
-        Raises:
-            ConflictError: If the photo is at another revision than ``expected``.
-            ValueError: If there is no such photo.
-            OutputError: If it cannot be written.
-        """
-        return self._put(self._known(photo), [], EMPTY, expected, author)
-
-    def undo(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Take the last edit of a photo back, also one of an earlier session.
-
-        Raises:
-            ConflictError: If the photo is at another revision than ``expected``.
-            UsageError: If there is nothing to undo.
-            OutputError: If it cannot be written.
-        """
-        made = self.store.undo(self._known(photo), expected, self._author(author))
-        self._edited()
-        return made
-
-    def redo(
-        self, photo: str, *, expected: int | None = None, author: str | None = None
-    ) -> PhotoLabels:
-        """Take the last undo back, unless the photo was edited since; raises as :meth:`undo`."""
-        made = self.store.redo(self._known(photo), expected, self._author(author))
-        self._edited()
-        return made
 
     def rename_class(self, name: str, new: str, *, author: str | None = None) -> None:
         """Rename a class; nothing is learnt anew.
@@ -281,19 +244,15 @@ class LabelSession:
             ValueError: If the budget is no number of at least 0.
         """
         check_number("budget_seconds", budget_seconds)
-        with self._improver.paused(), self._loop.lock:
-            self._deadline, self._failure = time.monotonic() + budget_seconds, ""
-            self._is_fitting = True
+        with self._fitting():
+            self._deadline = time.monotonic() + budget_seconds
             try:
                 if full:
                     self._loop.fit_full()
                 else:
                     self._loop.fit_warm(budget_seconds)
-            except SppnetError as error:
-                self._fail(error)
-                raise
             finally:
-                self._deadline, self._is_fitting = 0.0, False
+                self._deadline = 0.0
         return self.state
 
     def improve(self, seconds: float = 60.0) -> float:
@@ -367,11 +326,10 @@ class LabelSession:
         """
         check_number("count", count, whole=True)
         with self._improver.paused(), self._loop.lock:
-            done = {each.photo for each in self.store.every() if each.state != UNLABELLED}
+            done = self._done()
             candidates, seen = self._loop.candidates(done)
             chosen = choose_next(candidates, seen, count)
-            rest = (photo for photo in self.photos if photo not in done | set(chosen))
-            return [*chosen, *rest][:count]
+            return fill_up(chosen, self.photos, done, count)
 
     def doubtful(self, count: int = 40, most_photos: int = 1000) -> list[Doubt]:
         """Name labels that a model fitted without their photo denies, and things without a label.
@@ -432,33 +390,7 @@ class LabelSession:
                 raise NothingUsableError("nothing was learnt yet: label a photo and refit")
         return Path(path)
 
-    def _known(self, photo: str) -> str:
-        """Refuse a photo that is not among them."""
-        if photo not in self._loop.places:
-            raise ValueError(f"photo must be one of the folder's, got {photo!r}")
-        return photo
-
-    def _author(self, author: str | None) -> str:
-        return self.author if author is None else author
-
-    def _put(
-        self,
-        photo: str,
-        boxes: list[LabelBox],
-        state: str,
-        expected: int | None,
-        author: str | None,
-    ) -> PhotoLabels:
-        made = self.store.put(
-            photo, boxes, state=state, expected=expected, author=self._author(author)
-        )
-        self._edited()
-        return made
-
     def _edited(self) -> None:
         """Put what was edited in line; the background may begin to learn it."""
         self._loop.sync(wait=False)
         self._improver.wake()
-
-    def _fail(self, error: Exception) -> None:
-        self._failure = failure_text(error)

@@ -154,7 +154,6 @@ class PhotoDesk:
 
 ENDINGS = {"voc": ".zip", "yolo": ".zip", "coco": ".json", "label-studio": ".json", "csv": ".csv"}
 CLASS_ENDINGS = {"csv": ".csv", "folders": ".zip"}
-OPSET = 20
 Download = tuple[Path, str, Callable[[], None]]
 
 
@@ -228,7 +227,7 @@ def write_onnx(model: Path, out: Path) -> Path:
 
     check_packages()
     recipe = _recipe(model)
-    data, comparisons = export_onnx(recipe, OPSET)
+    data, comparisons = export_onnx(recipe)
     if not all(each.matches(recipe.tolerance) for each in comparisons):
         raise OutputError("onnxruntime and torch differ on this model", code="E_MISMATCH")
     write_bytes(out, data)

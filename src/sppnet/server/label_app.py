@@ -1,7 +1,6 @@
 """The requests of ``sppnet label`` and their answers; what they do is in ``desk.py``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -263,13 +262,3 @@ def _add_page(app: FastAPI, page: Path) -> None:
 
     if page.is_dir():
         app.mount("/", StaticFiles(directory=page), "page")
-
-
-@contextmanager
-def opened_desk(desk: LabelDesk) -> Iterator[LabelDesk]:
-    """Start a desk, and close it at the end."""
-    desk.start()
-    try:
-        yield desk
-    finally:
-        desk.close()
