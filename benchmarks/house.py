@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("app",),
 )
 NEIGHBOURS = {("backbones", "storage"), ("pooling", "geometry")}
-MOST_MODULES, MOST_FILES, MOST_LINES, LONGEST_CHAIN, SMALL = 199, 12, 500, 6, 80
+MOST_MODULES, MOST_FILES, MOST_LINES, LONGEST_CHAIN, SMALL = 200, 12, 500, 6, 80
 # What a file under `SMALL` lines says in its docstring if only one other file needs it.
 REASON = "a file of its own"
 _SHAPE = re.compile(r"\(\s*(?:[A-Z]\w*|\d+|\.\.\.)\s*,[^()]*\)")

@@ -7,8 +7,8 @@
 - ``operating_point``: from which score on a detection counts.
 - ``overlaps``: of boxes, in blocks; how many objects the proposals cover.
 - ``classification``: how often a classifier is right.
-- ``results_io`` reads detections from files, ``results_writing`` writes them; ``visualize``
-  draws them on images.
+- ``results_io`` reads detections of a data set, ``result_formats`` knows the formats, row by row;
+  ``visualize`` draws detections on images.
 - ``report``: all of it as one HTML page.
 """
 
@@ -55,8 +55,8 @@ from sppnet.evaluation.report.classification import (
 )
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import DetectionAnalysis, DetectionFigures
+from sppnet.evaluation.result_formats import write_coco_results, write_counts, write_csv
 from sppnet.evaluation.results_io import read_detections
-from sppnet.evaluation.results_writing import write_coco_results, write_counts, write_csv
 from sppnet.evaluation.visualize import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,

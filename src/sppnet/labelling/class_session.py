@@ -11,7 +11,7 @@ from torch import Tensor
 from sppnet.classification import LinearSvm
 from sppnet.config.classification import FitConfig
 from sppnet.errors import InputError, NothingUsableError, Problem
-from sppnet.evaluation.results_writing import write_table
+from sppnet.evaluation.result_formats import write_table
 from sppnet.labelling.base import (
     MOST_FEATURES,
     Improver,

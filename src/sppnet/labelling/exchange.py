@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 import yaml
 
 from sppnet.errors import Findings, InputError, NothingUsableError
-from sppnet.evaluation.results_writing import write_table
+from sppnet.evaluation.result_formats import write_table
 from sppnet.images import (
     DetectionDataset,
     LabelledImage,

@@ -47,7 +47,7 @@ from sppnet.evaluation import (
     write_classification_report,
 )
 from sppnet.evaluation.report import seen_warnings, write_found_page
-from sppnet.evaluation.results_writing import Number, write_table
+from sppnet.evaluation.result_formats import Number, write_table
 from sppnet.images import (
     ClassificationDataset,
     list_class_splits,

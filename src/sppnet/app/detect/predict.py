@@ -36,7 +36,7 @@ from sppnet.evaluation import (
 )
 from sppnet.evaluation.operating_point import reaches
 from sppnet.evaluation.report import write_found_page
-from sppnet.evaluation.results_writing import write_table
+from sppnet.evaluation.result_formats import write_table
 from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.listing import DETECTIONS, OVERLAYS, Listing, distinct_ids

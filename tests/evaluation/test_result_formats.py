@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from sppnet.evaluation import write_coco_results, write_counts, write_csv
-from sppnet.evaluation.results_writing import exact_text
+from sppnet.evaluation.result_formats import exact_text
 from sppnet.geometry import Detections
 
 NAMES = ("cat", "=dog")
