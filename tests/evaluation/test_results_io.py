@@ -11,8 +11,8 @@ import torch
 
 from sppnet.errors import OutputError, Problem, UnusableFileError
 from sppnet.evaluation import read_detections, write_coco_results, write_csv
-from sppnet.evaluation.results_io import ImageNames
 from sppnet.evaluation.result_formats import exact_text, spreadsheet_text
+from sppnet.evaluation.results_io import ImageNames
 from sppnet.geometry import Detections
 
 NAMES = ("cat", "traffic light", "0")
