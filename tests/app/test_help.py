@@ -1,14 +1,14 @@
 """Every command shows its help quickly and without torch."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
 from sppnet.app.main import COMMANDS, load_command
 
-LIMIT = 1.0  # seconds on a busy machine; the aim on a quiet one is 0.5
+LIMIT = 1.0  # seconds on a slow machine; the aim is 0.5
 
 
 def all_commands() -> list[list[str]]:
@@ -25,19 +25,21 @@ ALL = all_commands()
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_help_is_quick(words: list[str]) -> None:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run(
-            [sys.executable, "-m", "sppnet", *words, "--help"], capture_output=True, check=False
-        )
-        seconds.append(time.perf_counter() - start)
-        assert result.returncode == 0, result.stderr
-        assert b"Usage:" in result.stdout
-        if min(seconds) < LIMIT / 2:
-            break
-    print(f"sppnet {' '.join(words)} --help: {min(seconds):.2f} s")
-    assert min(seconds) < LIMIT
+    seconds = min(_seconds_of_help(words) for _ in range(2))
+    print(f"sppnet {' '.join(words)} --help: {seconds:.2f} s of the processor")
+    assert seconds < LIMIT
+
+
+def _seconds_of_help(words: list[str]) -> float:
+    """Let a process show the help; what it took of the processor, whoever else works there."""
+    before = os.times()
+    result = subprocess.run(
+        [sys.executable, "-m", "sppnet", *words, "--help"], capture_output=True, check=False
+    )
+    after = os.times()
+    assert result.returncode == 0, result.stderr
+    assert b"Usage:" in result.stdout
+    return sum(after[2:4]) - sum(before[2:4])
 
 
 def test_no_command_imports_heavy_packages_before_it_runs() -> None:

@@ -39,6 +39,7 @@ COMMANDS = {
     "reproduce": "Measure a table of the paper again, both numbers side by side.",
     "benchmark": "Measure the speed of this machine beside named peers.",
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
+    "doctor": "Check that models are whole and answer as they did where they were saved.",
     "info": "Show versions, kernels, devices and limits.",
 }
 # typer's errors about words on the command line; the class has no public name in every version

@@ -33,6 +33,7 @@ from sppnet.classification.network import (
 from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
 from sppnet.config.fields import LARGEST, Count, Each, OneOf, Within, restore_fields
 from sppnet.images import to_image
+from sppnet.images.canary import as_answers, canary_image
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.storage import restore_model, save_model, tensors_under
 from sppnet.storage.tensors import digest_of
@@ -188,7 +189,12 @@ class ImageClassifier(ABC):
             OutputError: If it cannot be written.
             TypeError: If a pooling or a head is none of the project's.
         """
-        save_model(path, self.kind, self.config(), {**self.tensors(), "seen": self.seen})
+        tensors = {**self.tensors(), "seen": self.seen}
+        save_model(path, self.kind, self.config(), tensors, self.answers())
+
+    def answers(self) -> dict[str, Any]:
+        """Score a picture that all have, for ``sppnet doctor``."""
+        return as_answers(self.scores([canary_image()]))
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:

@@ -31,11 +31,13 @@ from sppnet.images import (
     to_image,
     usual_split,
 )
+from sppnet.images.canary import as_answers, canary_boxes, canary_image
 from sppnet.progress import Track, show_progress
 from sppnet.storage import (
     FeatureCache,
     load_model,
     put_under,
+    read_answers,
     restore_model,
     save_model,
     tensors_under,
@@ -423,7 +425,16 @@ class Detector:
         if self.operating_points is not None:
             config["operating_points"] = self.operating_points.config()
         seen = {} if self.seen is None else {"seen": self.seen}
-        save_model(Path(path), MODEL_KIND, config, self.tensors() | seen)
+        save_model(Path(path), MODEL_KIND, config, self.tensors() | seen, self.answers())
+
+    @torch.no_grad()
+    def answers(self) -> dict[str, Any]:
+        """Score and refine fixed boxes of a picture that all have, for ``sppnet doctor``."""
+        encoded, boxes = self.encode(canary_image()), canary_boxes()
+        scores = self.score(encoded, boxes)
+        labels = torch.arange(len(boxes)) % len(self.names)
+        refined = self._refine(encoded, Detections(boxes, scores[:, 0], labels))
+        return as_answers(scores, refined.boxes, refined.scores)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "Detector":
@@ -485,4 +496,5 @@ def keep_operating_points(folder: str | Path, points: OperatingPoints) -> None:
         OutputError: If it cannot be written.
     """
     config, tensors = load_model(folder, MODEL_KIND)
-    save_model(folder, MODEL_KIND, {**config, "operating_points": points.config()}, tensors)
+    config["operating_points"] = points.config()
+    save_model(folder, MODEL_KIND, config, tensors, read_answers(folder))

@@ -29,7 +29,14 @@ from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
     from sppnet.storage.cache import FeatureCache, WriteBehind
-    from sppnet.storage.models import is_model, load_model, read_kind, restore_model, save_model
+    from sppnet.storage.models import (
+        is_model,
+        load_model,
+        read_answers,
+        read_kind,
+        restore_model,
+        save_model,
+    )
     from sppnet.storage.tensors import put_under, tensors_under
 
 __all__ = [
@@ -48,6 +55,7 @@ __all__ = [
     "is_model",
     "load_model",
     "put_under",
+    "read_answers",
     "read_bytes",
     "read_json",
     "read_kind",
@@ -68,6 +76,7 @@ _MODULE_OF = {
     "is_model": "models",
     "load_model": "models",
     "put_under": "tensors",
+    "read_answers": "models",
     "read_kind": "models",
     "restore_model": "models",
     "save_model": "models",

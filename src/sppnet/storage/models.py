@@ -46,7 +46,11 @@ T = TypeVar("T")
 
 
 def save_model(
-    folder: str | Path, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: str | Path,
+    kind: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    answers: Mapping[str, Any] | None = None,
 ) -> None:
     """Write or replace a model folder; a kill at any point leaves the old or the new model.
 
@@ -55,6 +59,7 @@ def save_model(
         kind: What the model is, such as ``"detector"``; ``load_model`` asks for the same.
         config: What JSON can hold, all numbers finite; tuples come back as lists.
         tensors: Finite tensors by name.
+        answers: What the model says of a picture that everyone has, for ``read_answers``.
 
     Raises:
         OutputError: If it cannot be written; the model that was there is untouched.
@@ -70,7 +75,7 @@ def save_model(
     """
     _check_values(config, tensors)
     files = {TENSORS: tensors_to_bytes(tensors), CONFIG: json_text(config).encode()}
-    files[MANIFEST] = manifest_text(kind, files).encode()
+    files[MANIFEST] = manifest_text(kind, files, answers).encode()
     try:
         target = Path(folder).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -150,9 +155,22 @@ def is_model(folder: str | Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def manifest_text(kind: str, files: Mapping[str, bytes]) -> str:
+def read_answers(folder: str | Path) -> dict[str, Any] | None:
+    """Read what the model said when it was saved; None for a model that was saved without.
+
+    Raises:
+        UnusableFileError: If there is no manifest, or it is damaged or of another version.
+    """
+    manifest = _read_present(Path(folder), lambda present: read_manifest(present / MANIFEST))
+    answers = manifest.get("answers")
+    return answers if isinstance(answers, dict) else None
+
+
+def manifest_text(
+    kind: str, files: Mapping[str, bytes], answers: Mapping[str, Any] | None = None
+) -> str:
     """Text of the manifest: what the files are, and a checksum of the manifest itself."""
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "kind": kind,
@@ -160,6 +178,8 @@ def manifest_text(kind: str, files: Mapping[str, bytes]) -> str:
             name: {"bytes": len(data), "sha256": sha256_bytes(data)} for name, data in files.items()
         },
     }
+    if answers is not None:
+        content["answers"] = dict(answers)
     return _with_checksum(content)
 
 
