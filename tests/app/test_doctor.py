@@ -64,4 +64,4 @@ def test_a_model_without_answers_says_so(tmp_path, capsys) -> None:
     config, tensors = load_model(folder, "detector")
     save_model(folder, "detector", config, tensors)
     assert main(["doctor", str(folder)]) == 0
-    assert "it keeps no answers to compare" in capsys.readouterr().out
+    assert "keeps no answers to compare" in capsys.readouterr().out

@@ -103,7 +103,7 @@ def in_words(finding: dict[str, Any]) -> str:
     whole = f"{finding['kind']} of {finding['classes']} classes, every byte as saved"
     difference, where = finding["largest_difference"], finding["saved_on"]
     if difference is None:
-        return f"{whole}; it keeps no answers to compare, as models of before version 0.2"
+        return f"{whole}; it was saved by an earlier version and keeps no answers to compare"
     if difference <= SAME:
         return f"{whole}, the same numbers as on {where}"
     return f"{whole}, numbers within {difference:.1g} of those on {where}"
