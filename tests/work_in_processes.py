@@ -26,7 +26,7 @@ MOST_SECONDS = 60
 
 def use_kernels(folder: Path) -> list[Tensor]:
     """Everything that is compiled here, and OpenCV's proposals, on sizes that take threads."""
-    from sppnet.detection.proposals.opencv import edge_boxes
+    from sppnet.detection.proposals.propose import edge_boxes
 
     maps = torch.arange(2 * 64 * 40 * 50).reshape(2, 64, 40, 50) * 7.0 % 31
     rows = torch.tensor([[0, 1, 2, 30, 40], [1, 0, 0, 50, 40]])

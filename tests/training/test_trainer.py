@@ -14,8 +14,7 @@ from torch.nn.functional import mse_loss
 
 from sppnet.errors import UnusableFileError, UsageError
 from sppnet.storage import save_model
-from sppnet.training.checkpoints import KIND, Checkpoints, TrainingState
-from sppnet.training.log import TrainingLog
+from sppnet.training.checkpoints import KIND, Checkpoints, TrainingLog, TrainingState
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer
 from sppnet.training.trainer import BatchResult, Trainer, average_weights
 

@@ -62,9 +62,8 @@ from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe,
 from sppnet.classification.transfer.svm import COSTS, LinearSvm
 from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
 from sppnet.config.classification import FitConfig, TrainConfig
-from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.checkpoints import Checkpoints, TrainingLog
 from sppnet.training.distributed import Processes, join_processes
-from sppnet.training.log import TrainingLog
 
 __all__ = [
     "COSTS",

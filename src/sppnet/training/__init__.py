@@ -2,6 +2,6 @@
 
 Start with ``trainer.py``: the one loop, and the small :class:`Task` that says what is learnt. It
 uses ``optimizers.py`` (rates of the parts of a network, how they fall, one step),
-``checkpoints.py`` (states that a run goes on from, and seeds), ``log.py`` (log.csv, log.jsonl,
-TensorBoard) and ``distributed.py`` (several processes).
+``checkpoints.py`` (states that a run goes on from, seeds, log.csv, log.jsonl, TensorBoard) and
+``distributed.py`` (several processes).
 """

@@ -23,6 +23,7 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage import put_under, tensors_under
 from sppnet.training.checkpoints import (
     Checkpoints,
+    TrainingLog,
     TrainingState,
     check_alike,
     copy_tensors,
@@ -30,7 +31,6 @@ from sppnet.training.checkpoints import (
     unpack_tensors,
 )
 from sppnet.training.distributed import Processes
-from sppnet.training.log import TrainingLog
 from sppnet.training.optimizers import clip_and_step, set_rate
 
 Row = dict[str, Any]

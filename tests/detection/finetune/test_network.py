@@ -25,8 +25,7 @@ from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.pooling import spatial_pyramid_pool
-from sppnet.training.checkpoints import Checkpoints
-from sppnet.training.log import TrainingLog
+from sppnet.training.checkpoints import Checkpoints, TrainingLog
 from sppnet.training.optimizers import OptimizerConfig
 
 CONFIG = NetworkTuningConfig(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sppnet.detection import propose
-from sppnet.detection.proposals.opencv import _edges
+from sppnet.detection.proposals.propose import _edges
 
 
 def test_mirrored_colours_are_not_swapped(monkeypatch) -> None:

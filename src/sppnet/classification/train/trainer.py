@@ -12,9 +12,8 @@ from sppnet.classification.network import SppNet, device_of
 from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.train.loader import Epoch, MicroBatch, TrainingImages, prepare_ahead
 from sppnet.progress import Track, no_tracking
-from sppnet.training.checkpoints import Checkpoints, TrainingState, derive_seed
+from sppnet.training.checkpoints import Checkpoints, TrainingLog, TrainingState, derive_seed
 from sppnet.training.distributed import Processes
-from sppnet.training.log import TrainingLog
 from sppnet.training.optimizers import build_optimizer
 from sppnet.training.trainer import ALONE, BatchResult, Row, Trainer
 

@@ -26,8 +26,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import pool_regions
 from sppnet.progress import Track, no_tracking
-from sppnet.training.checkpoints import Checkpoints, TrainingState, derive_seed
-from sppnet.training.log import TrainingLog
+from sppnet.training.checkpoints import Checkpoints, TrainingLog, TrainingState, derive_seed
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
 from sppnet.training.trainer import BatchResult, Row, Trainer
 

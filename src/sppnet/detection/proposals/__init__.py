@@ -2,9 +2,10 @@
 
 Where to start reading, in this order:
 
-- ``propose.py``: one function for all methods that search in the pixels.
+- ``propose.py``: one function for all methods that search in the pixels; OpenCV's selective search
+  and EdgeBoxes.
 - ``graph.py``: our own segmentation and grouping, whose C++ source is in ``native/``.
-- ``opencv.py``: selective search and EdgeBoxes; ``grid.py``: sliding windows.
+- ``grid.py``: sliding windows.
 - ``precomputed.py``: files that another program has written.
 - ``anchors.py``: a proposer that is learnt from labelled boxes; ``anchor_boxes.py`` has its parts.
 """
