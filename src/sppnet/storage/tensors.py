@@ -1,18 +1,24 @@
-"""Named tensors as bytes, their digest, and parts of them by name; the memory that they leave."""
+"""Named tensors as bytes, their digest, parts of them by name; rows that share memory."""
 
 import ctypes
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from weakref import WeakSet
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 MOST_DIMENSIONS = 64  # more torch can hold, but hardly work with
+LEAST_ROWS = 64  # of a stretch of memory
+PART_BYTES = 2**26  # of rows that are kept together, unless the caller says how many there will be
+Places = NDArray[np.int64]
 
 
 def tensors_to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -157,3 +163,77 @@ def digest_of(description: Mapping[str, object] | None, tensors: Mapping[str, Te
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+class RowStore:
+    """Feature vectors in float16, in few large stretches of memory whose places are used again.
+
+    Many small tensors that come and go would tear the heap, and a process would hold several times
+    the memory that it uses. A stretch is touched only as it is filled.
+
+    Args:
+        length: D.
+        capacity: Rows of a stretch of memory; more rows take another one.
+
+    Example:
+        >>> store = RowStore(length=2, capacity=3)
+        >>> places = store.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> store.release(places[:1])
+        >>> store.add(torch.tensor([[5.0, 6.0]])).tolist(), store.take(places[1:]).tolist()
+        ([0], [[3.0, 4.0]])
+    """
+
+    def __init__(self, length: int, capacity: int | None = None) -> None:
+        self.length = length
+        self.capacity = max(LEAST_ROWS, capacity or PART_BYTES // (2 * length))
+        self._parts: list[Tensor] = []
+        self._free: list[int] = []
+        self._next = 0  # first place that was never used
+        self._readers: WeakSet[RowStore] = WeakSet()
+        self._waiting: list[int] = []  # released, but a reader may still need them
+
+    def add(self, rows: Tensor) -> Places:
+        """Keep (B, D) rows in float16; (B,) their places."""
+        if self._waiting and not self._readers:
+            self._free, self._waiting = self._free + self._waiting, []
+        again = [self._free.pop() for _ in range(min(len(rows), len(self._free)))]
+        fresh = range(self._next, self._next + len(rows) - len(again))
+        self._next = fresh.stop
+        while len(self._parts) * self.capacity < self._next:
+            self._parts.append(torch.empty(self.capacity, self.length, dtype=torch.float16))
+        places = np.array([*again, *fresh], dtype=np.int64)
+        for part, chosen, inside in self._by_part(places):
+            part[inside] = rows[chosen].half()
+        return places
+
+    def release(self, places: Places) -> None:
+        """Let places be used for other rows."""
+        (self._waiting if self._readers else self._free).extend(places.tolist())
+
+    def take(self, places: Places, out: Tensor | None = None) -> Tensor:
+        """(B, D) the rows in some places, in ``out`` if it is given."""
+        out = torch.empty(len(places), self.length, dtype=torch.float16) if out is None else out
+        for part, chosen, inside in self._by_part(places):
+            if len(inside) == len(places):
+                return torch.index_select(part, 0, inside, out=out)
+            out[chosen] = part[inside]
+        return out
+
+    def share(self) -> "RowStore":
+        """A store with the same rows; what either adds or releases from now on is its own."""
+        other = RowStore(self.length, self.capacity)
+        other._parts = list(self._parts)
+        other._next = len(self._parts) * self.capacity
+        self._readers.add(other)
+        return other
+
+    def _by_part(self, places: Places) -> Iterable[tuple[Tensor, Tensor | slice, Tensor]]:
+        """Each stretch of memory that some places lie in: which of them, and where inside."""
+        if len(self._parts) == 1:  # the usual case, in the innermost loop
+            yield self._parts[0], slice(None), torch.from_numpy(places)
+            return
+        numbers = places // self.capacity
+        for number in np.unique(numbers).tolist():
+            chosen = np.flatnonzero(numbers == number)
+            inside = torch.from_numpy(places[chosen] - number * self.capacity)
+            yield self._parts[number], torch.from_numpy(chosen), inside

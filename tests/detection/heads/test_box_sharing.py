@@ -1,10 +1,14 @@
 """Predictions for photos that are left out equal fits without them; the choice follows the fit."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from sppnet.config.detection import DetectionConfig
 from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
 from sppnet.detection.heads.box_sharing import (
     NearBoxes,
@@ -12,6 +16,8 @@ from sppnet.detection.heads.box_sharing import (
     predict_left_out,
     refine_left_out,
 )
+from sppnet.detection.train import _Training
+from sppnet.progress import no_tracking
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -104,3 +110,39 @@ def test_few_and_alike_share_many_and_different_do_not(
 
 def test_one_photo_or_none_says_nothing_so_classes_share(make_encoder) -> None:
     assert classes_share([], make_encoder(), CascadeConfig())
+
+
+def test_class_of_one_photo_is_not_refined_by_that_photo() -> None:
+    near = _near([(0.9, 0.0), (0.0, 0.9)], 12, 2)
+    alone = NearBoxes(
+        near.features,
+        near.boxes,
+        near.targets,
+        near.labels,
+        torch.where(near.labels == 1, 7, near.photos),
+    )
+    found = refine_left_out(alone, CascadeConfig(strength=0.3, spread=1e-6), alone.labels)
+    assert torch.equal(found[alone.labels == 1], alone.boxes[alone.labels == 1])
+    assert not torch.equal(found[alone.labels == 0], alone.boxes[alone.labels == 0])
+
+
+@pytest.mark.parametrize("classes", [20, 400])
+def test_classes_alike_share_whatever_their_number(classes, monkeypatch) -> None:
+    near = _near([(0.5, 0.3)] * classes, 1200 // classes, 6)
+    config = CascadeConfig(strength=0.3, spread=1e-6)
+    monkeypatch.setattr("sppnet.detection.heads.box_sharing.collect_near", lambda *_: near)
+    assert classes_share([], _Encoder(near), config)
+
+
+@pytest.mark.parametrize(("classes", "asked"), [(400, True), (401, False)])
+def test_beyond_400_classes_share_without_a_look_at_photos(classes, asked, monkeypatch) -> None:
+    looks = []
+    monkeypatch.setattr(
+        "sppnet.detection.train.classes_share", lambda *_: bool(looks.append(1)) or False
+    )
+    cached = SimpleNamespace(
+        usable=[], encoder=None, subset=lambda _: SimpleNamespace(samples=lambda _: [])
+    )
+    training = _Training(cached, ("x",) * classes, DetectionConfig(), no_tracking, nullcontext)
+    assert training._classes_share(1.0) is not asked
+    assert bool(looks) is asked

@@ -101,11 +101,14 @@ def refine_left_out(near: NearBoxes, config: CascadeConfig, groups: Tensor) -> T
         groups: (S,) which regression each box belongs to.
 
     Returns:
-        (S, 4) refined boxes, xyxy in pixels.
+        (S, 4) refined boxes, xyxy in pixels. Those of a group that one photo alone shows stay as
+        they are: nothing is left that its regression could be fitted to.
     """
     refined = near.boxes.clone()
     for group in groups.unique().tolist():
         rows = groups == group
+        if len(near.photos[rows].unique()) < 2:
+            continue
         boxes = near.boxes[rows].double()
         deltas = boxes_to_deltas(boxes, near.targets[rows].double())
         mean, whiten, colour = whiten_deltas(deltas, config.spread)

@@ -1,13 +1,14 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from weakref import WeakSet
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from sppnet.storage.tensors import Places, RowStore
 
 # Rows per block; their products with each other are kept.
 BLOCK = 64
@@ -16,86 +17,13 @@ INNER_PASSES = 2
 MOST_ROUNDS = 50
 # A round is one sweep over all rows of a class, then so many over those that are still active.
 ACTIVE_SWEEPS = 2
+# Classes that are fitted at the same time. Their weights are read once for each block.
+TOGETHER = 128
 NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
 # Blocks of which a smaller share of the rows is used are rebuilt.
 LEAST_USE = 0.5
-PART_BYTES = 2**26  # of rows that are kept together, unless the caller says how many there will be
-Places = NDArray[np.int64]
-
-
-class RowStore:
-    """Feature vectors in float16, in few large stretches of memory whose places are used again.
-
-    Many small tensors that come and go would tear the heap, and a process would hold several times
-    the memory that it uses. A stretch is touched only as it is filled.
-
-    Args:
-        length: D.
-        capacity: Rows of a stretch of memory; more rows take another one.
-
-    Example:
-        >>> store = RowStore(length=2, capacity=3)
-        >>> places = store.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        >>> store.release(places[:1])
-        >>> store.add(torch.tensor([[5.0, 6.0]])).tolist(), store.take(places[1:]).tolist()
-        ([0], [[3.0, 4.0]])
-    """
-
-    def __init__(self, length: int, capacity: int | None = None) -> None:
-        self.length = length
-        self.capacity = max(BLOCK, capacity or PART_BYTES // (2 * length))
-        self._parts: list[Tensor] = []
-        self._free: list[int] = []
-        self._next = 0  # first place that was never used
-        self._readers: WeakSet[RowStore] = WeakSet()
-        self._waiting: list[int] = []  # released, but a reader may still need them
-
-    def add(self, rows: Tensor) -> Places:
-        """Keep (B, D) rows in float16; (B,) their places."""
-        if self._waiting and not self._readers:
-            self._free, self._waiting = self._free + self._waiting, []
-        again = [self._free.pop() for _ in range(min(len(rows), len(self._free)))]
-        fresh = range(self._next, self._next + len(rows) - len(again))
-        self._next = fresh.stop
-        while len(self._parts) * self.capacity < self._next:
-            self._parts.append(torch.empty(self.capacity, self.length, dtype=torch.float16))
-        places = np.array([*again, *fresh], dtype=np.int64)
-        for part, chosen, inside in self._by_part(places):
-            part[inside] = rows[chosen].half()
-        return places
-
-    def release(self, places: Places) -> None:
-        """Let places be used for other rows."""
-        (self._waiting if self._readers else self._free).extend(places.tolist())
-
-    def take(self, places: Places, out: Tensor | None = None) -> Tensor:
-        """(B, D) the rows in some places, in ``out`` if it is given."""
-        out = torch.empty(len(places), self.length, dtype=torch.float16) if out is None else out
-        for part, chosen, inside in self._by_part(places):
-            if len(inside) == len(places):
-                return torch.index_select(part, 0, inside, out=out)
-            out[chosen] = part[inside]
-        return out
-
-    def share(self) -> "RowStore":
-        """A store with the same rows; what either adds or releases from now on is its own."""
-        other = RowStore(self.length, self.capacity)
-        other._parts = list(self._parts)
-        other._next = len(self._parts) * self.capacity
-        self._readers.add(other)
-        return other
-
-    def _by_part(self, places: Places) -> Iterable[tuple[Tensor, Tensor | slice, Tensor]]:
-        """Each stretch of memory that some places lie in: which of them, and where inside."""
-        if len(self._parts) == 1:  # the usual case, in the innermost loop
-            yield self._parts[0], slice(None), torch.from_numpy(places)
-            return
-        numbers = places // self.capacity
-        for number in np.unique(numbers).tolist():
-            chosen = np.flatnonzero(numbers == number)
-            inside = torch.from_numpy(places[chosen] - number * self.capacity)
-            yield self._parts[number], torch.from_numpy(chosen), inside
+Labels = NDArray[np.int64]
 
 
 @dataclass
@@ -112,7 +40,7 @@ class ExampleBlock:
         products: (B, B) inner products of the rows, each with the constant feature for the bias.
         labels: (E,) class of each entry, never falling.
         rows: (E,) row of each entry in the block.
-        bounds: (E,) cost of a positive, minus that of a negative; 0 once the entry is forgotten.
+        bounds: (E,) cost of a positive, minus that of a negative; never 0.
         duals: (E,) present values.
 
     Attributes:
@@ -135,50 +63,70 @@ class ExampleBlock:
         self.find_used()
 
     def find_used(self) -> None:
-        """Find the rows in use anew, after some entries were forgotten."""
+        """Find the rows in use."""
         self.is_used = np.zeros(len(self.places), dtype=bool)
-        self.is_used[self.rows[self.bounds != 0]] = True
+        self.is_used[self.rows] = True
 
-    def span(self, label: int) -> slice:
-        """The entries of a class."""
-        first, end = np.searchsorted(self.labels, [label, label + 1]).tolist()
-        return slice(first, end)
+    def leave_out(self, gone: NDArray[np.bool_]) -> None:
+        """Forget some entries: (E,) bool."""
+        kept = ~gone
+        self.labels, self.rows = self.labels[kept], self.rows[kept]
+        self.bounds, self.duals = self.bounds[kept], self.duals[kept]
+        self.active, self.scores = self.active[kept], self.scores[kept]
+        self.find_used()
 
-    def find(self, span: slice, *, only_active: bool = False) -> Places:
-        """(R,) indices of the entries in use of a span, or only of those that are active."""
-        is_member = self.bounds[span] != 0
-        return span.start + np.flatnonzero(
-            is_member & self.active[span] if only_active else is_member
-        )
-
-    def ascend(self, entries: Places, scores: np.ndarray) -> tuple[np.ndarray, float]:
-        """Set one dual variable of a class after the other to its best value.
+    def find(self, labels: Labels, *, only_active: bool = False) -> tuple[Places, Places]:
+        """Find the entries of some classes, or only those that are active.
 
         Args:
-            entries: (R,) indices of the entries of a class to visit.
-            scores: (R,) scores by the present weights.
+            labels: (L,) the classes, rising.
+            only_active: Whether entries that the last visit left alone are passed over.
 
         Returns:
-            (R,) the changes of the dual variables, and by how much the dual objective rose.
+            (E,) indices of the entries, and (E,) which of ``labels`` each is of.
         """
-        rows, bounds = self.rows[entries], self.bounds[entries]
-        low, high, duals = np.minimum(bounds, 0), np.maximum(bounds, 0), self.duals[entries]
+        first, end = np.searchsorted(self.labels, [labels[0], labels[-1] + 1]).tolist()
+        chosen = self.active[first:end] if only_active else np.ones(end - first, dtype=bool)
+        columns = np.searchsorted(labels, self.labels[first:end])
+        if len(labels) < labels[-1] + 1 - labels[0]:  # other classes lie between them
+            chosen = chosen & (labels[columns] == self.labels[first:end])
+        kept = np.flatnonzero(chosen)
+        return first + kept, columns[kept]
+
+    def ascend(
+        self, entries: Places, columns: Places, rows: Places, scores: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Set one dual variable after the other to its best value, that of all classes at once.
+
+        Args:
+            entries: (E,) indices of the entries to visit.
+            columns: (E,) which class each is of.
+            rows: (R,) the rows of the block that they are of, rising.
+            scores: (R, L) scores by the present weights of each class.
+
+        Returns:
+            (R, L) the changes of the dual variables, and (L,) by how much each dual objective rose.
+        """
+        at = np.searchsorted(rows, self.rows[entries]), columns
+        bounds, before = np.zeros(scores.shape), np.zeros(scores.shape)
+        bounds[at], before[at] = self.bounds[entries], self.duals[entries]
+        low, high, duals = np.minimum(bounds, 0), np.maximum(bounds, 0), before.copy()
         missing = np.sign(bounds) - scores
         products = self.products[np.ix_(rows, rows)]
         curvature = np.maximum(products.diagonal(), 1e-12)
-        gain = 0.0
+        gain = np.zeros(scores.shape[1])
         for _ in range(INNER_PASSES):
-            wanted = np.clip(duals + missing / curvature, low, high)
-            for row in np.flatnonzero(wanted != duals):
+            wanted = np.clip(duals + missing / curvature[:, None], low, high)
+            for row in np.flatnonzero((wanted != duals).any(1)).tolist():
                 best = duals[row] + missing[row] / curvature[row]
-                move = min(max(best, low[row]), high[row]) - duals[row]
+                move = np.minimum(np.maximum(best, low[row]), high[row]) - duals[row]
                 gain += move * (missing[row] - 0.5 * curvature[row] * move)
                 duals[row] += move
-                missing -= products[row] * move
-        added = duals - self.duals[entries]
-        self.duals[entries] = duals
-        self.active[entries] = added != 0
-        return added, float(gain)
+                missing -= products[row][:, None] * move
+        added = duals - before
+        self.duals[entries] = duals[at]
+        self.active[entries] = added[at] != 0
+        return added, gain
 
     def copy(self) -> "ExampleBlock":
         """A block with the same rows, whose classes go their own way."""
@@ -193,6 +141,33 @@ class ExampleBlock:
         )
         other.active, other.scores = self.active.copy(), self.scores.copy()
         return other
+
+
+@dataclass
+class FittedTogether:
+    """Classes that are fitted at the same time: a row is read once for all of them.
+
+    Args:
+        labels: (L,) the classes, rising.
+        weights: (L, D) their present weights.
+        bias: (L,) their present biases.
+    """
+
+    labels: Labels
+    weights: Tensor
+    bias: NDArray[np.float64]
+
+    def score(self, values: Tensor) -> NDArray[np.float64]:
+        """(R, L) scores of (R, D) rows."""
+        return (values @ self.weights.T).double().numpy() + self.bias
+
+    def only(self, keep: NDArray[np.bool_]) -> "FittedTogether":
+        """Those of them that go on."""
+        if keep.all():
+            return self
+        return FittedTogether(
+            self.labels[keep], self.weights[torch.from_numpy(keep)], self.bias[keep]
+        )
 
 
 class DualCoordinateDescentSvm:
@@ -219,8 +194,8 @@ class DualCoordinateDescentSvm:
         >>> svms = DualCoordinateDescentSvm(length=1, num_classes=1, bias_factor=0.0)
         >>> bounds = np.array([[1.0], [1.0]])
         >>> svms.add(torch.tensor([[1.0], [-1.0]]), -bounds * [[0], [1]], bounds * [[1], [0]])
-        >>> svms.fit(0, tolerance=1e-6), svms.weights.tolist()
-        (0.5, [[1.0]])
+        >>> svms.fit([0], tolerance=1e-6), svms.weights.tolist()
+        ([0.5], [[1.0]])
 
     Source:
         Hsieh et al. 2008, "A dual coordinate descent method for large-scale linear SVM"
@@ -249,6 +224,11 @@ class DualCoordinateDescentSvm:
     def num_rows(self) -> int:
         """Rows that are held."""
         return sum(len(block.places) for block in self.blocks + self._new)
+
+    @property
+    def num_duals(self) -> int:
+        """Dual variables that are held: one for each class that uses a row."""
+        return sum(len(block.labels) for block in self.blocks + self._new)
 
     def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray, owner: int = NOBODY) -> None:
         """Add rows, to be used from the next fit on.
@@ -284,7 +264,7 @@ class DualCoordinateDescentSvm:
         """
         changed: set[int] = set()
         for block in self.blocks + self._new:
-            gone = np.isin(block.owners, list(owners))[block.rows] & (block.bounds != 0)
+            gone = np.isin(block.owners, list(owners))[block.rows]
             pressing = np.flatnonzero(gone & (block.duals != 0))
             for label in np.unique(block.labels[pressing]).tolist():
                 entries = pressing[block.labels[pressing] == label]
@@ -293,8 +273,8 @@ class DualCoordinateDescentSvm:
                 self.weights[label] -= duals @ rows.float()
                 self.bias[label] -= self.bias_factor**2 * float(block.duals[entries].sum())
                 changed.add(label)
-            block.bounds[gone], block.duals[gone] = 0, 0
-            block.find_used()
+            if gone.any():
+                block.leave_out(gone)
         return sorted(changed)
 
     def grow(self, num_classes: int) -> None:
@@ -320,47 +300,79 @@ class DualCoordinateDescentSvm:
         other._new = [block.copy() for block in self._new]
         return other
 
-    def fit(self, label: int, tolerance: float) -> float:
-        """Fit a class, starting from its last solution.
+    def fit(self, labels: Sequence[int], tolerance: float) -> list[float]:
+        """Fit some classes, starting from their last solutions.
 
         Args:
-            label: The class.
-            tolerance: The fit ends when a round raises the dual objective by at most this share.
+            labels: The classes.
+            tolerance: The fit of a class ends when a round raises its dual objective by at most
+                this share.
 
         Returns:
-            The value of the primal objective.
+            The value of the primal objective of each.
         """
+        if not labels:
+            return []
         self._mix()
-        spans = self._spans(label)
+        order = np.unique(np.array(labels, dtype=np.int64))
+        found: dict[int, float] = {}
+        for first in range(0, len(order), TOGETHER):
+            some = order[first : first + TOGETHER]
+            self._fit_together(some, tolerance)
+            found |= zip(some.tolist(), self._score_all(some).tolist(), strict=True)
+        return [found[label] for label in labels]
+
+    def _fit_together(self, labels: Labels, tolerance: float) -> None:
+        """Fit some classes; each leaves the others as soon as it is done."""
+        party = self._gather(labels)
         for _ in range(MOST_ROUNDS):
-            gain = self._sweep(label, spans)
-            gain += sum(self._sweep(label, spans, only_active=True) for _ in range(ACTIVE_SWEEPS))
-            if gain <= tolerance * self.dual_objective(label):
+            gain = self._sweep(party)
+            for _ in range(ACTIVE_SWEEPS):
+                gain += self._sweep(party, only_active=True)
+            self._scatter(party)
+            party = party.only(gain > tolerance * self._dual_objectives(party.labels))
+            if not len(party.labels):
                 break
-        return self._score_all(label, spans)
+
+    def _gather(self, labels: Labels) -> FittedTogether:
+        """What a fit of some classes works on; :meth:`_scatter` writes it back."""
+        places = torch.from_numpy(labels)
+        return FittedTogether(labels, self.weights[places], self.bias[places].double().numpy())
+
+    def _scatter(self, party: FittedTogether) -> None:
+        """Write back the weights and biases of classes."""
+        places = torch.from_numpy(party.labels)
+        self.weights[places] = party.weights
+        self.bias[places] = torch.from_numpy(party.bias).float()
 
     def dual_objective(self, label: int) -> float:
         """The dual objective of a class, a lower bound of the primal one."""
-        spans = self._spans(label).items()
-        total = sum(float(np.abs(self.blocks[n].duals[span]).sum()) for n, span in spans)
-        return total - self._half_square(label)
+        return float(self._dual_objectives(np.array([label]))[0])
 
-    def forget(self, label: int, below: float) -> None:
-        """Drop the negatives of a class that have a low score and a dual variable of 0.
+    def _dual_objectives(self, labels: Labels) -> NDArray[np.float64]:
+        """(L,) the dual objectives of some classes."""
+        total = -self._half_squares(labels)
+        for block in self.blocks:
+            entries, columns = block.find(labels)
+            total += np.bincount(columns, np.abs(block.duals[entries]), len(labels))
+        return total
 
-        The solution stays the same.
+    def forget(self, labels: Sequence[int], below: float) -> None:
+        """Drop the negatives of some classes that have a low score and a dual variable of 0.
+
+        The solutions stay the same.
 
         Args:
-            label: The class, which must have been fitted.
+            labels: The classes, which must have been fitted.
             below: Scores below this are low.
         """
-        for number, span in self._spans(label).items():
-            block = self.blocks[number]
-            is_idle = (block.scores[span] < below) & (block.duals[span] == 0)
-            is_idle &= block.bounds[span] < 0
-            if is_idle.any():
-                block.bounds[span][is_idle] = 0
-                block.find_used()
+        chosen = np.unique(np.array(labels, dtype=np.int64))
+        for block in self.blocks if len(chosen) else ():
+            gone = (block.scores < below) & (block.duals == 0) & (block.bounds < 0)
+            if len(chosen) < len(self.bias):
+                gone &= np.isin(block.labels, chosen)
+            if gone.any():
+                block.leave_out(gone)
 
     def compact(self) -> None:
         """Free the memory of all rows that no class uses."""
@@ -414,10 +426,9 @@ class DualCoordinateDescentSvm:
             np.concatenate([getattr(block, name) for block in chosen])
             for name in ("labels", "bounds", "duals")
         )
-        entries = np.flatnonzero(bounds != 0)
-        at = moved[rows[entries]]
-        entries = entries[np.lexsort((at, labels[entries], at // BLOCK))]
-        at = moved[rows[entries]]
+        at = moved[rows]
+        entries = np.lexsort((at, labels, at // BLOCK))
+        at = at[entries]
         ends = np.searchsorted(at // BLOCK, np.arange(1, -(-len(kept) // BLOCK)))
         blocks = []
         for number, mine in enumerate(np.split(entries, ends) if len(kept) else []):
@@ -433,52 +444,46 @@ class DualCoordinateDescentSvm:
         values = self.store.take(places).float()
         return (values @ values.T).double().numpy() + self.bias_factor**2
 
-    def _spans(self, label: int) -> dict[int, slice]:
-        """The entries of a class, by the number of the block."""
-        spans = ((number, block.span(label)) for number, block in enumerate(self.blocks))
-        return {number: span for number, span in spans if span.start < span.stop}
-
-    def _sweep(self, label: int, spans: dict[int, slice], *, only_active: bool = False) -> float:
-        """Visit the blocks of a class in random order; return the rise of the dual objective."""
-        gain = 0.0
+    def _sweep(self, party: FittedTogether, *, only_active: bool = False) -> NDArray[np.float64]:
+        """Visit the blocks in random order; (L,) the rise of each dual objective."""
+        gain = np.zeros(len(party.labels))
         for number in self._random.permutation(len(self.blocks)).tolist():
-            if number not in spans:
-                continue
             block = self.blocks[number]
-            entries = block.find(spans[number], only_active=only_active)
+            entries, columns = block.find(party.labels, only_active=only_active)
             if len(entries):
-                values = self._read(block, entries)
-                scores = torch.mv(values, self.weights[label]) + self.bias[label]
-                added, gained = block.ascend(entries, scores.double().numpy())
-                self.weights[label].addmv_(values.T, torch.from_numpy(added).float())
-                self.bias[label] += self.bias_factor**2 * float(added.sum())
+                rows = np.unique(block.rows[entries])
+                values = self._read(block, rows)
+                added, gained = block.ascend(entries, columns, rows, party.score(values))
+                party.weights.addmm_(torch.from_numpy(added.T).float(), values)
+                party.bias += self.bias_factor**2 * added.sum(0)
                 gain += gained
         return gain
 
-    def _read(self, block: ExampleBlock, entries: Places) -> Tensor:
-        """(R, D) the rows of some entries in float32; the next call overwrites them."""
-        halves, values = self._halves[: len(entries)], self._values[: len(entries)]
-        return values.copy_(self.store.take(block.places[block.rows[entries]], halves))
+    def _read(self, block: ExampleBlock, rows: Places) -> Tensor:
+        """(R, D) some rows in float32; the next call overwrites them."""
+        halves, values = self._halves[: len(rows)], self._values[: len(rows)]
+        return values.copy_(self.store.take(block.places[rows], halves))
 
-    def _half_square(self, label: int) -> float:
-        """Half the squared norm of the weights and the scaled bias."""
-        square = float(self.weights[label].square().sum())
+    def _half_squares(self, labels: Labels) -> NDArray[np.float64]:
+        """(L,) half the squared norms of the weights and the scaled biases of some classes."""
+        places = torch.from_numpy(labels)
+        squares = self.weights[places].square().sum(1).double()
         if self.bias_factor:
-            square += (float(self.bias[label]) / self.bias_factor) ** 2
-        return 0.5 * square
+            squares += (self.bias[places].double() / self.bias_factor).square()
+        return 0.5 * squares.numpy()
 
-    def _score_all(self, label: int, spans: dict[int, slice]) -> float:
-        """Score all rows of a class; return the primal objective."""
-        total = self._half_square(label)
-        for number, span in spans.items():
-            block = self.blocks[number]
-            entries = block.find(span)
+    def _score_all(self, labels: Labels) -> NDArray[np.float64]:
+        """Score all rows of some classes; (L,) their primal objectives."""
+        party, total = self._gather(labels), self._half_squares(labels)
+        for block in self.blocks:
+            entries, columns = block.find(labels)
             if not len(entries):
                 continue
-            values = self._read(block, entries)
-            scores = (torch.mv(values, self.weights[label]) + self.bias[label]).double().numpy()
+            rows = np.unique(block.rows[entries])
+            scores = party.score(self._read(block, rows))
+            scores = scores[np.searchsorted(rows, block.rows[entries]), columns]
             block.scores[entries] = scores
             bounds = block.bounds[entries]
-            losses = np.maximum(1 - np.sign(bounds) * scores, 0)
-            total += float((np.abs(bounds) * losses).sum())
+            losses = np.abs(bounds) * np.maximum(1 - np.sign(bounds) * scores, 0)
+            total += np.bincount(columns, losses, len(labels))
         return total

@@ -16,6 +16,11 @@ NEVER = -10.0
 # Memory for the features of positives and hard negatives of all classes.
 BUDGET_BYTES = 800_000_000
 BYTES_PER_NUMBER = 2
+# The classes' dual variables may take this share of it besides, and some for each row in any case.
+SHARE_OF_DUALS, BYTES_PER_DUAL, DUALS_PER_ROW = 0.25, 33, 16
+# A full budget is cleared again only after negatives of this share of it were met: each clearing
+# fits all classes, and one for every image would cost more with every image.
+PAUSE = 0.125
 # Until the last fit, the tolerance of the SVMs is this many times as large.
 EARLY_TOLERANCE = 20
 
@@ -61,7 +66,8 @@ class HardNegativeMiner:
     the negatives that have become easy. Classes share the vectors that they hold.
 
     When the budget is used up, all negatives outside the margin are dropped; if that is not enough,
-    no further negatives are added.
+    no further negatives are added until an eighth of what the budget holds has been met. So time
+    grows linearly with the images, however hard they are.
 
     Args:
         positives: Per class, (P, D) features; at most half of ``config.most_rows(D)`` in all, or
@@ -106,6 +112,9 @@ class HardNegativeMiner:
         self._svms = DualCoordinateDescentSvm(
             length, len(positives), self.config.bias_factor, self.config.seed, self._most_rows
         )
+        shared = SHARE_OF_DUALS * self.config.budget_bytes / BYTES_PER_DUAL
+        self._most_duals = max(int(shared), DUALS_PER_ROW * self._most_rows)
+        self._met = inf  # share of the budget that was met since it was last cleared
         self._has_positives = torch.tensor([len(rows) > 0 for rows in positives])
         self._new_of = [0 for _ in positives]
         self.weights_ = self._svms.weights.T
@@ -158,8 +167,9 @@ class HardNegativeMiner:
                 f"got {tuple(is_hard.shape)}"
             )
         wanted = (is_hard & self._has_positives).any(1).nonzero().flatten()
-        wanted = wanted[: self._make_room(len(wanted))]
         chosen = is_hard[wanted] & self._has_positives
+        fitting = self._make_room(chosen)
+        wanted, chosen = wanted[:fitting], chosen[:fitting]
         low = -self.config.cost * chosen.double().numpy()
         self._svms.add(features[wanted], low, np.zeros_like(low), owner)
         self._new_of = [
@@ -248,24 +258,35 @@ class HardNegativeMiner:
         held = self.held
         self._fit([label for label, count in enumerate(held) if count], is_last=True)
 
-    def _make_room(self, count: int) -> int:
-        """Drop easy negatives if the budget is used up; return how many new ones fit."""
-        if self._svms.num_rows + count > self._most_rows:
+    def _make_room(self, chosen: Tensor) -> int:
+        """Drop easy negatives if the budget is used up; return how many of the rows fit.
+
+        Args:
+            chosen: (B, K) bool: of which classes each new row is a negative.
+        """
+        duals = chosen.sum(1).cumsum(0)
+        self._met += max(len(chosen) / self._most_rows, float(chosen.sum()) / self._most_duals)
+        if self._count_fitting(duals) < len(chosen) and self._met >= PAUSE:
+            self._met = 0.0
             self._fit([label for label, new in enumerate(self._new_of) if new])
-            for label, fits in enumerate(self.objectives_):
-                if fits:
-                    self._svms.forget(label, below=inf)
+            fitted = [label for label, fits in enumerate(self.objectives_) if fits]
+            self._svms.forget(fitted, below=inf)
             self._svms.compact()
-        return max(0, self._most_rows - self._svms.num_rows)
+        return self._count_fitting(duals)
+
+    def _count_fitting(self, duals: Tensor) -> int:
+        """How many new rows fit, which have so many dual variables together with those before."""
+        rows = self._most_rows - self._svms.num_rows
+        return max(0, min(rows, int((duals <= self._most_duals - self._svms.num_duals).sum())))
 
     def _fit(self, labels: Sequence[int], *, is_last: bool = False) -> None:
         """Fit the SVMs of some classes, then drop the negatives that have become easy."""
         tolerance = self.config.tolerance * (1 if is_last else EARLY_TOLERANCE)
-        for label in labels:
+        for label, value in zip(labels, self._svms.fit(labels, tolerance), strict=True):
             self._new_of[label] = 0
-            self.objectives_[label].append(self._svms.fit(label, tolerance))
-            self._svms.forget(label, self.config.easy_below)
+            self.objectives_[label].append(value)
             self.bias_[label] = self._svms.bias[label]
+        self._svms.forget(labels, self.config.easy_below)
 
 
 class ReservoirSample:
