@@ -147,7 +147,7 @@ class _Body:
     async def read(self) -> Response | None:
         """Read all of it; gives why it is refused, or None."""
         if not 0 <= self._said <= self._most:
-            return _too_large(self._most)
+            return refusal("E_TOO_LARGE")
         try:
             return await asyncio.wait_for(self._collect(), BODY_SECONDS)
         except TimeoutError:
@@ -160,7 +160,7 @@ class _Body:
             self.size += len(part)
             self._guard.held += len(part)
             if self.size > self._most:
-                return _too_large(self._most)
+                return refusal("E_TOO_LARGE")
             if self._guard.held > MAX_BODIES:
                 return refusal("E_FULL", 5)
             parts.append(part)
@@ -211,10 +211,6 @@ class _Body:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while left > 0 and not self.is_over and not self.is_broken:
                     left -= len(await self._next())
-
-
-def _too_large(most: int) -> Response:
-    return problem_response(413, "E_TOO_LARGE", f"a body must have at most {most:,} bytes")
 
 
 def _with_headers(scope: Scope, send: Send) -> Send:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -333,15 +334,19 @@ def _add_pages(app: FastAPI, model: dict[str, Any], has_token: bool) -> None:
                     about["security"] = [] if path in OPEN_PATHS else [{"token": []}]
         return found
 
+    @cache
+    def write() -> str:
+        template = Environment(autoescape=True).from_string(PAGE)
+        token = "-H 'Authorization: Bearer TOKEN' " if has_token else ""
+        return template.render(describe(), model=model, token=token)
+
     @app.get("/openapi.json", include_in_schema=False)
     def interface() -> Response:
         return json_response(describe())
 
     @app.get("/docs", include_in_schema=False)
     def page() -> Response:
-        template = Environment(autoescape=True).from_string(PAGE)
-        token = "-H 'Authorization: Bearer TOKEN' " if has_token else ""
-        return HTMLResponse(template.render(describe(), model=model, token=token))
+        return HTMLResponse(write())
 
     @app.get("/", include_in_schema=False)
     def front() -> Response:

@@ -180,7 +180,14 @@ class WorkerPool:
     @property
     def is_full(self) -> bool:
         """Whether there is no room for one photo more."""
-        return len(self._waiting) >= self.limits.queue
+        with self._changed:
+            return self._room() < 1
+
+    def _room(self) -> int:
+        """For how many photos there is room; those that nobody waits for any more make room."""
+        if len(self._waiting) >= self.limits.queue:
+            self._waiting = deque(job for job in self._waiting if not job.future.cancelled())
+        return self.limits.queue - len(self._waiting)
 
     def processes(self) -> list[int]:
         """Numbers of the processes that are alive."""
@@ -208,7 +215,7 @@ class WorkerPool:
         with self._changed:
             if self._is_closed or not self.ready_count:
                 raise NotReadyError
-            if len(self._waiting) + len(jobs) > self.limits.queue:
+            if len(jobs) > self._room():
                 raise BusyError(self.seconds_until_room())
             self._waiting.extend(jobs)
             self._changed.notify(len(jobs))
