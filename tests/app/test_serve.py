@@ -20,7 +20,7 @@ from PIL import Image
 from image_files import photo
 from small_photos import draw_folders
 from sppnet import Detector
-from sppnet.app.main import main
+from sppnet.app.main import load_command, main
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.images import draw_detection_set
 from sppnet.progress import no_tracking
@@ -50,8 +50,8 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(["one", "two"]):
         detector = Detector.fit(folder / "set", **TINY, seed=number, track=no_tracking)
         if number == 0:
-            calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, [False, True] * 20, 6)
-            count = len(detector.names)
+            count, right = len(detector.names), [False, True] * 20
+            calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, count)
             points = ((-0.5,) * count, calibration, "val", 9, (9,) * count)
             detector.operating_points = OperatingPoints(*points)
         detector.save(folder / name)
@@ -278,3 +278,30 @@ def test_what_cannot_be_served_is_one_line_and_a_code(
         assert words in done.stderr
     done = run(model, "--port", 0, SPPNET_TOKEN="two words of a token")
     assert (done.returncode, "without spaces" in done.stderr) == (2, True)
+
+
+def test_commands_and_flags_of_the_page_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    commands = re.findall(r"(?:^|/)sppnet serve (.*)$", page, re.M)
+    assert len(commands) == 3
+    for words in commands:
+        load_command("serve").make_context("sppnet", words.split())
+    options = {name for each in load_command("serve").params for name in each.opts}
+    flags = re.findall(r"^\| .* \| .* \| (`--.*)\|$", page, re.M)
+    assert set(re.findall(r"--[a-z-]+", " ".join(flags))) <= options
+    assert len(flags) >= 6
+
+
+def test_python_of_the_page_runs(
+    detectors: Path, photos: Path, tmp_path: Path, monkeypatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (tmp_path / "one.jpg").write_bytes(sorted(photos.glob("*.jpg"))[0].read_bytes())
+    with running(detectors / "one", "--workers", 1) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", code.replace("127.0.0.1:8000", server.host)], cwd=tmp_path,
+            capture_output=True, text=True, timeout=SOON, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\w+ -?\d+\.\d+ \[", done.stdout)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sppnet.app.classify import TestSide, TestView, Top
-from sppnet.app.console import note, say
+from sppnet.app.console import note, say, warn
 from sppnet.app.detect import Combine, split_inference, with_inference
 from sppnet.app.options import Debug, ModelFolder, command_app, number_option
 from sppnet.app.options import Device as AnyDevice
@@ -149,7 +149,7 @@ def serve(
 
     count = workers or (_core_count() if device == "cpu" else 1)
     words = ([model, *(combine or [])], changed, device, view, imgsz, top)
-    pool = WorkerPool(open_served, words, PoolLimits(count, queue, timeout, memory))
+    pool = WorkerPool(open_served, words, PoolLimits(count, queue, timeout, memory), warn)
     access = Access(token, tuple(allow_host or ()), is_local)
     _serve(pool, access, UploadLimits(max_photos, max_bytes, max_pixels), host, port)
 

@@ -32,6 +32,7 @@ from sppnet.server.serve_gate import (
     MULTIPART,
     OPEN_PATHS,
     PREDICT,
+    SMALL_BODY,
     Access,
     Photo,
     ServeGuard,
@@ -202,7 +203,11 @@ def _add_predict(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: 
         """
         try:
             body = await request.body()
-            photos = await run_in_threadpool(split_upload, request.headers, body, limits.photos)
+            words = (request.headers, body, limits.photos)
+            is_small = len(body) < SMALL_BODY  # another thread would take longer than the work
+            photos = (
+                split_upload(*words) if is_small else await run_in_threadpool(split_upload, *words)
+            )
             replies = await _ask(request, pool, photos, limits)
         except UploadError as error:
             return refusal(str(error))
@@ -221,22 +226,23 @@ async def _ask(
     """The replies to all photos; those that need no look are refused at once."""
     faults = [photo_fault(photo, limits) for _, photo in photos]
     futures = pool.submit([each for each, fault in zip(photos, faults, strict=True) if not fault])
-    asked = iter(await _wait(request, futures))
+    most = 2 * pool.limits.seconds + 1  # in the queue and looked at
+    asked = iter(await _wait(request, futures, most))
     return [Reply(fault) if fault else next(asked) for fault in faults]
 
 
-async def _wait(request: Request, futures: "Sequence[Future[Reply]]") -> list[Reply]:
+async def _wait(request: Request, futures: "Sequence[Future[Reply]]", most: float) -> list[Reply]:
     """Wait for the children, unless the client goes: then nobody need look at its photos."""
     replies = asyncio.gather(*map(asyncio.wrap_future, futures))
     gone = asyncio.ensure_future(request.receive())
-    await asyncio.wait((replies, gone), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((replies, gone), timeout=most, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
     if replies.done():
-        gone.cancel()
         return replies.result()
     replies.cancel()
     with suppress(asyncio.CancelledError):
         await replies
-    return [Reply("E_GONE")] * len(futures)  # which nobody hears
+    return [Reply("E_TIMEOUT")] * len(futures)  # which nobody hears, if the client went
 
 
 def _write(pool: WorkerPool, photos: Sequence[Photo], replies: Sequence[Reply]) -> Response:

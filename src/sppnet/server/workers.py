@@ -18,9 +18,9 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
@@ -95,7 +95,7 @@ class BusyError(Exception):
 
 
 class NotReadyError(Exception):
-    """No child is there that could answer."""
+    """No child is there that could answer, and none is on its way."""
 
 
 @dataclass
@@ -120,6 +120,7 @@ class WorkerPool:
         open_model: A function of a module; called in each child.
         arguments: What it is given.
         limits: Of the children and the queue.
+        tell: Told in a sentence when a child is lost.
 
     Attributes:
         about: What the model says of itself, once :meth:`start` returned.
@@ -130,14 +131,21 @@ class WorkerPool:
         False
     """
 
-    def __init__(self, open_model: OpenModel, arguments: Sequence[Any], limits: PoolLimits) -> None:
-        self.limits = limits
+    def __init__(
+        self,
+        open_model: OpenModel,
+        arguments: Sequence[Any],
+        limits: PoolLimits,
+        tell: Callable[[str], None] = lambda words: None,  # noqa: ARG005
+    ) -> None:
+        self.limits, self.tell = limits, tell
         self.about: dict[str, Any] = {}
         self.deaths: Counter[str] = Counter()
         self._open = (open_model, tuple(arguments), limits.megabytes)
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._children: dict[int, _Child] = {}  # by the number of their thread
+        self._failing: set[int] = set()  # of which threads the last child could not start
         self._is_draining = self._is_closed = False
         self._mean = 0.5  # seconds of a photo, lately
         self._threads: list[threading.Thread] = []
@@ -146,21 +154,24 @@ class WorkerPool:
         """Start the children, and wait until each has read the model.
 
         Raises:
-            SppnetError: What a child said that could not; all are ended then.
+            SppnetError: What a child said that could not; close the pool then, too.
         """
-        first = [_Child(*self._open) for _ in range(self.limits.workers)]
-        try:
-            for child in first:
-                self.about = child.greet()
-        except BaseException:
-            for child in first:
-                child.end()
-            raise
-        for number, child in enumerate(first):
-            self._children[number] = child
+        first = {number: _Child(*self._open) for number in range(self.limits.workers)}
+        self._children.update(first)
+        threading.Thread(target=self._watch, daemon=True).start()
+        for child in first.values():
+            self.about = child.greet()
+        for number, child in first.items():
             thread = threading.Thread(target=self._run, args=(number, child), daemon=True)
             self._threads.append(thread)
             thread.start()
+
+    def _watch(self) -> None:
+        """Kill children that are late, even those that do not read what they are sent."""
+        while not self._is_closed:
+            for child in list(self._children.values()):
+                child.end_if_late()
+            time.sleep(LOOK)
 
     @property
     def is_ready(self) -> bool:
@@ -209,11 +220,11 @@ class WorkerPool:
 
         Raises:
             BusyError: If the queue has no room.
-            NotReadyError: If no child is there.
+            NotReadyError: If no child is there and none can be started.
         """
         jobs = [_Job(name, photo) for name, photo in photos]
         with self._changed:
-            if self._is_closed or not self.ready_count:
+            if self._is_closed or len(self._failing) == self.limits.workers:
                 raise NotReadyError
             if len(jobs) > self._room():
                 raise BusyError(self.seconds_until_room())
@@ -229,12 +240,8 @@ class WorkerPool:
         """End all children; what is still in the queue is refused."""
         with self._changed:
             self._is_closed = True
-            left = list(self._waiting)
-            self._waiting.clear()
             self._changed.notify_all()
-        for job in left:
-            if job.future.set_running_or_notify_cancel():
-                job.finish("E_NOT_READY")
+        self._refuse_waiting()
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         for child in list(self._children.values()):
@@ -253,10 +260,38 @@ class WorkerPool:
             self._pause(rest)
             rest = min(LONGEST_REST, 2 * rest)
             child = self._children[number] = _Child(*self._open)
-            with suppress(SppnetError):  # it is tried again: the model may be written just now
-                if child.greet() != self.about:  # answers of two models would be mixed up
-                    child.end()
+            self._welcome(number, child)
         child.end()
+
+    def _welcome(self, number: int, child: "_Child") -> None:
+        """Hear what a new child says; one that cannot be used is ended, and tried again later."""
+        try:
+            is_same = child.greet() == self.about  # else answers of two models would be mixed up
+        except SppnetError:
+            is_same = False
+        with self._changed:
+            if is_same:
+                self._failing.discard(number)
+                return
+            self._failing.add(number)
+        child.end()
+        self._note_loss("E_NOT_READY")
+        if len(self._failing) == self.limits.workers:
+            self._refuse_waiting()
+
+    def _refuse_waiting(self) -> None:
+        """Refuse what is in the queue: nobody will look at it soon."""
+        with self._changed:
+            left = list(self._waiting)
+            self._waiting.clear()
+        for job in left:
+            if job.future.set_running_or_notify_cancel():
+                job.finish("E_NOT_READY")
+
+    def _note_loss(self, code: str) -> None:
+        """Count a child that is gone, and say so."""
+        self.deaths[code] += 1
+        self.tell(f"a worker was lost ({code}); another one takes its place")
 
     def _pause(self, seconds: float) -> None:
         """Rest before another child is started, unless there was no death for long."""
@@ -277,7 +312,7 @@ class WorkerPool:
                 self._mean += 0.1 * (seconds - self._mean)
             job.finish(code, text, seconds)
             if not child.is_alive:
-                self.deaths[code] += 1
+                self._note_loss(code)
                 return
 
     def _take(self, child: "_Child") -> _Job | None:
@@ -285,7 +320,7 @@ class WorkerPool:
         with self._changed:
             while not self._is_closed:
                 if not child.is_alive:
-                    self.deaths["E_WORKER"] += 1
+                    self._note_loss("E_WORKER")
                     return None
                 while self._waiting:
                     job = self._waiting.popleft()
@@ -307,7 +342,8 @@ class _Child:
         )
         self._process.start()
         theirs.close()
-        self._has_greeted = self._is_lost = False
+        self._has_greeted = self._is_lost = self._is_late = False
+        self._deadline = math.inf  # of what it is asked for
 
     @property
     def pid(self) -> int:
@@ -326,12 +362,14 @@ class _Child:
             UnusableFileError: If it could not read the model, with the child's words.
             OutputError: If it died while it read the model.
         """
-        with self._killed_after(LOADING_SECONDS):
-            try:
-                said = json.loads(self._pipe.recv_bytes(MOST_ANSWER))
-            except (EOFError, OSError, ValueError):
-                rule = "a worker ended before it had read the model; does the memory suffice?"
-                raise OutputError(rule, code="E_MEMORY") from None
+        self._deadline = time.monotonic() + LOADING_SECONDS
+        try:
+            said = json.loads(self._pipe.recv_bytes(MOST_ANSWER))
+        except (EOFError, OSError, ValueError):
+            rule = "a worker ended before it had read the model; does the memory suffice?"
+            raise OutputError(rule, code="E_MEMORY") from None
+        finally:
+            self._deadline = math.inf
         if "failed" in said:
             code, message, path = said["failed"]
             raise UnusableFileError(message, path=path, code=code)
@@ -340,36 +378,26 @@ class _Child:
 
     def ask(self, name: str, photo: bytes, seconds: float) -> tuple[str, str]:
         """Let it look at a photo: code and text of the answer; it may be lost then."""
-        is_late = threading.Event()
+        self._deadline = time.monotonic() + seconds
         try:
-            with self._killed_after(seconds, is_late):
-                self._pipe.send_bytes(name.encode("utf-8", "replace"))
-                self._pipe.send_bytes(photo)
-                code = self._pipe.recv_bytes(64).decode("ascii")
-                text = self._pipe.recv_bytes(MOST_ANSWER).decode("ascii")
+            self._pipe.send_bytes(name.encode("utf-8", "replace"))
+            self._pipe.send_bytes(photo)
+            code = self._pipe.recv_bytes(64).decode("ascii")
+            text = self._pipe.recv_bytes(MOST_ANSWER).decode("ascii")
         except (EOFError, OSError, ValueError):  # it died, was killed, or sent what it must not
             self.end()
-            return ("E_TIMEOUT" if is_late.is_set() else "E_WORKER"), ""
+            return ("E_TIMEOUT" if self._is_late else "E_WORKER"), ""
+        finally:
+            self._deadline = math.inf
         if code == "E_MEMORY":  # what is left of it may be in pieces
             self.end()
         return code, text
 
-    @contextmanager
-    def _killed_after(self, seconds: float, note: threading.Event | None = None) -> Iterator[None]:
-        """Kill the process if what is inside takes too long, even if it does not read."""
-
-        def kill() -> None:
-            if note is not None:
-                note.set()
+    def end_if_late(self) -> None:
+        """Kill it if what it was asked for takes too long."""
+        if time.monotonic() > self._deadline:
+            self._is_late = True
             self._process.kill()
-
-        timer = threading.Timer(seconds, kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
 
     def end(self) -> None:
         """End the process: it goes when the pipe is closed, or is killed."""
@@ -423,6 +451,9 @@ def _answer(model: Model, name: str, photo: bytes) -> tuple[str, str]:
             return "E_MEMORY", ""
         if os.environ.get("SPPNET_DEBUG", "") not in ("", "0"):
             traceback.print_exc()
+        else:
+            words = f"a photo met a bug: {type(error).__name__}; --debug shows where"
+            sys.stderr.write(f"sppnet: warning: {words}\n")
         return "E_BUG", ""
 
 
