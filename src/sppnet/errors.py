@@ -5,11 +5,27 @@ what a user's files, options and disks do. Every one prints as one line that nam
 rule.
 """
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 MOST_LETTERS = 1000  # of a message, which may quote names and values out of a hostile file
+# How memory runs out: in torch on the CPU, in oneDNN, on the graphics card, in C++, in onnxruntime
+# and in OpenCV.
+_MEMORY_WORDS = (
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "unable to allocate",
+    "failed to allocate",
+    "insufficient memory",
+)
+_NATIVE = ("cv2", "onnxruntime")  # their errors have classes of their own
 BOX_LEFT_OUT = "box left out"
 IMAGE_LEFT_OUT = "image left out"
 
@@ -118,6 +134,20 @@ def failure_text(error: Exception) -> str:
     if isinstance(error, SppnetError):
         return printable(shorten(error.message))
     return f"a bug: {type(error).__name__}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether something failed because memory ran out, whichever library says so.
+
+    Example:
+        >>> is_out_of_memory(MemoryError()), is_out_of_memory(KeyError("memory"))
+        (True, False)
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    library = type(error).__module__.partition(".")[0]
+    words = str(error).lower() if isinstance(error, RuntimeError) or library in _NATIVE else ""
+    return any(each in words for each in _MEMORY_WORDS)
 
 
 class Findings:

@@ -26,13 +26,14 @@ from typer.core import TyperGroup
 from sppnet import __version__
 from sppnet.app import console
 from sppnet.app.options import HELP_SETTINGS
-from sppnet.errors import OutputError, SppnetError, UsageError
+from sppnet.errors import OutputError, SppnetError, UsageError, is_out_of_memory
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMANDS = {
     "detect": "Find things: train a detector on your photos, score it, use it.",
     "classify": "Name images of any size: fit or train a classifier, score it, use it.",
     "label": "Label photos in a page on this machine; a model learns from each label.",
+    "serve": "Answer for photos over HTTP with a trained model; on this machine unless told.",
     "evaluate": "Score any detections against any truth (VOC, COCO).",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, two minutes.",
@@ -44,16 +45,6 @@ COMMANDS = {
 }
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
-# How torch says that memory ran out: on the CPU, in oneDNN, on the graphics card, in its own C++.
-_MEMORY_WORDS = (
-    "not enough memory",
-    "out of memory",
-    "could not create a primitive",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "bad_alloc",
-    "unable to allocate",
-)
 _MEMORY_HELP = (
     "what would help: smaller images (--imgsz), smaller batches (--batch), fewer proposals "
     "(--max-proposals), or --device cpu where the graphics card is full"
@@ -228,10 +219,7 @@ def _explain_system(problem: OSError) -> int:
 
 def _explain_memory(problem: Exception) -> int:
     """Say what would help where memory ran out; 0 if it did not."""
-    words = str(problem).lower()
-    is_full = isinstance(problem, MemoryError) or getattr(problem, "errno", None) == errno.ENOMEM
-    is_torchs = isinstance(problem, RuntimeError) and any(each in words for each in _MEMORY_WORDS)
-    if not (is_full or is_torchs):
+    if not is_out_of_memory(problem):
         return 0
     detail = " ".join(str(problem).split()).split(". ")[0][:120]
     line = f"the memory does not suffice{f' ({detail})' if detail else ''}; {_MEMORY_HELP}"

@@ -59,19 +59,33 @@ def write_coco_results(
     Raises:
         OutputError: If the file cannot be written.
     """
-    ids: list[int | str] = list(category_ids or range(1, len(names) + 1))
-    entries = _coco_entries(detections, names, ids, files, thresholds)
-    write_text(path, _joined(entries, "[", ",\n", "]\n"))
+    entries = coco_entries(detections, names, category_ids, files, thresholds)
+    write_text(path, _joined(map(json.dumps, entries), "[", ",\n", "]\n"))
 
 
-def _coco_entries(
+def coco_entries(
     detections: Mapping[Any, Detections],
     names: Sequence[str],
-    ids: Sequence[int | str],
-    files: Mapping[Any, str] | None,
-    thresholds: Sequence[float] | None,
-) -> Iterator[str]:
-    """Each detection as JSON, one after the other."""
+    ids: Sequence[int | str] | None = None,
+    files: Mapping[Any, str] | None = None,
+    thresholds: Sequence[float] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Each detection as an entry of COCO results, one after the other.
+
+    Args:
+        detections: As for :func:`write_coco_results`.
+        names: Class names.
+        ids: The ``category_id`` of each class; default 1..K.
+        files: By image id, the path of its file.
+        thresholds: (K,) least score of each class.
+
+    Example:
+        >>> import torch
+        >>> found = Detections(torch.tensor([[1.0, 2, 4, 8]]), torch.ones(1), torch.tensor([0]))
+        >>> next(coco_entries({7: found}, ["cat"]))["bbox"]
+        [1.0, 2.0, 3.0, 6.0]
+    """
+    ids = ids or range(1, len(names) + 1)
     for image, score, label, (x1, y1, x2, y2), confidence in _each(detections):
         entry: dict[str, Any] = {} if files is None else {"file": files[image]}
         entry |= {
@@ -85,7 +99,7 @@ def _coco_entries(
             entry["confidence"] = round(confidence, 6)
         if thresholds is not None:
             entry["above_threshold"] = score >= thresholds[label]
-        yield json.dumps(entry)
+        yield entry
 
 
 def _joined(parts: Iterable[str], begin: str, between: str, end: str) -> Iterator[str]:

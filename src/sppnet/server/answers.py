@@ -33,6 +33,34 @@ _STATUS: tuple[tuple[type[SppnetError], int], ...] = (
     (OutputError, 500),
 )
 
+# What a client of `sppnet serve` may hear: a code for programs, its status, a sentence for people.
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "E_VALUE": (400, "each part of the body must be a photo with a file name"),
+    "E_NOTHING": (400, "there is no photo in the body"),
+    "E_MULTIPART": (400, "the body is not multipart/form-data as its header says"),
+    "E_TOKEN": (401, "the header Authorization: Bearer TOKEN is missing or wrong"),
+    "E_HOST": (403, "the request is for another host"),
+    "E_ORIGIN": (403, "the request is from another site"),
+    "E_NOT_FOUND": (404, "there is no such page"),
+    "E_METHOD": (405, "this page does not take that method"),
+    "E_SLOW": (408, "the body did not arrive in time"),
+    "E_TOO_LARGE": (413, "the body or a photo has more bytes, pixels or scans than are taken"),
+    "E_PHOTOS": (413, "there are more photos in the body than are taken at once"),
+    "E_MEMORY": (413, "the photo needs more memory than it may have"),
+    "E_MEDIA": (415, "the body must be image/*, application/octet-stream or multipart/form-data"),
+    "E_ENCODING": (415, "the body must not be compressed"),
+    "E_FORMAT": (415, "the photo must be JPEG, PNG, WebP, GIF or BMP by its content"),
+    "E_EMPTY": (422, "the photo is empty"),
+    "E_TRUNCATED": (422, "the photo ends early"),
+    "E_UNREADABLE": (422, "the photo is damaged"),
+    "E_BUSY": (429, "the queue is full"),
+    "E_BUG": (500, "this is a bug of the server"),
+    "E_FULL": (503, "too many bodies arrive at once"),
+    "E_NOT_READY": (503, "no worker is ready"),
+    "E_TIMEOUT": (503, "the photo took longer than it may"),
+    "E_WORKER": (503, "the worker that looked at the photo died"),
+}
+
 
 class NotFoundError(UsageError):
     """There is no such photo, page or report."""
@@ -73,6 +101,24 @@ def problem_response(status: int, code: str, message: str, **more: Any) -> Respo
     """
     error = {"code": code, "message": printable(shorten(message))}
     return json_response({"error": error, **more}, status)
+
+
+def refusal(code: str, seconds: int = 0) -> Response:
+    """Answer with one of :data:`PROBLEMS`.
+
+    Args:
+        code: Its name; one that is not in the table is a bug.
+        seconds: After which it is worth to ask again; 0 says nothing of that.
+
+    Example:
+        >>> refusal("E_BUSY", 3).headers["retry-after"]
+        '3'
+    """
+    code = code if code in PROBLEMS else "E_BUG"
+    answer = problem_response(PROBLEMS[code][0], code, PROBLEMS[code][1])
+    if seconds:
+        answer.headers["retry-after"] = str(seconds)
+    return answer
 
 
 def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -> Response:

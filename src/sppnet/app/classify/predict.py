@@ -78,7 +78,7 @@ def run_val(
 ) -> None:
     """Run the whole of ``val``."""
     classifier = load_classifier(model, choose_device(device))
-    chosen = _choose_view(classifier, view, imgsz)
+    chosen = choose_view(classifier, view, imgsz)
     dataset = read_class_folders(data, split or scoring_split(list_class_splits(data)))
     labels = match_classes(dataset, classifier.names)
     report_problems(dataset.problems)
@@ -163,7 +163,7 @@ def run_predict(
 ) -> None:
     """Run the whole of ``predict``; with a page for people, where they look at it in a browser."""
     classifier = load_classifier(model, choose_device(device))
-    chosen = _choose_view(classifier, view, imgsz)
+    chosen = choose_view(classifier, view, imgsz)
     listing = list_images(images, out)
     tally = Tally.of(listing)
     if dry_run:
@@ -200,7 +200,7 @@ def run_predict(
     tally.finish()
 
 
-def _choose_view(
+def choose_view(
     classifier: ImageClassifier, name: str | None, short_side: int | None
 ) -> View | ViewPlan | None:
     """Find what ``--view`` and ``--imgsz`` mean for this model; None is its own view."""
@@ -275,18 +275,25 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     """One record for each image that was read, as predictions.json holds it."""
     for index, row in found:
-        best = rank_scores(row, top)
-        labels, scores = best["labels"].tolist(), best["scores"].tolist()
-        record = {
-            "file": files[paths[index]],
-            "path": str(paths[index]),
-            "labels": labels,
-            "names": [classifier.names[label] for label in labels],
-            "scores": scores,
-        }
-        if classifier.score_kind == "probability":
-            record["confidence"] = scores[0]
-        yield record
+        named = name_photo(classifier, row, top)
+        yield {"file": files[paths[index]], "path": str(paths[index]), **named}
+
+
+def name_photo(classifier: ImageClassifier, row: Tensor, top: int) -> dict[str, Any]:
+    """What predictions.json says of an image's best classes.
+
+    Args:
+        classifier: What scored it.
+        row: (K,) its scores.
+        top: How many classes.
+    """
+    best = rank_scores(row, top)
+    labels, scores = best["labels"].tolist(), best["scores"].tolist()
+    names = [classifier.names[label] for label in labels]
+    named = {"labels": labels, "names": names, "scores": scores}
+    if classifier.score_kind == "probability":
+        named["confidence"] = scores[0]
+    return named
 
 
 Records = Callable[[], Iterator[dict[str, Any]]]

@@ -1,0 +1,298 @@
+"""What ``sppnet serve`` lets in: who asks, how much they bring, and which photos are in it.
+
+Nothing here decodes a photo, and no URL and no path is taken from a client. A part of a form that
+is no file is refused, so that there is no place to write one in; the name of a file is only said
+back.
+"""
+
+import hmac
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from sppnet.images.formats import HEAD_BYTES, sniff_format
+from sppnet.server.answers import refusal
+from sppnet.server.local import LOOPBACK_NAMES, Guard
+from sppnet.server.workers import WorkerPool
+
+PREDICT, MULTIPART = "/v1/predict", "multipart/form-data"
+OPEN_PATHS = {"/health", "/ready"}  # that need no token
+FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}
+MOST_BODY = 100_000_000  # bytes of the photos of one request
+SMALL_BODY = 65_536  # bytes, of requests that send no photo, and around photos
+MOST_NAME, MOST_HEADERS = 255, 20  # letters of a photo's name, header lines of a part
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::(\d{1,5}))?")
+_RAW = re.compile(r"image/[\w.+-]+|application/octet-stream")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask.
+
+    Args:
+        token: That every request must carry but those of ``OPEN_PATHS``; empty for none.
+        names: By which clients may call this machine, beside its own.
+        is_local: Whether only this machine can reach the address that is listened on.
+    """
+
+    token: str = ""
+    names: tuple[str, ...] = ()
+    is_local: bool = True
+
+    def refuse(self, headers: Headers, path: str, port: int) -> Response | None:
+        """Say why a request is not let in; None if it is.
+
+        Args:
+            headers: Of the request.
+            path: That it asks for.
+            port: That we listen on.
+        """
+        host = headers.get("host", "").lower()
+        if not self._is_known(host, port):
+            return refusal("E_HOST")
+        own = {f"http://{host}", f"https://{host}"}
+        is_opened = headers.get("sec-fetch-mode") == "navigate" and path in ("/", "/docs")
+        is_own = headers.get("sec-fetch-site", "none") in ("none", "same-origin") or is_opened
+        if not is_own or ("origin" in headers and headers["origin"].lower() not in own):
+            return refusal("E_ORIGIN")
+        if self.token and path not in OPEN_PATHS and not self._has_token(headers):
+            answer = refusal("E_TOKEN")
+            answer.headers["www-authenticate"] = "Bearer"
+            return answer
+        return None
+
+    def _is_known(self, host: str, port: int) -> bool:
+        """Whether a Host header means us: a site may let its own name point to this machine."""
+        match = _HOST.fullmatch(host)
+        if match is None:
+            return False
+        name, said = match[1], match[2]
+        if name in (each.lower() for each in self.names):
+            return True
+        if self.is_local:
+            return name in LOOPBACK_NAMES and said == str(port)
+        return name in (*LOOPBACK_NAMES, platform.node().lower()) or _is_address(name.strip("[]"))
+
+    def _has_token(self, headers: Headers) -> bool:
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+        return is_right and kind.lower() == "bearer"
+
+
+def _is_address(name: str) -> bool:
+    """Whether a host is given by number, which no site can claim as its name."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """What a request may bring.
+
+    Args:
+        photos: How many.
+        photo_bytes: Of the file of each.
+        pixels: Of each, width times height; the children see to it.
+    """
+
+    photos: int = 16
+    photo_bytes: int = 20_000_000
+    pixels: int = 25_000_000
+
+    @property
+    def body(self) -> int:
+        """Bytes of a body of several photos."""
+        return max(self.photo_bytes, min(MOST_BODY, self.photos * self.photo_bytes)) + SMALL_BODY
+
+
+class ServeGuard(Guard):
+    """Lets in who may ask, counts what is answered.
+
+    Args:
+        app: Answers.
+        port: Gives the port that we listen on.
+        access: Who may ask.
+        limits: Of bodies.
+        pool: Whose queue must have room before a photo is read.
+        count: Told page, status and seconds of every answer.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        port: Callable[[], int],
+        access: Access,
+        limits: UploadLimits,
+        pool: WorkerPool,
+        count: Callable[[str, int, float], None],
+    ) -> None:
+        super().__init__(app, port, max_body=limits.body)
+        self.access, self.limits, self.pool, self.count = access, limits, pool, count
+        self._paths = {getattr(route, "path", "") for route in app.routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it; count it."""
+        begin, path = time.monotonic(), scope.get("path", "")
+
+        async def count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                page = path if path in self._paths else "other"
+                self.count(page, message["status"], time.monotonic() - begin)
+            await send(message)
+
+        await super().__call__(scope, receive, count)
+
+    def most_bytes(self, scope: Scope) -> int:
+        """Give the bytes of a body: of many photos, of one, or next to none."""
+        if scope["path"] != PREDICT:
+            return SMALL_BODY
+        is_form = media_type(Headers(scope=scope)) == MULTIPART
+        return self.limits.body if is_form else self.limits.photo_bytes
+
+    def refuse(self, scope: Scope, headers: Headers) -> Response | None:
+        """Say why a request is not let in, before a byte of its body is read."""
+        refused = self.access.refuse(headers, scope["path"], self.port())
+        if refused is not None or (scope["method"], scope["path"]) != ("POST", PREDICT):
+            return refused
+        kind = media_type(headers)
+        if kind != MULTIPART and not _RAW.fullmatch(kind):
+            return refusal("E_MEDIA")
+        if headers.get("content-encoding", "identity") != "identity":
+            return refusal("E_ENCODING")
+        if self.pool.is_full:
+            return refusal("E_BUSY", self.pool.seconds_until_room())
+        return None
+
+
+def media_type(headers: Headers) -> str:
+    """The kind of a body, without what stands behind it."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class UploadError(Exception):
+    """A body that cannot be split into photos; its text is one of ``PROBLEMS``."""
+
+
+Photo = tuple[str, bytes]  # its name and its file
+
+
+def photo_fault(photo: bytes, limits: UploadLimits) -> str:
+    """The code of what is wrong with a photo as far as its length and its first bytes tell.
+
+    Example:
+        >>> photo_fault(b"%!PS-Adobe", UploadLimits()), photo_fault(b"GIF89a...", UploadLimits())
+        ('E_FORMAT', '')
+    """
+    if len(photo) > limits.photo_bytes:
+        return "E_TOO_LARGE"
+    if not photo:
+        return "E_EMPTY"
+    return "" if sniff_format(photo[:HEAD_BYTES]) in FORMATS else "E_FORMAT"
+
+
+def split_upload(headers: Headers, body: bytes, most: int) -> list[Photo]:
+    """Find the photos in a body: a name and the bytes of each.
+
+    Args:
+        headers: Of the request.
+        body: All of it.
+        most: How many photos are taken.
+
+    Raises:
+        UploadError: If it is not what its header says, or has none, or too many.
+
+    Example:
+        >>> split_upload(Headers({"content-type": "image/png"}), b"...", 1)
+        [('photo', b'...')]
+    """
+    if media_type(headers) != MULTIPART:
+        return [("photo", body)]
+    _, words = parse_options_header(headers["content-type"])
+    if not 0 < len(words.get(b"boundary", b"")) <= 200:
+        raise UploadError("E_MULTIPART")
+    parts = _Parts(most)
+    try:
+        parser = MultipartParser(words[b"boundary"], parts.callbacks())
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise UploadError("E_MULTIPART") from error
+    if not parts.is_whole:
+        raise UploadError("E_MULTIPART")
+    if not parts.photos:
+        raise UploadError("E_NOTHING")
+    return parts.photos
+
+
+class _Parts:
+    """Takes the parts of a form one after the other."""
+
+    def __init__(self, most: int) -> None:
+        self.photos: list[Photo] = []
+        self.is_whole = False
+        self._most = most
+        self._begin()
+
+    def callbacks(self) -> Any:
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_begin": self._begin_header,
+            "on_header_field": lambda data, a, b: self._field.extend(data[a:b]),
+            "on_header_value": lambda data, a, b: self._value.extend(data[a:b]),
+            "on_header_end": self._end_header,
+            "on_part_data": lambda data, a, b: self._blocks.append(data[a:b]),
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def _begin(self) -> None:
+        self._name: bytes | None = None
+        self._blocks: list[bytes] = []
+        self._headers = 0
+        self._begin_header()
+
+    def _begin_header(self) -> None:
+        self._field, self._value = bytearray(), bytearray()
+        self._headers += 1
+        if self._headers > MOST_HEADERS:
+            raise UploadError("E_MULTIPART")
+
+    def _end_header(self) -> None:
+        if bytes(self._field).lower() == b"content-disposition":
+            self._name = parse_options_header(bytes(self._value))[1].get(b"filename")
+
+    def _end(self) -> None:
+        if self._name is None:  # a text, such as a URL or a path: none is ever taken
+            raise UploadError("E_VALUE")
+        if len(self.photos) == self._most:
+            raise UploadError("E_PHOTOS")
+        self.photos.append((plain_name(self._name), b"".join(self._blocks)))
+
+    def _finish(self) -> None:
+        self.is_whole = True
+
+
+def plain_name(said: bytes) -> str:
+    r"""The last part of what a client calls a photo; it is only ever said back.
+
+    Example:
+        >>> [plain_name(each) for each in (b"a.jpg", b"../../etc/passwd", b"C:\\x\\y.png", b"/")]
+        ['a.jpg', 'passwd', 'y.png', 'photo']
+    """
+    last = said.decode("utf-8", "replace").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return last[-MOST_NAME:] or "photo"

@@ -1,0 +1,240 @@
+"""The wire: clients that dawdle, lie, hang up or speak no HTTP, on a real socket."""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from serve_models import open_obedient, order
+from sppnet.server import local
+from sppnet.server.local import LocalServer
+from sppnet.server.serve_app import build_serve_app
+from sppnet.server.serve_gate import Access, UploadLimits
+from sppnet.server.workers import PoolLimits, WorkerPool
+
+LIMITS = UploadLimits(photos=3, photo_bytes=3_000_000)
+SOON = 30.0  # seconds on a busy machine
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    made = WorkerPool(open_obedient, (), PoolLimits(workers=1, queue=4, seconds=5, megabytes=500))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def server(pool: WorkerPool, monkeypatch) -> Iterator[SimpleNamespace]:
+    """A server that waits a second where a real one waits ten or thirty."""
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "READ_SECONDS"):
+        monkeypatch.setattr(local, name, 1.0)
+    listening = threading.Event()
+    app = build_serve_app(pool, Access(), LIMITS, lambda: made.port)
+    made = LocalServer(app, 0, lambda _: listening.set())
+    thread = threading.Thread(target=made.listen)
+    thread.start()
+    assert listening.wait(SOON)
+    try:
+        yield SimpleNamespace(port=made.port, made=made)
+    finally:
+        made.stop()
+        thread.join(SOON)
+    assert not thread.is_alive()
+
+
+def connect(server) -> socket.socket:
+    line = socket.create_connection(("127.0.0.1", server.port), SOON)
+    line.settimeout(SOON)
+    return line
+
+
+def head(server, *lines: str, method: str = "POST", path: str = "/v1/predict") -> bytes:
+    first = [f"{method} {path} HTTP/1.1", f"Host: 127.0.0.1:{server.port}"]
+    return "\r\n".join([*first, *lines, "", ""]).encode()
+
+
+def photo_head(server, length: int, *lines: str) -> bytes:
+    return head(server, "Content-Type: image/gif", f"Content-Length: {length}", *lines)
+
+
+def read_all(line: socket.socket) -> bytes:
+    said = b""
+    with contextlib.suppress(ConnectionError):
+        while block := line.recv(65_536):
+            said += block
+    return said
+
+
+def read_answer(line: socket.socket) -> tuple[int, bytes]:
+    """Status and body of one answer."""
+    said = b""
+    while b"\r\n\r\n" not in said:
+        block = line.recv(65_536)
+        assert block, said
+        said += block
+    top, _, body = said.partition(b"\r\n\r\n")
+    lines = top.lower().split(b"\r\n")
+    (length,) = (int(each.split(b":")[1]) for each in lines if each.startswith(b"content-length"))
+    while len(body) < length:
+        body += line.recv(65_536)
+    return int(top.split()[1]), body
+
+
+def is_served(server) -> bool:
+    photo = order("fine")
+    with connect(server) as line:
+        line.sendall(photo_head(server, len(photo)) + photo)
+        return read_answer(line)[0] == 200
+
+
+def seconds_until_closed(line: socket.socket, *pieces: bytes) -> float:
+    """How long a connection lasts that drips."""
+    begin = time.monotonic()
+    with contextlib.suppress(OSError):
+        for piece in pieces:
+            line.sendall(piece)
+            time.sleep(0.1)
+        read_all(line)
+    return time.monotonic() - begin
+
+
+def test_a_connection_that_says_nothing_and_a_head_that_drips_are_let_go(server) -> None:
+    dripping = [bytes([letter]) for letter in head(server, "X: " + "x" * 500)]
+    with connect(server) as silent, connect(server) as slow:
+        assert seconds_until_closed(slow, *dripping) < SOON / 2
+        assert seconds_until_closed(silent) < SOON / 2
+        assert is_served(server)
+
+
+def test_one_that_asked_before_may_rest_but_not_drip(server) -> None:
+    with connect(server) as line:
+        for _ in range(2):
+            line.sendall(head(server, method="GET", path="/health"))
+            assert read_answer(line)[0] == 200
+            time.sleep(1.5)  # longer than a head may take
+        assert seconds_until_closed(line, *[b"G"] * 60) < SOON / 2
+
+
+def test_a_body_that_drips_is_refused(server) -> None:
+    with connect(server) as line:
+        line.sendall(photo_head(server, 1000))
+        with contextlib.suppress(OSError):
+            for _ in range(15):
+                line.sendall(b"x")
+                time.sleep(0.1)
+        status, body = read_answer(line)
+        assert (status, json.loads(body)["error"]["code"]) == (408, "E_SLOW")
+
+
+def test_a_client_that_does_not_read_is_let_go(server) -> None:
+    ask = head(server, method="GET", path="/docs")
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", server.port))
+        line.settimeout(0.5)
+        with contextlib.suppress(OSError):
+            line.sendall(ask * 800)  # more answers than the system keeps
+        end = time.monotonic() + SOON
+        while server.made.server_state.connections and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not server.made.server_state.connections
+    assert is_served(server)
+
+
+@pytest.mark.parametrize(
+    ("data", "wanted"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(64), 400),  # TLS
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 403),
+        (b"hello\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nA: " + b"x" * 1_000_000 + b"\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+         400),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: {}\r\nContent-Type: image/gif\r\n"
+         b"Transfer-Encoding: chunked\r\n\r\nXYZ\r\n", 400),
+        (b"POST /v1/predict HTTP/1.1\r\nHost: {}\r\nContent-Type: image/gif\r\n"
+         b"Content-Length: 100000000000\r\n\r\n", 413),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused(server, data: bytes, wanted: int) -> None:
+    with connect(server) as line:
+        with contextlib.suppress(OSError):
+            line.sendall(data.replace(b"{}", f"127.0.0.1:{server.port}".encode()))
+        said = read_all(line)
+    assert said.startswith(b"HTTP/1.1 %d " % wanted) or (not said and len(data) > 1000)
+    if said and wanted == 400:
+        assert b"x-content-type-options: nosniff" in said.lower()
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["code"].startswith("E_")
+    assert is_served(server)
+
+
+def test_a_refusal_is_heard_although_bytes_still_come(server) -> None:
+    for length in (3_000_001, 20_000_000):
+        with connect(server) as line:
+            line.sendall(photo_head(server, length))
+            with contextlib.suppress(OSError):
+                line.sendall(bytes(2_000_000))
+            status, body = read_answer(line)
+            assert (status, json.loads(body)["error"]["code"]) == (413, "E_TOO_LARGE")
+
+
+def test_an_endless_body_ends(server) -> None:
+    with connect(server) as line:
+        line.sendall(head(server, "Content-Type: image/gif", "Transfer-Encoding: chunked"))
+        sent, end = 0, time.monotonic() + SOON
+        with contextlib.suppress(OSError):
+            while time.monotonic() < end:
+                line.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+                sent += 0x10000
+        assert sent < 20_000_000
+    assert is_served(server)
+
+
+def test_a_client_that_waits_to_be_asked_hears_a_refusal_first(server) -> None:
+    with connect(server) as line:
+        line.sendall(photo_head(server, 3_000_001, "Expect: 100-continue"))
+        assert read_answer(line)[0] == 413
+    photo = order("fine")
+    with connect(server) as line:
+        line.sendall(photo_head(server, len(photo), "Expect: 100-continue"))
+        assert line.recv(100).startswith(b"HTTP/1.1 100")
+        line.sendall(photo)
+        assert read_answer(line)[0] == 200
+
+
+def test_clients_that_hang_up_leave_nothing_behind(server, pool) -> None:
+    photo = order("slow")
+    for _ in range(20):
+        with connect(server) as line:
+            line.sendall(photo_head(server, len(photo)) + photo)
+        with connect(server) as line:
+            line.sendall(photo_head(server, 1000) + photo)
+    end = time.monotonic() + SOON
+    while pool.waiting_count and time.monotonic() < end:
+        time.sleep(0.05)
+    assert pool.waiting_count == 0
+    while not is_served(server) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert is_served(server)
+
+
+def test_many_requests_on_one_connection(server) -> None:
+    with connect(server) as line:
+        for number in range(20):
+            photo = order("fine", number)
+            line.sendall(photo_head(server, len(photo)) + photo)
+            status, body = read_answer(line)
+            assert status == 200
+            assert json.loads(body)["images"][0]["file"] == "photo"
