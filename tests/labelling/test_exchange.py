@@ -10,7 +10,7 @@ from labelled_scenes import Photos
 from sppnet.errors import NothingUsableError
 from sppnet.images import check_dataset, draw_detection_set, open_detection_dataset, read_coco
 from sppnet.labelling import export_labels, import_labels
-from sppnet.labelling.exchange import _PhotoFinder
+from sppnet.labelling.exchange import _ImportFinder
 from sppnet.storage import LabelBox, LabelStore
 
 BOX = (10.25, 20.5, 60.0, 70.0)
@@ -198,7 +198,7 @@ def test_a_name_that_two_photos_have_is_no_photo(tmp_path: Path) -> None:
         for number in range(3000):
             (tmp_path / folder / f"{number}.jpg").touch()
     (tmp_path / "two" / "own.jpg").touch()
-    finder = _PhotoFinder(tmp_path)
+    finder = _ImportFinder(tmp_path)
     assert finder.find("elsewhere/7.jpg") is None
     assert finder.find("elsewhere/own.jpg") == finder.find("two/own.jpg") == "two/own.jpg"
     assert finder.find(tmp_path / "one" / "7.jpg") == finder.find("one/7.jpg") == "one/7.jpg"

@@ -69,6 +69,43 @@ def open_store(
     return kept
 
 
+class PhotoFinder:
+    """Finds the photos of a folder that a text of another tool may mean, by how the text ends.
+
+    Only names are compared; nothing on the disk is asked for.
+
+    Args:
+        photos: Names of the photos, with ``/``.
+        spell: How the other tool spells the name of a file.
+
+    Example:
+        >>> finder = PhotoFinder(["a/1.jpg", "b/1.jpg", "b/2.jpg"])
+        >>> finder.matches("set/b/1.jpg"), finder.matches("1.jpg"), finder.matches("c/2.jpg")
+        (['b/1.jpg'], ['a/1.jpg', 'b/1.jpg'], ['b/2.jpg'])
+    """
+
+    def __init__(self, photos: Sequence[str], spell: Callable[[str], str] = str) -> None:
+        self._spell, self._photos = spell, frozenset(photos)
+        self._by_name: dict[str, list[str]] = {}
+        for photo in photos:
+            self._by_name.setdefault(spell(photo.rpartition("/")[2]), []).append(photo)
+
+    def matches(self, text: str) -> list[str]:
+        """Name the photo of that path, or all that share the longest ending with it."""
+        if text in self._photos:
+            return [text]
+        parts = text.replace("\\", "/").split("/")
+        found = self._by_name.get(self._spell(parts[-1]), [])
+        shared = [_count_same(photo.split("/")[-2::-1], parts[-2::-1]) for photo in found]
+        return [photo for photo, n in zip(found, shared, strict=True) if n == max(shared)]
+
+
+def _count_same(one: Sequence[str], two: Sequence[str]) -> int:
+    """How many parts are the same before the first that differs."""
+    pairs = zip(one, two, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+
+
 def check_number(name: str, value: float, *, whole: bool = False) -> None:
     """Refuse what is no number of at least 0.
 

@@ -6,9 +6,8 @@ elements, numbers' spelling, and boxes that the readers leave out.
 """
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -26,6 +25,7 @@ from sppnet.images import (
 from sppnet.images.decode import read_content
 from sppnet.images.readers.voc import XmlElement, read_voc_annotation, read_xml
 from sppnet.images.readers.yolo import choose_places, find_yolo_places
+from sppnet.labelling.drawn import StudioPhotos, from_percent, to_percent
 from sppnet.storage.files import (
     ensure_output_folder,
     json_text,
@@ -40,7 +40,7 @@ from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, LabelBox, PhotoLa
 CATEGORY = "coco"  # under this name the store keeps what a COCO file says of the whole set
 _COCO_OWN = {"image_id", "category_id", "bbox"}
 _STUDIO_OWN = {"type", "value", "original_width", "original_height"}
-_STUDIO_VALUE_OWN = {"x", "y", "width", "height", "rectanglelabels"}
+_STUDIO_VALUE_OWN = {"x", "y", "width", "height", "rotation", "rectanglelabels"}
 _MAX_STUDIO_BYTES = 1_000_000_000
 Extras = dict[str, Any]
 Key = tuple[str, int, int, int, int]
@@ -68,7 +68,7 @@ def import_labels(store: LabelStore, source: str | Path, split: str | None = Non
     """
     source = Path(source)
     studio = _studio_tasks(source)
-    finder = _PhotoFinder(store.photos_folder)
+    finder = _ImportFinder(store.photos_folder)
     if studio is not None:
         edits = list(_from_studio(studio, finder))
     else:
@@ -79,28 +79,26 @@ def import_labels(store: LabelStore, source: str | Path, split: str | None = Non
     return len(edits)
 
 
-class _PhotoFinder:
-    """Finds the photo of the store that a set means, by path or by a name that is there once."""
+class _ImportFinder:
+    """Finds the photo of the store that a set means, by path or by the only name that fits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         paths = list_images([folder]).paths
-        self.known = {path.resolve(): path.relative_to(folder).as_posix() for path in paths}
-        self._photos = set(self.known.values())
-        times = Counter(PurePosixPath(photo).name for photo in self._photos)
-        by_name = {PurePosixPath(photo).name: photo for photo in self._photos}
-        self._by_name = {name: photo for name, photo in by_name.items() if times[name] == 1}
+        self._known = {path.resolve(): path.relative_to(folder).as_posix() for path in paths}
+        self.photos = StudioPhotos(tuple(self._known.values()))
 
     def find(self, path: str | Path) -> str | None:
         """Name of the photo, or None."""
-        found = self.known.get(Path(path).resolve())
-        if found is None and str(path) in self._photos:
-            return str(path)
-        return found or self._by_name.get(PurePosixPath(str(path).replace("\\", "/")).name)
+        found = self._known.get(Path(path).resolve())
+        if found is not None:
+            return found
+        matches = self.photos.matches(str(path))
+        return matches[0] if len(matches) == 1 else None
 
 
 def _from_dataset(
-    dataset: DetectionDataset, finder: _PhotoFinder, source: Path, store: LabelStore
+    dataset: DetectionDataset, finder: _ImportFinder, source: Path, store: LabelStore
 ) -> Iterator[PhotoLabels]:
     """An edit for each image of a set, with what only its own layout knows."""
     if dataset.layout == "voc":
@@ -259,37 +257,56 @@ def _studio_tasks(source: Path) -> list[Any] | None:
     return content if is_list and isinstance(content[0], dict) and "data" in content[0] else None
 
 
-def _from_studio(tasks: Sequence[Any], finder: _PhotoFinder) -> Iterator[PhotoLabels]:
+def _from_studio(tasks: Sequence[Any], finder: _ImportFinder) -> Iterator[PhotoLabels]:
     """An edit for each annotated task: its last annotation that was not cancelled."""
     for task in tasks:
         data = task.get("data", {})
         place = next((str(data[name]) for name in ("image", "img", "photo") if name in data), "")
-        photo = finder.find(place.rpartition("?d=")[2] if "?d=" in place else place)
+        photo = finder.find(place)
         done = [one for one in task.get("annotations", []) if not one.get("was_cancelled")]
         if photo is None or not done:
             continue
-        height, width = read_image_size(finder.folder / photo)
-        boxes, others = [], []
-        for result in done[-1].get("result", []):
-            value = result.get("value", {})
-            if result.get("type") != "rectanglelabels" or not value.get("rectanglelabels"):
-                others.append(result)
-                continue
-            x, y = value["x"] * width / 100, value["y"] * height / 100
-            w, h = value["width"] * width / 100, value["height"] * height / 100
-            extra = {k: v for k, v in result.items() if k not in _STUDIO_OWN}
-            extra["value"] = {k: v for k, v in value.items() if k not in _STUDIO_VALUE_OWN}
-            corners = (
-                max(0.0, x),
-                max(0.0, y),
-                min(float(width), x + w),
-                min(float(height), y + h),
-            )
-            boxes.append(LabelBox(corners, value["rectanglelabels"][0], {"studio": extra}))
+        size_hw = read_image_size(finder.folder / photo)
+        boxes, _, others = read_results(done[-1].get("result", []), size_hw)
         extra = {"studio": {k: v for k, v in task.items() if k not in ("annotations",)}}
         extra["studio_results"] = others
         state = LABELLED if boxes else EMPTY
         yield PhotoLabels(photo, 0, state, tuple(boxes), extra, "", "import label-studio")
+
+
+def read_results(
+    results: Any, size_hw: tuple[int, int]
+) -> tuple[list[LabelBox], list[str], list[Any]]:
+    """Read the results of an annotation of Label Studio.
+
+    Args:
+        results: The list of them.
+        size_hw: Height and width of the photo.
+
+    Returns:
+        The rectangles, what was chosen for the whole photo, and all results that are no boxes here.
+
+    Raises:
+        ValueError: If it is no such list, or a rectangle lacks a number.
+    """
+    if not isinstance(results, list) or not all(isinstance(each, dict) for each in results):
+        raise ValueError("an annotation must have a list of results")
+    boxes, names, others = [], [], []
+    for result in results:
+        value = result.get("value")
+        value = value if isinstance(value, dict) else {}
+        if result.get("type") == "choices":
+            names += [name for name in value.get("choices") or [] if isinstance(name, str)]
+        labels, corners = value.get("rectanglelabels"), None
+        if result.get("type") == "rectanglelabels" and isinstance(labels, list) and labels:
+            corners = from_percent(value, size_hw)
+        if corners is None:
+            others.append(result)
+            continue
+        extra = {k: v for k, v in result.items() if k not in _STUDIO_OWN}
+        extra["value"] = {k: v for k, v in value.items() if k not in _STUDIO_VALUE_OWN}
+        boxes.append(LabelBox(corners, labels[0], {"studio": extra}))
+    return boxes, names, others
 
 
 def export_labels(
@@ -436,15 +453,11 @@ def _write_studio(_: LabelStore, labels: Sized, out: Path) -> None:
     for each, (height, width) in labels:
         results = list(each.extra.get("studio_results", []))
         for box in each.boxes:
-            x1, y1, x2, y2 = box.corners
             extra = dict(box.extra.get("studio", {}))
             value = {
                 "rotation": 0,
                 **extra.pop("value", {}),
-                "x": 100 * x1 / width,
-                "y": 100 * y1 / height,
-                "width": 100 * (x2 - x1) / width,
-                "height": 100 * (y2 - y1) / height,
+                **to_percent(box.corners, (height, width)),
                 "rectanglelabels": [box.name],
             }
             whole = {"original_width": width, "original_height": height, "value": value}

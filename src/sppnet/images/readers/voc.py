@@ -4,7 +4,7 @@ import codecs
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -252,6 +252,7 @@ class XmlElement:
     line: int
     text: str = ""
     children: list["XmlElement"] = field(default_factory=list)
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     def named(self, tag: str) -> list["XmlElement"]:
         """The direct children of one name."""
@@ -379,7 +380,27 @@ def read_xml(path: str | Path) -> XmlElement:
         InputError: If it cannot be opened, is too large, holds a DTD, is nested more than 32 deep
             or is not well-formed (E_XML, with the line in the text).
     """
-    data, encoding = _for_expat(read_capped(path, MAX_XML_BYTES), path)
+    return parse_xml(read_capped(path, MAX_XML_BYTES), path)
+
+
+def parse_xml(data: bytes, path: str | Path) -> XmlElement:
+    """Parse XML that is in memory; otherwise as :func:`read_xml`.
+
+    Args:
+        data: Its bytes, at most 1 MB.
+        path: Where they are from, for the error.
+
+    Raises:
+        InputError: As :func:`read_xml`.
+
+    Example:
+        >>> parse_xml(b'<View><Image name="photo"/></View>', "a text").children[0].attributes
+        {'name': 'photo'}
+    """
+    if len(data) > MAX_XML_BYTES:
+        rule = f"must have at most {MAX_XML_BYTES:,} bytes, has {len(data):,}"
+        raise InputError(rule, path=path, code="E_TOO_LARGE")
+    data, encoding = _for_expat(data, path)
     builder = _TreeBuilder(encoding)
     # The whole file in one call: fed in pieces, old expat takes quadratic time on one long token.
     try:
@@ -440,10 +461,10 @@ class _TreeBuilder:
         self._open: list[XmlElement] = []
         self.root = XmlElement("", 0)
 
-    def _start(self, tag: str, _: dict[str, str]) -> None:
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
         if len(self._open) >= _MAX_DEPTH:
             raise _RefusedError(f"elements must be nested at most {_MAX_DEPTH} deep")
-        element = XmlElement(tag, self.parser.CurrentLineNumber)
+        element = XmlElement(tag, self.parser.CurrentLineNumber, attributes=attributes)
         if self._open:
             self._open[-1].children.append(element)
         else:

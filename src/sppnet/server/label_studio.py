@@ -1,0 +1,498 @@
+"""Label Studio's machine-learning back end: it asks for predictions, and tells what was annotated.
+
+Label Studio is the client. What it says of itself, its address and its token among it, is not
+used: nothing is fetched, and a task's photo is found among those of the folder by its name alone.
+An annotation is on the disk before it is answered; a thread learns it, as in ``sppnet label``.
+"""
+
+import base64
+import binascii
+import hmac
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, Request
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Scope
+
+from sppnet.errors import SppnetError, failure_text, printable, shorten
+from sppnet.images import read_image_size
+from sppnet.labelling.drawn import Control, StudioPhotos, keep_extras, read_control, to_percent
+from sppnet.labelling.exchange import read_results
+from sppnet.server.answers import (
+    BadValueError,
+    EventHub,
+    NotFoundError,
+    error_response,
+    has_controls,
+    hide_folders,
+    json_response,
+    problem_response,
+)
+from sppnet.server.board import Board, Withheld
+from sppnet.server.desk import MOST_BOXES, MOST_NAME
+from sppnet.server.label_app import read_body
+from sppnet.server.label_work import LabelWork, Session
+from sppnet.server.local import Guard
+from sppnet.storage.label_store import LabelStore
+from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, PhotoLabels
+
+KIND = "label-studio"  # of the revisions that come from there
+MARK = "studio_annotation"  # in what is known of a photo: the annotation that it has its labels of
+FACT = "label-studio annotation "  # of the store: the photo of an annotation, empty if it is gone
+LEAST = 0.5  # confidence from which on something is predicted
+MOST_TASKS = 2000  # of one request
+FIRST_WAIT = (
+    8.0  # seconds that a request waits for the first model, once there is something to learn
+)
+ALL_SECONDS = 60.0  # for the tasks of one request; Label Studio gives up after 100
+_SAID = {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED"}
+_GONE = {"ANNOTATION_DELETED", "ANNOTATIONS_DELETED"}
+Json = dict[str, Any]
+
+
+class StudioDesk:
+    """Everything between Label Studio and a session.
+
+    Args:
+        folder: The photos.
+        store: Their labels; closed by :meth:`close`.
+        photos: Names of the photos.
+        task: ``detect`` or ``classify``.
+        open_session: Opens the session; called in a thread of its own.
+        least: Confidence from which on something is predicted.
+        tell: Hears, line by line, what could not be used, each once.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: LabelStore,
+        photos: Sequence[str],
+        task: str,
+        open_session: Callable[[], Session],
+        *,
+        least: float = LEAST,
+        tell: Callable[[str], None] = lambda line: None,  # noqa: ARG005
+    ) -> None:
+        self.folder, self.store, self.task, self.least = folder, store, task, least
+        self.board = Board(store, photos)
+        # Label Studio has no place for photos on which suggestions are held back: none is
+        self.work = LabelWork(open_session, self.board, Withheld(self.board), EventHub())
+        self.work.suggest = lambda photo: self.work.session.suggest(photo)
+        self.hidden = (folder, store.folder)
+        self._photos, self._tell, self._told = StudioPhotos(photos), tell, set[str]()
+
+    def start(self) -> None:
+        """Begin to open the session."""
+        self.work.start()
+
+    def close(self) -> None:
+        """End the work and close the store."""
+        self.work.stop()
+        self.store.close()
+
+    @property
+    def version(self) -> str:
+        """Version of the model; empty before there is one."""
+        return str(self.work.state()["model"])
+
+    def health(self) -> Json:
+        """Say how it is.
+
+        Raises:
+            SppnetError: If the session could not be opened.
+        """
+        if self.work.failure is not None:
+            raise self.work.failure
+        state = self.work.state()
+        about = {key: state[key] for key in ("phase", "labelled", "photos", "waiting")}
+        return {"status": "UP", "model_class": f"sppnet {self.task}",
+                "model_version": state["model"], **about}  # fmt: skip
+
+    def set_up(self, body: Any) -> Json:
+        """Check that a project asks for what is learnt here.
+
+        Raises:
+            BadValueError: If its configuration has no control for that.
+        """
+        read_control(_object(body).get("schema"), self.task)
+        return {"model_version": self.version}
+
+    def predict(self, body: Any) -> Json:
+        """Predict for tasks.
+
+        Tasks that cannot be used, and those that time does not allow for, get no prediction, so
+        that Label Studio asks again; so do all before there is a model.
+
+        Raises:
+            SppnetError: If none of the tasks can be used.
+        """
+        body = _object(body)
+        control = read_control(body.get("label_config"), self.task)
+        tasks = body.get("tasks")
+        if not isinstance(tasks, list) or not 0 < len(tasks) <= MOST_TASKS:
+            raise BadValueError(f"tasks must be a list of 1 to {MOST_TASKS}")
+        self._wait_for_a_model()
+        end, results, errors = time.monotonic() + ALL_SECONDS, list[Any](), list[Exception]()
+        for task in tasks:
+            late = time.monotonic() > end
+            try:
+                results.append([] if late else self._predict(control, self._photo(control, task)))
+            except (SppnetError, ValueError) as error:
+                self._report("no prediction", error)
+                errors.append(error)
+                results.append([])
+        if len(errors) == len(tasks):
+            raise errors[0]
+        return {"results": results, "model_version": self.version}
+
+    def hear(self, body: Any) -> Json:
+        """Take in what a webhook tells.
+
+        Raises:
+            SppnetError: If an annotation cannot be used; nothing of it is kept.
+        """
+        body = _object(body)
+        action = body.get("action")
+        if action in _SAID:
+            self._take_all(body.get("project"), _pairs(body))
+        elif action in _GONE:
+            for annotation in _listed(body.get("annotations", body.get("annotation"))):
+                self._forget(_annotation_key(body.get("project"), annotation))
+        elif action == "START_TRAINING":
+            self.work.refit(full=False)
+        else:
+            return {"status": "ignored"}
+        return {"status": "ok", "model_version": self.version}
+
+    def train(self, body: Any) -> Json:
+        """Take in tasks with their annotations, as Label Studio sends them without webhooks."""
+        body = _object(body)
+        for task in _listed(body.get("annotations")):
+            done = [one for one in _listed(task.get("annotations")) if not one.get("was_cancelled")]
+            project = {"id": task.get("project"), "label_config": body.get("label_config")}
+            self._take_all(project, [(one, task) for one in done[-1:]], is_strict=False)
+        self.work.refit(full=False)
+        return {"status": "ok", "model_version": self.version}
+
+    def _take_all(
+        self, project: Any, pairs: Iterable[tuple[Json, Json]], *, is_strict: bool = True
+    ) -> None:
+        """Take annotations in; if one of them cannot be used, the others are all the same."""
+        errors = list[Exception]()
+        for annotation, task in pairs:
+            try:
+                self._annotated(project, annotation, task)
+            except (SppnetError, ValueError) as error:
+                self._report("annotation left out", error)
+                errors.append(error)
+        if errors and is_strict:
+            raise errors[0]
+
+    def _report(self, what: str, error: Exception) -> None:
+        """Tell the user what could not be used; each line once."""
+        line = printable(shorten(hide_folders(f"{what}: {failure_text(error)}", self.hidden)))
+        if line not in self._told and len(self._told) < 1000:
+            self._told.add(line)
+            self._tell(line)
+
+    def _wait_for_a_model(self) -> None:
+        """Wait a little for the first model, if one is being learnt."""
+        end = time.monotonic() + FIRST_WAIT
+        while not self.version and self.board.labelled_count() and time.monotonic() < end:
+            if self.work.failure is not None or self.work.state()["phase"] == "failed":
+                return
+            time.sleep(0.05)
+
+    def _photo(self, control: Control, task: Any) -> str:
+        """Name of the photo of a task.
+
+        Raises:
+            NotFoundError: If no photo has that name.
+            BadValueError: If several have, or the task has no image.
+        """
+        data = _object(_object(task).get("data"))
+        place = data.get(control.key)
+        if not isinstance(place, str) or not place or len(place) > 4096:
+            raise BadValueError(f"a task must have its image under {control.key!r}")
+        found = self._photos.matches(place)
+        name = shorten(printable(place.rpartition("/")[2]))
+        if not found:
+            raise NotFoundError(f"no photo of the folder is called as the task's {name!r}")
+        if len(found) > 1:
+            rule = f"{name!r} fits {len(found)} photos: {found[0]!r}, {found[1]!r}"
+            raise BadValueError(f"{rule}; give tasks longer paths, or photos other names")
+        return found[0]
+
+    def _predict(self, control: Control, photo: str) -> Json | list[Any]:
+        """The prediction for a photo; none before there is a model."""
+        found = self.work.session.suggest(photo)
+        if not found.model:
+            return []
+        self.work.look_at(photo)
+        size_hw = read_image_size(self.folder / photo)
+        known = [not control.labels or name in control.labels for name in found.names]
+        sure = (found.scores.sigmoid() if found.confidence is None else found.confidence).tolist()
+        if self.task == "detect":
+            rows = list(zip(found.names, sure, found.boxes.tolist(), strict=True))
+            kept = [row for row, is_known in zip(rows, known, strict=True) if is_known]
+            shown = [row for row in kept if row[1] >= self.least]
+            values = [(_rectangle(box, name, size_hw), score) for name, score, box in shown]
+            score = _mean([row[1] for row in shown], 1 - max((row[1] for row in kept), default=0.0))
+        else:
+            pairs = list(zip(found.names, sure, strict=True))
+            kept_pairs = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+            chosen = (
+                kept_pairs[:1]
+                if control.takes_one
+                else [p for p in kept_pairs if p[1] >= self.least]
+            )
+            score = _mean([each for _, each in chosen], 0.0)
+            values = [({"choices": [name for name, _ in chosen]}, score)] if chosen else []
+        about = {"from_name": control.name, "to_name": control.image, "type": control.tag.lower(),
+                 "original_width": size_hw[1], "original_height": size_hw[0],
+                 "image_rotation": 0}  # fmt: skip
+        result = [
+            {"id": uuid4().hex[:10], **about, "value": value, "score": round(each, 6)}
+            for value, each in values
+        ]
+        return {"result": result, "score": round(score, 6), "model_version": found.model}
+
+    def _annotated(self, project: Any, annotation: Any, task: Any) -> None:
+        """Write down what an annotation says, in place of what was said of its photo."""
+        project, annotation, task = _object(project), _object(annotation), _object(task)
+        key = _annotation_key(project, annotation)
+        if annotation.get("was_cancelled"):  # skipped, perhaps after it was annotated
+            self._forget(key)
+            return
+        control = read_control(project.get("label_config"), self.task)
+        photo = self._photo(control, task)
+        size_hw = read_image_size(self.folder / photo)
+        results = annotation.get("result")
+        boxes, names, others = read_results(results, size_hw)
+        _check_results(results, boxes, names, size_hw)
+        before = self.store.labels(photo)
+        extra = {
+            **before.extra,
+            "studio": {name: task[name] for name in ("id", "data", "meta") if name in task},
+            "studio_results": others,
+            MARK: key,
+        }
+        if self.task == "detect":
+            names = []
+            boxes = keep_extras(boxes, before.boxes)
+        else:
+            boxes, names = [], list(dict.fromkeys(names))
+        state = LABELLED if boxes or names else EMPTY
+        self.store.put_fact(FACT + key, photo)
+        self.store.put(photo, boxes, state=state, extra=extra, names=names, kind=KIND,
+                       author=_author(annotation))  # fmt: skip
+        self.work.edited(photo)
+
+    def _forget(self, key: str) -> None:
+        """Take back what an annotation said: the one before it holds again, if there is one.
+
+        Whoever edited the photo since, here or there, is not overruled.
+        """
+        photo = self.store.fact(FACT + key)
+        if not photo:
+            return
+        self.store.put_fact(FACT + key, "")
+        now = self.store.labels(photo)
+        if now.kind != KIND or now.extra.get(MARK) != key:
+            return
+        before = next(filter(self._stands, reversed(self.store.history(photo))), None)
+        said = before or PhotoLabels(photo, extra={k: v for k, v in now.extra.items() if k != MARK})
+        self.store.put(photo, said.boxes, state=said.state, extra=said.extra, names=said.names,
+                       kind=KIND, author=said.author)  # fmt: skip
+        self.work.edited(photo)
+
+    def _stands(self, labels: PhotoLabels) -> bool:
+        """Whether a revision is what an annotation says that is still there."""
+        key = labels.extra.get(MARK) if labels.kind == KIND else None
+        return labels.state != UNLABELLED and bool(key) and bool(self.store.fact(f"{FACT}{key}"))
+
+
+def _mean(values: Sequence[float], otherwise: float) -> float:
+    return sum(values) / len(values) if values else otherwise
+
+
+def _rectangle(box: Sequence[float], name: str, size_hw: tuple[int, int]) -> Json:
+    return {**to_percent(box, size_hw), "rotation": 0, "rectanglelabels": [name]}
+
+
+def _object(value: Any) -> Json:
+    if not isinstance(value, dict):
+        raise BadValueError("the body is not as Label Studio sends it: an object is missing")
+    return value
+
+
+def _listed(value: Any) -> list[Json]:
+    """What is one object or a list of them."""
+    return [_object(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _pairs(body: Json) -> Iterator[tuple[Json, Json]]:
+    """Annotations with their tasks; of many, each says the number of its task."""
+    tasks = _listed(body.get("task"))
+    by_number = {task.get("id"): task for task in tasks}
+    for annotation in _listed(body.get("annotation")):
+        number = annotation.get("task")
+        task = by_number.get(number) if isinstance(number, int) else None
+        yield annotation, task or (tasks[0] if len(tasks) == 1 else {})
+
+
+def _annotation_key(project: Any, annotation: Any) -> str:
+    """A text that tells an annotation from all others."""
+    numbers = (_object(project).get("id"), _object(annotation).get("id"))
+    if not all(isinstance(n, int) and 0 <= n < 10**18 for n in numbers):
+        raise BadValueError("an annotation and its project must have numbers")
+    return ".".join(map(str, numbers))
+
+
+def _author(annotation: Json) -> str:
+    """Who made an annotation, as far as it is said: a number of theirs."""
+    number = annotation.get("completed_by")
+    return f"{KIND} {number}" if isinstance(number, int) else KIND
+
+
+def _check_results(
+    results: Sequence[Json], boxes: Sequence[Any], names: Sequence[str], size_hw: tuple[int, int]
+) -> None:
+    """Refuse names that no class has, and annotations of a photo of another size.
+
+    Raises:
+        BadValueError: If one is of that kind.
+    """
+    if len(boxes) > MOST_BOXES:
+        raise BadValueError(f"a photo must have at most {MOST_BOXES} boxes, got {len(boxes)}")
+    for name in [*names, *(box.name for box in boxes)]:
+        if not isinstance(name, str) or not 0 < len(name) <= MOST_NAME or has_controls(name):
+            raise BadValueError(f"names must be texts of 1 to {MOST_NAME} letters")
+    height, width = size_hw
+    for result in results:
+        said = result.get("original_width"), result.get("original_height")
+        if all(isinstance(side, int) for side in said) and said != (width, height):
+            rule = f"the photo of that name has {width} x {height} pixels, Label Studio's {said[0]}"
+            raise BadValueError(f"{rule} x {said[1]}: they are not the same")
+
+
+class StudioGuard(Guard):
+    """Lets Label Studio in: no browser, and nobody without the token where there is one.
+
+    Args:
+        app: What answers the requests that are let in.
+        port: Gives the port that we listen on.
+        token: That must be given, as the password of Basic or as a Bearer token; none if empty.
+        names: Further names of this machine by which Label Studio calls it.
+
+    Example:
+        >>> guard = StudioGuard(lambda scope, receive, send: None, lambda: 9090, "a token")
+        >>> guard.fits_token("Basic " + base64.b64encode(b"anyone:a token").decode())
+        True
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        port: Callable[[], int],
+        token: str = "",
+        names: Sequence[str] = (),
+    ) -> None:
+        super().__init__(app, port)
+        self._token, self._names = token, tuple(name.lower() for name in names)
+
+    @property
+    def hosts(self) -> list[str]:
+        """Host headers that mean us."""
+        return [*super().hosts, *(f"{name}:{self.port()}" for name in self._names)]
+
+    def fits_token(self, said: str) -> bool:
+        """Whether a header Authorization has the token."""
+        kind, _, value = said.partition(" ")
+        if kind.lower() == "basic":
+            try:
+                text = base64.b64decode(value.strip(), validate=True).decode("utf-8")
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+            value = text.partition(":")[2]
+        elif kind.lower() not in ("bearer", "token"):
+            return False
+        return hmac.compare_digest(value.strip().encode(), self._token.encode())
+
+    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
+        """Why a request is refused: status, code and sentence."""
+        if headers.get("host", "").lower() not in self.hosts:
+            return 403, "E_HOST", "the request is for another host"
+        if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+            return 403, "E_ORIGIN", "the request is from a page in a browser"
+        if self._token and not self.fits_token(headers.get("authorization", "")):
+            return 401, "E_TOKEN", "the token is missing or wrong"
+        kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if scope["method"] not in ("GET", "HEAD") and kind != "application/json":
+            return 415, "E_MEDIA", "bodies must be application/json"
+        return None
+
+
+Body = Annotated[Any, Depends(read_body)]
+
+
+def build_label_studio_app(
+    desk: StudioDesk, port: Callable[[], int], *, token: str = "", names: Sequence[str] = ()
+) -> ASGIApp:
+    """Make the application that Label Studio talks to.
+
+    Args:
+        desk: Does the work.
+        port: Gives the port that we listen on.
+        token: That must be given; none if empty.
+        names: Further names of this machine by which Label Studio calls it.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/")
+    @app.get("/health")
+    def health() -> Response:
+        return json_response(desk.health())
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return json_response({"versions": [desk.version] if desk.version else []})
+
+    asked = {"/setup": desk.set_up, "/predict": desk.predict, "/webhook": desk.hear,
+             "/train": desk.train}  # fmt: skip
+    for path, function in asked.items():
+        app.post(path)(_route(function))
+    _add_errors(app, desk)
+    return StudioGuard(app, port, token, names)
+
+
+def _route(function: Callable[[Any], Json]) -> Callable[..., Response]:
+    """A route that answers with what a function makes of the body."""
+
+    def answer(body: Body) -> Response:
+        return json_response(function(body))
+
+    return answer
+
+
+def _add_errors(app: FastAPI, desk: StudioDesk) -> None:
+    """Every error is one line of JSON, and the user hears of it, too."""
+
+    @app.exception_handler(SppnetError)
+    @app.exception_handler(ValueError)
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> Response:
+        desk._report(request.url.path, error)
+        return error_response(error, desk.hidden)
+
+    @app.exception_handler(HTTPException)
+    def unknown(_: Request, error: HTTPException) -> Response:
+        code = {404: "E_NOT_FOUND", 405: "E_METHOD"}.get(error.status_code, "E_HTTP")
+        return problem_response(error.status_code, code, str(error.detail))
