@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sppnet.progress import Track
     from sppnet.server.desk import LabelDesk
     from sppnet.server.label_work import Session
+    from sppnet.server.serve_gate import Access
 
 app = command_app("Label photos in a page on this machine, while a model learns from each label.")
 
@@ -169,6 +170,79 @@ def _opening(
         return ClassSession.open(photos, store, config=_fit_config(settings))
 
     return open_detection if task == "detect" else open_classification
+
+
+def serve_studio(
+    place: Path, access: "Access", host: str, port: int, task: str, least: float
+) -> None:
+    """Let Label Studio label the photos of a folder, and learn from it until a signal comes.
+
+    Ends the command with its exit code.
+
+    Args:
+        place: A folder of photos, or of a label store.
+        access: Who may ask.
+        host: Address to listen on.
+        port: To listen on; 0 takes a free one.
+        task: ``detect`` or ``classify``; empty takes what the store is for.
+        least: Confidence from which on something is predicted.
+
+    Raises:
+        NothingUsableError: If there is no photo.
+        UsageError: If the folder or its store is not there or is for another task or photos.
+        OutputError: If the port cannot be had.
+    """
+    from sppnet.labelling.base import list_photos, open_store
+    from sppnet.server.label_studio import StudioDesk, build_label_studio_app
+    from sppnet.server.local import LocalServer
+
+    photos, own, known = _find_store(place)
+    names = list_photos(photos)
+    kept = open_store(photos, own, task or known, names)
+    task = task or known
+    opening = _opening(photos, kept.folder, task, {})
+    desk = StudioDesk(photos, kept, names, task, opening, least=least, tell=note)
+    server = LocalServer(
+        build_label_studio_app(desk, lambda: server.port, access),
+        port,
+        lambda number: _say_studio(host, number, len(names), task),
+        host=host,
+    )
+    desk.work.on_failure = server.stop
+    desk.start()
+    try:
+        server.listen()
+    finally:
+        desk.close()
+    if desk.work.failure is not None:
+        raise desk.work.failure
+    note("stopped; every annotation that was answered is on the disk")
+    if server.signal is not None:
+        raise typer.Exit(128 + server.signal)
+
+
+def _say_studio(host: str, port: int, count: int, task: str) -> None:
+    say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+    note(f"{count} photos, {task}; give this address to Label Studio as a model; Ctrl-C stops")
+
+
+def _find_store(place: Path) -> tuple[Path, Path | None, str]:
+    """The photos that a folder means, the store if there is one, and what it is for.
+
+    Raises:
+        UsageError: If there is no such folder.
+        UnusableFileError: If the store is damaged.
+    """
+    from sppnet.storage.label_store import STORE_FILE, STORE_FOLDER, LabelStore
+
+    if not place.is_dir():
+        raise UsageError("must be a folder of photos or of a label store", path=place)
+    folders = (place, place / STORE_FOLDER)
+    own = next((folder for folder in folders if (folder / STORE_FILE).is_file()), None)
+    if own is None:
+        return place, None, "detect"
+    with LabelStore(own) as store:
+        return store.photos_folder, own, store.fact("task") or "detect"
 
 
 def _detection_config(settings: dict[str, str]) -> Any:

@@ -100,6 +100,30 @@ MostPixels = Annotated[
         help="Largest photo, width times height.",
     ),
 ]
+LabelStudio = Annotated[
+    bool,
+    typer.Option(
+        "--label-studio",
+        metavar="",
+        help="MODEL is a folder of photos or its label store: Label Studio asks, and it learns.",
+    ),
+]
+StudioTask = Annotated[
+    str,
+    typer.Option(
+        "--task",
+        metavar="detect|classify",
+        help="With --label-studio: what photos are labelled with, if none is yet.",
+    ),
+]
+LeastConfidence = Annotated[
+    float,
+    number_option(
+        "--confidence",
+        rule=Within(0, 1),
+        text="With --label-studio: from which on something is predicted.",
+    ),
+]
 
 
 @app.command()
@@ -123,6 +147,9 @@ def serve(
     view: TestView = None,
     imgsz: TestSide = None,
     top: Top = 5,
+    label_studio: LabelStudio = False,
+    task: StudioTask = "",
+    confidence: LeastConfidence = 0.5,
     debug: Debug = False,
     *,
     inference: Mapping[str, Any],
@@ -138,6 +165,10 @@ def serve(
     if not is_local and not token:
         rule = f"--host {host} needs a token: --token-file FILE, or the variable {TOKEN_VARIABLE}"
         raise UsageError(rule)
+    if label_studio:
+        _serve_label_studio(model, (token, tuple(allow_host or ()), is_local), host, port, task,
+                            confidence)  # fmt: skip
+        return
     changed, file = split_inference(inference)
     if file is not None:
         raise UsageError("--proposals must be a method here: photos that come have no proposals")
@@ -152,6 +183,19 @@ def serve(
     pool = WorkerPool(open_served, words, PoolLimits(count, queue, timeout, memory), warn)
     access = Access(token, tuple(allow_host or ()), is_local)
     _serve(pool, access, UploadLimits(max_photos, max_bytes, max_pixels), host, port)
+
+
+def _serve_label_studio(
+    place: Path, who: tuple[str, tuple[str, ...], bool], host: str, port: int, task: str,
+    least: float,
+) -> None:  # fmt: skip
+    """Learn what is labelled in Label Studio, and suggest there."""
+    if task not in ("", "detect", "classify"):
+        raise UsageError(f"--task must be detect or classify, got {task!r}")
+    from sppnet.app.label import serve_studio
+    from sppnet.server.serve_gate import Access
+
+    serve_studio(place, Access(*who), host, port, task, least)
 
 
 def _serve(

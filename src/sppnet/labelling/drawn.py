@@ -287,10 +287,9 @@ def read_control(config: Any, task: str) -> Control:
         if element.tag == tag and to in images and element.attributes.get("name"):
             labels = [_option_name(each) for each in _walk(element) if each.tag == option]
             key = images[to].attributes.get("value", "").removeprefix("$")
-            more = element.attributes.get("choice", "single") != "multiple"
-            return Control(
-                tag, element.attributes["name"], to, key, tuple(filter(None, labels)), more
-            )
+            is_single = tag == "Choices" and element.attributes.get("choice") != "multiple"
+            name, offered = element.attributes["name"], tuple(filter(None, labels))
+            return Control(tag, name, to, key, offered, is_single)
     raise UsageError(f"the labelling configuration must have {tag} for an Image")
 
 

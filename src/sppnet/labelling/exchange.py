@@ -268,8 +268,8 @@ def _from_studio(tasks: Sequence[Any], finder: _ImportFinder) -> Iterator[PhotoL
             continue
         size_hw = read_image_size(finder.folder / photo)
         boxes, _, others = read_results(done[-1].get("result", []), size_hw)
-        extra = {"studio": {k: v for k, v in task.items() if k not in ("annotations",)}}
-        extra["studio_results"] = others
+        kept = {k: v for k, v in task.items() if k not in ("annotations",)}
+        extra = {"studio": kept, "studio_results": others}
         state = LABELLED if boxes else EMPTY
         yield PhotoLabels(photo, 0, state, tuple(boxes), extra, "", "import label-studio")
 
@@ -297,15 +297,15 @@ def read_results(
         value = value if isinstance(value, dict) else {}
         if result.get("type") == "choices":
             names += [name for name in value.get("choices") or [] if isinstance(name, str)]
-        labels, corners = value.get("rectanglelabels"), None
-        if result.get("type") == "rectanglelabels" and isinstance(labels, list) and labels:
-            corners = from_percent(value, size_hw)
+        labels = value.get("rectanglelabels")
+        is_box = result.get("type") == "rectanglelabels" and isinstance(labels, list) and labels
+        corners = from_percent(value, size_hw) if is_box else None
         if corners is None:
             others.append(result)
             continue
         extra = {k: v for k, v in result.items() if k not in _STUDIO_OWN}
         extra["value"] = {k: v for k, v in value.items() if k not in _STUDIO_VALUE_OWN}
-        boxes.append(LabelBox(corners, labels[0], {"studio": extra}))
+        boxes.append(LabelBox(corners, value["rectanglelabels"][0], {"studio": extra}))
     return boxes, names, others
 
 

@@ -8,8 +8,10 @@ An annotation is on the disk before it is answered; a thread learns it, as in ``
 import base64
 import binascii
 import hmac
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import uuid4
@@ -39,11 +41,13 @@ from sppnet.server.desk import MOST_BOXES, MOST_NAME
 from sppnet.server.label_app import read_body
 from sppnet.server.label_work import LabelWork, Session
 from sppnet.server.local import Guard
+from sppnet.server.serve_gate import Access
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, PhotoLabels
 
 KIND = "label-studio"  # of the revisions that come from there
 MARK = "studio_annotation"  # in what is known of a photo: the annotation that it has its labels of
+TIME = "studio_updated"  # and when that was updated last, as Label Studio says it
 FACT = "label-studio annotation "  # of the store: the photo of an annotation, empty if it is gone
 LEAST = 0.5  # confidence from which on something is predicted
 MOST_TASKS = 2000  # of one request
@@ -87,6 +91,7 @@ class StudioDesk:
         self.work.suggest = lambda photo: self.work.session.suggest(photo)
         self.hidden = (folder, store.folder)
         self._photos, self._tell, self._told = StudioPhotos(photos), tell, set[str]()
+        self._lock = threading.Lock()  # one annotation after the other
 
     def start(self) -> None:
         """Begin to open the session."""
@@ -138,18 +143,15 @@ class StudioDesk:
         tasks = body.get("tasks")
         if not isinstance(tasks, list) or not 0 < len(tasks) <= MOST_TASKS:
             raise BadValueError(f"tasks must be a list of 1 to {MOST_TASKS}")
-        self._wait_for_a_model()
-        end, results, errors = time.monotonic() + ALL_SECONDS, list[Any](), list[Exception]()
-        for task in tasks:
-            late = time.monotonic() > end
-            try:
-                results.append([] if late else self._predict(control, self._photo(control, task)))
-            except (SppnetError, ValueError) as error:
-                self._report("no prediction", error)
-                errors.append(error)
-                results.append([])
-        if len(errors) == len(tasks):
+        met = [self._meet(control, body["label_config"], task) for task in tasks]
+        errors = [each for each in met if isinstance(each, Exception)]
+        if len(errors) == len(met):
             raise errors[0]
+        self._wait_for_a_model()
+        end, results = time.monotonic() + ALL_SECONDS, list[Any]()
+        for each in met:
+            is_left_out = isinstance(each, Exception) or time.monotonic() > end
+            results.append([] if is_left_out else self._predict(control, str(each)))
         return {"results": results, "model_version": self.version}
 
     def hear(self, body: Any) -> Json:
@@ -164,36 +166,40 @@ class StudioDesk:
             self._take_all(body.get("project"), _pairs(body))
         elif action in _GONE:
             for annotation in _listed(body.get("annotations", body.get("annotation"))):
-                self._forget(_annotation_key(body.get("project"), annotation))
+                with self._lock:
+                    self._forget(_annotation_key(body.get("project"), annotation))
         elif action == "START_TRAINING":
             self.work.refit(full=False)
         else:
             return {"status": "ignored"}
         return {"status": "ok", "model_version": self.version}
 
-    def train(self, body: Any) -> Json:
-        """Take in tasks with their annotations, as Label Studio sends them without webhooks."""
-        body = _object(body)
-        for task in _listed(body.get("annotations")):
-            done = [one for one in _listed(task.get("annotations")) if not one.get("was_cancelled")]
-            project = {"id": task.get("project"), "label_config": body.get("label_config")}
-            self._take_all(project, [(one, task) for one in done[-1:]], is_strict=False)
-        self.work.refit(full=False)
-        return {"status": "ok", "model_version": self.version}
-
-    def _take_all(
-        self, project: Any, pairs: Iterable[tuple[Json, Json]], *, is_strict: bool = True
-    ) -> None:
+    def _take_all(self, project: Any, pairs: Iterable[tuple[Json, Json]]) -> None:
         """Take annotations in; if one of them cannot be used, the others are all the same."""
         errors = list[Exception]()
         for annotation, task in pairs:
             try:
-                self._annotated(project, annotation, task)
+                with self._lock:
+                    self._annotated(project, annotation, task)
             except (SppnetError, ValueError) as error:
                 self._report("annotation left out", error)
                 errors.append(error)
-        if errors and is_strict:
+        if errors:
             raise errors[0]
+
+    def _catch_up(self, config: Any, task: Json, photo: str) -> None:
+        """Take in what was annotated while nobody listened; newer words of others stand."""
+        given = task.get("annotations")
+        done = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+        done = [each for each in done if not each.get("was_cancelled")]
+        if not done:
+            return
+        project, last = {"id": task.get("project"), "label_config": config}, max(done, key=_time)
+        key, now = _annotation_key(project, last), self.store.labels(photo)
+        is_new = now.state == UNLABELLED and self.store.fact(FACT + key, "?") == "?"
+        is_ours = now.kind == KIND and now.extra.get(MARK) == key
+        if is_new or (is_ours and _time(last) > str(now.extra.get(TIME, ""))):
+            self._take_all(project, [(last, task)])
 
     def _report(self, what: str, error: Exception) -> None:
         """Tell the user what could not be used; each line once."""
@@ -205,10 +211,21 @@ class StudioDesk:
     def _wait_for_a_model(self) -> None:
         """Wait a little for the first model, if one is being learnt."""
         end = time.monotonic() + FIRST_WAIT
-        while not self.version and self.board.labelled_count() and time.monotonic() < end:
-            if self.work.failure is not None or self.work.state()["phase"] == "failed":
+        while self.board.labelled_count() and time.monotonic() < end:
+            state = self.work.state()
+            if state["model"] or state["phase"] not in ("queued", "fitting"):
                 return
             time.sleep(0.05)
+
+    def _meet(self, control: Control, config: Any, task: Any) -> str | Exception:
+        """Find the photo of a task, and see whether it was annotated; or why it cannot be used."""
+        try:
+            photo = self._photo(control, task)
+            self._catch_up(config, task, photo)
+        except (SppnetError, ValueError) as error:
+            self._report("task left out", error)
+            return error
+        return photo
 
     def _photo(self, control: Control, task: Any) -> str:
         """Name of the photo of a task.
@@ -231,38 +248,34 @@ class StudioDesk:
         return found[0]
 
     def _predict(self, control: Control, photo: str) -> Json | list[Any]:
-        """The prediction for a photo; none before there is a model."""
-        found = self.work.session.suggest(photo)
+        """The prediction for a photo; none before there is a model, and if it cannot be read."""
+        try:
+            found = self.work.session.suggest(photo)
+            size_hw = read_image_size(self.folder / photo)
+        except SppnetError as error:
+            self._report("photo left out", error)
+            return []
         if not found.model:
             return []
         self.work.look_at(photo)
-        size_hw = read_image_size(self.folder / photo)
-        known = [not control.labels or name in control.labels for name in found.names]
         sure = (found.scores.sigmoid() if found.confidence is None else found.confidence).tolist()
+        rows = list(enumerate(zip(found.names, sure, strict=True)))
+        rows = [row for row in rows if not control.labels or row[1][0] in control.labels]
+        shown = rows[:1] if control.takes_one else [r for r in rows if r[1][1] >= self.least]
+        # how sure all of it is: of nothing, as sure as the likeliest of all is unlikely
+        certain = [each for _, (_, each) in shown] or [1 - max((r[1][1] for r in rows), default=0)]
+        score = round(sum(certain) / len(certain), 6)
         if self.task == "detect":
-            rows = list(zip(found.names, sure, found.boxes.tolist(), strict=True))
-            kept = [row for row, is_known in zip(rows, known, strict=True) if is_known]
-            shown = [row for row in kept if row[1] >= self.least]
-            values = [(_rectangle(box, name, size_hw), score) for name, score, box in shown]
-            score = _mean([row[1] for row in shown], 1 - max((row[1] for row in kept), default=0.0))
+            values = [(_rectangle(found.boxes[n].tolist(), name, size_hw), round(each, 6))
+                      for n, (name, each) in shown]  # fmt: skip
         else:
-            pairs = list(zip(found.names, sure, strict=True))
-            kept_pairs = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
-            chosen = (
-                kept_pairs[:1]
-                if control.takes_one
-                else [p for p in kept_pairs if p[1] >= self.least]
-            )
-            score = _mean([each for _, each in chosen], 0.0)
-            values = [({"choices": [name for name, _ in chosen]}, score)] if chosen else []
+            values = [({"choices": [name for _, (name, _) in shown]}, score)] if shown else []
         about = {"from_name": control.name, "to_name": control.image, "type": control.tag.lower(),
                  "original_width": size_hw[1], "original_height": size_hw[0],
                  "image_rotation": 0}  # fmt: skip
-        result = [
-            {"id": uuid4().hex[:10], **about, "value": value, "score": round(each, 6)}
-            for value, each in values
-        ]
-        return {"result": result, "score": round(score, 6), "model_version": found.model}
+        result = [{"id": uuid4().hex[:10], **about, "value": value, "score": each}
+                  for value, each in values]  # fmt: skip
+        return {"result": result, "score": score, "model_version": found.model}
 
     def _annotated(self, project: Any, annotation: Any, task: Any) -> None:
         """Write down what an annotation says, in place of what was said of its photo."""
@@ -277,12 +290,19 @@ class StudioDesk:
         results = annotation.get("result")
         boxes, names, others = read_results(results, size_hw)
         _check_results(results, boxes, names, size_hw)
-        before = self.store.labels(photo)
+        self._write(photo, key, annotation, task, (boxes, names, others))
+
+    def _write(
+        self, photo: str, key: str, annotation: Json, task: Json, said: tuple[list[Any], ...]
+    ) -> None:
+        """Put what an annotation says on the disk."""
+        (boxes, names, others), before = said, self.store.labels(photo)
         extra = {
             **before.extra,
             "studio": {name: task[name] for name in ("id", "data", "meta") if name in task},
             "studio_results": others,
             MARK: key,
+            TIME: _time(annotation),
         }
         if self.task == "detect":
             names = []
@@ -290,7 +310,7 @@ class StudioDesk:
         else:
             boxes, names = [], list(dict.fromkeys(names))
         state = LABELLED if boxes or names else EMPTY
-        self.store.put_fact(FACT + key, photo)
+        self.store.put_fact(FACT + key, photo)  # first: a label is never without it
         self.store.put(photo, boxes, state=state, extra=extra, names=names, kind=KIND,
                        author=_author(annotation))  # fmt: skip
         self.work.edited(photo)
@@ -319,10 +339,6 @@ class StudioDesk:
         return labels.state != UNLABELLED and bool(key) and bool(self.store.fact(f"{FACT}{key}"))
 
 
-def _mean(values: Sequence[float], otherwise: float) -> float:
-    return sum(values) / len(values) if values else otherwise
-
-
 def _rectangle(box: Sequence[float], name: str, size_hw: tuple[int, int]) -> Json:
     return {**to_percent(box, size_hw), "rotation": 0, "rectanglelabels": [name]}
 
@@ -334,7 +350,6 @@ def _object(value: Any) -> Json:
 
 
 def _listed(value: Any) -> list[Json]:
-    """What is one object or a list of them."""
     return [_object(each) for each in (value if isinstance(value, list) else [value])]
 
 
@@ -354,6 +369,11 @@ def _annotation_key(project: Any, annotation: Any) -> str:
     if not all(isinstance(n, int) and 0 <= n < 10**18 for n in numbers):
         raise BadValueError("an annotation and its project must have numbers")
     return ".".join(map(str, numbers))
+
+
+def _time(annotation: Json) -> str:
+    """When it was updated last: times in order are texts in order."""
+    return str(annotation.get("updated_at", ""))
 
 
 def _author(annotation: Json) -> str:
@@ -384,37 +404,25 @@ def _check_results(
 
 
 class StudioGuard(Guard):
-    """Lets Label Studio in: no browser, and nobody without the token where there is one.
+    """Lets Label Studio in, which gives the token as the password of its basic authentication.
 
     Args:
         app: What answers the requests that are let in.
         port: Gives the port that we listen on.
-        token: That must be given, as the password of Basic or as a Bearer token; none if empty.
-        names: Further names of this machine by which Label Studio calls it.
+        access: Who may ask.
 
     Example:
-        >>> guard = StudioGuard(lambda scope, receive, send: None, lambda: 9090, "a token")
-        >>> guard.fits_token("Basic " + base64.b64encode(b"anyone:a token").decode())
+        >>> guard = StudioGuard(lambda scope, receive, send: None, lambda: 9090, Access("a token"))
+        >>> guard.has_token("Basic " + base64.b64encode(b"anyone:a token").decode())
         True
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        port: Callable[[], int],
-        token: str = "",
-        names: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, app: ASGIApp, port: Callable[[], int], access: Access) -> None:
         super().__init__(app, port)
-        self._token, self._names = token, tuple(name.lower() for name in names)
+        self._token, self._access = access.token, replace(access, token="")
 
-    @property
-    def hosts(self) -> list[str]:
-        """Host headers that mean us."""
-        return [*super().hosts, *(f"{name}:{self.port()}" for name in self._names)]
-
-    def fits_token(self, said: str) -> bool:
-        """Whether a header Authorization has the token."""
+    def has_token(self, said: str) -> bool:
+        """Tell whether a header Authorization has the token."""
         kind, _, value = said.partition(" ")
         if kind.lower() == "basic":
             try:
@@ -426,17 +434,16 @@ class StudioGuard(Guard):
             return False
         return hmac.compare_digest(value.strip().encode(), self._token.encode())
 
-    def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
-        """Why a request is refused: status, code and sentence."""
-        if headers.get("host", "").lower() not in self.hosts:
-            return 403, "E_HOST", "the request is for another host"
-        if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
-            return 403, "E_ORIGIN", "the request is from a page in a browser"
-        if self._token and not self.fits_token(headers.get("authorization", "")):
-            return 401, "E_TOKEN", "the token is missing or wrong"
+    def refuse(self, scope: Scope, headers: Headers) -> Response | None:
+        """Say why a request is not let in, before its body is read; None if it is."""
+        refused = self._access.refuse(headers, scope["path"], self.port())
+        if refused is not None:
+            return refused
+        if self._token and not self.has_token(headers.get("authorization", "")):
+            return problem_response(401, "E_TOKEN", "the token is missing or wrong")
         kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if scope["method"] not in ("GET", "HEAD") and kind != "application/json":
-            return 415, "E_MEDIA", "bodies must be application/json"
+            return problem_response(415, "E_MEDIA", "bodies must be application/json")
         return None
 
 
@@ -444,19 +451,17 @@ Body = Annotated[Any, Depends(read_body)]
 
 
 def build_label_studio_app(
-    desk: StudioDesk, port: Callable[[], int], *, token: str = "", names: Sequence[str] = ()
+    desk: StudioDesk, port: Callable[[], int], access: Access | None = None
 ) -> ASGIApp:
     """Make the application that Label Studio talks to.
 
     Args:
         desk: Does the work.
         port: Gives the port that we listen on.
-        token: That must be given; none if empty.
-        names: Further names of this machine by which Label Studio calls it.
+        access: Who may ask; this machine if None.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/")
     @app.get("/health")
     def health() -> Response:
         return json_response(desk.health())
@@ -465,17 +470,14 @@ def build_label_studio_app(
     def versions() -> Response:
         return json_response({"versions": [desk.version] if desk.version else []})
 
-    asked = {"/setup": desk.set_up, "/predict": desk.predict, "/webhook": desk.hear,
-             "/train": desk.train}  # fmt: skip
+    asked = {"/setup": desk.set_up, "/predict": desk.predict, "/webhook": desk.hear}
     for path, function in asked.items():
         app.post(path)(_route(function))
     _add_errors(app, desk)
-    return StudioGuard(app, port, token, names)
+    return StudioGuard(app, port, access or Access())
 
 
 def _route(function: Callable[[Any], Json]) -> Callable[..., Response]:
-    """A route that answers with what a function makes of the body."""
-
     def answer(body: Body) -> Response:
         return json_response(function(body))
 
