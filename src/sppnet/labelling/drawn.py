@@ -228,7 +228,7 @@ class StudioPhotos:
         path = place.partition("?d=")[2] if "?d=" in place else place.partition("?")[0]
         texts = [place, unquote(path)]
         if "/upload/" in place:  # such files get eight digits before their names
-            texts.append(_UPLOADED.sub("", texts[-1].rpartition("/")[2]))
+            texts.append("upload/" + _UPLOADED.sub("", texts[-1].rpartition("/")[2]))
         found = (finder.matches(text) for finder in self._finders for text in texts)
         return next(filter(None, found), [])
 

@@ -203,10 +203,10 @@ class StudioDesk:
 
     def _report(self, what: str, error: Exception) -> None:
         """Tell the user what could not be used; each line once."""
-        line = printable(shorten(hide_folders(f"{what}: {failure_text(error)}", self.hidden)))
-        if line not in self._told and len(self._told) < 1000:
-            self._told.add(line)
-            self._tell(line)
+        text = printable(shorten(hide_folders(failure_text(error), self.hidden)))
+        if text not in self._told and len(self._told) < 1000:
+            self._told.add(text)
+            self._tell(f"{what}: {text}")
 
     def _wait_for_a_model(self) -> None:
         """Wait a little for the first model, if one is being learnt."""
@@ -266,7 +266,8 @@ class StudioDesk:
         certain = [each for _, (_, each) in shown] or [1 - max((r[1][1] for r in rows), default=0)]
         score = round(sum(certain) / len(certain), 6)
         if self.task == "detect":
-            values = [(_rectangle(found.boxes[n].tolist(), name, size_hw), round(each, 6))
+            boxes = found.boxes.tolist()
+            values = [(_rectangle(boxes[n], name, size_hw), round(each, 6))
                       for n, (name, each) in shown]  # fmt: skip
         else:
             values = [({"choices": [name for _, (name, _) in shown]}, score)] if shown else []
@@ -372,8 +373,7 @@ def _annotation_key(project: Any, annotation: Any) -> str:
 
 
 def _time(annotation: Json) -> str:
-    """When it was updated last: times in order are texts in order."""
-    return str(annotation.get("updated_at", ""))
+    return str(annotation.get("updated_at", ""))  # times in order are texts in order
 
 
 def _author(annotation: Json) -> str:
