@@ -1,5 +1,8 @@
 """CVAT's auto-annotation by its own types: cvat-sdk's driver and cvat-cli's loader."""
 
+import logging
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from cvat_sdk.auto_annotation import BadFunctionError, DetectionFunctionSpec
 from cvat_sdk.auto_annotation.driver import _AnnotationMapper, _DetectionFunctionContextImpl
 from PIL import Image
 
+from cvat_stand_in import FIRST_LABEL, StandInCvat, serving
 from sppnet.config.classification import FitConfig
 from sppnet.detection import Detector
 from sppnet.detection.watch import usual_thresholds
@@ -57,10 +61,8 @@ def load(model: Path):
 
 def remap(function, answers, names: list[str], kind: str = "any"):
     """What cvat-sdk makes of answers for a task with these labels, in its own numbers."""
-    labels = [models.Label(name=name, id=100 + n, type=kind, attributes=[], sublabels=[])
+    labels = [models.Label(name=name, id=FIRST_LABEL + n, type=kind, attributes=[], sublabels=[])
               for n, name in enumerate(names)]  # fmt: skip
-    import logging
-
     mapper = _AnnotationMapper(
         logging.getLogger(__name__), function.spec.labels, labels, allow_unmatched_labels=True,
         conv_mask_to_poly=False,
@@ -84,7 +86,7 @@ def test_a_detector_answers_with_its_rectangles(scenes: Path, detector: Path) ->
     assert [each.points for each in answers] == found.boxes.tolist()
     tags, shapes = remap(function, answers, list(own.names))
     assert tags == []
-    assert [shape.label_id for shape in shapes] == [100 + n for n in found.labels.tolist()]
+    assert [shape.label_id for shape in shapes] == [FIRST_LABEL + n for n in found.labels.tolist()]
     assert {(shape.frame, shape.type.value, shape.source) for shape in shapes} == {
         (7, "rectangle", "auto")
     }
@@ -107,7 +109,7 @@ def test_classes_that_the_task_lacks_are_left_out(scenes: Path, detector: Path) 
     answers = function.detect(context(0.0), photo_of(scenes))
     name = Detector.load(detector).names[answers[0].label_id]
     _, shapes = remap(function, answers, [name])
-    assert {shape.label_id for shape in shapes} == {100}
+    assert {shape.label_id for shape in shapes} == {FIRST_LABEL}
     with pytest.raises(BadFunctionError, match="rectangle"):
         remap(function, function.detect(context(0.0), photo_of(scenes)), [name], "polygon")
 
@@ -122,7 +124,33 @@ def test_a_classifier_answers_with_one_tag(classifier: Path) -> None:
         tags, shapes = remap(function, answers, names)
         assert (len(tags), shapes) == (1, [])
         assert function.detect(context(1.0), Image.open(photo)) == []
-        assert names[tags[0].label_id - 100] in names
+        assert names[tags[0].label_id - FIRST_LABEL] in names
+
+
+def test_cvats_command_line_annotates_a_task(scenes: Path, detector: Path, tmp_path) -> None:
+    photos, own = list_images([scenes / "JPEGImages"]).paths[:3], Detector.load(detector)
+    cvat = StandInCvat(photos, own.names[::-1])
+    with serving(cvat) as address:
+        words = ["--server-host", address, "task", "auto-annotate", "1", "--function-module",
+                 MODULE, "-p", f"model=str:{detector}", "--conf-threshold", "0.3"]  # fmt: skip
+        settings = {"CVAT_ACCESS_TOKEN": "a-token", "XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-m", "cvat_cli", *words], env={**os.environ, **settings},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (sent,) = cvat.sent
+    assert sent["tags"] == []
+    wanted = []
+    for frame, photo in enumerate(photos):
+        found = own.predict(photo)
+        sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+        for row in (sure >= 0.3).nonzero().flatten().tolist():
+            label = FIRST_LABEL + len(own.names) - 1 - int(found.labels[row])
+            wanted.append((frame, label, found.boxes[row].tolist()))
+    assert wanted
+    assert [(s["frame"], s["label_id"], s["points"]) for s in sent["shapes"]] == wanted
+    assert {(s["type"], s["source"]) for s in sent["shapes"]} == {("rectangle", "auto")}
 
 
 def test_what_cannot_be_used(tmp_path: Path, monkeypatch, detector: Path) -> None:

@@ -9,7 +9,8 @@ Where to start reading, in this order:
 - ``class_session.py``: `ClassSession`, the same for names of whole photos; ``class_learner.py``:
   features and fit, probabilities and figures.
 - ``base.py``: photos, store and background thread of every session.
-- ``exchange.py``: labels from and for other tools; ``drawn.py``: boxes as people draw them.
+- ``exchange.py``: labels from and for other tools; ``drawn.py``: boxes as people draw them, here
+  and in Label Studio; ``cvat.py``: a trained model that annotates the tasks of a CVAT.
 
 Labels themselves are kept by ``storage/label_store.py``.
 """

@@ -7,7 +7,8 @@ errors, events. Where to start reading ``sppnet serve``:
 - ``serve_gate.py``: who may ask, how much they bring, which photos are in it.
 - ``workers.py``: processes that look at photos, within limits, replaced when they die.
 
-And ``sppnet label``, in this order:
+``label_studio.py`` is what ``sppnet serve --label-studio`` answers, on the learner of ``sppnet
+label``. And that, in this order:
 
 - ``label_app.py``: the requests and their answers; ``desk.py``: what each of them does.
 - ``label_work.py``: the thread that learns after edits and measures what to expect.
