@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from image_files import write_image
 from labelled_scenes import Photos
-from sppnet.errors import NothingUsableError
+from sppnet.errors import NothingUsableError, UnusableFileError
 from sppnet.images import check_dataset, draw_detection_set, open_detection_dataset, read_coco
 from sppnet.labelling import export_labels, import_labels
 from sppnet.labelling.exchange import _ImportFinder
@@ -202,3 +203,58 @@ def test_a_name_that_two_photos_have_is_no_photo(tmp_path: Path) -> None:
     assert finder.find("elsewhere/7.jpg") is None
     assert finder.find("elsewhere/own.jpg") == finder.find("two/own.jpg") == "two/own.jpg"
     assert finder.find(tmp_path / "one" / "7.jpg") == finder.find("one/7.jpg") == "one/7.jpg"
+
+
+def studio_file(folder: Path, image: str, **value: object) -> Path:
+    """An export of Label Studio: one task with one rectangle."""
+    box = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["cat"], **value}
+    result = [{"type": "rectanglelabels", "value": box}]
+    tasks = [{"data": {"image": image}, "annotations": [{"result": result}]}]
+    (folder / "export.json").write_text(json.dumps(tasks))
+    return folder / "export.json"
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path):
+    write_image(tmp_path / "photos" / "a b.jpg", 100, 200)
+    with LabelStore(tmp_path / "photos" / ".sppnet", tmp_path / "photos") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    "place", ["a b.jpg", "/data/local-files/?d=x/a%20b.jpg", "/data/upload/1/0123abcd-a_b.jpg"]
+)
+def test_a_photo_of_label_studio_is_found_wherever_it_was_put(
+    empty_store: LabelStore, tmp_path: Path, place: str
+) -> None:
+    assert import_labels(empty_store, studio_file(tmp_path, place)) == 1
+    assert empty_store.labels("a b.jpg").boxes[0].corners == (20, 20, 80, 60)
+
+
+def test_a_turned_box_of_label_studio_is_the_box_around_it_also_when_it_goes_back(
+    empty_store: LabelStore, tmp_path: Path
+) -> None:
+    import_labels(empty_store, studio_file(tmp_path, "a b.jpg", x=50, rotation=90, width=10))
+    (box,) = empty_store.labels("a b.jpg").boxes
+    assert [round(side, 6) for side in box.corners] == [60, 20, 100, 40]
+    export_labels(empty_store, "label-studio", tmp_path / "out.json")
+    (task,) = json.loads((tmp_path / "out.json").read_text())
+    value = task["annotations"][0]["result"][0]["value"]
+    assert {key: round(value[key], 6) for key in ("x", "y", "width", "height", "rotation")} == {
+        "x": 30, "y": 20, "width": 20, "height": 20, "rotation": 0}  # fmt: skip
+
+
+def test_a_box_of_label_studio_that_covers_nothing_ends_no_import(
+    empty_store: LabelStore, tmp_path: Path
+) -> None:
+    assert import_labels(empty_store, studio_file(tmp_path, "a b.jpg", x=120)) == 1
+    assert empty_store.labels("a b.jpg").state == "empty"
+
+
+@pytest.mark.parametrize("value", [{"x": "1"}, {"x": None}, {"rectanglelabels": [7]}])
+def test_a_damaged_export_of_label_studio_is_named(
+    empty_store: LabelStore, tmp_path: Path, value: dict
+) -> None:
+    with pytest.raises(UnusableFileError, match=r"export\.json.*must be"):
+        import_labels(empty_store, studio_file(tmp_path, "a b.jpg", **value))
+    assert empty_store.every() == []

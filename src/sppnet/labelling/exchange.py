@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 import yaml
 
-from sppnet.errors import Findings, InputError, NothingUsableError
+from sppnet.errors import Findings, InputError, NothingUsableError, UnusableFileError
 from sppnet.evaluation.result_formats import write_table
 from sppnet.images import (
     DetectionDataset,
@@ -70,7 +70,10 @@ def import_labels(store: LabelStore, source: str | Path, split: str | None = Non
     studio = _studio_tasks(source)
     finder = _ImportFinder(store.photos_folder)
     if studio is not None:
-        edits = list(_from_studio(studio, finder))
+        try:
+            edits = list(_from_studio(studio, finder))
+        except ValueError as error:
+            raise UnusableFileError(str(error), path=source, code="E_FORMAT") from error
     else:
         edits = list(_from_dataset(open_detection_dataset(source, split), finder, source, store))
     if not edits:
@@ -287,7 +290,7 @@ def read_results(
         The rectangles, what was chosen for the whole photo, and all results that are no boxes here.
 
     Raises:
-        ValueError: If it is no such list, or a rectangle lacks a number.
+        ValueError: If it is no such list, or a rectangle lacks a number or its label.
     """
     if not isinstance(results, list) or not all(isinstance(each, dict) for each in results):
         raise ValueError("an annotation must have a list of results")
@@ -305,6 +308,8 @@ def read_results(
             continue
         extra = {k: v for k, v in result.items() if k not in _STUDIO_OWN}
         extra["value"] = {k: v for k, v in value.items() if k not in _STUDIO_VALUE_OWN}
+        if not isinstance(value["rectanglelabels"][0], str):
+            raise ValueError("labels of a rectangle must be texts")  # noqa: TRY004 (of a file)
         boxes.append(LabelBox(corners, value["rectanglelabels"][0], {"studio": extra}))
     return boxes, names, others
 

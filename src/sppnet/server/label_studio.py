@@ -50,7 +50,7 @@ MARK = "studio_annotation"  # in what is known of a photo: the annotation that i
 TIME = "studio_updated"  # and when that was updated last, as Label Studio says it
 FACT = "label-studio annotation "  # of the store: the photo of an annotation, empty if it is gone
 LEAST = 0.5  # confidence from which on something is predicted
-MOST_TASKS = 2000  # of one request
+MOST_TASKS, MOST_BYTES = 100_000, 64_000_000  # of one request: all tasks of a project
 FIRST_WAIT = (
     8.0  # seconds that a request waits for the first model, once there is something to learn
 )
@@ -418,7 +418,7 @@ class StudioGuard(Guard):
     """
 
     def __init__(self, app: ASGIApp, port: Callable[[], int], access: Access) -> None:
-        super().__init__(app, port)
+        super().__init__(app, port, max_body=MOST_BYTES)
         self._token, self._access = access.token, replace(access, token="")
 
     def has_token(self, said: str) -> bool:
