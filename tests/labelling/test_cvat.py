@@ -4,9 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from cvat_cli._internal.common import FunctionLoader
 from cvat_sdk import models
 from cvat_sdk.auto_annotation import BadFunctionError, DetectionFunctionSpec
@@ -18,7 +21,8 @@ from sppnet.config.classification import FitConfig
 from sppnet.detection import Detector
 from sppnet.detection.watch import usual_thresholds
 from sppnet.errors import MissingPackageError, UnusableFileError
-from sppnet.evaluation.operating_point import reaches
+from sppnet.evaluation.calibration import MatchedScores
+from sppnet.evaluation.operating_point import OperatingPoints, reaches
 from sppnet.images import draw_class_folders, draw_detection_set, list_images
 from sppnet.labelling.class_session import ClassSession
 from sppnet.labelling.cvat import create
@@ -33,9 +37,17 @@ def scenes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def detector(scenes: Path, tmp_path_factory) -> Path:
+    """Random features find little: the operating point lies low, so that something counts."""
     small = {"backbone": "small5", "weights": "none", "imgsz": (96,), "proposals": "grid"}
+    made = Detector.fit(scenes, **small)
+    rows = ([0.9, 0.8, 0.7, 0.6, 0.5, 0.1], [0] * 6, [True] * 5 + [False], [0, 1, 2, 3, 4, 5])
+    count = len(made.names)
+    points = OperatingPoints.from_matches(
+        MatchedScores(*map(np.array, rows)), [6] * count, 6, "val"
+    )
+    made.operating_points = replace(points, thresholds=(-0.95,) * count)
     folder = tmp_path_factory.mktemp("models") / "detector"
-    Detector.fit(scenes, **small).save(folder)
+    made.save(folder)
     return folder
 
 
@@ -129,10 +141,13 @@ def test_a_classifier_answers_with_one_tag(classifier: Path) -> None:
 
 def test_cvats_command_line_annotates_a_task(scenes: Path, detector: Path, tmp_path) -> None:
     photos, own = list_images([scenes / "JPEGImages"]).paths[:3], Detector.load(detector)
+    found = own.predict(photos)
+    least = torch.cat([each.confidence for each in found]).median().item()
     cvat = StandInCvat(photos, own.names[::-1])
     with serving(cvat) as address:
         words = ["--server-host", address, "task", "auto-annotate", "1", "--function-module",
-                 MODULE, "-p", f"model=str:{detector}", "--conf-threshold", "0.3"]  # fmt: skip
+                 MODULE, "-p", f"model=str:{detector}"]  # fmt: skip
+        words += ["--conf-threshold", repr(least)]
         settings = {"CVAT_ACCESS_TOKEN": "a-token", "XDG_CACHE_HOME": str(tmp_path)}
         done = subprocess.run(
             [sys.executable, "-m", "cvat_cli", *words], env={**os.environ, **settings},
@@ -142,12 +157,10 @@ def test_cvats_command_line_annotates_a_task(scenes: Path, detector: Path, tmp_p
     (sent,) = cvat.sent
     assert sent["tags"] == []
     wanted = []
-    for frame, photo in enumerate(photos):
-        found = own.predict(photo)
-        sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-        for row in (sure >= 0.3).nonzero().flatten().tolist():
-            label = FIRST_LABEL + len(own.names) - 1 - int(found.labels[row])
-            wanted.append((frame, label, found.boxes[row].tolist()))
+    for frame, each in enumerate(found):
+        for row in (each.confidence >= least).nonzero().flatten().tolist():
+            label = FIRST_LABEL + len(own.names) - 1 - int(each.labels[row])
+            wanted.append((frame, label, each.boxes[row].tolist()))
     assert wanted
     assert [(s["frame"], s["label_id"], s["points"]) for s in sent["shapes"]] == wanted
     assert {(s["type"], s["source"]) for s in sent["shapes"]} == {("rectangle", "auto")}

@@ -248,7 +248,7 @@ class StudioDesk:
         return found[0]
 
     def _predict(self, control: Control, photo: str) -> Json | list[Any]:
-        """The prediction for a photo; none before there is a model, and if it cannot be read."""
+        """The prediction for a photo; none if there is nothing to suggest, or it cannot be read."""
         try:
             found = self.work.session.suggest(photo)
             size_hw = read_image_size(self.folder / photo)
@@ -262,15 +262,15 @@ class StudioDesk:
         rows = list(enumerate(zip(found.names, sure, strict=True)))
         rows = [row for row in rows if not control.labels or row[1][0] in control.labels]
         shown = rows[:1] if control.takes_one else [r for r in rows if r[1][1] >= self.least]
-        # how sure all of it is: of nothing, as sure as the likeliest of all is unlikely
-        certain = [each for _, (_, each) in shown] or [1 - max((r[1][1] for r in rows), default=0)]
-        score = round(sum(certain) / len(certain), 6)
+        if not shown:  # an empty prediction would be kept, and not be asked for again
+            return []
+        score = round(sum(each for _, (_, each) in shown) / len(shown), 6)
         if self.task == "detect":
             boxes = found.boxes.tolist()
             values = [(_rectangle(boxes[n], name, size_hw), round(each, 6))
                       for n, (name, each) in shown]  # fmt: skip
         else:
-            values = [({"choices": [name for _, (name, _) in shown]}, score)] if shown else []
+            values = [({"choices": [name for _, (name, _) in shown]}, score)]
         about = {"from_name": control.name, "to_name": control.image, "type": control.tag.lower(),
                  "original_width": size_hw[1], "original_height": size_hw[0],
                  "image_rotation": 0}  # fmt: skip
