@@ -258,7 +258,9 @@ def check(fact: bool, text: str) -> None:
         raise SystemExit(f"not as it must be: {text}")
 
 
-def label_and_measure(person: Person, store: Path, options: argparse.Namespace) -> dict[str, Any]:
+def label_and_measure(
+    person: Person, store: Path, process: int, options: argparse.Namespace
+) -> dict[str, Any]:
     """Label until there are 20 boxes, then see how long suggestions take."""
     saved, boxes, photos = [], 0, 0
     while boxes < BOXES:
@@ -268,7 +270,7 @@ def label_and_measure(person: Person, store: Path, options: argparse.Namespace) 
         made = person.annotate(task)
         saved.append(time.perf_counter() - begin)
         boxes, photos = boxes + len(made["result"]), photos + 1
-    last = time.perf_counter()
+    last, used = time.perf_counter(), processor(process)
     with LabelStore(store) as kept:
         edit = kept.changed_since(0)[1]
         labelled = kept.count_labelled()
@@ -279,7 +281,7 @@ def label_and_measure(person: Person, store: Path, options: argparse.Namespace) 
         prediction = newest(task)
         first = first or (time.perf_counter() - last if prediction["result"] else 0.0)
         if prediction["result"] and edit_of(prediction["model_version"]) >= edit:
-            seconds = time.perf_counter() - last
+            seconds, used = time.perf_counter() - last, processor(process) - used
         check(time.perf_counter() - last < 300, "no suggestions for the next task")
         time.sleep(0.1)
     return {
@@ -288,6 +290,7 @@ def label_and_measure(person: Person, store: Path, options: argparse.Namespace) 
         "annotation_answered_seconds": round(max(saved), 2),
         "suggestions_after_seconds": round(first, 2),
         "suggestions_that_know_the_box_after_seconds": round(seconds, 2),
+        "processor_seconds_of_ours_until_then": round(used, 2),
         "model_version": prediction["model_version"],
         "score": prediction["score"],
     }
@@ -367,7 +370,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                            "regex_filter": r".*(jpe?g|JPE?G|png)"}  # fmt: skip
                 made = studio.ask("POST", "/api/storages/localfiles", storage)
                 studio.ask("POST", f"/api/storages/localfiles/{made['id']}/sync", {})
-                found = label_and_measure(person, store, options)
+                found = label_and_measure(person, store, process, options)
                 found |= look_at_others(person)
                 studio.upload(person.project, images[-1].path)
                 labelled = correct_and_delete(person, store)
@@ -396,6 +399,12 @@ def megabytes(process: int) -> float:
     """Memory of a process (resident)."""
     text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) / 1000
+
+
+def processor(process: int) -> float:
+    """Seconds of the processor that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
