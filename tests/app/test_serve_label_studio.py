@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from image_files import write_image
 from label_people import wait_for
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage.label_store import LabelStore
@@ -92,7 +93,7 @@ def test_what_is_annotated_is_learnt_suggested_and_kept(tmp_path: Path) -> None:
         assert {each["model_version"].split()[0] for each in found} == {"warm"}
         assert all(0 <= each["score"] <= 1 and each["result"] for each in found)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.wait(240) == 128 + signal.SIGTERM
     with LabelStore(photos / ".sppnet") as store:
         assert store.count_labelled() == 3
         kept = store.labels(dataset.images[0].path.name)
@@ -113,8 +114,7 @@ def test_what_is_annotated_is_learnt_suggested_and_kept(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_refuses(tmp_path: Path, words: list[str], said: str) -> None:
-    draw_detection_set(tmp_path, 1, seed=0)
-    (tmp_path / "JPEGImages").rename(tmp_path / "photos")
+    write_image(tmp_path / "photos" / "a.jpg")
     (tmp_path / "empty").mkdir()
     with LabelStore(tmp_path / "photos" / ".sppnet", tmp_path / "photos") as store:
         store.put_fact("task", "detect")
