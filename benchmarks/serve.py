@@ -326,17 +326,26 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
         jobs.append((way, {"bomb": draw.choice(bombs), "greedy": greedy}.get(way, photo)))
     killed = []
     with serving(*command(options, "--memory", str(options.memory))) as server:
+        done: list[int] = []  # numbers of the jobs that are over
 
         def kill() -> None:
-            for _ in range(2):
-                time.sleep(6.0)
+            for share in (3, 2):
+                while len(done) < len(jobs) // share:
+                    time.sleep(0.02)
                 killed.append(draw.choice(server.workers))
                 os.kill(killed[-1], signal.SIGKILL)
+
+        def do(number: int) -> tuple[int, float, bytes]:
+            way, photo = jobs[number]
+            try:
+                return WAYS[way](server.host, photo)
+            finally:
+                done.append(number)
 
         killer = threading.Thread(target=kill)
         killer.start()
         with ThreadPoolExecutor(CLIENTS) as threads:
-            answers = list(threads.map(lambda job: WAYS[job[0]](server.host, job[1]), jobs))
+            answers = list(threads.map(do, range(len(jobs))))
         killer.join()
         tally, wrong, lost = judge(jobs, answers, wanted)
         last = [ask(server.host, photo) for photo in photos[:8]]

@@ -46,16 +46,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of two detectors; the first has an operating point."""
     folder = tmp_path_factory.mktemp("detectors")
-    draw_detection_set(folder / "set", 4, seed=0)
-    for number, name in enumerate(["one", "two"]):
-        detector = Detector.fit(folder / "set", **TINY, seed=number, track=no_tracking)
-        if number == 0:
-            count, right = len(detector.names), [False, True] * 20
-            calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, count)
-            points = ((-0.5,) * count, calibration, "val", 9, (9,) * count)
-            detector.operating_points = OperatingPoints(*points)
-        detector.save(folder / name)
+    draw_detection_set(folder / "set", 3, seed=0)
+    detector = Detector.fit(folder / "set", **TINY, track=no_tracking)
+    detector.save(folder / "two")
+    count, right = len(detector.names), [False, True] * 20
+    calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, count)
+    points = ((-0.5,) * count, calibration, "val", 9, (9,) * count)
+    detector.operating_points = OperatingPoints(*points)
+    detector.save(folder / "one")
     return folder
+
+
+@pytest.fixture(scope="module")
+def served(detectors: Path) -> Iterator[SimpleNamespace]:
+    """A server with little memory for a photo."""
+    with running(detectors / "one", "--workers", 2, "--memory", 100) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -122,37 +128,47 @@ def entries_of_command(out: Path, words: list[str]) -> list[str]:
     return text.strip().removeprefix("[").removesuffix("]").split(",\n")
 
 
-@pytest.mark.parametrize("more", [[], ["--combine", "two"], ["--nms", "hard", "--flip"]], ids=str)
 def test_a_detectors_answers_are_those_of_the_command_to_the_letter(
-    detectors: Path, photos: Path, tmp_path: Path, more: list[str]
+    served, detectors: Path, photos: Path, tmp_path: Path
 ) -> None:
-    more = [str(detectors / word) if word == "two" else word for word in more]
-    model = str(detectors / "one")
-    expected = entries_of_command(tmp_path / "out", [model, str(photos), *more])
     paths = sorted(photos.iterdir())
-    with running(model, *more, "--workers", 2) as server:
-        status, text = send_all(server, paths)
-        assert status == 200
-        found = json.loads(text)
-        assert [image["file"] for image in found["images"]] == [path.name for path in paths]
-        entries = [json.dumps(each) for image in found["images"] for each in image["detections"]]
-        assert len(entries) > 20
-        assert sorted(entries) == sorted(expected)
-        assert all(entry in text for entry in expected)  # as they stand in the file
-        assert ("confidence" in entries[0]) == (not more or more[0] != "--combine")
-        sizes = {image["file"]: (image["width"], image["height"]) for image in found["images"]}
-        assert sizes["turned.jpg"] == (90, 60)
-        for _ in range(3):  # whichever worker looks, and in whatever company
-            alone = json.loads(predict(server, paths[0])[1])["images"][0]["detections"]
-            boxes = [(each["bbox"], each["score"]) for each in alone]
-            first = found["images"][0]["detections"]
-            assert boxes == [(each["bbox"], each["score"]) for each in first]
+    found = compare(served, paths, tmp_path / "out", [detectors / "one", photos])
+    sizes = {image["file"]: (image["width"], image["height"]) for image in found}
+    assert sizes["turned.jpg"] == (90, 60)
+    assert "confidence" in found[0]["detections"][0]
+    for _ in range(3):  # whichever worker looks, and in whatever company
+        alone = json.loads(predict(served, paths[0])[1])["images"][0]["detections"]
+        boxes = [(each["bbox"], each["score"]) for each in alone]
+        assert boxes == [(each["bbox"], each["score"]) for each in found[0]["detections"]]
 
 
-@pytest.mark.parametrize("more", [[], ["--top", "2"]], ids=str)
-def test_a_classifiers_answers_are_those_of_the_command(
-    classifier: Path, photos: Path, tmp_path: Path, more: list[str]
+def test_several_detectors_and_flags_of_testing(
+    detectors: Path, photos: Path, tmp_path: Path
 ) -> None:
+    more = ["--combine", detectors / "two", "--nms", "hard"]
+    with running(detectors / "one", *more, "--workers", 1) as server:
+        paths = sorted(photos.iterdir())
+        compare(server, paths, tmp_path / "out", [detectors / "one", photos, *more])
+
+
+def compare(server, paths: list[Path], out: Path, words: list[object]) -> list[dict]:
+    """Compare an answer about photos with the file that the command writes; gives its images."""
+    expected = entries_of_command(out, [str(word) for word in words])
+    status, text = send_all(server, paths)
+    assert status == 200
+    images = json.loads(text)["images"]
+    assert [image["file"] for image in images] == [path.name for path in paths]
+    entries = [json.dumps(each) for image in images for each in image["detections"]]
+    assert len(entries) > 20
+    assert sorted(entries) == sorted(expected)
+    assert all(entry in text for entry in expected)  # as they stand in the file
+    return images
+
+
+def test_a_classifiers_answers_are_those_of_the_command(
+    classifier: Path, photos: Path, tmp_path: Path
+) -> None:
+    more = ["--top", "2"]
     words = [str(classifier), str(photos), "--out", str(tmp_path / "out"), "--threads", "1", *more]
     done = subprocess.run([sys.executable, "-m", "sppnet", "classify", "predict", *words],
                           capture_output=True, text=True, check=False)  # fmt: skip
@@ -169,22 +185,18 @@ def test_a_classifiers_answers_are_those_of_the_command(
     assert (about["kind"], len(about["names"])) == ("classifier", 4)
 
 
-def test_photos_of_strangers(detectors: Path, photos: Path, tmp_path: Path) -> None:
+def test_photos_of_strangers(served, photos: Path, tmp_path: Path) -> None:
     Image.new("1", (50_000, 600)).save(tmp_path / "bomb.png")
     whole = sorted(photos.glob("*.jpg"))[0]
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:3000])
     Image.new("RGB", (4000, 4000)).save(tmp_path / "greedy.png")
-    with running(detectors / "one", "--workers", 1, "--memory", 100) as server:
-        wanted = {"bomb.png": (413, "E_TOO_LARGE"), "cut.jpg": (422, "E_TRUNCATED"),
-                  "greedy.png": (413, "E_MEMORY")}  # fmt: skip
-        for name, code in wanted.items():
-            status, text = predict(server, tmp_path / name)
-            assert (status, json.loads(text)["error"]["code"]) == code
-            assert str(tmp_path) not in text
-        end = time.monotonic() + SOON
-        while ask(server, "GET", "/ready")[0] != 200 and time.monotonic() < end:
-            time.sleep(0.1)
-        assert predict(server, whole)[0] == 200
+    wanted = {"bomb.png": (413, "E_TOO_LARGE"), "cut.jpg": (422, "E_TRUNCATED"),
+              "greedy.png": (413, "E_MEMORY")}  # fmt: skip
+    for name, code in wanted.items():
+        status, text = predict(served, tmp_path / name)
+        assert (status, json.loads(text)["error"]["code"]) == code
+        assert str(tmp_path) not in text
+        assert predict(served, whole)[0] == 200
 
 
 def test_it_lets_a_request_end_and_says_so(detectors: Path, photos: Path) -> None:
@@ -208,7 +220,7 @@ def test_it_lets_a_request_end_and_says_so(detectors: Path, photos: Path) -> Non
 
 
 def test_a_killed_server_leaves_no_worker(detectors: Path) -> None:
-    with running(detectors / "one", "--workers", 2) as server:
+    with running(detectors / "one", "--workers", 1) as server:
         number = server.process.pid
         children = Path(f"/proc/{number}/task/{number}/children").read_text().split()
         assert len(children) >= 2
@@ -227,15 +239,15 @@ def is_running(number: str) -> bool:
         return False
 
 
-def test_only_this_machine_reaches_it_unless_told(detectors: Path) -> None:
-    with running(detectors / "one", "--workers", 1) as server:
-        port = int(server.host.rpartition(":")[2])
-        rows = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-        (place,) = re.findall(rf"\d: (\w+):{port:04X} \w+:\w+ 0A", rows)
-        assert place == "0100007F"
-        done = run(detectors / "one", "--port", port)
-        assert (done.returncode, len(done.stderr.splitlines())) == (6, 1)
-        assert f"port {port}" in done.stderr
+def test_only_this_machine_reaches_it_unless_told(served, detectors: Path) -> None:
+    port = int(served.host.rpartition(":")[2])
+    rows = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    (place,) = re.findall(rf"\d: (\w+):{port:04X} \w+:\w+ 0A", rows)
+    assert place == "0100007F"
+    done = subprocess.run(words_of(detectors / "one", "--workers", 1, "--port", port),
+                          capture_output=True, text=True, timeout=SOON, check=False)  # fmt: skip
+    assert (done.returncode, len(done.stderr.splitlines())) == (6, 1)
+    assert f"port {port}" in done.stderr
 
 
 def test_beyond_this_machine_it_asks_for_the_token(detectors: Path, tmp_path: Path) -> None:
@@ -249,15 +261,12 @@ def test_beyond_this_machine_it_asks_for_the_token(detectors: Path, tmp_path: Pa
         assert ask(server, "GET", "/health", Host="evil.example")[0] == 403
 
 
-def run(*words: object, **variables: str) -> subprocess.CompletedProcess:
-    environment = {k: v for k, v in os.environ.items() if k != "SPPNET_TOKEN"}
-    return subprocess.run(words_of(*words), capture_output=True, text=True, timeout=SOON,
-                          env=environment | variables, check=False)  # fmt: skip
-
-
 def test_what_cannot_be_served_is_one_line_and_a_code(
-    detectors: Path, classifier: Path, tmp_path: Path
+    detectors: Path, classifier: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "SPPNET_MAX_PIXELS"):
+        monkeypatch.setenv(name, "1")  # the command changes them
+    monkeypatch.delenv("SPPNET_TOKEN", raising=False)
     (tmp_path / "short").write_text("short")
     (tmp_path / "empty").mkdir()
     model = detectors / "one"
@@ -265,19 +274,20 @@ def test_what_cannot_be_served_is_one_line_and_a_code(
         (2, "needs a token", [model, "--host", "0.0.0.0"]),
         (2, "must be an address", [model, "--host", "example.org"]),
         (2, "16 letters", [model, "--host", "0.0.0.0", "--token-file", tmp_path / "short"]),
+        (5, "no-token", [model, "--token-file", tmp_path / "no-token"]),
+        (2, "must be a method here", [model, "--proposals", tmp_path / "boxes.npz"]),
         (2, "--view and --imgsz are for classifiers", [model, "--view", "10"]),
         (2, "are for detectors", [classifier, "--nms", "hard"]),
-        (2, "must be a method here", [model, "--proposals", tmp_path / "boxes.npz"]),
-        (5, "gone", [tmp_path / "gone"]),
         (5, "empty", [tmp_path / "empty"]),
-        (5, "token", [model, "--token-file", tmp_path / "no-token"]),
     ]
     for code, words, given in lines:
-        done = run(*given, "--port", 0, "--workers", 1)
-        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
-        assert words in done.stderr
-    done = run(model, "--port", 0, SPPNET_TOKEN="two words of a token")
-    assert (done.returncode, "without spaces" in done.stderr) == (2, True)
+        assert main(["serve", *map(str, given), "--port", "0", "--workers", "1"]) == code
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1, said
+        assert words in said
+    monkeypatch.setenv("SPPNET_TOKEN", "two words of a token")
+    assert main(["serve", str(model)]) == 2
+    assert "without spaces" in capsys.readouterr().err
 
 
 def test_commands_and_flags_of_the_page_exist() -> None:
@@ -298,10 +308,9 @@ def test_python_of_the_page_runs(
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
     (tmp_path / "one.jpg").write_bytes(sorted(photos.glob("*.jpg"))[0].read_bytes())
-    with running(detectors / "one", "--workers", 1) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", code.replace("127.0.0.1:8000", server.host)], cwd=tmp_path,
-            capture_output=True, text=True, timeout=SOON, check=False,
-        )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("127.0.0.1:8000", served.host)], cwd=tmp_path,
+        capture_output=True, text=True, timeout=SOON, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.match(r"\w+ -?\d+\.\d+ \[", done.stdout)

@@ -27,13 +27,20 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from sppnet.errors import OutputError, SppnetError, UnusableFileError, is_out_of_memory
+from sppnet.errors import (
+    OutputError,
+    SppnetError,
+    UnusableFileError,
+    UsageError,
+    is_out_of_memory,
+)
 
 MOST_ANSWER = 1 << 26  # bytes that a child may answer with
 LOADING_SECONDS = 300.0  # for a child to read its model
 LOOK = 0.25  # seconds between looks at a child that has nothing to do
 FIRST_REST, LONGEST_REST = 0.5, 30.0  # seconds between attempts to start a child
 STOP_SECONDS = 2.0  # for a child to end by itself
+_KINDS = {each.exit_code: each for each in (UsageError, OutputError)}  # that a child may tell of
 
 
 class Model(Protocol):
@@ -360,6 +367,7 @@ class _Child:
 
         Raises:
             UnusableFileError: If it could not read the model, with the child's words.
+            UsageError: If it was asked for what the model cannot do.
             OutputError: If it died while it read the model.
         """
         self._deadline = time.monotonic() + LOADING_SECONDS
@@ -371,8 +379,8 @@ class _Child:
         finally:
             self._deadline = math.inf
         if "failed" in said:
-            code, message, path = said["failed"]
-            raise UnusableFileError(message, path=path, code=code)
+            exit_code, code, message, path = said["failed"]
+            raise _KINDS.get(exit_code, UnusableFileError)(message, path=path, code=code)
         self._has_greeted = True
         return dict(said)
 
@@ -424,7 +432,7 @@ def work(pipe: Connection, open_model: OpenModel, arguments: Sequence[Any], mega
     try:
         model = open_model(*arguments)
     except SppnetError as error:
-        _say(pipe, {"failed": [error.code, error.message, str(error.path or "")]})
+        _say(pipe, {"failed": [error.exit_code, error.code, error.message, str(error.path or "")]})
         return
     limit_memory(megabytes)
     _say(pipe, model.describe())
