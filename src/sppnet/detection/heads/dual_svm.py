@@ -310,9 +310,8 @@ class DualCoordinateDescentSvm:
         more = num_classes - len(self.bias)
         if more < 0:
             raise ValueError(f"num_classes must be at least {len(self.bias)}, got {num_classes}")
-        self.weights = torch.cat(
-            [self.weights, self.weights.new_zeros(more, self.weights.shape[1])]
-        )
+        fresh = self.weights.new_zeros(more, self.weights.shape[1])
+        self.weights = torch.cat([self.weights, fresh])
         self.bias = torch.cat([self.bias, self.bias.new_zeros(more)])
 
     def copy(self) -> "DualCoordinateDescentSvm":
@@ -359,14 +358,12 @@ class DualCoordinateDescentSvm:
 
     def _gather(self, labels: Labels) -> FittedTogether:
         """What a fit of some classes works on; :meth:`_scatter` writes it back."""
-        places = torch.from_numpy(labels)
-        return FittedTogether(labels, self.weights[places], self.bias[places].double().numpy())
+        return FittedTogether(labels, self.weights[labels], self.bias[labels].double().numpy())
 
     def _scatter(self, party: FittedTogether) -> None:
         """Write back the weights and biases of classes."""
-        places = torch.from_numpy(party.labels)
-        self.weights[places] = party.weights
-        self.bias[places] = torch.from_numpy(party.bias).float()
+        self.weights[party.labels] = party.weights
+        self.bias[party.labels] = torch.from_numpy(party.bias).float()
 
     def dual_objective(self, label: int) -> float:
         """The dual objective of a class, a lower bound of the primal one."""
@@ -425,7 +422,6 @@ class DualCoordinateDescentSvm:
     def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
         """Build full blocks from the used rows of others, in random order."""
         if not chosen:
-            self._random.permutation(0)
             return []
         places, owners, used = (
             np.concatenate([getattr(block, name) for block in chosen])
@@ -482,10 +478,9 @@ class DualCoordinateDescentSvm:
 
     def _half_squares(self, labels: Labels) -> Floats:
         """(L,) half the squared norms of the weights and the scaled biases of some classes."""
-        places = torch.from_numpy(labels)
-        squares = self.weights[places].square().sum(1).double()
+        squares = self.weights[labels].square().sum(1).double()
         if self.bias_factor:
-            squares += (self.bias[places].double() / self.bias_factor).square()
+            squares += (self.bias[labels].double() / self.bias_factor).square()
         return 0.5 * squares.numpy()
 
     def _score_all(self, labels: Labels) -> Floats:
