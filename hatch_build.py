@@ -21,6 +21,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SOURCES = [
     Path("src/sppnet/pooling/kernels/native/pyramid_pool.cpp"),
     Path("src/sppnet/detection/proposals/native/graph_windows.cpp"),
+    Path("src/sppnet/detection/heads/native/dual_ascent.cpp"),
 ]
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 GENERATIONS = {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from oracles.support_vectors import descend, hinge_objective
+from sppnet.detection.heads import dual_svm
 from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
 from sppnet.storage.tensors import RowStore
 
@@ -99,10 +100,10 @@ def test_going_on_with_more_rows_ends_where_a_fresh_fit_ends() -> None:
 
 def test_forgetting_what_does_not_press_leaves_the_solution() -> None:
     svms, value = _fitted(bias_factor=10.0)
-    (before,), weights = svms.count_negatives(), svms.weights.clone()
+    (before,), weights = svms.count_examples(-1), svms.weights.clone()
     svms.forget([0], below=-1.02)
     svms.compact()
-    (after,) = svms.count_negatives()
+    (after,) = svms.count_examples(-1)
     assert 0 < after < before
     assert svms.num_rows < len(_rows()[0])
     assert svms.fit([0], 1e-7) == pytest.approx([value], rel=2e-3)
@@ -134,7 +135,7 @@ def test_what_is_dropped_leaves_the_solution_of_the_rest() -> None:
     assert [value] == pytest.approx(other.fit([0], tolerance=1e-7), rel=1e-4)
     assert svms.weights[0].numpy() == pytest.approx(other.weights[0].numpy(), abs=2e-3)
     assert svms.drop([7]) == []  # nothing of it is left
-    assert svms.count_positives() == [int((signs[third:] > 0).sum())]
+    assert svms.count_examples(1) == [int((signs[third:] > 0).sum())]
 
 
 def test_dropping_all_rows_leaves_nothing_behind() -> None:
@@ -218,4 +219,37 @@ def test_classes_that_use_few_rows_take_little_memory() -> None:
     svms.add(rows, low, high)
     svms.fit([5], tolerance=1e-3)
     assert svms.num_duals == 2 * classes
-    assert svms.count_positives() == svms.count_negatives() == [1] * classes
+    assert svms.count_examples(1) == svms.count_examples(-1) == [1] * classes
+
+
+@pytest.mark.parametrize("classes", [1, 7])
+def test_compiled_loop_gives_the_bits_of_the_plain_one(classes: int, monkeypatch) -> None:
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(40, 12))
+    effect = features @ features.T + 5
+    bounds = draw.normal(size=(40, classes))
+    low, high = np.minimum(bounds, 0), np.maximum(bounds, 0)
+    step = draw.normal(size=(40, classes))
+    found = []
+    assert dual_svm._compiled() is not None
+    for way in (dual_svm._compiled, lambda: None):
+        monkeypatch.setattr(dual_svm, "_compiled", way)
+        duals = np.zeros((40, classes))
+        dual_svm.ascend_block(duals, step / 20, low, high, effect / effect.diagonal()[:, None])
+        found.append(duals)
+    assert np.abs(found[0]).max() > 0.01
+    assert np.array_equal(*found)
+
+
+def test_classes_that_are_fitted_together_end_where_each_ends_alone() -> None:
+    rows, signs = _rows()
+    low, high = _bounds(signs)
+    other_low, other_high = _bounds(np.roll(signs, 40))
+    together = DualCoordinateDescentSvm(rows.shape[1], 2)
+    together.add(rows, np.hstack([low, other_low]), np.hstack([high, other_high]))
+    values = together.fit([1, 0], tolerance=1e-7)
+    for label, bounds in enumerate([(low, high), (other_low, other_high)]):
+        alone = DualCoordinateDescentSvm(rows.shape[1], 1)
+        alone.add(rows, *bounds)
+        assert [values[1 - label]] == pytest.approx(alone.fit([0], tolerance=1e-7), rel=1e-3)
+        assert torch.allclose(together.weights[label], alone.weights[0], atol=0.01)

@@ -1,29 +1,71 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
+import ctypes
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sppnet.pooling.kernels.native_library import NativeLibrary
 from sppnet.storage.tensors import Places, RowStore
 
-# Rows per block; their products with each other are kept.
-BLOCK = 64
-# Passes over the rows of a block at each visit.
-INNER_PASSES = 2
+LIBRARY = NativeLibrary(Path(__file__).parent / "native", "dual_ascent")
+
+BLOCK = 64  # rows; their products with each other are kept
+INNER_PASSES = 2  # over the rows of a block at each visit
 MOST_ROUNDS = 50
 # A round is one sweep over all rows of a class, then so many over those that are still active.
 ACTIVE_SWEEPS = 2
-# Classes that are fitted at the same time. Their weights are read once for each block.
-TOGETHER = 128
+TOGETHER = 128  # classes that are fitted at the same time
 NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
-# Blocks of which a smaller share of the rows is used are rebuilt.
-LEAST_USE = 0.5
+LEAST_USE = 0.5  # blocks of which a smaller share of the rows is used are rebuilt
 Labels = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def ascend_block(duals: Floats, step: Floats, low: Floats, high: Floats, effect: Floats) -> None:
+    """Set the dual variables of some rows to their best values, one row after the other.
+
+    Args:
+        duals: (R, L) those of each class, changed in place.
+        step: (R, L) how far each would move if it were free, changed in place.
+        low: (R, L) their least values.
+        high: (R, L) their greatest ones.
+        effect: (R, R) by how much a change of the second row's shortens the first row's step.
+
+    Example:
+        >>> duals, one = np.zeros((1, 1)), np.ones((1, 1))
+        >>> ascend_block(duals, 3 * one, 0 * one, one, one)
+        >>> duals.tolist()
+        [[1.0]]
+    """
+    if (ascend := _compiled()) is not None:
+        arrays = (duals, step, low, high, np.ascontiguousarray(effect), np.empty(duals.shape[1]))
+        if not ascend(*(array.ctypes.data for array in arrays), *duals.shape, INNER_PASSES):
+            return
+    for _ in range(INNER_PASSES):
+        wanted = np.minimum(np.maximum(duals + step, low), high)
+        for row in np.flatnonzero((wanted != duals).any(1)).tolist():
+            best = np.minimum(np.maximum(duals[row] + step[row], low[row]), high[row])
+            step -= effect[:, row, None] * (best - duals[row])
+            duals[row] = best
+
+
+@cache
+def _compiled() -> Any:
+    """The same in C++; None where nothing was compiled."""
+    if LIBRARY.generation() is None:
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    name = "sppnet_ascend"
+    return LIBRARY.functions({name: [*[pointer] * 6, number, number, number]})[name]
 
 
 @dataclass
@@ -51,11 +93,11 @@ class ExampleBlock:
 
     places: Places
     owners: NDArray[np.int64]
-    products: NDArray[np.float64]
+    products: Floats
     labels: NDArray[np.int32]
     rows: NDArray[np.int32]
-    bounds: NDArray[np.float64]
-    duals: NDArray[np.float64]
+    bounds: Floats
+    duals: Floats
 
     def __post_init__(self) -> None:
         self.active = np.zeros(len(self.rows), dtype=bool)
@@ -94,8 +136,8 @@ class ExampleBlock:
         return first + kept, columns[kept]
 
     def ascend(
-        self, entries: Places, columns: Places, rows: Places, scores: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        self, entries: Places, columns: Places, rows: Places, scores: Floats
+    ) -> tuple[Floats, Floats]:
         """Set one dual variable after the other to its best value, that of all classes at once.
 
         Args:
@@ -113,32 +155,17 @@ class ExampleBlock:
         low, high, duals = np.minimum(bounds, 0), np.maximum(bounds, 0), before.copy()
         missing = np.sign(bounds) - scores
         products = self.products[np.ix_(rows, rows)]
-        curvature = np.maximum(products.diagonal(), 1e-12)
-        gain = np.zeros(scores.shape[1])
-        for _ in range(INNER_PASSES):
-            wanted = np.clip(duals + missing / curvature[:, None], low, high)
-            for row in np.flatnonzero((wanted != duals).any(1)).tolist():
-                best = duals[row] + missing[row] / curvature[row]
-                move = np.minimum(np.maximum(best, low[row]), high[row]) - duals[row]
-                gain += move * (missing[row] - 0.5 * curvature[row] * move)
-                duals[row] += move
-                missing -= products[row][:, None] * move
+        curvature = np.maximum(products.diagonal(), 1e-12)[:, None]
+        ascend_block(duals, missing / curvature, low, high, products / curvature)
         added = duals - before
+        gain = (added * (missing - 0.5 * (products @ added))).sum(0)
         self.duals[entries] = duals[at]
         self.active[entries] = added[at] != 0
-        return added, gain
+        return added, np.maximum(gain, 0)
 
     def copy(self) -> "ExampleBlock":
         """A block with the same rows, whose classes go their own way."""
-        other = ExampleBlock(
-            self.places,
-            self.owners,
-            self.products,
-            self.labels,
-            self.rows,
-            self.bounds.copy(),
-            self.duals.copy(),
-        )
+        other = replace(self, bounds=self.bounds.copy(), duals=self.duals.copy())
         other.active, other.scores = self.active.copy(), self.scores.copy()
         return other
 
@@ -155,19 +182,16 @@ class FittedTogether:
 
     labels: Labels
     weights: Tensor
-    bias: NDArray[np.float64]
+    bias: Floats
 
-    def score(self, values: Tensor) -> NDArray[np.float64]:
+    def score(self, values: Tensor) -> Floats:
         """(R, L) scores of (R, D) rows."""
         return (values @ self.weights.T).double().numpy() + self.bias
 
     def only(self, keep: NDArray[np.bool_]) -> "FittedTogether":
         """Those of them that go on."""
-        if keep.all():
-            return self
-        return FittedTogether(
-            self.labels[keep], self.weights[torch.from_numpy(keep)], self.bias[keep]
-        )
+        places = np.flatnonzero(keep)
+        return FittedTogether(self.labels[places], self.weights[places], self.bias[places])
 
 
 class DualCoordinateDescentSvm:
@@ -286,9 +310,8 @@ class DualCoordinateDescentSvm:
         more = num_classes - len(self.bias)
         if more < 0:
             raise ValueError(f"num_classes must be at least {len(self.bias)}, got {num_classes}")
-        self.weights = torch.cat(
-            [self.weights, self.weights.new_zeros(more, self.weights.shape[1])]
-        )
+        fresh = self.weights.new_zeros(more, self.weights.shape[1])
+        self.weights = torch.cat([self.weights, fresh])
         self.bias = torch.cat([self.bias, self.bias.new_zeros(more)])
 
     def copy(self) -> "DualCoordinateDescentSvm":
@@ -327,8 +350,7 @@ class DualCoordinateDescentSvm:
         party = self._gather(labels)
         for _ in range(MOST_ROUNDS):
             gain = self._sweep(party)
-            for _ in range(ACTIVE_SWEEPS):
-                gain += self._sweep(party, only_active=True)
+            gain += sum(self._sweep(party, only_active=True) for _ in range(ACTIVE_SWEEPS))
             self._scatter(party)
             party = party.only(gain > tolerance * self._dual_objectives(party.labels))
             if not len(party.labels):
@@ -336,20 +358,18 @@ class DualCoordinateDescentSvm:
 
     def _gather(self, labels: Labels) -> FittedTogether:
         """What a fit of some classes works on; :meth:`_scatter` writes it back."""
-        places = torch.from_numpy(labels)
-        return FittedTogether(labels, self.weights[places], self.bias[places].double().numpy())
+        return FittedTogether(labels, self.weights[labels], self.bias[labels].double().numpy())
 
     def _scatter(self, party: FittedTogether) -> None:
         """Write back the weights and biases of classes."""
-        places = torch.from_numpy(party.labels)
-        self.weights[places] = party.weights
-        self.bias[places] = torch.from_numpy(party.bias).float()
+        self.weights[party.labels] = party.weights
+        self.bias[party.labels] = torch.from_numpy(party.bias).float()
 
     def dual_objective(self, label: int) -> float:
         """The dual objective of a class, a lower bound of the primal one."""
         return float(self._dual_objectives(np.array([label]))[0])
 
-    def _dual_objectives(self, labels: Labels) -> NDArray[np.float64]:
+    def _dual_objectives(self, labels: Labels) -> Floats:
         """(L,) the dual objectives of some classes."""
         total = -self._half_squares(labels)
         for block in self.blocks:
@@ -379,18 +399,11 @@ class DualCoordinateDescentSvm:
         idle = [not block.is_used.all() for block in self.blocks]
         self._rebuild(set(np.flatnonzero(idle).tolist()))
 
-    def count_negatives(self) -> list[int]:
-        """Count the negatives of each class."""
+    def count_examples(self, sign: int) -> list[int]:
+        """Count the positives of each class, or with -1 its negatives."""
         counts = np.zeros(len(self.bias), dtype=np.int64)
         for block in self.blocks + self._new:
-            counts += np.bincount(block.labels[block.bounds < 0], minlength=len(counts))
-        return [int(count) for count in counts]
-
-    def count_positives(self) -> list[int]:
-        """Count the positives of each class."""
-        counts = np.zeros(len(self.bias), dtype=np.int64)
-        for block in self.blocks + self._new:
-            counts += np.bincount(block.labels[block.bounds > 0], minlength=len(counts))
+            counts += np.bincount(block.labels[sign * block.bounds > 0], minlength=len(counts))
         return [int(count) for count in counts]
 
     def _mix(self) -> None:
@@ -409,7 +422,6 @@ class DualCoordinateDescentSvm:
     def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
         """Build full blocks from the used rows of others, in random order."""
         if not chosen:
-            self._random.permutation(0)
             return []
         places, owners, used = (
             np.concatenate([getattr(block, name) for block in chosen])
@@ -439,12 +451,12 @@ class DualCoordinateDescentSvm:
             blocks.append(ExampleBlock(places[group], owners[group], products, *parts))
         return blocks
 
-    def _products(self, places: Places) -> NDArray[np.float64]:
+    def _products(self, places: Places) -> Floats:
         """(B, B) inner products of rows, each with the constant feature."""
         values = self.store.take(places).float()
         return (values @ values.T).double().numpy() + self.bias_factor**2
 
-    def _sweep(self, party: FittedTogether, *, only_active: bool = False) -> NDArray[np.float64]:
+    def _sweep(self, party: FittedTogether, *, only_active: bool = False) -> Floats:
         """Visit the blocks in random order; (L,) the rise of each dual objective."""
         gain = np.zeros(len(party.labels))
         for number in self._random.permutation(len(self.blocks)).tolist():
@@ -464,15 +476,14 @@ class DualCoordinateDescentSvm:
         halves, values = self._halves[: len(rows)], self._values[: len(rows)]
         return values.copy_(self.store.take(block.places[rows], halves))
 
-    def _half_squares(self, labels: Labels) -> NDArray[np.float64]:
+    def _half_squares(self, labels: Labels) -> Floats:
         """(L,) half the squared norms of the weights and the scaled biases of some classes."""
-        places = torch.from_numpy(labels)
-        squares = self.weights[places].square().sum(1).double()
+        squares = self.weights[labels].square().sum(1).double()
         if self.bias_factor:
-            squares += (self.bias[places].double() / self.bias_factor).square()
+            squares += (self.bias[labels].double() / self.bias_factor).square()
         return 0.5 * squares.numpy()
 
-    def _score_all(self, labels: Labels) -> NDArray[np.float64]:
+    def _score_all(self, labels: Labels) -> Floats:
         """Score all rows of some classes; (L,) their primal objectives."""
         party, total = self._gather(labels), self._half_squares(labels)
         for block in self.blocks:

@@ -135,7 +135,7 @@ class HardNegativeMiner:
     @property
     def held(self) -> list[int]:
         """Per class, the number of negatives that it holds."""
-        return self._svms.count_negatives()
+        return self._svms.count_examples(-1)
 
     def choose(self, scores: Tensor, is_negative: Tensor) -> Tensor:
         """Choose the hard negatives of each class among the proposals of an image.
@@ -205,7 +205,7 @@ class HardNegativeMiner:
         """
         for label in self._svms.drop(owners):
             self._new_of[label] += 1
-        self._has_positives = torch.tensor([n > 0 for n in self._svms.count_positives()])
+        self._has_positives = torch.tensor([n > 0 for n in self._svms.count_examples(1)])
         self.bias_[~self._has_positives] = NEVER
 
     def grow(self, num_classes: int) -> None:
