@@ -88,6 +88,8 @@ class Contest:
             anchors=False,
             mirror="off",
             box_stages=1,
+            box_bins="cells",  # what all ways have
+            box_strength=400.0,
         )
         cached = self._prepare(images, encoder, method, limit)
         return train_detector(cached, self.names, settings, track=track).to(self.words.device)

@@ -19,10 +19,10 @@ from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.onnx import ClassifierGraph
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
-from sppnet.detection.heads.box_regression import RidgeBoxRegressor
+from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
 from sppnet.detection.postprocess import let_classes_compete, preselect, select_detections
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
-from sppnet.geometry import Detections, project_boxes
+from sppnet.geometry import Detections, clip_boxes, project_boxes
 from sppnet.pooling import pool_regions
 from sppnet.pooling.onnx import operators as onnx_form
 from sppnet.pooling.onnx.export import open_session
@@ -53,6 +53,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = Encoder(build_backbone("small5"), (96,), projection="paper_v4", levels=(4, 3))
     scores = LinearRegionClassifier(torch.randn(encoder.length, 2) * 0.1, torch.randn(2))
     Detector(encoder, scores, None, ("cup", "pen")).save(folder / "plain_detector")
+    points = CascadeConfig(stages=1, class_agnostic=True, bins="points")
+    box_regressor = BoxCascade(2, points)
+    box_regressor.stages_ = [RidgeBoxRegressor()]
+    stage = box_regressor.stages_[0]
+    stage.weights_, stage.bias_ = torch.randn(1, encoder.length, 4) / 200, torch.zeros(1, 4)
+    Detector(encoder, scores, box_regressor, ("cup", "pen")).save(folder / "points_detector")
     save_model(folder / "toy", "toy", {}, {"w": torch.ones(1)})
     return folder
 
@@ -181,6 +187,23 @@ def test_detector_without_box_regression_gives_scores_alone(models: Path, tmp_pa
     session = open_session(out.read_bytes())
     assert free_sizes(session.get_outputs()) == {"scores": ["boxes", 2]}
     assert [each.version for each in onnx.load(out).opset_import] == [18]
+
+
+def test_box_regression_on_interpolated_points_is_exported(models: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.onnx"
+    assert main(["export", str(models / "points_detector"), str(out)]) == 0
+    session = open_session(out.read_bytes())
+    assert [value.name for value in session.get_outputs()] == ["scores", "moved"]
+    detector = Detector.load(models / "points_detector")
+    image = torch.rand(1, 3, 96, 130, generator=torch.Generator().manual_seed(2))
+    boxes = torch.tensor([[10.0, 20.0, 70.5, 80.0], [12.0, 20.0, 72.5, 80.0], [0.0, 0, 130, 96]])
+    _, moved = session.run(None, {"image": image.numpy(), "boxes": boxes.double().numpy()})
+    encoded = detector.encoder.encode(image[0])
+    expected = detector.box_regressor.apply(
+        detector.encoder, encoded, torch.zeros(3, dtype=torch.int64), boxes
+    )
+    clipped = clip_boxes(torch.from_numpy(moved)[:, 0, 0], (96, 130))
+    torch.testing.assert_close(clipped, expected, rtol=1e-3, atol=0.02)
 
 
 def test_trunk_that_pads_small_images_is_exported_with_its_padding(tmp_path: Path) -> None:

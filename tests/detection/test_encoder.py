@@ -4,6 +4,8 @@ The scale of a proposal: published cases, ties, any order of scales, a slow loop
 of known sizes.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,9 @@ from oracles.box_loops import project
 from oracles.pyramid_loops import pool_region
 from oracles.scale_choice import choose_scale
 from sppnet.detection import Encoder, choose_scales
+from sppnet.detection.onnx import average_points_on_free_grid
 from sppnet.geometry import project_boxes
-from sppnet.pooling import spatial_pyramid_pool
+from sppnet.pooling import average_points, spatial_pyramid_pool
 
 LEVELS = (1, 2, 3, 6)
 
@@ -119,6 +122,44 @@ def test_no_proposals(make_encoder, make_picture, short_sides: tuple[int, ...]) 
     encoder = make_encoder(short_sides)
     encoded = encoder.encode(make_picture(50, 50))
     assert encoder.describe(encoded, torch.zeros(0, 4)).shape == (0, encoder.length)
+
+
+def test_interpolated_points_lie_where_the_proposal_does(make_encoder, make_boxes) -> None:
+    encoder = make_encoder((64, 128), levels=(1, 2))
+    encoded = encoder.encode(torch.zeros(3, 64, 64))
+    # in place of features, the pixel of the original image on which a cell is centred
+    maps = []
+    for features, (zoom, _) in zip(encoded.maps, encoded.zooms_xy, strict=True):
+        backbone, (rows, columns) = encoder.backbone, features.shape[2:]
+        pixel = [backbone.centre + backbone.stride * torch.arange(n) for n in (rows, columns)]
+        down, across = torch.meshgrid(*[(each + 0.5) / zoom for each in pixel], indexing="ij")
+        maps.append(torch.stack([across, down]).repeat(features.shape[1] // 2, 1, 1)[None])
+    seen = replace(encoded, maps=tuple(maps))
+    boxes = torch.tensor([[9.3, 12.0, 33.1, 40.5], [18.0, 17.2, 31.0, 30.2]])
+    assert len(choose_scales(boxes, (64, 64), (64, 128), encoder.target_side).unique()) == 1
+    for box, vector in zip(boxes, encoder.interpolate(seen, boxes), strict=True):
+        whole = vector[: encoder.backbone.channels]
+        centre = (box[:2] + box[2:]) / 2
+        torch.testing.assert_close(whole[:2], centre)
+        left_top, *_ = vector[encoder.backbone.channels :].view(-1, 4).T
+        torch.testing.assert_close(left_top[:2], box[:2] + (box[2:] - box[:2]) / 4)
+
+
+@pytest.mark.parametrize("levels", [(1, 2, 4), (3, 2), (1, 2, 3, 6)])
+def test_exported_points_are_the_same(levels: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(4)
+    features = torch.randn(1, 5, 7, 9, generator=draw)
+    corners = torch.rand(40, 2, 2, generator=draw, dtype=torch.float64) * 12 - 2
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    found = average_points_on_free_grid(features, boxes, levels)
+    torch.testing.assert_close(found, average_points(features, boxes, levels))
+
+
+@pytest.mark.parametrize("short_sides", [(96,), (64, 128)])
+def test_interpolated_points_of_no_proposals(make_encoder, make_picture, short_sides) -> None:
+    encoder = make_encoder(short_sides)
+    encoded = encoder.encode(make_picture(50, 50))
+    assert encoder.interpolate(encoded, torch.zeros(0, 4)).shape == (0, encoder.length)
 
 
 def test_proposal_is_the_same_in_any_company(make_encoder, make_picture, make_boxes) -> None:

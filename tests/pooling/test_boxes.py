@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from sppnet import BoxPool, pool_boxes, spatial_pyramid_pool
 from sppnet.backbones import build_backbone
 from sppnet.geometry import Projection, project_boxes
+from sppnet.pooling import average_points
 
 
 def cells_inside(begin: float, end: float, stride: float, centre: float, count: int) -> list[int]:
@@ -195,3 +197,43 @@ def test_the_module_says_what_it_is() -> None:
     assert repr(pool) == "BoxPool(levels=(1, 2), stride=16, centre=0, mode='avg')"
     with pytest.raises(ValueError, match="levels and output_sizes must not both be given"):
         BoxPool((1, 2), output_sizes=3)
+
+
+@pytest.mark.parametrize("points", [1, 2, 3])
+@pytest.mark.parametrize("levels", [(1, 2, 4), (3,), (2, 3)])
+def test_points_are_those_of_roi_align(levels: tuple[int, ...], points: int) -> None:
+    maps = torch.randn(1, 5, 9, 12, generator=torch.Generator().manual_seed(0))
+    corners = torch.rand(20, 2, generator=torch.Generator().manual_seed(1)) * 4
+    boxes = torch.cat([corners, corners + 0.1 + corners.flip(0)], 1)  # inside, some very small
+    finest, expected = max(levels), []
+    for level in levels:
+        ratio = -(-points * finest // level)
+        # roi_align has the middle of cell 0 at 0.5
+        rows = torch.cat([torch.zeros(20, 1), boxes + 0.5], 1)
+        pooled = roi_align(maps, rows, level, sampling_ratio=ratio, aligned=True)
+        expected.append(pooled.flatten(1))
+    found = average_points(maps, boxes, levels, points)
+    torch.testing.assert_close(found, torch.cat(expected, 1))
+
+
+def test_points_outside_the_map_have_the_value_of_its_border() -> None:
+    maps = torch.arange(6.0).view(1, 1, 2, 3)
+    boxes = torch.tensor([[-9.0, -9.0, -3.0, -2.0], [7.0, 5.0, 9.0, 6.0], [-9.0, 0.0, 11.0, 0.0]])
+    assert average_points(maps, boxes, 1).flatten().tolist() == [0.0, 5.0, 1.0]
+    one = torch.full((1, 2, 1, 1), 4.0)
+    assert average_points(one, boxes, (1, 2)).eq(4).all()
+
+
+def test_points_give_their_map_a_gradient() -> None:
+    draw = torch.Generator().manual_seed(2)
+    maps = torch.randn(1, 2, 4, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    boxes = torch.tensor([[0.3, 0.2, 3.1, 2.9], [-2.0, 1.0, 1.5, 7.0]])
+    assert torch.autograd.gradcheck(lambda each: average_points(each, boxes, (1, 2)), maps)
+
+
+@pytest.mark.parametrize(
+    ("maps", "boxes", "points"), [((2, 3, 4, 4), 4, 2), ((1, 3, 4, 4), 5, 2), ((1, 3, 4, 4), 4, 0)]
+)
+def test_points_of_wrong_shapes_are_refused(maps, boxes: int, points: int) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        average_points(torch.zeros(maps), torch.zeros(3, boxes), 2, points)

@@ -31,6 +31,7 @@ COMPACT_WIDTHS = (256, 256)
 LITE_LAYERS = "stage5+stage7"
 PROJECTIONS = ("released", "paper_v4")
 RECIPES = ("best", "paper")
+BOX_BINS = ("points", "cells")
 Source = Annotated[str, Flag("METHODS|FILE", "Proposals")]
 Side = Within(16, 20_000)  # smaller images leave no map, larger ones fit no memory
 Overlap = Annotated[float, Within(0, 1, above=True)]
@@ -280,8 +281,9 @@ class DetectionConfig:
     """Proposals of an image that may be negatives of the kernel."""
     box_regression: Annotated[bool, Flag(group="Boxes")] = True
     """Whether boxes are refined by regression after scoring."""
-    box_strength: Positive = 400.0
-    """Ridge penalty of the box regression, for features of mean norm 20; 4000 in the paper."""
+    box_strength: Positive = 100.0
+    """Ridge penalty of the box regression, where vectors of cells have a mean norm of 20, and those
+    of points one of about 10; 4000 in the paper."""
     box_overlap: Annotated[float, Within(0, 1, above=True, below=True)] = 0.5
     """Box regression learns from proposals that overlap an object by more than this."""
     max_box_samples: Count = 2500
@@ -294,6 +296,9 @@ class DetectionConfig:
     """Added to the variances of the box deltas before they are whitened."""
     box_stages: Count = 2
     """How often boxes are refined, each time by a regression of its own; 1 in the released code."""
+    box_bins: Annotated[str, OneOf(BOX_BINS)] = "points"
+    """What box regression sees: points, means of the map interpolated inside the box, which follow
+    it by fractions of a cell; or cells, the maxima that the SVMs see, as in the paper."""
     box_agnostic: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
     """Whether one box regression serves all classes; auto: if it fits boxes of photos that are left
     out better than one for each class, as in the paper."""

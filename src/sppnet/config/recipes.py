@@ -62,6 +62,7 @@ PAPER_TRAINING: Mapping[str, Any] = {
     "box_spread": 1e-3,
     "box_per_image": 2000,
     "box_stages": 1,
+    "box_bins": "cells",
     "box_agnostic": "off",
 }
 # spp_test.m: suppression, then box regression with the scores as they were, then suppression again.

@@ -13,7 +13,7 @@ from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within,
 from sppnet.geometry import Projection, box_area, project_boxes
 from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import group_equal_sizes, resize_short_side
-from sppnet.pooling import num_bins, pool_regions, score_regions
+from sppnet.pooling import average_points, num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
 
 
@@ -286,6 +286,40 @@ class Encoder:
         """
         return self.pool(encoded, self.assign_regions(encoded, boxes))
 
+    @torch.no_grad()
+    def interpolate(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Turn proposals into vectors that follow them by fractions of a cell.
+
+        The bins of :meth:`describe` are whole cells, and the largest number of each is taken; here
+        bins end where the proposal does, and hold means of interpolated points.
+
+        Args:
+            encoded: The image.
+            boxes: (K, 4) xyxy in pixels of the original image.
+
+        Returns:
+            (K, length) averages on the device of the maps.
+
+        Example:
+            >>> from sppnet.backbones import build_backbone
+            >>> encoder = Encoder(build_backbone("small5"), short_sides=(96,), levels=(1, 2))
+            >>> encoded = encoder.encode(torch.rand(3, 96, 96))
+            >>> boxes = torch.tensor([[10.0, 10.0, 60.0, 60.0], [11.0, 10.0, 61.0, 60.0]])
+            >>> cells = encoder.describe(encoded, boxes)
+            >>> points = encoder.interpolate(encoded, boxes)
+            >>> torch.equal(cells[0], cells[1]), torch.equal(points[0], points[1])
+            (True, False)
+        """
+        sides = encoded.short_sides
+        scale_of = choose_scales(boxes, encoded.image_size_hw, sides, self.target_side)
+        vectors = encoded.maps[0].new_empty(len(boxes), self.length)
+        for scale, (features, zoom) in enumerate(zip(encoded.maps, encoded.zooms_xy, strict=True)):
+            rows = (scale_of == scale).nonzero().flatten()
+            zoomed = boxes[rows].double() * torch.tensor([*zoom, *zoom], dtype=torch.float64)
+            within = to_cells(zoomed, self.projection).to(features.device)
+            vectors[rows] = average_points(features, within, self.levels)
+        return vectors
+
     def config(self) -> dict[str, object]:
         """Everything but the weights that decides the vector of a proposal."""
         return {
@@ -314,6 +348,17 @@ class Encoder:
             saved.max_long_side,
             saved.target_side,
         )
+
+
+def to_cells(boxes: Tensor, projection: Projection) -> Tensor:
+    """Bring boxes in pixels of the convolved image to coordinates in which cell k is centred on k.
+
+    Example:
+        >>> to_cells(torch.tensor([[20.5, 36.5, 52.5, 68.5]]), Projection.released())
+        tensor([[0., 1., 2., 3.]])
+    """
+    # pixel i has its middle at i, and a box begins and ends at the borders of pixels
+    return (boxes - 0.5 - projection.centre) / projection.stride
 
 
 def _by_scale(encoded: EncodedImage, regions: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

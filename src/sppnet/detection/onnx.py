@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.detector import MODEL_KIND, Detector
-from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.encoder import EncodedImage, to_cells
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
 from sppnet.errors import OutputError
 from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
+from sppnet.pooling.boxes import POINTS_PER_BIN
 from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
 
 LARGEST_SIDE = 256  # of images that are compared; larger ones take longer and show no more
@@ -40,6 +41,7 @@ class DetectorGraph(nn.Module):
         self.classes = len(detector.names)
         cascade = cascade_of(detector)
         stages = [] if cascade is None else cascade.stages_
+        self.as_points = cascade is not None and cascade.constants.bins == "points"
         # (D, S * G * 4): every stage and class beside each other
         columns = [each.weights_.permute(1, 0, 2).flatten(1) for each in stages]
         self.grid = (len(stages), len(stages[0].bias_) if stages else 0)
@@ -65,7 +67,11 @@ class DetectorGraph(nn.Module):
         scores = pooled @ self.weights + self.bias
         if not self.grid[0]:
             return scores, features, regions, pooled
-        return scores, self._move(pooled, boxes), features, regions, pooled
+        seen = pooled
+        if self.as_points:
+            within = to_cells(boxes, self.projection)
+            seen = average_points_on_free_grid(features, within, self.levels)
+        return scores, self._move(seen, boxes), features, regions, pooled
 
     def _move(self, pooled: Tensor, boxes: Tensor) -> Tensor:
         """Refine each box by each stage for each class: (B, S, G, 4)."""
@@ -103,6 +109,43 @@ def project_to_free_grid(boxes: Tensor, projection: Projection, features: Tensor
     x0, y0, x_last, y_last = sides
     columns = [torch.zeros_like(x0), x0, y0, x_last + 1, y_last + 1]
     return torch.stack(columns, 1).to(torch.int64)
+
+
+def average_points_on_free_grid(features: Tensor, boxes: Tensor, levels: tuple[int, ...]) -> Tensor:
+    """Average as :func:`sppnet.pooling.average_points` does, by operations that ONNX has.
+
+    Every cell of the map has a share of every bin, most of them 0.
+
+    Args:
+        features: (1, C, h, w).
+        boxes: (B, 4) float64 xyxy in cells.
+        levels: Bins along each side.
+
+    Example:
+        >>> cells = torch.arange(4.0).expand(1, 1, 3, 4)
+        >>> boxes = torch.tensor([[0.5, 0.0, 2.5, 2.0]], dtype=torch.float64)
+        >>> average_points_on_free_grid(cells, boxes, (1,))
+        tensor([[1.5000]])
+    """
+    cells = features[0].flatten(1)  # (C, h * w)
+    pooled = []
+    for bins in levels:
+        points = -(-POINTS_PER_BIN * max(levels) // bins)
+        down = _shares(boxes[:, 1], boxes[:, 3], features.shape[2], bins, points)
+        across = _shares(boxes[:, 0], boxes[:, 2], features.shape[3], bins, points)
+        shares = down[:, :, None, :, None] * across[:, None, :, None, :]  # (B, n, n, h, w)
+        pooled.append((shares.flatten(3).flatten(1, 2) @ cells.T).transpose(1, 2).flatten(1))
+    return torch.cat(pooled, 1)
+
+
+def _shares(begin: Tensor, end: Tensor, cells: int, bins: int, points: int) -> Tensor:
+    """Share of each cell of a side in the mean of each bin: (B, bins, cells) float32."""
+    steps = (torch.arange(bins * points, dtype=torch.float64) + 0.5) / (bins * points)
+    places = (begin[:, None] + (end - begin)[:, None] * steps).clamp(min=0)
+    places = torch.minimum(places, torch.ones_like(places) * (cells - 1))
+    apart = places[:, :, None] - torch.arange(cells, dtype=torch.float64)
+    near = (1 - apart.abs()).float().relu()
+    return near.unflatten(1, (bins, points)).mean(2)
 
 
 def linear_classifier_of(detector: Detector) -> LinearRegionClassifier:
@@ -191,7 +234,7 @@ def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ..
     cascade = cascade_of(detector)
     if cascade is None:
         return (scores,)
-    vectors = encoder.pool(encoded, regions)
+    vectors = cascade.describe(encoder, encoded, boxes)
     return scores, torch.stack([_moved(stage, vectors, boxes) for stage in cascade.stages_], 1)
 
 

@@ -231,6 +231,10 @@ class RcnnEncoder(Encoder):
             products[rows] = pooled @ weights
         return products
 
+    def interpolate(self, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Describe proposals: a crop follows its proposal by pixels, so nothing lies between."""
+        return self.describe(encoded, boxes)
+
     def config(self) -> dict[str, object]:
         """Everything but the weights that decides the vector of a proposal."""
         return {

@@ -382,7 +382,8 @@ class WarmLearner:
             near, _, _ = sampler.near_objects(each.image, proposals, draw)
             some = torch.randperm(len(proposals), generator=draw)[:per_photo]
             boxes = torch.cat([near[: per_photo // 2], proposals[some]])[:per_photo]
-            rows.append(self.cached.encoder.describe(self.encoded(each.image), boxes) * self.scale)
+            encoder, encoded = self.cached.encoder, self.encoded(each.image)
+            rows.append(sampler.describe(encoder, encoded, boxes) * self.scale)
             if sum(map(len, rows)) >= MOST_LANDMARKS:
                 break
         landmarks = Landmarks(torch.cat(rows)[:MOST_LANDMARKS].cpu())

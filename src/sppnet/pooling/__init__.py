@@ -15,7 +15,7 @@ from sppnet.pooling.bins import (
     num_bins,
     sliding_window_bins,
 )
-from sppnet.pooling.boxes import BoxPool, pool_boxes
+from sppnet.pooling.boxes import BoxPool, average_points, pool_boxes
 from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import (
     SlidingWindowPool,
@@ -30,6 +30,7 @@ __all__ = [
     "RegionPool",
     "SlidingWindowPool",
     "SpatialPyramidPool",
+    "average_points",
     "bin_edges",
     "check_levels",
     "check_pyramid",

@@ -9,11 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 from torch.overrides import handle_torch_function
 
 from sppnet.geometry.boxes import check_boxes, reject_rows
 from sppnet.geometry.projection import Projection, project_side
-from sppnet.pooling.bins import DEFAULT_LEVELS, Level, choose_levels, num_bins
+from sppnet.pooling.bins import (
+    DEFAULT_LEVELS,
+    Level,
+    check_pyramid,
+    choose_levels,
+    level_shape,
+    num_bins,
+)
 from sppnet.pooling.checks import as_maps, check_mode
 from sppnet.pooling.operators import overriders, refuse_scripting
 from sppnet.pooling.regions import pool_regions
@@ -111,6 +119,99 @@ def pool_boxes(
         for each, size in zip(maps, sizes, strict=True)
     ]
     return pool_regions(maps, _project(rows, maps, sides), levels, mode=mode)
+
+
+POINTS_PER_BIN = 2  # along each side
+
+
+def average_points(
+    features: Tensor,
+    boxes: Tensor,
+    levels: int | Sequence[Level] = DEFAULT_LEVELS,
+    points: int = POINTS_PER_BIN,
+) -> Tensor:
+    """Average the map at points between its cells: bins end where the boxes do.
+
+    :func:`pool_boxes` takes whole cells, so that boxes of the same cells have the same vector. Here
+    a box that moves by a fraction of a cell has another one, which tells how far it is off. The map
+    is interpolated at a grid of points inside the box, ``points`` x ``points`` in each bin of the
+    finest level; points outside the map have the value of its border. It has a gradient for the
+    map, and none for the boxes.
+
+    Args:
+        features: (1, C, H, W) floating point; fastest with channels last.
+        boxes: (K, 4) floating point xyxy in cells: cell k of the map is centred on k.
+        levels: Bins along each side, one number per level, or (rows, columns) of bins; or one
+            number alone.
+        points: Along each side of a bin of the finest level.
+
+    Returns:
+        (K, C * sum(n * n)) of the dtype of the features, in the order of :func:`pool_boxes`.
+
+    Raises:
+        ValueError: If the shape is another, or ``points`` is below 1.
+
+    Example:
+        >>> cells = torch.arange(4.0).expand(1, 1, 3, 4)  # the value of a cell is its column
+        >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.5, 0.0, 2.5, 2.0]])
+        >>> average_points(cells, boxes, 1)
+        tensor([[1.0000],
+                [1.5000]])
+
+    Source:
+        He et al. 2017 (Mask R-CNN), section 3, RoIAlign.
+    """
+    if features.ndim != 4 or len(features) != 1 or boxes.ndim != 2 or boxes.shape[1] != 4:
+        shapes = f"{tuple(features.shape)} and {tuple(boxes.shape)}"
+        raise ValueError(f"features and boxes must be (1, C, H, W) and (K, 4), got {shapes}")
+    if points < 1:
+        raise ValueError(f"points must be at least 1, got {points}")
+    grids = [level_shape(level) for level in check_pyramid(levels)]
+    channels, height, width = features.shape[1:]
+    cells = features.permute(0, 2, 3, 1).reshape(height * width, channels)
+    finest = [max(side) for side in zip(*grids, strict=True)]
+    pooled = []
+    for rows, columns in grids:
+        # all levels see equally many points, or a few more
+        down, share_y = _interpolate(boxes[:, 1::2], height, rows, -(-points * finest[0] // rows))
+        across, share_x = _interpolate(
+            boxes[:, ::2], width, columns, -(-points * finest[1] // columns)
+        )
+        places = down[:, :, None, :, None] * width + across[:, None, :, None, :]
+        shares = share_y[:, :, None, :, None] * share_x[:, None, :, None, :]
+        bins = embedding_bag(
+            places.flatten(3).flatten(0, 2),
+            cells,
+            per_sample_weights=shares.flatten(3).flatten(0, 2).to(cells.dtype),
+            mode="sum",
+        )
+        bins = bins.view(len(boxes), rows * columns, channels)
+        pooled.append(bins.transpose(1, 2).flatten(1))
+    return torch.cat(pooled, 1)
+
+
+def _interpolate(sides: Tensor, cells: int, bins: int, points: int) -> tuple[Tensor, Tensor]:
+    """Places and shares of the cells that make up each bin, along one side.
+
+    Args:
+        sides: (K, 2) first and last coordinate in cells.
+        cells: How many the map has.
+        bins: Of the level.
+        points: In each bin.
+
+    Returns:
+        (K, bins, 2 * points) int64 cells, and their shares of the mean.
+    """
+    begin, end = sides.double().unbind(1)
+    steps = (torch.arange(bins * points, dtype=torch.float64) + 0.5) / (bins * points)
+    place = begin[:, None] + (end - begin)[:, None] * steps.to(begin.device)
+    place = place.clamp(0, cells - 1)
+    first = place.floor()
+    beyond = place - first
+    behind = (first + 1).clamp(max=cells - 1)
+    shape = (len(sides), bins, 2 * points)
+    pairs = torch.stack([first, behind], 2).view(shape).to(torch.int64)
+    return pairs, torch.stack([1 - beyond, beyond], 2).view(shape) / points
 
 
 Sides = tuple[Projection, Projection]

@@ -153,6 +153,16 @@ class _Eye:
         return self.describe(encoded, regions) @ weights
 
 
+class _Coarse(_Eye):
+    """Sees in whole cells of 12 pixels, unless it interpolates."""
+
+    def describe(self, encoded, boxes):
+        return super().describe(encoded, (boxes / 12).round() * 12 + torch.tensor([0, 0, 1, 1]))
+
+    def interpolate(self, encoded, boxes):
+        return super().describe(encoded, boxes)
+
+
 def _image(seed: int):
     draw = torch.Generator().manual_seed(seed)
     corner = torch.rand(1, 2, generator=draw) * 40 + 10
@@ -246,6 +256,35 @@ def test_boxes_stay_inside_the_image_and_keep_an_area() -> None:
     assert bool(((moved[:, 2:] - moved[:, :2]) > 0).all())
     assert float(moved.min()) >= 0
     assert bool((moved[:, 2] <= 120).all())
+
+
+def test_points_between_cells_tell_how_far_a_box_is_off() -> None:
+    samples, fits = [_image(seed) for seed in range(40)], {}
+    for bins in ("cells", "points"):
+        cascade = BoxCascade(2, CascadeConfig(strength=1.0, bins=bins)).fit(samples, _Coarse())
+        image, encoded, proposals = _image(101)
+        labels = image.labels.expand(len(proposals))
+        moved = cascade.apply(_Coarse(), encoded, labels, proposals)
+        fits[bins] = float(box_iou(moved, image.boxes).mean())
+        again = BoxCascade.from_config(cascade.config(), cascade.tensors())
+        assert torch.equal(again.apply(_Coarse(), encoded, labels, proposals), moved)
+    assert fits["points"] > fits["cells"] + 0.02
+
+
+def test_many_boxes_are_described_in_parts(monkeypatch) -> None:
+    cascade = BoxCascade(2, CascadeConfig(strength=1.0, bins="points"))
+    cascade.fit([_image(seed) for seed in range(9)], _Coarse())
+    image, encoded, proposals = _image(7)
+    labels = image.labels.expand(40)
+    expected = cascade.apply(_Coarse(), encoded, labels, proposals)
+    monkeypatch.setattr("sppnet.detection.heads.box_regression.BOXES_AT_ONCE", 7)
+    torch.testing.assert_close(cascade.apply(_Coarse(), encoded, labels, proposals), expected)
+
+
+def test_models_of_before_see_whole_cells() -> None:
+    config = _fitted().config()
+    del config["rule"]["bins"]
+    assert BoxCascade.from_config(config, _fitted().tensors()).constants.bins == "cells"
 
 
 def test_marked_objects_teach_nothing() -> None:

@@ -156,6 +156,7 @@ class DemoConfig:
             mirror="off",
             svm_cost=self.svm_cost,
             box_strength=self.box_strength,
+            box_bins="cells",  # the strength was chosen for these
             seed=seed,
         )
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sppnet.config.fields import Count, Positive, Within, check_fields, restore_fields
+from sppnet.config.detection import BOX_BINS
+from sppnet.config.fields import Count, OneOf, Positive, Within, check_fields, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.box_predictor import BoxHead
@@ -19,6 +19,7 @@ from sppnet.images import LabelledImage
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]
+BOXES_AT_ONCE = 500  # whose vectors are in memory: 18 MB for those of the default trunk
 
 
 class BoxRegressor(Protocol):
@@ -229,6 +230,8 @@ class CascadeConfig:
             float16.
         spread: Added to the variances of the box deltas before they are whitened.
         use_difficult: Whether objects marked difficult are learnt from.
+        bins: "cells" for the vectors of whole cells that the SVMs see, as in the released code;
+            "points" for those of `Encoder.interpolate`, which follow a box by fractions of a cell.
 
     Raises:
         ValueError: If a count is below 1.
@@ -243,6 +246,7 @@ class CascadeConfig:
     total_samples: Count = 20_000
     spread: Positive = 1e-3
     use_difficult: bool = False
+    bins: Annotated[str, OneOf(BOX_BINS)] = "cells"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -323,16 +327,44 @@ class BoxCascade:
 
         A box that a stage would move out of the image stays as it was before that stage.
         """
-        groups = torch.zeros_like(labels) if self.constants.class_agnostic else labels
+        if self.constants.class_agnostic:  # one box is found for several classes, and moves alike
+            distinct, place = boxes.unique(dim=0, return_inverse=True)
+            shared = torch.zeros(len(distinct), dtype=torch.int64)
+            return self._apply(encoder, encoded, shared, distinct)[place]
+        return self._apply(encoder, encoded, labels, boxes)
+
+    def _apply(
+        self, encoder: Encoder, encoded: EncodedImage, groups: Tensor, boxes: Tensor
+    ) -> Tensor:
+        """Refine (W, 4) boxes by the regressions with the (W,) numbers."""
         for stage in self.stages_:
-            regions = encoder.assign_regions(encoded, boxes)
-            moved = stage.apply_products(
-                partial(_multiply, encoder, encoded, regions), groups, boxes
-            )
+            moved = stage.apply_products(self._multiplier(encoder, encoded, boxes), groups, boxes)
             moved = clip_boxes(moved, encoded.image_size_hw)
             has_area = ((moved[:, 2:] - moved[:, :2]) > 0).all(1)
             boxes = torch.where(has_area[:, None], moved, boxes)
         return boxes
+
+    def describe(self, encoder: Encoder, encoded: EncodedImage, boxes: Tensor) -> Tensor:
+        """Give the (W, D) features of (W, 4) boxes, as the constants say, on the CPU."""
+        as_points = self.constants.bins == "points"
+        return (encoder.interpolate if as_points else encoder.describe)(encoded, boxes).cpu()
+
+    def _multiplier(self, encoder: Encoder, encoded: EncodedImage, boxes: Tensor) -> Multiply:
+        """Multiply the features of some of (W, 4) boxes by a matrix, without keeping them all."""
+        if self.constants.bins == "points":
+
+            def of_points(rows: Tensor, weights: Tensor) -> Tensor:
+                parts = boxes[rows].split(BOXES_AT_ONCE)
+                return torch.cat([self.describe(encoder, encoded, p) @ weights for p in parts])
+
+            return of_points
+        regions = encoder.assign_regions(encoded, boxes)
+
+        def of_cells(rows: Tensor, weights: Tensor) -> Tensor:
+            on_device = weights.to(encoder.device)
+            return encoder.pool_and_multiply(encoded, regions[rows], on_device).cpu()
+
+        return of_cells
 
     def check(self, encoder: Encoder, num_classes: int) -> None:
         """Check that a fitted cascade fits an encoder and as many classes; ValueError if not."""
@@ -401,7 +433,7 @@ class BoxCascade:
         if not len(boxes):
             return
         boxes = self.apply(encoder, encoded, labels, boxes)
-        features = encoder.describe(encoded, boxes).cpu() * feature_scale
+        features = self.describe(encoder, encoded, boxes) * feature_scale
         groups = torch.zeros_like(labels) if self.constants.class_agnostic else labels
         for group in groups.unique().tolist():
             rows = groups == group
@@ -430,13 +462,6 @@ class BoxCascade:
         near = (overlap > self.constants.overlap).nonzero().flatten()
         near = near[torch.randperm(len(near), generator=draw)[: self.constants.per_image]]
         return boxes[near], objects[nearest[near]], labels[nearest[near]]
-
-
-def _multiply(
-    encoder: Encoder, encoded: EncodedImage, regions: Tensor, rows: Tensor, weights: Tensor
-) -> Tensor:
-    """Multiply the vectors of some regions, a (W,) mask, by a (D, 4) matrix."""
-    return encoder.pool_and_multiply(encoded, regions[rows], weights.to(encoder.device)).cpu()
 
 
 _KINDS: dict[str, type[BoxCascade | BoxHead]] = {"cascade": BoxCascade, "head": BoxHead}

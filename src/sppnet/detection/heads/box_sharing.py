@@ -83,7 +83,7 @@ def collect_near(
     for number, (image, encoded, proposals) in enumerate(samples):
         near = sampler.near_objects(image, proposals, draw)
         boxes, targets, labels = (each[:MOST_PER_PHOTO] for each in near)
-        features = encoder.describe(encoded, boxes).cpu() * feature_scale
+        features = sampler.describe(encoder, encoded, boxes) * feature_scale
         parts.append((features, boxes, targets, labels, torch.full_like(labels, number)))
         if sum(len(part[1]) for part in parts) >= MOST_ROWS:
             break

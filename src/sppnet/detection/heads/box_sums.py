@@ -183,7 +183,7 @@ class BoxSums:
                 before = BoxCascade(self.cascade.num_classes, self.config, self.seed)
                 before.stages_ = self.cascade.stages_[number - 1 : number]
                 boxes = before.apply(self.encoder, encoded, labels, boxes)
-            rows = self.encoder.describe(encoded, boxes).cpu() @ self.basis
+            rows = self.cascade.describe(self.encoder, encoded, boxes) @ self.basis
             rows = torch.cat([rows, torch.ones(len(rows), 1)], 1).half()
             groups = torch.zeros_like(labels) if self.config.class_agnostic else labels
             kept.append(StageSamples(rows, boxes_to_deltas(boxes, targets), groups))
