@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sppnet.geometry import Detections, box_iou
-from sppnet.storage.labels import LabelBox, SuggestedBox
+from sppnet.storage.labels import LabelBox, PhotoLabels, SuggestedBox
 
 CLOSE = 0.5  # a box that overlaps an earlier one of its class by this is the same one, moved
 # What an import says of the shape of a box; it is gone once the box is moved.
@@ -125,3 +125,9 @@ def keep_extras(made: list[LabelBox], before: Sequence[LabelBox]) -> list[LabelB
         )
         overlaps[row], overlaps[:, column] = -1.0, -1.0
     return kept
+
+
+def said_of(labels: PhotoLabels) -> tuple[object, ...]:
+    """Boxes and names of what is said about a photo, to be compared."""
+    boxes = torch.tensor([box.corners for box in labels.boxes]).reshape(-1, 4).tolist()
+    return tuple(boxes), tuple(box.name for box in labels.boxes)

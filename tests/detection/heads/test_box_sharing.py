@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 from sppnet.config.detection import DetectionConfig
 from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
-from sppnet.detection.heads.box_sharing import (
+from sppnet.detection.heads.box_sums import (
     NearBoxes,
     classes_share,
     predict_left_out,

@@ -23,6 +23,7 @@ NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
 # Blocks of which a smaller share of the rows is used are rebuilt.
 LEAST_USE = 0.5
+LOCAL_SHARE = 0.25  # of the blocks; more are not few
 Labels = NDArray[np.int64]
 
 
@@ -215,6 +216,7 @@ class DualCoordinateDescentSvm:
         self.bias_factor = bias_factor
         self.blocks: list[ExampleBlock] = []
         self._new: list[ExampleBlock] = []
+        self._fresh = 0  # blocks at the end of the list that the last new rows were put into
         self.store = RowStore(length, capacity)
         self._halves = torch.zeros(BLOCK, length, dtype=torch.float16)
         self._values = torch.zeros(BLOCK, length)
@@ -256,9 +258,6 @@ class DualCoordinateDescentSvm:
     def drop(self, owners: Collection[int]) -> list[int]:
         """Take out all rows of some owners; what the others say stays, and so do their duals.
 
-        Args:
-            owners: Whose rows go.
-
         Returns:
             The classes that had learnt from these rows: they are worth another fit.
         """
@@ -286,9 +285,8 @@ class DualCoordinateDescentSvm:
         more = num_classes - len(self.bias)
         if more < 0:
             raise ValueError(f"num_classes must be at least {len(self.bias)}, got {num_classes}")
-        self.weights = torch.cat(
-            [self.weights, self.weights.new_zeros(more, self.weights.shape[1])]
-        )
+        blank = self.weights.new_zeros(more, self.weights.shape[1])
+        self.weights = torch.cat([self.weights, blank])
         self.bias = torch.cat([self.bias, self.bias.new_zeros(more)])
 
     def copy(self) -> "DualCoordinateDescentSvm":
@@ -300,35 +298,38 @@ class DualCoordinateDescentSvm:
         other._new = [block.copy() for block in self._new]
         return other
 
-    def fit(self, labels: Sequence[int], tolerance: float) -> list[float]:
+    def fit(self, labels: Sequence[int], tolerance: float, *, local: bool = False) -> list[float]:
         """Fit some classes, starting from their last solutions.
 
         Args:
             labels: The classes.
             tolerance: The fit of a class ends when a round raises its dual objective by at most
                 this share.
+            local: Visit only the blocks that the last new rows were put into, if they are few.
 
         Returns:
-            The value of the primal objective of each.
+            The value of the primal objective of each, of what was visited.
         """
         if not labels:
             return []
         self._mix()
         order = np.unique(np.array(labels, dtype=np.int64))
         found: dict[int, float] = {}
+        is_local = local and 0 < self._fresh < LOCAL_SHARE * len(self.blocks)
+        start = len(self.blocks) - self._fresh if is_local else 0
         for first in range(0, len(order), TOGETHER):
             some = order[first : first + TOGETHER]
-            self._fit_together(some, tolerance)
-            found |= zip(some.tolist(), self._score_all(some).tolist(), strict=True)
+            self._fit_together(some, tolerance, start)
+            found |= zip(some.tolist(), self._score_all(some, start).tolist(), strict=True)
         return [found[label] for label in labels]
 
-    def _fit_together(self, labels: Labels, tolerance: float) -> None:
+    def _fit_together(self, labels: Labels, tolerance: float, start: int) -> None:
         """Fit some classes; each leaves the others as soon as it is done."""
         party = self._gather(labels)
         for _ in range(MOST_ROUNDS):
-            gain = self._sweep(party)
+            gain = self._sweep(party, start)
             for _ in range(ACTIVE_SWEEPS):
-                gain += self._sweep(party, only_active=True)
+                gain += self._sweep(party, start, only_active=True)
             self._scatter(party)
             party = party.only(gain > tolerance * self._dual_objectives(party.labels))
             if not len(party.labels):
@@ -360,11 +361,7 @@ class DualCoordinateDescentSvm:
     def forget(self, labels: Sequence[int], below: float) -> None:
         """Drop the negatives of some classes that have a low score and a dual variable of 0.
 
-        The solutions stay the same.
-
-        Args:
-            labels: The classes, which must have been fitted.
-            below: Scores below this are low.
+        The classes must have been fitted; the solutions stay the same.
         """
         chosen = np.unique(np.array(labels, dtype=np.int64))
         for block in self.blocks if len(chosen) else ():
@@ -381,17 +378,31 @@ class DualCoordinateDescentSvm:
 
     def count_negatives(self) -> list[int]:
         """Count the negatives of each class."""
-        counts = np.zeros(len(self.bias), dtype=np.int64)
-        for block in self.blocks + self._new:
-            counts += np.bincount(block.labels[block.bounds < 0], minlength=len(counts))
-        return [int(count) for count in counts]
+        return self._count(-1)
 
     def count_positives(self) -> list[int]:
         """Count the positives of each class."""
+        return self._count(1)
+
+    def _count(self, sign: int) -> list[int]:
         counts = np.zeros(len(self.bias), dtype=np.int64)
         for block in self.blocks + self._new:
-            counts += np.bincount(block.labels[block.bounds > 0], minlength=len(counts))
+            counts += np.bincount(block.labels[sign * block.bounds > 0], minlength=len(counts))
         return [int(count) for count in counts]
+
+    def adopt(self, block: ExampleBlock) -> None:
+        """Learn from a block, such as :meth:`join` gives, and from nothing else."""
+        self.blocks, self._new = [], [block]
+        self._mix()
+
+    def join(self, blocks: Sequence[ExampleBlock] = ()) -> ExampleBlock:
+        """One block with the rows and entries of some, or of all, without products."""
+        blocks = blocks or [*self.blocks, *self._new]
+        starts = np.cumsum([0, *(len(block.places) for block in blocks)])
+        rows = [block.rows + start for block, start in zip(blocks, starts, strict=False)]
+        names = ("places", "owners", "labels", "bounds", "duals")
+        columns = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in names}
+        return ExampleBlock(products=NO_PRODUCTS, rows=np.concatenate(rows), **columns)
 
     def _mix(self) -> None:
         """Put new rows into blocks together with as many old ones, and free unused rows."""
@@ -404,28 +415,22 @@ class DualCoordinateDescentSvm:
         """Build new blocks from the new rows and from the used rows of some blocks."""
         taken = [block for place, block in enumerate(self.blocks) if place in places]
         kept = [block for place, block in enumerate(self.blocks) if place not in places]
-        self.blocks, self._new = kept + self._build([*self._new, *taken]), []
+        built = self._build([*self._new, *taken])
+        self._fresh = len(built) if self._new else min(self._fresh, len(kept))
+        self.blocks, self._new = kept + built, []
 
     def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
         """Build full blocks from the used rows of others, in random order."""
         if not chosen:
             self._random.permutation(0)
             return []
-        places, owners, used = (
-            np.concatenate([getattr(block, name) for block in chosen])
-            for name in ("places", "owners", "is_used")
-        )
-        self.store.release(places[~used])
-        kept = np.flatnonzero(used)
+        whole = self.join(chosen)
+        places, owners, rows, labels = whole.places, whole.owners, whole.rows, whole.labels
+        self.store.release(places[~whole.is_used])
+        kept = np.flatnonzero(whole.is_used)
         kept = kept[self._random.permutation(len(kept))]
         moved = np.zeros(len(places), dtype=np.int64)  # where each row comes to lie
         moved[kept] = np.arange(len(kept))
-        starts = np.cumsum([0, *(len(block.places) for block in chosen)])
-        rows = np.concatenate([b.rows + start for b, start in zip(chosen, starts, strict=False)])
-        labels, bounds, duals = (
-            np.concatenate([getattr(block, name) for block in chosen])
-            for name in ("labels", "bounds", "duals")
-        )
         at = moved[rows]
         entries = np.lexsort((at, labels, at // BLOCK))
         at = at[entries]
@@ -435,7 +440,7 @@ class DualCoordinateDescentSvm:
             group = kept[number * BLOCK : (number + 1) * BLOCK]
             inside = (moved[rows[mine]] - number * BLOCK).astype(np.int32)
             products = self._products(places[group])
-            parts = (labels[mine], inside, bounds[mine], duals[mine])
+            parts = (labels[mine], inside, whole.bounds[mine], whole.duals[mine])
             blocks.append(ExampleBlock(places[group], owners[group], products, *parts))
         return blocks
 
@@ -444,11 +449,13 @@ class DualCoordinateDescentSvm:
         values = self.store.take(places).float()
         return (values @ values.T).double().numpy() + self.bias_factor**2
 
-    def _sweep(self, party: FittedTogether, *, only_active: bool = False) -> NDArray[np.float64]:
-        """Visit the blocks in random order; (L,) the rise of each dual objective."""
+    def _sweep(
+        self, party: FittedTogether, start: int, *, only_active: bool = False
+    ) -> NDArray[np.float64]:
+        """Visit blocks from one on in random order; (L,) the rise of each dual objective."""
         gain = np.zeros(len(party.labels))
-        for number in self._random.permutation(len(self.blocks)).tolist():
-            block = self.blocks[number]
+        for number in self._random.permutation(len(self.blocks) - start).tolist():
+            block = self.blocks[start + number]
             entries, columns = block.find(party.labels, only_active=only_active)
             if len(entries):
                 rows = np.unique(block.rows[entries])
@@ -472,10 +479,10 @@ class DualCoordinateDescentSvm:
             squares += (self.bias[places].double() / self.bias_factor).square()
         return 0.5 * squares.numpy()
 
-    def _score_all(self, labels: Labels) -> NDArray[np.float64]:
-        """Score all rows of some classes; (L,) their primal objectives."""
+    def _score_all(self, labels: Labels, start: int) -> NDArray[np.float64]:
+        """Score the rows of some classes in blocks from one on; (L,) their primal objectives."""
         party, total = self._gather(labels), self._half_squares(labels)
-        for block in self.blocks:
+        for block in self.blocks[start:]:
             entries, columns = block.find(labels)
             if not len(entries):
                 continue
