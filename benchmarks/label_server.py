@@ -7,9 +7,11 @@ Both start ``sppnet label`` as a person does and ask it over HTTP. ``edits``: DI
 layout with a split ``train``; its photos are copied, its labels are in the store before the server
 starts. One box of the open photo is moved, again and again: seconds until the answer to the edit,
 and until the photo has suggestions of a newer model (told by an event, then asked for).
-``--features`` keeps the maps for other runs. ``folder``: small drawn photos; seconds from the start
-of the command until page, session and first photos are answered, until the first photo is there,
-and the memory of the server then and after a scroll through all lists. Leaves
+``--features`` keeps the maps for other runs; ``--folder`` keeps photos and store, and a run with a
+folder that is there tells how long the start takes that finds what was learnt. ``folder``: small
+drawn photos; seconds from the start of the command until page, session and first photos are
+answered, until the first photo is there, and the memory of the server then and after a scroll
+through all lists. Leaves
 label_server_WHAT.json in the folder of ``--out``.
 """
 
@@ -34,6 +36,7 @@ from PIL import Image
 
 from labelling import MOVE, open_session
 from sppnet.images import open_detection_dataset
+from sppnet.labelling.base import list_photos
 from sppnet.storage import write_json
 from sppnet.storage.runs import environment
 
@@ -117,18 +120,21 @@ def wait_for(fact: Any, seconds: float, rest: float = 0.01) -> Any:
 
 def bench_edits(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Move one box of the open photo, again and again."""
-    dataset = open_detection_dataset(options.data, "train")
-    person = open_session(dataset, options.photos, folder, options.features)
-    photos = person.session.photos
-    for photo in photos:
-        person.label(photo)
-    person.session.close()
+    photos = list_photos(folder / "photos") if (folder / "photos").exists() else ()
+    if not photos:
+        dataset = open_detection_dataset(options.data, "train")
+        person = open_session(dataset, options.photos, folder, options.features)
+        photos = person.session.photos
+        for photo in photos:
+            person.label(photo)
+        person.session.close()
     draw, answered, renewed, processor = random.Random(0), [], [], []
     with serving(folder / "photos") as server:
         server.listen()
         wait_for(lambda: server.ask("GET", "/api/session")["state"]["waiting"] == 0
                  and server.models, FIRST_FIT, 2.0)  # fmt: skip
         learnt = time.perf_counter() - server.begin
+        print(f"all learnt after {learnt:.1f} s, {server.megabytes():.0f} MB", flush=True)
         time.sleep(options.rest)
         for _ in range(options.rounds):
             photo = draw.choice(photos)
@@ -147,9 +153,10 @@ def bench_edits(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             server.ask("GET", f"/api/photo/{photo}/suggestions")
             renewed.append(time.perf_counter() - begin)
             processor.append(server.processor() - before)
-            print(f"{answered[-1]:.3f} s, {renewed[-1]:.2f} s, {processor[-1]:.2f} s", flush=True)
+            words = f"{answered[-1]:.3f} s, {renewed[-1]:.2f} s, {processor[-1]:.2f} s"
+            print(f"{words}, {server.megabytes():.0f} MB", flush=True)
         return {
-            "photos": options.photos,
+            "photos": len(photos),
             "first_fit": learnt,
             "answered": spread(answered),
             "renewed": spread(renewed),
@@ -221,11 +228,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--rest", type=float, default=60.0, help="seconds for the background")
     parser.add_argument("--features", type=Path, help="folder for the maps; a temporary one")
+    parser.add_argument("--folder", type=Path, help="keeps photos and store; a temporary one")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
     bench = bench_edits if options.what == "edits" else bench_folder
     with tempfile.TemporaryDirectory() as name:
-        made = bench(options, Path(name))
+        place = options.folder or Path(name)
+        place.mkdir(parents=True, exist_ok=True)
+        made = bench(options, place)
     print(json.dumps(made, indent=2))
     path = options.out / f"label_server_{options.what}.json"
     write_json(path, {**made, **environment()})

@@ -3,18 +3,22 @@ r"""How fast a session learns from an edit, and what its models are worth agains
     python benchmarks/labelling.py refit --data DIR --photos 200 --threads 2
     python benchmarks/labelling.py first --data DIR
     python benchmarks/labelling.py warm --data DIR --photos 100 --rounds 10
-    python benchmarks/labelling.py doubts --data DIR --photos 100
+    python benchmarks/labelling.py doubts --data DIR --photos 80 --seeds 3
     python benchmarks/labelling.py order --data DIR --photos 60 --seeds 5
+    python benchmarks/labelling.py replay --data DIR --photos 60
 
 DIR is a set with splits ``train`` and ``test`` in any layout; its photos are copied, its labels
 play the person. ``refit``: seconds from one moved box to new suggestions for its photo. ``first``:
 the same after the 5th box of a new folder. ``warm``: AP50 after so many warm rounds, and of a full
 fit on the same labels. ``doubts``: planted label errors among the 40 most doubtful. ``order``:
-boxes until 90 % of the full AP50, in our order and at random. ``--features`` keeps the maps for
-other runs. Leaves labelling_WHAT.json in the folder of ``--out``.
+boxes until 90 % of the full AP50, in our order and at random. ``replay``: actions of a person who
+labels the whole set with suggestions, against drawing every box (see :func:`bench_replay` for the
+rules). ``--features`` keeps the maps for other runs. Leaves labelling_WHAT_DATA.json in the folder
+of ``--out``; ``order`` and ``doubts`` go on from there with the seeds that are missing.
 """
 
 import argparse
+import json
 import random
 import shutil
 import tempfile
@@ -28,12 +32,20 @@ import numpy as np
 import torch
 
 from sppnet import Detector, LabelSession
+from sppnet.config.detection import DetectionConfig
+from sppnet.detection import CachedFeatures, build_cached_features
+from sppnet.detection.proposals.propose import take_turns
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
-from sppnet.storage import write_json
+from sppnet.server.board import overlap
+from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
 
 MOVE = 0.04  # of its side by which a box is moved
+FIRST_PHOTOS = 3  # that are labelled before there is an order to choose by
+ACTIONS = ("draw", "accept", "correct", "move", "reject")
+AFTER_ALL = {"accept": 0, "correct": 2, "move": 1, "reject": 2}  # once all were accepted
+MOVABLE = 0.3  # overlap from which on a suggestion is worth moving
 
 
 @dataclass
@@ -81,14 +93,52 @@ def open_session(
     return Person(LabelSession.open(photos, background=False), truth, dataset.names)
 
 
-def measure_ap(detector: Detector, images: Sequence[LabelledImage], names: Sequence[str]) -> float:
-    """AP50 by the area under the curve, of classes by their names."""
-    found = {}
-    for image in images:
-        one = detector.predict(image.path)
-        label_of = torch.tensor([names.index(name) for name in detector.names])
-        found[image.image_id] = replace_labels(one, label_of)
-    return evaluate_detections(images, found, names, metric="area").mean_ap
+@dataclass
+class Judge:
+    """Measures models on photos whose maps are computed once.
+
+    Args:
+        images: The photos, labelled.
+        names: Class names of the labels.
+        folder: Keeps the maps.
+    """
+
+    images: Sequence[LabelledImage]
+    names: tuple[str, ...]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.features: CachedFeatures | None = None
+
+    def measure(self, detector: Detector) -> float:
+        """AP50 by the area under the curve, of classes by their names."""
+        if self.features is None or self.features.encoder.config() != detector.encoder.config():
+            cache = FeatureCache(self.folder)
+            self.features = build_cached_features(
+                DetectionConfig(), self.images, detector.encoder, cache
+            )
+        found, features = {}, self.features
+        anchors = detector.anchors
+        label_of = torch.tensor([self.names.index(name) for name in detector.names])
+        for image in self.images:
+            encoded, boxes = features.encoded(image), features.propose_from_pixels(image)
+            if anchors is not None:
+                boxes = take_turns([boxes, anchors.propose(encoded, features.max_anchors)[0]])
+            one = detector.detect(encoded, boxes)
+            found[image.image_id] = replace_labels(one, label_of)
+        return evaluate_detections(self.images, found, self.names, metric="area").mean_ap
+
+    def measure_session(self, session: LabelSession) -> float:
+        """AP50 of what a session has learnt."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.measure(Detector.load(session.save_model(Path(folder) / "model")))
+
+
+def open_judge(options: argparse.Namespace, names: tuple[str, ...]) -> Judge:
+    """The photos of the split ``test``, or the first of them."""
+    images = list(open_detection_dataset(options.data, "test", names=names))
+    folder = options.features or Path(tempfile.mkdtemp())
+    return Judge(images[: options.test_photos], names, folder)
 
 
 def replace_labels(found: Any, label_of: torch.Tensor) -> Any:
@@ -175,25 +225,22 @@ def bench_first(options: argparse.Namespace, dataset: DetectionDataset, folder: 
 def bench_warm(options: argparse.Namespace, dataset: DetectionDataset, folder: Path) -> Any:
     """Label in rounds, each followed by a warm fit; then train from nothing on the same labels."""
     person = open_session(dataset, options.photos, folder, options.features)
-    session, test = person.session, list(open_detection_dataset(options.data, "test"))
-    test = test[: options.test_photos]
+    session, judge = person.session, open_judge(options, dataset.names)
     for number in range(options.rounds):
         for photo in session.photos[number :: options.rounds]:
             person.label(photo)
         session.refit(600)
         finish(session)
         print(f"round {number + 1}: {session.state}", flush=True)
-    session.save_model(folder / "warm")
-    warm = measure_ap(Detector.load(folder / "warm"), test, dataset.names)
+    warm = judge.measure_session(session)
     print(f"warm {warm:.4f}", flush=True)
     full_seconds = time_of(lambda: session.refit(full=True))[0]
-    session.save_model(folder / "full")
-    full = measure_ap(Detector.load(folder / "full"), test, dataset.names)
+    full = judge.measure_session(session)
     print(f"full {full:.4f}", flush=True)
     return {
         "photos": options.photos,
         "rounds": options.rounds,
-        "test_photos": len(test),
+        "test_photos": len(judge.images),
         "warm_ap50": warm,
         "full_ap50": full,
         "difference": warm - full,
@@ -235,12 +282,28 @@ def beside(box: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
 
 
 def bench_doubts(options: argparse.Namespace, dataset: DetectionDataset, folder: Path) -> Any:
-    """Planted errors among the most doubtful."""
-    person = open_session(dataset, options.photos, folder, options.features)
+    """Planted errors among the most doubtful, for several sets of errors."""
+    known = read_known(options)
+    rounds = known.get("rounds", [])
+    for seed in range(len(rounds), options.seeds):
+        place = folder / str(seed)
+        place.mkdir()
+        rounds.append(doubt_once(options, dataset, place, seed))
+        keep_known(options, {"rounds": rounds})
+        print(rounds[-1], flush=True)
+    found = [each["among_40"] for each in rounds]
+    return {"photos": options.photos, "mean_among_40": float(np.mean(found)), "rounds": rounds}
+
+
+def doubt_once(
+    options: argparse.Namespace, dataset: DetectionDataset, folder: Path, seed: int
+) -> dict[str, Any]:
+    """Plant errors, learn, and look."""
+    person = open_session(dataset, options.photos, folder, options.features, seed)
     session = person.session
     for photo in session.photos:
         person.label(photo)
-    planted = plant_errors(person, 20)
+    planted = plant_errors(person, 20, seed)
     session.refit(600)
     finish(session)
     begin = time.perf_counter()
@@ -253,57 +316,195 @@ def bench_doubts(options: argparse.Namespace, dataset: DetectionDataset, folder:
     }
     kinds = {kind: [sum(o[1] == kind for o in part) for part in (found, planted)]
              for kind in ("label", "missing")}  # fmt: skip
-    return {
-        "photos": options.photos,
-        "planted": len(planted),
-        "among_40": len(found),
-        "by_kind": kinds,
-        "seconds": time.perf_counter() - begin,
-    }
-
-
-def overlap(one: Sequence[float], two: Sequence[float]) -> float:
-    """IoU of two boxes."""
-    width = min(one[2], two[2]) - max(one[0], two[0])
-    height = min(one[3], two[3]) - max(one[1], two[1])
-    shared = max(0.0, width) * max(0.0, height)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, two)]
-    return shared / (sum(areas) - shared)
+    seconds = time.perf_counter() - begin
+    session.close()
+    return {"planted": len(planted), "among_40": len(found), "by_kind": kinds, "seconds": seconds}
 
 
 def bench_order(options: argparse.Namespace, dataset: DetectionDataset, folder: Path) -> Any:
     """Boxes until 90 % of the AP50 with all labels, in our order and at random."""
-    test = list(open_detection_dataset(options.data, "test"))[: options.test_photos]
-    needed: dict[str, list[int]] = {"ours": [], "random": []}
-    for seed in range(options.seeds):
-        goal = 0.0
-        for way in ("all", "ours", "random"):
+    judge = open_judge(options, dataset.names)
+    known = read_known(options)
+    needed: dict[str, list[int]] = {way: known.get(way, []) for way in ("ours", "random")}
+    for seed in range(len(needed["random"]), options.seeds):
+        person, boxes, left = begin_order(options, dataset, folder / f"all{seed}", seed)
+        boxes += sum(person.label(photo) for photo in left)
+        goal = 0.9 * learn_and_measure(person.session, judge, 3600)
+        person.session.close()
+        print(f"seed {seed}: {boxes} boxes, goal {goal:.3f}", flush=True)
+        needed["ours"] = needed["ours"][:seed]
+        for way in needed:
             place = folder / f"{way}{seed}"
-            place.mkdir()
-            person = open_session(dataset, options.photos, place, options.features, seed)
-            session, boxes = person.session, 0
-            draw = random.Random(seed)
-            step = options.photos if way == "all" else max(2, options.photos // options.rounds)
-            left = list(session.photos)
-            while left:
-                if way == "ours" and len(left) < len(session.photos):
-                    chosen = [photo for photo in session.next(step) if photo in left]
-                else:
-                    chosen = draw.sample(left, min(step, len(left)))
-                boxes += sum(person.label(photo) for photo in chosen)
-                left = [photo for photo in left if photo not in chosen]
-                session.refit(600)
-                finish(session)
-                session.save_model(place / "model")
-                ap = measure_ap(Detector.load(place / "model"), test, dataset.names)
-                print(f"seed {seed} {way}: {boxes} boxes, AP50 {ap:.3f}", flush=True)
-                if way != "all" and ap >= 0.9 * goal:
-                    break
-            goal = ap if way == "all" else goal
-            if way != "all":
-                needed[way].append(boxes)
-            session.close()
+            needed[way].append(boxes_until(options, dataset, place, seed, judge, goal, way))
+        keep_known(options, needed)
     return {**needed, "ratio": float(np.mean(needed["ours"]) / np.mean(needed["random"]))}
+
+
+def begin_order(
+    options: argparse.Namespace, dataset: DetectionDataset, folder: Path, seed: int
+) -> tuple[Person, int, list[str]]:
+    """Open the photos of a seed and label the first few, the same in every order."""
+    folder.mkdir()
+    person = open_session(dataset, options.photos, folder, options.features, seed)
+    finish(person.session)  # convolves
+    left = list(person.session.photos)
+    first = random.Random(seed).sample(left, FIRST_PHOTOS)
+    boxes = sum(person.label(photo) for photo in first)
+    return person, boxes, [photo for photo in left if photo not in first]
+
+
+def learn_and_measure(session: LabelSession, judge: Judge, think: float) -> float:
+    """AP50 after a fit, and some seconds of the background's work."""
+    session.refit(600)
+    session.improve(think)
+    return judge.measure_session(session)
+
+
+def boxes_until(
+    options: argparse.Namespace,
+    dataset: DetectionDataset,
+    folder: Path,
+    seed: int,
+    judge: Judge,
+    goal: float,
+    way: str,
+) -> int:
+    """Boxes that had to be drawn until the goal was reached, a few photos at a time."""
+    person, boxes, left = begin_order(options, dataset, folder, seed)
+    session, draw = person.session, random.Random(seed)
+    step = max(2, options.photos // options.rounds)
+    while (ap := learn_and_measure(session, judge, options.think)) < goal and left:
+        print(f"seed {seed} {way}: {boxes} boxes, AP50 {ap:.3f}", flush=True)
+        count = min(step, len(left))
+        chosen = session.next(count) if way == "ours" else draw.sample(left, count)
+        boxes += sum(person.label(photo) for photo in chosen)
+        left = [photo for photo in left if photo not in chosen]
+    print(f"seed {seed} {way}: {boxes} boxes, AP50 {ap:.3f}: there", flush=True)
+    session.close()
+    return boxes
+
+
+def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder: Path) -> Any:
+    """Label a whole set as a person does who sees suggestions, and count what they do.
+
+    A batch of photos, chosen by ``next``, is labelled; then the session learns, its background
+    works for ``--think`` seconds, it measures its confidence, and so on. On a photo the person sees
+    the suggestions from a confidence of ``--threshold`` on, best first. Each is good (IoU of at
+    least 0.5 with a thing of its class that has no box yet), of the wrong class, displaced (IoU of
+    0.3 to 0.5) or wrong; things that none is for are drawn. What is kept is where the thing is.
+
+    ``actions`` counts accept, correct, move, reject and draw as one each, whatever key does it.
+    ``keys`` counts as the page works: a box is a drag, and a key if its class is not that of the
+    last; suggestions are gone through one by one (Enter or a class key, Tab to pass a wrong one, a
+    drag for a displaced one), or accepted at once by A, after which a wrong class takes a click
+    and a key, a wrong box a click and Delete, a displaced one a drag; or they are left alone. The
+    person takes on each photo what is least. Going to the next photo does not count.
+    """
+    person = open_session(dataset, options.photos, folder, options.features)
+    session, left, hand = person.session, set(person.session.photos), Hand()
+    sums, curve = dict.fromkeys(ACTIONS, 0), []
+    while left:
+        batch = session.next(min(options.batch, len(left)))
+        before, plain = hand.keys, hand.plain_keys
+        for photo in batch:
+            counts = hand.label(person, photo, options.threshold)
+            sums = {action: sums[action] + counts[action] for action in ACTIONS}
+            person.label(photo)
+        left -= set(batch)
+        session.refit(600)
+        session.improve(options.think)
+        session.evaluate(40)
+        curve.append((hand.keys - before) / (hand.plain_keys - plain))
+        print(f"{len(left)} photos left; keys {curve[-1]:.2f} of those without, {sums}", flush=True)
+    boxes = sum(len(image.boxes) for image in person.truth.values())
+    return {
+        "boxes": boxes,
+        "actions": sum(sums.values()) / boxes,
+        "keys": hand.keys / hand.plain_keys,
+        "keys_last_half": float(np.mean(curve[len(curve) // 2 :])),
+        "kinds": sums,
+        "curve": curve,
+    }
+
+
+@dataclass
+class Hand:
+    """Counts what a person does.
+
+    Args:
+        keys: Drags, clicks and keys with suggestions.
+        plain_keys: Those that drawing every box takes.
+        last: Class of the box that was drawn last, with suggestions and without.
+    """
+
+    keys: int = 0
+    plain_keys: int = 0
+    last: tuple[int, int] = (-1, -1)
+
+    def label(self, person: Person, photo: str, threshold: float) -> dict[str, int]:
+        """Label one photo; how often each action was taken."""
+        image, found = person.truth[photo], person.session.suggest(photo)
+        sure = found.confidence if found.confidence is not None else found.scores.sigmoid()
+        rows = [row for row in sure.argsort(descending=True).tolist() if sure[row] >= threshold]
+        open_things, kinds = list(range(len(image.boxes))), []
+        for row in rows:
+            fits = [(overlap(found.boxes[row].tolist(), image.boxes[thing].tolist()), thing)
+                    for thing in open_things]  # fmt: skip
+            best, thing = max(fits, default=(0.0, -1))
+            if best < MOVABLE:
+                kinds.append("reject")
+                continue
+            is_same = found.names[row] == person.names[int(image.labels[thing])]
+            kinds.append("correct" if not is_same else "accept" if best >= 0.5 else "move")
+            open_things.remove(thing)
+        with_help, without = self.last
+        plain, without = self.draw(image.labels.tolist(), without)
+        alone, after_all = self.draw(image.labels.tolist(), with_help)
+        drawn, after_drawn = self.draw(image.labels[open_things].tolist(), with_help)
+        useful = [place for place, kind in enumerate(kinds) if kind != "reject"]
+        one_by_one = drawn + (useful[-1] + 1 if useful else 0) + kinds.count("move")
+        at_once = 1 + drawn + sum(AFTER_ALL[kind] for kind in kinds)
+        least = min(alone, one_by_one, at_once)
+        self.keys, self.plain_keys = self.keys + least, self.plain_keys + plain
+        self.last = (after_all if least == alone else after_drawn, without)
+        return {**{kind: kinds.count(kind) for kind in ACTIONS}, "draw": len(open_things)}
+
+    @staticmethod
+    def draw(labels: Sequence[int], last: int) -> tuple[int, int]:
+        """Drags and keys that drawing some boxes takes, and the class of the last."""
+        keys = 0
+        for label in labels:
+            keys += 1 + (label != last)
+            last = label
+        return keys, last
+
+
+def known_path(options: argparse.Namespace) -> Path:
+    """Where the figures of a bench are."""
+    return Path(options.out) / f"labelling_{options.what}_{options.data.name}.json"
+
+
+def read_known(options: argparse.Namespace) -> dict[str, Any]:
+    """What an earlier run measured, with the same options."""
+    path = known_path(options)
+    if not path.exists():
+        return {}
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return known if known.get("options") == options_of(options) else {}
+
+
+def keep_known(options: argparse.Namespace, found: dict[str, Any]) -> None:
+    """Write what was measured so far."""
+    path = known_path(options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {"data": options.data.name, "options": options_of(options), **found}
+    write_json(path, {**data, "environment": environment()})
+
+
+def options_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide the figures."""
+    names = ("photos", "rounds", "test_photos", "batch", "threshold", "think", "threads")
+    return {name: getattr(options, name) for name in names}
 
 
 BENCHES = {
@@ -312,6 +513,7 @@ BENCHES = {
     "warm": bench_warm,
     "doubts": bench_doubts,
     "order": bench_order,
+    "replay": bench_replay,
 }
 
 
@@ -324,6 +526,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--test-photos", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=5, help="photos between two fits of replay")
+    parser.add_argument("--threshold", type=float, default=0.5, help="confidence in replay")
+    parser.add_argument("--think", type=float, default=15.0, help="seconds of the background")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--features", type=Path, help="folder that keeps the maps for other runs")
     parser.add_argument("--out", type=Path, default=Path("runs/labelling"))
@@ -332,12 +537,8 @@ def main() -> None:
     dataset = open_detection_dataset(options.data, "train")
     with tempfile.TemporaryDirectory() as folder:
         found = BENCHES[options.what](options, dataset, Path(folder))
-    options.out.mkdir(parents=True, exist_ok=True)
-    result = {"data": options.data.name, "threads": options.threads, **found}
-    write_json(
-        options.out / f"labelling_{options.what}.json", {**result, "environment": environment()}
-    )
-    print(result)
+    keep_known(options, found)
+    print(found)
 
 
 if __name__ == "__main__":

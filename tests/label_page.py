@@ -80,6 +80,23 @@ class LabelServer:
         with urllib.request.urlopen(self.address + path.lstrip("/"), timeout=60) as answer:
             return json.load(answer)
 
+    def put_boxes(self, photo: str, boxes: Sequence[tuple[str, list[float]]]) -> None:
+        """Label a photo that has no label yet, without the page."""
+        body = {"boxes": [{"box": box, "name": name} for name, box in boxes], "empty": False}
+        headers = {"X-Sppnet": "1", "Content-Type": "application/json", "If-Match": '"0"'}
+        address = f"{self.address}api/photo/{photo}"
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(address, data, headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 200
+
+    def suggested(self) -> list[str]:
+        """Photos that come with suggestions, in order."""
+        names = [item["photo"] for item in self.ask("api/photos")["items"]]
+        return [
+            name for name in names if not self.ask(f"api/photo/{name}")["suggestions"]["withheld"]
+        ]
+
     def boxes(self, photo: str) -> list[tuple[str, list[float]]]:
         """Names and boxes that the server has of a photo."""
         return [(one["name"], one["box"]) for one in self.ask(f"api/photo/{photo}")["boxes"]]
@@ -222,11 +239,3 @@ def read_cards(data: Path, photo: str) -> list[tuple[str, list[float]]]:
 def near(found: Sequence[float], wanted: Sequence[float], most: float = 1.5) -> bool:
     """Whether a box was drawn as wanted, to about a pixel of the screen."""
     return all(abs(a - b) <= most for a, b in zip(found, wanted, strict=True))
-
-
-def overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes."""
-    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
-    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    areas = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
-    return width * height / (areas - width * height)

@@ -35,6 +35,7 @@ class StandInSession:
     fits: list[bool] = field(default_factory=list)
     looked_at: list[str] = field(default_factory=list)
     measured: int = 0
+    kept: int = 0
     stopped: int = 0
     failure: str = ""
     blocker: threading.Event = field(default_factory=threading.Event)
@@ -112,6 +113,10 @@ class StandInSession:
     def export(self, layout, out, *, copy_photos=True) -> Path:  # noqa: ARG002
         out.write_text(layout)
         return out
+
+    def keep(self) -> bool:
+        self.kept += 1
+        return True
 
     def save_model(self, path) -> Path:
         if not self.fits:

@@ -99,3 +99,25 @@ def test_a_photo_without_things_is_doubted_where_something_is_found() -> None:
 def test_what_was_not_found_at_all_is_doubted_half() -> None:
     doubts = find_doubts({"a": labelled((LEFT, 0))}, {"a": Detections.empty()}, ("cat",))
     assert [doubt.probability for doubt in doubts] == [0.5]
+
+
+def test_a_box_beside_its_thing_is_one_doubt_and_the_thing_is_none_of_its_own() -> None:
+    thing = [35.0, 0.0, 75.0, 40.0]
+    doubts = find_doubts({"a": labelled((LEFT, 0))}, {"a": found((thing, 0.8, 0))}, ("cat", "dog"))
+    assert [(doubt.kind, doubt.box) for doubt in doubts] == [("label", tuple(LEFT))]
+    assert doubts[0].probability == pytest.approx(0.9)
+    far = found((RIGHT, 0.8, 0), (thing, 0.7, 1))  # too far away, and of another class
+    doubts = find_doubts({"a": labelled((LEFT, 0))}, {"a": far}, ("cat", "dog"))
+    assert [doubt.probability for doubt in doubts] == pytest.approx([0.8, 0.7, 0.5])
+
+
+def test_a_part_of_a_labelled_thing_is_no_thing_without_a_label() -> None:
+    part = [0.0, 0.0, 20.0, 20.0]
+    doubts = find_doubts(
+        {"a": labelled((LEFT, 0))},
+        {"a": found((LEFT, 0.9, 0), (part, 0.8, 0), (part, 0.7, 1))},
+        ("cat", "dog"),
+    )
+    missing = {doubt.name: doubt.probability for doubt in doubts if doubt.kind == "missing"}
+    assert missing["cat"] == pytest.approx(0)
+    assert missing["dog"] == pytest.approx(0.7)  # a dog in the cat's box is something else

@@ -87,10 +87,10 @@ def test_mirror_images_are_views_of_their_own(begin, images) -> None:
     learner.learn(images[0], mirrored=True)
     learner.fit()
     assert learner.learnt[images[0].path].views == 2
-    owners = {int(owner) for block in learner._miner._svms.blocks for owner in block.owners}
+    owners = {int(owner) for block in learner.miner._svms.blocks for owner in block.owners}
     assert owners == {0, 1}
     learner.forget(images[0].path)
-    assert not any(block.is_used.any() for block in learner._miner._svms.blocks)
+    assert not any(block.is_used.any() for block in learner.miner._svms.blocks)
 
 
 def test_anchors_are_learnt_when_there_are_enough_new_photos(begin, images) -> None:
@@ -118,7 +118,7 @@ def test_photos_that_change_while_landmarks_are_chosen_are_summed_as_they_are(
     learner.learn(images[3], mirrored=False)
     use()
     numbers = {each.number for each in learner.learnt.values()}
-    assert {owner // 2 for owner in learner._boxes._samples} == numbers
+    assert {owner // 2 for owner in learner.boxes._samples} == numbers
 
 
 def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(

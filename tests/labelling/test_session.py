@@ -68,7 +68,7 @@ def test_a_photo_that_was_taken_back_leaves_no_trace(session, photos) -> None:
     session.refit(60)
     learner = session._loop.learner
     assert held - set(learner.learnt) == {photos.folder / three}
-    owners = {int(o) for block in learner._miner._svms.blocks for o in block.owners[block.is_used]}
+    owners = {int(o) for block in learner.miner._svms.blocks for o in block.owners[block.is_used]}
     numbers = {each.number for each in learner.learnt.values()}
     assert {owner // 2 for owner in owners} <= numbers
 
@@ -179,7 +179,7 @@ def test_photos_without_things_teach(session, photos) -> None:
     learner = session._loop.learner
     assert set(learner.learnt) == {photos.folder / first, photos.folder / second}
     session.improve(60)
-    owners = {int(o) // 2 for block in learner._miner._svms.blocks for o in block.owners}
+    owners = {int(o) // 2 for block in learner.miner._svms.blocks for o in block.owners}
     assert learner.learnt[photos.folder / first].number in owners  # its regions are negatives
 
 

@@ -4,16 +4,36 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from image_files import write_image
+from label_page import find_browser, running_browser, write_cards
 from label_people import PORT, Person, StandInSession
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server.desk import LabelDesk
 from sppnet.server.files import Jobs
 from sppnet.server.label_app import build_label_app
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("no chromium is installed; .ci/run installs it")
+    with running_browser(path) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def photos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen photos of playing cards."""
+    folder = tmp_path_factory.mktemp("page") / "cards"
+    write_cards(shared_data, folder, 14)
+    return folder
 
 
 @pytest.fixture

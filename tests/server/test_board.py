@@ -31,7 +31,7 @@ def test_lists_follow_edits_of_other_processes(board: Board, tmp_path: Path) -> 
     assert board.items(1, 1)[0]["boxes"] == 3
     assert board.classes() == [{"name": "cat", "count": 2}, {"name": "dog", "count": 1}]
     other.undo("000.jpg")
-    assert board.labelled_count() == 1
+    assert board.store.count_labelled() == 1
 
 
 def test_renamed_and_merged_classes_keep_their_counts(board: Board, tmp_path: Path) -> None:

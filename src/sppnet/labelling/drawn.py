@@ -14,7 +14,7 @@ from sppnet.errors import UsageError
 from sppnet.geometry import Detections, box_iou
 from sppnet.images.readers.voc import XmlElement, parse_xml
 from sppnet.labelling.base import PhotoFinder
-from sppnet.storage.labels import LabelBox, SuggestedBox
+from sppnet.storage.labels import LabelBox, PhotoLabels, SuggestedBox
 
 CLOSE = 0.5  # a box that overlaps an earlier one of its class by this is the same one, moved
 # What an import says of the shape of a box; it is gone once the box is moved.
@@ -302,3 +302,9 @@ def _walk(element: XmlElement) -> Iterator[XmlElement]:
 
 def _option_name(element: XmlElement) -> str:
     return element.attributes.get("alias") or element.attributes.get("value", "")
+
+
+def said_of(labels: PhotoLabels) -> tuple[object, ...]:
+    """Boxes and names of what is said about a photo, to be compared."""
+    boxes = torch.tensor([box.corners for box in labels.boxes]).reshape(-1, 4).tolist()
+    return tuple(boxes), tuple(box.name for box in labels.boxes)

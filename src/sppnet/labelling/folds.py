@@ -15,7 +15,8 @@ from torch.nn.functional import normalize
 from sppnet.evaluation import evaluate_detections
 from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
-from sppnet.geometry import Detections, box_iou
+from sppnet.geometry import Detections, box_area, box_iou
+from sppnet.geometry.boxes import box_intersection
 from sppnet.images import LabelledImage
 from sppnet.labelling.base import StoppedError
 from sppnet.labelling.learner import WarmLearner
@@ -23,6 +24,8 @@ from sppnet.labelling.learner import WarmLearner
 DRAWS = 200  # of the bootstrap over photos
 # Overlaps from which on boxes show the same thing, and below which they do not.
 SAME, OTHER = 0.5, 0.3
+UNFOUND = 0.3  # confidence below which a label counts as not found
+REACH = 1.05  # diagonals of a label between its centre and a thing that it may be meant for
 NOVELTY_FLOOR = 0.1  # a photo like one that is labelled still counts a little
 
 
@@ -280,49 +283,60 @@ def find_doubts(
         doubt
         for photo, image in images.items()
         if photo in found
-        for doubt in (*_denied(photo, image, found[photo], names),
-                      *_missing(photo, image, found[photo], names))
-    ]  # fmt: skip
+        for doubt in _doubt_photo(photo, image, found[photo], names)
+    ]
     return sorted(doubts, key=lambda doubt: -doubt.probability)
 
 
-def _denied(
+def _doubt_photo(
     photo: str, image: LabelledImage, found: Detections, names: Sequence[str]
 ) -> list[Doubt]:
-    """Labels for which there is no detection of their class at their place."""
+    """Labels for which there is no detection at their place, and detections without a label.
+
+    A label is denied if it is not found as what it is said to be; the more so if it is found as
+    something else, or if a thing of its class is found beside it that no label is at. That thing is
+    no doubt of its own then.
+    """
     sure = _sureness(found)
     overlaps = box_iou(image.boxes, found.boxes)
-    doubts = []
+    free = ~(overlaps >= OTHER).any(0)
+    doubts, explained = [], torch.zeros_like(free)
     for row, label in enumerate(image.labels.tolist()):
-        near = overlaps[row] >= SAME
-        mine, others = (near & same for same in (found.labels == label, found.labels != label))
-        own, other = (float(sure[rows].max()) if rows.any() else 0.0 for rows in (mine, others))
-        # denied: not found as what it is said to be, and the more so if found as something else
-        probability = (1 - own) * (0.5 + 0.5 * other)
-        best = found.labels[others][sure[others].argmax()] if other > own else None
+        near, same = overlaps[row] >= SAME, found.labels == label
+        beside = free & same & _within_reach(image.boxes[row], found.boxes)
+        own, other, moved = (_surest(sure, s) for s in (near & same, near & ~same, beside))
+        probability = (1 - own) * (0.5 + 0.5 * max(other, moved))
+        best = found.labels[near & ~same][sure[near & ~same].argmax()] if other > own else None
         instead = "" if best is None else names[int(best)]
         box = _corners(image.boxes[row])
         doubts.append(Doubt(photo, "label", box, names[label], instead, probability))
+        if own < UNFOUND:
+            explained |= beside
+    parts = _share_inside(found, image)
+    for row in (free & ~explained).nonzero().flatten().tolist():
+        box, name = _corners(found.boxes[row]), names[int(found.labels[row])]
+        probability = float(sure[row] * (1 - parts[row]))
+        doubts.append(Doubt(photo, "missing", box, name, "", probability))
     return doubts
 
 
-def _missing(
-    photo: str, image: LabelledImage, found: Detections, names: Sequence[str]
-) -> list[Doubt]:
-    """Detections where nothing is labelled."""
-    sure = _sureness(found)
-    alone = ~(box_iou(found.boxes, image.boxes) >= OTHER).any(1)
-    return [
-        Doubt(
-            photo,
-            "missing",
-            _corners(found.boxes[row]),
-            names[int(found.labels[row])],
-            "",
-            float(sure[row]),
-        )
-        for row in alone.nonzero().flatten().tolist()
-    ]
+def _surest(sure: Tensor, chosen: Tensor) -> float:
+    """The highest confidence of some detections; 0 of none."""
+    return float(sure[chosen].max()) if bool(chosen.any()) else 0.0
+
+
+def _within_reach(box: Tensor, others: Tensor) -> Tensor:
+    """(K,) whether the centres of other boxes are no farther from that of a box than its size."""
+    centre, centres = (box[:2] + box[2:]) / 2, (others[:, :2] + others[:, 2:]) / 2
+    return (centres - centre).norm(dim=1) <= REACH * (box[2:] - box[:2]).norm()
+
+
+def _share_inside(found: Detections, image: LabelledImage) -> Tensor:
+    """(K,) which share of each detection lies in one labelled thing of its class: it is a part."""
+    if not len(image.boxes):
+        return torch.zeros(len(found.boxes))
+    shared = box_intersection(found.boxes, image.boxes) / box_area(found.boxes)[:, None]
+    return (shared * (found.labels[:, None] == image.labels)).amax(1)
 
 
 def _sureness(found: Detections) -> Tensor:

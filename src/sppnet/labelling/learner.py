@@ -19,8 +19,7 @@ from sppnet.detection import CachedFeatures, Detector, LinearRegionClassifier
 from sppnet.detection.assign import trainable_objects, wants_mirror
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
-from sppnet.detection.heads.box_sharing import classes_share
-from sppnet.detection.heads.box_sums import BoxSums, Landmarks
+from sppnet.detection.heads.box_sums import BoxSums, Landmarks, classes_share
 from sppnet.detection.heads.hard_negatives import NEVER, HardNegativeMiner
 from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
@@ -42,7 +41,8 @@ LANDMARK_GROWTH, ENOUGH_PHOTOS = 2, 64
 ANCHOR_GROWTH = 1.3
 # Samples of the box regression that are kept over all photos, about 1.5 KB each and stage.
 MOST_BOX_SAMPLES = 40_000
-MAPS_IN_MEMORY = 400_000_000  # bytes
+# Bytes of memory: maps of photos looked at lately, and rows of the SVMs.
+MAPS_IN_MEMORY, ROWS_IN_MEMORY = 100_000_000, 280_000_000
 # Of a photo that may be unfinished, this share of the likeliest negatives is not believed.
 SUSPECT_SHARE = 0.05
 
@@ -93,6 +93,12 @@ class WarmLearner:
         config: The constants of ``detect train``; no fine-tuning.
         names: Class names; more may come by :meth:`grow`.
 
+    Attributes:
+        learnt: What has been learnt, by path of the photo.
+        numbers: Of all photos that were ever learnt, by path.
+        miner: The SVMs; None before the first photo, as the box regression.
+        boxes: The box regression.
+
     Raises:
         ValueError: If the configuration asks for a fine-tuning or another classifier than svm.
     """
@@ -106,19 +112,19 @@ class WarmLearner:
         self.names: tuple[str, ...] = tuple(names)
         self.learnt: dict[Path, Learnt] = {}
         self.scale = 0.0
-        self._numbers: dict[Path, int] = {}
+        self.numbers: dict[Path, int] = {}
         self._maps: OrderedDict[tuple[Path, bool], EncodedImage] = OrderedDict()
         self._maps_lock = Lock()
-        self._anchor_photos = 0
-        self._landmark_photos = 0
-        self._miner: HardNegativeMiner | None = None
-        self._boxes: BoxSums | None = None
+        self.anchor_photos = 0
+        self.landmark_photos = 0
+        self.miner: HardNegativeMiner | None = None
+        self.boxes: BoxSums | None = None
         self._trainer: SvmTrainer | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether there is anything to detect with."""
-        return self._miner is not None and any(self._miner.objectives_)
+        return self.miner is not None and any(self.miner.objectives_)
 
     @property
     def channels(self) -> int:
@@ -137,13 +143,13 @@ class WarmLearner:
     def wants_anchors(self) -> bool:
         """Whether so many photos have come since that anchors should be learnt again."""
         count = sum(len(each.image.boxes) > 0 for each in self.learnt.values())
-        return self.config.anchors and count >= max(1, ANCHOR_GROWTH * self._anchor_photos)
+        return self.config.anchors and count >= max(1, ANCHOR_GROWTH * self.anchor_photos)
 
     @property
     def wants_landmarks(self) -> bool:
         """Whether so many photos have come since that the landmarks should be chosen again."""
-        wanted = LANDMARK_GROWTH * self._landmark_photos
-        return 0 < self._landmark_photos < ENOUGH_PHOTOS and len(self.learnt) >= wanted
+        wanted = LANDMARK_GROWTH * self.landmark_photos
+        return 0 < self.landmark_photos < ENOUGH_PHOTOS and len(self.learnt) >= wanted
 
     def grow(self, names: Sequence[str]) -> None:
         """Name the classes anew; the first ones keep their numbers, further ones are added.
@@ -153,9 +159,9 @@ class WarmLearner:
         """
         more = len(names) - len(self.names)
         self.names = tuple(names)
-        if more and self._miner is not None and self._boxes is not None:
-            self._miner.grow(len(names))
-            self._boxes.grow(len(names))
+        if more and self.miner is not None and self.boxes is not None:
+            self.miner.grow(len(names))
+            self.boxes.grow(len(names))
         self._trainer = None
 
     def encoded(self, view: LabelledImage) -> EncodedImage:
@@ -187,29 +193,29 @@ class WarmLearner:
         """
         self.forget(image.path)
         self.encoded(image)  # before anything is changed
-        number = self._numbers.setdefault(image.path, len(self._numbers))
+        number = self.numbers.setdefault(image.path, len(self.numbers))
         known = Learnt(image, 1 + mirrored, unfinished, number)
         self.learnt[image.path] = known
-        self._share_images()
+        self.share_images()
         if not self.names:  # there is no class that it could be a negative of
             return
         self._begin()
         for view in known.list_views():
             self._learn_view(view, known.owner_of(view), unfinished)
-        if self._boxes is not None:
-            self._sum_views(self._boxes, known)
+        if self.boxes is not None:
+            self._sum_views(self.boxes, known)
 
     def forget(self, path: Path) -> None:
         """Take away all that was learnt from a photo; nothing if nothing was."""
         known = self.learnt.pop(path, None)
         if known is None:
             return
-        self._share_images()
+        self.share_images()
         owners = {2 * known.number, 2 * known.number + 1}
-        if self._miner is not None and self._boxes is not None:
-            self._miner.drop(owners)
+        if self.miner is not None and self.boxes is not None:
+            self.miner.drop(owners)
             for owner in owners:
-                self._boxes.drop(owner)
+                self.boxes.drop(owner)
 
     def mine(self, path: Path) -> None:
         """Look through a photo that is known already for further hard negatives."""
@@ -218,19 +224,20 @@ class WarmLearner:
         for view in known.list_views():
             self._mine_view(view, known.owner_of(view), known.unfinished)
 
-    def fit(self, *, early: bool = True) -> None:
+    def fit(self, *, early: bool = True, local: bool = False) -> None:
         """Fit what has changed, from the last solution on.
 
         Args:
             early: Whether the coarse tolerance is enough.
+            local: Whether only rows beside the new ones are visited, for now.
         """
-        if self._miner is not None and self._boxes is not None:
-            self._miner.refit(early=early)
-            self._boxes.solve()
+        if self.miner is not None and self.boxes is not None:
+            self.miner.refit(early=early, local=local)
+            self.boxes.solve()
 
     def polish(self) -> bool:
         """Fit one class as exactly as ``detect train`` does; tell whether there are more."""
-        return self._miner is not None and self._miner.refit(early=False, most=1)
+        return self.miner is not None and self.miner.refit(early=False, most=1)
 
     def anchors_anew(self) -> Work:
         """Prepare to learn anchors from all labelled photos; proposals change once they are in use.
@@ -240,8 +247,7 @@ class WarmLearner:
             anchors to use.
         """
         labelled = [each.image for each in self.learnt.values() if len(each.image.boxes)]
-        constants = part_of(self.config, AnchorConfig, "anchor_")
-        proposer = AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
+        proposer = self.new_proposer()
         maps = self.cached.subset(labelled).maps("learning anchors")
 
         def work() -> Callable[[], None]:
@@ -249,7 +255,7 @@ class WarmLearner:
 
             def use() -> None:
                 self.cached.use_anchors(proposer)
-                self._anchor_photos = len(labelled)
+                self.anchor_photos = len(labelled)
 
             return use
 
@@ -275,7 +281,7 @@ class WarmLearner:
                     if self.learnt.get(path) is not each:
                         for view in each.list_views():
                             boxes.drop(each.owner_of(view))
-                self._boxes = boxes
+                self.boxes = boxes
                 for path, each in self.learnt.items():
                     if known.get(path) is not each:
                         self._sum_views(boxes, each)
@@ -291,13 +297,13 @@ class WarmLearner:
         Raises:
             ValueError: If nothing was learnt yet.
         """
-        if self._miner is None or self._boxes is None:
+        if self.miner is None or self.boxes is None:
             raise ValueError("learner must have learnt from a photo, has from none")
-        cascade = BoxCascade(len(self.names), self._boxes.config, self.config.seed)
-        cascade.stages_ = [_copied(stage) for stage in self._boxes.cascade.stages_]
+        cascade = BoxCascade(len(self.names), self.boxes.config, self.config.seed)
+        cascade.stages_ = [_copied(stage) for stage in self.boxes.cascade.stages_]
         return Detector(
             self.cached.encoder,
-            self._classifier(self._miner),
+            self._classifier(self.miner),
             cascade if self.config.box_regression else None,
             self.names,
             inference_config(self.config),
@@ -339,8 +345,8 @@ class WarmLearner:
             ValueError: If nothing was learnt yet.
         """
         detector = self.detector()
-        if self._miner is not None:
-            miner = self._miner.copy()
+        if self.miner is not None:
+            miner = self.miner.copy()
             numbers = [self.learnt[path].number for path in paths]
             miner.drop({2 * number + side for number in numbers for side in (0, 1)})
             miner.refit()
@@ -353,27 +359,39 @@ class WarmLearner:
         weights = (miner.weights_ * self.scale * is_found).contiguous()
         return LinearRegionClassifier(weights, miner.bias_.clone())
 
-    def _share_images(self) -> None:
+    def share_images(self) -> None:
+        """Let the features know which photos are learnt from."""
         self.cached.images = [each.image for each in self.learnt.values()]
         self._trainer = None
 
     def _begin(self) -> None:
         """Measure the features, choose landmarks and set up the SVMs, at the first photo."""
-        if self._miner is not None:
+        if self.miner is not None:
             return
         scaler = FeatureScaler(self.cached, norm_config(self.config))
         self.scale = scaler.factor(RegionFeatures())
-        mining = replace(svm_config(self.config).mining, seed=self.config.seed)
+        self.miner = self.new_miner()
+        self.boxes = self._begin_boxes()
+
+    def new_miner(self) -> HardNegativeMiner:
+        """SVMs of the present classes that have learnt nothing yet."""
+        mining = svm_config(self.config).mining
+        seed, budget = self.config.seed, ROWS_IN_MEMORY
+        mining = replace(mining, seed=seed, budget_bytes=budget)
         none = torch.zeros(0, self.cached.encoder.length)
-        self._miner = HardNegativeMiner([none] * len(self.names), mining)
-        self._boxes = self._begin_boxes()
+        return HardNegativeMiner([none] * len(self.names), mining)
+
+    def new_proposer(self) -> AnchorProposer:
+        """Anchors that are not learnt yet."""
+        constants = part_of(self.config, AnchorConfig, "anchor_")
+        return AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
 
     def _begin_boxes(self) -> BoxSums:
         """Box regression without samples, in coordinates of landmarks from some photos."""
         draw = torch.Generator().manual_seed(self.config.seed)
         known = list(self.learnt.values())
         known = [known[i] for i in torch.randperm(len(known), generator=draw).tolist()]
-        self._landmark_photos = len(known)
+        self.landmark_photos = len(known)
         rows = []
         per_photo = max(16, MOST_LANDMARKS // len(known))
         sampler = BoxCascade(1, cascade_config(self.config))
@@ -389,10 +407,9 @@ class WarmLearner:
         landmarks = Landmarks(torch.cat(rows)[:MOST_LANDMARKS].cpu())
         return BoxSums(
             self.cached.encoder,
-            landmarks,
+            landmarks.basis * self.scale,
             len(self.names),
             cascade_config(self.config, class_agnostic=self._classes_share(known)),
-            self.scale,
             self.config.seed,
         )
 
@@ -422,15 +439,15 @@ class WarmLearner:
         """Add the rows of one view."""
         trainer, encoded = self._svm_trainer(), self.encoded(view)
         boxes, labels = trainer.positives_of(view)
-        if len(boxes) and self._miner is not None:
+        if len(boxes) and self.miner is not None:
             rows = trainer.describe(encoded, self.cached.encoder.assign_regions(encoded, boxes))
-            self._miner.add_positives(rows, labels, owner)
+            self.miner.add_positives(rows, labels, owner)
         self._mine_view(view, owner, unfinished)
 
     @torch.no_grad()
     def _mine_view(self, view: LabelledImage, owner: int, unfinished: bool) -> None:
         """Add the hard negatives of one view."""
-        miner = self._miner
+        miner = self.miner
         if miner is None:
             return
         trainer, encoded = self._svm_trainer(), self.encoded(view)

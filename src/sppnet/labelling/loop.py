@@ -23,6 +23,7 @@ from sppnet.geometry import Detections
 from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
 from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
+from sppnet.labelling.drawn import said_of
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
 from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
@@ -31,7 +32,7 @@ from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
 
 # Between them most objects find a scale that suits them, before there is a label to choose by.
 SHORT_SIDES = (480, 720)
-FOLDS = 5
+FOLDS, DOUBT_FOLDS = 5, 10
 AHEAD = 3  # photos after the one looked at that are convolved before anything else is improved
 LOOKED_AT = 40  # photos whose uncertainty is measured for the order, at most
 FEW_PHOTOS = 10  # with more, the background looks through changed photos once more
@@ -70,11 +71,11 @@ class LearningLoop:
         self.lock = RLock()  # guards what is learnt
         self.pending: dict[str, None] = {}  # photos with something to learn, the latest last
         self.learner = WarmLearner(self._begin(), config)
-        self._blank: dict[str, LabelledImage] = {}  # photos as if nothing was said of them
+        self._blank: dict[str, LabelledImage] = {}  # as if nothing was said of them
         self._edit, self._class_edit, self._fits, self._start = 0, 0, 0, name_start()
-        self._unfinished = ""  # the photo that got its first boxes last
-        self._mined: set[str] = set()  # photos looked through since the last label changed
-        self._polished = True  # whether the fit is as exact as it gets
+        self.unfinished = ""  # the photo that got its first boxes last
+        self.mined: set[str] = set()  # photos looked through since the last label changed
+        self.is_polished = True  # whether the fit is as exact as it gets
         self._found: dict[str, tuple[str, Detections]] = {}  # by photo: version, what was found
         self._vectors: dict[str, Tensor] = {}
         self._convolved: set[str] = set()  # photos that were looked for in the cache, and are there
@@ -100,6 +101,13 @@ class LearningLoop:
         finally:
             self.lock.release()
 
+    def begin_anew(self) -> None:
+        """Forget all that was learnt."""
+        with self.lock:
+            self.learner, self.model = WarmLearner(self._begin(), self.config), None
+            self.pending.clear()
+            self.sync(every=True)
+
     def rename(self, name: str, new: str) -> None:
         """Give a class another name; nothing is learnt anew.
 
@@ -122,8 +130,8 @@ class LearningLoop:
         """Put a photo in line if what is said differs from what is learnt."""
         self.pending.pop(labels.photo, None)
         known = self.learner.learnt.get(self.folder / labels.photo)
-        said = None if labels.state == UNLABELLED else _said(labels)
-        if said == (None if known is None else self._learnt(known.image)):
+        said = None if labels.state == UNLABELLED else said_of(labels)
+        if said == (None if known is None else self.learnt_of(known.image)):
             return
         if labels.photo in self.places:
             self.pending[labels.photo] = None
@@ -132,12 +140,13 @@ class LearningLoop:
 
     def _finish(self, photo: str) -> None:
         """Take a photo for unfinished; the one that was so is finished then."""
-        before, self._unfinished = self._unfinished, photo
+        before, self.unfinished = self.unfinished, photo
         path = self.folder / before
         if before != photo and path in self.learner.learnt:
             self.pending = {before: None, **self.pending}
 
-    def _learnt(self, image: LabelledImage) -> tuple[object, ...]:
+    def learnt_of(self, image: LabelledImage) -> tuple[object, ...]:
+        """Boxes and names of an image, to be compared with :func:`said_of`."""
         names = [self.learner.names[label] for label in image.labels.tolist()]
         return tuple(image.boxes.tolist()), tuple(names)
 
@@ -162,15 +171,16 @@ class LearningLoop:
             self.learner.anchors_anew()()()
         if self.learner.wants_landmarks and len(self.learner.learnt) <= AHEAD:
             self.learner.landmarks_anew()()()
-        self.learner.fit()
+        self.learner.fit(local=len(self.learner.learnt) > FEW_PHOTOS * len(changed))
         if len(self.learner.learnt) <= FEW_PHOTOS:  # what the new solution takes for things there
             for photo in changed:
                 if self.folder / photo in self.learner.learnt:
                     self.learner.mine(self.folder / photo)
             self.learner.fit()
-        self._publish()
-        self._mined.clear()
-        self._polished = False
+        self.publish()
+        if changed:
+            self.mined.clear()
+            self.is_polished = False
 
     def _has_box(self) -> bool:
         return any(len(each.image.boxes) for each in self.learner.learnt.values())
@@ -183,7 +193,7 @@ class LearningLoop:
             self._learn(self.pending.popitem()[0])
         return is_new
 
-    def _publish(self, *, over_full: bool = True) -> None:
+    def publish(self, *, over_full: bool = True) -> None:
         """Let the learner as it is suggest from now on, unless a full model is to stay."""
         if self.full is not None and not over_full:
             return
@@ -205,7 +215,7 @@ class LearningLoop:
             raise NothingUsableError("no photo with a box to learn from", path=self.store.path)
         if is_new and self._has_box():
             self.learner.fit()
-            self._publish()  # suggests if the training fails
+            self.publish()  # suggests if the training fails
         torch.manual_seed(self.config.seed)
         encoder = build_encoder(self.config, dataset.images)
         cached = build_cached_features(
@@ -232,7 +242,7 @@ class LearningLoop:
         if mirrored is None:
             mirrored = self.learner.mirror and self.is_convolved(image.mirror())
         try:
-            unfinished = photo == self._unfinished
+            unfinished = photo == self.unfinished
             self.learner.learn(image, mirrored=mirrored, unfinished=unfinished)
         except InputError as error:
             self.learner.forget(path)
@@ -291,8 +301,8 @@ class LearningLoop:
 
             def publish() -> None:
                 use()
-                self._publish(over_full=False)
-                self._polished = False
+                self.publish(over_full=False)
+                self.is_polished = False
 
             return publish
 
@@ -302,7 +312,7 @@ class LearningLoop:
         """Learn from the mirror image, too, unless the photo was edited or forgotten meanwhile."""
         if self.folder / photo in self.learner.learnt and photo not in self.pending:
             self._learn(photo, mirrored=True)
-            self._polished = False
+            self.is_polished = False
 
     def _improve_model(self) -> bool:
         """One short piece of work on the model: what waits, negatives, a more exact fit."""
@@ -313,20 +323,21 @@ class LearningLoop:
             self._learn(self.pending.popitem()[0])
             if not self.pending and learner.is_ready:
                 learner.fit()
-                self._publish()
+                self.publish()
             return True
         if not learner.is_ready:
             return False
-        old = self._not_mined()
-        if old is not None:
+        names = map(self.name_of, (each.image for each in learner.learnt.values()))
+        old = next((name for name in names if name not in self.mined), None)
+        if old is not None:  # it was not looked through since the last label changed
             learner.mine(self.folder / old)
-            self._mined.add(old)
-            self._polished = False
-        elif not self._polished:
-            self._polished = not learner.polish()
-            if self._polished:
+            self.mined.add(old)
+            self.is_polished = False
+        elif not self.is_polished:
+            self.is_polished = not learner.polish()
+            if self.is_polished:
                 learner.fit(early=False)
-                self._publish(over_full=False)
+                self.publish(over_full=False)
         else:
             return False
         return True
@@ -348,11 +359,6 @@ class LearningLoop:
             return None
         return next((self.name_of(each.image) for each in self.learner.learnt.values()
                      if each.views == 1 and len(each.image.boxes)), None)  # fmt: skip
-
-    def _not_mined(self) -> str | None:
-        """A labelled photo that was not looked through since the last label changed."""
-        names = (self.name_of(each.image) for each in self.learner.learnt.values())
-        return next((name for name in names if name not in self._mined), None)
 
     def _not_convolved(self, count: int) -> Iterator[str]:
         """Photos without maps, from the one that is looked at on."""
@@ -410,8 +416,10 @@ class LearningLoop:
         points = self.points
         return points if points and len(points.thresholds) == len(self.learner.names) else None
 
-    def hold_out(self, most_photos: int, stop: Callable[[], bool] = lambda: False) -> HeldOut:
-        """Find things on labelled photos by models that forgot them; confidence follows from it.
+    def hold_out(
+        self, most_photos: int, stop: Callable[[], bool] = lambda: False, folds: int = FOLDS
+    ) -> HeldOut:
+        """Find things on labelled photos by models that forgot them; gives confidence, too.
 
         Raises:
             NothingUsableError: If fewer than two photos are labelled.
@@ -422,12 +430,12 @@ class LearningLoop:
         if len(known) < 2 or not self._has_box():
             raise NothingUsableError("two photos or more must be labelled", path=self.store.path)
         self.learner.fit()
-        draw = torch.Generator().manual_seed(self.config.seed)
-        some = torch.randperm(len(known), generator=draw)[:most_photos].tolist()
-        images = {self.name_of(known[place]): known[place] for place in some}
-        held = detect_held_out(self.learner, images, FOLDS, self.config.seed, stop)
+        seed = self.config.seed
+        some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+        images = {self.name_of(known[at]): known[at] for at in some[:most_photos].tolist()}
+        held = detect_held_out(self.learner, images, folds, seed, stop)
         self.points = held.points
-        self._publish(over_full=is_new)
+        self.publish(over_full=is_new)
         return held
 
     def candidates(self, done: set[str]) -> tuple[list[Candidate], Tensor]:
@@ -440,10 +448,8 @@ class LearningLoop:
         unsure = [1.0] * len(some)
         if model is not None:
             unsure = [measure_uncertainty(self.find(photo, model)) for photo in some]
-        made = [
-            Candidate(photo, each, self._vector(photo))
-            for photo, each in zip(some, unsure, strict=True)
-        ]
+        pairs = zip(some, unsure, strict=True)
+        made = [Candidate(photo, each, self._vector(photo)) for photo, each in pairs]
         seen = [self._vector(photo) for photo in known if photo in done]
         return made, torch.stack(seen) if seen else torch.zeros(0, self.learner.channels)
 
@@ -491,9 +497,3 @@ class LearningLoop:
             encoder = build_encoder(replace(self.config, imgsz=sides))
         cache = FeatureCache(self.store.folder / "features", MOST_FEATURES)
         return build_cached_features(self.config, [], encoder, cache)
-
-
-def _said(labels: PhotoLabels) -> tuple[object, ...]:
-    """What a photo's labels say, to be compared."""
-    boxes = torch.tensor([box.corners for box in labels.boxes]).reshape(-1, 4).tolist()
-    return tuple(boxes), tuple(box.name for box in labels.boxes)

@@ -22,9 +22,11 @@ from sppnet.labelling.base import (
 from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
 from sppnet.labelling.exchange import export_labels
 from sppnet.labelling.folds import Doubt, Expectation, choose_next, find_doubts, summarise
-from sppnet.labelling.loop import LearningLoop
+from sppnet.labelling.kept import KeptLearning
+from sppnet.labelling.loop import DOUBT_FOLDS, LearningLoop
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import LABELLED, UNLABELLED, PhotoLabels
+from sppnet.storage.tensors import trim_heap
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ class LabelSession(PhotoSession):
         self._loop = LearningLoop(folder, store, config, self.photos)
         self._loop.learns_edits = learns_edits
         self._lock = self._loop.lock
-        self._improver = Improver(self._loop.improve_once, self._fail)
+        self._kept = KeptLearning(self._loop)
+        self._kept.recall()
+        self._improver = Improver(self._improve_once, self._fail)
         if background:
             self._improver.start()
 
@@ -266,7 +270,7 @@ class LabelSession(PhotoSession):
         """
         check_number("seconds", seconds)
         begin = time.monotonic()
-        while time.monotonic() < begin + seconds and self._loop.improve_once():
+        while time.monotonic() < begin + seconds and self._improve_once():
             pass
         return time.monotonic() - begin
 
@@ -347,7 +351,7 @@ class LabelSession(PhotoSession):
         check_number("count", count, whole=True)
         check_number("most_photos", most_photos, whole=True)
         with self._improver.paused(), self._loop.lock:
-            held = self._loop.hold_out(most_photos)
+            held = self._loop.hold_out(most_photos, folds=DOUBT_FOLDS)
             return find_doubts(held.images, held.found, held.names)[:count]
 
     def export(self, layout: str, out: str | Path, *, copy_photos: bool = True) -> Path:
@@ -389,6 +393,22 @@ class LabelSession(PhotoSession):
             else:
                 raise NothingUsableError("nothing was learnt yet: label a photo and refit")
         return Path(path)
+
+    def keep(self) -> bool:
+        """Write what was learnt to the disk, so that opening again need not learn it again.
+
+        :meth:`close` does it as well. Fits and edits go on meanwhile.
+
+        Returns:
+            Whether there was something new.
+        """
+        return self._kept.keep()
+
+    def _improve_once(self) -> bool:
+        """One piece of the background's work; the memory that it took goes back to the system."""
+        is_done = self._loop.improve_once()
+        trim_heap()
+        return is_done
 
     def _edited(self) -> None:
         """Put what was edited in line; the background may begin to learn it."""

@@ -200,11 +200,6 @@ class EventHub:
         self._listeners: dict[asyncio.Queue[str | None], asyncio.AbstractEventLoop] = {}
         self.is_closed = False
 
-    @property
-    def count(self) -> int:
-        """How many listen."""
-        return len(self._listeners)
-
     def publish(self, event: str, data: Any) -> None:
         """Tell all listeners; never waits."""
         text = format_event(event, data)

@@ -121,11 +121,6 @@ class Board:
         self.refresh()
         return (photo for photo in self.photos if not self.is_labelled(photo))
 
-    def labelled_count(self) -> int:
-        """Number of the photos of which something is said."""
-        self.refresh()
-        return sum(brief.state != UNLABELLED for brief in list(self._briefs.values()))
-
     def recall_fact(self, name: str) -> Any:
         """Give a value that :meth:`keep_fact` kept; None if there is none."""
         text = self.store.fact(name)

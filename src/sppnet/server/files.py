@@ -226,7 +226,7 @@ def write_onnx(model: Path, out: Path) -> Path:
     from sppnet.pooling.onnx.export import check_packages, export_onnx
 
     check_packages()
-    recipe = _recipe(model)
+    recipe = recipe_of(model)
     data, comparisons = export_onnx(recipe)
     if not all(each.matches(recipe.tolerance) for each in comparisons):
         raise OutputError("onnxruntime and torch differ on this model", code="E_MISMATCH")
@@ -234,7 +234,12 @@ def write_onnx(model: Path, out: Path) -> Path:
     return out
 
 
-def _recipe(model: Path) -> "ExportRecipe":
+def recipe_of(model: Path) -> "ExportRecipe":
+    """Read a saved model of either kind and describe its export as ONNX.
+
+    Raises:
+        UnusableFileError: If it cannot be read, or this kind of model has no ONNX.
+    """
     from sppnet.storage import read_kind
 
     kind = read_kind(model)
@@ -248,7 +253,11 @@ def _recipe(model: Path) -> "ExportRecipe":
         from sppnet.classification.onnx import classifier_recipe
 
         return classifier_recipe(Classifier.load(model))
-    raise UnusableFileError(f"a {kind} has no ONNX", code="E_WEIGHTS_ARCH")
+    raise UnusableFileError(
+        f"the model is a {kind!r}; a 'classifier' or a 'detector' is needed",
+        path=model / "manifest.json",
+        code="E_WEIGHTS_ARCH",
+    )
 
 
 def _make(write: Callable[[Path], Path], name: str) -> Download:

@@ -19,6 +19,7 @@ BUDGET = 3.0  # seconds of one fit; photos beyond it wait for the next, at once
 LONG_BUDGET = 20.0  # the same where nobody has edited for a minute, as after a start
 LOOK = 1.0  # seconds between looks at what the background and other processes did
 QUIET, LONG_QUIET = 2.0, 20.0  # seconds without edits after which it is measured what to expect
+KEEP_EVERY = 60.0  # seconds without edits, and since the last time, before what is learnt is kept
 SHARE_NEW = 0.05  # of the labelled photos that must be new before it is measured after `QUIET`
 MEASURED_PHOTOS = 40  # photos that are held out in turn, at most
 OPENING_SECONDS = 300.0  # how long a request waits for the session
@@ -72,6 +73,9 @@ class Session(Protocol):
     def doubtful(self, count: int = 40, most_photos: int = 1000) -> Sequence[Any]:
         """Doubt labels."""
 
+    def keep(self) -> bool:
+        """Write what was learnt."""
+
     def save_model(self, path: str | Path) -> Path:
         """Write the model."""
 
@@ -110,6 +114,7 @@ class LabelWork:
         self._wants_full = self._is_full = self._has_nothing = False
         self._bug = ""  # what went wrong in this thread, until the next fit
         self._open_photo = self._looked_at = ""
+        self._kept_at = time.monotonic()
         self._measured = (0, 0)  # edits and labelled photos when it was last measured
         self._last_state: dict[str, Any] = {}
         self._last_model = ""
@@ -186,7 +191,10 @@ class LabelWork:
 
     def _state(self) -> dict[str, Any]:
         if self._session is None:
-            counts = {"labelled": self.board.labelled_count(), "photos": len(self.board.photos)}
+            counts = {
+                "labelled": self.board.store.count_labelled(),
+                "photos": len(self.board.photos),
+            }
             phase, message = "queued", ""
             if self.failure is not None:
                 phase, message = "failed", failure_text(self.failure)
@@ -235,6 +243,9 @@ class LabelWork:
             self._look()
         elif not is_new and self._is_measure_due(session, quiet):
             self._measure(session)
+        elif not is_new and min(quiet, time.monotonic() - self._kept_at) > KEEP_EVERY:
+            self._kept_at = time.monotonic()
+            session.keep()
         else:
             with self._wake:
                 self._wake.wait(max(0.01, self.settle - quiet) if is_new else LOOK)
@@ -301,11 +312,11 @@ class LabelWork:
         edits, labelled = self._measured
         if self._edits == edits or not session.state.model:
             return False
-        new = self.board.labelled_count() - labelled
+        new = self.board.store.count_labelled() - labelled
         return quiet > LONG_QUIET or (quiet > QUIET and abs(new) >= max(1, SHARE_NEW * labelled))
 
     def _measure(self, session: Session) -> None:
-        edits, labelled = self._edits, self.board.labelled_count()
+        edits, labelled = self._edits, self.board.store.count_labelled()
         try:
             found = session.evaluate(MEASURED_PHOTOS, stop=lambda: self._is_interrupted(edits))
         except NothingUsableError:
@@ -339,7 +350,7 @@ class LabelWork:
             return None
         agreement = self.withheld.agreement()
         more = {"agreement": agreement.share, "agreement_photos": agreement.photos}
-        return {"labelled": self.board.labelled_count(), **found, **more}
+        return {"labelled": self.board.store.count_labelled(), **found, **more}
 
     def curve(self) -> list[dict[str, Any]]:
         """What was measured over time."""

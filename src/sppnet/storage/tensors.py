@@ -3,9 +3,12 @@
 import ctypes
 import hashlib
 import json
+import struct
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
 from weakref import WeakSet
 
 import numpy as np
@@ -14,6 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from sppnet.errors import InputError, UnusableFileError
+from sppnet.storage.files import open_regular_file, write_bytes
 
 MOST_DIMENSIONS = 64  # more torch can hold, but hardly work with
 LEAST_ROWS = 64  # of a stretch of memory
@@ -237,3 +243,67 @@ class RowStore:
             chosen = np.flatnonzero(numbers == number)
             inside = torch.from_numpy(places[chosen] - number * self.capacity)
             yield self._parts[number], torch.from_numpy(chosen), inside
+
+
+_PART = struct.Struct("<8sQ32s")  # magic, length, SHA-256
+_PART_MAGIC = b"sppparts"
+_MOST_PART_BYTES = 2**34
+
+
+def write_parts(path: str | Path, parts: Iterable[Mapping[str, Tensor]]) -> None:
+    """Write named tensors part by part, so that no more than one part is in memory twice.
+
+    Args:
+        path: The file; it is whole and on the disk when this returns.
+        parts: Dense tensors by name.
+
+    Raises:
+        OutputError: If it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_parts(f"{folder}/a", ({"n": torch.tensor(n)} for n in range(2)))
+        ...     [int(part["n"]) for part in read_parts(f"{folder}/a")]
+        [0, 1]
+    """
+
+    def frames() -> Iterator[bytes]:
+        written = 0
+        for part in parts:
+            data = tensors_to_bytes(part)
+            yield _PART.pack(_PART_MAGIC, len(data), hashlib.sha256(data).digest())
+            yield data
+            written += 1
+        yield _PART.pack(_PART_MAGIC, 0, written.to_bytes(32, "little"))  # here it ends
+
+    write_bytes(path, frames())
+
+
+def read_parts(path: str | Path) -> Iterator[dict[str, Tensor]]:
+    """Read what :func:`write_parts` wrote, one part at a time.
+
+    Raises:
+        UnusableFileError: If it is missing, or not what was written; parts before that were whole.
+    """
+    try:
+        with open_regular_file(path) as file:
+            count = 0
+            while data := _read_part(file, count):
+                yield bytes_to_tensors(data)
+                count += 1
+    except (InputError, OSError, ValueError, struct.error) as error:
+        raise UnusableFileError(f"damaged: {error}", path=path, code="E_UNREADABLE") from error
+
+
+def _read_part(file: BinaryIO, count: int) -> bytes:
+    """The bytes of the next part; none at the end, after as many parts as were written."""
+    magic, length, digest = _PART.unpack(file.read(_PART.size))
+    if magic != _PART_MAGIC or length > _MOST_PART_BYTES:
+        raise ValueError("no part begins there")
+    if not length and (count.to_bytes(32, "little") != digest or file.read(1)):
+        raise ValueError("it does not end where it should")
+    data = file.read(length)
+    if length and hashlib.sha256(data).digest() != digest:
+        raise ValueError("SHA-256 differs")
+    return data

@@ -10,7 +10,7 @@ from sklearn.linear_model import Ridge
 
 from sppnet.config.detection import DetectionConfig
 from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
-from sppnet.detection.heads.box_sharing import (
+from sppnet.detection.heads.box_sums import (
     NearBoxes,
     classes_share,
     predict_left_out,
@@ -130,7 +130,7 @@ def test_class_of_one_photo_is_not_refined_by_that_photo() -> None:
 def test_classes_alike_share_whatever_their_number(classes, monkeypatch) -> None:
     near = _near([(0.5, 0.3)] * classes, 1200 // classes, 6)
     config = CascadeConfig(strength=0.3, spread=1e-6)
-    monkeypatch.setattr("sppnet.detection.heads.box_sharing.collect_near", lambda *_: near)
+    monkeypatch.setattr("sppnet.detection.heads.box_sums.collect_near", lambda *_: near)
     assert classes_share([], _Encoder(near), config)
 
 

@@ -46,7 +46,7 @@ def test_with_all_samples_as_landmarks_it_is_ridge_regression() -> None:
 def _sums(encoder, made, owners, *, agnostic: bool = False) -> BoxSums:
     rows = torch.cat([encoder.describe(encoded, boxes) for _, encoded, boxes in made])
     config = CascadeConfig(stages=1, strength=1.0, class_agnostic=agnostic)
-    sums = BoxSums(encoder, Landmarks(rows), 2, config, scale=1.0)
+    sums = BoxSums(encoder, Landmarks(rows).basis, 2, config)
     for owner in owners:
         image, encoded, boxes = made[owner]
         sums.add(owner, image, encoded, boxes, most=60)
@@ -111,3 +111,32 @@ def test_one_regression_serves_all_classes_and_new_ones(samples) -> None:
     never = _sums(encoder, made, [0, 2], agnostic=True)
     ours, theirs = sums.cascade.stages_[0], never.cascade.stages_[0]
     assert ours.weights_ == pytest.approx(theirs.weights_, abs=1e-4)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_what_was_written_in_parts_goes_on_as_if_it_never_stopped(samples, agnostic: bool) -> None:
+    encoder, made = samples
+    first = _sums(encoder, made, [0, 1], agnostic=agnostic)
+    parts = iter(list(first.parts()))
+    again = BoxSums.restored(parts, encoder, 2, CascadeConfig(stages=1, strength=1.0))
+    for sums in (first, again):
+        assert sums.config.class_agnostic is agnostic
+        sums.drop(0)
+        sums.add(2, *made[2], most=60)
+        sums.solve()
+    (one,), (two,) = first.cascade.stages_, again.cascade.stages_
+    assert torch.equal(one.weights_, two.weights_)
+    assert torch.equal(one.bias_, two.bias_)
+
+
+def test_a_copy_of_sums_leaves_the_first_alone(samples) -> None:
+    encoder, made = samples
+    first = _sums(encoder, made, [0, 1])
+    before = first.cascade.stages_[0].weights_.clone()
+    other = first.copy()
+    other.drop(0)
+    other.add(2, *made[2], most=60)
+    other.solve()
+    first._changed = {(0, 0), (0, 1)}
+    first.solve()
+    assert torch.equal(first.cascade.stages_[0].weights_, before)

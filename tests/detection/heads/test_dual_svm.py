@@ -80,7 +80,7 @@ def test_dual_objective_never_falls() -> None:
     values = [0.0]
     for _ in range(12):
         party = svms._gather(np.array([0]))
-        (gain,) = svms._sweep(party)
+        (gain,) = svms._sweep(party, 0)
         svms._scatter(party)
         values.append(svms.dual_objective(0))
         assert gain >= 0

@@ -376,3 +376,38 @@ def test_a_copy_of_a_miner_leaves_the_first_alone() -> None:
     assert torch.equal(miner.weights_, weights)
     assert torch.equal(miner.bias_, bias)
     assert not torch.equal(other.weights_, weights)
+
+
+def test_what_was_written_in_parts_goes_on_as_if_it_never_stopped() -> None:
+    positives, data = _problem()
+    first = _mine_by_owner(positives, data[:5], range(5))
+    again = HardNegativeMiner([rows[:0] for rows in positives], CONFIG)
+    again.restore(iter(list(first.parts())))
+    assert torch.equal(again.weights_, first.weights_)
+    assert torch.equal(again.bias_, first.bias_)
+    assert again.held == first.held
+    for miner in (first, again):
+        miner.drop([1])
+        features, is_negative = data[6]
+        is_hard = miner.choose(features @ miner.weights_ + miner.bias_, is_negative)
+        miner.add(features[is_hard.any(1)], is_hard[is_hard.any(1)], 6)
+        miner.refit(early=False)
+    assert torch.allclose(again.weights_, first.weights_, atol=5e-3)
+
+
+def test_a_local_fit_learns_an_edit_and_a_later_one_makes_it_exact() -> None:
+    positives, data = _problem(images=40)
+    miner = _mine_by_owner(positives, data, range(40))
+    miner.refit(early=False)
+    exact = miner.copy()
+    for one, local in ((miner, True), (exact, False)):
+        one.drop([3])
+        features, is_negative = data[3]
+        is_hard = one.choose(features @ one.weights_ + one.bias_, is_negative)
+        one.add(features[is_hard.any(1)], is_hard[is_hard.any(1)], 3)
+        one.refit(local=local)
+    size = exact.weights_.norm()
+    assert 0 < (miner.weights_ - exact.weights_).norm() < 0.1 * size
+    miner.refit(early=False)  # the background's part
+    exact.refit(early=False)
+    assert (miner.weights_ - exact.weights_).norm() < 0.02 * size

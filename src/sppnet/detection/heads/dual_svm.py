@@ -26,6 +26,7 @@ TOGETHER = 128  # classes that are fitted at the same time
 NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
 LEAST_USE = 0.5  # blocks of which a smaller share of the rows is used are rebuilt
+LOCAL_SHARE = 0.25  # of the blocks; more are not few
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -39,12 +40,6 @@ def ascend_block(duals: Floats, step: Floats, low: Floats, high: Floats, effect:
         low: (R, L) their least values.
         high: (R, L) their greatest ones.
         effect: (R, R) by how much a change of the second row's shortens the first row's step.
-
-    Example:
-        >>> duals, one = np.zeros((1, 1)), np.ones((1, 1))
-        >>> ascend_block(duals, 3 * one, 0 * one, one, one)
-        >>> duals.tolist()
-        [[1.0]]
     """
     if (ascend := _compiled()) is not None:
         arrays = (duals, step, low, high, np.ascontiguousarray(effect), np.empty(duals.shape[1]))
@@ -239,6 +234,7 @@ class DualCoordinateDescentSvm:
         self.bias_factor = bias_factor
         self.blocks: list[ExampleBlock] = []
         self._new: list[ExampleBlock] = []
+        self._fresh = 0  # blocks at the end of the list that the last new rows were put into
         self.store = RowStore(length, capacity)
         self._halves = torch.zeros(BLOCK, length, dtype=torch.float16)
         self._values = torch.zeros(BLOCK, length)
@@ -280,9 +276,6 @@ class DualCoordinateDescentSvm:
     def drop(self, owners: Collection[int]) -> list[int]:
         """Take out all rows of some owners; what the others say stays, and so do their duals.
 
-        Args:
-            owners: Whose rows go.
-
         Returns:
             The classes that had learnt from these rows: they are worth another fit.
         """
@@ -323,34 +316,37 @@ class DualCoordinateDescentSvm:
         other._new = [block.copy() for block in self._new]
         return other
 
-    def fit(self, labels: Sequence[int], tolerance: float) -> list[float]:
+    def fit(self, labels: Sequence[int], tolerance: float, *, local: bool = False) -> list[float]:
         """Fit some classes, starting from their last solutions.
 
         Args:
             labels: The classes.
             tolerance: The fit of a class ends when a round raises its dual objective by at most
                 this share.
+            local: Visit only the blocks that the last new rows were put into, if they are few.
 
         Returns:
-            The value of the primal objective of each.
+            The value of the primal objective of each, of what was visited.
         """
         if not labels:
             return []
         self._mix()
         order = np.unique(np.array(labels, dtype=np.int64))
         found: dict[int, float] = {}
+        is_local = local and 0 < self._fresh < LOCAL_SHARE * len(self.blocks)
+        start = len(self.blocks) - self._fresh if is_local else 0
         for first in range(0, len(order), TOGETHER):
             some = order[first : first + TOGETHER]
-            self._fit_together(some, tolerance)
-            found |= zip(some.tolist(), self._score_all(some).tolist(), strict=True)
+            self._fit_together(some, tolerance, start)
+            found |= zip(some.tolist(), self._score_all(some, start).tolist(), strict=True)
         return [found[label] for label in labels]
 
-    def _fit_together(self, labels: Labels, tolerance: float) -> None:
+    def _fit_together(self, labels: Labels, tolerance: float, start: int) -> None:
         """Fit some classes; each leaves the others as soon as it is done."""
         party = self._gather(labels)
         for _ in range(MOST_ROUNDS):
-            gain = self._sweep(party)
-            gain += sum(self._sweep(party, only_active=True) for _ in range(ACTIVE_SWEEPS))
+            gain = self._sweep(party, start)
+            gain += sum(self._sweep(party, start, only_active=True) for _ in range(ACTIVE_SWEEPS))
             self._scatter(party)
             party = party.only(gain > tolerance * self._dual_objectives(party.labels))
             if not len(party.labels):
@@ -380,11 +376,7 @@ class DualCoordinateDescentSvm:
     def forget(self, labels: Sequence[int], below: float) -> None:
         """Drop the negatives of some classes that have a low score and a dual variable of 0.
 
-        The solutions stay the same.
-
-        Args:
-            labels: The classes, which must have been fitted.
-            below: Scores below this are low.
+        The classes must have been fitted; the solutions stay the same.
         """
         chosen = np.unique(np.array(labels, dtype=np.int64))
         for block in self.blocks if len(chosen) else ():
@@ -406,6 +398,20 @@ class DualCoordinateDescentSvm:
             counts += np.bincount(block.labels[sign * block.bounds > 0], minlength=len(counts))
         return [int(count) for count in counts]
 
+    def adopt(self, block: ExampleBlock) -> None:
+        """Learn from a block, such as :meth:`join` gives, and from nothing else."""
+        self.blocks, self._new = [], [block]
+        self._mix()
+
+    def join(self, blocks: Sequence[ExampleBlock] = ()) -> ExampleBlock:
+        """One block with the rows and entries of some, or of all, without products."""
+        blocks = blocks or [*self.blocks, *self._new]
+        starts = np.cumsum([0, *(len(block.places) for block in blocks)])
+        rows = [block.rows + start for block, start in zip(blocks, starts, strict=False)]
+        names = ("places", "owners", "labels", "bounds", "duals")
+        columns = {name: np.concatenate([getattr(b, name) for b in blocks]) for name in names}
+        return ExampleBlock(products=NO_PRODUCTS, rows=np.concatenate(rows), **columns)
+
     def _mix(self) -> None:
         """Put new rows into blocks together with as many old ones, and free unused rows."""
         count = -(-sum(len(block.places) for block in self._new) // BLOCK)
@@ -417,27 +423,21 @@ class DualCoordinateDescentSvm:
         """Build new blocks from the new rows and from the used rows of some blocks."""
         taken = [block for place, block in enumerate(self.blocks) if place in places]
         kept = [block for place, block in enumerate(self.blocks) if place not in places]
-        self.blocks, self._new = kept + self._build([*self._new, *taken]), []
+        built = self._build([*self._new, *taken])
+        self._fresh = len(built) if self._new else min(self._fresh, len(kept))
+        self.blocks, self._new = kept + built, []
 
     def _build(self, chosen: Sequence[ExampleBlock]) -> list[ExampleBlock]:
         """Build full blocks from the used rows of others, in random order."""
         if not chosen:
             return []
-        places, owners, used = (
-            np.concatenate([getattr(block, name) for block in chosen])
-            for name in ("places", "owners", "is_used")
-        )
-        self.store.release(places[~used])
-        kept = np.flatnonzero(used)
+        whole = self.join(chosen)
+        places, owners, rows, labels = whole.places, whole.owners, whole.rows, whole.labels
+        self.store.release(places[~whole.is_used])
+        kept = np.flatnonzero(whole.is_used)
         kept = kept[self._random.permutation(len(kept))]
         moved = np.zeros(len(places), dtype=np.int64)  # where each row comes to lie
         moved[kept] = np.arange(len(kept))
-        starts = np.cumsum([0, *(len(block.places) for block in chosen)])
-        rows = np.concatenate([b.rows + start for b, start in zip(chosen, starts, strict=False)])
-        labels, bounds, duals = (
-            np.concatenate([getattr(block, name) for block in chosen])
-            for name in ("labels", "bounds", "duals")
-        )
         at = moved[rows]
         entries = np.lexsort((at, labels, at // BLOCK))
         at = at[entries]
@@ -447,7 +447,7 @@ class DualCoordinateDescentSvm:
             group = kept[number * BLOCK : (number + 1) * BLOCK]
             inside = (moved[rows[mine]] - number * BLOCK).astype(np.int32)
             products = self._products(places[group])
-            parts = (labels[mine], inside, bounds[mine], duals[mine])
+            parts = (labels[mine], inside, whole.bounds[mine], whole.duals[mine])
             blocks.append(ExampleBlock(places[group], owners[group], products, *parts))
         return blocks
 
@@ -456,11 +456,11 @@ class DualCoordinateDescentSvm:
         values = self.store.take(places).float()
         return (values @ values.T).double().numpy() + self.bias_factor**2
 
-    def _sweep(self, party: FittedTogether, *, only_active: bool = False) -> Floats:
-        """Visit the blocks in random order; (L,) the rise of each dual objective."""
+    def _sweep(self, party: FittedTogether, start: int, *, only_active: bool = False) -> Floats:
+        """Visit blocks from one on in random order; (L,) the rise of each dual objective."""
         gain = np.zeros(len(party.labels))
-        for number in self._random.permutation(len(self.blocks)).tolist():
-            block = self.blocks[number]
+        for number in self._random.permutation(len(self.blocks) - start).tolist():
+            block = self.blocks[start + number]
             entries, columns = block.find(party.labels, only_active=only_active)
             if len(entries):
                 rows = np.unique(block.rows[entries])
@@ -483,10 +483,10 @@ class DualCoordinateDescentSvm:
             squares += (self.bias[labels].double() / self.bias_factor).square()
         return 0.5 * squares.numpy()
 
-    def _score_all(self, labels: Labels) -> Floats:
-        """Score all rows of some classes; (L,) their primal objectives."""
+    def _score_all(self, labels: Labels, start: int) -> Floats:
+        """Score the rows of some classes in blocks from one on; (L,) their primal objectives."""
         party, total = self._gather(labels), self._half_squares(labels)
-        for block in self.blocks:
+        for block in self.blocks[start:]:
             entries, columns = block.find(labels)
             if not len(entries):
                 continue

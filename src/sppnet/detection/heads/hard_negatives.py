@@ -1,6 +1,6 @@
 """Hard negative mining for linear SVMs, and the random sample that keeps their positives."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from math import inf
@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.detection.heads.dual_svm import NOBODY, DualCoordinateDescentSvm
+from sppnet.detection.heads.dual_svm import (
+    NO_PRODUCTS,
+    NOBODY,
+    DualCoordinateDescentSvm,
+    ExampleBlock,
+)
 
 # Score of a class that was never seen in training: below every threshold.
 NEVER = -10.0
@@ -23,6 +28,8 @@ SHARE_OF_DUALS, BYTES_PER_DUAL, DUALS_PER_ROW = 0.25, 33, 16
 PAUSE = 0.125
 # Until the last fit, the tolerance of the SVMs is this many times as large.
 EARLY_TOLERANCE = 20
+ENTRIES = ("labels", "rows", "bounds", "duals")  # of a block: a value for each use of a row
+ROWS_OF_PART = 1024
 
 
 @dataclass(frozen=True)
@@ -222,13 +229,14 @@ class HardNegativeMiner:
         self._new_of += [0] * more
         self.objectives_ += [[] for _ in range(more)]
 
-    def refit(self, *, early: bool = True, most: int | None = None) -> bool:
+    def refit(self, *, early: bool = True, most: int | None = None, local: bool = False) -> bool:
         """Fit the classes whose examples changed since their last fit.
 
         Args:
             early: Whether the coarser tolerance of fits before the last is enough; otherwise the
                 classes that were fitted so are fitted again.
             most: At most so many classes; None for all.
+            local: Whether, of an early fit, only rows beside the new ones are visited.
 
         Returns:
             Whether there are more.
@@ -239,7 +247,7 @@ class HardNegativeMiner:
             if bool(self._has_positives[label]) and (new or (not early and label in self._coarse))
         ]
         labels = changed[:most]
-        self._fit(labels, is_last=not early)
+        self._fit(labels, is_last=not early, local=local)
         self._coarse = self._coarse | set(labels) if early else self._coarse - set(labels)
         return len(labels) < len(changed)
 
@@ -252,6 +260,43 @@ class HardNegativeMiner:
         other.objectives_ = [list(values) for values in self.objectives_]
         other._coarse = set(self._coarse)
         return other
+
+    def parts(self) -> Iterator[dict[str, Tensor]]:
+        """Give all that was learnt in parts of a few MB, for :meth:`restore`."""
+        yield {
+            "bias": self.bias_,
+            "has_positives": self._has_positives,
+            "new_of": torch.tensor(self._new_of),
+            "objectives": torch.tensor([(fits or [inf])[-1] for fits in self.objectives_]),
+            "coarse": torch.tensor(sorted(self._coarse), dtype=torch.int64),
+        }
+        yield {"weights": self._svms.weights, "svm_bias": self._svms.bias}
+        if not self._svms.num_rows:
+            return
+        whole = self._svms.join()
+        used = np.flatnonzero(whole.is_used)
+        whole.rows = np.searchsorted(used, whole.rows).astype(np.int32)
+        known = {name: getattr(whole, name) for name in ENTRIES}
+        known["owners"] = whole.owners[used]
+        yield {name: torch.from_numpy(values) for name, values in known.items()}
+        for some in np.split(whole.places[used], range(ROWS_OF_PART, len(used), ROWS_OF_PART)):
+            yield {"features": self._svms.store.take(some)}
+
+    def restore(self, parts: Iterator[Mapping[str, Tensor]]) -> None:
+        """Go on from what :meth:`parts` gave; this one must not have learnt anything yet."""
+        first = next(parts)
+        self.bias_, self._has_positives = first["bias"], first["has_positives"]
+        self._new_of = first["new_of"].tolist()
+        self.objectives_ = [[] if fit == inf else [fit] for fit in first["objectives"].tolist()]
+        self._coarse = set(first["coarse"].tolist())
+        solution, svms = next(parts), self._svms
+        svms.weights, svms.bias = solution["weights"], solution["svm_bias"]
+        self.weights_ = svms.weights.T
+        if known := next(parts, None):
+            labels, rows, bounds, duals = (known[name].numpy() for name in ENTRIES)
+            places = np.concatenate([svms.store.add(part["features"]) for part in parts])
+            owners = known["owners"].numpy()
+            svms.adopt(ExampleBlock(places, owners, NO_PRODUCTS, labels, rows, bounds, duals))
 
     def finish(self) -> None:
         """Fit every class that holds negatives once more, to the full tolerance."""
@@ -279,10 +324,12 @@ class HardNegativeMiner:
         rows = self._most_rows - self._svms.num_rows
         return max(0, min(rows, int((duals <= self._most_duals - self._svms.num_duals).sum())))
 
-    def _fit(self, labels: Sequence[int], *, is_last: bool = False) -> None:
+    def _fit(self, labels: Sequence[int], *, is_last: bool = False, local: bool = False) -> None:
         """Fit the SVMs of some classes, then drop the negatives that have become easy."""
         tolerance = self.config.tolerance * (1 if is_last else EARLY_TOLERANCE)
-        for label, value in zip(labels, self._svms.fit(labels, tolerance), strict=True):
+        for label, value in zip(
+            labels, self._svms.fit(labels, tolerance, local=local), strict=True
+        ):
             self._new_of[label] = 0
             self.objectives_[label].append(value)
             self.bias_[label] = self._svms.bias[label]
