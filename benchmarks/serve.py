@@ -432,11 +432,9 @@ def send_bytes(host: str, data: bytes) -> int:
     """Send bytes and read the status of what comes back; 0 if nothing does."""
     name, port = host.split(":")
     with contextlib.suppress(OSError), socket.create_connection((name, int(port)), 60) as line:
-        line.settimeout(60)
+        line.settimeout(5)  # a length may be spoilt, then it waits for more
         with contextlib.suppress(OSError):  # it may be refused before all is sent
             line.sendall(data)
-        with contextlib.suppress(OSError):
-            line.shutdown(socket.SHUT_WR)
         said = b""
         with contextlib.suppress(OSError):
             while block := line.recv(65_536):
