@@ -73,8 +73,8 @@ class HardNegativeMiner:
     the negatives that have become easy. Classes share the vectors that they hold.
 
     When the budget is used up, all negatives outside the margin are dropped; if that is not enough,
-    no further negatives are added until an eighth of what the budget holds has been met. So time
-    grows linearly with the images, however hard they are.
+    no further negatives are added until an eighth of what the budget holds has been met. So the
+    cost of an image has a bound, however hard it is.
 
     Args:
         positives: Per class, (P, D) features; at most half of ``config.most_rows(D)`` in all, or
