@@ -1,0 +1,692 @@
+"""What a photo gives as a row: detections, classes or vectors, or why it gives nothing.
+
+A work (`Detecting`, `Naming`, `Describing`) is plain values: it travels to other machines together
+with the files that it needs. Opened there, it is a `Look`: a loaded model, and the columns that it
+fills.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor
+
+from sppnet.classification import (
+    Classifier,
+    ImageClassifier,
+    TransferClassifier,
+    View,
+    load_classifier,
+    rank_scores,
+)
+from sppnet.classification.network import pool_images
+from sppnet.detection import Detector, ExternalProposals
+from sppnet.detection.combined import AnyDetector, load_detectors
+from sppnet.detection.detector import MODEL_KIND
+from sppnet.detection.watch import usual_thresholds
+from sppnet.errors import InputError, MissingPackageError, Problem, SppnetError, UsageError
+from sppnet.evaluation.operating_point import reaches
+from sppnet.images import list_images
+from sppnet.images.decode import MAX_FILE_BYTES, content_number, decode_content, read_content
+from sppnet.images.listing import has_image_suffix
+from sppnet.progress import one_ahead
+from sppnet.storage import read_kind, sha256_file
+from sppnet.storage.files import read_lines
+from sppnet.storage.tensors import digest_of
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ROWS_VERSION = 1  # raise it whenever the same model gives other rows of the same photo
+PARTS_OF_URL = re.compile(r"([a-z][a-z0-9+.-]+)://([^/]*)/?(.*)", re.DOTALL)
+TABLES_OF_PATHS = (".parquet", ".txt")
+CRASHED = "E_CRASHED"
+Row = dict[str, Any]
+
+
+def require_packages(*names: str) -> None:
+    """Say now what has to be installed.
+
+    Args:
+        names: Of modules, such as ``"pyarrow"``.
+
+    Raises:
+        MissingPackageError: If one is missing; names the install command.
+
+    Example:
+        >>> require_packages("no_such_module")
+        Traceback (most recent call last):
+        sppnet.errors.MissingPackageError: this needs no_such_module: pip install 'sppnet[ray]' (E_PACKAGE)
+    """
+    missing = [name for name in names if find_spec(name) is None]
+    if missing:
+        raise MissingPackageError(f"this needs {', '.join(missing)}: pip install 'sppnet[ray]'")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A model that is loaded, ready to look at one photo after the other.
+
+    Args:
+        about: Plain values that a row depends on besides the photo; rows of different ones never
+            get into one table.
+        names: Of the classes; none for vectors.
+        columns: Which columns it fills: by name, the type as :func:`arrow_type` reads it.
+        row: From the path and the pixels (3, H, W) of a photo to the values of these columns.
+    """
+
+    about: dict[str, Any]
+    names: tuple[str, ...]
+    columns: Mapping[str, str]
+    row: Callable[[str, Tensor], Row]
+
+
+class Work(Protocol):
+    """What is to be done with photos, as plain values."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Folders of models and files that it reads when it is opened."""
+        ...
+
+    def moved(self, files: Sequence[Path]) -> Self:
+        """The same work with its files in other places, in the same order."""
+        ...
+
+    def open(self, device: str | torch.device) -> Look:
+        """Load the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Detecting:
+    """Find things: a detector, or several as one, on whole photos.
+
+    Args:
+        models: Folders of the detectors.
+        overrides: Fields of their ``InferenceConfig`` to change.
+        proposals: File of proposals; None if the detectors search for them.
+        least: Least score that is reported; None for all, and for the operating point to say what
+            counts.
+    """
+
+    models: tuple[Path, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    proposals: Path | None = None
+    least: float | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The folders of the detectors, then the file of proposals."""
+        return self.models if self.proposals is None else (*self.models, self.proposals)
+
+    def moved(self, files: Sequence[Path]) -> "Detecting":
+        """The same work with its files in other places."""
+        count = len(self.models)
+        proposals = None if self.proposals is None else files[count]
+        return replace(self, models=tuple(files[:count]), proposals=proposals)
+
+    def open(self, device: str | torch.device) -> Look:
+        """Load the detectors.
+
+        Args:
+            device: Where to compute.
+
+        Returns:
+            Columns ``boxes`` (K, 4) xyxy in pixels, ``scores``, ``labels``, ``names``,
+            ``confidence`` and ``counts`` (does it count by the operating point?), best first.
+
+        Raises:
+            UnusableFileError: If a folder is no detector, or the file is none of proposals.
+            ValueError: If the detectors have different classes, or an override is out of range.
+        """
+        detector = load_detectors(self.models, device, self.overrides)
+        external = None if self.proposals is None else ExternalProposals.open(self.proposals)
+        given, usual = self.least, usual_thresholds(detector)
+        least = usual if given is None else (given,) * len(detector.names)
+        about = {
+            "kind": "detections",
+            "model": digest_of(detector.config(), detector.tensors()),
+            "proposals": None if self.proposals is None else sha256_file(self.proposals),
+            "least": given,
+        }
+        columns = {
+            "boxes": "list<list<float32>>",
+            "scores": "list<float32>",
+            "labels": "list<int32>",
+            "names": "list<string>",
+            "confidence": "list<float32>",
+            "counts": "list<bool>",
+        }
+
+        def row(path: str, pixels: Tensor) -> Row:
+            size_hw = (pixels.shape[1], pixels.shape[2])
+            boxes = None if external is None else external.look_up(path, size_hw)
+            return _detections_row(detector, pixels, boxes, least, given is not None)
+
+        return Look(about, detector.names, columns, row)
+
+
+def _detections_row(
+    detector: AnyDetector,
+    pixels: Tensor,
+    boxes: Tensor | None,
+    least: Sequence[float],
+    only_counted: bool,
+) -> Row:
+    """What a detector finds in one photo; with (E, 4) proposals of a file, or None."""
+    encoded = detector.encode(pixels)
+    found = detector.detect(encoded, detector.propose(pixels, encoded, boxes))
+    if only_counted:
+        found = found.select(reaches(found, least))
+    points = detector.operating_points
+    if points is not None:
+        found = points.with_confidence(found)
+    labels = found.labels.tolist()
+    return {
+        "boxes": list(found.boxes.cpu().numpy()),
+        "scores": found.scores.cpu().numpy(),
+        "labels": labels,
+        "names": [detector.names[label] for label in labels],
+        "confidence": None if points is None else found.confidence.cpu().numpy(),
+        "counts": reaches(found, least).tolist(),
+    }
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Name whole photos by a classifier.
+
+    Args:
+        model: Folder of a classifier of any kind.
+        view: Views to score and average, by name; None is the model's own.
+        short_side: Of whole images, in pixels; None is the model's own.
+        top: How many classes a row has, the best first.
+    """
+
+    model: Path
+    view: str | None = None
+    short_side: int | None = None
+    top: int = 5
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The folder of the classifier."""
+        return (self.model,)
+
+    def moved(self, files: Sequence[Path]) -> "Naming":
+        """The same work with its model in another place."""
+        return replace(self, model=files[0])
+
+    def open(self, device: str | torch.device) -> Look:
+        """Load the classifier.
+
+        Args:
+            device: Where to compute.
+
+        Returns:
+            Columns ``names``, ``labels`` and ``scores``, as many as ``top``, and ``confidence`` of
+            the first; none where scores are margins.
+
+        Raises:
+            UnusableFileError: If the folder is no classifier.
+            ValueError: If there is no such view, or the model has none to choose.
+        """
+        classifier = load_classifier(self.model, device)
+        if isinstance(classifier, Classifier):
+            chosen = classifier.resolve_view(self.view, self.short_side)
+        elif self.view is None and self.short_side is None:
+            chosen = None
+        else:
+            raise ValueError("--view and --imgsz are for networks; this model's recipe has its own")
+        about = {
+            "kind": "classes",
+            "model": classifier.digest(),
+            "view": "own" if chosen is None else chosen.config(),
+            "top": self.top,
+        }
+        columns = {
+            "names": "list<string>",
+            "labels": "list<int32>",
+            "scores": "list<float32>",
+            "confidence": "float32",
+        }
+
+        def row(path: str, pixels: Tensor) -> Row:  # noqa: ARG001
+            [scores] = classifier.score_images([View("native").apply(pixels)], chosen)
+            return _classes_row(classifier, scores, self.top)
+
+        return Look(about, classifier.names, columns, row)
+
+
+def _classes_row(classifier: ImageClassifier, scores: Tensor, top: int) -> Row:
+    """The best classes of one photo by its (K,) scores."""
+    best = rank_scores(scores, top)
+    labels = best["labels"].tolist()
+    is_probability = classifier.score_kind == "probability"
+    return {
+        "names": [classifier.names[label] for label in labels],
+        "labels": labels,
+        "scores": best["scores"].numpy(),
+        "confidence": float(best["scores"][0]) if is_probability else None,
+    }
+
+
+@dataclass(frozen=True)
+class Describing:
+    """Turn photos, or regions of them, into vectors of one length.
+
+    Args:
+        model: Folder of a classifier or a detector.
+        regions: None for whole photos, ``"proposals"`` for what the detector proposes, or a file of
+            proposals.
+        most: The most regions of a photo; the first ones are taken.
+    """
+
+    model: Path
+    regions: Path | str | None = None
+    most: int = 100
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The folder of the model, then the file of regions."""
+        return (self.model, self.regions) if isinstance(self.regions, Path) else (self.model,)
+
+    def moved(self, files: Sequence[Path]) -> "Describing":
+        """The same work with its files in other places."""
+        regions = files[1] if isinstance(self.regions, Path) else self.regions
+        return replace(self, model=files[0], regions=regions)
+
+    def open(self, device: str | torch.device) -> Look:
+        """Load the model.
+
+        Of a classifier a vector is the row that its head multiplies, before any scaling to one
+        length: ``classifier.score_rows`` takes it. Of a detector it is what its SVMs multiply, of
+        the whole photo or of each region.
+
+        Args:
+            device: Where to compute.
+
+        Returns:
+            Column ``vector`` (D,), or ``boxes`` (K, 4) xyxy in pixels and ``vectors`` (K, D).
+
+        Raises:
+            UnusableFileError: If the folder is no model.
+            ValueError: If regions are asked of a classifier.
+        """
+        if read_kind(self.model) == MODEL_KIND:
+            return self._open_detector(device)
+        if self.regions is not None:
+            raise ValueError("vectors of regions need a detector; MODEL is a classifier")
+        classifier = load_classifier(self.model, device)
+        about = {"kind": "vectors", "model": classifier.digest(), "regions": None}
+
+        def row(path: str, pixels: Tensor) -> Row:  # noqa: ARG001
+            return {"vector": features_of(classifier, pixels).numpy()}
+
+        return Look(about, (), {"vector": "list<float32>"}, row)
+
+    def _open_detector(self, device: str | torch.device) -> Look:
+        """Load a detector, whose encoder gives the vectors."""
+        detector = Detector.load(self.model, device)
+        external = ExternalProposals.open(self.regions) if isinstance(self.regions, Path) else None
+        whole = self.regions is None
+        about = {
+            "kind": "vectors",
+            "model": digest_of(detector.config(), detector.tensors()),
+            "regions": sha256_file(self.regions) if external is not None else self.regions,
+            "most": None if whole else self.most,
+        }
+
+        def row(path: str, pixels: Tensor) -> Row:
+            size_hw = height, width = pixels.shape[1], pixels.shape[2]
+            encoded = detector.encode(pixels)
+            if whole:
+                boxes = torch.tensor([[0.0, 0.0, width, height]])
+                return {"vector": detector.encoder.describe(encoded, boxes)[0].cpu().numpy()}
+            boxes = (
+                detector.propose(pixels, encoded)
+                if external is None
+                else external.look_up(path, size_hw)
+            )[: self.most]
+            vectors = detector.encoder.describe(encoded, boxes).cpu()
+            return {"boxes": list(boxes.numpy()), "vectors": list(vectors.numpy())}
+
+        columns = {"boxes": "list<list<float32>>", "vectors": "list<list<float32>>"}
+        return Look(about, (), {"vector": "list<float32>"} if whole else columns, row)
+
+
+def features_of(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
+    """The vector of a photo that a classifier's head takes.
+
+    Args:
+        classifier: A network or frozen features with SVMs.
+        pixels: (3, H, W), RGB 0..1 or bytes.
+
+    Returns:
+        (D,) float32 on the CPU.
+
+    Raises:
+        ValueError: If the classifier is of another kind.
+    """
+    if isinstance(classifier, TransferClassifier):
+        return classifier.encoder.encode([View("native").apply(pixels)])[0]
+    if isinstance(classifier, Classifier):
+        network = classifier.network
+        return pool_images(network.backbone, network.pool, [classifier.view.apply(pixels)])[0]
+    raise ValueError(f"classifier must be a network or features, got {type(classifier).__name__}")
+
+
+class Photo(NamedTuple):
+    """A photo that was read and decoded.
+
+    Args:
+        pixels: (3, H, W), RGB 0..1, or bytes if it is large.
+        number: The number by which the content is known again.
+        size: Bytes of the file.
+    """
+
+    pixels: Tensor
+    number: int
+    size: int
+
+
+def load_photo(path: str) -> Photo:
+    """Read and decode a photo.
+
+    Args:
+        path: A file, or an address such as ``s3://bucket/key``.
+
+    Raises:
+        InputError: If it cannot be read or is no image.
+    """
+    data = read_photo(path)
+    return Photo(decode_content(data, path), content_number(data), len(data))
+
+
+def read_photo(path: str) -> bytes:
+    """Read the bytes of a photo from a disk or from an object store.
+
+    Args:
+        path: A file, or an address such as ``s3://bucket/key``.
+
+    Raises:
+        InputError: If it cannot be read, is empty or too large.
+    """
+    parts = PARTS_OF_URL.fullmatch(path)
+    if parts is None:
+        return read_content(path)
+    try:
+        system, inner = open_address(path)
+        with system.open_input_stream(inner) as stream:
+            data: bytes = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError, ImportError) as error:  # pyarrow's own are among them
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot be read: {words}", path=path, code="E_UNREADABLE") from None
+    if not data:
+        raise InputError("the file is empty", path=path, code="E_EMPTY")
+    if len(data) > MAX_FILE_BYTES:
+        rule = f"the file must have at most {MAX_FILE_BYTES:,} bytes"
+        raise InputError(rule, path=path, code="E_TOO_LARGE")
+    return data
+
+
+def open_address(address: str) -> tuple[Any, str]:
+    """Find the file system of an address and the path there.
+
+    pyarrow reads ``file``, ``s3``, ``gs`` and ``hdfs``, fsspec the rest that is installed.
+
+    Args:
+        address: Such as ``s3://bucket/key``; letters stand for themselves, none is escaped.
+
+    Returns:
+        The file system of pyarrow, and the path as it takes it.
+
+    Raises:
+        OSError, ValueError, ImportError: If there is no such file system, or it cannot be reached.
+    """
+    parts = PARTS_OF_URL.fullmatch(address)
+    if parts is None:
+        raise ValueError(f"address must be SCHEME://PATH, got {address!r}")
+    scheme, host, key = parts.groups()
+    inner = f"/{key}" if scheme == "file" else f"{host}/{key}".rstrip("/")
+    return _open_system(scheme, host), inner
+
+
+@cache
+def _open_system(scheme: str, host: str) -> Any:
+    """The file system of a scheme; one for each bucket, which may be in a region of its own."""
+    import pyarrow
+    from pyarrow import fs
+
+    try:
+        return fs.FileSystem.from_uri(f"{scheme}://{host or '/'}")[0]
+    except (pyarrow.ArrowInvalid, NotImplementedError):
+        import fsspec
+
+        return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
+
+
+class Photos(NamedTuple):
+    """The photos that were named.
+
+    Args:
+        paths: Absolute paths and addresses, each once.
+        problems: One for each source that gives nothing.
+        own: How many files were left out because we drew them.
+    """
+
+    paths: list[str]
+    problems: list[Problem]
+    own: int = 0
+
+
+def list_photos(sources: Sequence[str], out: Path) -> Photos:
+    """Find the photos that sources name, on disks and in object stores.
+
+    Args:
+        sources: Files, folders and patterns; addresses of a file or a folder, such as
+            ``s3://bucket/photos``; ``paths.txt`` (a line each) or ``paths.parquet`` (a column
+            ``path``), whose entries are not looked at before their turn.
+        out: Folder for the results; pictures in it are left out.
+
+    Returns:
+        Where they are.
+
+    Raises:
+        InputError: If a table of paths cannot be read.
+
+    Example:
+        >>> list_photos(["no/such/folder"], Path("out")).problems[0].rule
+        'does not exist'
+    """
+    tables = [source for source in sources if source.lower().endswith(TABLES_OF_PATHS)]
+    remote = [s for s in sources if PARTS_OF_URL.fullmatch(s) and s not in tables]
+    local = [source for source in sources if source not in {*tables, *remote}]
+    listing = list_images(local, out)
+    paths = [str(path.absolute()) for path in listing.paths]
+    problems = list(listing.problems)
+    for table in tables:
+        paths += [_absolute(path) for path in _read_paths(table)]
+    for source in remote:
+        found = _list_address(source)
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            paths += found
+    kept = [path for path in dict.fromkeys(paths) if path.isascii() or _is_text(path)]
+    rule = "has a name that is not UTF-8, which a table cannot hold"
+    odd = dict.fromkeys(paths).keys() - set(kept)
+    problems += [Problem(path, rule, "E_FORMAT", action="left out") for path in sorted(odd)]
+    return Photos(kept, problems, listing.own)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a name is made of letters; bytes that are none are kept as halves of letters."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
+def _absolute(path: str) -> str:
+    """A path that means the same on every machine that sees the same disks."""
+    return path if PARTS_OF_URL.fullmatch(path) else str(Path(path).absolute())
+
+
+def _read_paths(table: str) -> list[str]:
+    """The entries of a table of paths."""
+    if table.lower().endswith(".txt"):
+        return [line for line in map(str.strip, read_lines(table)) if line]
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        found = parquet.read_table(table, columns=["path"]).column("path").to_pylist()
+    except (OSError, pyarrow.ArrowException, KeyError) as error:
+        rule = f"is no table of paths: {str(error).splitlines()[0]}"
+        raise InputError(rule, path=table, code="E_FORMAT") from None
+    return [str(path) for path in found if path]
+
+
+def _list_address(source: str) -> list[str] | Problem:
+    """The image files at an address: itself, or those in all folders below."""
+    from pyarrow import fs
+
+    scheme = source.partition("://")[0]
+    try:
+        system, inner = open_address(source)
+        info = system.get_file_info(inner)
+        if info.type == fs.FileType.File:
+            return [source]
+        if info.type == fs.FileType.NotFound:
+            return Problem(source, "does not exist", "E_UNREADABLE", action="left out")
+        entries = system.get_file_info(fs.FileSelector(inner, recursive=True))
+    except (OSError, ValueError, ImportError) as error:
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Problem(source, f"cannot be listed: {words}", "E_UNREADABLE", action="left out")
+    names = sorted(each.path for each in entries if each.type == fs.FileType.File)
+    hidden = re.compile(r"(^|/)\.")
+    found = [
+        f"{scheme}://{name}"
+        for name in names
+        if has_image_suffix(name) and not hidden.search(name.removeprefix(inner))
+    ]
+    return found or Problem(source, "holds no image", "E_NOTHING", action="left out")
+
+
+def arrow_type(words: str) -> "pyarrow.DataType":
+    """The type that words name: ``list<list<float32>>``, ``string``, ``bool``, ...
+
+    Example:
+        >>> arrow_type("list<list<float32>>")
+        ListType(list<item: list<item: float>>)
+    """
+    import pyarrow
+
+    if words.startswith("list<"):
+        return pyarrow.list_(arrow_type(words[5:-1]))
+    return pyarrow.type_for_alias(words)
+
+
+OF_EVERY_PHOTO = MappingProxyType(
+    {
+        "path": "string",
+        "error": "string",
+        "code": "string",
+        "number": "int64",
+        "bytes": "int64",
+        "height": "int32",
+        "width": "int32",
+    }
+)
+
+
+def schema_of(look: Look) -> "pyarrow.Schema":
+    """The columns of a table: those of every photo, then those of the look."""
+    import pyarrow
+
+    columns = OF_EVERY_PHOTO | look.columns
+    return pyarrow.schema([(name, arrow_type(words)) for name, words in columns.items()])
+
+
+def look_at(look: Look, paths: Sequence[str]) -> "pyarrow.Table":
+    """Look at photos one after the other, while the next one is read and decoded.
+
+    Args:
+        look: The model.
+        paths: Files and addresses.
+
+    Returns:
+        A row for each photo, in order; one that cannot be used has ``error`` and ``code``, and
+        nothing in the columns of the look.
+
+    Raises:
+        SppnetError: If the work itself cannot be done, whatever the photo.
+    """
+    import pyarrow
+
+    rows = [_row_of(look, path, ready) for path, ready in one_ahead(paths, load_photo)]
+    return pyarrow.Table.from_pylist(rows, schema=schema_of(look))
+
+
+def _row_of(look: Look, path: str, ready: Future[Photo]) -> Row:
+    """The row of a photo, which is being read."""
+    try:
+        photo = ready.result()
+        _, height, width = photo.pixels.shape
+        found = {"number": photo.number, "bytes": photo.size, "height": height, "width": width}
+        return {"path": path, **found, **look.row(path, photo.pixels)}
+    except InputError as error:
+        return {"path": path, "error": error.message, "code": error.code}
+    except SppnetError:
+        raise
+    except Exception as error:  # one photo in a million ends nothing
+        words = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {"path": path, "error": words, "code": SppnetError.default_code}
+
+
+def rows_of_crashed(look: Look, paths: Sequence[str]) -> "pyarrow.Table":
+    """Rows of photos at which every process that looked at them died.
+
+    Args:
+        look: The model.
+        paths: Files and addresses.
+    """
+    import pyarrow
+
+    words = "the process that looked at it died each time"
+    rows = [{"path": path, "error": words, "code": CRASHED} for path in paths]
+    return pyarrow.Table.from_pylist(rows, schema=schema_of(look))
+
+
+def problems_of(table: "pyarrow.Table") -> Iterator[tuple[str, Problem | None]]:
+    """Each photo of a table, with what is wrong with it; None for a good one."""
+    columns = (table.column(name).to_pylist() for name in ("path", "error", "code"))
+    for path, error, code in zip(*columns, strict=True):
+        yield path, None if error is None else Problem(path, error, code)
+
+
+def check_open(work: Work, device: str | torch.device) -> Look:
+    """Open a work where its words were given, so that what is wrong is said there.
+
+    Args:
+        work: What is to be done.
+        device: Where to compute.
+
+    Returns:
+        The look.
+
+    Raises:
+        UsageError: If values do not fit each other or the model.
+        UnusableFileError: If a file cannot be used.
+    """
+    require_packages("pyarrow")
+    try:
+        return work.open(device)
+    except (ValueError, TypeError) as problem:
+        raise UsageError(str(problem)) from problem
