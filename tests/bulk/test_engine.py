@@ -14,7 +14,7 @@ from sppnet.bulk.rows import Detecting, Look, look_at
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NOTHING = Look({"kind": "nothing"}, (), {}, lambda path, pixels: {})
+NOTHING = Look({"kind": "nothing"}, (), {}, lambda *_: {})
 
 
 def _paths(photos: Path) -> list[str]:
@@ -48,10 +48,14 @@ def test_a_file_without_a_good_row_goes_away(tmp_path):
 
 
 def test_rows_that_wait_are_kept_however_it_ends(photos, tmp_path):
-    with pytest.raises(KeyboardInterrupt), RowStore(tmp_path, NOTHING) as store:
-        store.add(look_at(NOTHING, _paths(photos)[:2]))
-        assert store.parts() == []
-        raise KeyboardInterrupt
+    def stops() -> None:
+        with RowStore(tmp_path, NOTHING) as store:
+            store.add(look_at(NOTHING, _paths(photos)[:2]))
+            assert store.parts() == []
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stops()
     assert len(_rows(tmp_path)) == 2
 
 

@@ -15,7 +15,7 @@ import torch
 from pyarrow import parquet
 
 from sppnet.app.main import main
-from sppnet.bulk.engine import RowStore, Workers, look_at_all
+from sppnet.bulk.engine import START_SECONDS, RowStore, Workers, look_at_all
 from sppnet.bulk.rows import Detecting, Look, Naming, look_at
 
 pytestmark = [
@@ -37,6 +37,7 @@ def quiet_ray() -> Iterator[None]:
     before = dict(os.environ)
     folders = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ[START_SECONDS] = "120"
     os.environ["PYTHONPATH"] = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
     yield
     os.environ.clear()
@@ -152,10 +153,10 @@ class _Deadly:
 
     files: tuple[Path, ...] = ()
 
-    def moved(self, files: list[Path]) -> "_Deadly":
+    def moved(self, _: list[Path]) -> "_Deadly":
         return self
 
-    def open(self, device: str) -> Look:
+    def open(self, _: str) -> Look:
         def row(path: str, pixels: torch.Tensor) -> dict:
             if "0-disc-001" in path:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -183,7 +184,7 @@ def test_a_photo_that_kills_each_process_is_a_row_and_takes_no_other_with_it(man
 class _Unloadable(_Deadly):
     """A work whose model loads on this machine only."""
 
-    def open(self, device: str) -> Look:
+    def open(self, _: str) -> Look:
         raise RuntimeError("the model does not load here")
 
 
@@ -206,10 +207,10 @@ def test_stopping_keeps_what_is_finished(models, many, cluster, tmp_path):
     work = Naming(models.classifier)
     look = work.open("cpu")
     paths = _paths(many)
-    with pytest.raises(KeyboardInterrupt), RowStore(tmp_path, look) as store:
-        for table in look_at_all(work, look, paths, Workers("ray", batch=4)):
-            store.add(table)
-            raise KeyboardInterrupt
+    with RowStore(tmp_path, look) as store:
+        tables = look_at_all(work, look, paths, Workers("ray", batch=4))
+        store.add(next(tables))
+        tables.close()  # as an interrupt does
     before = _rows(tmp_path)
     assert 0 < len(before) < len(paths)
     with RowStore(tmp_path, look) as store:

@@ -197,7 +197,7 @@ def test_what_cannot_be_meant_is_said_when_it_is_opened(models, tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch, models):
-    monkeypatch.setattr("sppnet.bulk.rows.find_spec", lambda name: None)
+    monkeypatch.setattr("sppnet.bulk.rows.find_spec", lambda _: None)
     with pytest.raises(MissingPackageError, match=r"pip install 'sppnet\[ray\]'"):
         check_open(Naming(models.classifier), "cpu")
 

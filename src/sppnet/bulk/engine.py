@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ ROWS = "rows"  # folder of the tables below the folder for the results
 MARK = b"sppnet"  # in a table's metadata: what its rows depend on
 PART_ROWS, PART_BYTES, PART_SECONDS = 10_000, 1 << 26, 30.0  # one of them fills a file
 STORE_BYTES = 500_000_000  # of Ray's object store, where we start it: rows are small
+START_SECONDS = "RAY_raylet_start_wait_time_s"
 TRIES_AGAIN = 3  # of photos whose process died
 FILE_BYTES = 1 << 32  # of a model that travels
 
@@ -116,25 +117,29 @@ class RowStore:
         self._since = time.monotonic()
         self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            if not try_lock(self._lock):
-                raise OutputError("another command writes here", path=self.folder)
-            for left in stale_temp_files(self.folder):
-                left.unlink()
-            for part in self.parts():
-                if fresh:
-                    part.unlink()
-                else:
-                    self._check(part)
+            self._begin(fresh)
         except BaseException:
             os.close(self._lock)
             raise
+
+    def _begin(self, fresh: bool) -> None:
+        """Take the lock, sweep, and look at what is there."""
+        if not try_lock(self._lock):
+            raise OutputError("another command writes here", path=self.folder)
+        for left in stale_temp_files(self.folder):
+            left.unlink()
+        for part in self.parts():
+            if fresh:
+                part.unlink()
+            else:
+                self._check(part)
 
     def parts(self) -> list[Path]:
         """The files, in the order in which they were begun."""
         return sorted(self.folder.glob("part-*.parquet"))
 
     def finished(self) -> set[str]:
-        """Paths of the photos whose rows are kept; rows of errors are dropped, to be tried again."""
+        """Paths of the photos that have rows; those of errors are dropped, to be tried again."""
         from pyarrow import compute
 
         paths: set[str] = set()
@@ -277,7 +282,7 @@ class _Travelling:
         import ray
 
         self.work = work
-        self.files = [ray.put(_pack(path)) for path in work.files]
+        self.files: list[Any] = [ray.put(_pack(path)) for path in work.files]
 
     def open(self, device: str) -> Look:
         """Open the work on the machine where it has arrived."""
@@ -351,9 +356,8 @@ def _look_by_ray(
             max_restarts=-1,
             max_task_retries=TRIES_AGAIN,
         )
-        for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            if table.num_rows:
-                yield table
+        tables: Iterable[Any] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+        yield from (table for table in tables if table.num_rows)
 
 
 @contextmanager
@@ -391,21 +395,27 @@ def _joined(workers: Workers) -> Iterator[int]:
 
 
 def _start(address: str | None) -> None:
-    """Connect to the cluster at an address, to the one that runs here, or to a new one."""
+    """Connect to the cluster at an address, to the one that runs here, or to a new one.
+
+    Raises:
+        UsageError: If there is none at the address, or none can be started.
+    """
     import ray
 
+    os.environ.setdefault(START_SECONDS, "120")  # a busy machine needs some
     quiet: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     try:
-        if address is None:
-            with suppress(ConnectionError):
-                ray.init(address="auto", **quiet)
-                return
-            ray.init("local", object_store_memory=STORE_BYTES, include_dashboard=False, **quiet)
-        else:
+        if address is not None:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+            return
+        with suppress(ConnectionError):
+            ray.init(address="auto", **quiet)
+            return
+        ray.init("local", object_store_memory=STORE_BYTES, include_dashboard=False, **quiet)
+    except Exception as error:  # Ray raises bare ones, too
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"no cluster of Ray answers at {address or 'this machine'}: {words}") from error
+        what = f"no cluster of Ray answers at {address}" if address else "Ray does not start"
+        raise UsageError(f"{what}: {words}") from error
 
 
 def _most_actors(there: Mapping[str, float], workers: Workers) -> int:
@@ -422,7 +432,9 @@ def _most_actors(there: Mapping[str, float], workers: Workers) -> int:
     fits = [math.floor(there.get(name, 0.0) / share) for name, share in wanted.items() if share]
     if min(fits) < 1:
         has = ", ".join(f"{there.get(name, 0):g} {name}" for name in wanted)
-        raise UsageError(f"a model needs {workers.cpus:g} CPU and {workers.gpus:g} GPU; there are {has}")
+        raise UsageError(
+            f"a model needs {workers.cpus:g} CPU and {workers.gpus:g} GPU; there are {has}"
+        )
     return min(fits)
 
 

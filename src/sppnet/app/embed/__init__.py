@@ -112,7 +112,8 @@ class RowJob:
         look = check_open(self.work, here)
         photos = list_photos(self.sources, self.out)
         if self.run_flags.dry_run:
-            return self._explain(look, photos.paths, workers)
+            self._explain(look, photos.paths, workers)
+            return
         tally = Tally(listed=len(photos.paths) + len(photos.problems))
         for problem in photos.problems:
             tally.add_failed(problem)
@@ -132,7 +133,7 @@ class RowJob:
             _say_names(store)
         say(f"{len(missing)} photos in {human_seconds(seconds)}")
         say(f"wrote {self.out / 'rows'} and {self.out / 'rows.json'}")
-        return tally.finish()
+        tally.finish()
 
     def _look(
         self,
