@@ -120,9 +120,10 @@ def test_a_row_that_comes_twice_is_kept_once(photos):
     assert list(engine._once(look_at(NOTHING, paths), missing)) == []
 
 
-@pytest.mark.parametrize("batch", [1, 4, 100])
-def test_here_each_photo_is_looked_at_once(photos, batch):
-    tables = look_at_all(None, NOTHING, _paths(photos), Workers(batch=batch))
+@pytest.mark.parametrize("count", [1, 4, 100])
+def test_here_each_photo_is_looked_at_once(photos, monkeypatch, count):
+    monkeypatch.setattr(engine, "HERE", count)
+    tables = look_at_all(None, NOTHING, _paths(photos), Workers())
     assert [path for each in tables for path in each.column("path").to_pylist()] == _paths(photos)
 
 
@@ -208,6 +209,11 @@ def test_embed_of_regions_by_a_detector(models, photos, tmp_path):
         (["--engine", "ray", "--every", "2"], "draws nothing"),
         (["--engine", "ray", "--show-above", "0.5"], "draws nothing"),
         (["--engine", "ray", "--device", "cuda"], "--gpus"),
+        (["--address", "127.0.0.1:1"], "--address goes with --engine ray only"),
+        (["--concurrency", "2"], "--concurrency goes with"),
+        (["--cpus", "2"], "--cpus goes with"),
+        (["--gpus", "1"], "--gpus goes with"),
+        (["--batch", "3"], "--batch goes with"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(models, photos, tmp_path, capfd, words, message):

@@ -15,7 +15,7 @@ import torch
 from pyarrow import parquet
 
 from sppnet.app.main import main
-from sppnet.bulk.engine import START_SECONDS, RowStore, Workers, look_at_all
+from sppnet.bulk.engine import PATIENCE, RowStore, Workers, look_at_all
 from sppnet.bulk.rows import Detecting, Look, Naming, look_at
 
 pytestmark = [
@@ -37,7 +37,7 @@ def quiet_ray() -> Iterator[None]:
     before = dict(os.environ)
     folders = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ[START_SECONDS] = "120"
+    os.environ.update(PATIENCE)
     os.environ["PYTHONPATH"] = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
     yield
     os.environ.clear()

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,6 +272,21 @@ class WorkerFlags:
             help="Of Ray: photos that a model gets at once; little more is lost with a machine.",
         ),
     ] = 32
+
+    @property
+    def by_ray(self) -> bool:
+        """Whether Ray computes.
+
+        Raises:
+            UsageError: If there is no such engine, or a flag of Ray stands without it.
+        """
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"--engine must be local or ray, got {self.engine!r}")
+        if self.engine == "local":
+            for field in fields(self):
+                if field.name != "engine" and getattr(self, field.name) != field.default:
+                    raise UsageError(f"--{field.name} goes with --engine ray only")
+        return self.engine == "ray"
 
 
 def list_devices() -> list[str]:

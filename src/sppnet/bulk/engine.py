@@ -43,7 +43,9 @@ ROWS = "rows"  # folder of the tables below the folder for the results
 MARK = b"sppnet"  # in a table's metadata: what its rows depend on
 PART_ROWS, PART_BYTES, PART_SECONDS = 10_000, 1 << 26, 30.0  # one of them fills a file
 STORE_BYTES = 500_000_000  # of Ray's object store, where we start it: rows are small
-START_SECONDS = "RAY_raylet_start_wait_time_s"
+# A busy machine needs more than Ray's 30 s to start it, and Ray then gives up.
+PATIENCE = {"RAY_raylet_start_wait_time_s": "180", "RAY_agent_register_timeout_ms": "150000"}
+HERE = 8  # photos of a table that this process makes
 TRIES_AGAIN = 3  # of photos whose process died
 FILE_BYTES = 1 << 32  # of a model that travels
 
@@ -247,9 +249,8 @@ def look_at_all(
         UsageError: If no cluster is at the address, or no machine has what an actor needs.
     """
     if workers.engine == "local":
-        step = min(workers.batch, 8)
-        for first in range(0, len(paths), step):
-            yield look_at(look, paths[first : first + step])
+        for first in range(0, len(paths), HERE):
+            yield look_at(look, paths[first : first + HERE])
         return
     require_packages("ray")
     with _joined(workers) as most:
@@ -402,7 +403,8 @@ def _start(address: str | None) -> None:
     """
     import ray
 
-    os.environ.setdefault(START_SECONDS, "120")  # a busy machine needs some
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
     try:
         if address is not None:

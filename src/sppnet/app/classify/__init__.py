@@ -209,13 +209,15 @@ def predict(
 
     With --engine ray, OUT/rows holds Parquet files of a row a photo instead.
     """
-    if workers.engine != "local":
+    if workers.by_ray:
         from sppnet.app.embed import RowJob
         from sppnet.bulk.rows import Naming
 
         return RowJob(Naming(model, view, imgsz, top), images, out, workers, run).run(fresh=fresh)
-    from sppnet.app.classify.predict import run_predict
+    from sppnet.app.classify.predict import forget_unfinished, run_predict
 
+    if fresh and not run.dry_run:
+        forget_unfinished(out)
     return run_predict(
         model, images, out, view=view, imgsz=imgsz, top=top, device=run.device, dry_run=run.dry_run
     )

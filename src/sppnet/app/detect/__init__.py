@@ -204,7 +204,7 @@ def predict(
 
     changed, file = split_inference(inference)
     models = [model, *(combine or [])]
-    if workers.engine != "local":
+    if workers.by_ray:
         if show_above is not None or every != 1:
             raise UsageError("--show-above and --every are for what is drawn; Ray draws nothing")
         from sppnet.app.embed import RowJob

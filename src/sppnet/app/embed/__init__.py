@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say, say_table
+from sppnet.app.console import Tally, human_seconds, note, say, say_table
 from sppnet.app.options import (
     Fresh,
     ImageSources,
@@ -103,12 +103,11 @@ class RowJob:
         from sppnet.bulk.rows import check_open, list_photos
         from sppnet.storage import write_json
 
-        with options_to_blame():
-            workers = Workers(**asdict(self.workers))
-        device = self.run_flags.device
-        if workers.engine == "ray" and device not in ("auto", "cpu"):
+        by_ray, device = self.workers.by_ray, self.run_flags.device
+        workers = Workers(**asdict(self.workers))
+        if by_ray and device not in ("auto", "cpu"):
             raise UsageError("with --engine ray, --gpus says what each model computes on")
-        here = choose_device(device if workers.engine == "local" else "cpu")
+        here = choose_device("cpu" if by_ray else device)
         look = check_open(self.work, here)
         photos = list_photos(self.sources, self.out)
         if self.run_flags.dry_run:
