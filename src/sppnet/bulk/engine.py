@@ -7,10 +7,12 @@ once, whatever died meanwhile, and no half table is ever on the disk.
 """
 
 import json
+import logging
 import math
 import os
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -341,22 +343,25 @@ def _look_by_ray(
     blocks = [pyarrow.table({"path": paths[first : first + batch]}) for first in steps]
     size = min(most, len(blocks))
     with _settings_of_ray():
-        rows = ray.data.from_arrow(blocks).map_batches(
-            _Actor,
-            fn_constructor_args=(
-                travels,
-                workers.device,
-                max(1, int(workers.cpus)),
-                os.environ.get(MAX_PIXELS_VARIABLE, ""),
-            ),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
-            batch_size=batch,
-            batch_format="pyarrow",
-            num_cpus=workers.cpus,
-            num_gpus=workers.gpus or None,
-            max_restarts=-1,
-            max_task_retries=TRIES_AGAIN,
-        )
+        with warnings.catch_warnings():
+            # Its ways to say how often to try again are announced to change in 2.64.
+            warnings.filterwarnings("ignore", "`ray_remote_args`")
+            rows = ray.data.from_arrow(blocks).map_batches(
+                _Actor,
+                fn_constructor_args=(
+                    travels,
+                    workers.device,
+                    max(1, int(workers.cpus)),
+                    os.environ.get(MAX_PIXELS_VARIABLE, ""),
+                ),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+                batch_size=batch,
+                batch_format="pyarrow",
+                num_cpus=workers.cpus,
+                num_gpus=workers.gpus or None,
+                max_restarts=-1,
+                max_task_retries=TRIES_AGAIN,
+            )
         tables: Iterable[Any] = rows.iter_batches(batch_size=None, batch_format="pyarrow")
         yield from (table for table in tables if table.num_rows)
 
@@ -366,6 +371,7 @@ def _settings_of_ray() -> Iterator[None]:
     """Let Ray go on where a block is lost for good, and show bars on a terminal only."""
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = DataContext.get_current()
     before = context.max_errored_blocks, context.enable_progress_bars
     context.max_errored_blocks = -1
