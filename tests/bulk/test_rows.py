@@ -8,15 +8,14 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from sppnet.bulk.photos import list_photos, read_photo
 from sppnet.bulk.rows import (
     Describing,
     Detecting,
     Look,
     Naming,
     check_open,
-    list_photos,
     look_at,
-    read_photo,
     schema_of,
 )
 from sppnet.classification import Classifier, TransferClassifier, load_classifier

@@ -100,7 +100,8 @@ class RowJob:
     def run(self, *, fresh: bool = False) -> None:
         """Look at all photos, keep the rows; ends the command with its exit code."""
         from sppnet.bulk.engine import RowStore, Workers, summary_of
-        from sppnet.bulk.rows import check_open, list_photos
+        from sppnet.bulk.photos import list_photos
+        from sppnet.bulk.rows import check_open
         from sppnet.storage import write_json
 
         by_ray, device = self.workers.by_ray, self.run_flags.device
