@@ -354,7 +354,7 @@ def _look_by_ray(
                     max(1, int(workers.cpus)),
                     os.environ.get(MAX_PIXELS_VARIABLE, ""),
                 ),
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
+                compute=ray.data.ActorPoolStrategy(size=size),  # one that shrinks loses actors
                 batch_size=batch,
                 batch_format="pyarrow",
                 num_cpus=workers.cpus,
