@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("evaluation",),
     ("classification", "detection"),
-    ("labelling",),
+    ("labelling", "bulk"),
     ("server",),
     ("paper",),
     ("app",),

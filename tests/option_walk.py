@@ -11,10 +11,11 @@ TIMES = ("seconds", "argv")
 
 def options_of(group: str, command: str) -> list[str]:
     """Names of all options of a command, as its parameters say them; the first spelling of each."""
-    from sppnet.app import classify, detect
+    from sppnet.app import classify, detect, embed
 
-    app = {"classify": classify, "detect": detect}[group].app
-    found = typer.main.get_command(app).commands[command]
+    app = {"classify": classify, "detect": detect, "embed": embed}[group].app
+    whole = typer.main.get_command(app)
+    found = getattr(whole, "commands", {command: whole})[command]
     return [each.opts[0] for each in found.params if each.param_type_name == "option"]
 
 

@@ -32,6 +32,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 COMMANDS = {
     "detect": "Find things: train a detector on your photos, score it, use it.",
     "classify": "Name images of any size: fit or train a classifier, score it, use it.",
+    "embed": "Turn photos, or regions of them, into vectors; on one machine or on many.",
     "label": "Label photos in a page on this machine; a model learns from each label.",
     "serve": "Answer for photos over HTTP with a trained model; on this machine unless told.",
     "evaluate": "Score any detections against any truth (VOC, COCO).",

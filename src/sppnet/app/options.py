@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -224,6 +224,69 @@ class RunFlags:
     dry_run: DryRun = False
     max_pixels: MaxPixels = None
     debug: Debug = False
+
+
+@dataclass(frozen=True)
+class WorkerFlags:
+    """Who computes, of commands that can send photos to other machines (`with_group`)."""
+
+    engine: Annotated[
+        str,
+        typer.Option(
+            "--engine",
+            metavar="local|ray",
+            help="This process, or processes of Ray on this machine and others.",
+        ),
+    ] = "local"
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="Of Ray's cluster; one that runs here, or a new one, if not given.",
+        ),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="Of Ray: models that are loaded at a time; as many as fit if not given.",
+        ),
+    ] = None
+    cpus: Annotated[
+        float, number_option("--cpus", rule=Within(0, 1024, above=True), text="Of Ray: cores each.")
+    ] = 1.0
+    gpus: Annotated[
+        float, number_option("--gpus", rule=Within(0, 64), text="Of Ray: accelerators each.")
+    ] = 0.0
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch",
+            metavar="N",
+            min=1,
+            max=100_000,
+            help="Of Ray: photos that a model gets at once; little more is lost with a machine.",
+        ),
+    ] = 32
+
+    @property
+    def by_ray(self) -> bool:
+        """Whether Ray computes.
+
+        Raises:
+            UsageError: If there is no such engine, or a flag of Ray stands without it.
+        """
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"--engine must be local or ray, got {self.engine!r}")
+        if self.engine == "local":
+            for field in fields(self):
+                if field.name != "engine" and getattr(self, field.name) != field.default:
+                    raise UsageError(f"--{field.name} goes with --engine ray only")
+        return self.engine == "ray"
 
 
 def list_devices() -> list[str]:

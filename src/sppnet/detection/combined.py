@@ -1,7 +1,8 @@
 """Several detectors of the same classes as one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, overload
 
 import torch
@@ -171,3 +172,28 @@ class AnyDetector(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name."""
         ...
+
+
+def load_detectors(
+    models: Sequence[Path],
+    device: torch.device | str,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> AnyDetector:
+    """Read detectors; several are combined into one.
+
+    Args:
+        models: Their folders, at least one.
+        device: Where to put them.
+        overrides: Fields of their :class:`InferenceConfig` to change.
+
+    Returns:
+        The detector.
+
+    Raises:
+        UnusableFileError: If a folder is no detector.
+        ValueError: If the detectors have different classes, or a value is out of range.
+    """
+    detectors = [Detector.load(model, device) for model in models]
+    for detector in detectors:
+        detector.inference = detector.inference.changed(overrides)
+    return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)

@@ -20,6 +20,7 @@ from sppnet.app.options import (
     Out,
     RunFlags,
     Split,
+    WorkerFlags,
     Workers,
     command_app,
     number_option,
@@ -190,6 +191,7 @@ def val(
 
 
 @app.command()
+@with_group(WorkerFlags, "workers", "Many machines")
 @with_group(RunFlags, "run")
 def predict(
     model: ModelFolder,
@@ -198,12 +200,24 @@ def predict(
     view: TestView = None,
     imgsz: TestSide = None,
     top: Top = 5,
+    fresh: Fresh = False,
     *,
+    workers: WorkerFlags,
     run: RunFlags,
 ) -> None:
-    """Name images of any sizes: OUT/predictions.json and OUT/predictions.csv."""
-    from sppnet.app.classify.predict import run_predict
+    """Name images of any sizes: OUT/predictions.json and OUT/predictions.csv.
 
-    run_predict(
+    With --engine ray, OUT/rows holds Parquet files of a row a photo instead.
+    """
+    if workers.by_ray:
+        from sppnet.app.embed import RowJob
+        from sppnet.bulk.rows import Naming
+
+        return RowJob(Naming(model, view, imgsz, top), images, out, workers, run).run(fresh=fresh)
+    from sppnet.app.classify.predict import forget_unfinished, run_predict
+
+    if fresh and not run.dry_run:
+        forget_unfinished(out)
+    return run_predict(
         model, images, out, view=view, imgsz=imgsz, top=top, device=run.device, dry_run=run.dry_run
     )

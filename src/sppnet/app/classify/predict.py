@@ -200,6 +200,11 @@ def run_predict(
     tally.finish()
 
 
+def forget_unfinished(out: Path) -> None:
+    """Drop the scores that an earlier run which was killed left in its folder for results."""
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+
+
 def choose_view(
     classifier: ImageClassifier, name: str | None, short_side: int | None
 ) -> View | ViewPlan | None:

@@ -22,6 +22,7 @@ from sppnet.app.options import (
     ModelFolder,
     Out,
     RunFlags,
+    WorkerFlags,
     Workers,
     command_app,
     number_option,
@@ -158,6 +159,7 @@ def val(
 
 @app.command()
 @with_inference
+@with_group(WorkerFlags, "workers", "Many machines")
 @with_group(RunFlags, "run")
 def predict(
     model: ModelFolder,
@@ -186,6 +188,7 @@ def predict(
     fresh: Fresh = False,
     *,
     inference: Mapping[str, Any],
+    workers: WorkerFlags,
     run: RunFlags,
 ) -> None:
     """Find things in images, folders and globs, or in videos; leaves counts.csv and more.
@@ -194,12 +197,21 @@ def predict(
     that `detect val`, or else the training, found; detections.json holds all, for `evaluate`.
     Of each video, NAME-counts.csv and NAME-detections.csv have the frames, NAME.mp4 is drawn.
     Proposals and detections are chosen as the model was trained to; a flag changes one thing.
+    With --engine ray, OUT/rows holds Parquet files of a row a photo, and nothing is drawn.
     """
     from sppnet.app.detect.predict import PredictionJob, VideoJob
     from sppnet.images.video import is_video
 
     changed, file = split_inference(inference)
     models = [model, *(combine or [])]
+    if workers.by_ray:
+        if show_above is not None or every != 1:
+            raise UsageError("--show-above and --every are for what is drawn; Ray draws nothing")
+        from sppnet.app.embed import RowJob
+        from sppnet.bulk.rows import Detecting
+
+        work = Detecting(tuple(models), changed, file, score_threshold)
+        return RowJob(work, images, out, workers, run).run(fresh=fresh)
     videos = [Path(source) for source in images if is_video(source)]
     if videos:
         if len(videos) < len(images) or file is not None:

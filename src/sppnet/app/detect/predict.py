@@ -23,8 +23,7 @@ from sppnet.app.detect.outcomes import (
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import track
-from sppnet.detection import CombinedDetector, Detector
-from sppnet.detection.combined import AnyDetector
+from sppnet.detection.combined import AnyDetector, load_detectors
 from sppnet.detection.watch import usual_thresholds, watch_frames
 from sppnet.errors import InputError, UsageError
 from sppnet.evaluation import (
@@ -67,11 +66,9 @@ def open_detectors(
         UnusableFileError: If a folder is no detector.
         UsageError: If the detectors have different classes, or a value is out of range.
     """
-    detectors = [Detector.load(model, choose_device(device)) for model in models]
+    chosen = choose_device(device)
     with options_to_blame():
-        for detector in detectors:
-            detector.inference = detector.inference.changed(overrides)
-        return detectors[0] if len(detectors) == 1 else CombinedDetector(detectors)
+        return load_detectors(models, chosen, overrides)
 
 
 @dataclass
