@@ -59,9 +59,9 @@ from sppnet.classification.transfer.fit import (
     fit_svm_classifier,
 )
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
-from sppnet.classification.transfer.svm import COSTS, LinearSvm
+from sppnet.classification.transfer.svm import LinearSvm, RidgeSums
 from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
-from sppnet.config.classification import FitConfig, TrainConfig
+from sppnet.config.classification import COSTS, FitConfig, TrainConfig
 from sppnet.training.checkpoints import Checkpoints, TrainingLog
 from sppnet.training.distributed import Processes, join_processes
 
@@ -90,6 +90,7 @@ __all__ = [
     "NetworkExtractor",
     "Processes",
     "RecipeExtractor",
+    "RidgeSums",
     "Split",
     "SplitConfig",
     "SppNet",
