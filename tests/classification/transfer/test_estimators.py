@@ -112,6 +112,13 @@ def test_probabilities_are_those_of_rows_never_seen(classes: int) -> None:
     assert log_loss(labels[200:], found) < best + 0.02
 
 
+def test_rows_far_from_zero_are_told_apart() -> None:
+    rows, labels = _noisy(120)
+    near = SppHead(c=100.0, norm=None).fit(rows, labels)
+    far = SppHead(c=100.0, norm=None).fit(rows + 1000, labels)
+    assert np.allclose(far.decision_function(rows + 1000), near.decision_function(rows), atol=0.01)
+
+
 def test_nothing_to_calibrate_on_is_said() -> None:
     head = SppHead().fit(np.eye(3), ["a", "b", "c"])
     with pytest.raises(ValueError, match="predict_proba must have two images of a class"):

@@ -265,10 +265,13 @@ class SppHead(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y must be of at least 2 classes, got only one class: {found}")
         task = class_task(torch.from_numpy(numbers), [str(name) for name in self.classes_])
         rows = torch.from_numpy(np.array(X))
-        rows = rows if self.norm is None else FixedNorm(self.norm)(rows)
+        shift = rows.mean(0)  # rows far from zero would leave float32 nothing to tell them apart by
+        rows = rows - shift if self.norm is None else FixedNorm(self.norm)(rows)
         costs = COSTS if self.c is None else (self.c,)
         options: dict[str, Any] = {"costs": costs, "loss": "squares", "seed": self.seed}
         svm, choice = fit_best([rows], task.targets, task.figure, weights=weights, **options)
+        if self.norm is None:
+            svm.bias_ = (svm.bias_ - shift.double() @ svm.weights_.double()).float()
         self.c_, self.head_ = choice.c, svm_head(svm, self.norm)
         self.scale_ = self._calibrate(rows, task.targets, weights) if self.probability else None
         return self

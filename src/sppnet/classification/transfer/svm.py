@@ -18,6 +18,7 @@ from sppnet.progress import Track, no_tracking
 GRAM_ROWS = 8000  # the Gram matrix of so many images takes 512 MB of float64
 GRAM_COLUMNS = 8192  # columns of the rows that are multiplied at a time
 SUM_LENGTH = 8192  # the longest rows whose products are summed: 512 MB
+LONG_ROW = 2.0
 # Rows are rounded to multiples of this share of the largest value; sums of so many products of two
 # such integers are below 2**53, so that a float64 holds them whatever the order.
 SUM_UNIT, SUM_ROWS = 2**20, 2**12
@@ -262,14 +263,17 @@ def gram_matrix(rows: Tensor) -> Tensor:
     """Inner products of all rows: (N, D) float32 -> (N, N) float64.
 
     Blocks of columns are multiplied in float32 and summed in float64, so that the memory beside
-    the rows is that of the result, however long the rows are.
+    the rows is that of the result, however many numbers a row has. Where a row's length is beyond
+    2, float32 would round off what tells rows apart, and the products are float64, too.
 
     Example:
         >>> gram_matrix(torch.eye(2)).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    is_long = bool((torch.linalg.vector_norm(rows, dim=1) > LONG_ROW).any())
     for columns in rows.split(GRAM_COLUMNS, dim=1):
+        columns = columns.double() if is_long else columns
         gram += columns @ columns.T
     return gram
 
