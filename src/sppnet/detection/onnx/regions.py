@@ -1,4 +1,4 @@
-"""Export of a detector to ONNX: an image and boxes in, scores and refined boxes out."""
+"""An image and boxes in, scores and refined boxes out."""
 
 import torch
 from torch import Tensor, nn
@@ -165,11 +165,11 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
         tolerance=ROUNDING,
         probes=("features", "cells", "pooled"),
         repool=lambda features, regions: pool_regions(features, regions, encoder.levels),
-        about=_facts(detector),
+        about=facts_of(detector),
     )
 
 
-def _facts(detector: Detector) -> dict[str, object]:
+def facts_of(detector: Detector) -> dict[str, object]:
     """What a program needs to know to use the graph, in JSON values."""
     projection = detector.encoder.projection
     places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
