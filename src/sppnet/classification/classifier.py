@@ -36,6 +36,7 @@ from sppnet.images import to_image
 from sppnet.images.canary import as_answers, canary_image
 from sppnet.pooling import SpatialPyramidPool
 from sppnet.storage import restore_model, save_model, tensors_under
+from sppnet.storage.hub import HubModel
 from sppnet.storage.tensors import digest_of
 
 # What of an image is scored: a plan's name such as "98", and None for the classifier's own view.
@@ -74,7 +75,7 @@ class SavedHead:
     feature_norm: Annotated[float | None, Within(0, above=True)]
 
 
-class ImageClassifier(ABC):
+class ImageClassifier(HubModel, ABC):
     """Names images of any size.
 
     What is predicted for an image depends on that image alone: on the CPU the same bits come out by

@@ -42,6 +42,7 @@ from sppnet.storage import (
     save_model,
     tensors_under,
 )
+from sppnet.storage.hub import HubModel
 from sppnet.storage.tensors import check_float32
 
 MODEL_KIND = "detector"
@@ -68,7 +69,7 @@ class SavedDetector:
     operating_points: dict[str, Any] | None = None
 
 
-class Detector:
+class Detector(HubModel):
     """Finds objects in images of any size.
 
     :meth:`encode` an image once, then :meth:`propose`, :meth:`score` or :meth:`detect` as often as

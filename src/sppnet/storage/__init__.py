@@ -3,8 +3,9 @@
 - ``files.py``: reads, hashes and atomically writes single files. Start here.
 - ``temp_files.py``: unfinished files, and the locks that tell whether their writers live.
 - ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
-- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable;
-  ``run_data.py``: what it learns from, and what changed there.
+- ``models.py``: a model as a folder; ``hub.py``: shared, with a card.
+- ``runs.py``: the folder of a run, locked and resumable; ``run_data.py``: what it learns from, and
+  what changed there.
 - ``label_store.py``: labels of photos with all their revisions, in one SQLite file;
   ``labels.py``: what is said about a photo, and the tables.
 """
