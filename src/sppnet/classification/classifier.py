@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from sppnet.backbones import restore_backbone
 from sppnet.backbones.weights import fill_module
 from sppnet.classification.convert import PretrainedPlusPyramidHead
-from sppnet.classification.multi_view import SCORE_KINDS, pool_views, score_rows
 from sppnet.classification.network import (
     MOST_LAYERS,
     ROWS,
@@ -30,7 +29,15 @@ from sppnet.classification.network import (
     device_of,
     pool_images,
 )
-from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
+from sppnet.classification.views import (
+    SCORE_KINDS,
+    View,
+    ViewPlan,
+    base_short_side,
+    pool_views,
+    score_rows,
+    view_plan,
+)
 from sppnet.config.fields import LARGEST, Count, Each, OneOf, Within, restore_fields
 from sppnet.images import to_image
 from sppnet.images.canary import as_answers, canary_image

@@ -35,7 +35,7 @@ Metrics = Mapping[str, Any] | str | Path | None
 MOST_CLASSES = 100  # classes that a card names
 
 # A model as code: MLflow runs this file where the model is used, and pickles nothing.
-MLFLOW_CODE = '''"""A model of sppnet for mlflow.pyfunc: paths of photos in, a row for each find out."""
+MLFLOW_CODE = '''"""A model of sppnet for mlflow.pyfunc: paths of photos in, a row a find out."""
 
 import mlflow.pyfunc
 import pandas
