@@ -9,7 +9,8 @@ sees (``views.py``; the means of many views, too) and the names of its classes
 
 ``convert.py`` gives a trained network of torchvision or timm a pyramid. ``data.py`` says what is
 learnt from and what is scored on, ``scoring.py`` how good it is, ``predict.py`` goes over many
-files, ``onnx.py`` exports, ``estimator.py`` is the form of scikit-learn. Start reading with ``network.py``, then ``classifier.py``.
+files, ``onnx.py`` exports, ``estimator.py`` is the form of scikit-learn. Start reading with
+``network.py``, then ``classifier.py``.
 """
 
 from sppnet.classification.classifier import Classifier, ImageClassifier, rank_scores

@@ -280,14 +280,15 @@ def find_objects(
 ) -> tuple[Value, Value, Value]:
     """Translate ``sppnet_detection::find_objects``: what ``Detector.detect`` does on anchors."""
     known = json.loads(facts)
-    parts = _Scorer(features, image, *scorer, known)
+    weights, bias = scorer
+    parts = _Scorer(features, image, weights, bias, known)
     proposals = _propose(parts, *anchors)
     boxes, scores, labels = _pairs(parts, proposals, bool(movers))
     if movers:
         before = scores
-        for weights, bias in zip(movers[::2], movers[1::2], strict=True):
-            groups = bias.shape[0] // 4
-            boxes = parts.move(boxes, labels, weights, bias, groups)
+        for products, constants in zip(movers[::2], movers[1::2], strict=True):
+            groups = constants.shape[0] // 4
+            boxes = parts.move(boxes, labels, products, constants, groups)
         if known["rescore"]:
             after = parts.score(parts.pool(boxes))
             own = op.GatherND(after, op.Unsqueeze(labels, _ints(1)), batch_dims=1)

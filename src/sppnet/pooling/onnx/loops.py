@@ -92,7 +92,7 @@ def region_maxima(
     flat = op.Constant(value_ints=[-1])
     # nothing yet, said so that optimisers cannot take its length, 0, for the final one
     order = op.Squeeze(op.NonZero(doublings_y < zero), zero)
-    parts = op.Gather(cells, order)
+    parts = op.SequenceConstruct(op.Gather(cells, order))
     tables_y = op.ReduceMax(op.Concat(zero, doublings_y + 1, axis=0), keepdims=0)
     tables_x = op.ReduceMax(op.Concat(zero, doublings_x + 1, axis=0), keepdims=0)
     down = op.Identity(cells)
@@ -111,14 +111,14 @@ def region_maxima(
                 op.Gather(table, op.Reshape(y1 + x0, flat)),
                 op.Gather(table, op.Reshape(y1 + x1, flat)),
             )
-            parts = op.Concat(parts, best, axis=0)
+            parts = op.SequenceInsert(parts, best)
             shifted = op.Slice(table, wide, end, zero)
             table = op.Max(table, op.Concat(shifted, op.Slice(table, zero, wide, zero), axis=0))
             wide = wide + wide
         lower = op.Slice(down, tall, end, zero)
         down = op.Max(down, op.Concat(lower, op.Slice(down, zero, tall, zero), axis=0))
         tall = tall + tall
-    return parts, order
+    return op.ConcatFromSequence(parts, axis=0), order
 
 
 @script(default_opset=op)
