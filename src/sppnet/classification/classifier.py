@@ -42,8 +42,7 @@ from sppnet.config.fields import LARGEST, Count, Each, OneOf, Within, restore_fi
 from sppnet.images import to_image
 from sppnet.images.canary import as_answers, canary_image
 from sppnet.pooling import SpatialPyramidPool
-from sppnet.storage import restore_model, save_model, tensors_under
-from sppnet.storage.hub import HubModel
+from sppnet.storage import HubModel, restore_model, save_model, tensors_under
 from sppnet.storage.tensors import digest_of
 
 # What of an image is scored: a plan's name such as "98", and None for the classifier's own view.
@@ -253,9 +252,6 @@ def as_list(images: Any) -> list[Any]:
 
 class Classifier(ImageClassifier):
     """A network together with the view of images that it was fitted on and its classes' names.
-
-    What is predicted for an image depends on that image alone: on the CPU the same bits come out by
-    itself and in any company and order.
 
     Args:
         network: Trunk, pooling and head; it is put into evaluation mode.

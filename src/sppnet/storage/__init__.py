@@ -30,6 +30,7 @@ from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
     from sppnet.storage.cache import FeatureCache, WriteBehind
+    from sppnet.storage.hub import HubModel
     from sppnet.storage.models import (
         is_model,
         load_model,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConflictError",
     "FeatureCache",
+    "HubModel",
     "LabelBox",
     "LabelStore",
     "LearntFile",
@@ -73,6 +75,7 @@ __all__ = [
 # These need torch, which files and runs do not.
 _MODULE_OF = {
     "FeatureCache": "cache",
+    "HubModel": "hub",
     "WriteBehind": "cache",
     "is_model": "models",
     "load_model": "models",
