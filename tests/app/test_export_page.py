@@ -94,7 +94,7 @@ def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path)
         page = chromium.new_page()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        page.goto((page_folder / "index.html").as_uri())
+        page.goto((page_folder / "index.html").as_uri(), timeout=WAIT)
         page.wait_for_selector("body[data-ready=yes]", timeout=WAIT, state="attached")
         page.set_input_files("#file", tmp_path / "photo.png")
         page.wait_for_selector("body[data-done=yes]", timeout=WAIT, state="attached")

@@ -10,7 +10,13 @@ from torch import Tensor
 from sppnet.backbones import build_backbone
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
-from sppnet.detection.onnx.whole import SIZES, _detect, _draw_image, check_whole, whole_recipe
+from sppnet.detection.onnx.whole import (
+    SIZES,
+    _draw_image,
+    check_whole,
+    detect_by_torch,
+    whole_recipe,
+)
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, LearntAnchors
 from sppnet.errors import OutputError
 from sppnet.pooling.onnx.export import export_onnx, open_session
@@ -59,7 +65,7 @@ def open_whole(detector: Detector) -> onnxruntime.InferenceSession:
 def check_image(session: onnxruntime.InferenceSession, detector: Detector, image: Tensor) -> int:
     """Compare one image; gives the number of detections."""
     boxes, scores, labels = map(torch.from_numpy, session.run(None, {"image": image.numpy()}))
-    expected = _detect(detector, image)
+    expected = detect_by_torch(detector, image)
     assert labels.tolist() == expected[2].tolist()
     assert torch.allclose(scores, expected[1], atol=1e-4)
     assert torch.allclose(boxes, expected[0], atol=1e-4 * max(image.shape))

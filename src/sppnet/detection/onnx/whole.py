@@ -5,10 +5,12 @@ functions here write in ONNX as onnxscript records them. Needs onnxscript; sppne
 module only to export.
 """
 
+import copy
 import json
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from onnxscript import opset18
 from torch import Tensor, nn
@@ -26,10 +28,14 @@ from sppnet.pooling.onnx.export import ExportRecipe
 from sppnet.pooling.onnx.loops import take_best
 from sppnet.pooling.onnx.operators import pool_regions
 
+if TYPE_CHECKING:
+    import onnx
+
 Value = Any  # a tensor of the graph that is being made
 op: Any = opset18
 FLOAT, DOUBLE, INT64 = 1, 11, 7  # numbers of types in ONNX
 TOLERANCE = 1e-4  # of the largest value: maps of two libraries differ in their last bits
+THRESHOLD = "score_threshold"  # name of the number in the file
 LEAST_THRESHOLD = -6.9  # soft suppression ends at a probability of 0.001
 SIZES = ((224, 224), (300, 400), (400, 533), (480, 360), (97, 301))
 LIBRARY = torch.library.Library("sppnet_detection", "DEF")
@@ -40,14 +46,7 @@ LIBRARY.define(
 
 
 @torch.library.register_fake("sppnet_detection::find_objects", lib=LIBRARY)
-def _fake(
-    features: Tensor,
-    image: Tensor,  # noqa: ARG001
-    anchors: list[Tensor],  # noqa: ARG001
-    scorer: list[Tensor],  # noqa: ARG001
-    movers: list[Tensor],  # noqa: ARG001
-    facts: str,  # noqa: ARG001
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(features: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The shapes of the results: as many detections as there are."""
     count = torch.library.get_ctx().new_dynamic_size()
     scores = features.new_empty(count)
@@ -75,6 +74,7 @@ class WholeDetector(nn.Module):
         classifier = linear_classifier_of(detector)
         self.register_buffer("weights", classifier.weights.contiguous())
         self.register_buffer("bias", classifier.bias)
+        self.register_buffer(THRESHOLD, torch.tensor([detector.inference.score_threshold]))
         cascade = cascade_of(detector)
         stages = [] if cascade is None else cascade.stages_
         for number, stage in enumerate(stages):
@@ -91,7 +91,7 @@ class WholeDetector(nn.Module):
             convolve_any_size(self.backbone, image),
             image,
             [self.rotation, self.shift, self.mixing, self.constants],
-            [self.weights, self.bias],
+            [self.weights, self.bias, getattr(self, THRESHOLD)],
             [getattr(self, name) for name in names],
             self.facts,
         )
@@ -116,7 +116,6 @@ def _graph_facts(detector: Detector) -> dict[str, Any]:
         "levels": list(detector.encoder.levels),
         "cells": [projection.stride, projection.centre, projection.offset],
         "temperature": rule.softmax_temperature,
-        "threshold": rule.score_threshold,
         "moved": rule.moved_per_class,
         "rescore": rule.rescore,
         "soft": rule.nms == "soft",
@@ -138,16 +137,13 @@ def check_whole(detector: Detector) -> None:
     check_exportable(detector.encoder.backbone)
     linear_classifier_of(detector)
     cascade = cascade_of(detector)
+    sizes, late = len(detector.encoder.short_sides), rule.refined != "scored"
     wrong = {
-        "it has no anchors (detect train --anchors on)": detector.anchors is None,
-        "it convolves images at several sizes (detect train --imgsz N)": len(
-            detector.encoder.short_sides
-        )
-        > 1,
+        "it has no anchors (detect train --anchors)": detector.anchors is None,
+        "it convolves images at several sizes (detect train --imgsz N)": sizes > 1,
         "it averages over mirror images (flip)": rule.flip,
         "its cap is of each class (max-per class)": rule.max_per != "image",
-        "it refines boxes after suppression (refined kept)": cascade is not None
-        and rule.refined != "scored",
+        "it refines boxes after suppression (refined kept)": cascade is not None and late,
         f"its score threshold is below {LEAST_THRESHOLD}": rule.score_threshold < LEAST_THRESHOLD,
     }
     for reason, holds in wrong.items():
@@ -174,20 +170,31 @@ def whole_recipe(detector: Detector) -> ExportRecipe:
     """
     check_whole(detector)
     facts = {**facts_of(detector), "kind": "whole detector", "proposals": "anchors"}
+    # a trained detector finds nothing in drawn noise: with its own threshold all would be equal
+    low = copy.copy(detector)
+    low.inference = replace(detector.inference, score_threshold=LEAST_THRESHOLD)
+    own = detector.inference.score_threshold
     return ExportRecipe(
-        module=WholeDetector(detector),
+        module=WholeDetector(low),
         example=(_draw_image(203, 311),),
         inputs={"image": {2: "height", 3: "width"}},
         outputs={name: {0: "detections"} for name in ("boxes", "scores", "labels")},
-        expect=lambda image: _detect(detector, image),
+        expect=lambda image: detect_by_torch(low, image),
         cases=[(_draw_image(*size),) for size in SIZES],
         tolerance=TOLERANCE,
         about=facts,
+        finish=lambda model: _set_threshold(model, own),
         translations={torch.ops.sppnet_detection.find_objects.default: find_objects},
     )
 
 
-def _detect(detector: Detector, image: Tensor) -> tuple[Tensor, ...]:
+def _set_threshold(model: "onnx.ModelProto", value: float) -> None:
+    """Put the detector's own threshold into a graph that was compared at the lowest one."""
+    [place] = [each for each in model.graph.initializer if each.name == THRESHOLD]
+    place.raw_data = np.array([value], "<f4").tobytes()
+
+
+def detect_by_torch(detector: Detector, image: Tensor) -> tuple[Tensor, ...]:
     """Detect on the anchors of an image by torch, as the graph should."""
     proposer = cast(AnchorProposer, detector.anchors)
     features = detector.encoder.backbone.with_engine("torch")(image)
@@ -212,6 +219,7 @@ class _Scorer:
     image: Value
     weights: Value
     bias: Value
+    threshold: Value
     facts: dict[str, Any]
 
     def pool(self, boxes: Value) -> Value:
@@ -225,12 +233,11 @@ class _Scorer:
         if not temperature:
             return scores
         logits = op.Div(_double(scores), _double(_floats(temperature)))
-        nothing = op.Sub(logits, logits)
         highest = op.Max(op.ReduceMax(logits, _ints(1), keepdims=1), _double(_floats(0.0)))
         classes = _size(self.bias, 0)
         one = op.Expand(_double(_floats(1.0)), op.Concat(classes, classes, axis=0))
         others = op.Sub(one, op.EyeLike(one))
-        shares = op.Add(op.Exp(op.Sub(logits, highest)), nothing)
+        shares = op.Exp(op.Sub(logits, highest))
         rest = op.Add(op.MatMul(shares, others), op.Exp(op.Neg(highest)))
         claimed = op.Add(op.Log(rest), highest)
         lost = op.Mul(claimed, _double(_floats(temperature)))
@@ -280,8 +287,8 @@ def find_objects(
 ) -> tuple[Value, Value, Value]:
     """Translate ``sppnet_detection::find_objects``: what ``Detector.detect`` does on anchors."""
     known = json.loads(facts)
-    weights, bias = scorer
-    parts = _Scorer(features, image, weights, bias, known)
+    weights, bias, threshold = scorer
+    parts = _Scorer(features, image, weights, bias, threshold, known)
     proposals = _propose(parts, *anchors)
     boxes, scores, labels = _pairs(parts, proposals, bool(movers))
     if movers:
@@ -296,7 +303,7 @@ def find_objects(
         sides = op.Sub(_columns(boxes, 2, 4), _columns(boxes, 0, 2))
         has_area = op.Greater(op.ReduceMin(sides, _ints(1), keepdims=0), _floats(0.0))
         boxes, scores, labels = (op.Compress(v, has_area, axis=0) for v in (boxes, scores, labels))
-    return _select(boxes, scores, labels, known, moved=bool(movers))
+    return _select(boxes, scores, labels, parts, moved=bool(movers))
 
 
 def _propose(parts: _Scorer, rotation: Value, shift: Value, mixing: Value, last: Value) -> Value:
@@ -380,7 +387,7 @@ def _pairs(parts: _Scorer, proposals: Value, moved: bool) -> tuple[Value, Value,
     labels = op.Expand(_count(_size(scores, 1)), shape)
     columns = (op.Reshape(v, _ints(-1)) for v in (scores, op.Expand(rows, shape), labels))
     scores, rows, labels = columns
-    counts = op.Greater(scores, _floats(parts.facts["threshold"]))
+    counts = op.Greater(scores, parts.threshold)
     scores, rows, labels = (op.Compress(v, counts, axis=0) for v in (scores, rows, labels))
     if per_class:
         scores, order = op.TopK(scores, op.Min(_ints(MOST_MOVED), _size(scores, 0)))
@@ -389,22 +396,24 @@ def _pairs(parts: _Scorer, proposals: Value, moved: bool) -> tuple[Value, Value,
 
 
 def _select(
-    boxes: Value, scores: Value, labels: Value, facts: dict[str, Any], *, moved: bool
+    boxes: Value, scores: Value, labels: Value, parts: _Scorer, *, moved: bool
 ) -> tuple[Value, Value, Value]:
     """Suppress copies and let boxes vote, as ``select_detections`` does."""
+    facts = parts.facts
     votes = moved and facts["vote"] < 1
-    kept, lowered = _take(boxes, scores, labels, facts)
+    kept, lowered = _take(boxes, scores, labels, parts)
     best, own = op.Gather(boxes, kept, axis=0), op.Gather(labels, kept, axis=0)
     if votes:
         best = _vote(best, own, boxes, scores, labels, facts["vote"])
     if votes and not facts["soft"]:
-        again, lowered = _take(best, lowered, own, facts)
+        again, lowered = _take(best, lowered, own, parts)
         best, own = (op.Gather(value, again, axis=0) for value in (best, own))
     return best, lowered, own
 
 
-def _take(boxes: Value, scores: Value, labels: Value, facts: dict[str, Any]) -> tuple[Value, Value]:
+def _take(boxes: Value, scores: Value, labels: Value, parts: _Scorer) -> tuple[Value, Value]:
     """Rows that stay, best first, and their scores, which soft suppression has lowered."""
+    facts = parts.facts
     shares = _double(op.Sigmoid(scores))
     most = op.Min(_ints(facts["most"]), _size(scores, 0))
     soft = facts["soft"]
@@ -421,7 +430,7 @@ def _take(boxes: Value, scores: Value, labels: Value, facts: dict[str, Any]) -> 
         kept = op.Compress(kept, stays, axis=0)
         return kept, op.Gather(scores, kept, axis=0)
     new = op.Cast(op.Sub(op.Log(lowered), op.Log(op.Sub(_double(_floats(1.0)), lowered))), to=FLOAT)
-    stays = op.Greater(new, _floats(facts["threshold"]))  # NaN, of rows taken before, does not
+    stays = op.Greater(new, parts.threshold)  # NaN, of rows taken before, does not
     return op.Compress(kept, stays, axis=0), op.Compress(new, stays, axis=0)
 
 
@@ -430,12 +439,9 @@ def _vote(
 ) -> Value:
     """Weighted means of the boxes that overlap each kept one: ``vote_boxes`` in ONNX."""
     kept, voters = _double(best), _double(boxes)
-    ends = [op.Min, op.Max]
     low, high = (
-        end(op.Unsqueeze(_columns(kept, a, a + 2), _ints(1)), op.Unsqueeze(part, _ints(0)))
-        for end, a, part in zip(
-            ends[::-1], (0, 2), (_columns(voters, 0, 2), _columns(voters, 2, 4)), strict=True
-        )
+        end(op.Unsqueeze(_columns(kept, a, a + 2), _ints(1)), _columns(voters, a, a + 2))
+        for end, a in ((op.Max, 0), (op.Min, 2))
     )
     zero = _double(_floats(0.0))
     shared = op.ReduceProd(op.Max(op.Sub(high, low), zero), _ints(2), keepdims=0)  # (n, P)
@@ -445,9 +451,9 @@ def _vote(
     ]
     union = op.Sub(op.Add(op.Unsqueeze(areas[0], _ints(1)), areas[1]), shared)
     near = op.GreaterOrEqual(op.Div(shared, union), _double(_floats(overlap)))
-    near = op.And(near, op.Equal(op.Unsqueeze(own, _ints(1)), op.Unsqueeze(labels, _ints(0))))
+    near = op.And(near, op.Equal(op.Unsqueeze(own, _ints(1)), labels))
     worth = op.Max(op.Add(_double(scores), _double(_floats(1.0))), zero)
-    weights = op.Mul(_double(near), op.Unsqueeze(worth, _ints(0)))
+    weights = op.Mul(_double(near), worth)
     total = op.ReduceSum(weights, _ints(1), keepdims=1)
     least = _double(_floats(1e-12))
     means = op.Cast(op.Div(op.MatMul(weights, voters), op.Max(total, least)), to=FLOAT)

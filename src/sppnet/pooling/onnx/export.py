@@ -99,6 +99,7 @@ class ExportRecipe:
         repool: The probes but the last one -> what the last one must be, bit for bit.
         about: Facts for the file's metadata; all that JSON can hold.
         translations: Of operators that neither torch nor the pooling translates.
+        finish: Changes the file after the comparisons.
     """
 
     module: nn.Module
@@ -112,6 +113,7 @@ class ExportRecipe:
     repool: Callable[..., Tensor] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    finish: Callable[["onnx.ModelProto"], None] | None = None
 
 
 def check_packages() -> None:
@@ -153,6 +155,8 @@ def export_onnx(recipe: ExportRecipe, opset: int = DEFAULT_OPSET) -> tuple[bytes
             _compare(recipe, case, result, values)
             for case, result, values in zip(recipe.cases, results, probed, strict=True)
         ]
+    if recipe.finish is not None:
+        recipe.finish(model)
     return model.SerializeToString(), comparisons
 
 
