@@ -28,9 +28,11 @@ from sppnet.app.progress import track
 from sppnet.backbones import Backbone, build_backbone, build_plain_classifier
 from sppnet.classification import ClassData, SplitConfig, View, extract_features, open_class_data
 from sppnet.classification.scoring import Task
+from sppnet.classification.transfer.choice import validate_costs
 from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe, best_recipe
-from sppnet.classification.transfer.svm import COSTS, fit_dual, gram_matrix, validate_costs
+from sppnet.classification.transfer.svm import fit_dual, gram_matrix
+from sppnet.config.classification import COSTS
 from sppnet.storage import FeatureCache, write_json, write_text
 
 MACHINES = {  # column -> loss, costs to choose from

@@ -33,9 +33,8 @@ from sppnet.classification import (
     score_on_maps,
 )
 from sppnet.classification.convert import convert_classifier
-from sppnet.classification.multi_view import pool_views, score_rows
 from sppnet.classification.network import build_paper_network
-from sppnet.classification.views import NINETY_SIX, PLANS
+from sppnet.classification.views import NINETY_SIX, PLANS, pool_views, score_rows
 from sppnet.images import list_images, load_image, resize_image
 from sppnet.storage import write_json, write_text
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sppnet.backbones import Backbone, build_backbone
-    from sppnet.classification import SppNet
+    from sppnet.classification import RidgeSums, SppNet
     from sppnet.classification.estimator import SppClassifier
+    from sppnet.classification.transfer.estimators import SppFeatures, SppHead
     from sppnet.config.detection import DetectionConfig, InferenceConfig
     from sppnet.detection import CombinedDetector, Detector
     from sppnet.geometry import Detections, Projection, project_boxes
@@ -44,9 +45,12 @@ _ROOM_OF = {
     "MultiScaleBoxPool": "pooling.multi_scale",
     "Projection": "geometry",
     "RegionPool": "pooling",
+    "RidgeSums": "classification",
     "SlidingWindowPool": "pooling",
     "SpatialPyramidPool": "pooling",
     "SppClassifier": "classification.estimator",
+    "SppFeatures": "classification.transfer.estimators",
+    "SppHead": "classification.transfer.estimators",
     "SppNet": "classification",
     "build_backbone": "backbones",
     "open_detection_dataset": "images",
@@ -70,9 +74,12 @@ __all__ = [
     "MultiScaleBoxPool",
     "Projection",
     "RegionPool",
+    "RidgeSums",
     "SlidingWindowPool",
     "SpatialPyramidPool",
     "SppClassifier",
+    "SppFeatures",
+    "SppHead",
     "SppNet",
     "__version__",
     "build_backbone",

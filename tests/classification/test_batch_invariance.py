@@ -73,7 +73,7 @@ def test_a_planted_dependence_on_the_batch_is_caught(
 ) -> None:
     alone = torch.cat([classifier.scores(image) for image in images[:32]])
     monkeypatch.setattr(
-        "sppnet.classification.multi_view.apply_in_blocks", lambda head, rows: head(rows)
+        "sppnet.classification.views.apply_in_blocks", lambda head, rows: head(rows)
     )
     wrong = torch.cat([classifier.scores(image) for image in images[:32]])
     together = classifier.scores(images[:32])

@@ -7,17 +7,23 @@ from torch.nn.functional import adaptive_max_pool2d
 
 from sppnet.backbones import build_backbone
 from sppnet.classification import SppNet, View, build_classifier, build_pool
-from sppnet.classification.multi_view import (
+from sppnet.classification.network import POOLS, pool_images
+from sppnet.classification.views import (
+    CROP,
+    FULL,
+    NINETY_SIX,
+    TEN,
+    Scale,
+    ViewPlan,
     pool_on_crops,
     pool_on_maps,
     pool_views,
     score_on_crops,
     score_on_maps,
     score_rows,
+    view_plan,
     window_cells,
 )
-from sppnet.classification.network import POOLS, pool_images
-from sppnet.classification.views import CROP, FULL, NINETY_SIX, TEN, Scale, ViewPlan, view_plan
 from sppnet.images import resize_image
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -158,7 +164,7 @@ def test_large_maps_go_without_their_mirror(
     small: SppNet, photo: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = pool_on_maps(small, photo, SMALL)
-    monkeypatch.setattr("sppnet.classification.multi_view.PAIR_PIXELS", 0)
+    monkeypatch.setattr("sppnet.classification.views.PAIR_PIXELS", 0)
     assert torch.allclose(pool_on_maps(small, photo, SMALL), together, atol=1e-5)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sppnet.detection.onnx import project_to_free_grid
+from sppnet.detection.onnx.regions import project_to_free_grid
 from sppnet.geometry import Projection, project_boxes
 
 PROJECTIONS = [

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sppnet.detection.scales import choose_short_sides
+from sppnet.detection.assign import choose_short_sides
 
 
 def _image(sides: list[float], labels: list[int], crowd: list[bool] | None = None):

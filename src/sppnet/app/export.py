@@ -1,14 +1,19 @@
 """``sppnet export``: models and the pooling as ONNX files that are known to compute the same."""
 
-from collections.abc import Sequence
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sppnet.app.console import human_bytes, options_to_blame, say, say_table
 from sppnet.app.options import Debug, Levels, Threads, command_app, parse_numbers
-from sppnet.errors import OutputError, UsageError
+from sppnet.errors import MissingPackageError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from sppnet.pooling.onnx.export import Comparison, ExportRecipe
@@ -16,6 +21,14 @@ if TYPE_CHECKING:
 app = command_app("Write a classifier, a detector or the pooling as ONNX.")
 
 POOLING = "pooling"
+RUNTIME = Path("node_modules/onnxruntime-web/dist")
+# what the page holds of the runtime: its program, and its compiled part with the glue around it
+RUNTIME_FILES = {
+    "runtime": "ort.wasm.min.js",
+    "glue": "ort-wasm-simd-threaded.mjs",
+    "wasm": "ort-wasm-simd-threaded.wasm",
+}
+PAGE = "export_page.html"
 
 Model = Annotated[
     str,
@@ -25,7 +38,31 @@ Model = Annotated[
     ),
 ]
 OnnxFile = Annotated[
-    Path, typer.Argument(metavar="OUT.onnx", help="File to write; an older one is replaced.")
+    Path | None, typer.Argument(metavar="OUT.onnx", help="File to write; an older one is replaced.")
+]
+Whole = Annotated[
+    bool,
+    typer.Option(
+        "--whole",
+        help="Of a detector: an image in, detections out; proposals come from its anchors alone.",
+    ),
+]
+Web = Annotated[
+    Path | None,
+    typer.Option(
+        "--web",
+        metavar="DIR",
+        help="Of a detector: write DIR/index.html, one page that detects in a browser, without a "
+        "server and without asking the network.",
+    ),
+]
+Runtime = Annotated[
+    Path,
+    typer.Option(
+        "--runtime",
+        metavar="DIR",
+        help="For --web: folder dist of the npm package onnxruntime-web; nothing is downloaded.",
+    ),
 ]
 Opset = Annotated[
     int,
@@ -50,7 +87,10 @@ Channels = Annotated[
 @app.command()
 def export(
     model: Model,
-    out: OnnxFile,
+    out: OnnxFile = None,
+    whole: Whole = False,
+    web: Web = None,
+    runtime: Runtime = RUNTIME,
     levels: Levels = None,
     mode: Mode = None,
     regions: Regions = False,
@@ -63,27 +103,92 @@ def export(
 
     Batch, height, width and the number of boxes stay free. The file is run in onnxruntime at sizes
     from the smallest to 20:1; where it differs from torch (the pooling in any bit, logits and
-    scores by more than 1e-5 of the largest), nothing is written.
+    scores by more than 1e-5 of the largest, whole detectors by more than 1e-4), nothing is written.
     """
     from sppnet.pooling.onnx.export import check_packages, export_onnx
-    from sppnet.server.files import recipe_of
     from sppnet.storage import ensure_output_folder
 
-    if out.is_dir():
+    if out is None and web is None:
+        raise UsageError("OUT.onnx or --web DIR is needed: where to write")
+    parts = {} if web is None else read_runtime(runtime)
+    if out is not None and out.is_dir():
         raise OutputError("is a folder; the name of a file is needed here", path=out)
     check_packages()
     if model == POOLING:
+        if whole or web is not None:
+            raise UsageError("--whole and --web go with a detector, not with the word pooling")
         recipe = _pooling(levels, mode, regions, channels)
     else:
         own = {"--levels": levels, "--mode": mode, "--regions": regions, "--channels": channels}
         _refuse_pooling_options([name for name, value in own.items() if value])
-        recipe = recipe_of(Path(model))
-    ensure_output_folder(out.absolute().parent)
+        recipe = _model(Path(model), whole=whole or web is not None)
+    target = out if web is None else web / "index.html"
+    target = target or Path()
+    for path in (out, web):
+        if path is not None:
+            ensure_output_folder(path if path is web else path.absolute().parent)
     try:
         data, comparisons = export_onnx(recipe, opset)
     except OutputError as error:  # the room that exports does not know the file
-        raise OutputError(f"not written: {error.message}", path=out, code=error.code) from error
-    _write(recipe, data, comparisons, out)
+        raise OutputError(f"not written: {error.message}", path=target, code=error.code) from error
+    _refuse_differences(recipe, comparisons, target)
+    if out is not None:
+        _write(recipe, data, out)
+    if web is not None:
+        _write_page(recipe, data, parts, web / "index.html")
+
+
+def read_runtime(folder: Path) -> dict[str, bytes]:
+    """Read what a page needs of the npm package onnxruntime-web.
+
+    Args:
+        folder: Its folder ``dist``, or the package's own.
+
+    Returns:
+        The bytes of each part by name.
+
+    Raises:
+        MissingPackageError: If a file is not there; the error has the command.
+    """
+    from sppnet.storage import read_bytes
+
+    places = [place for place in (folder, folder / "dist") if place.is_dir()]
+    for place in places:
+        files = {name: place / file for name, file in RUNTIME_FILES.items()}
+        if all(file.is_file() for file in files.values()):
+            return {name: read_bytes(file) for name, file in files.items()}
+    raise MissingPackageError(
+        f"--web needs {', '.join(RUNTIME_FILES.values())} in {str(folder)!r}: "
+        "npm install onnxruntime-web, or --runtime DIR"
+    )
+
+
+def _write_page(recipe: "ExportRecipe", data: bytes, parts: dict[str, bytes], target: Path) -> None:
+    """Put runtime, model and facts into one page that needs nothing else."""
+    from sppnet.storage import write_text
+
+    facts = json.dumps(page_facts(recipe.about)).encode()
+    coded = {"facts": facts, "model": data, "wasm": parts["wasm"], "glue": parts["glue"]}
+    values = {name: base64.b64encode(value).decode() for name, value in coded.items()}
+    values["title"] = html.escape(", ".join(recipe.about["names"])[:80])
+    values["runtime"] = parts["runtime"].decode("utf-8").replace("</script", r"<\/script")
+    template = resources.files("sppnet.app").joinpath(PAGE).read_text(encoding="utf-8")
+    pieces = re.split(r"\{\{(\w+)\}\}", template)
+    text = "".join(values[each] if n % 2 else each for n, each in enumerate(pieces))
+    write_text(target, text)
+    say(f"{target}: {human_bytes(len(text))}, opens in a browser as it is")
+
+
+def page_facts(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs to know of a detector: sizes, names, and from which score to show."""
+    points = about.get("operating_points")
+    thresholds = [value for value in (points or {}).get("thresholds", ()) if value is not None]
+    return {
+        "names": about["names"],
+        "short_side": about["encoder"]["short_sides"][0],
+        "max_long_side": about["encoder"]["max_long_side"],
+        "threshold": min(thresholds, default=0.0),
+    }
 
 
 def _pooling(
@@ -109,21 +214,41 @@ def _refuse_pooling_options(given: Sequence[str]) -> None:
         raise UsageError(f"{given[0]} goes with the word pooling only, not with a model's folder")
 
 
-def _write(
-    recipe: "ExportRecipe", data: bytes, comparisons: Sequence["Comparison"], out: Path
-) -> None:
-    """Show the comparisons, and write the file if all of them are good."""
-    from sppnet.storage import write_bytes
+def _model(folder: Path, *, whole: bool) -> "ExportRecipe":
+    """Read a model of either kind and describe its export."""
+    from sppnet.server.files import recipe_of
+    from sppnet.storage import read_kind
 
+    kind = read_kind(folder) if whole else ""
+    if kind == "detector":
+        from sppnet.detection import Detector
+        from sppnet.detection.onnx.whole import whole_recipe
+
+        return whole_recipe(Detector.load(folder))
+    if kind == "classifier":
+        raise UsageError("--whole and --web go with a detector, not with a classifier", path=folder)
+    return recipe_of(folder)
+
+
+def _refuse_differences(
+    recipe: "ExportRecipe", comparisons: Sequence["Comparison"], target: Path
+) -> None:
+    """Show the comparisons, and go on only if all of them are good."""
     _say_comparisons(recipe, comparisons)
     bad = [each for each in comparisons if not each.matches(recipe.tolerance)]
     if bad:
         raise OutputError(
             f"not written: onnxruntime and torch differ in {len(bad)} of {len(comparisons)} cases, "
             f"first with {_shapes(bad[0])}",
-            path=out,
+            path=target,
             code="E_MISMATCH",
         )
+
+
+def _write(recipe: "ExportRecipe", data: bytes, out: Path) -> None:
+    """Write the file."""
+    from sppnet.storage import write_bytes
+
     write_bytes(out, data)
     inputs, outputs = ", ".join(recipe.inputs), ", ".join(recipe.outputs)
     say(f"{out}: {human_bytes(len(data))}, {inputs} -> {outputs}")

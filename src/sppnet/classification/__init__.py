@@ -1,16 +1,16 @@
 """Names images of any size.
 
 A classifier is a network (``network.py``: trunk, pooling, head) with the view of an image that it
-sees (``views.py``) and the names of its classes (``classifier.py``). There are two ways to get
-one:
+sees (``views.py``; the means of many views, too) and the names of its classes
+(``classifier.py``). There are two ways to get one:
 
 - ``transfer/``: features of a frozen trunk and linear SVMs, in minutes on a CPU;
 - ``train/``: trunk and head together, at one input size or at many.
 
 ``convert.py`` gives a trained network of torchvision or timm a pyramid. ``data.py`` says what is
-learnt from and what is scored on, ``scoring.py`` how good it is, ``multi_view.py`` averages many
-views, ``predict.py`` goes over many files, ``onnx.py`` exports, ``estimator.py`` is the form of
-scikit-learn. Start reading with ``network.py``, then ``classifier.py``.
+learnt from and what is scored on, ``scoring.py`` how good it is, ``predict.py`` goes over many
+files, ``onnx.py`` exports, ``estimator.py`` is the form of scikit-learn. Start reading with
+``network.py``, then ``classifier.py``.
 """
 
 from sppnet.classification.classifier import Classifier, ImageClassifier, rank_scores
@@ -29,7 +29,6 @@ from sppnet.classification.data import (
     scoring_split,
     training_split,
 )
-from sppnet.classification.multi_view import score_on_crops, score_on_maps
 from sppnet.classification.network import (
     AverageAndPyramid,
     FixedNorm,
@@ -43,8 +42,7 @@ from sppnet.classification.network import (
 )
 from sppnet.classification.predict import load_classifier, predict_each, predict_files
 from sppnet.classification.scoring import mean_figures, score_predictions
-from sppnet.classification.train.augmentation import Augmentation
-from sppnet.classification.train.config import InputSizes, TrainerConfig
+from sppnet.classification.train.config import Augmentation, InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
@@ -59,9 +57,16 @@ from sppnet.classification.transfer.fit import (
     fit_svm_classifier,
 )
 from sppnet.classification.transfer.recipe import RECIPES, Block, FeatureRecipe, load_recipe
-from sppnet.classification.transfer.svm import COSTS, LinearSvm
-from sppnet.classification.views import PLANS, View, ViewPlan, view_plan
-from sppnet.config.classification import FitConfig, TrainConfig
+from sppnet.classification.transfer.svm import LinearSvm, RidgeSums
+from sppnet.classification.views import (
+    PLANS,
+    View,
+    ViewPlan,
+    score_on_crops,
+    score_on_maps,
+    view_plan,
+)
+from sppnet.config.classification import COSTS, FitConfig, TrainConfig
 from sppnet.training.checkpoints import Checkpoints, TrainingLog
 from sppnet.training.distributed import Processes, join_processes
 
@@ -90,6 +95,7 @@ __all__ = [
     "NetworkExtractor",
     "Processes",
     "RecipeExtractor",
+    "RidgeSums",
     "Split",
     "SplitConfig",
     "SppNet",

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from sppnet.backbones import restore_backbone
 from sppnet.backbones.weights import fill_module
 from sppnet.classification.convert import PretrainedPlusPyramidHead
-from sppnet.classification.multi_view import SCORE_KINDS, pool_views, score_rows
 from sppnet.classification.network import (
     MOST_LAYERS,
     ROWS,
@@ -30,12 +29,20 @@ from sppnet.classification.network import (
     device_of,
     pool_images,
 )
-from sppnet.classification.views import View, ViewPlan, base_short_side, view_plan
+from sppnet.classification.views import (
+    SCORE_KINDS,
+    View,
+    ViewPlan,
+    base_short_side,
+    pool_views,
+    score_rows,
+    view_plan,
+)
 from sppnet.config.fields import LARGEST, Count, Each, OneOf, Within, restore_fields
 from sppnet.images import to_image
 from sppnet.images.canary import as_answers, canary_image
 from sppnet.pooling import SpatialPyramidPool
-from sppnet.storage import restore_model, save_model, tensors_under
+from sppnet.storage import HubModel, restore_model, save_model, tensors_under
 from sppnet.storage.tensors import digest_of
 
 # What of an image is scored: a plan's name such as "98", and None for the classifier's own view.
@@ -74,7 +81,7 @@ class SavedHead:
     feature_norm: Annotated[float | None, Within(0, above=True)]
 
 
-class ImageClassifier(ABC):
+class ImageClassifier(HubModel, ABC):
     """Names images of any size.
 
     What is predicted for an image depends on that image alone: on the CPU the same bits come out by
@@ -245,9 +252,6 @@ def as_list(images: Any) -> list[Any]:
 
 class Classifier(ImageClassifier):
     """A network together with the view of images that it was fitted on and its classes' names.
-
-    What is predicted for an image depends on that image alone: on the CPU the same bits come out by
-    itself and in any company and order.
 
     Args:
         network: Trunk, pooling and head; it is put into evaluation mode.

@@ -9,42 +9,37 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from sppnet.backbones import build_backbone
 from sppnet.classification.classifier import Classifier, as_list
 from sppnet.classification.data import as_files, content_numbers, read_labelled
-from sppnet.classification.network import (
-    FixedNorm,
-    SppNet,
-    build_classifier,
-    build_pool,
-    pool_images,
-)
-from sppnet.classification.scoring import class_task
+from sppnet.classification.network import SppNet, build_classifier, build_pool
 from sppnet.classification.train.config import InputSizes, TrainerConfig
 from sppnet.classification.train.loader import TrainingImages
 from sppnet.classification.train.trainer import train_network
-from sppnet.classification.transfer.svm import COSTS, fit_best, svm_head
+from sppnet.classification.transfer.estimators import (
+    SppFeatures,
+    SppHead,
+    pooled_rows,
+    probabilities,
+    sklearn_margins,
+    takes_images,
+)
 from sppnet.classification.views import View
 from sppnet.errors import InputError
-from sppnet.images import to_image
 from sppnet.training.optimizers import OptimizerConfig
 
 METHODS = ("svm", "train")
+SCALE = "probability_scale"  # name of the calibration in a saved classifier
 
 
-def _scores_are(kind: str) -> Any:
-    """Offer a method only where the scores are of one kind, as scikit-learn's SVC does."""
-
-    def check(estimator: "SppClassifier") -> bool:
-        found = "margin" if estimator.method == "svm" else "probability"
-        if found != kind:
-            message = f"method={estimator.method!r} gives a {found} for each class, no {kind}"
-            raise AttributeError(message)
-        return True
-
-    return available_if(check)
+def _gives_margins(estimator: "SppClassifier") -> bool:
+    """Offer a method only where the scores are margins, as scikit-learn's SVC does."""
+    if estimator.method != "svm":
+        rule = f"method={estimator.method!r} gives a probability for each class, no margin"
+        raise AttributeError(rule)
+    return True
 
 
 class SppClassifier(ClassifierMixin, BaseEstimator):
@@ -62,6 +57,8 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         view: What of an image the SVMs see: ``"full"``, ``"crop"`` or ``"warp"``.
         short_side: Short side of that in pixels.
         c: Cost of a margin violation of the SVMs; None chooses it on held-out parts of the images.
+        memory: Folder in which the SVMs' maps are kept, so that a search of settings convolves each
+            image once; or a ``joblib.Memory``; None keeps none.
         epochs: Passes over all images in training.
         sizes: Sides of the square training input, which take turns.
         batch: Images in one update.
@@ -99,6 +96,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         view: str = "full",
         short_side: int = 224,
         c: float | None = None,
+        memory: Any = None,
         epochs: int = 30,
         sizes: Sequence[int] = (180, 224),
         batch: int = 32,
@@ -115,6 +113,7 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         self.view = view
         self.short_side = short_side
         self.c = c
+        self.memory = memory
         self.epochs = epochs
         self.sizes = sizes
         self.batch = batch
@@ -124,19 +123,20 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         self.seed = seed
         self.device = device
 
-    def fit(self, images: Any, y: Any = None) -> "SppClassifier":
+    def fit(self, images: Any, y: Any = None, sample_weight: Any = None) -> "SppClassifier":
         """Learn to name images.
 
         Args:
             images: A folder of class folders (of its ``train`` part, if it has one), or N images.
             y: N labels; None with a folder.
+            sample_weight: (N,) at least 0, how much each image counts for the SVMs.
 
         Returns:
             The classifier itself.
 
         Raises:
-            ValueError: If a setting is out of range, there are fewer than two classes, or not one
-                label for each image.
+            ValueError: If a setting is out of range, there are fewer than two classes, not one
+                label for each image, or weights where a network is trained.
             InputError: If an image cannot be read; names the file.
         """
         if self.method not in METHODS:
@@ -147,36 +147,50 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"y must be {len(images)}, one for each image, got {len(numbers)}")
         if len(self.classes_) < 2:
             raise ValueError(f"y must be of at least 2 classes, got {self.classes_.tolist()}")
-        labels = torch.from_numpy(numbers)
+        about: dict[str, Any] = {"settings": self._settings()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            fit = self._fit_svm if self.method == "svm" else self._fit_network
-            network, view = fit(images, labels)
+            if self.method == "svm":
+                network, view, about[SCALE] = self._fit_svm(images, numbers, sample_weight)
+            elif sample_weight is not None:
+                raise ValueError("sample_weight must be None with method='train'")
+            else:
+                network, view = self._fit_network(images, torch.from_numpy(numbers))
+        about["labels"] = self.classes_.tolist()
         self.classifier_ = Classifier(
             network,
             view,
             [str(name) for name in self.classes_],
             score_kind="margin" if self.method == "svm" else "probability",
             seen=content_numbers(images),
-            about={"settings": self.get_params(), "labels": self.classes_.tolist()},
+            about=about,
         )
         return self
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a saved classifier names; where maps were kept is no part of it."""
+        return {**self.get_params(), "memory": None}
 
     def predict(self, images: Any) -> np.ndarray:
         """Name images: N of them, or one -> (N,) labels."""
         best = self._scores(images).argmax(axis=1)
         return self.classes_[best]
 
-    @_scores_are("probability")
     def predict_proba(self, images: Any) -> np.ndarray:
-        """Probabilities of a trained network: (N, K); SVMs have none."""
-        return self._scores(images)
+        """Probabilities of the classes: (N, K); those of SVMs are calibrated on held-out folds.
 
-    @_scores_are("margin")
+        Raises:
+            ValueError: If SVMs had no two images of a class, so that nothing could be held out.
+        """
+        scores = self._scores(images)
+        if self.classifier_.score_kind == "probability":
+            return scores
+        return probabilities(scores, self.classifier_.about.get(SCALE))
+
+    @available_if(_gives_margins)
     def decision_function(self, images: Any) -> np.ndarray:
         """Margins of the SVMs: (N, K), or (N,) for two classes, above 0 for the second."""
-        margins = self._scores(images)
-        return margins if len(self.classes_) > 2 else (margins[:, 1] - margins[:, 0]) / 2
+        return sklearn_margins(self._scores(images))
 
     def score(self, images: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Share of images that get the right name.
@@ -212,33 +226,33 @@ class SppClassifier(ClassifierMixin, BaseEstimator):
         return estimator
 
     def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        return tags
+        return takes_images(super().__sklearn_tags__())
 
     def _scores(self, images: Any) -> np.ndarray:
         check_is_fitted(self, "classifier_")
-        return self.classifier_.scores(images, self.test_view).numpy()
-
-    def _fit_svm(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
-        """Fit SVMs on pooled features of the frozen trunk."""
-        view, pool = View(self.view, self.short_side), build_pool("spp", self.levels)
-        backbone = build_backbone(self.backbone, self.weights).with_engine()
-        backbone = backbone.to(self.device).eval()
-        seen = (view.apply(to_image(image)) for image in images)
-        rows = torch.cat([pool_images(backbone, pool, [each]) for each in seen])
-        return SppNet(backbone, pool, self._fit_head(rows, labels).to(self.device)), view
-
-    def _fit_head(self, rows: Tensor, labels: Tensor) -> nn.Sequential:
-        """Fit SVMs on pooled features, at the given or at the best cost."""
-        task = class_task(labels, [str(name) for name in self.classes_])
-        rows = FixedNorm(1.0)(rows)
-        costs = COSTS if self.c is None else (self.c,)
-        svm, _ = fit_best(
-            [rows], task.targets, task.figure, costs=costs, loss="squares", seed=self.seed
+        classifier = self.classifier_
+        if self.memory is None or self.test_view is not None or self.method != "svm":
+            return classifier.scores(images, self.test_view).numpy()
+        network: Any = classifier.network
+        rows = pooled_rows(
+            as_list(images), network.backbone, network.pool, classifier.view, self.memory
         )
-        return svm_head(svm, 1.0)
+        return classifier.score_rows(rows).numpy()
+
+    def _fit_svm(
+        self, images: list[Any], numbers: np.ndarray, sample_weight: Any
+    ) -> tuple[SppNet, View, float | None]:
+        """Fit SVMs on pooled features of the frozen trunk."""
+        settings = {
+            name: getattr(self, name) for name in SppFeatures().get_params() if name != "pool"
+        }
+        features = SppFeatures(**settings)
+        head = SppHead(self.c, seed=self.seed)
+        head.fit(features.fit_transform(images), numbers, sample_weight)
+        self.classes_ = self.classes_[head.classes_]  # those whose images count
+        pool, view = build_pool("spp", self.levels), View(self.view, self.short_side)
+        network = SppNet(features.backbone_, pool, head.head_.to(self.device))
+        return network, view, head.scale_
 
     def _fit_network(self, images: list[Any], labels: Tensor) -> tuple[SppNet, View]:
         """Train trunk and head together."""

@@ -2,18 +2,19 @@
 
 Where to start reading, in this order:
 
-- ``encoder.py``: convolve an image once, then pool as many of its regions as wanted;
-  ``scales.py``: at which sizes.
+- ``encoder.py``: convolve an image once, then pool as many of its regions as wanted.
 - ``detector.py``: the fitted detector; ``combined.py``: several as one; ``watch.py``: videos and
   cameras; ``postprocess.py``: how scored boxes become detections.
 - ``proposals/``: where the boxes to score come from; ``heads/``: what scores and refines them.
 - ``train.py``: trains a detector stage by stage, as a ``DetectionConfig`` (``sppnet.config``) says;
-  ``feature_set.py`` keeps what it computes, ``assign.py`` tells positives from negatives.
+  ``feature_set.py`` keeps what it computes, ``assign.py`` tells positives from negatives,
+  and at which sizes images are convolved.
 - ``finetune/``: fine-tuning of the fully connected layers, or of the whole network.
-- ``rcnn.py`` is the baseline, ``onnx.py`` the export.
+- ``rcnn.py`` is the baseline, ``onnx/`` the export.
 """
 
 from sppnet.config.detection import DetectionConfig, InferenceConfig
+from sppnet.detection.assign import choose_short_sides
 from sppnet.detection.combined import CombinedDetector
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import EncodedImage, Encoder, choose_scales
@@ -24,7 +25,6 @@ from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfi
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import PROPOSERS, propose
-from sppnet.detection.scales import choose_short_sides
 from sppnet.detection.train import build_cached_features, build_encoder, train_detector
 from sppnet.detection.watch import WatchedFrame
 

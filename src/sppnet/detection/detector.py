@@ -35,6 +35,7 @@ from sppnet.images.canary import as_answers, canary_boxes, canary_image
 from sppnet.progress import Track, show_progress
 from sppnet.storage import (
     FeatureCache,
+    HubModel,
     load_model,
     put_under,
     read_answers,
@@ -68,11 +69,10 @@ class SavedDetector:
     operating_points: dict[str, Any] | None = None
 
 
-class Detector:
-    """Finds objects in images of any size.
+class Detector(HubModel):
+    """Finds objects in images of any size: :meth:`predict` does it all.
 
-    :meth:`encode` an image once, then :meth:`propose`, :meth:`score` or :meth:`detect` as often as
-    wanted; :meth:`predict` does it all.
+    :meth:`encode` once, then :meth:`propose`, :meth:`score` or :meth:`detect` as often as wanted.
 
     Args:
         encoder: Convolves an image once and pools regions of its maps.
@@ -257,7 +257,7 @@ class Detector:
             (W, 4) xyxy in pixels; proposals from the pixels and from the maps take turns.
 
         Raises:
-            UsageError: If the detector was trained on proposals from a file and none are given.
+            UsageError: If it was trained on proposals from a file and none are given.
         """
         config = self.inference
         if external is None and proposals_file(config.proposals) is not None:

@@ -10,7 +10,7 @@ import torch
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
-from sppnet.detection.assign import SamplingConfig, wants_mirror
+from sppnet.detection.assign import SamplingConfig, choose_short_sides, wants_mirror
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures
@@ -30,7 +30,6 @@ from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
-from sppnet.detection.scales import choose_short_sides
 from sppnet.errors import NothingUsableError
 from sppnet.evaluation.operating_point import OperatingPoints, hold_out
 from sppnet.geometry import Detections

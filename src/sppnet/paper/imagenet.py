@@ -23,7 +23,7 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.classification.train.augmentation import Augmentation
+from sppnet.classification.train.config import Augmentation
 from sppnet.classification.views import BASE_SIDE
 from sppnet.errors import Problem
 from sppnet.images import ClassificationDataset

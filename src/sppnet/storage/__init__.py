@@ -3,8 +3,9 @@
 - ``files.py``: reads, hashes and atomically writes single files. Start here.
 - ``temp_files.py``: unfinished files, and the locks that tell whether their writers live.
 - ``cache.py``: feature maps, found again by a key. ``tensors.py``: tensors as bytes.
-- ``models.py``: a model as a folder. ``runs.py``: the folder of a run, locked and resumable;
-  ``run_data.py``: what it learns from, and what changed there.
+- ``models.py``: a model as a folder; ``hub.py``: shared, with a card.
+- ``runs.py``: the folder of a run, locked and resumable; ``run_data.py``: what it learns from, and
+  what changed there.
 - ``label_store.py``: labels of photos with all their revisions, in one SQLite file;
   ``labels.py``: what is said about a photo, and the tables.
 """
@@ -29,6 +30,7 @@ from sppnet.storage.runs import RunFolder, Stages, holds_run_of
 
 if TYPE_CHECKING:
     from sppnet.storage.cache import FeatureCache, WriteBehind
+    from sppnet.storage.hub import HubModel
     from sppnet.storage.models import (
         is_model,
         load_model,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConflictError",
     "FeatureCache",
+    "HubModel",
     "LabelBox",
     "LabelStore",
     "LearntFile",
@@ -72,6 +75,7 @@ __all__ = [
 # These need torch, which files and runs do not.
 _MODULE_OF = {
     "FeatureCache": "cache",
+    "HubModel": "hub",
     "WriteBehind": "cache",
     "is_model": "models",
     "load_model": "models",

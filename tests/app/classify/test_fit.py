@@ -14,7 +14,7 @@ from sppnet.classification.classifier import ImageClassifier
 from sppnet.classification.predict import load_classifier
 from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.transfer.recipe import RECIPES, Block, recipes_of
-from sppnet.classification.transfer.svm import COSTS
+from sppnet.config.classification import COSTS
 from sppnet.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sppnet.classification.train.augmentation import (
+from sppnet.classification.train.config import (
     COMPONENTS,
     EIGENVALUES,
     STEP,

@@ -2,6 +2,7 @@
 
 Costs and feature sets are chosen on training images alone, by what held-out parts say."""
 
+import pickle
 from functools import partial
 from statistics import mean
 
@@ -12,10 +13,13 @@ from sklearn.linear_model import Ridge
 
 from classification.transfer.noisy_classes import noisy_rows
 from oracles.support_vectors import descend, hinge_objective
-from sppnet.classification import LinearSvm, holdout_split
+from sppnet.classification import LinearSvm, RidgeSums, holdout_split
 from sppnet.classification.scoring import one_against_rest
+from sppnet.classification.transfer import choice as choice_module
 from sppnet.classification.transfer import svm as svm_module
-from sppnet.classification.transfer.svm import COSTS, DRAWS, LOSSES, fit_best, fit_dual, gram_matrix
+from sppnet.classification.transfer.choice import DRAWS, fit_best
+from sppnet.classification.transfer.svm import LOSSES, fit_dual, gram_matrix
+from sppnet.config.classification import COSTS
 
 
 @pytest.fixture
@@ -186,7 +190,8 @@ def test_nothing_to_choose_costs_nothing(labels, task) -> None:
 
 
 def test_many_images_are_thinned_out(labels, task, monkeypatch) -> None:
-    monkeypatch.setattr(svm_module, "GRAM_ROWS", 20)
+    for module in (svm_module, choice_module):
+        monkeypatch.setattr(module, "GRAM_ROWS", 20)
     rows = noisy_rows(labels, 0.1)
     first, second = (fit_best([rows], task.targets, task.figure, seed=3)[1] for _ in range(2))
     assert first == second
@@ -196,7 +201,8 @@ def test_many_images_are_thinned_out(labels, task, monkeypatch) -> None:
 @pytest.mark.parametrize("loss", ["hinge", "squares"])
 @pytest.mark.parametrize("limit", [20, 8000])
 def test_the_fit_after_a_choice_is_a_fit_by_itself(labels, task, loss, limit, monkeypatch) -> None:
-    monkeypatch.setattr(svm_module, "GRAM_ROWS", limit)
+    for module in (svm_module, choice_module):
+        monkeypatch.setattr(module, "GRAM_ROWS", limit)
     clear, dim = noisy_rows(labels, 0.3), noisy_rows(labels, 30.0)
     for options in ([clear], [dim, clear]):
         svm, choice = fit_best(options, task.targets, task.figure, loss=loss, seed=2)
@@ -213,6 +219,101 @@ def test_inner_products_of_one_feature_set_are_computed_once(labels, task, monke
         calls.append(rows)
         return gram_matrix(rows)
 
-    monkeypatch.setattr(svm_module, "gram_matrix", count)
+    monkeypatch.setattr(choice_module, "gram_matrix", count)
     fit_best([noisy_rows(labels, 1.0)], task.targets, task.figure)
     assert len(calls) == 1
+
+
+def _photos(count: int, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    labels = torch.randint(classes, (count,))
+    return torch.nn.functional.normalize(torch.randn(count, 40) + labels[:, None] * 0.1), labels
+
+
+def _tensors(sums: RidgeSums) -> list[torch.Tensor]:
+    return [sums.products, sums.by_class, sums.images]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8, 97])
+def test_merged_sums_have_the_bits_of_one_pass(shards: int, monkeypatch) -> None:
+    monkeypatch.setattr(svm_module, "SUM_ROWS", 64)
+    rows, labels = _photos(1000)
+    whole = RidgeSums(40, 5).partial_fit(rows, labels)
+    parts = [
+        pickle.loads(pickle.dumps(RidgeSums(40, 5).partial_fit(*some)))  # as from another machine
+        for some in zip(rows.tensor_split(shards), labels.tensor_split(shards), strict=True)
+    ]
+    for order in (parts, parts[::-1]):
+        merged = RidgeSums(40, 5)
+        for part in order:
+            merged.merge(part)
+        assert all(map(torch.equal, _tensors(merged), _tensors(whole)))
+        assert torch.equal(merged.solve(3.0).weights_, whole.solve(3.0).weights_)
+        assert torch.equal(merged.solve(3.0).bias_, whole.solve(3.0).bias_)
+
+
+def test_sums_solve_what_the_rows_do(monkeypatch) -> None:
+    rows, labels = _photos(300)
+    direct = LinearSvm(3.0, "squares").fit(rows, labels, 6)  # one class has no image
+    monkeypatch.setattr(svm_module, "SUM_CLASSES", 4)
+    sums = RidgeSums(40, 6).partial_fit(rows, labels).solve(3.0)
+    assert torch.allclose(sums.weights_, direct.weights_, atol=1e-4)
+    assert torch.allclose(sums.bias_, direct.bias_, atol=1e-4)
+    monkeypatch.setattr(svm_module, "GRAM_ROWS", 100)
+    large = LinearSvm(3.0, "squares").fit(rows * 7, labels, 6)  # of any length
+    assert torch.allclose(
+        large.decision_function(rows * 7),
+        LinearSvm(3.0 * 49, "squares").fit(rows, labels, 6).decision_function(rows),
+        atol=1e-3,
+    )
+
+
+def test_extreme_rows_overflow_nothing(monkeypatch) -> None:
+    rows = torch.tensor([[1.0, -1.0]]).repeat(9000, 1)
+    sums = RidgeSums(2, 2).partial_fit(rows, torch.arange(9000) % 2)
+    unit = 2**40
+    assert sums.products.tolist() == [[9000 * unit, -9000 * unit], [-9000 * unit, 9000 * unit]]
+    assert svm_module.SUM_MOST * unit < 2**63
+    assert svm_module.SUM_ROWS * unit <= 2**53
+
+
+def test_rows_of_a_memmap_are_read_in_parts(tmp_path) -> None:
+    rows, labels = _photos(500)
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    sums = RidgeSums(40, 5).partial_fit(mapped, labels)
+    assert all(
+        map(torch.equal, _tensors(sums), _tensors(RidgeSums(40, 5).partial_fit(rows, labels)))
+    )
+
+
+def test_sums_name_mistakes() -> None:
+    rows, labels = _photos(10)
+    sums = RidgeSums(40, 5)
+    with pytest.raises(ValueError, match=r"rows must be \(N, 40\) and labels \(N,\)"):
+        sums.partial_fit(rows[:, 1:], labels)
+    with pytest.raises(ValueError, match=r"labels must be in 0..4"):
+        sums.partial_fit(rows, labels + 5)
+    for bad in (1.5, torch.nan, torch.inf):
+        with pytest.raises(ValueError, match=r"rows must be finite and within 1\.0"):
+            sums.partial_fit(torch.full_like(rows, bad), labels)
+    with pytest.raises(ValueError, match="images must be at least 1"):
+        sums.solve()
+    with pytest.raises(ValueError, match="length, num_classes and largest must be"):
+        sums.merge(RidgeSums(40, 5, largest=2.0))
+    with pytest.raises(ValueError, match="length must be"):
+        RidgeSums(9000, 5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("limit", [0, 8000])
+def test_weights_count_as_copies(problem, loss, limit, monkeypatch) -> None:
+    rows, labels = problem
+    times = torch.arange(len(rows)) % 2 + 1
+    targets = one_against_rest(labels, 3)
+    monkeypatch.setattr(svm_module, "GRAM_ROWS", limit)
+    one = LinearSvm(2.0, loss).fit_targets(rows, targets, weights=times.double())
+    copies = [each.repeat_interleave(times, 0) for each in (rows, targets)]
+    many = LinearSvm(2.0, loss).fit_targets(*copies)
+    assert torch.allclose(one.weights_, many.weights_, atol=5e-3)
+    assert torch.allclose(one.bias_, many.bias_, atol=5e-3)

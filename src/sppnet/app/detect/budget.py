@@ -17,7 +17,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.scales import STEP
+from sppnet.detection.assign import STEP
 from sppnet.evaluation import summarise_detections
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage

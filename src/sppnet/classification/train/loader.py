@@ -10,13 +10,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sppnet.classification.train.augmentation import (
+from sppnet.classification.train.config import (
+    TrainerConfig,
     cut_natural,
     cut_square,
     natural_size,
     shift_colours,
 )
-from sppnet.classification.train.config import TrainerConfig
 from sppnet.classification.views import LONG_SIDE_FACTOR
 from sppnet.errors import InputError, Problem
 from sppnet.images import group_equal_sizes, resize_image, resize_short_side

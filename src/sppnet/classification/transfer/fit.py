@@ -27,9 +27,10 @@ from sppnet.classification.classifier import (
 from sppnet.classification.data import Split
 from sppnet.classification.network import FixedNorm, SppNet, apply_in_blocks, device_of
 from sppnet.classification.scoring import Task, class_task, mean_figures
+from sppnet.classification.transfer.choice import Choice, fit_best
 from sppnet.classification.transfer.features import FeatureEncoder, FeatureSet, extract_features
 from sppnet.classification.transfer.recipe import FeatureRecipe
-from sppnet.classification.transfer.svm import Choice, fit_best, svm_head
+from sppnet.classification.transfer.svm import svm_head
 from sppnet.classification.views import View
 from sppnet.config.fields import OneOf, restore_fields
 from sppnet.progress import Track, no_tracking

@@ -98,6 +98,8 @@ class ExportRecipe:
         probes: Names of values inside; the last one is the pooled vectors.
         repool: The probes but the last one -> what the last one must be, bit for bit.
         about: Facts for the file's metadata; all that JSON can hold.
+        translations: Of operators that neither torch nor the pooling translates.
+        finish: Changes the file after the comparisons.
     """
 
     module: nn.Module
@@ -110,6 +112,8 @@ class ExportRecipe:
     probes: tuple[str, ...] = ()
     repool: Callable[..., Tensor] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    translations: Mapping[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
+    finish: Callable[["onnx.ModelProto"], None] | None = None
 
 
 def check_packages() -> None:
@@ -151,6 +155,8 @@ def export_onnx(recipe: ExportRecipe, opset: int = DEFAULT_OPSET) -> tuple[bytes
             _compare(recipe, case, result, values)
             for case, result, values in zip(recipe.cases, results, probed, strict=True)
         ]
+    if recipe.finish is not None:
+        recipe.finish(model)
     return model.SerializeToString(), comparisons
 
 
@@ -179,7 +185,7 @@ def _trace(recipe: ExportRecipe, opset: int) -> "onnx.ModelProto":
             output_names=[*recipe.outputs, *recipe.probes],
             dynamic_shapes=tuple(dict(free) for free in recipe.inputs.values()),
             opset_version=opset,
-            custom_translation_table=TRANSLATIONS,
+            custom_translation_table={**TRANSLATIONS, **recipe.translations},
             dynamo=True,
             verbose=False,
         )

@@ -1,4 +1,4 @@
-"""The parts of pooling in ONNX whose number of steps depends on the map: loops and branches.
+"""The parts of graphs in ONNX whose number of steps depends on the input: loops and branches.
 
 onnxscript reads the source of these functions and writes them as ONNX; Python never runs them. Two
 windows of 2**k cells cover any bin of 2**k to 2**(k+1) cells, and ``Max`` of two tensors keeps NaN,
@@ -178,3 +178,52 @@ def region_sums(
             )
         parts = op.SequenceInsert(parts, op.ConcatFromSequence(columns, axis=3))
     return op.ConcatFromSequence(parts, axis=0)
+
+
+@script(default_opset=op)
+def take_best(
+    boxes: DOUBLE[...],
+    shares: DOUBLE[...],
+    labels: INT64[...],
+    count: INT64[...],
+    sigma: DOUBLE[...],
+    limit: DOUBLE[...],
+) -> tuple[INT64[...], DOUBLE[...]]:
+    """Take the best box, lower or drop those of its class that overlap it, and repeat.
+
+    Args:
+        boxes: (P, 4) xyxy.
+        shares: (P,) scores 0..1.
+        labels: (P,) their classes.
+        count: How often.
+        sigma: (1,) width of the Gaussian that lowers scores.
+        limit: (1,) overlap beyond which a box is dropped; above 1 drops none.
+
+    Returns:
+        (count,) rows, and their scores when they were taken: below 0 for those that were dropped
+        or taken before. With a limit scores are not lowered.
+    """
+    zero = op.Constant(value_ints=[0])
+    none = op.CastLike(op.Constant(value_floats=[0.0]), shares)
+    one = op.CastLike(op.Constant(value_floats=[1.0]), shares)
+    x0, y0, x1, y1 = op.Split(boxes, axis=1, num_outputs=4)
+    areas = (x1 - x0) * (y1 - y0)
+    own = op.Squeeze(areas, op.Constant(value_ints=[1]))
+    left = op.Identity(shares)
+    # nothing yet, said so that optimisers cannot take its length, 0, for the final one
+    order = op.Squeeze(op.NonZero(labels < zero), zero)
+    taken = op.Gather(shares, order)
+    for _ in range(count):
+        best = op.ArgMax(left, axis=0, keepdims=1)
+        order = op.Concat(order, best, axis=0)
+        taken = op.Concat(taken, op.Gather(left, best), axis=0)
+        wide = op.Min(x1, op.Gather(x1, best)) - op.Max(x0, op.Gather(x0, best))
+        tall = op.Min(y1, op.Gather(y1, best)) - op.Max(y0, op.Gather(y0, best))
+        shared = op.Squeeze(op.Max(wide, none) * op.Max(tall, none), op.Constant(value_ints=[1]))
+        overlap = shared / (own + op.Gather(own, best) - shared)
+        soft = left * op.Exp(-(overlap * overlap) / sigma)
+        lowered = op.Where(limit > one, soft, op.Where(overlap > limit, -one, left))
+        same = labels == op.Gather(labels, best)
+        left = op.Where(op.And(same, left >= none), lowered, left)
+        left = op.ScatterElements(left, best, -one)
+    return order, taken

@@ -1,10 +1,11 @@
-"""Export of a detector to ONNX: an image and boxes in, scores and refined boxes out."""
+"""An image and boxes in, scores and refined boxes out."""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
-from sppnet.detection.detector import MODEL_KIND, Detector
 from sppnet.detection.encoder import EncodedImage, to_cells
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
@@ -13,6 +14,9 @@ from sppnet.geometry import Projection, deltas_to_boxes, project_boxes
 from sppnet.pooling import pool_regions
 from sppnet.pooling.boxes import POINTS_PER_BIN
 from sppnet.pooling.onnx.export import ROUNDING, ExportRecipe
+
+if TYPE_CHECKING:
+    from sppnet.detection.detector import Detector
 
 LARGEST_SIDE = 256  # of images that are compared; larger ones take longer and show no more
 NARROW_SIDE = 16  # of very long images
@@ -30,7 +34,7 @@ class DetectorGraph(nn.Module):
     box_weights: Tensor
     box_bias: Tensor
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: "Detector") -> None:
         super().__init__()
         self.backbone = detector.encoder.backbone
         self.levels = detector.encoder.levels
@@ -148,7 +152,7 @@ def _shares(begin: Tensor, end: Tensor, cells: int, bins: int, points: int) -> T
     return near.unflatten(1, (bins, points)).mean(2)
 
 
-def linear_classifier_of(detector: Detector) -> LinearRegionClassifier:
+def linear_classifier_of(detector: "Detector") -> LinearRegionClassifier:
     """Give the linear SVMs of a detector.
 
     Raises:
@@ -163,7 +167,7 @@ def linear_classifier_of(detector: Detector) -> LinearRegionClassifier:
     return classifier
 
 
-def cascade_of(detector: Detector) -> BoxCascade | None:
+def cascade_of(detector: "Detector") -> BoxCascade | None:
     """Give the box regression of a detector; None if it has none.
 
     Raises:
@@ -174,7 +178,7 @@ def cascade_of(detector: Detector) -> BoxCascade | None:
     raise OutputError("only box regressions on pooled features can be exported")
 
 
-def detector_recipe(detector: Detector) -> ExportRecipe:
+def detector_recipe(detector: "Detector") -> ExportRecipe:
     """Describe the export of a detector.
 
     Args:
@@ -208,20 +212,20 @@ def detector_recipe(detector: Detector) -> ExportRecipe:
         tolerance=ROUNDING,
         probes=("features", "cells", "pooled"),
         repool=lambda features, regions: pool_regions(features, regions, encoder.levels),
-        about=_facts(detector),
+        about=facts_of(detector),
     )
 
 
-def _facts(detector: Detector) -> dict[str, object]:
+def facts_of(detector: "Detector") -> dict[str, object]:
     """What a program needs to know to use the graph, in JSON values."""
     projection = detector.encoder.projection
     places = {"stride": projection.stride, "centre": projection.centre, "offset": projection.offset}
     points = detector.operating_points
     sure = {} if points is None else {"operating_points": points.config()}
-    return {"kind": MODEL_KIND, **detector.config(), "cells": places, **sure}
+    return {"kind": "detector", **detector.config(), "cells": places, **sure}
 
 
-def _score(detector: Detector, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+def _score(detector: "Detector", image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
     """Score and refine boxes by the detector's own parts and torch, as the graph should."""
     encoder = detector.encoder
     features = encoder.backbone.with_engine("torch")(image)
