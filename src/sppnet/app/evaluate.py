@@ -147,7 +147,7 @@ def _chosen(score: "AveragePrecision") -> dict[str, Any]:
 def _say_score(score: "AveragePrecision") -> None:
     """Print a line per class and the mean."""
     rows = [
-        [name, score.num_truth[name], "-" if value is None else f"{value:.4f}"]
+        [name, score.num_truth[name], "-" if value is None else f"{value:z.4f}"]
         for name, value in score.per_class.items()
     ]
     say_table(["class", "objects", "AP"], rows)
@@ -165,7 +165,7 @@ def _say_analysis(analysis: "DetectionAnalysis") -> None:
     say()
     errors = analysis.errors
     rows = [[kind, n, _text(errors.ap_cost[kind])] for kind, n in errors.counts.items()]
-    say_table([f"mistakes from score {errors.score_threshold:.3g}", "count", "costs AP50"], rows)
+    say_table([f"mistakes from score {errors.score_threshold:z.3g}", "count", "costs AP50"], rows)
     if analysis.reliability is not None:
         say()
         reliability = analysis.reliability
@@ -174,4 +174,4 @@ def _say_analysis(analysis: "DetectionAnalysis") -> None:
 
 def _text(value: float) -> str:
     """A number, or a dash where there is nothing to measure."""
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    return "-" if math.isnan(value) else f"{value:z.4f}"

@@ -276,4 +276,4 @@ def _number(value: float | None) -> str:
         return "-"
     if value == int(value):
         return f"{value:.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:z.2f}" if abs(value) >= 1 else f"{value:z.3g}"
