@@ -11,6 +11,7 @@ blocks save what is finished; the exit code is 128 + the signal (130, 143).
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -203,6 +204,9 @@ def _explain_words(problem: Exception) -> int:
     where = f"; see '{context.command_path} --help'" if context else ""
     text = cast(Any, problem).format_message()
     words = " ".join(text.split()).rstrip(".")
+    words = re.sub(
+        r" \((?:Did you mean|Possible options?:?) (.*?)\??\)$", r". Did you mean \1?", words
+    )
     return _fail(UsageError(f"{words[:1].lower()}{words[1:]}{where}"), console.WRONG_USAGE)
 
 

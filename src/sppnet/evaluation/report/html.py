@@ -295,7 +295,9 @@ def live_pictures(entries: Sequence[tuple[bytes, str, str, Markup]]) -> Markup:
     return _block("live_pictures", shown) if shown else Markup()
 
 
-def gallery(entries: Sequence[Mapping[str, object]], choices: Sequence[Choice]) -> Markup:
+def gallery(
+    entries: Sequence[Mapping[str, object]], choices: Sequence[Choice], *, small: bool = False
+) -> Markup:
     """Show linked pictures with switches that choose which are shown, and their order.
 
     The switches are radio buttons, and CSS does the rest: rules of the page say what
@@ -305,11 +307,12 @@ def gallery(entries: Sequence[Mapping[str, object]], choices: Sequence[Choice]) 
         entries: Dicts of ``source`` (URL of the picture, empty for none), ``title``, ``note``,
             ``classes`` and ``style`` of each.
         choices: The switches; one of each group is on at first.
+        small: For thumbnails.
 
     Returns:
         Markup.
     """
-    return _block("gallery", entries, choices)
+    return _block("gallery", entries, choices, small)
 
 
 def whole_picture(picture: Picture, *, beside: bool = False) -> Markup:
