@@ -54,8 +54,9 @@ from sppnet.evaluation.report.thresholds import SCRIPT_FILE, LivePart, Threshold
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 from sppnet.images.decode import load_compact
-from sppnet.storage.files import write_json, write_text
+from sppnet.storage.files import json_text, write_json, write_text
 
+PHOTOS = "photos.json"  # what `sppnet compare` reads
 MOST_DRAWN_CLASSES = 60
 MOST_PAIRS = 12
 SIZES = ("small", "medium", "large")
@@ -97,6 +98,9 @@ def write_detection_report(
     proposals, COCO's numbers, mistakes by kind and by class, the reliability of the scores, images
     with what was found and missed, the time of each stage, problems in the input, and the
     configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
+
+    A third file, ``photos.json``, says photo by photo what is right and wrong, for
+    ``sppnet compare``.
 
     Args:
         path: The HTML file; the JSON file has its name with another ending.
@@ -147,6 +151,8 @@ def write_detection_report(
     }
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)
+    photos = live.sweep.by_photo(images, detections, figures.names, files)
+    write_text(path.with_name(PHOTOS), json_text(photos, indent=None))
     return numbers
 
 

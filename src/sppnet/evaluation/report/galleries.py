@@ -1,7 +1,7 @@
 """Galleries to look through: what a detector found, image by image, and the labels of a data set.
 
-A page needs the pictures that lie beside it and nothing else: no script, no network. Radio buttons and
-rules of CSS choose the class that is shown, and the order.
+A page needs the pictures that lie beside it and nothing else: no script, no network. Radio
+buttons and rules of CSS choose the class that is shown, and the order.
 """
 
 from collections.abc import Mapping, Sequence

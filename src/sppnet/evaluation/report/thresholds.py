@@ -119,6 +119,48 @@ class ThresholdSweep:
         at = f"at a {self.scale} of {point.score_threshold:z.2f}"
         return f"{at}: finds {point.recall:.0%}, {point.precision:.0%} of what it says is right"
 
+    def by_photo(
+        self,
+        images: Sequence[LabelledImage],
+        detections: Mapping[Any, Detections],
+        names: Sequence[str],
+        files: Mapping[Any, str],
+    ) -> dict[str, object]:
+        """What ``sppnet compare`` reads: of each photo its objects and what is right and wrong.
+
+        Args:
+            images: With their truth.
+            detections: By image id.
+            names: K class names.
+            files: By image id, what to call its file.
+
+        Returns:
+            Plain values: by photo the objects of each class, and a row for each detection that
+            counts: class, score, confidence (or score), and 1 if it is right.
+        """
+        truth = collect_truth(images, len(names))
+        known = {image.image_id for image in images} & detections.keys()
+        found = collect_detections(images, {key: detections[key] for key in known}, len(names))
+        values = collect_detections(images, self.sure, len(names)).scores
+        matches = match_voc(truth, found, np.array([0.5]))
+        objects = np.zeros((len(images), len(names)), np.int64)
+        np.add.at(objects, (truth.image, truth.label), ~truth.ignored)
+        kept = ~matches.ignored[0]
+        right = matches.true_positive[0].astype(np.int64)
+        columns = found.label, found.scores, values, right
+        rows: list[list[tuple[float, ...]]] = [[] for _ in images]
+        for image, *row in zip(
+            found.image[kept].tolist(), *(c[kept].tolist() for c in columns), strict=True
+        ):
+            rows[image].append(tuple(row))
+        titles = [files.get(one.image_id, Path(one.path).name) for one in images]
+        photos = [
+            {"file": title, "objects": asked, "found": some}
+            for title, asked, some in zip(titles, objects.tolist(), rows, strict=True)
+        ]
+        threshold = self.thresholds[self.start]
+        return {"names": list(names), "scale": self.scale, "threshold": threshold, "photos": photos}
+
     def to_json(self) -> dict[str, object]:
         """The counts of all classes together, for JSON."""
         return {
