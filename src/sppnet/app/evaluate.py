@@ -201,8 +201,7 @@ CompareFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Write compare.html and compare.json there.")
 ]
 Resamples = Annotated[
-    int,
-    typer.Option("--resamples", metavar="N", min=100, max=100_000, help="Bootstrap samples."),
+    int, typer.Option("--resamples", metavar="N", min=100, help="How many draws.")
 ]
 
 
@@ -234,9 +233,8 @@ def compare(
     )
     say(compared.verdict())
     gains = [change.gain for change in compared.changes]
-    say(
-        f"{sum(g > 0 for g in gains)} photos have fewer mistakes in B, {sum(g < 0 for g in gains)} more"
-    )
+    better = sum(gain > 0 for gain in gains)
+    say(f"{better} photos have fewer mistakes in B, {sum(gain < 0 for gain in gains)} more")
     say(f"page: {folder / 'compare.html'}")
 
 
