@@ -56,20 +56,36 @@ def draw_bins() -> None:
     parts, cell = [], 16
     for place, level in enumerate((1, 2, 3)):
         x, y = 30 + place * 210, 46
-        parts += [text(x, 28, f"level {level}: {level * level} bin{'s' if level > 1 else ''}"), grid(x, y, 10, 7, cell)]
+        parts += [
+            text(x, 28, f"level {level}: {level * level} bin{'s' if level > 1 else ''}"),
+            grid(x, y, 10, 7, cell),
+        ]
         for row, (top, bottom) in enumerate(bin_edges(7, level)):
             for column, (left, right) in enumerate(bin_edges(10, level)):
                 colour = (BLUE, ORANGE, GREEN)[(row + column) % 3]
                 shape = (x + left * cell + 2, y + top * cell + 2)
                 size = ((right - left) * cell - 4, (bottom - top) * cell - 4)
                 parts.append(rect(*shape, *size, colour, fill_opacity=0.16, stroke=colour, rx=3))
-    parts.append(text(30, 200, "6 bins along a side of 10 cells: neighbours share a cell, none is lost"))
+    parts.append(
+        text(30, 200, "6 bins along a side of 10 cells: neighbours share a cell, none is lost")
+    )
     parts.append(grid(30, 214, 10, 1, 36))
     for number, (left, right) in enumerate(bin_edges(10, 6)):
         y = 262 + (number % 2) * 22
-        parts.append(rect(30 + left * 36 + 2, y, (right - left) * 36 - 4, 16, BLUE, rx=3, fill_opacity=0.75))
+        parts.append(
+            rect(30 + left * 36 + 2, y, (right - left) * 36 - 4, 16, BLUE, rx=3, fill_opacity=0.75)
+        )
         words = f"{left} to {right - 1}"
-        parts.append(text(30 + (left + right) * 18, y + 12, words, fill="#fff", text_anchor="middle", font_size=11))
+        parts.append(
+            text(
+                30 + (left + right) * 18,
+                y + 12,
+                words,
+                fill="#fff",
+                text_anchor="middle",
+                font_size=11,
+            )
+        )
     parts.append(text(420, 246, "bin i of n: floor(i·size/n)", fill=MUTED))
     parts.append(text(420, 266, "up to ceil((i+1)·size/n)", fill=MUTED))
     write("bins.svg", 660, 320, *parts)
@@ -89,13 +105,17 @@ def draw_projection() -> None:
         for x in across.tolist():
             inside = box[0, 0] < x < box[0, 2] and box[0, 1] < y < box[0, 3]
             colour = ORANGE if inside else LINE
-            parts.append(f'<circle cx="{left + x * scale:.1f}" cy="{top + y * scale:.1f}" r="3" fill="{colour}"/>')
+            parts.append(
+                f'<circle cx="{left + x * scale:.1f}" cy="{top + y * scale:.1f}" r="3" fill="{colour}"/>'
+            )
     bx1, by1, bx2, by2 = (box[0] * scale).tolist()
     parts.append(rect(left + bx1, top + by1, bx2 - bx1, by2 - by1, stroke=BLUE, stroke_width=2.5))
     right = left + width + 60
     parts += [text(right, 28, "map: the cells that are pooled"), grid(right, top, hw[1], hw[0], 16)]
     shape = ((x1 - x0) * 16, (y1 - y0) * 16)
-    parts.append(rect(right + x0 * 16, top + y0 * 16, *shape, ORANGE, fill_opacity=0.35, stroke=ORANGE))
+    parts.append(
+        rect(right + x0 * 16, top + y0 * 16, *shape, ORANGE, fill_opacity=0.35, stroke=ORANGE)
+    )
     words = f"cells {x0} to {x1 - 1} across, {y0} to {y1 - 1} down"
     parts.append(text(right, top + 170, words, fill=MUTED))
     write("projection.svg", 670, 300, *parts)
@@ -115,12 +135,18 @@ def draw_walk() -> None:
     parts = []
     for number, (title, note, colour) in enumerate(steps):
         x, y = 14 + (number % 4) * 164, 30 + (number // 4) * 104
-        parts.append(rect(x, y, 138, 58, colour, rx=8, fill_opacity=0.1, stroke=colour, stroke_width=1.5))
+        parts.append(
+            rect(x, y, 138, 58, colour, rx=8, fill_opacity=0.1, stroke=colour, stroke_width=1.5)
+        )
         parts.append(text(x + 69, y + 25, title, text_anchor="middle", font_weight=600))
         parts.append(text(x + 69, y + 44, note, text_anchor="middle", fill=MUTED, font_size=11))
         if number not in (3, len(steps) - 1):
-            parts.append(f'<path d="M{x + 142} {y + 29}h14m-5 -5l5 5l-5 5" fill="none" stroke="{MUTED}" stroke-width="1.5"/>')
-    parts.append(f'<path d="M575 92v18H83v16m-5 -5l5 5l5 -5" fill="none" stroke="{MUTED}" stroke-width="1.5"/>')
+            parts.append(
+                f'<path d="M{x + 142} {y + 29}h14m-5 -5l5 5l-5 5" fill="none" stroke="{MUTED}" stroke-width="1.5"/>'
+            )
+    parts.append(
+        f'<path d="M575 92v18H83v16m-5 -5l5 5l5 -5" fill="none" stroke="{MUTED}" stroke-width="1.5"/>'
+    )
     write("walk.svg", 664, 216, *parts)
 
 
