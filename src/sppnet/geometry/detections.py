@@ -40,6 +40,9 @@ class Detections(dict[str, Tensor]):
         True
         >>> Detections.empty().count
         0
+
+    Source:
+        The names and the half-open pixels are those of torchvision's detection models.
     """
 
     def __init__(
