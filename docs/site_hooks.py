@@ -1,5 +1,6 @@
-"""What mkdocs needs to know of files beside ``docs/``: the changelog is a page, too."""
+"""What mkdocs does not do by itself: the changelog is a page, and roles of Sphinx are plain code."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,3 +14,8 @@ def on_files(files: Files, config: Any) -> Files:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").replace("](docs/", "](")
     files.append(File.generated(config, "changelog.md", content=text))
     return files
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Leave the code of a role such as ``:meth:`` and drop the role."""
+    return re.sub(r":(?:meth|class|func|attr|data|mod):(?=<code)", "", html)

@@ -104,7 +104,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-class _Label(NamedTuple):
+class Label(NamedTuple):
     """One label: where its image lies, what the image is called, its box, its class by name."""
 
     image: Path
@@ -132,16 +132,16 @@ def draw_labels(data: Path, split: str | None, out: Path) -> int:
     from sppnet.storage import ensure_output_folder, write_bytes
 
     labels, looks = [], []
-    for label, picture in _with_pictures(list(_list_labels(data, split)), "comparing labels"):
+    for label, picture in with_pictures(list(list_labels(data, split)), "comparing labels"):
         labels.append(label)
-        looks.append(_look(picture, label))
+        looks.append(look_at(picture, label))
     names = sorted({label.name for label in labels})
     numbers = np.array([names.index(label.name) for label in labels], np.int64)
     oddness, looks_like = compare_looks(np.array(looks), numbers, len(names))
     order = np.lexsort((np.arange(len(labels)), -oddness))[:MOST_PICTURES].tolist()
     crops = ensure_output_folder(out / "labels")
     places = {id(labels[row]): row for row in order}
-    for label, picture in _with_pictures([labels[row] for row in sorted(order)], "drawing labels"):
+    for label, picture in with_pictures([labels[row] for row in sorted(order)], "drawing labels"):
         crop = picture.crop(_around(picture, label))
         write_bytes(crops / f"{places[id(label)]:06d}.jpg", to_jpeg_bytes(crop, CROP_SIDE))
     shown = [
@@ -159,15 +159,20 @@ def draw_labels(data: Path, split: str | None, out: Path) -> int:
     return sum(each.oddness >= ODD for each in shown)
 
 
-def _list_labels(data: Path, split: str | None) -> Iterator[_Label]:
-    """Every label of the data set once, image by image."""
+def list_labels(data: Path, split: str | None) -> Iterator[Label]:
+    """List every label of the data set once, image by image.
+
+    Args:
+        data: Folder of the data set.
+        split: Part of it; all if not given.
+    """
     from sppnet.images import open_detection_dataset, read_class_folders
     from sppnet.images.readers.layouts import find_layout, list_splits
 
     if find_layout(data) is None:
         folders = read_class_folders(data, split)
         for path, number in folders:
-            yield _Label(path, folders.files[path], None, folders.names[number])
+            yield Label(path, folders.files[path], None, folders.names[number])
         return
     seen: set[Path] = set()
     for part in [split] if split else (list_splits(data) or [None]):
@@ -178,11 +183,16 @@ def _list_labels(data: Path, split: str | None) -> Iterator[_Label]:
             seen.add(Path(image.path))
             file = dataset.files[image.image_id]
             for box, number in zip(image.boxes.tolist(), image.labels.tolist(), strict=True):
-                yield _Label(Path(image.path), file, tuple(box), dataset.names[number])
+                yield Label(Path(image.path), file, tuple(box), dataset.names[number])
 
 
-def _with_pictures(labels: list[_Label], what: str) -> Iterator[tuple[_Label, "Image"]]:
-    """Labels with their images, each read once; one that cannot be read was named by the check."""
+def with_pictures(labels: list[Label], what: str) -> Iterator[tuple[Label, "Image"]]:
+    """Give labels with their images, each read once; images that cannot be read are left out.
+
+    Args:
+        labels: Those of an image one after the other.
+        what: What the progress line says.
+    """
     from itertools import groupby
 
     from sppnet.errors import InputError
@@ -198,7 +208,7 @@ def _with_pictures(labels: list[_Label], what: str) -> Iterator[tuple[_Label, "I
         yield from ((label, picture) for label in some)
 
 
-def _around(picture: "Image", label: _Label, margin: float = MARGIN) -> tuple[int, int, int, int]:
+def _around(picture: "Image", label: Label, margin: float = MARGIN) -> tuple[int, int, int, int]:
     """The box with some margin, in whole pixels inside the image, at least one wide and high."""
     x1, y1, x2, y2 = label.box or (0, 0, picture.width, picture.height)
     across, down = margin * (x2 - x1), margin * (y2 - y1)
@@ -208,8 +218,17 @@ def _around(picture: "Image", label: _Label, margin: float = MARGIN) -> tuple[in
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _look(picture: "Image", label: _Label) -> "np.ndarray":
-    """Colours of a thumbnail, 0..1, and the logarithms of the box's share and aspect."""
+def look_at(picture: "Image", label: Label) -> "np.ndarray":
+    """Describe what lies in a box, to be compared with others.
+
+    Args:
+        picture: The whole image.
+        label: One of its labels.
+
+    Returns:
+        (302,) float32: colours of a thumbnail, 0..1, and the logarithms of the box's share of the
+        image and of its aspect.
+    """
     import numpy as np
 
     place = _around(picture, label, margin=0)
