@@ -217,8 +217,7 @@ def compare(
     """Compare two runs that were scored on the same photos: B minus A.
 
     The photos are drawn again with replacement, the same ones for both runs; the interval holds 95
-    of 100 of the differences. If it leaves out 0, the difference is more than the luck of which
-    photos were scored.
+    of 100 of the differences. If it leaves out 0, the difference is more than luck.
     """
     from sppnet.storage import ensure_output_folder, write_json, write_text
 

@@ -2,9 +2,10 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -43,6 +44,8 @@ MOST_LABELLED_TRUE_POSITIVES = 8
 # Smaller pictures are enlarged, so that a label fits on them.
 SMALLEST_LONG_SIDE = 320
 Picturable = Tensor | Image.Image
+LoadImage = Callable[[Path], Tensor]
+SCENE_SIDE = 640  # longer side of the pictures in a report
 
 
 def draw_detections(

@@ -1,7 +1,7 @@
 """Sections that several reports share, and pictures with what was found on them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +27,9 @@ from sppnet.evaluation.report.html import (
 from sppnet.evaluation.visualize import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,
+    SCENE_SIDE,
     TRUE_POSITIVE_COLOUR,
+    LoadImage,
     draw_matches,
     fit_picture,
     to_jpeg_bytes,
@@ -38,8 +40,6 @@ from sppnet.geometry import Detections
 LARGEST_OPEN_TABLE = 10
 MOST_PROBLEMS = 500
 MOST_BARS = 30
-LoadImage = Callable[[Path], Tensor]
-SCENE_SIDE = 640
 THUMBNAIL_SIDE = 224
 
 

@@ -22,12 +22,13 @@ from sppnet.evaluation.operating_point import OperatingPoint, OperatingPoints, b
 from sppnet.evaluation.report.axes import text_width
 from sppnet.evaluation.report.charts import Series, confusion_chart, line_chart, svg_element
 from sppnet.evaluation.report.html import FOLDER, Tile, live_pictures, live_text, threshold_bar
-from sppnet.evaluation.report.sections import SCENE_SIDE, LoadImage
 from sppnet.evaluation.visualize import (
     FONT_SHARE,
     LARGEST_COVER,
     MOST_LABELLED_TRUE_POSITIVES,
+    SCENE_SIDE,
     SMALLEST_FONT,
+    LoadImage,
     fit_picture,
     to_jpeg_bytes,
     to_picture,
