@@ -175,7 +175,8 @@ def list_labels(data: Path, split: str | None) -> Iterator[Label]:
             yield Label(path, folders.files[path], None, folders.names[number])
         return
     seen: set[Path] = set()
-    for part in [split] if split else (list_splits(data) or [None]):
+    parts: list[str | None] = [split] if split else [*list_splits(data)] or [None]
+    for part in parts:
         dataset = open_detection_dataset(data, part)
         for image in dataset:
             if Path(image.path) in seen:

@@ -371,8 +371,8 @@ def compare_runs(first: ScoredRun, second: ScoredRun, resamples: int, seed: int)
     for column, name in enumerate(names):
         usable = gaps[1:, column][np.isfinite(gaps[1:, column])]
         low, high = np.percentile(usable, (2.5, 97.5)) if len(usable) else (np.nan, np.nan)
-        values = measured[:, 0, column].tolist()
-        differences.append(Difference(name, *values, float(low), float(high)))
+        one_value, two_value = measured[:, 0, column].tolist()
+        differences.append(Difference(name, one_value, two_value, float(low), float(high)))
     lone = len(first.files) + len(second.files) - 2 * len(common)
     return Comparison(tuple(differences), _changes(one, two), len(common), lone)
 
@@ -478,7 +478,7 @@ def _compare_page(compared: Comparison, titles: Sequence[str], names: Sequence[s
         note=True,
     )
     page.add_section("Measures", report.figures(report.column(listing, note), bars))
-    blocks: list[object] = []
+    blocks = []
     for title, some in (
         ("Fewer mistakes in B", [each for each in compared.changes if each.gain > 0]),
         ("More mistakes in B", [each for each in reversed(compared.changes) if each.gain < 0]),
