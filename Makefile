@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup check test bench demo clean
+.PHONY: setup check test docs bench demo clean
 
 setup: $(BIN)/sppnet ## make a virtual environment with everything in it
 
@@ -18,6 +18,9 @@ check: setup ## format, lint, types
 test: setup ## all tests, doctests too
 	$(BIN)/pytest -n 2 --dist loadfile
 
+docs: setup ## build the site of the documentation into site/, warnings as errors
+	$(BIN)/mkdocs build --strict
+
 bench: setup ## measure on real photos in SPPNET_DATA; writes JSON and tables to runs/
 	$(BIN)/python benchmarks/plain_trunk.py --data $(SPPNET_DATA)/photos
 	$(BIN)/python benchmarks/caltech.py --data $(SPPNET_DATA)/caltech101-20
@@ -28,4 +31,4 @@ demo: setup ## draw scenes, train on them, show the report
 	$(BIN)/sppnet demo --out demo
 
 clean: ## remove what the others made
-	rm -rf .venv demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv demo site .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,8 @@
 """Checks of a page that several tests share: well-formed, self-contained, nothing unescaped."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -34,7 +37,7 @@ class Document(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if not self.open or self.open[-1] not in {"style", "script"}:
             self.text.append(data)
 
     def count(self, tag: str) -> int:
@@ -47,9 +50,9 @@ class Document(HTMLParser):
 
 
 def check_page(markup: str) -> Document:
-    """Fail unless the page is well-formed, self-contained and free of scripts."""
+    """Fail unless the page is well-formed, self-contained and runs no script but ours."""
     document = Document(markup)
-    assert document.count("script") == 0
+    check_scripts(markup, document)
     for tag, attributes in document.elements:
         for name in ("src", "href", "action", "data", "srcset"):
             value = attributes.get(name) or ""
@@ -61,6 +64,20 @@ def check_page(markup: str) -> Document:
     for drawing in re.findall("<svg.*?</svg>", markup, re.DOTALL):
         ElementTree.fromstring(drawing)
     return document
+
+
+def check_scripts(markup: str, document: Document) -> None:
+    """Fail unless the only script is the one whose digest the page names, and its data are JSON."""
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", markup, re.DOTALL)
+    assert document.count("script") == len(scripts)
+    allowed = re.findall(r"script-src 'sha256-([^']*)'", markup)
+    assert markup.count("script-src") == len(allowed) == len(scripts) // 2
+    if scripts:
+        (data_kind, data), (kind, script) = scripts
+        assert (data_kind, kind) == (' type="application/json" id="live-data"', "")
+        assert not set("<>&") & set(data)
+        json.loads(data)
+        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == allowed[0]
 
 
 def drawing(markup: str) -> ElementTree.Element:

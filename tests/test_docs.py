@@ -32,7 +32,7 @@ def rows(page: str) -> list[list[str]]:
 
 
 def test_every_place_in_the_docs_exists() -> None:
-    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")}
     wrong = {name: found for name, page in pages.items() if (found := missing_places(page))}
     assert wrong == {}
 

@@ -30,6 +30,7 @@ RUN_BY = {
     r"sppnet reproduce .*": ("tests/paper/test_tables.py", '"reproduce"'),
     r"sppnet benchmark .*": ("tests/app/benchmark/test_job.py", '"benchmark"'),
     r"sppnet check .*": ("tests/app/test_check.py", '"check"'),
+    r"sppnet compare .*": ("tests/app/test_evaluate.py", '"compare"'),
     r"sppnet evaluate .*": ("tests/app/test_evaluate.py", '"evaluate"'),
     r"sppnet demo.*": ("tests/end_to_end/test_demo.py", '"demo"'),
     r"sppnet detect train .*": ("tests/end_to_end/test_detect.py", '"train"'),
@@ -128,12 +129,12 @@ def test_help_and_version_end_well(capsys) -> None:
 
 def test_makefile_has_the_plain_words_and_ends_in_real_programs() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for word in ("setup", "check", "test", "bench", "demo"):
+    for word in ("setup", "check", "test", "docs", "bench", "demo"):
         assert re.search(rf"^{word}:.*##", makefile, re.M), word
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     dead = [
         (page.name, link)
         for page in pages
@@ -141,6 +142,10 @@ def test_links_of_the_pages_lead_somewhere() -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert dead == []
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 120
 
 
 def test_contributing_is_short() -> None:

@@ -4,13 +4,18 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from html_checks import check_page
 from image_files import write_image
+from sppnet import evaluation
 from sppnet.app.main import main
+from sppnet.geometry import Detections
 from sppnet.images import draw_detection_set, open_detection_dataset
 
 
@@ -262,3 +267,76 @@ def test_boxes_of_the_truth_that_cannot_be_asked_for_are_counted(tmp_path: Path,
     (tmp_path / "found.json").write_bytes(json.dumps(found).encode("utf-16"))
     assert main(["evaluate", str(tmp_path / "truth.json"), str(tmp_path / "found.json")]) == 3
     assert "2 boxes of the truth cannot be used" in capsys.readouterr().err
+
+
+def scored(folder: Path, shift: float) -> Path:
+    """Leave the report of scenes whose boxes were moved by a share of their side."""
+    data = folder.parent / "scenes"
+    if not data.exists():
+        draw_detection_set(data, count=12, seed=0)
+    dataset = open_detection_dataset(data)
+    random = np.random.default_rng(1)
+    found = {}
+    for image in dataset.images:
+        sides = (image.boxes[:, 2:] - image.boxes[:, :2]).repeat(1, 2)
+        moved = image.boxes + sides * shift * torch.tensor(random.choice([0, 1], (len(sides), 1)))
+        scores = torch.tensor(random.random(len(sides)), dtype=torch.float32)
+        found[image.image_id] = Detections(moved.float(), scores, image.labels)
+    evaluation.write_coco_results(
+        folder.with_suffix(".json"), found, dataset.names, dataset.category_ids, files=dataset.files
+    )
+    words = ["evaluate", str(data), str(folder.with_suffix(".json")), "--out", str(folder)]
+    assert main(words) == 0
+    return folder
+
+
+def test_two_runs_are_compared_photo_by_photo(tmp_path: Path, capsys) -> None:
+    good, bad = scored(tmp_path / "good", 0.05), scored(tmp_path / "bad", 0.9)
+    figures = tmp_path / "compared"
+    capsys.readouterr()
+    assert main(["compare", str(bad), str(good), "--out", str(figures)]) == 0
+    shown = capsys.readouterr().out
+    saved = json.loads((figures / "compare.json").read_text(encoding="utf-8"))
+    first = saved["differences"][0]
+    for name, folder in (("first", bad), ("second", good)):
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        assert first[name] == pytest.approx(report["mean"]["ap50"], abs=1e-9)
+    assert 0 < first["low"] <= first["second"] - first["first"] <= first["high"] <= 1
+    assert saved["verdict"].startswith("B is better")
+    assert "B is better" in shown
+    assert saved["changed"]
+    assert all(change["gain"] > 0 for change in saved["changed"])
+    text = check_page((figures / "compare.html").read_text(encoding="utf-8")).visible_text()
+    assert saved["changed"][0]["file"] in text
+
+
+def test_a_run_compared_with_itself_shows_no_difference(tmp_path: Path, capsys) -> None:
+    run = scored(tmp_path / "good", 0.3)
+    assert main(["compare", str(run), str(run), "--out", str(tmp_path / "same")]) == 0
+    saved = json.loads((tmp_path / "same" / "compare.json").read_text(encoding="utf-8"))
+    assert saved["changed"] == []
+    assert {(each["low"], each["high"]) for each in saved["differences"]} == {(0.0, 0.0)}
+    assert saved["verdict"].startswith("no difference")
+
+
+def test_runs_that_cannot_be_compared_are_one_line(tmp_path: Path, capsys) -> None:
+    run = scored(tmp_path / "good", 0.3)
+    out = ["--out", str(tmp_path / "x")]
+    capsys.readouterr()
+    assert main(["compare", str(run), str(tmp_path), *out]) == 2
+    assert "no photos.json in it" in capsys.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "photos.json").write_text('{"names": ["a"], "threshold": 0}')
+    assert main(["compare", str(run), str(other), *out]) == 5
+    text = (run / "photos.json").read_text(encoding="utf-8")
+    saved = json.loads(text)
+    saved["names"] = [f"other {name}" for name in saved["names"]]
+    (other / "photos.json").write_text(json.dumps(saved))
+    assert main(["compare", str(run), str(other), *out]) == 2
+    saved = json.loads(text)
+    saved["photos"][0]["objects"][0] += 1
+    (other / "photos.json").write_text(json.dumps(saved))
+    assert main(["compare", str(run), str(other), *out]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.startswith("sppnet: error: ") for line in errors] == [True] * 3

@@ -80,6 +80,7 @@ WRONG_WORDS = [
     (["planted", "fine", "--seed", "-1"], "invalid value for '--seed'"),
     (["planted", "fine", "--seed", "many"], "invalid value for '--seed'"),
     (["planted", "fine", "more"], "got unexpected extra argument"),
+    (["planted", "fine", "--sed", "1"], "no such option: --sed. Did you mean --seed?"),
     (["plantde"], "no such command 'plantde'. Did you mean 'planted'?"),
 ]
 

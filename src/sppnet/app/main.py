@@ -11,6 +11,7 @@ blocks save what is finished; the exit code is 128 + the signal (130, 143).
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -36,6 +37,7 @@ COMMANDS = {
     "label": "Label photos in a page on this machine; a model learns from each label.",
     "serve": "Answer for photos over HTTP with a trained model; on this machine unless told.",
     "evaluate": "Score any detections against any truth (VOC, COCO).",
+    "compare": "Compare two scored runs: is the difference more than chance, which photos changed.",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, two minutes.",
     "reproduce": "Measure a table of the paper again, both numbers side by side.",
@@ -44,6 +46,8 @@ COMMANDS = {
     "doctor": "Check that models are whole and answer as they did where they were saved.",
     "info": "Show versions, kernels, devices and limits.",
 }
+# commands that share a module with another one: that module, and the name of their app in it
+SHARED = {"compare": ("evaluate", "compare_app")}
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
 _MEMORY_HELP = (
@@ -104,7 +108,8 @@ def load_command(name: str) -> Any:
         >>> load_command("info").name
         'info'
     """
-    command = typer.main.get_command(import_module(f"sppnet.app.{name}").app)
+    module, app = SHARED.get(name, (name, "app"))
+    command = typer.main.get_command(getattr(import_module(f"sppnet.app.{module}"), app))
     command.name = name
     return command
 
@@ -204,6 +209,9 @@ def _explain_words(problem: Exception) -> int:
     where = f"; see '{context.command_path} --help'" if context else ""
     text = cast(Any, problem).format_message()
     words = " ".join(text.split()).rstrip(".")
+    words = re.sub(
+        r" \((?:Did you mean|Possible options?:?) (.*?)\??\)$", r". Did you mean \1?", words
+    )
     return _fail(UsageError(f"{words[:1].lower()}{words[1:]}{where}"), console.WRONG_USAGE)
 
 

@@ -51,6 +51,10 @@ class Backbone(nn.Module):
         >>> backbone = build_backbone("small5")
         >>> backbone(torch.zeros(2, 3, 64, 100)).shape, backbone.grid_hw((64, 100))
         (torch.Size([2, 96, 8, 13]), (8, 13))
+
+    Source:
+        SPP-net, section 2: the convolutions before the pyramid take any size; strides and centres
+        as in appendix A.
     """
 
     mean: Tensor

@@ -77,6 +77,9 @@ def build_backbone(
         >>> backbone = build_backbone("resnet18", layer="layer3")
         >>> backbone.stride, backbone.centre, backbone.channels
         (16, 0.0, 256)
+
+    Source:
+        SPP-net, table 1, for the paper's trunks; the others as docs/trunks.md names them.
     """
     recipe = find_trunk(name)
     if str(weights).lower() == NEW_WEIGHTS:

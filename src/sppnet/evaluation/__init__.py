@@ -6,10 +6,9 @@
 - ``calibration``: scores as probabilities, and whether those can be believed.
 - ``operating_point``: from which score on a detection counts.
 - ``overlaps``: of boxes, in blocks; how many objects the proposals cover.
-- ``classification``: how often a classifier is right.
 - ``results_io`` reads detections of a data set, ``result_formats`` knows the formats, row by row;
   ``visualize`` draws detections on images.
-- ``report``: all of it as one HTML page.
+- ``report``: all of it as one HTML page; how often a classifier is right.
 """
 
 from sppnet.evaluation.average_precision import (
@@ -26,12 +25,6 @@ from sppnet.evaluation.calibration import (
     ScoreCalibration,
     match_scores,
     measure_reliability,
-)
-from sppnet.evaluation.classification import (
-    confusion_matrix,
-    mean_class_accuracy,
-    per_class_accuracy,
-    top_k_accuracy,
 )
 from sppnet.evaluation.error_analysis import (
     DetectionConfusion,
@@ -51,6 +44,10 @@ from sppnet.evaluation.operating_point import (
 from sppnet.evaluation.overlaps import ProposalRecall, proposal_recall_curve
 from sppnet.evaluation.report.classification import (
     ClassificationFigures,
+    confusion_matrix,
+    mean_class_accuracy,
+    per_class_accuracy,
+    top_k_accuracy,
     write_classification_report,
 )
 from sppnet.evaluation.report.detection import write_detection_report

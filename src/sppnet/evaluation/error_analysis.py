@@ -282,37 +282,16 @@ def confuse_detections(
     target = np.where(counted, matches.target[0], -1)
     is_free = ~objects.ignored
     is_free[target[target >= 0]] = False
-    for detected, here in each_image(objects, found):
-        left = detected[counted[detected] & (target[detected] < 0)]
-        _pair(objects, found, left, here[is_free[here]], iou_threshold, target)
+    is_left = counted & (target < 0)
+    pairs = _all_pairs(objects, found, is_left, is_free, iou_threshold)
+    if pairs is not None:
+        _take_pairs(*pairs, is_free.copy(), target)
+    else:
+        for detected, here in each_image(objects, found):
+            left, asked = detected[is_left[detected]], here[is_free[here]]
+            _pair_one_by_one(objects, found, left, asked, iou_threshold, target)
     counts = _count(objects, found.label[counted], target[counted], len(names))
     return DetectionConfusion((*names, BACKGROUND), counts, score_threshold, iou_threshold)
-
-
-def _pair(
-    truth: Truth, found: Found, detected: Ints, objects: Ints, threshold: float, target: Ints
-) -> None:
-    """Pair detections and objects of different classes, the largest overlap first, then by rows."""
-    values, rows, columns = [np.zeros(0)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    count = 0
-    for block in class_blocks(truth, found, detected, objects, same=False):
-        row, column = np.nonzero(block.overlaps >= threshold)
-        values.append(block.overlaps[row, column])
-        rows.append(block.detected[row])
-        columns.append(block.objects[column])
-        count += len(row)
-        if count > MOST_PAIRS:
-            _pair_one_by_one(truth, found, detected, objects, threshold, target)
-            return
-    value, row, column = np.concatenate(values), np.concatenate(rows), np.concatenate(columns)
-    order = np.lexsort((column, row, -value))
-    is_free = np.ones(len(truth.label), np.bool_)
-    for start in range(0, len(order), PAIRS_AT_ONCE):
-        some = order[start : start + PAIRS_AT_ONCE]
-        some = some[is_free[column[some]] & (target[row[some]] < 0)]
-        for d, g in zip(row[some].tolist(), column[some].tolist(), strict=True):
-            if is_free[g] and target[d] < 0:
-                is_free[g], target[d] = False, g
 
 
 def _pair_one_by_one(
@@ -348,6 +327,112 @@ def _count(truth: Truth, label: Ints, target: Ints, num_classes: int) -> NDArray
     sides = num_classes + 1
     truths, seen = np.r_[rows, lost], np.r_[label, np.full(len(lost), num_classes)]
     return np.bincount(truths * sides + seen, minlength=sides**2).reshape(sides, sides)
+
+
+class MistakesByThreshold(NamedTuple):
+    """What is right and wrong at each of T thresholds, for K classes; rises with neither."""
+
+    objects: Ints  # (K,) that are asked for
+    true_positives: Ints  # (T, K)
+    false_positives: Ints  # (T, K)
+    kinds: Ints  # (T, 6) mistakes in the order of ERROR_TYPES
+    confusion: Ints  # (T, K + 1, K + 1), as in DetectionConfusion; (0, ...) with too many pairs
+
+
+def count_by_threshold(
+    truth: Sequence["LabelledImage"],
+    detections: Mapping[Any, Any],
+    names: Sequence[str],
+    thresholds: Floats,
+    *,
+    sure: Mapping[Any, Any] | None = None,
+    iou_threshold: float = 0.5,
+    background_iou: float = 0.1,
+) -> MistakesByThreshold:
+    """Count right and wrong detections at many thresholds at once.
+
+    Overlaps are measured once. A detection is right or wrong whatever the threshold: better ones of
+    its class go first, and only they can take its object.
+
+    Args:
+        truth: Images with their objects.
+        detections: By image id; an image that is missing has none.
+        names: K class names.
+        thresholds: (T,) what a detection must reach to count.
+        sure: By image id, the same detections with what is compared with the thresholds as their
+            scores, such as confidences; the detections themselves if not given. It must rise with
+            the scores of each class.
+        iou_threshold: Lowest overlap of a true positive.
+        background_iou: Less overlap than this counts as none.
+
+    Returns:
+        The counts; at one threshold they are those of :func:`find_error_types` and
+        :func:`confuse_detections`.
+
+    Raises:
+        ValueError: As for :func:`sppnet.evaluation.evaluate_detections`.
+    """
+    objects = collect_truth(truth, len(names))
+    found = collect_detections(truth, detections, len(names))
+    values = found.scores if sure is None else collect_detections(truth, sure, len(names)).scores
+    matches = match_voc(objects, found, np.array([iou_threshold]))
+    sorted_ = _sort(objects, found, matches, iou_threshold, background_iou)
+    right, counted = matches.true_positive[0], ~matches.ignored[0]
+    pairs = _all_pairs(objects, found, counted & ~right, ~objects.ignored, iou_threshold)
+    columns: tuple[list[Ints], ...] = ([], [], [], [])
+    for threshold in thresholds:
+        shown = counted & (values >= threshold)
+        target = np.where(shown & right, matches.target[0], -1)
+        kinds = np.bincount(sorted_.kind[shown & ~right], minlength=len(FALSE_POSITIVE_TYPES))
+        missed = _missed(objects, matches, sorted_, values >= threshold).sum()
+        columns[0].append(np.bincount(found.label[shown & right], minlength=len(names)))
+        columns[1].append(np.bincount(found.label[shown & ~right], minlength=len(names)))
+        columns[2].append(np.r_[kinds, missed])
+        if pairs is not None:
+            is_free = ~objects.ignored
+            is_free[target[target >= 0]] = False
+            some = [column[shown[pairs[0]] & is_free[pairs[1]]] for column in pairs]
+            _take_pairs(some[0], some[1], is_free, target)
+            columns[3].append(_count(objects, found.label[shown], target[shown], len(names)))
+    asked = np.bincount(objects.label[~objects.ignored], minlength=len(names))
+    steps, sides = len(thresholds), len(names) + 1
+    shapes = ((steps, len(names)),) * 2 + ((steps, len(ERROR_TYPES)), (-1, sides, sides))
+    tables = [np.array(c, np.int64).reshape(s) for c, s in zip(columns, shapes, strict=True)]
+    return MistakesByThreshold(asked, *tables)
+
+
+def _all_pairs(
+    truth: Truth, found: Found, detected: Mask, asked: Mask, threshold: float
+) -> tuple[Ints, Ints] | None:
+    """Detections and objects of different classes that overlap enough, the largest overlap first.
+
+    None if they are too many to be kept.
+    """
+    none = np.zeros(0, np.int64)
+    values, rows, columns, count = [np.zeros(0)], [none], [none], 0
+    for everything, here in each_image(truth, found):
+        some, others = everything[detected[everything]], here[asked[here]]
+        for block in class_blocks(truth, found, some, others, same=False):
+            row, column = np.nonzero(block.overlaps >= threshold)
+            values.append(block.overlaps[row, column])
+            rows.append(block.detected[row])
+            columns.append(block.objects[column])
+            count += len(row)
+            if count > MOST_PAIRS:
+                return None
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    order = np.lexsort((column, row, -np.concatenate(values)))
+    return row[order], column[order]
+
+
+def _take_pairs(row: Ints, column: Ints, is_free: Mask, target: Ints) -> None:
+    """Give each detection without an object the first object of its pairs that is free."""
+    for start in range(0, len(row), PAIRS_AT_ONCE):
+        some = np.arange(start, min(start + PAIRS_AT_ONCE, len(row)))
+        some = some[is_free[column[some]] & (target[row[some]] < 0)]
+        for d, g in zip(row[some].tolist(), column[some].tolist(), strict=True):
+            if is_free[g] and target[d] < 0:
+                is_free[g], target[d] = False, g
 
 
 @dataclass(frozen=True)

@@ -249,9 +249,9 @@ class OperatingPoints:
         """
         ranked = sorted(zip(self.thresholds, names, strict=True))
         (low, first), (high, last) = ranked[0], ranked[-1]
-        scores = f"scores of {low:.2f} ({first}) to {high:.2f} ({last})"
+        scores = f"scores of {low:z.2f} ({first}) to {high:z.2f} ({last})"
         if high == low:
-            scores = f"a score of {low:.2f}"
+            scores = f"a score of {low:z.2f}"
         where = f"by detect val on {self.images} photos"
         if self.source == "training":
             where = f"on {self.images} photos of the training, held out in turn"

@@ -137,7 +137,7 @@ def write_csv(
         for image, score, label, box, confidence in _each(detections):
             what = str(image) if files is None else files[image]
             sure = "" if confidence is None else Number(f"{confidence:.4f}")
-            corners = [Number(f"{value:.2f}") for value in box]
+            corners = [Number(f"{value:z.2f}") for value in box]
             yield [what, names[label], Number(f"{score:.6g}"), sure, *corners]
 
     first = "image" if files is None else "file"

@@ -2,9 +2,10 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -43,6 +44,8 @@ MOST_LABELLED_TRUE_POSITIVES = 8
 # Smaller pictures are enlarged, so that a label fits on them.
 SMALLEST_LONG_SIDE = 320
 Picturable = Tensor | Image.Image
+LoadImage = Callable[[Path], Tensor]
+SCENE_SIDE = 640  # longer side of the pictures in a report
 
 
 def draw_detections(
@@ -79,7 +82,7 @@ def draw_detections(
     sure = shown.scores if shown.confidence is None else shown.confidence
     rows = zip(shown.boxes.tolist(), sure.tolist(), shown.labels.tolist(), strict=True)
     for box, value, label in rows:
-        text = f"{_class_name(names, label)} {value:.2f}"
+        text = f"{_class_name(names, label)} {value:z.2f}"
         painter.box(_scaled(box, factor), text, CLASS_COLOURS[label % len(CLASS_COLOURS)])
     return painter.finish()
 
@@ -97,7 +100,8 @@ def draw_matches(
 ) -> Image.Image:
     """Draw boxes: true positives green, false positives red, false negatives dashed yellow.
 
-    True positives have a tick, false positives a cross; detections on objects that do not count are
+    The number at a box is its confidence, or its score if it has none. True positives have a tick,
+    false positives a cross; detections on objects that do not count are
     not drawn. Mistakes have the first choice of a place for their label; a label without room is
     left out, its box stays. Of more than eight true positives none is labelled.
 
@@ -124,6 +128,7 @@ def draw_matches(
     painter = BoxPainter(picture)
     shown = detections.select(_best_first(detections, score_threshold))
     matches = match_detections(truth_boxes, truth_labels, shown, iou_threshold, truth_ignored)
+    sure = (shown.scores if shown.confidence is None else shown.confidence).tolist()
     many = len(names) > 1
     is_crowded = int(matches.is_true_positive.sum()) > MOST_LABELLED_TRUE_POSITIVES
     for row in matches.is_false_negative.nonzero()[:, 0].tolist():
@@ -137,7 +142,7 @@ def draw_matches(
     for rows, colour, mark in kinds:
         for row in rows.nonzero()[:, 0].tolist():
             name = f"{_class_name(names, int(shown.labels[row]))} " if many else ""
-            text = f"{name}{float(shown.scores[row]):.2f}"
+            text = f"{name}{sure[row]:z.2f}"
             box = _scaled(shown.boxes[row].tolist(), factor)
             if mark == "tick" and is_crowded:
                 painter.box(box, "", colour)

@@ -40,6 +40,9 @@ class Detections(dict[str, Tensor]):
         True
         >>> Detections.empty().count
         0
+
+    Source:
+        The names and the half-open pixels are those of torchvision's detection models.
     """
 
     def __init__(
@@ -426,7 +429,7 @@ class Detections(dict[str, Tensor]):
         classes = ", ".join(f"{count} of class {label}" for label, count in pairs)
         low, high = float(self.scores.min()), float(self.scores.max())
         sure = "" if self.confidence is None else ", with confidence"
-        return f"{type(self).__name__}({classes}; scores {low:.2f} to {high:.2f}{sure})"
+        return f"{type(self).__name__}({classes}; scores {low:z.2f} to {high:z.2f}{sure})"
 
 
 def _require(package: str) -> Any:

@@ -87,6 +87,9 @@ class LabelSession(PhotoSession):
         ...         found = session.suggest(second)
         ...         print(done.state, learnt.labelled, set(found.names) <= {"thing"})
         labelled 1 True
+
+    Source:
+        Our own; how the parts are learnt is SPP-net, section 4, with what docs/detection.md names.
     """
 
     def __init__(

@@ -340,6 +340,9 @@ class BoxPool(nn.Module):
         >>> boxes = torch.tensor([[0.0, 8.0, 64.0, 60.0]])
         >>> BoxPool(7)(torch.rand(3, 8, 8), boxes, image_size=(64, 64)).shape
         torch.Size([1, 147])
+
+    Source:
+        SPP-net, section 4.1 and appendix A: boxes become cells of one map of the whole image.
     """
 
     def __init__(

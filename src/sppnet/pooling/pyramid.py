@@ -120,6 +120,9 @@ class SpatialPyramidPool(nn.Module):
         torch.Size([2, 400])
         >>> SpatialPyramidPool(output_sizes=[(1, 1), (2, 2)])
         SpatialPyramidPool(levels=(1, 2))
+
+    Source:
+        SPP-net, section 2.2 and appendix A.
     """
 
     def __init__(
@@ -239,6 +242,9 @@ class SlidingWindowPool(nn.Module):
     Example:
         >>> SlidingWindowPool((6, 3, 2, 1))(torch.rand(2, 256, 13, 13)).shape
         torch.Size([2, 12800])
+
+    Source:
+        SPP-net, section 2.3.
     """
 
     def __init__(self, levels: Sequence[int] = DEFAULT_LEVELS) -> None:

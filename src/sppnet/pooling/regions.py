@@ -110,6 +110,9 @@ class RegionPool(nn.Module):
     Example:
         >>> RegionPool((1, 2))(torch.rand(1, 8, 7, 30), [torch.tensor([[2, 0, 9, 7]])]).shape
         torch.Size([1, 40])
+
+    Source:
+        SPP-net, section 4.1.
     """
 
     def __init__(
@@ -207,6 +210,9 @@ def score_regions(
         >>> features = torch.arange(12.0).reshape(1, 1, 3, 4)
         >>> score_regions(features, torch.tensor([[0, 1, 0, 3, 2]]), torch.ones(5, 1), (1, 2))
         tensor([[20.]])
+
+    Source:
+        SPP-net, section 4.1; the weights of a linear classifier multiply bins as they are pooled.
     """
     if watching := overriders(features, regions, weights):
         return handle_torch_function(score_regions, watching, features, regions, weights, levels)

@@ -359,7 +359,7 @@ def _say_predictions(
     records: Sequence[dict[str, Any]], total: int, counts: Mapping[str, int]
 ) -> None:
     """Print the first images with their best class, and how many images each class has."""
-    rows = [[each["file"], each["names"][0], f"{each['scores'][0]:.3f}"] for each in records]
+    rows = [[each["file"], each["names"][0], f"{each['scores'][0]:z.3f}"] for each in records]
     if rows:
         say_table(["image", "class", "score"], rows)
         say()

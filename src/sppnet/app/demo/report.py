@@ -147,8 +147,8 @@ def _scene_blocks(scores: DemoScores, point: OperatingPoint) -> list[object]:
 
     text = (
         f"The first {len(first)} of the {len(scores.images)} scenes that nothing was learnt from, "
-        f"not picked. Shown are detections that score at least {point.score_threshold:.2f}: of all "
-        f"objects in the {len(scores.images)} scenes {point.recall:.0%} are found, and "
+        f"not picked. Shown are detections that score at least {point.score_threshold:z.2f}: "
+        f"of all objects in the {len(scores.images)} scenes {point.recall:.0%} are found, and "
         f"{point.precision:.0%} of the detections are right."
     )
     blocks: list[object] = [text, scene_legend(), drawn(first)]

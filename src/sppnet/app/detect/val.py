@@ -123,17 +123,20 @@ class ScoringJob:
         )
         points = OperatingPoints.fit(images, found, detector.names, "val")
         self._write_metrics(images, figures, seen, points)
-        self._write_detections(dataset, found, points)
-        write_detection_report(
+        with_confidence = found
+        if points is not None:
+            with_confidence = {key: points.with_confidence(each) for key, each in found.items()}
+        numbers = write_detection_report(
             self.out / "report.html",
             images,
-            found,
+            with_confidence,
             figures,
             files=dataset.files,
             title=f"Detection of {', '.join(detector.names[:4])}",
             subtitle=self.data.name + (f", split {self.split}" if self.split else ""),
         )
-        self._say(figures)
+        self._write_detections(dataset, with_confidence, points)
+        self._say(figures, str(numbers["sentence"]))
         self._keep(points, detector.names, seen)
         return report_problems(problems)
 
@@ -144,8 +147,6 @@ class ScoringJob:
         points: OperatingPoints | None,
     ) -> None:
         """Leave all that was found, as ``predict`` does; confidences are of these images."""
-        if points is not None:
-            found = {image: points.with_confidence(each) for image, each in found.items()}
         write_coco_results(
             self.out / DETECTIONS,
             found,
@@ -204,7 +205,7 @@ class ScoringJob:
         }
         write_json(self.out / "metrics.json", metrics)
 
-    def _say(self, figures: DetectionFigures) -> None:
+    def _say(self, figures: DetectionFigures, sentence: str) -> None:
         """Print the scores, the speed and where the report is."""
         measures = list(MEASURES)
         rows = [
@@ -215,6 +216,7 @@ class ScoringJob:
         say_table(["class", *measures], rows)
         for warning in figures.warnings:
             warn(warning)
+        say(sentence)
         say(f"{figures.seconds_per_image:.2f} s per image")
         say(f"report: {self.out / 'report.html'}")
 

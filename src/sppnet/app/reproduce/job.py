@@ -1,11 +1,13 @@
 """Runs one table of the paper: prints it, writes JSON and page."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any
 
 import typer
+from markupsafe import Markup
 
 from sppnet.app.console import (
     NOTHING_USABLE,
@@ -26,6 +28,9 @@ from sppnet.evaluation.report import (
     add_origin_section,
     add_problem_section,
     details,
+    figure,
+    figures,
+    grouped_bar_chart,
     paragraph,
     table,
     tiles,
@@ -35,6 +40,7 @@ from sppnet.paper.printed import NETWORKS
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
 
+MOST_CHARTS = 8
 HEADER = ("what", "column", "network", "paper", "measured", "what differs")
 _KEYS = {"budget": "effort", "max_proposals": "windows"}  # what run.json calls them
 SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"
@@ -212,6 +218,9 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
         *(paragraph(f"{letter or 'What differs'}: {words}.") for words, letter in notes.items()),
         details("Every number", table(HEADER, table_rows(result))),
     )
+    drawn = comparison_charts(result)
+    if drawn:
+        page.add_section("As bars", figures(*drawn))
     reasons = [paragraph(f"{count}: {reason}") for reason, count in result.reasons().items()]
     if reasons:
         page.add_section("Not measured", *reasons)
@@ -221,6 +230,40 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
         page.add_section("What the table needs", *(paragraph(need.text) for need in entry.needs))
     add_origin_section(page, config, environment()["versions"])
     return page.render()
+
+
+def comparison_charts(result: TableResult) -> list[Markup]:
+    """Draw the printed and the measured numbers as bars, a chart for each column or for each row.
+
+    The groups are the longer side of the table, so that a table of 20 classes is one chart.
+    """
+    by_row = len(result.columns) > len(result.rows)
+    charts, groups = ("row", "column") if by_row else ("column", "row")
+    titles = result.rows if by_row else result.columns
+    drawn = []
+    for title in titles[:MOST_CHARTS]:
+        cells = [
+            cell
+            for cell in result.records()
+            if cell[charts] == title and cell["measured"] is not None
+        ]
+        if not cells:
+            continue
+        series = {
+            name: [math.nan if cell[name] is None else cell[name] for cell in cells]
+            for name in ("paper", "measured")
+        }
+        names = [cell[groups] for cell in cells]
+        bars = grouped_bar_chart(names, series, label=title, largest=None, value_text=_bar_text)
+        spread = any(cell.get("deviation") is not None for cell in cells)
+        note = "Means; their deviations are in the table." if spread else ""
+        drawn.append(figure(bars, title, note))
+    return drawn
+
+
+def _bar_text(value: float) -> str:
+    """A number beside its bar."""
+    return _number(None if math.isnan(value) else value)
 
 
 def _record(
@@ -276,4 +319,4 @@ def _number(value: float | None) -> str:
         return "-"
     if value == int(value):
         return f"{value:.0f}"
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+    return f"{value:z.2f}" if abs(value) >= 1 else f"{value:z.3g}"

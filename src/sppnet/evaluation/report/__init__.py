@@ -1,10 +1,11 @@
-"""Reports as HTML pages, each one file without scripts.
+"""Reports as HTML pages, each one file.
 
 - ``html``: ``Page`` and the blocks in its sections, filled in from ``templates``. Start here.
 - ``charts``: drawings for a page, as SVG; ``axes`` has their scales, ticks and texts of numbers.
 - ``sections``: the sections that several reports share, and pictures with what was found on them.
 - ``classification``: the report of a classifier.
-- ``found``: what a detector found in images without a truth.
+- ``galleries``: pages to look through: what a detector found, the labels of a data set.
+- ``thresholds``: what the slider in the report of a detector moves; ``page.js`` moves it.
 - ``detection_figures``: what the report of a detector shows, measured; ``detection`` writes it.
 
 The reports themselves are functions of ``sppnet.evaluation``; this room offers what other pages are
@@ -26,7 +27,7 @@ from sppnet.evaluation.report.charts import (
     svg_text,
 )
 from sppnet.evaluation.report.detection_figures import MEASURES
-from sppnet.evaluation.report.found import write_found_page
+from sppnet.evaluation.report.galleries import ShownLabel, write_found_page, write_label_page
 from sppnet.evaluation.report.html import (
     Page,
     Picture,
@@ -61,6 +62,7 @@ __all__ = [
     "Picture",
     "Scale",
     "Series",
+    "ShownLabel",
     "Tile",
     "add_origin_section",
     "add_problem_section",
@@ -95,4 +97,5 @@ __all__ = [
     "tiles",
     "whole_picture",
     "write_found_page",
+    "write_label_page",
 ]

@@ -151,7 +151,7 @@ def number_text(value: float) -> str:
     """
     if not math.isfinite(value):
         return "\u2013"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:z,.0f}" if abs(value) >= 100 else f"{value:z.3g}"
 
 
 def score_text(value: float) -> str:
@@ -161,7 +161,7 @@ def score_text(value: float) -> str:
         >>> score_text(0.9)
         '0.900'
     """
-    return f"{value:.3f}" if math.isfinite(value) else "\u2013"
+    return f"{value:z.3f}" if math.isfinite(value) else "\u2013"
 
 
 def seconds_text(value: float) -> str:

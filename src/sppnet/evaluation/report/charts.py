@@ -52,6 +52,7 @@ def line_chart(
     x_range: tuple[float, float] = (0.0, 1.0),
     y_range: tuple[float, float] = (0.0, 1.0),
     log_x: bool = False,
+    marker: float | None = None,
 ) -> Markup:
     """Draw curves over two axes, with a legend below.
 
@@ -65,6 +66,7 @@ def line_chart(
         x_range: Its ends.
         y_range: Its ends.
         log_x: Whether the horizontal axis is logarithmic; its lower end must then be above 0.
+        marker: Where a vertical line stands, which the slider of a page moves; None for none.
 
     Returns:
         An SVG element and a list.
@@ -89,8 +91,18 @@ def line_chart(
         f"{y_label} against {x_label}",
         *svg_axes(across, up, x_label, y_label),
         *curves,
+        *([] if marker is None else [_marker(marker, across, up)]),
     )
     return drawing + _curve_legend(series, colours)
+
+
+def _marker(value: float, across: Scale, up: Scale) -> Markup:
+    """A vertical line that knows its axis."""
+    x = across.pixel(min(max(value, across.low), across.high))
+    axis = {"data_low": across.low, "data_high": across.high}
+    place = {"x1": x, "x2": x, "y1": up.start, "y2": up.stop}
+    ends = {"data_start": across.start, "data_stop": across.stop}
+    return svg_element("line", **place, **axis, **ends, class_="marker")
 
 
 def _colours(series: Sequence[Series]) -> list[str]:
@@ -258,15 +270,18 @@ def _bar(value: float, text: str, tooltip: str, colour: int, y: float, scale: Sc
     return svg_element("g", svg_element("title", tooltip), track, bar, number)
 
 
-def confusion_chart(counts: ArrayLike, names: Sequence[str]) -> Markup:
+def confusion_chart(counts: ArrayLike, names: Sequence[str], *, every_cell: bool = False) -> Markup:
     """Draw how many images of each class (row) were taken for each class (column).
 
-    The shade is the share of the row, so that large and small classes compare. Counts and names are
-    left out where the cells are too small for them; tooltips have both.
+    The shade is the share of the row, so that large and small classes compare; the number at the
+    right of a row is how many it has. Counts and names are left out where the cells are too small
+    for them; tooltips have both. Cells know their place (``data-cell``, row times K plus column),
+    so that the script of a page can fill them anew.
 
     Args:
         counts: (K, K) not negative; truth by row, prediction by column.
         names: K names.
+        every_cell: Whether cells that are zero are there too, unseen.
 
     Returns:
         An SVG element.
@@ -281,14 +296,18 @@ def confusion_chart(counts: ArrayLike, names: Sequence[str]) -> Markup:
     """
     matrix = _checked(counts, len(names))
     room = min(LARGEST_CLASS_NAME, max(map(text_width, names), default=0)) + 8
-    cell = _cell_size(room, len(names))
+    totals = [f"{total:,}" for total in matrix.sum(axis=1).tolist()]
+    cell = _cell_size(room + max(map(text_width, totals), default=0) + 8, len(names))
     left, top = (room + TITLE_ROOM, room) if cell >= SMALLEST_NAMED_CELL else (TITLE_ROOM, 0)
     top += TITLE_ROOM
     side = cell * len(names)
     parts = [_titles(left, top, side)]
     if cell >= SMALLEST_NAMED_CELL:
         parts += _names(names, cell, left, top)
-    parts += _cells(matrix, names, cell, left, top)
+        for row, total in enumerate(totals):
+            y = top + (row + 0.5) * cell + 4
+            parts.append(svg_text(total, left + side + 8, y, "start", data_row=row))
+    parts += _cells(matrix, names, cell, (left, top), every_cell)
     frame = svg_element("rect", x=left, y=top, width=side, height=side, class_="frame")
     return svg_drawing(top + side + 1, "confusion matrix", *parts, frame)
 
@@ -339,14 +358,19 @@ def _names(names: Sequence[str], cell: float, left: float, top: float) -> list[M
 
 
 def _cells(
-    matrix: NDArray[np.int64], names: Sequence[str], cell: float, left: float, top: float
+    matrix: NDArray[np.int64],
+    names: Sequence[str],
+    cell: float,
+    corner: tuple[float, float],
+    every_cell: bool,
 ) -> list[Markup]:
     """The cells that are not zero; the background shows through the others."""
     totals = matrix.sum(axis=1)
     parts = []
-    for row, column in np.argwhere(matrix).tolist():
+    for row, column in np.argwhere(np.ones_like(matrix) if every_cell else matrix).tolist():
         count, total = int(matrix[row, column]), int(totals[row])
-        x, y, share = left + column * cell, top + row * cell, count / total
+        x, y = corner[0] + column * cell, corner[1] + row * cell
+        share = count / max(1, total)
         verb = "recognised" if row == column else f"taken for {names[column]}"
         kind = "right" if row == column else "wrong"
         tooltip = svg_element("title", f"{names[row]} {verb}: {count} of {total}")
@@ -356,7 +380,10 @@ def _cells(
         if cell >= SMALLEST_COUNTED_CELL:
             class_ = "over" if share > 0.5 else "value"
             text = svg_text(f"{count}", x + cell / 2, y + cell / 2 + 4, "middle", class_=class_)
-        parts.append(svg_element("g", tooltip, shade, text))
+        place_text = row * len(names) + column
+        hidden = "none" if not count else None
+        group = svg_element("g", tooltip, shade, text, data_cell=place_text, display=hidden)
+        parts.append(group)
     return parts
 
 
@@ -453,4 +480,4 @@ def svg_element(tag: str, *children: object, **attributes: Attribute) -> Markup:
 
 def _attribute_text(value: Attribute) -> str:
     """Write an attribute's value: numbers short, text escaped."""
-    return f"{round(value, 2):.10g}" if isinstance(value, float) else escape(value)
+    return f"{round(value, 2):z.10g}" if isinstance(value, float) else escape(value)

@@ -18,9 +18,9 @@ from sppnet.evaluation.error_analysis import (
     best_and_worst,
     count_matches,
 )
-from sppnet.evaluation.operating_point import OperatingPoint, best_operating_point
+from sppnet.evaluation.operating_point import best_operating_point
 from sppnet.evaluation.report.axes import score_text, seconds_text
-from sppnet.evaluation.report.charts import Series, confusion_chart, line_chart
+from sppnet.evaluation.report.charts import Series, grouped_bar_chart, line_chart
 from sppnet.evaluation.report.detection_figures import (
     MEASURES,
     DetectionAnalysis,
@@ -30,12 +30,11 @@ from sppnet.evaluation.report.detection_figures import (
 from sppnet.evaluation.report.html import (
     Page,
     Tile,
+    column,
     details,
     figure,
-    figures,
     heading,
     paragraph,
-    pictures,
     table,
     tiles,
 )
@@ -43,20 +42,21 @@ from sppnet.evaluation.report.sections import (
     LoadImage,
     add_origin_section,
     add_problem_section,
-    add_time_section,
     add_warning_section,
     class_bars,
     counted,
     in_columns,
     ranked_names,
     scene_legend,
-    scene_pictures,
+    time_figure,
 )
+from sppnet.evaluation.report.thresholds import SCRIPT_FILE, LivePart, ThresholdSweep
 from sppnet.geometry import Detections
 from sppnet.images.dataset import LabelledImage
 from sppnet.images.decode import load_compact
-from sppnet.storage.files import write_json, write_text
+from sppnet.storage.files import json_text, write_json, write_text
 
+PHOTOS = "photos.json"  # what `sppnet compare` reads
 MOST_DRAWN_CLASSES = 60
 MOST_PAIRS = 12
 SIZES = ("small", "medium", "large")
@@ -99,6 +99,9 @@ def write_detection_report(
     with what was found and missed, the time of each stage, problems in the input, and the
     configuration. It needs nothing but itself: images lie inside it, reduced to 640 pixels.
 
+    A third file, ``photos.json``, says photo by photo what is right and wrong, for
+    ``sppnet compare``.
+
     Args:
         path: The HTML file; the JSON file has its name with another ending.
         images: What was scored, with the truth.
@@ -116,6 +119,7 @@ def write_detection_report(
         OutputError: If a file cannot be written.
     """
     analysis = figures.analysis
+    live = LivePart(ThresholdSweep.measure(images, detections, figures.names), figures.names)
     point = analysis.point if analysis else best_operating_point(images, detections)
     counts = [
         counted(len(images), "image"),
@@ -128,20 +132,27 @@ def write_detection_report(
         f"The numbers behind every plot are in {path.with_suffix('.json').name}, beside this page.",
     )
     add_warning_section(page, figures.warnings)
-    page.add_section("", tiles(_key_figures(figures)))
+    page.add_section("", tiles([live.tile(), *_key_figures(figures)]))
+    page.add_section("Threshold", *_threshold_blocks(live))
     page.add_section("Average precision", *_precision_blocks(images, figures))
-    curves = _curves(figures)
-    if curves:
-        page.add_section("Curves", curves)
     if analysis is not None:
-        add_analysis_sections(page, analysis)
-    shown = _add_image_section(page, images, detections, figures.names, point, files, load)
-    add_time_section(page, figures.seconds)
+        add_analysis_sections(page, analysis, live)
+    shown = _add_image_section(page, images, detections, live, files, load)
     add_problem_section(page, figures.problems)
     add_origin_section(page, figures.config, figures.versions)
-    numbers = {**figures.to_json(), "operating_point": point.to_json(), "images": shown}
+    page.add_section("", live.bar())
+    page.script, page.data = SCRIPT_FILE.read_text(encoding="utf-8"), live.data()
+    numbers = {
+        **figures.to_json(),
+        "operating_point": point.to_json(),
+        "sentence": live.sweep.sentence(),
+        "by_threshold": live.sweep.to_json(),
+        "images": shown,
+    }
     write_text(path, page.render())
     write_json(path.with_suffix(".json"), numbers)
+    photos = live.sweep.by_photo(images, detections, figures.names, files)
+    write_text(path.with_name(PHOTOS), json_text(photos, indent=None))
     return numbers
 
 
@@ -158,8 +169,27 @@ def _key_figures(figures: DetectionFigures) -> list[Tile]:
     return entries
 
 
+def _threshold_blocks(live: LivePart) -> list[Markup]:
+    """What the threshold decides, by class, and all of it against the threshold."""
+    columns = ("class", "objects", "found", "false", "finds", "right")
+    listing = table(columns, live.class_rows())
+    if len(live.names) > LARGEST_OPEN_TABLE:
+        listing = details(f"All {len(live.names)} classes", listing)
+    said = {
+        "confidence": "A confidence is the probability that a detection is right.",
+        "score": "Too few detections are right to know confidences: these are scores.",
+    }[live.sweep.scale]
+    text = paragraph(
+        f"{said} At first the threshold with the best balance of finding and being right is set; "
+        "the slider below moves it, and numbers and pictures follow.",
+        note=True,
+    )
+    chart = figure(live.chart(), "What a threshold gives", "The dashed line is the threshold.")
+    return [in_columns(chart, column(listing, text))]
+
+
 def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures) -> list[Markup]:
-    """Table of all measures by class, with the paper's numbers if the data are the same."""
+    """All measures by class, with the paper's numbers if the data are the same; curves and time."""
     keys = [key for key in MEASURES if key in figures.per_class]
     paper = comparable_paper_ap(figures.names, len(images))
     counts = _object_counts(images, figures.names)
@@ -176,11 +206,14 @@ def _precision_blocks(images: Sequence[LabelledImage], figures: DetectionFigures
     note = "Objects marked difficult are neither asked for nor counted."
     if paper:
         note += " The paper's column: ZF-5, five scales, with box regression (He et al. 2014)."
-    explained = paragraph(note, note=True)
+    listed = column(listing, paragraph(note, note=True))
+    bars, curves = _class_bars(figures), _curves(figures)
     if len(rows) > LARGEST_OPEN_TABLE:
         folded = details(f"All {len(rows)} classes", listing)
-        return [in_columns(_class_bars(figures)), explained, folded]
-    return [in_columns(listing, _class_bars(figures)), explained]
+        return [in_columns(bars, *curves), paragraph(note, note=True), folded]
+    if bars and len(rows) <= MOST_COLOURED and len(curves) % 2:  # so that no half is empty
+        return [in_columns(column(listed, bars), *curves)]
+    return [in_columns(listed, bars, *curves)]
 
 
 def _object_counts(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, int]:
@@ -198,9 +231,10 @@ def _class_bars(figures: DetectionFigures) -> Markup | None:
     return class_bars(values, "AP50 by class") if len(values) > 1 else None
 
 
-def _curves(figures: DetectionFigures) -> Markup:
-    """Precision against recall, and recall of the proposals."""
-    return in_columns(_precision_recall_figure(figures), _proposal_figure(figures))
+def _curves(figures: DetectionFigures) -> list[Markup]:
+    """Precision against recall, recall of the proposals, and the time of each stage."""
+    drawn = _precision_recall_figure(figures), _proposal_figure(figures)
+    return [each for each in (*drawn, time_figure(figures.seconds)) if each]
 
 
 def _precision_recall_figure(figures: DetectionFigures) -> Markup | None:
@@ -241,23 +275,34 @@ def _proposal_figure(figures: DetectionFigures) -> Markup | None:
     return figure(chart, "Recall of the proposals", f"At right: with {counts.max():,} proposals.")
 
 
-def add_analysis_sections(page: Page, analysis: DetectionAnalysis) -> None:
+def add_analysis_sections(page: Page, analysis: DetectionAnalysis, live: LivePart) -> None:
     """Append what is known beyond the average precision.
 
     Args:
         page: Appended to.
         analysis: The measures.
+        live: What follows the threshold.
     """
-    page.add_section("By size, as COCO counts", coco_table(analysis.coco), _coco_note())
+    page.add_section(
+        "By size, as COCO counts",
+        in_columns(coco_table(analysis.coco), _size_figure(analysis.coco)),
+        _coco_note(),
+    )
     page.add_section(
         "Mistakes",
-        f"Counted are detections that score at least {analysis.point.score_threshold:.2f}, the "
-        "threshold with the best balance here.",
-        figures(_error_figure(analysis.errors), _confusion_figure(analysis.confusion)),
+        "Counted are detections from the threshold on.",
+        in_columns(_error_figure(analysis.errors, live), _confusion_figure(live)),
         _pairs(analysis.confusion),
     )
     if analysis.reliability is not None:
         page.add_section("Reliability of the scores", *_reliability_blocks(analysis.reliability))
+
+
+def _size_figure(coco: CocoMeasures) -> Markup:
+    """AP and AR by size as bars."""
+    stems = {"AP": "AP", "AR": "AR100"}
+    series = {name: [coco.mean[f"{stem}{size}"] for size in SIZES] for stem, name in stems.items()}
+    return figure(grouped_bar_chart(SIZES, series, label="AP and AR by size"), "AP and AR by size")
 
 
 def coco_table(coco: CocoMeasures) -> Markup:
@@ -279,23 +324,26 @@ def _coco_note() -> Markup:
     )
 
 
-def _error_figure(errors: ErrorTypes) -> Markup:
+def _error_figure(errors: ErrorTypes, live: LivePart) -> Markup:
     """Kinds of mistakes: how many, and what they cost."""
     rows: list[list[object]] = [
-        [kind, MEANINGS[kind], errors.counts[kind], errors.ap_cost[kind]] for kind in ERROR_TYPES
+        [kind, MEANINGS[kind], live.numbers(live.sweep.counts.kinds[:, n]), errors.ap_cost[kind]]
+        for n, kind in enumerate(ERROR_TYPES)
     ]
     listing = table(["kind", "what it is", "count", "costs AP50"], rows)
     note = "The cost is what AP50 would gain, all scores counted, if this kind alone were mended."
     return figure(listing, "Kinds of mistakes", note)
 
 
-def _confusion_figure(confusion: DetectionConfusion) -> Markup:
+def _confusion_figure(live: LivePart) -> Markup | None:
     """The confusion matrix, unless it is empty or too large to draw."""
-    if not confusion.counts.any() or len(confusion.names) > MOST_DRAWN_CLASSES:
-        return Markup()
-    chart = confusion_chart(confusion.counts, confusion.names)
-    note = "Last column: objects not found. Last row: detections where nothing is."
-    return figure(chart, "Confusion", note)
+    if not live.sweep.counts.confusion.any() or len(live.names) >= MOST_DRAWN_CLASSES:
+        return None
+    note = (
+        "The shade is the share of the row, whose number stands at its right. Last column: objects "
+        "not found. Last row: detections where nothing is."
+    )
+    return figure(live.confusion(), "Confusion", note)
 
 
 def _pairs(confusion: DetectionConfusion) -> Markup:
@@ -333,13 +381,10 @@ def _reliability_blocks(reliability: ReliabilityDiagram) -> list[Markup]:
         [f"{n * width:.1f} to {(n + 1) * width:.1f}", *values]
         for n, values in enumerate(zip(*(column.tolist() for column in columns), strict=True))
     ]
-    listing = table(
-        ["probability", "detections", "mean probability", "share of true positives"], rows
-    )
+    listing = table(["probability", "detections", "their mean", "right"], rows)
     return [
         paragraph(_SOURCES[reliability.source]),
-        figures(figure(chart, "Reliability", note)),
-        details("The numbers", listing),
+        in_columns(figure(chart, "Reliability", note), listing),
     ]
 
 
@@ -347,33 +392,25 @@ def _add_image_section(
     page: Page,
     images: Sequence[LabelledImage],
     detections: Mapping[Any, Detections],
-    names: Sequence[str],
-    point: OperatingPoint,
+    live: LivePart,
     files: Mapping[Any, str],
     load: LoadImage,
 ) -> dict[str, list[str | int]]:
     """Append images with what was found and missed; returns their files, or ids without files."""
-    counts = count_matches(images, detections, point.score_threshold)
+    point = live.sweep.point
+    counts = count_matches(images, live.sweep.sure, point.score_threshold)
     best, worst = best_and_worst(counts)
     if not best and not worst:
         return {"worst": [], "best": []}
-    blocks: list[object] = [_point_text(point), scene_legend()]
+    text = f"The number at a box is its {live.sweep.scale}. The slider shows and hides boxes."
+    if not point.true_positives:
+        text = "No detection is right."
+    blocks: list[object] = [text, scene_legend()]
     for title, entries in (("Most mistakes", worst), ("Most found, fewest mistakes", best)):
-        drawn = scene_pictures(entries, detections, names, point.score_threshold, load, files)
-        blocks += [heading(title), pictures(drawn)] if drawn else []
+        drawn = live.pictures(entries, detections, load, files)
+        blocks += [heading(title), drawn] if drawn else []
     page.add_section("Images", *blocks)
     return {
         kind: [files.get(each.image.image_id, each.image.image_id) for each in entries]
         for kind, entries in (("worst", worst), ("best", best))
     }
-
-
-def _point_text(point: OperatingPoint) -> str:
-    """What the pictures show, in words."""
-    if not point.true_positives:
-        return "No detection is right."
-    return (
-        f"Shown are detections that score at least {point.score_threshold:.2f}, the threshold with "
-        f"the best balance here: {score_text(point.recall)} of the objects are found, "
-        f"{score_text(point.precision)} of the detections are right."
-    )

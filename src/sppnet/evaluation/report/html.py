@@ -5,6 +5,8 @@ The markup itself lies in ``templates``: ``blocks.html`` has a macro for each bl
 """
 
 import base64
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -98,6 +100,7 @@ class Tile:
     name: str
     value: str
     hint: str = ""
+    is_wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def table(
 
 def _is_number(cell: object) -> bool:
     """Whether a cell belongs to a column that is aligned right."""
+    if isinstance(cell, Markup):
+        return cell.startswith("<span data-live")
     return isinstance(cell, int | float) and not isinstance(cell, bool)
 
 
@@ -188,7 +193,7 @@ def _cell_text(cell: object, decimals: int) -> object:
     """Write a cell: fixed decimals, a dash for what is missing."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return DASH
-    return f"{cell:.{decimals}f}" if isinstance(cell, float) else cell
+    return f"{cell:z.{decimals}f}" if isinstance(cell, float) else cell
 
 
 def name_values(values: Mapping[str, object]) -> Markup:
@@ -256,7 +261,43 @@ def pictures(entries: Sequence[Picture], *, small: bool = False) -> Markup:
     return _block("pictures", entries, small) if entries else Markup()
 
 
-def gallery(entries: Sequence[Mapping[str, object]], choices: Sequence[Choice]) -> Markup:
+def live_text(number: int, text: str) -> Markup:
+    """Write a text that the script of the page replaces: the one of this number in its data."""
+    return _block("live_text", number, text)
+
+
+def threshold_bar(
+    scale: str, shown: Markup, last: int, start: int, found: Markup, right: Markup
+) -> Markup:
+    """Show a slider at the lower edge of the window; without scripts it is not there.
+
+    Args:
+        scale: What the threshold is of.
+        shown: The threshold, as a text that follows the slider.
+        last: Number of the last position; the first one is 0.
+        start: Where it stands at first.
+        found: What share of the objects is found, likewise.
+        right: What share of the detections is right, likewise.
+    """
+    return _block("threshold_bar", scale, shown, last, start, found, right)
+
+
+def live_pictures(entries: Sequence[tuple[bytes, str, str, Markup]]) -> Markup:
+    """Show images with drawings over them, which the script of the page changes.
+
+    Args:
+        entries: JPEG, title, line below it and drawing of each.
+
+    Returns:
+        Markup; empty if there are none.
+    """
+    shown = [(Picture(jpeg, title, note), drawing) for jpeg, title, note, drawing in entries]
+    return _block("live_pictures", shown) if shown else Markup()
+
+
+def gallery(
+    entries: Sequence[Mapping[str, object]], choices: Sequence[Choice], *, small: bool = False
+) -> Markup:
     """Show linked pictures with switches that choose which are shown, and their order.
 
     The switches are radio buttons, and CSS does the rest: rules of the page say what
@@ -266,11 +307,12 @@ def gallery(entries: Sequence[Mapping[str, object]], choices: Sequence[Choice]) 
         entries: Dicts of ``source`` (URL of the picture, empty for none), ``title``, ``note``,
             ``classes`` and ``style`` of each.
         choices: The switches; one of each group is on at first.
+        small: For thumbnails.
 
     Returns:
         Markup.
     """
-    return _block("gallery", entries, choices)
+    return _block("gallery", entries, choices, small)
 
 
 def whole_picture(picture: Picture, *, beside: bool = False) -> Markup:
@@ -316,6 +358,8 @@ class Page:
         footer: One line at the end.
         style: Rules of this page, behind those of all pages.
         local_images: Whether it may show images that lie beside it, too.
+        script: A script of ours that lies in the page, the only one that may run there.
+        data: What the script reads.
 
     Example:
         >>> page = Page("Report")
@@ -329,6 +373,8 @@ class Page:
     footer: str = ""
     style: Markup = field(default_factory=Markup)
     local_images: bool = False
+    script: str = ""
+    data: object = None
     _sections: list[Section] = field(default_factory=list, init=False, repr=False)
 
     def add_section(self, title: str, *blocks: object) -> None:
@@ -359,5 +405,16 @@ class Page:
                 style=style,
                 sections=self._sections,
                 listed=titled if len(titled) >= FEWEST_LISTED_SECTIONS else [],
+                script=Markup(self.script),  # noqa: S704 - our own
+                data=_data_text(self.data),
+                digest=base64.b64encode(hashlib.sha256(self.script.encode()).digest()).decode(),
             )
         )
+
+
+def _data_text(data: object) -> Markup:
+    """JSON that nothing in it can end early: no "<" is left, and nothing that cannot be shown."""
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 - nothing in it is markup

@@ -1,7 +1,7 @@
 """Sections that several reports share, and pictures with what was found on them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +27,9 @@ from sppnet.evaluation.report.html import (
 from sppnet.evaluation.visualize import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,
+    SCENE_SIDE,
     TRUE_POSITIVE_COLOUR,
+    LoadImage,
     draw_matches,
     fit_picture,
     to_jpeg_bytes,
@@ -38,8 +40,6 @@ from sppnet.geometry import Detections
 LARGEST_OPEN_TABLE = 10
 MOST_PROBLEMS = 500
 MOST_BARS = 30
-LoadImage = Callable[[Path], Tensor]
-SCENE_SIDE = 640
 THUMBNAIL_SIDE = 224
 
 
@@ -50,9 +50,15 @@ def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
         page: Appended to.
         seconds: By stage, in the order of the work.
     """
+    drawn = time_figure(seconds)
+    if drawn:
+        page.add_section("Time", figures(drawn))
+
+
+def time_figure(seconds: Mapping[str, float]) -> Markup | None:
+    """The time per stage as bars; None if nothing was measured."""
     if not seconds:
-        return
-    total = math.fsum(seconds.values())
+        return None
     bars = bar_chart(
         list(seconds),
         list(seconds.values()),
@@ -60,7 +66,7 @@ def add_time_section(page: Page, seconds: Mapping[str, float]) -> None:
         largest=None,
         value_text=seconds_text,
     )
-    page.add_section("Time", figures(figure(bars, "Per stage", f"{seconds_text(total)} in all.")))
+    return figure(bars, "Time per stage", f"{seconds_text(math.fsum(seconds.values()))} in all.")
 
 
 def seen_warnings(seen: int | None, images: int) -> list[str]:
@@ -225,7 +231,7 @@ def _scene(
         picture,
         entry.image.boxes * scale,
         entry.image.labels,
-        Detections(found.boxes * scale, found.scores, found.labels),
+        Detections(found.boxes * scale, found.scores, found.labels, found.confidence),
         names,
         score_threshold=score_threshold,
         truth_ignored=entry.image.difficult | entry.image.crowd,
@@ -264,9 +270,9 @@ def thumbnails(entries: Sequence[tuple[str, str, str]], load: LoadImage) -> list
 def scene_legend() -> Markup:
     """Explain the colours of the boxes."""
     entries = [
-        (_outline(TRUE_POSITIVE_COLOUR), "true positive (tick, with its score)", ""),
-        (_outline(FALSE_POSITIVE_COLOUR), "false positive (cross)", ""),
-        (_outline(FALSE_NEGATIVE_COLOUR, dashes="3.5 2"), "false negative (dashed)", ""),
+        (_outline(TRUE_POSITIVE_COLOUR), "true positive, right", ""),
+        (_outline(FALSE_POSITIVE_COLOUR), "false positive, wrong", ""),
+        (_outline(FALSE_NEGATIVE_COLOUR, dashes="3.5 2"), "false negative, missed", ""),
     ]
     return legend(entries, above=True)
 

@@ -68,6 +68,9 @@ def open_detection_dataset(
         ...     dataset = open_detection_dataset(draw_detection_set(folder, 2, seed=0))
         >>> len(dataset), dataset.layout
         (2, 'voc')
+
+    Source:
+        The layouts of PASCAL VOC, COCO and Ultralytics' YOLO; docs/evaluation.md lists the shapes.
     """
     root = Path(root)
     layout = find_layout(root)

@@ -1,10 +1,11 @@
-"""The page of what a detector found: a picture and the counts of each image, to look through.
+"""Galleries to look through: what a detector found, image by image, and the labels of a data set.
 
-It needs the pictures that lie beside it and nothing else: no script, no network. Radio buttons and
-rules of CSS choose the class that is shown, and the order.
+A page needs the pictures that lie beside it and nothing else: no script, no network. Radio
+buttons and rules of CSS choose the class that is shown, and the order.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from sppnet.storage.files import write_text
 
 MOST_CHOICES = 60  # classes that have a switch, those found most
 MOST_PICTURES = 2000  # that a browser shows well
+ODD = 0.5  # of the labels that look most like one, this share or more has another class
 SHOW, ORDER = "Show", "Order"
 
 
@@ -49,7 +51,7 @@ def write_found_page(
         title,
         subtitle,
         "The same counts as a table are in counts.csv, every detection in detections.csv.",
-        style=_rules(chosen),
+        style=_rules([*(f"c{label}" for label in chosen), "none"], _variables(chosen)),
         local_images=True,
     )
     unread = sum(each is None for each in counts.values())
@@ -135,13 +137,16 @@ def _choices(
     ]
 
 
-def _rules(chosen: Sequence[int]) -> Markup:
-    """What each switch does."""
-    shown = [f"c{label}" for label in chosen] + ["none"]
+def _variables(chosen: Sequence[int]) -> dict[str, str]:
+    """By switch, the number that the images are ordered by."""
+    return {"all": "n", "none": "n", **{f"c{label}": f"n{label}" for label in chosen}}
+
+
+def _rules(shown: Sequence[str], variables: Mapping[str, str]) -> Markup:
+    """What each switch does: those of what is shown, and those of the order."""
     rules = [
         f"#{name}:checked ~ .gallery > figure:not(.{name}) {{ display: none; }}" for name in shown
     ]
-    variables = {"all": "n", "none": "n", **{f"c{label}": f"n{label}" for label in chosen}}
     for name, number in variables.items():
         for order, sign in (("most-first", "-1"), ("fewest-first", "1")):
             rules.append(
@@ -156,3 +161,96 @@ def _rules(chosen: Sequence[int]) -> Markup:
         )
         rules.append(f"#{name}:focus-visible {label} {{ outline: 2px solid var(--accent); }}")
     return Markup("\n").join(Markup(rule) for rule in rules)  # noqa: S704 - numbers and our words
+
+
+@dataclass(frozen=True)
+class ShownLabel:
+    """One label of a data set, as its page shows it.
+
+    Args:
+        crop: Path of what lies in the box, from the folder of the page, with ``/``.
+        title: What it is of, such as the file.
+        label: Its class.
+        oddness: Which share of the labels that look most like it has another class, 0..1.
+        looks_like: The class that most of those have.
+    """
+
+    crop: str
+    title: str
+    label: int
+    oddness: float
+    looks_like: int
+
+
+def write_label_page(
+    path: Path,
+    labels: Sequence[ShownLabel],
+    names: Sequence[str],
+    totals: Sequence[int],
+    *,
+    title: str = "Labels",
+    subtitle: str = "",
+) -> None:
+    """Write the page of the labels of a data set, those that look like another class first.
+
+    Args:
+        path: The HTML file.
+        labels: Shown in this order.
+        names: K class names.
+        totals: (K,) how many labels of each class there are, shown or not.
+        title: Heading of the page.
+        subtitle: One line below it.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    chosen = [label for label in range(len(names)) if totals[label]][:MOST_CHOICES]
+    classes = [f"c{label}" for label in chosen]
+    odd = [
+        sum(each.oddness >= ODD and each.label == n for each in labels) for n in range(len(names))
+    ]
+    page = Page(
+        title,
+        subtitle,
+        "Nothing was changed. Mend labels in the program that made them, or with sppnet label.",
+        style=_rules([*classes, "odd"], {}),
+        local_images=True,
+    )
+    figures = [
+        Tile("Labels", f"{sum(totals):,}"),
+        Tile("Classes", f"{len(names):,}"),
+        Tile("Look like another class", f"{sum(odd):,}", "worth a look, not wrong for that"),
+    ]
+    page.add_section("", tiles(figures))
+    rows = [[names[n], totals[n], odd[n]] for n in range(len(names))]
+    page.add_section("By class", table(["class", "labels", "look like another class"], rows))
+    entries = [
+        {
+            "source": quote(each.crop),
+            "title": names[each.label],
+            "note": _label_note(each, names),
+            "classes": f"c{each.label}{' odd' if each.oddness >= ODD else ''}",
+            "style": f"--n: {each.oddness:.2f}",
+        }
+        for each in labels
+    ]
+    choices = [
+        Choice(SHOW, "all", f"all ({len(labels)})", is_on=True),
+        Choice(SHOW, "odd", f"look like another class ({sum(odd)})"),
+        *(Choice(SHOW, f"c{n}", f"{names[n]} ({totals[n]})") for n in chosen),
+    ]
+    hint = (
+        "A label comes early if those that look most like it have another class, by colour, shape "
+        "and size. Within a class, strangers stand out."
+    )
+    if len(labels) < sum(totals):
+        hint = f"The first {len(labels):,} of {sum(totals):,} labels are shown. {hint}"
+    page.add_section("Labels", paragraph(hint, note=True), gallery(entries, choices, small=True))
+    write_text(path, page.render())
+
+
+def _label_note(label: ShownLabel, names: Sequence[str]) -> str:
+    """What is written below a label."""
+    if label.oddness >= ODD and label.looks_like != label.label:
+        return f"looks like {names[label.looks_like]}; {label.title}"
+    return label.title

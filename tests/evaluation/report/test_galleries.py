@@ -76,7 +76,7 @@ def test_a_page_of_nothing(tmp_path: Path) -> None:
 
 
 def test_a_page_of_very_many_images_shows_the_first(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("sppnet.evaluation.report.found.MOST_PICTURES", 2)
+    monkeypatch.setattr("sppnet.evaluation.report.galleries.MOST_PICTURES", 2)
     document, _ = _page(tmp_path)
     assert [each["class"] for each in _figures(document)] == ["c0 c1", "none"]
     text = document.visible_text()
