@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
-from sppnet import __version__
 from sppnet.server.answers import PROBLEMS, json_response, refusal
 from sppnet.server.serve_gate import (
     MULTIPART,
@@ -144,7 +144,11 @@ def build_serve_app(
         An ASGI application.
     """
     app = FastAPI(
-        title="sppnet serve", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
+        title="sppnet serve",
+        version=version("sppnet"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     metrics = Metrics(pool, lambda: guard.held)
     _add_errors(app)
@@ -277,7 +281,7 @@ def _add_facts(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: "M
         """Kind, digest and classes of the model, and the limits."""
         most = {"photos": limits.photos, "photo_bytes": limits.photo_bytes,
                 "pixels": limits.pixels, "seconds": pool.limits.seconds}  # fmt: skip
-        return json_response({**pool.about, "version": __version__, "limits": most})
+        return json_response({**pool.about, "version": version("sppnet"), "limits": most})
 
     @app.get("/health", summary="Whether the server runs", response_model=Status,
              responses=_problems())  # fmt: skip

@@ -18,15 +18,17 @@ from torch import Tensor, nn
 from sppnet.backbones.backbone import check_exportable, convolve_any_size
 from sppnet.detection.detector import MOST_MOVED, Detector
 from sppnet.detection.encoder import EncodedImage
+from sppnet.detection.heads.box_regression import BoxCascade
 from sppnet.detection.onnx.regions import cascade_of, facts_of, linear_classifier_of
 from sppnet.detection.proposals.anchor_boxes import AnchorGrid
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import OutputError
 from sppnet.geometry.boxes import LARGEST_LOG_RATIO
 from sppnet.images import resize_image
+from sppnet.pooling.boxes import POINTS_PER_BIN
 from sppnet.pooling.onnx.export import ExportRecipe
 from sppnet.pooling.onnx.loops import take_best
-from sppnet.pooling.onnx.operators import pool_regions
+from sppnet.pooling.onnx.operators import average_points, double, ints, pool_regions, size
 
 if TYPE_CHECKING:
     import onnx
@@ -101,7 +103,7 @@ class WholeDetector(nn.Module):
 def _graph_facts(detector: Detector) -> dict[str, Any]:
     """The constants of the graph, in JSON values."""
     proposer = cast(AnchorProposer, detector.anchors)
-    rule, geometry = detector.inference, proposer.geometry
+    rule, geometry, move = detector.inference, proposer.geometry, detector.box_regressor
     constants = proposer.config()["rule"]
     grids = proposer.learnt_.grids(geometry, constants["bins"], 0)
     projection = detector.encoder.projection
@@ -123,6 +125,7 @@ def _graph_facts(detector: Detector) -> dict[str, Any]:
         "nms": rule.nms_threshold,
         "most": rule.max_detections,
         "vote": rule.vote_overlap,
+        "as_points": isinstance(move, BoxCascade) and move.constants.bins == "points",
     }
 
 
@@ -180,7 +183,7 @@ def whole_recipe(detector: Detector) -> ExportRecipe:
         inputs={"image": {2: "height", 3: "width"}},
         outputs={name: {0: "detections"} for name in ("boxes", "scores", "labels")},
         expect=lambda image: detect_by_torch(low, image),
-        cases=[(_draw_image(*size),) for size in SIZES],
+        cases=[(_draw_image(*sides),) for sides in SIZES],
         tolerance=TOLERANCE,
         about=facts,
         finish=lambda model: _set_threshold(model, own),
@@ -226,60 +229,68 @@ class _Scorer:
         """Pool the regions of (R, 4) boxes: (R, D)."""
         return pool_regions([self.features], self._regions(boxes), self.facts["levels"])
 
+    def interpolate(self, boxes: Value) -> Value:
+        """Average interpolated points inside (R, 4) boxes: (R, D)."""
+        stride, centre, _ = self.facts["cells"]
+        low, step = (double(_floats(value)) for value in (0.5 + centre, stride))
+        cells = op.Div(op.Sub(double(boxes), low), step)
+        return average_points(self.features, cells, self.facts["levels"], POINTS_PER_BIN)
+
     def score(self, pooled: Value) -> Value:
         """Scores (R, K) of pooled vectors, the classes in competition."""
         scores = op.Add(op.MatMul(pooled, self.weights), self.bias)
         temperature = self.facts["temperature"]
         if not temperature:
             return scores
-        logits = op.Div(_double(scores), _double(_floats(temperature)))
-        highest = op.Max(op.ReduceMax(logits, _ints(1), keepdims=1), _double(_floats(0.0)))
-        classes = _size(self.bias, 0)
-        one = op.Expand(_double(_floats(1.0)), op.Concat(classes, classes, axis=0))
+        logits = op.Div(double(scores), double(_floats(temperature)))
+        highest = op.Max(op.ReduceMax(logits, ints(1), keepdims=1), double(_floats(0.0)))
+        classes = size(self.bias, 0)
+        one = op.Expand(double(_floats(1.0)), op.Concat(classes, classes, axis=0))
         others = op.Sub(one, op.EyeLike(one))
         shares = op.Exp(op.Sub(logits, highest))
         rest = op.Add(op.MatMul(shares, others), op.Exp(op.Neg(highest)))
         claimed = op.Add(op.Log(rest), highest)
-        lost = op.Mul(claimed, _double(_floats(temperature)))
-        return op.Cast(op.Sub(_double(scores), lost), to=FLOAT)
+        lost = op.Mul(claimed, double(_floats(temperature)))
+        return op.Cast(op.Sub(double(scores), lost), to=FLOAT)
 
     def move(self, boxes: Value, labels: Value, weights: Value, bias: Value, groups: int) -> Value:
         """Refine boxes by one stage; one that would leave the image stays as it is."""
-        products = op.Add(op.MatMul(self.pool(boxes), weights), bias)
-        shape = op.Concat(_size(labels, 0), _ints(groups, 4), axis=0)
+        seen = self.interpolate(boxes) if self.facts["as_points"] else self.pool(boxes)
+        products = op.Add(op.MatMul(seen, weights), bias)
+        shape = op.Concat(size(labels, 0), ints(groups, 4), axis=0)
         products = op.Reshape(products, shape, allowzero=1)
-        own = labels if groups > 1 else op.Mul(labels, _ints(0))
-        deltas = op.GatherND(products, op.Unsqueeze(own, _ints(1)), batch_dims=1)
+        own = labels if groups > 1 else op.Mul(labels, ints(0))
+        deltas = op.GatherND(products, op.Unsqueeze(own, ints(1)), batch_dims=1)
         moved = self.clip(_shift(boxes, deltas))
         sides = op.Sub(_columns(moved, 2, 4), _columns(moved, 0, 2))
-        has_area = op.Greater(op.ReduceMin(sides, _ints(1), keepdims=1), _floats(0.0))
+        has_area = op.Greater(op.ReduceMin(sides, ints(1), keepdims=1), _floats(0.0))
         return op.Where(has_area, moved, boxes)
 
     def clip(self, boxes: Value) -> Value:
         """Cut boxes off at the sides of the image."""
-        height, width = (op.Cast(_size(self.image, axis), to=FLOAT) for axis in (2, 3))
+        height, width = (op.Cast(size(self.image, axis), to=FLOAT) for axis in (2, 3))
         limits = op.Concat(width, height, width, height, axis=0)
         return op.Min(op.Max(boxes, _floats(0.0)), limits)
 
     def _regions(self, boxes: Value) -> Value:
         """Cells of (R, 4) boxes, (R, 5) int64: ``project_to_free_grid`` in ONNX."""
-        stride, centre, offset = (_double(_floats(value)) for value in self.facts["cells"])
-        half, two = _double(_floats(0.5)), _double(_floats(2.0))
-        exact = _double(boxes)
+        stride, centre, offset = (double(_floats(value)) for value in self.facts["cells"])
+        half, two = double(_floats(0.5)), double(_floats(2.0))
+        exact = double(boxes)
         low = op.Add(op.Sub(_columns(exact, 0, 2), centre), offset)
         high = op.Sub(op.Sub(op.Sub(_columns(exact, 2, 4), op.Add(half, half)), centre), offset)
         first = op.Floor(op.Add(op.Div(low, stride), half))
         last = op.Ceil(op.Sub(op.Div(high, stride), half))
         middle = op.Div(op.Add(op.Add(first, last), two), two)
-        middle = op.Sub(_double(op.Cast(middle, to=INT64)), op.Add(half, half))
+        middle = op.Sub(double(op.Cast(middle, to=INT64)), op.Add(half, half))
         between = op.Greater(first, last)
-        ends = op.Sub(op.Concat(_size(self.features, 3), _size(self.features, 2), axis=0), _ints(1))
+        ends = op.Sub(op.Concat(size(self.features, 3), size(self.features, 2), axis=0), ints(1))
         near, far = (
-            op.Min(op.Max(op.Cast(op.Where(between, middle, side), to=INT64), _ints(0)), ends)
+            op.Min(op.Max(op.Cast(op.Where(between, middle, side), to=INT64), ints(0)), ends)
             for side in (first, last)
         )
-        image = op.Mul(_columns(near, 0, 1), _ints(0))
-        return op.Concat(image, near, op.Add(far, _ints(1)), axis=1)
+        image = op.Mul(_columns(near, 0, 1), ints(0))
+        return op.Concat(image, near, op.Add(far, ints(1)), axis=1)
 
 
 def find_objects(
@@ -298,10 +309,10 @@ def find_objects(
             boxes = parts.move(boxes, labels, products, constants, groups)
         if known["rescore"]:
             after = parts.score(parts.pool(boxes))
-            own = op.GatherND(after, op.Unsqueeze(labels, _ints(1)), batch_dims=1)
+            own = op.GatherND(after, op.Unsqueeze(labels, ints(1)), batch_dims=1)
             scores = op.Div(op.Add(before, own), _floats(2.0))
         sides = op.Sub(_columns(boxes, 2, 4), _columns(boxes, 0, 2))
-        has_area = op.Greater(op.ReduceMin(sides, _ints(1), keepdims=0), _floats(0.0))
+        has_area = op.Greater(op.ReduceMin(sides, ints(1), keepdims=0), _floats(0.0))
         boxes, scores, labels = (op.Compress(v, has_area, axis=0) for v in (boxes, scores, labels))
     return _select(boxes, scores, labels, parts, moved=bool(movers))
 
@@ -309,39 +320,39 @@ def find_objects(
 def _propose(parts: _Scorer, rotation: Value, shift: Value, mixing: Value, last: Value) -> Value:
     """Proposals (M, 4) of the learnt anchors, best first."""
     facts, features = parts.facts, parts.features
-    height, width = _size(features, 2), _size(features, 3)
-    flat = op.Reshape(features, op.Concat(_size(features, 1), _ints(-1), axis=0))
+    height, width = size(features, 2), size(features, 3)
+    flat = op.Reshape(features, op.Concat(size(features, 1), ints(-1), axis=0))
     mixed = op.MatMul(mixing, op.Add(op.MatMul(rotation, flat), shift))
     count, bins = len(facts["shapes"]), facts["bins"] ** 2
-    shape = op.Concat(_ints(count, bins * 5), height, width, axis=0)
-    exact = _double(op.Reshape(mixed, shape))
-    summed = op.CumSum(op.CumSum(exact, _ints(2)), _ints(3))
-    sums = op.Pad(summed, _ints(0, 0, 1, 1, 0, 0, 0, 0))
+    shape = op.Concat(ints(count, bins * 5), height, width, axis=0)
+    exact = double(op.Reshape(mixed, shape))
+    summed = op.CumSum(op.CumSum(exact, ints(2)), ints(3))
+    sums = op.Pad(summed, ints(0, 0, 1, 1, 0, 0, 0, 0))
     boxes, responses = [], []
     for number, (wide, tall) in enumerate(facts["shapes"]):
         grid = AnchorGrid(wide, tall, facts["stride"], facts["anchor_centre"], facts["bins"])
         boxes.append(_anchor_boxes(grid, height, width))
-        own = op.Gather(sums, op.Squeeze(_ints(number)), axis=0)  # (B * 5, h + 1, w + 1)
+        own = op.Gather(sums, op.Squeeze(ints(number)), axis=0)  # (B * 5, h + 1, w + 1)
         total = _average(own, grid, height, width)
-        per_cell = op.Transpose(op.Reshape(total, _ints(5, -1)), perm=[1, 0])
-        constant = op.Gather(last, _ints(number), axis=0)
+        per_cell = op.Transpose(op.Reshape(total, ints(5, -1)), perm=[1, 0])
+        constant = op.Gather(last, ints(number), axis=0)
         responses.append(op.Cast(op.Add(per_cell, constant), to=FLOAT))
     anchors, answers = op.Concat(*boxes, axis=0), op.Concat(*responses, axis=0)
-    scores = op.Squeeze(_columns(answers, 0, 1), _ints(1))
-    most = op.Min(_ints(facts["candidates"]), _size(scores, 0))
+    scores = op.Squeeze(_columns(answers, 0, 1), ints(1))
+    most = op.Min(ints(facts["candidates"]), size(scores, 0))
     best_scores, best = op.TopK(scores, most)
     deltas = op.Gather(_columns(answers, 1, 5), best, axis=0)
     moved = parts.clip(_shift(op.Gather(anchors, best, axis=0), deltas))
     sides = op.Sub(_columns(moved, 2, 4), _columns(moved, 0, 2))
-    is_wide = op.GreaterOrEqual(op.ReduceMin(sides, _ints(1), keepdims=0), _floats(1.0))
+    is_wide = op.GreaterOrEqual(op.ReduceMin(sides, ints(1), keepdims=0), _floats(1.0))
     moved, best_scores = (op.Compress(each, is_wide, axis=0) for each in (moved, best_scores))
     kept = op.NonMaxSuppression(
-        op.Unsqueeze(moved, _ints(0)),
-        op.Unsqueeze(best_scores, _ints(0, 1)),
-        _ints(facts["proposals"]),
+        op.Unsqueeze(moved, ints(0)),
+        op.Unsqueeze(best_scores, ints(0, 1)),
+        ints(facts["proposals"]),
         _floats(facts["anchor_nms"]),
     )
-    return op.Gather(moved, op.Squeeze(_columns(kept, 2, 3), _ints(1)), axis=0)
+    return op.Gather(moved, op.Squeeze(_columns(kept, 2, 3), ints(1)), axis=0)
 
 
 def _average(sums: Value, grid: AnchorGrid, height: Value, width: Value) -> Value:
@@ -350,12 +361,12 @@ def _average(sums: Value, grid: AnchorGrid, height: Value, width: Value) -> Valu
     total = None
     for number, rectangle in enumerate(grid.rectangles.tolist()):
         x0, y0, x1, y1 = rectangle
-        part = op.Slice(sums, _ints(5 * number), _ints(5 * number + 5), _ints(0))
+        part = op.Slice(sums, ints(5 * number), ints(5 * number + 5), ints(0))
         upper, lower = (_within(rows, y, height) for y in (y0, y1))
         left, right = (_within(columns, x, width) for x in (x0, x1))
         bands = op.Sub(op.Gather(part, lower, axis=1), op.Gather(part, upper, axis=1))
         found = op.Sub(op.Gather(bands, right, axis=2), op.Gather(bands, left, axis=2))
-        mean = op.Div(found, _double(_floats(float((x1 - x0) * (y1 - y0)))))
+        mean = op.Div(found, double(_floats(float((x1 - x0) * (y1 - y0)))))
         total = mean if total is None else op.Add(total, mean)
     return total
 
@@ -367,10 +378,10 @@ def _anchor_boxes(grid: AnchorGrid, height: Value, width: Value) -> Value:
         places = op.Add(op.Cast(_count(side), to=FLOAT), _floats((1 - cells % 2) / 2))
         places = op.Add(op.Mul(places, _floats(float(grid.stride))), _floats(float(grid.centre)))
         centres.append(op.Add(places, _floats(0.5)))
-    size = op.Concat(height, width, axis=0)
-    x = op.Expand(centres[0], size)
-    y = op.Expand(op.Unsqueeze(centres[1], _ints(1)), size)
-    middle = op.Concat(op.Reshape(x, _ints(-1, 1)), op.Reshape(y, _ints(-1, 1)), axis=1)
+    both = op.Concat(height, width, axis=0)
+    x = op.Expand(centres[0], both)
+    y = op.Expand(op.Unsqueeze(centres[1], ints(1)), both)
+    middle = op.Concat(op.Reshape(x, ints(-1, 1)), op.Reshape(y, ints(-1, 1)), axis=1)
     half = _floats(grid.width / 2, grid.height / 2)
     return op.Concat(op.Sub(middle, half), op.Add(middle, half), axis=1)
 
@@ -379,18 +390,18 @@ def _pairs(parts: _Scorer, proposals: Value, moved: bool) -> tuple[Value, Value,
     """Boxes, scores and labels of the pairs of proposal and class that go on."""
     scores = parts.score(parts.pool(proposals))  # (M, K)
     per_class = parts.facts["moved"] if moved else 0
-    rows = op.Unsqueeze(_count(_size(scores, 0)), _ints(1))
+    rows = op.Unsqueeze(_count(size(scores, 0)), ints(1))
     if per_class:
-        most = op.Min(_ints(per_class), _size(scores, 0))
+        most = op.Min(ints(per_class), size(scores, 0))
         scores, rows = op.TopK(scores, most, axis=0)
     shape = op.Shape(scores)
-    labels = op.Expand(_count(_size(scores, 1)), shape)
-    columns = (op.Reshape(v, _ints(-1)) for v in (scores, op.Expand(rows, shape), labels))
+    labels = op.Expand(_count(size(scores, 1)), shape)
+    columns = (op.Reshape(v, ints(-1)) for v in (scores, op.Expand(rows, shape), labels))
     scores, rows, labels = columns
     counts = op.Greater(scores, parts.threshold)
     scores, rows, labels = (op.Compress(v, counts, axis=0) for v in (scores, rows, labels))
     if per_class:
-        scores, order = op.TopK(scores, op.Min(_ints(MOST_MOVED), _size(scores, 0)))
+        scores, order = op.TopK(scores, op.Min(ints(MOST_MOVED), size(scores, 0)))
         rows, labels = (op.Gather(v, order, axis=0) for v in (rows, labels))
     return op.Gather(proposals, rows, axis=0), scores, labels
 
@@ -414,22 +425,22 @@ def _select(
 def _take(boxes: Value, scores: Value, labels: Value, parts: _Scorer) -> tuple[Value, Value]:
     """Rows that stay, best first, and their scores, which soft suppression has lowered."""
     facts = parts.facts
-    shares = _double(op.Sigmoid(scores))
-    most = op.Min(_ints(facts["most"]), _size(scores, 0))
+    shares = double(op.Sigmoid(scores))
+    most = op.Min(ints(facts["most"]), size(scores, 0))
     soft = facts["soft"]
     kept, lowered = take_best(
-        _double(boxes),
+        double(boxes),
         shares,
         labels,
         op.Squeeze(most),
-        _double(_floats(facts["sigma"] if soft else 1.0)),
-        _double(_floats(2.0 if soft else facts["nms"])),
+        double(_floats(facts["sigma"] if soft else 1.0)),
+        double(_floats(2.0 if soft else facts["nms"])),
     )
     if not soft:
-        stays = op.GreaterOrEqual(lowered, _double(_floats(0.0)))
+        stays = op.GreaterOrEqual(lowered, double(_floats(0.0)))
         kept = op.Compress(kept, stays, axis=0)
         return kept, op.Gather(scores, kept, axis=0)
-    new = op.Cast(op.Sub(op.Log(lowered), op.Log(op.Sub(_double(_floats(1.0)), lowered))), to=FLOAT)
+    new = op.Cast(op.Sub(op.Log(lowered), op.Log(op.Sub(double(_floats(1.0)), lowered))), to=FLOAT)
     stays = op.Greater(new, parts.threshold)  # NaN, of rows taken before, does not
     return op.Compress(kept, stays, axis=0), op.Compress(new, stays, axis=0)
 
@@ -438,24 +449,24 @@ def _vote(
     best: Value, own: Value, boxes: Value, scores: Value, labels: Value, overlap: float
 ) -> Value:
     """Weighted means of the boxes that overlap each kept one: ``vote_boxes`` in ONNX."""
-    kept, voters = _double(best), _double(boxes)
+    kept, voters = double(best), double(boxes)
     low, high = (
-        end(op.Unsqueeze(_columns(kept, a, a + 2), _ints(1)), _columns(voters, a, a + 2))
+        end(op.Unsqueeze(_columns(kept, a, a + 2), ints(1)), _columns(voters, a, a + 2))
         for end, a in ((op.Max, 0), (op.Min, 2))
     )
-    zero = _double(_floats(0.0))
-    shared = op.ReduceProd(op.Max(op.Sub(high, low), zero), _ints(2), keepdims=0)  # (n, P)
+    zero = double(_floats(0.0))
+    shared = op.ReduceProd(op.Max(op.Sub(high, low), zero), ints(2), keepdims=0)  # (n, P)
     areas = [
-        op.ReduceProd(op.Sub(_columns(each, 2, 4), _columns(each, 0, 2)), _ints(1), keepdims=0)
+        op.ReduceProd(op.Sub(_columns(each, 2, 4), _columns(each, 0, 2)), ints(1), keepdims=0)
         for each in (kept, voters)
     ]
-    union = op.Sub(op.Add(op.Unsqueeze(areas[0], _ints(1)), areas[1]), shared)
-    near = op.GreaterOrEqual(op.Div(shared, union), _double(_floats(overlap)))
-    near = op.And(near, op.Equal(op.Unsqueeze(own, _ints(1)), labels))
-    worth = op.Max(op.Add(_double(scores), _double(_floats(1.0))), zero)
-    weights = op.Mul(_double(near), worth)
-    total = op.ReduceSum(weights, _ints(1), keepdims=1)
-    least = _double(_floats(1e-12))
+    union = op.Sub(op.Add(op.Unsqueeze(areas[0], ints(1)), areas[1]), shared)
+    near = op.GreaterOrEqual(op.Div(shared, union), double(_floats(overlap)))
+    near = op.And(near, op.Equal(op.Unsqueeze(own, ints(1)), labels))
+    worth = op.Max(op.Add(double(scores), double(_floats(1.0))), zero)
+    weights = op.Mul(double(near), worth)
+    total = op.ReduceSum(weights, ints(1), keepdims=1)
+    least = double(_floats(1e-12))
     means = op.Cast(op.Div(op.MatMul(weights, voters), op.Max(total, least)), to=FLOAT)
     return op.Where(op.Greater(total, zero), means, best)
 
@@ -471,29 +482,17 @@ def _shift(boxes: Value, deltas: Value) -> Value:
 
 
 def _within(places: Value, shift: int, most: Value) -> Value:
-    return op.Min(op.Max(op.Add(places, _ints(shift)), _ints(0)), most)
+    return op.Min(op.Max(op.Add(places, ints(shift)), ints(0)), most)
 
 
 def _count(length: Value) -> Value:
     """0, 1, ... of a (1,) length."""
-    zero, one = (op.Squeeze(_ints(value)) for value in (0, 1))
+    zero, one = (op.Squeeze(ints(value)) for value in (0, 1))
     return op.Range(zero, op.Squeeze(length), one)
 
 
 def _columns(value: Value, first: int, end: int) -> Value:
-    return op.Slice(value, _ints(first), _ints(end), _ints(1))
-
-
-def _size(value: Value, axis: int) -> Value:
-    return op.Shape(value, start=axis, end=axis + 1)
-
-
-def _double(value: Value) -> Value:
-    return op.Cast(value, to=DOUBLE)
-
-
-def _ints(*values: int) -> Value:
-    return op.Constant(value_ints=list(values))
+    return op.Slice(value, ints(first), ints(end), ints(1))
 
 
 def _floats(*values: float) -> Value:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import onnx
 import torch
 from onnxscript import opset18
 
@@ -19,7 +20,7 @@ from sppnet.pooling.onnx.loops import keep_nan, region_maxima, region_sums
 Value = Any  # a tensor of the graph that is being made
 op: Any = opset18  # its types do not know tensors of any type
 Shape = tuple[int, int]  # rows and columns of bins
-INT64, DOUBLE = 7, 11  # numbers of types in ONNX
+FLOAT, INT64, DOUBLE = 1, 7, 11  # numbers of types in ONNX
 END = 1 << 40  # behind the last cell of any map
 
 
@@ -62,7 +63,49 @@ def pool_regions(
     shapes = _shapes(levels, columns)
     pool = _region_maxima if mode == "max" else _region_averages
     grids = pool(maps[0], rows, shapes)
-    return _lay_out(grids, shapes, _size(rows, 0), _size(maps[0], 1))
+    return _lay_out(grids, shapes, size(rows, 0), size(maps[0], 1))
+
+
+def average_points(features: Value, boxes: Value, levels: Sequence[int], points: int) -> Value:
+    """Translate :func:`sppnet.pooling.average_points`: one map, (R, 4) boxes in cells, float64.
+
+    The points of a bin are the middles of the parts of its sides: every cell of a side has a share
+    of the mean of every bin, most of them 0.
+    """
+    height, width, channels = (size(features, axis) for axis in (2, 3, 1))
+    rows_first = op.Transpose(op.Squeeze(features, ints(0)), perm=[1, 0, 2])  # (h, C, w)
+    map_rows = op.Reshape(rows_first, op.Concat(height, ints(-1), axis=0), allowzero=0)
+    count, grids = size(boxes, 0), []
+    for n in levels:
+        each = -(-points * max(levels) // n)
+        x, y = (
+            _shares(_column(boxes, i), _column(boxes, i + 2), cells, n, each)
+            for i, cells in ((0, width), (1, height))
+        )
+        strips = op.MatMul(y, map_rows)  # (R, n, C * w)
+        shape = op.Concat(count, op.Mul(channels, ints(n)), width, axis=0)
+        strips = op.Reshape(strips, shape, allowzero=1)
+        means = op.MatMul(strips, op.Transpose(x, perm=[0, 2, 1]))  # (R, n * C, n)
+        means = op.Reshape(means, op.Concat(count, ints(n), channels, ints(n), axis=0), allowzero=1)
+        flat = op.Concat(count, op.Mul(channels, ints(n * n)), axis=0)
+        grids.append(op.Reshape(op.Transpose(means, perm=[0, 2, 1, 3]), flat, allowzero=1))
+    return op.Concat(*grids, axis=1)
+
+
+def _shares(begin: Value, end: Value, cells: Value, n: int, points: int) -> Value:
+    """Share of each cell of a side in the mean of each of the n bins: (R, n, cells) float32."""
+    steps = [(i + 0.5) / (n * points) for i in range(n * points)]
+    exact = op.Constant(value=onnx.helper.make_tensor("steps", DOUBLE, [len(steps)], steps))
+    zero, one = (double(ints(i)) for i in (0, 1))
+    places = op.Add(begin, op.Mul(op.Sub(end, begin), exact))  # (R, n * points)
+    last = op.Sub(double(cells), one)
+    places = op.Min(op.Max(places, zero), last)
+    first, step = (op.Squeeze(ints(i)) for i in (0, 1))
+    numbers = op.Cast(op.Range(first, op.Squeeze(cells), step), to=DOUBLE)
+    apart = op.Abs(op.Sub(op.Unsqueeze(places, ints(2)), numbers))
+    near = op.Relu(op.Cast(op.Sub(one, apart), to=FLOAT))  # (R, n * points, cells)
+    shape = op.Concat(size(begin, 0), ints(n, points), cells, axis=0)
+    return op.ReduceMean(op.Reshape(near, shape, allowzero=1), ints(2), keepdims=0)
 
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -82,16 +125,16 @@ def _pool_map(features: Value, levels: Sequence[Shape], mode: str) -> Value:
         has_nan = op.IsNaN(op.ReduceSum(features, keepdims=0))  # or infinities of both signs
         grids = _nested(levels, (2, 3), lambda n: _map_maxima(features, n, has_nan))
     else:
-        exact = op.Cast(features, to=DOUBLE)
+        exact = double(features)
         grids = {n: op.CastLike(_map_averages(exact, n), features) for n in levels}
-    return _lay_out(grids, levels, _size(features, 0), _size(features, 1))
+    return _lay_out(grids, levels, size(features, 0), size(features, 1))
 
 
 def _lay_out(
     grids: dict[Shape, Value], levels: Sequence[Shape], count: Value, channels: Value
 ) -> Value:
     """Put grids {(r, c): (R, C, r, c)} one behind the other: (R, C * bins); R may be 0."""
-    shapes = [op.Concat(count, op.Mul(channels, _ints(n[0] * n[1])), axis=0) for n in levels]
+    shapes = [op.Concat(count, op.Mul(channels, ints(n[0] * n[1])), axis=0) for n in levels]
     flat = [
         op.Reshape(grids[n], shape, allowzero=1) for n, shape in zip(levels, shapes, strict=True)
     ]
@@ -100,7 +143,7 @@ def _lay_out(
 
 def _map_maxima(features: Value, n: Shape, has_nan: Value) -> Value:
     """(N, C, r, c) maxima of the bins of level n."""
-    y, x = (_edges(_size(features, 2 + i), n[i]) for i in (0, 1))
+    y, x = (_edges(size(features, 2 + i), n[i]) for i in (0, 1))
     rows = _reduce_bins(features, y, n[0], 2, op.ReduceMax)
     pooled = _reduce_bins(rows, x, n[1], 3, op.ReduceMax)
     edges = (y.start, y.end, x.start, x.end, y.doublings, x.doublings)
@@ -109,10 +152,10 @@ def _map_maxima(features: Value, n: Shape, has_nan: Value) -> Value:
 
 def _map_averages(features: Value, n: Shape) -> Value:
     """(N, C, r, c) means of the bins of level n, in float64."""
-    y, x = (_edges(_size(features, 2 + i), n[i]) for i in (0, 1))
+    y, x = (_edges(size(features, 2 + i), n[i]) for i in (0, 1))
     rows = _reduce_bins(features, y, n[0], 2, op.ReduceSum)
     sums = _reduce_bins(rows, x, n[1], 3, op.ReduceSum)
-    heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(1))
+    heights = op.Unsqueeze(op.Sub(y.end, y.start), ints(1))
     return op.Div(sums, op.Cast(op.Mul(heights, op.Sub(x.end, x.start)), to=DOUBLE))
 
 
@@ -122,30 +165,30 @@ def _reduce_bins(
     """Reduce each of the n bins along an axis to one cell."""
     bins = []
     for i in range(n):
-        start, end = (op.Gather(edge, _ints(i)) for edge in (edges.start, edges.end))
-        strip = op.Slice(features, start, end, _ints(axis))
-        bins.append(reduce(strip, _ints(axis), keepdims=1))
+        start, end = (op.Gather(edge, ints(i)) for edge in (edges.start, edges.end))
+        strip = op.Slice(features, start, end, ints(axis))
+        bins.append(reduce(strip, ints(axis), keepdims=1))
     return op.Concat(*bins, axis=axis)
 
 
 def _region_maxima(features: Value, rows: Value, levels: Sequence[Shape]) -> dict[Shape, Value]:
     """Maxima of the bins of regions: {(r, c): (R, C, r, c)}."""
-    height, width = (_size(features, axis) for axis in (2, 3))
-    channels = _size(features, 1)
+    height, width = (size(features, axis) for axis in (2, 3))
+    channels = size(features, 1)
     cells_first = op.Transpose(features, perm=[0, 2, 3, 1])
-    all_cells = op.Mul(op.Mul(_size(features, 0), height), width)
+    all_cells = op.Mul(op.Mul(size(features, 0), height), width)
     cells = op.Reshape(cells_first, op.Concat(all_cells, channels, axis=0), allowzero=1)
     image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
 
     def pool_level(n: Shape) -> Value:
         y = _edges(op.Sub(y1, y0), n[0], op.Add(y0, op.Mul(image, height)))
         x = _edges(op.Sub(x1, x0), n[1], x0)
-        tops, bottoms = (op.Unsqueeze(op.Mul(edge, width), _ints(2)) for edge in (y.start, y.end))
-        lefts, rights = (op.Unsqueeze(edge, _ints(1)) for edge in (x.start, x.end))
+        tops, bottoms = (op.Unsqueeze(op.Mul(edge, width), ints(2)) for edge in (y.start, y.end))
+        lefts, rights = (op.Unsqueeze(edge, ints(1)) for edge in (x.start, x.end))
         found, order = region_maxima(
             cells, width, tops, bottoms, lefts, rights, y.doublings, x.doublings
         )
-        shape = op.Concat(_size(rows, 0), _ints(*n), channels, axis=0)
+        shape = op.Concat(size(rows, 0), ints(*n), channels, axis=0)
         return op.Gather(op.Reshape(found, shape, allowzero=1), _inverse(order), axis=0)
 
     grids = _nested(levels, (1, 2), pool_level)  # (R, r, c, C)
@@ -154,17 +197,17 @@ def _region_maxima(features: Value, rows: Value, levels: Sequence[Shape]) -> dic
 
 def _region_averages(features: Value, rows: Value, levels: Sequence[Shape]) -> dict[Shape, Value]:
     """Means of the bins of regions, summed in float64: {(r, c): (R, C, r, c)}."""
-    exact = op.Cast(features, to=DOUBLE)
+    exact = double(features)
     image, x0, y0, x1, y1 = (_column(rows, i) for i in range(5))
     grids = {}
     for n in levels:
         y, x = _edges(op.Sub(y1, y0), n[0], y0), _edges(op.Sub(x1, x0), n[1], x0)
-        shape = op.Concat(_ints(0), _size(features, 1), _ints(*n), axis=0)
-        nothing = op.Expand(op.Cast(_ints(0), to=DOUBLE), shape)
+        shape = op.Concat(ints(0), size(features, 1), ints(*n), axis=0)
+        nothing = op.Expand(double(ints(0)), shape)
         sums = region_sums(exact, nothing, image, y.start, y.end, x.start, x.end)
-        heights = op.Unsqueeze(op.Sub(y.end, y.start), _ints(2))  # (R, n, 1)
-        areas = op.Mul(heights, op.Unsqueeze(op.Sub(x.end, x.start), _ints(1)))
-        means = op.Div(sums, op.Cast(op.Unsqueeze(areas, _ints(1)), to=DOUBLE))
+        heights = op.Unsqueeze(op.Sub(y.end, y.start), ints(2))  # (R, n, 1)
+        areas = op.Mul(heights, op.Unsqueeze(op.Sub(x.end, x.start), ints(1)))
+        means = op.Div(sums, op.Cast(op.Unsqueeze(areas, ints(1)), to=DOUBLE))
         grids[n] = op.CastLike(means, features)
     return grids
 
@@ -188,41 +231,44 @@ def _nested(
 
 def _every(grid: Value, axis: int, step: int) -> list[Value]:
     """Bins 0, step, 2 * step, ... along an axis; bins 1, step + 1, ...; and so on."""
-    return [
-        op.Slice(grid, _ints(first), _ints(END), _ints(axis), _ints(step)) for first in range(step)
-    ]
+    return [op.Slice(grid, ints(first), ints(END), ints(axis), ints(step)) for first in range(step)]
 
 
 def _edges(length: Value, n: int, first: Value | None = None) -> Edges:
     """Edges of n bins along sides of (1,) or (R, 1) cells that begin at ``first``, or at 0."""
-    start = op.Div(op.Mul(length, _ints(*range(n))), _ints(n))
-    ends = op.Mul(length, _ints(*range(1, n + 1)))
-    end = op.Div(op.Add(ends, _ints(n - 1)), _ints(n))
-    shortest = op.Div(op.Add(length, _ints(n - 1)), _ints(n))
-    powers = _ints(*(1 << k for k in range(1, 40)))
+    start = op.Div(op.Mul(length, ints(*range(n))), ints(n))
+    ends = op.Mul(length, ints(*range(1, n + 1)))
+    end = op.Div(op.Add(ends, ints(n - 1)), ints(n))
+    shortest = op.Div(op.Add(length, ints(n - 1)), ints(n))
+    powers = ints(*(1 << k for k in range(1, 40)))
     reached = op.Cast(op.LessOrEqual(powers, shortest), to=INT64)
     if first is None:
-        return Edges(start, end, op.ReduceSum(reached, _ints(0), keepdims=0))
-    doublings = op.ReduceSum(reached, _ints(1), keepdims=0)  # -1 goes wrong where R is 0
+        return Edges(start, end, op.ReduceSum(reached, ints(0), keepdims=0))
+    doublings = op.ReduceSum(reached, ints(1), keepdims=0)  # -1 goes wrong where R is 0
     return Edges(op.Add(first, start), op.Add(first, end), doublings)
 
 
 def _inverse(order: Value) -> Value:
     """Where each number 0..R-1 stands in a permutation of them."""
-    zero, one = (op.Squeeze(_ints(i)) for i in (0, 1))
+    zero, one = (op.Squeeze(ints(i)) for i in (0, 1))
     return op.ScatterElements(order, order, op.Range(zero, op.Size(order), one))
 
 
 def _column(rows: Value, i: int) -> Value:
     """(R, 5) -> (R, 1)."""
-    return op.Slice(rows, _ints(i), _ints(i + 1), _ints(1))
+    return op.Slice(rows, ints(i), ints(i + 1), ints(1))
 
 
-def _size(value: Value, axis: int) -> Value:
+def size(value: Value, axis: int) -> Value:
     """Length of one axis, (1,)."""
     return op.Shape(value, start=axis, end=axis + 1)
 
 
-def _ints(*values: int) -> Value:
+def ints(*values: int) -> Value:
     """Write a constant (k,) int64 into the graph."""
     return op.Constant(value_ints=list(values))
+
+
+def double(value: Value) -> Value:
+    """Numbers in float64."""
+    return op.Cast(value, to=DOUBLE)
