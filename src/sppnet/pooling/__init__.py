@@ -12,11 +12,11 @@ from sppnet.pooling.bins import (
     bin_edges,
     check_levels,
     check_pyramid,
+    check_regions,
     num_bins,
     sliding_window_bins,
 )
 from sppnet.pooling.boxes import BoxPool, average_points, pool_boxes
-from sppnet.pooling.checks import check_regions
 from sppnet.pooling.pyramid import (
     SlidingWindowPool,
     SpatialPyramidPool,

@@ -17,12 +17,13 @@ from sppnet.geometry.projection import Projection, project_side
 from sppnet.pooling.bins import (
     DEFAULT_LEVELS,
     Level,
+    as_maps,
+    check_mode,
     check_pyramid,
     choose_levels,
     level_shape,
     num_bins,
 )
-from sppnet.pooling.checks import as_maps, check_mode
 from sppnet.pooling.operators import overriders, refuse_scripting
 from sppnet.pooling.regions import pool_regions
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, bin_ranges, check_levels, num_bins
-from sppnet.pooling.checks import check_mode
+from sppnet.pooling.bins import DEFAULT_LEVELS, bin_ranges, check_levels, check_mode, num_bins
 from sppnet.pooling.pyramid import spatial_pyramid_pool
 
 try:

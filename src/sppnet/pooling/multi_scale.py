@@ -12,8 +12,14 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from sppnet.geometry.boxes import box_area
 from sppnet.pooling import pool_boxes
-from sppnet.pooling.bins import DEFAULT_LEVELS, Level, choose_levels, level_shape, num_bins
-from sppnet.pooling.checks import check_mode
+from sppnet.pooling.bins import (
+    DEFAULT_LEVELS,
+    Level,
+    check_mode,
+    choose_levels,
+    level_shape,
+    num_bins,
+)
 
 CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4
 EPSILON = 1e-6  # torchvision adds it before it rounds down, so that a box of 224 px is of level 4

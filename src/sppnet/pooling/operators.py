@@ -18,8 +18,7 @@ from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.overrides import has_torch_function
 
-from sppnet.pooling.bins import Level, check_pyramid, level_shape
-from sppnet.pooling.checks import as_maps
+from sppnet.pooling.bins import Level, as_maps, check_pyramid, level_shape
 from sppnet.pooling.kernels import torch_reference
 from sppnet.pooling.kernels.dispatch import empty_for, run, run_backward, run_for_training
 

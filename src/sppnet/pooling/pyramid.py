@@ -10,13 +10,14 @@ from torch.overrides import handle_torch_function
 from sppnet.pooling.bins import (
     DEFAULT_LEVELS,
     Level,
+    as_maps,
     check_levels,
+    check_mode,
     check_pyramid,
     choose_levels,
     num_bins,
     sliding_window_bins,
 )
-from sppnet.pooling.checks import as_maps, check_mode
 from sppnet.pooling.operators import overriders, pool, split_levels
 
 

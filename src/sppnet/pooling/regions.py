@@ -7,8 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
-from sppnet.pooling.bins import DEFAULT_LEVELS, Level, check_pyramid, choose_levels, num_bins
-from sppnet.pooling.checks import as_maps, as_rows, check_mode, check_out, check_rows
+from sppnet.pooling.bins import (
+    DEFAULT_LEVELS,
+    Level,
+    as_maps,
+    as_rows,
+    check_mode,
+    check_out,
+    check_pyramid,
+    check_rows,
+    choose_levels,
+    num_bins,
+)
 from sppnet.pooling.kernels import cpu
 from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, split_levels
 

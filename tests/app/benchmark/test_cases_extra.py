@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sppnet.app.benchmark import cases_extra
-from sppnet.app.benchmark.cases_extra import compare_on_device, compare_on_gpu
+from sppnet.app.benchmark.job import compare_on_device, compare_on_gpu
 from sppnet.app.benchmark.report import (
     table_rows,
 )

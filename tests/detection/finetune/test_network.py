@@ -11,7 +11,7 @@ from torch import nn
 from sppnet.backbones import build_backbone, restore_backbone
 from sppnet.detection import Encoder, propose
 from sppnet.detection.assign import SamplingConfig
-from sppnet.detection.finetune.batches import ProposalSampler, split_images
+from sppnet.detection.finetune.head import ProposalSampler, split_images
 from sppnet.detection.finetune.network import (
     NetworkTask,
     NetworkTuningConfig,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sppnet.detection.proposals.grid import enclosed_edges, grid_proposals, rank_within
+from sppnet.detection.proposals.graph import enclosed_edges, grid_proposals, rank_within
 from sppnet.geometry import box_iou
 
 

@@ -1,8 +1,8 @@
 """``sppnet benchmark``: measures the speed of this machine beside named peers.
 
-``job.py`` runs all cases and writes the files, ``cases.py`` and ``cases_extra.py`` (ONNX, GPU) hold
-the cases, ``peers.py`` what we compare with and the inputs, ``timing.py`` takes the times and holds
-the sizes, ``report.py`` writes table, charts and page. Every answer is compared with the peer's
+``job.py`` runs all cases, those of ONNX and a GPU among them, and writes the files, ``cases.py``
+holds the others, ``peers.py`` what we compare with and the inputs, ``timing.py`` takes the times
+and holds the sizes, ``report.py`` writes table, charts and page. Every answer is compared with the peer's
 before anything is timed. Start reading with ``cases.py``.
 """
 

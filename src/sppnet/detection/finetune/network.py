@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from sppnet.backbones import Backbone
 from sppnet.detection.assign import SamplingConfig, trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.finetune.batches import ImageSample, Proposals, ProposalSampler, split_images
+from sppnet.detection.finetune.head import ImageSample, Proposals, ProposalSampler, split_images
 from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
 from sppnet.errors import NothingUsableError

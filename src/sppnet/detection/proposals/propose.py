@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sppnet.config.detection import split_methods
-from sppnet.detection.proposals.graph import graph_proposals
-from sppnet.detection.proposals.grid import grid_proposals
+from sppnet.detection.proposals.graph import graph_proposals, grid_proposals
 from sppnet.errors import MissingPackageError
 from sppnet.geometry import clip_boxes
 from sppnet.images import resize_image

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.pooling.checks import MODES
+from sppnet.pooling.bins import MODES
 from sppnet.pooling.kernels.native_library import NativeLibrary
 
 LIBRARY = NativeLibrary(Path(__file__).parent / "native", "pyramid_pool")

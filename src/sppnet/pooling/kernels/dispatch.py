@@ -8,8 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from sppnet.pooling.bins import Level, num_bins
-from sppnet.pooling.checks import check_rows
+from sppnet.pooling.bins import Level, check_rows, num_bins
 from sppnet.pooling.kernels import cpu, torch_reference
 
 OLDEST_TRITON = (3, 4)  # of torch 2.8; older compilers refuse the kernels

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sppnet.pooling.bins import check_levels, num_bins
-from sppnet.pooling.checks import check_out
+from sppnet.pooling.bins import check_levels, check_out, num_bins
 from sppnet.pooling.kernels.torch_reference import whole_maps
 
 try:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sppnet.errors import MissingPackageError, OutputError
-from sppnet.pooling.bins import check_levels
-from sppnet.pooling.checks import check_mode
+from sppnet.pooling.bins import check_levels, check_mode
 from sppnet.pooling.pyramid import SpatialPyramidPool
 from sppnet.pooling.regions import RegionPool
 
