@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sppnet.app.benchmark import cases_extra
+from sppnet.app.benchmark import job
 from sppnet.app.benchmark.job import compare_on_device, compare_on_gpu
 from sppnet.app.benchmark.report import (
     table_rows,
@@ -34,13 +34,13 @@ def test_gpu_case_compares_with_both_peers_in_both_types() -> None:
 def test_exported_classifier_is_compared_at_every_size() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    found = cases_extra.compare_onnx(replace(TINY, image_sides=(40, 64)))
+    found = job.compare_onnx(replace(TINY, image_sides=(40, 64)))
     assert [each.what.split()[-1] for each in found.comparisons] == ["40x60", "64x96"]
     assert found.not_run == []
 
 
 def test_missing_onnxruntime_is_told(monkeypatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    (left_out,) = cases_extra.compare_onnx(TINY).not_run
+    (left_out,) = job.compare_onnx(TINY).not_run
     assert "onnxruntime" in left_out.reason
     assert left_out.case == "10"

@@ -2,8 +2,8 @@
 
 ``job.py`` runs all cases, those of ONNX and a GPU among them, and writes the files, ``cases.py``
 holds the others, ``peers.py`` what we compare with and the inputs, ``timing.py`` takes the times
-and holds the sizes, ``report.py`` writes table, charts and page. Every answer is compared with the peer's
-before anything is timed. Start reading with ``cases.py``.
+and holds the sizes, ``report.py`` writes table, charts and page. Every answer is compared with the
+peer's before anything is timed. Start reading with ``cases.py``.
 """
 
 from pathlib import Path
