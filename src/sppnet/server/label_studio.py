@@ -211,7 +211,7 @@ class StudioDesk:
     def _wait_for_a_model(self) -> None:
         """Wait a little for the first model, if one is being learnt."""
         end = time.monotonic() + FIRST_WAIT
-        while self.board.labelled_count() and time.monotonic() < end:
+        while self.board.store.count_labelled() and time.monotonic() < end:
             state = self.work.state()
             if state["model"] or state["phase"] not in ("queued", "fitting"):
                 return

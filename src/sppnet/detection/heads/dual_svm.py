@@ -471,7 +471,7 @@ class DualCoordinateDescentSvm:
                 gain += gained
         return gain
 
-    def _read(self, block: ExampleBlock, rows: Places) -> Tensor:
+    def _read(self, block: ExampleBlock, rows: NDArray[np.integer[Any]]) -> Tensor:
         """(R, D) some rows in float32; the next call overwrites them."""
         halves, values = self._halves[: len(rows)], self._values[: len(rows)]
         return values.copy_(self.store.take(block.places[rows], halves))
