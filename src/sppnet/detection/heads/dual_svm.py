@@ -450,7 +450,7 @@ class DualCoordinateDescentSvm:
         return (values @ values.T).double().numpy() + self.bias_factor**2
 
     def _sweep(
-        self, party: FittedTogether, start: int, *, only_active: bool = False
+        self, party: FittedTogether, start: int = 0, *, only_active: bool = False
     ) -> NDArray[np.float64]:
         """Visit blocks from one on in random order; (L,) the rise of each dual objective."""
         gain = np.zeros(len(party.labels))
