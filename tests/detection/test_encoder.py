@@ -14,7 +14,7 @@ from oracles.box_loops import project
 from oracles.pyramid_loops import pool_region
 from oracles.scale_choice import choose_scale
 from sppnet.detection import Encoder, choose_scales
-from sppnet.detection.onnx import average_points_on_free_grid
+from sppnet.detection.onnx.regions import average_points_on_free_grid
 from sppnet.geometry import project_boxes
 from sppnet.pooling import average_points, spatial_pyramid_pool
 
