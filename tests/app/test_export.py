@@ -253,7 +253,7 @@ def test_an_older_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def truncated_edges(length: Any, n: int, first: Any = None) -> onnx_form.Edges:
     """The trap: -(-a // b) is no ceiling where division truncates."""
-    op, ints = onnx_form.op, onnx_form._ints
+    op, ints = onnx_form.op, onnx_form.ints
     true = TRUE_EDGES(length, n, first)
     end = op.Neg(op.Div(op.Neg(op.Mul(length, ints(*range(1, n + 1)))), ints(n)))
     end = end if first is None else op.Add(first, end)
@@ -287,7 +287,7 @@ def test_a_file_that_onnxruntime_cannot_run_is_not_written(
 ) -> None:
     def beyond(length: Any, n: int, first: Any = None) -> onnx_form.Edges:
         start, end, doublings = TRUE_EDGES(length, n, first)
-        return onnx_form.Edges(start, onnx_form.op.Add(end, onnx_form._ints(10**6)), doublings)
+        return onnx_form.Edges(start, onnx_form.op.Add(end, onnx_form.ints(10**6)), doublings)
 
     monkeypatch.setattr(onnx_form, "_edges", beyond)
     assert main(["export", "pooling", str(tmp_path / "a.onnx"), "--regions"]) == 6
@@ -333,7 +333,7 @@ def test_missing_package_names_the_install_command(
         (["pooling", "a.onnx", "--levels", ""], 2, "levels must be one or more positive integers"),
         (["pooling", "a.onnx", "--mode", "sum"], 2, "mode must be one of max, avg, got 'sum'"),
         (["pooling", "a.onnx", "--opset", "17"], 2, "greater than or equal to 18"),
-        (["pooling"], 2, "missing argument"),
+        (["pooling"], 2, "OUT.onnx or --web DIR is needed"),
     ],
 )
 def test_mistakes_are_one_line_with_a_code(
