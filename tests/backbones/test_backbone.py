@@ -101,8 +101,10 @@ def test_features_do_not_depend_on_batch_mates(name):
     backbone = build_backbone(name)
     images = torch.rand(3, 3, 70, 55)
     together = backbone(images)
+    # processors differ in the order in which they add up, which depends on the batch
+    tolerance = 1e-5 * float(together.detach().abs().max())
     for image, features in zip(images, together, strict=True):
-        assert torch.allclose(backbone(image[None])[0], features, atol=1e-5)
+        assert torch.allclose(backbone(image[None])[0], features, atol=tolerance)
     assert backbone(images[:0]).shape == (0, *together.shape[1:])
 
 
