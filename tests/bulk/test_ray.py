@@ -16,7 +16,7 @@ import torch
 from pyarrow import parquet
 
 from sppnet.app.main import main
-from sppnet.bulk.engine import PATIENCE, RowStore, Workers, look_at_all
+from sppnet.bulk.cluster import PATIENCE, RowStore, Workers, look_at_all
 from sppnet.bulk.rows import Detecting, Look, Naming, look_at
 
 pytestmark = [

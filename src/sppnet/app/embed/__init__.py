@@ -29,7 +29,7 @@ from sppnet.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sppnet.bulk.engine import RowStore, Workers
+    from sppnet.bulk.cluster import RowStore, Workers
     from sppnet.bulk.rows import Look, Work
     from sppnet.errors import Problem
 
@@ -99,7 +99,7 @@ class RowJob:
 
     def run(self, *, fresh: bool = False) -> None:
         """Look at all photos, keep the rows; ends the command with its exit code."""
-        from sppnet.bulk.engine import RowStore, Workers, summary_of
+        from sppnet.bulk.cluster import RowStore, Workers, summary_of
         from sppnet.bulk.photos import list_photos
         from sppnet.bulk.rows import check_open
         from sppnet.storage import write_json
@@ -144,7 +144,7 @@ class RowJob:
         tally: Tally,
     ) -> None:
         """Look at photos that have no row yet."""
-        from sppnet.bulk.engine import look_at_all
+        from sppnet.bulk.cluster import look_at_all
         from sppnet.bulk.rows import problems_of
 
         def each() -> "Iterator[Problem | None]":
@@ -176,7 +176,7 @@ class RowJob:
 
 def _say_names(store: "RowStore") -> None:
     """Print how many there are of each class, if rows have classes."""
-    from sppnet.bulk.engine import count_names
+    from sppnet.bulk.cluster import count_names
 
     if "names" not in store.schema.names:
         return

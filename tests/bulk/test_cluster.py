@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from sppnet.app.main import main
 from sppnet.bulk import engine
-from sppnet.bulk.engine import RowStore, Workers, count_names, look_at_all, summary_of
+from sppnet.bulk.cluster import RowStore, Workers, count_names, look_at_all, summary_of
 from sppnet.bulk.rows import Detecting, Look, look_at
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 
