@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from sppnet.app.main import main
-from sppnet.bulk import engine
+from sppnet.bulk import cluster
 from sppnet.bulk.cluster import RowStore, Workers, count_names, look_at_all, summary_of
 from sppnet.bulk.rows import Detecting, Look, look_at
 from sppnet.errors import OutputError, UnusableFileError, UsageError
@@ -61,7 +61,7 @@ def test_rows_that_wait_are_kept_however_it_ends(photos, tmp_path):
 
 @pytest.mark.parametrize("limit", ["PART_ROWS", "PART_BYTES", "PART_SECONDS"])
 def test_a_file_is_written_when_it_is_full_large_or_old(photos, tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(engine, limit, 0)
+    monkeypatch.setattr(cluster, limit, 0)
     with RowStore(tmp_path, NOTHING) as store:
         for path in _paths(photos)[:3]:
             store.add(look_at(NOTHING, [path]))
@@ -113,16 +113,16 @@ def test_two_commands_do_not_write_into_one_folder(tmp_path):
 def test_a_row_that_comes_twice_is_kept_once(photos):
     paths = _paths(photos)[:3]
     missing = dict.fromkeys(paths)
-    [first] = engine._once(look_at(NOTHING, paths[:2]), missing)
-    [second] = engine._once(look_at(NOTHING, paths), missing)
+    [first] = cluster._once(look_at(NOTHING, paths[:2]), missing)
+    [second] = cluster._once(look_at(NOTHING, paths), missing)
     assert first.column("path").to_pylist() == paths[:2]
     assert second.column("path").to_pylist() == paths[2:]
-    assert list(engine._once(look_at(NOTHING, paths), missing)) == []
+    assert list(cluster._once(look_at(NOTHING, paths), missing)) == []
 
 
 @pytest.mark.parametrize("count", [1, 4, 100])
 def test_here_each_photo_is_looked_at_once(photos, monkeypatch, count):
-    monkeypatch.setattr(engine, "HERE", count)
+    monkeypatch.setattr(cluster, "HERE", count)
     tables = look_at_all(None, NOTHING, _paths(photos), Workers())
     assert [path for each in tables for path in each.column("path").to_pylist()] == _paths(photos)
 
@@ -130,10 +130,10 @@ def test_here_each_photo_is_looked_at_once(photos, monkeypatch, count):
 def test_files_travel_with_the_work(models, tmp_path):
     (tmp_path / "boxes.npz").write_bytes(b"boxes")
     for place in (models.detector, tmp_path / "boxes.npz"):
-        packed = engine._pack(place)
-        copy = engine._unpack(packed, tmp_path / "there", place.name)
+        packed = cluster._pack(place)
+        copy = cluster._unpack(packed, tmp_path / "there", place.name)
         assert copy.name == place.name
-        assert engine._pack(copy) == packed
+        assert cluster._pack(copy) == packed
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_workers_that_cannot_be(values):
 
 def test_a_model_that_fits_nowhere_is_said_with_what_there_is():
     with pytest.raises(UsageError, match="needs 4 CPU and 1 GPU; there are 2 CPU, 0 GPU"):
-        engine._most_actors({"CPU": 2.0}, Workers("ray", cpus=4, gpus=1))
+        cluster._most_actors({"CPU": 2.0}, Workers("ray", cpus=4, gpus=1))
 
 
 def test_names_that_count_are_counted(models, photos, tmp_path):
