@@ -190,11 +190,13 @@ def test_photos_of_strangers(served, photos: Path, tmp_path: Path) -> None:
     whole = sorted(photos.glob("*.jpg"))[0]
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:3000])
     Image.new("RGB", (4000, 4000)).save(tmp_path / "greedy.png")
-    wanted = {"bomb.png": (413, "E_TOO_LARGE"), "cut.jpg": (422, "E_TRUNCATED"),
-              "greedy.png": (413, "E_MEMORY")}  # fmt: skip
-    for name, code in wanted.items():
+    # the memory that a greedy one may have ends in the decoder or behind it
+    wanted = {"bomb.png": (413, {"E_TOO_LARGE"}), "cut.jpg": (422, {"E_TRUNCATED"}),
+              "greedy.png": (413, {"E_MEMORY", "E_TOO_LARGE"})}  # fmt: skip
+    for name, (code, words) in wanted.items():
         status, text = predict(served, tmp_path / name)
-        assert (status, json.loads(text)["error"]["code"]) == code
+        assert status == code
+        assert json.loads(text)["error"]["code"] in words
         assert str(tmp_path) not in text
         assert predict(served, whole)[0] == 200
 
@@ -213,6 +215,7 @@ def test_it_lets_a_request_end_and_says_so(detectors: Path, photos: Path) -> Non
         answer = connection.getresponse()
         assert answer.status == 200
         assert json.loads(answer.read())["images"][0]["file"] == "photo"
+        connection.close()
         _, said = server.process.communicate(timeout=SOON)
         assert server.process.returncode == 143
         assert "every request that was let in was answered" in said
@@ -302,9 +305,7 @@ def test_commands_and_flags_of_the_page_exist() -> None:
     assert len(flags) >= 6
 
 
-def test_python_of_the_page_runs(
-    detectors: Path, photos: Path, tmp_path: Path, monkeypatch
-) -> None:
+def test_python_of_the_page_runs(served, photos: Path, tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
     (tmp_path / "one.jpg").write_bytes(sorted(photos.glob("*.jpg"))[0].read_bytes())
