@@ -96,8 +96,11 @@ def test_a_child_that_is_stopped_is_replaced_even_while_a_photo_is_sent() -> Non
 
 def test_a_child_that_is_killed_while_it_rests_costs_nothing(pool: WorkerPool) -> None:
     wait_for(lambda: pool.ready_count == 2)
+    deaths = sum(pool.deaths.values())
     for number in pool.processes():
         os.kill(number, signal.SIGKILL)
+    # a photo that is sent to a child in the moment of its death is lost with it
+    wait_for(lambda: sum(pool.deaths.values()) == deaths + 2)
     assert [reply.code for reply in ask(pool, *["fine"] * 8)] == [""] * 8  # they wait for others
     wait_for(lambda: pool.ready_count == 2)
 
