@@ -57,7 +57,7 @@ def test_libraries_are_compiled_and_go_into_a_wheel_for_this_platform(
     monkeypatch.setattr(platform, "machine", lambda: "AMD64")
     build_data, warnings = run_hook(hatch_build, tmp_path, "wheel")
     assert warnings == []
-    assert len(set(build_data["artifacts"])) == 3 * len(hatch_build.SOURCES) == 6
+    assert len(set(build_data["artifacts"])) == 3 * len(hatch_build.SOURCES) == 9
     assert all((tmp_path / each).read_bytes() == b"library" for each in build_data["artifacts"])
     assert not list(tmp_path.rglob("*.partial"))
     assert build_data["pure_python"] is False

@@ -24,9 +24,12 @@ from sppnet import (
     MultiScaleBoxPool,
     Projection,
     RegionPool,
+    RidgeSums,
     SlidingWindowPool,
     SpatialPyramidPool,
     SppClassifier,
+    SppFeatures,
+    SppHead,
     SppNet,
     build_backbone,
     open_detection_dataset,
@@ -103,6 +106,10 @@ def name_photos(folder: Path, network: SppNet) -> None:
     classifier = SppClassifier("small5")
     classifier.fit(folder)
     print(classifier.predict(folder), network, LabelSession)
+    features: SppFeatures = SppFeatures("small5")
+    rows = features.fit_transform([str(folder)])
+    head = SppHead().fit(rows, ["cat"])
+    print(head.predict(rows), RidgeSums)
 
 
 def mistakes(detector: Detector, maps: Tensor) -> None:
