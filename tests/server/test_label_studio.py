@@ -401,6 +401,7 @@ def test_boxes_that_are_turned_or_reach_out_and_other_shapes(served) -> None:
         ({}, "E_TOKEN"),
         ({"Authorization": "Bearer wrong"}, "E_TOKEN"),
         ({"Authorization": "Basic !!!"}, "E_TOKEN"),
+        ({"Authorization": "Basic \xe9\xe9"}, "E_TOKEN"),
         ({"Authorization": "Digest " + TOKEN}, "E_TOKEN"),
         ({"Authorization": "Bearer " + TOKEN, "Host": "evil.example"}, "E_HOST"),
         ({"Authorization": "Bearer " + TOKEN, "Origin": "http://evil.example"}, "E_ORIGIN"),

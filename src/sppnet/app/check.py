@@ -136,7 +136,8 @@ def draw_labels(data: Path, split: str | None, out: Path) -> int:
         labels.append(label)
         looks.append(look_at(picture, label))
     names = sorted({label.name for label in labels})
-    numbers = np.array([names.index(label.name) for label in labels], np.int64)
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = np.array([number_of[label.name] for label in labels], np.int64)
     oddness, looks_like = compare_looks(np.array(looks), numbers, len(names))
     order = np.lexsort((np.arange(len(labels)), -oddness))[:MOST_PICTURES].tolist()
     crops = ensure_output_folder(out / "labels")

@@ -353,7 +353,8 @@ def compare_runs(first: ScoredRun, second: ScoredRun, resamples: int, seed: int)
 
     if first.names != second.names:
         raise UsageError("the runs must have the same classes in the same order")
-    common = [file for file in first.files if file in set(second.files)]
+    seconds = set(second.files)
+    common = [file for file in first.files if file in seconds]
     if not common:
         raise UsageError("the runs must be scored on the same photos, and have none in common")
     one, two = _only(first, common), _only(second, common)
@@ -382,7 +383,8 @@ def _only(run: ScoredRun, files: Sequence[str]) -> ScoredRun:
     import numpy as np
 
     places = {file: n for n, file in enumerate(files)}
-    rows = [run.files.index(file) for file in files]
+    row_of = {file: n for n, file in enumerate(run.files)}
+    rows = [row_of[file] for file in files]
     place = np.array([places.get(file, -1) for file in run.files], np.int64)[run.photo]
     order = np.lexsort((place, -run.score))
     order = order[place[order] >= 0]
@@ -412,12 +414,13 @@ def _weighted_ap(right: "np.ndarray", weight: "np.ndarray", asked: float) -> flo
     """Area under the monotone precision-recall curve; NaN without objects."""
     import numpy as np
 
+    from sppnet.evaluation.average_precision import average_precision_area
+
     if not asked:
         return math.nan
     hits = np.cumsum(weight * right)
     said = np.maximum(np.cumsum(weight), 1e-12)
-    envelope = np.maximum.accumulate((hits / said)[::-1])[::-1]
-    return float((np.diff(hits, prepend=0.0) * envelope).sum() / asked)
+    return average_precision_area(hits / asked, hits / said)
 
 
 def _changes(one: ScoredRun, two: ScoredRun) -> tuple[Change, ...]:

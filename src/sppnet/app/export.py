@@ -122,20 +122,21 @@ def export(
         own = {"--levels": levels, "--mode": mode, "--regions": regions, "--channels": channels}
         _refuse_pooling_options([name for name, value in own.items() if value])
         recipe = _model(Path(model), whole=whole or web is not None)
-    target = out if web is None else web / "index.html"
-    target = target or Path()
-    for path in (out, web):
-        if path is not None:
-            ensure_output_folder(path if path is web else path.absolute().parent)
+    page = None if web is None else web / "index.html"
+    targets = [path for path in (page, out) if path is not None]
+    for path in targets:
+        ensure_output_folder(path.absolute().parent)
     try:
         data, comparisons = export_onnx(recipe, opset)
     except OutputError as error:  # the room that exports does not know the file
-        raise OutputError(f"not written: {error.message}", path=target, code=error.code) from error
-    _refuse_differences(recipe, comparisons, target)
+        raise OutputError(
+            f"not written: {error.message}", path=targets[0], code=error.code
+        ) from error
+    _refuse_differences(recipe, comparisons, targets[0])
     if out is not None:
         _write(recipe, data, out)
-    if web is not None:
-        _write_page(recipe, data, parts, web / "index.html")
+    if page is not None:
+        _write_page(recipe, data, parts, page)
 
 
 def read_runtime(folder: Path) -> dict[str, bytes]:
@@ -219,15 +220,14 @@ def _model(folder: Path, *, whole: bool) -> "ExportRecipe":
     from sppnet.server.files import recipe_of
     from sppnet.storage import read_kind
 
-    kind = read_kind(folder) if whole else ""
-    if kind == "detector":
-        from sppnet.detection import Detector
-        from sppnet.detection.onnx.whole import whole_recipe
-
-        return whole_recipe(Detector.load(folder))
-    if kind == "classifier":
+    if not whole:
+        return recipe_of(folder)
+    if read_kind(folder) == "classifier":
         raise UsageError("--whole and --web go with a detector, not with a classifier", path=folder)
-    return recipe_of(folder)
+    from sppnet.detection import Detector
+    from sppnet.detection.onnx.whole import whole_recipe
+
+    return whole_recipe(Detector.load(folder))
 
 
 def _refuse_differences(

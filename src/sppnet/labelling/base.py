@@ -9,7 +9,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from sppnet.errors import NothingUsableError, SppnetError, UsageError, failure_text
-from sppnet.images.listing import list_images
+from sppnet.images.listing import count_shared_ending, list_images, path_parts
 from sppnet.storage.label_store import STORE_FOLDER, LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, LabelBox, PhotoLabels
 
@@ -94,16 +94,11 @@ class PhotoFinder:
         """Name the photo of that path, or all that share the longest ending with it."""
         if text in self._photos:
             return [text]
-        parts = text.replace("\\", "/").split("/")
-        found = self._by_name.get(self._spell(parts[-1]), [])
-        shared = [_count_same(photo.split("/")[-2::-1], parts[-2::-1]) for photo in found]
-        return [photo for photo, n in zip(found, shared, strict=True) if n == max(shared)]
-
-
-def _count_same(one: Sequence[str], two: Sequence[str]) -> int:
-    """How many parts are the same before the first that differs."""
-    pairs = zip(one, two, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(two)))
+        *folders, name = path_parts(text)
+        found = self._by_name.get(self._spell(name), [])
+        shared = [count_shared_ending(photo.split("/")[:-1], folders) for photo in found]
+        most = max(shared, default=0)
+        return [photo for photo, count in zip(found, shared, strict=True) if count == most]
 
 
 def check_number(name: str, value: float, *, whole: bool = False) -> None:

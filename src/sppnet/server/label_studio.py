@@ -5,9 +5,6 @@ used: nothing is fetched, and a task's photo is found among those of the folder 
 An annotation is on the disk before it is answered; a thread learns it, as in ``sppnet label``.
 """
 
-import base64
-import binascii
-import hmac
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +38,7 @@ from sppnet.server.desk import MOST_BOXES, MOST_NAME
 from sppnet.server.label_app import read_body
 from sppnet.server.label_work import LabelWork, Session
 from sppnet.server.local import Guard
-from sppnet.server.serve_gate import Access
+from sppnet.server.serve_gate import Access, has_token
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, LABELLED, UNLABELLED, PhotoLabels
 
@@ -410,36 +407,19 @@ class StudioGuard(Guard):
         app: What answers the requests that are let in.
         port: Gives the port that we listen on.
         access: Who may ask.
-
-    Example:
-        >>> guard = StudioGuard(lambda scope, receive, send: None, lambda: 9090, Access("a token"))
-        >>> guard.has_token("Basic " + base64.b64encode(b"anyone:a token").decode())
-        True
     """
 
     def __init__(self, app: ASGIApp, port: Callable[[], int], access: Access) -> None:
         super().__init__(app, port, max_body=MOST_BYTES)
         self._token, self._access = access.token, replace(access, token="")
 
-    def has_token(self, said: str) -> bool:
-        """Tell whether a header Authorization has the token."""
-        kind, _, value = said.partition(" ")
-        if kind.lower() == "basic":
-            try:
-                text = base64.b64decode(value.strip(), validate=True).decode("utf-8")
-            except (binascii.Error, UnicodeDecodeError):
-                return False
-            value = text.partition(":")[2]
-        elif kind.lower() not in ("bearer", "token"):
-            return False
-        return hmac.compare_digest(value.strip().encode(), self._token.encode())
-
     def refuse(self, scope: Scope, headers: Headers) -> Response | None:
         """Say why a request is not let in, before its body is read; None if it is."""
         refused = self._access.refuse(headers, scope["path"], self.port())
         if refused is not None:
             return refused
-        if self._token and not self.has_token(headers.get("authorization", "")):
+        said = headers.get("authorization", "")
+        if self._token and not has_token(said, self._token, ("basic", "bearer", "token")):
             return problem_response(401, "E_TOKEN", "the token is missing or wrong")
         kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if scope["method"] not in ("GET", "HEAD") and kind != "application/json":

@@ -5,11 +5,12 @@ is no file is refused, so that there is no place to write one in; the name of a 
 back.
 """
 
+import base64
 import hmac
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -66,7 +67,8 @@ class Access:
         is_own = headers.get("sec-fetch-site", "none") in ("none", "same-origin") or is_opened
         if not is_own or ("origin" in headers and headers["origin"].lower() not in own):
             return refusal("E_ORIGIN")
-        if self.token and path not in OPEN_PATHS and not self._has_token(headers):
+        said = headers.get("authorization", "")
+        if self.token and path not in OPEN_PATHS and not has_token(said, self.token):
             answer = refusal("E_TOKEN")
             answer.headers["www-authenticate"] = "Bearer"
             return answer
@@ -84,10 +86,30 @@ class Access:
             return name in LOOPBACK_NAMES and said == str(port)
         return name in (*LOOPBACK_NAMES, platform.node().lower()) or _is_address(name.strip("[]"))
 
-    def _has_token(self, headers: Headers) -> bool:
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self.token.encode())
-        return is_right and kind.lower() == "bearer"
+
+def has_token(said: str, token: str, kinds: Container[str] = ("bearer",)) -> bool:
+    """Tell whether a header Authorization carries the token, in a time that does not tell it.
+
+    Args:
+        said: The header.
+        token: What it must carry; of ``basic`` the password.
+        kinds: Schemes that are taken, in small letters.
+
+    Example:
+        >>> has_token("Bearer secret", "secret"), has_token("Token secret", "secret")
+        (True, False)
+        >>> has_token("Basic " + base64.b64encode(b"me:secret").decode(), "secret", {"basic"})
+        True
+    """
+    kind, _, given = said.partition(" ")
+    if kind.lower() == "basic":
+        try:
+            text = base64.b64decode(given.strip(), validate=True).decode("utf-8")
+        except ValueError:  # no base64, or no text
+            return False
+        given = text.partition(":")[2]
+    is_right = hmac.compare_digest(given.strip().encode(), token.encode())
+    return is_right and kind.lower() in kinds
 
 
 def _is_address(name: str) -> bool:
