@@ -15,7 +15,7 @@ from image_files import write_image
 from label_people import PORT, StandInSession, wait_for
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server.label_studio import StudioDesk, build_label_studio_app
-from sppnet.server.serve_gate import Access
+from sppnet.server.serve_gate import Access, has_token
 
 RECORDED = json.loads((Path(__file__).parent / "label_studio_1_23_2.json").read_text("utf-8"))
 FIRST, SECOND = "test_IMG_2383.JPG", "JPEGImages/test_IMG_2384.JPG"
@@ -395,13 +395,17 @@ def test_boxes_that_are_turned_or_reach_out_and_other_shapes(served) -> None:
     assert labels.extra["studio_results"] == [nothing, polygon]
 
 
+def test_a_token_that_is_no_ascii_is_wrong_and_no_fault() -> None:
+    assert not has_token("Basic \xe9\xe9", TOKEN, ("basic",))
+    assert not has_token("Bearer \xe9", TOKEN)
+
+
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
         ({}, "E_TOKEN"),
         ({"Authorization": "Bearer wrong"}, "E_TOKEN"),
         ({"Authorization": "Basic !!!"}, "E_TOKEN"),
-        ({"Authorization": "Basic \xe9\xe9"}, "E_TOKEN"),
         ({"Authorization": "Digest " + TOKEN}, "E_TOKEN"),
         ({"Authorization": "Bearer " + TOKEN, "Host": "evil.example"}, "E_HOST"),
         ({"Authorization": "Bearer " + TOKEN, "Origin": "http://evil.example"}, "E_ORIGIN"),
