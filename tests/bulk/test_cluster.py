@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from sppnet.app.main import main
 from sppnet.bulk import cluster
-from sppnet.bulk.cluster import RowStore, Workers, count_names, look_at_all, summary_of
+from sppnet.bulk.cluster import ParquetRows, Workers, count_names, look_at_all, summary_of
 from sppnet.bulk.rows import Detecting, Look, look_at
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 
@@ -27,19 +27,19 @@ def _rows(out: Path) -> list[dict]:
 
 
 def test_what_is_kept_is_found_again_and_errors_are_tried_again(photos, tmp_path):
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         store.add(look_at(NOTHING, _paths(photos)[:9]))
     kept = _rows(tmp_path)
     good = {row["path"] for row in kept if row["error"] is None}
     assert 0 < len(good) < len(kept) == 9
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         assert store.finished() == good
         assert {row["path"] for row in _rows(tmp_path)} == good
         assert list(tmp_path.rglob(".part*")) == []
 
 
 def test_a_file_without_a_good_row_goes_away(tmp_path):
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         store.add(look_at(NOTHING, ["no/a.jpg", "no/b.jpg"]))
         store.flush()
         assert len(store.parts()) == 1
@@ -49,7 +49,7 @@ def test_a_file_without_a_good_row_goes_away(tmp_path):
 
 def test_rows_that_wait_are_kept_however_it_ends(photos, tmp_path):
     def stops() -> None:
-        with RowStore(tmp_path, NOTHING) as store:
+        with ParquetRows(tmp_path, NOTHING) as store:
             store.add(look_at(NOTHING, _paths(photos)[:2]))
             assert store.parts() == []
             raise KeyboardInterrupt
@@ -62,7 +62,7 @@ def test_rows_that_wait_are_kept_however_it_ends(photos, tmp_path):
 @pytest.mark.parametrize("limit", ["PART_ROWS", "PART_BYTES", "PART_SECONDS"])
 def test_a_file_is_written_when_it_is_full_large_or_old(photos, tmp_path, monkeypatch, limit):
     monkeypatch.setattr(cluster, limit, 0)
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         for path in _paths(photos)[:3]:
             store.add(look_at(NOTHING, [path]))
         assert [part.name for part in store.parts()] == [f"part-00000{n}.parquet" for n in range(3)]
@@ -70,10 +70,10 @@ def test_a_file_is_written_when_it_is_full_large_or_old(photos, tmp_path, monkey
 
 def test_numbers_of_files_go_on_after_the_last(photos, tmp_path):
     for path in _paths(photos)[:3]:
-        with RowStore(tmp_path, NOTHING) as store:
+        with ParquetRows(tmp_path, NOTHING) as store:
             store.add(look_at(NOTHING, [path]))
     (tmp_path / "rows" / "part-000000.parquet").unlink()
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         store.add(look_at(NOTHING, _paths(photos)[3:4]))
     assert [each.name for each in sorted((tmp_path / "rows").glob("part*"))] == [
         f"part-00000{n}.parquet" for n in (1, 2, 3)
@@ -81,32 +81,32 @@ def test_numbers_of_files_go_on_after_the_last(photos, tmp_path):
 
 
 def test_rows_of_another_model_are_refused_and_fresh_forgets_them(photos, tmp_path):
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         store.add(look_at(NOTHING, _paths(photos)[:2]))
     other = Look({"kind": "nothing", "model": "another"}, (), {}, NOTHING.row)
     with pytest.raises(UsageError, match=r"part-000000.parquet.*another model"):
-        RowStore(tmp_path, other)
-    with RowStore(tmp_path, other, fresh=True) as store:
+        ParquetRows(tmp_path, other)
+    with ParquetRows(tmp_path, other, fresh=True) as store:
         assert store.finished() == set()
     assert _rows(tmp_path) == []
 
 
 def test_a_damaged_file_is_named(photos, tmp_path):
-    with RowStore(tmp_path, NOTHING) as store:
+    with ParquetRows(tmp_path, NOTHING) as store:
         store.add(look_at(NOTHING, _paths(photos)[:2]))
     part = tmp_path / "rows" / "part-000000.parquet"
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(UnusableFileError, match=r"part-000000.parquet.*delete it"):
-        RowStore(tmp_path, NOTHING)
+        ParquetRows(tmp_path, NOTHING)
     part.unlink()
-    with RowStore(tmp_path, NOTHING) as store:  # the lock of the one that failed is free
+    with ParquetRows(tmp_path, NOTHING) as store:  # the lock of the one that failed is free
         assert store.finished() == set()
 
 
 def test_two_commands_do_not_write_into_one_folder(tmp_path):
-    with RowStore(tmp_path, NOTHING), pytest.raises(OutputError, match="another command"):
-        RowStore(tmp_path, NOTHING)
-    with RowStore(tmp_path, NOTHING):
+    with ParquetRows(tmp_path, NOTHING), pytest.raises(OutputError, match="another command"):
+        ParquetRows(tmp_path, NOTHING)
+    with ParquetRows(tmp_path, NOTHING):
         pass
 
 
@@ -152,7 +152,7 @@ def test_a_model_that_fits_nowhere_is_said_with_what_there_is():
 
 def test_names_that_count_are_counted(models, photos, tmp_path):
     look = Detecting((models.detector,)).open("cpu")
-    with RowStore(tmp_path, look) as store:
+    with ParquetRows(tmp_path, look) as store:
         store.add(look_at(look, _paths(photos)))
         store.flush()
         found, shown_in = count_names(store)

@@ -16,7 +16,7 @@ import torch
 from pyarrow import parquet
 
 from sppnet.app.main import main
-from sppnet.bulk.cluster import PATIENCE, RowStore, Workers, look_at_all
+from sppnet.bulk.cluster import PATIENCE, ParquetRows, Workers, look_at_all
 from sppnet.bulk.rows import Detecting, Look, Naming, look_at
 
 pytestmark = [
@@ -208,13 +208,13 @@ def test_stopping_keeps_what_is_finished(models, many, cluster, tmp_path):
     work = Naming(models.classifier)
     look = work.open("cpu")
     paths = _paths(many)
-    with RowStore(tmp_path, look) as store:
+    with ParquetRows(tmp_path, look) as store:
         tables = look_at_all(work, look, paths, Workers("ray", batch=4))
         store.add(next(tables))
         tables.close()  # as an interrupt does
     before = _rows(tmp_path)
     assert 0 < len(before) < len(paths)
-    with RowStore(tmp_path, look) as store:
+    with ParquetRows(tmp_path, look) as store:
         finished = store.finished()
         missing = [path for path in paths if path not in finished]
         for table in look_at_all(work, look, missing, Workers("ray", batch=16)):

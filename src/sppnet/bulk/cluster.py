@@ -90,7 +90,7 @@ class Workers:
         return "cuda:0" if self.gpus else "cpu"
 
 
-class RowStore:
+class ParquetRows:
     """The rows of a job, in Parquet files that are whole or absent; one process writes at a time.
 
     Args:
@@ -105,7 +105,7 @@ class RowStore:
 
     Example:
         >>> look = Look({"kind": "sizes"}, (), {}, lambda path, pixels: {})
-        >>> with TemporaryDirectory() as out, RowStore(Path(out), look) as store:
+        >>> with TemporaryDirectory() as out, ParquetRows(Path(out), look) as store:
         ...     store.add(look_at(look, ["no/such.jpg"]))
         ...     store.flush()
         ...     store.finished(), next(store.tables()).num_rows
@@ -446,7 +446,7 @@ def _most_actors(there: Mapping[str, float], workers: Workers) -> int:
     return min(fits)
 
 
-def count_names(store: RowStore) -> tuple[Counter[str], Counter[str]]:
+def count_names(store: ParquetRows) -> tuple[Counter[str], Counter[str]]:
     """How many detections count of each class, or how many photos are named so first.
 
     Args:
@@ -471,7 +471,7 @@ def count_names(store: RowStore) -> tuple[Counter[str], Counter[str]]:
     return found, shown_in
 
 
-def summary_of(store: RowStore, seconds: float, workers: Workers) -> dict[str, Any]:
+def summary_of(store: ParquetRows, seconds: float, workers: Workers) -> dict[str, Any]:
     """What is kept beside the tables: how many rows of which kind, and how they came about.
 
     Args:

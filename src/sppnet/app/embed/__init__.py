@@ -29,7 +29,7 @@ from sppnet.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sppnet.bulk.cluster import RowStore, Workers
+    from sppnet.bulk.cluster import ParquetRows, Workers
     from sppnet.bulk.rows import Look, Work
     from sppnet.errors import Problem
 
@@ -99,7 +99,7 @@ class RowJob:
 
     def run(self, *, fresh: bool = False) -> None:
         """Look at all photos, keep the rows; ends the command with its exit code."""
-        from sppnet.bulk.cluster import RowStore, Workers, summary_of
+        from sppnet.bulk.cluster import ParquetRows, Workers, summary_of
         from sppnet.bulk.photos import list_photos
         from sppnet.bulk.rows import check_open
         from sppnet.storage import write_json
@@ -120,7 +120,7 @@ class RowJob:
         if photos.own:
             note(f"left out {photos.own} pictures that detect predict drew")
         begin = time.monotonic()
-        with RowStore(self.out, look, fresh=fresh) as store:
+        with ParquetRows(self.out, look, fresh=fresh) as store:
             finished = store.finished()
             missing = [path for path in photos.paths if path not in finished]
             if len(missing) < len(photos.paths):
@@ -140,7 +140,7 @@ class RowJob:
         look: "Look",
         paths: Sequence[str],
         workers: "Workers",
-        store: "RowStore",
+        store: "ParquetRows",
         tally: Tally,
     ) -> None:
         """Look at photos that have no row yet."""
@@ -174,7 +174,7 @@ class RowJob:
         say(f"{where}about {human_seconds(one * len(paths))} of one process on this machine")
 
 
-def _say_names(store: "RowStore") -> None:
+def _say_names(store: "ParquetRows") -> None:
     """Print how many there are of each class, if rows have classes."""
     from sppnet.bulk.cluster import count_names
 
