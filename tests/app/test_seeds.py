@@ -154,7 +154,7 @@ def test_help_of_every_command_tells_the_seed_that_is_taken_without_the_flag() -
     for words, command in _commands():
         option: Any
         for option in (each for each in command.params if each.name == "seed"):
-            if words in {("detect", "val"), ("detect", "predict")}:
+            if words in {("detect", "val"), ("detect", "predict"), ("serve",)}:
                 assert option.default is None, words  # that of the training
                 continue
             assert option.default == 0, words

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from processors import capabilities_to_ask_for
 from sppnet.pooling import num_bins, pool_regions, score_regions
 from sppnet.pooling.regions import FEW_COLUMNS
 
@@ -79,7 +80,7 @@ def scores_of_fixed_numbers() -> str:
     return score_regions(features, torch.from_numpy(rows), weights).numpy().tobytes().hex()
 
 
-@pytest.mark.parametrize("capability", ["default", "avx2"])
+@pytest.mark.parametrize("capability", capabilities_to_ask_for())
 def test_every_generation_of_processors_gives_the_same_bits(capability: str) -> None:
     program = "import test_region_scores as t; print(t.scores_of_fixed_numbers())"
     finished = subprocess.run(

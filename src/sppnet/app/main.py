@@ -47,7 +47,7 @@ COMMANDS = {
     "info": "Show versions, kernels, devices and limits.",
 }
 # commands that share a module with another one: that module, and the name of their app in it
-SHARED = {"compare": ("evaluate", "compare_app")}
+SHARED = {"compare": ("evaluate", "compare_app"), "doctor": ("info", "doctor_app")}
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
 _MEMORY_HELP = (

@@ -108,8 +108,8 @@ class ParquetRows:
         >>> with TemporaryDirectory() as out, ParquetRows(Path(out), look) as store:
         ...     store.add(look_at(look, ["no/such.jpg"]))
         ...     store.flush()
-        ...     store.finished(), next(store.tables()).num_rows
-        (set(), 1)
+        ...     next(store.tables()).num_rows, store.finished()
+        (1, set())
     """
 
     def __init__(self, out: Path, look: Look, *, fresh: bool = False) -> None:

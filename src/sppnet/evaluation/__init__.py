@@ -3,6 +3,7 @@
 - ``matching``: which detections are true positives, by the rules of VOC and of COCO. Start here.
 - ``average_precision``: scores of a detector from these matches, COCO's twelve among them.
 - ``error_analysis``: kinds of mistakes, confusion of classes.
+- ``comparison``: two runs over the same photos, and whether the difference is chance.
 - ``calibration``: scores as probabilities, and whether those can be believed.
 - ``operating_point``: from which score on a detection counts.
 - ``overlaps``: of boxes, in blocks; how many objects the proposals cover.

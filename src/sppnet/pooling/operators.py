@@ -110,9 +110,16 @@ def _pool_regions_into(
     run(as_maps(maps), rows, _join(levels, columns), mode, out)
 
 
+def _tell_inductor() -> None:
+    """Keep inductor from refusing, where ``CI`` is set, operators whose parts ONNX knows."""
+    if lowering := sys.modules.get("torch._inductor.lowering"):
+        lowering.FALLBACK_ALLOW_LIST.update(("sppnet::pool_maps", "sppnet::pool_regions"))
+
+
 def _fake_maps(
     maps: Sequence[Tensor], levels: Sequence[int], _mode: str, columns: Sequence[int] | None = None
 ) -> Tensor:
+    _tell_inductor()
     return empty_for(maps, sum(each.shape[0] for each in maps), _join(levels, columns))
 
 
@@ -123,6 +130,7 @@ def _fake_regions(
     _mode: str,
     columns: Sequence[int] | None = None,
 ) -> Tensor:
+    _tell_inductor()
     return empty_for(maps, rows.shape[0], _join(levels, columns))
 
 
@@ -282,11 +290,8 @@ class _Pool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         rows, winners, *maps = ctx.saved_tensors
-        return (
-            None,
-            None,
-            *_gradient(grad, maps, rows, ctx.pyramid.levels, ctx.pyramid.mode, winners),
-        )
+        levels, mode = ctx.pyramid
+        return None, None, *_gradient(grad, maps, rows, levels, mode, winners)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:

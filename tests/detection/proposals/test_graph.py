@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from oracles.graph_grouping import graph_rows, to_planes
+from processors import capabilities_to_ask_for
 from sppnet.detection import propose
 from sppnet.detection.proposals import graph as graph_kernel
 from sppnet.detection.proposals.graph import graph_proposals, group_segments
@@ -121,7 +122,7 @@ print(kernel_name(), hashlib.sha256(rows).hexdigest())
 
 def test_every_generation_of_processors_gives_the_same_regions() -> None:
     found = {}
-    for capability in ("default", "avx2", "avx512"):
+    for capability in capabilities_to_ask_for():
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
         output = subprocess.check_output(
             [sys.executable, "-c", PROGRAM], env=environment, text=True

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from sppnet.evaluation.average_precision import RECALL_LIMITS, CocoMeasures
 from sppnet.evaluation.calibration import ReliabilityDiagram
+from sppnet.evaluation.comparison import PHOTOS
 from sppnet.evaluation.error_analysis import (
     ERROR_TYPES,
     DetectionConfusion,
@@ -56,7 +57,6 @@ from sppnet.images.dataset import LabelledImage
 from sppnet.images.decode import load_compact
 from sppnet.storage.files import json_text, write_json, write_text
 
-PHOTOS = "photos.json"  # what `sppnet compare` reads
 MOST_DRAWN_CLASSES = 60
 MOST_PAIRS = 12
 SIZES = ("small", "medium", "large")
