@@ -17,7 +17,6 @@ from sppnet.classification.transfer.features import FeatureEncoder
 from sppnet.classification.transfer.fit import TransferClassifier
 from sppnet.classification.transfer.recipe import Block, FeatureRecipe
 from sppnet.detection import Detector, Encoder, InferenceConfig
-from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
 from sppnet.detection.heads.box_regression import BoxCascade, CascadeConfig, RidgeBoxRegressor
 from sppnet.detection.heads.classifiers import (
     LinearRegionClassifier,
@@ -25,7 +24,7 @@ from sppnet.detection.heads.classifiers import (
     TwoStageRegionClassifier,
 )
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier
-from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
+from sppnet.detection.heads.region_head import BoxHead, BoxPredictor, RegionFeatures, RegionHead
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, LearntAnchors
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.storage.models import manifest_text

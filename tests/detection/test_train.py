@@ -123,10 +123,12 @@ def test_stages_are_timed_in_their_order(prepare, scenes) -> None:
     ]
 
 
-def test_operating_points_are_of_photos_that_were_held_out(prepare, scenes) -> None:
+def test_operating_points_are_of_photos_that_were_held_out(prepare, tmp_path) -> None:
+    more = draw_detection_set(tmp_path / "data", 30, seed=0)
+    scenes = open_detection_dataset(more, "train")
     few = replace(SETTINGS, max_proposals=60, operating_point=True, engine="torch")
     stages = Stages()
-    detector = train_detector(prepare(settings=few), scenes.names, few, stage=stages.stage)
+    detector = train_detector(prepare(scenes.images, few), scenes.names, few, stage=stages.stage)
     assert list(stages.seconds())[-1] == "operating point"
     points = detector.operating_points
     assert points is not None
@@ -136,12 +138,38 @@ def test_operating_points_are_of_photos_that_were_held_out(prepare, scenes) -> N
     fitted = OperatingPoints.fit(scenes.images, found, scenes.names, "training")
     # what was learnt by heart scores otherwise: its thresholds would be others
     assert not np.allclose(fitted.thresholds, points.thresholds, rtol=0, atol=1e-5)
-    plain = train_detector(prepare(settings=few), scenes.names, replace(few, operating_point=False))
+    plain = train_detector(
+        prepare(scenes.images, few), scenes.names, replace(few, operating_point=False)
+    )
     assert plain.operating_points is None
     assert plain.config() == detector.config()
     assert all(torch.equal(a, b) for a, b in zip(
         plain.tensors().values(), detector.tensors().values(), strict=True
     ))  # fmt: skip
+
+
+def test_many_photos_are_judged_by_what_the_svms_are_without_them(
+    prepare, scenes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(SETTINGS, max_proposals=60, operating_point=True, engine="torch")
+    judged: list[tuple[set, dict]] = []
+
+    def keep(_kind, images, detections, *_others) -> None:
+        judged.append(({image.image_id for image in images}, detections))
+
+    monkeypatch.setattr(OperatingPoints, "fit", classmethod(keep))
+    for most in (len(scenes), len(scenes) - 1):
+        monkeypatch.setattr(train, "FEW_PHOTOS", most)
+        detector = train_detector(prepare(settings=few), scenes.names, few)
+    for photos, found in judged:
+        assert photos == found.keys() == {image.image_id for image in scenes}
+    own = {image.image_id: detector.predict(image.path) for image in scenes}
+    best = [
+        torch.stack([found[image.image_id].scores.max() for image in scenes])
+        for found in (judged[0][1], judged[1][1], own)
+    ]
+    near, far = ((best[1] - other).abs().mean() for other in (best[0], best[2]))
+    assert near < 0.5 * far  # alike, and not what was learnt by heart
 
 
 def test_too_few_objects_give_no_operating_point(prepare, scenes) -> None:

@@ -1,8 +1,8 @@
 """Builds and trains a detector, stage by stage, as a :class:`DetectionConfig` describes it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -16,7 +16,6 @@ from sppnet.detection.encoder import Encoder
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
-from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.box_regression import BoxCascade, BoxRegressor, CascadeConfig
 from sppnet.detection.heads.box_sums import classes_share
 from sppnet.detection.heads.classifiers import (
@@ -24,9 +23,9 @@ from sppnet.detection.heads.classifiers import (
     SoftmaxRegionClassifier,
     TwoStageRegionClassifier,
 )
-from sppnet.detection.heads.hard_negatives import MiningConfig
+from sppnet.detection.heads.hard_negatives import NEVER, MiningConfig
 from sppnet.detection.heads.kernel_svm import KernelSvmConfig
-from sppnet.detection.heads.region_head import RegionFeatures, RegionHead
+from sppnet.detection.heads.region_head import BoxHead, RegionFeatures, RegionHead
 from sppnet.detection.heads.svm_trainer import FeatureScaler, NormConfig, SvmConfig, SvmTrainer
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
@@ -45,8 +44,8 @@ MEGABYTE = 10**6
 SHARED = ("use_difficult", "seed")  # settings of several parts
 # Percent of the updates after which the rate of a fine-tuning falls to a tenth.
 HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
-# A class with fewer samples for its box regression shares one with the others.
-FEWEST_BOX_SAMPLES = 50
+FEWEST_BOX_SAMPLES = 50  # for a box regression of a class's own
+FEW_PHOTOS = 100  # up to which what judges some of them is trained on the others from nothing
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -314,6 +313,8 @@ class _Training:
     track: Track
     timed: Stage
     shared_scaler: FeatureScaler | None = None
+    # photos, and what the SVMs are without them; empty where they are few, or there is a kernel
+    judges: list[tuple[list[LabelledImage], RegionClassifier]] = field(default_factory=list)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -329,6 +330,11 @@ class _Training:
         images, num_classes = self.cached.images, len(self.names)
         wish = (config.mirror, config.use_difficult, config.few_objects)
         return wants_mirror(images, num_classes, *wish)
+
+    @property
+    def wants_points(self) -> bool:
+        """Whether operating points are to be found."""
+        return self.config.operating_point and self.config.tune == "none"
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Go through all stages; a tuned trunk makes new maps, and anchors are learnt again."""
@@ -351,7 +357,7 @@ class _Training:
             self.cached.anchors,
             self.cached.content_numbers(),
         )
-        if self.config.operating_point and self.config.tune == "none":
+        if self.wants_points:
             with self.stage("operating point"):
                 detector.operating_points = self._find_operating_points(detector)
         return detector
@@ -360,36 +366,35 @@ class _Training:
         """Find them on photos that are held out in turn; None with too few objects.
 
         A classifier scores the photos that it was fitted to too well. So each part of the photos is
-        scored by one that was fitted to the others; proposals and box regression are those of the
-        detector. Of many photos only some are scored, and of very many one part is held out.
+        scored by one that knows the others alone; proposals and box regression are the detector's.
+        Of many photos only some are scored, and of very many one part is held out.
         """
-        images = self.cached.usable
         found: dict[Any, Detections] = {}
+        for held, classifier in self.judges or self._fit_judges():
+            own = Detector(
+                detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
+            )
+            samples = self.cached.subset(held).samples("scoring held-out photos", self.track)
+            found |= {image.image_id: own.detect(maps, boxes) for image, maps, boxes in samples}
+        scored = [image for image in self.cached.usable if image.image_id in found]
+        return OperatingPoints.fit(scored, found, self.names, "training")
+
+    def _parts(self) -> Iterator[tuple[list[LabelledImage], list[LabelledImage]]]:
+        """Photos that are held out together, and those that remain to learn from."""
+        images = self.cached.usable
         for learnt, judged in hold_out(len(images), self.config.seed):
             rest, held = [images[n] for n in learnt], [images[n] for n in judged]
             if held and any(len(image.boxes) for image in rest):
-                found |= self._detect_held_out(detector, rest, held)
-        scored = [image for image in images if image.image_id in found]
-        return OperatingPoints.fit(scored, found, self.names, "training")
+                yield held, rest
 
-    def _detect_held_out(
-        self, detector: Detector, rest: Sequence[LabelledImage], held: Sequence[LabelledImage]
-    ) -> dict[Any, Detections]:
-        """Fit a classifier to some photos, and detect with it on others."""
-        config = replace(self.config, mirror="on" if self.mirror else "off")
-        part = self.cached.subset(rest)
-        training = replace(
-            self, cached=part, config=config, timed=nullcontext, shared_scaler=self._scaler
-        )
-        try:
-            classifier = training._train_classifier(TunedParts())
-        except NothingUsableError:  # its objects are all difficult
-            return {}
-        own = Detector(
-            detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
-        )
-        samples = self.cached.subset(held).samples("scoring held-out photos", self.track)
-        return {image.image_id: own.detect(maps, boxes) for image, maps, boxes in samples}
+    def _fit_judges(self) -> Iterator[tuple[list[LabelledImage], RegionClassifier]]:
+        """Fit a classifier of any kind to some photos, to judge the others."""
+        config = replace(self.config, mirror="on" if self.mirror else "off", operating_point=False)
+        shared: dict[str, Any] = {"timed": nullcontext, "shared_scaler": self._scaler}
+        for held, rest in self._parts():
+            training = replace(self, cached=self.cached.subset(rest), config=config, **shared)
+            with suppress(NothingUsableError):  # its objects are all difficult
+                yield held, training._train_classifier(TunedParts())
 
     def _extract_features(self, *, mirror: bool) -> None:
         """Convolve the images, and learn anchors on their maps."""
@@ -428,11 +433,8 @@ class _Training:
     def _train_classifier(self, tuned: TunedParts) -> RegionClassifier:
         """Train the SVMs and the kernel that are asked for; a tuned softmax is trained already."""
         kind, keep = self.config.classifier, self.config.prefilter
-        softmax = (
-            SoftmaxRegionClassifier(tuned.head)
-            if kind == "softmax" and tuned.head is not None
-            else None
-        )
+        head = tuned.head if kind == "softmax" else None
+        softmax = None if head is None else SoftmaxRegionClassifier(head)
         if softmax is not None and not keep:
             return softmax
         with self.stage("objects"):
@@ -440,6 +442,9 @@ class _Training:
             trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track, keep_positives=kind == "kernel")
+            if kind == "svm" and self.wants_points and len(self.cached.usable) > FEW_PHOTOS:
+                judges = [(held, trainer.fit_without(held)) for held, _ in self._parts()]
+                self.judges = [each for each in judges if bool((each[1].bias > NEVER).any())]
         if kind == "svm":
             return linear
         if softmax is not None:
@@ -489,6 +494,6 @@ class _Training:
     @cached_property
     def _scaler(self) -> FeatureScaler:
         """Factors for the features; first asked for after the fine-tuning."""
-        if self.shared_scaler is not None:
-            return self.shared_scaler
-        return FeatureScaler(self.cached, norm_config(self.config), self.track)
+        return self.shared_scaler or FeatureScaler(
+            self.cached, norm_config(self.config), self.track
+        )

@@ -225,6 +225,11 @@ class RowStore:
             out[chosen] = part[inside]
         return out
 
+    def addresses(self, places: Places) -> Places:
+        """(B,) where the rows in some places begin in memory, for compiled code."""
+        starts = np.array([part.data_ptr() for part in self._parts])
+        return starts[places // self.capacity] + places % self.capacity * (2 * self.length)
+
     def share(self) -> "RowStore":
         """A store with the same rows; what either adds or releases from now on is its own."""
         other = RowStore(self.length, self.capacity)

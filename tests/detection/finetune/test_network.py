@@ -20,7 +20,7 @@ from sppnet.detection.finetune.network import (
     choose_trained,
     tune_network,
 )
-from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
+from sppnet.detection.heads.region_head import BoxHead, BoxPredictor
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.geometry import boxes_to_deltas, deltas_to_boxes, flip_boxes
 from sppnet.images import draw_detection_set, open_detection_dataset

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from oracles.support_vectors import descend, hinge_objective
-from sppnet.detection.heads import dual_svm
+from sppnet.detection.heads import example_blocks
 from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
 from sppnet.storage.tensors import RowStore
 
@@ -222,23 +222,56 @@ def test_classes_that_use_few_rows_take_little_memory() -> None:
     assert svms.count_examples(1) == svms.count_examples(-1) == [1] * classes
 
 
-@pytest.mark.parametrize("classes", [1, 7])
-def test_compiled_loop_gives_the_bits_of_the_plain_one(classes: int, monkeypatch) -> None:
-    draw = np.random.default_rng(0)
-    features = draw.normal(size=(40, 12))
-    effect = features @ features.T + 5
-    bounds = draw.normal(size=(40, classes))
-    low, high = np.minimum(bounds, 0), np.maximum(bounds, 0)
-    step = draw.normal(size=(40, classes))
-    found = []
-    assert dual_svm._compiled() is not None
-    for way in (dual_svm._compiled, lambda: None):
-        monkeypatch.setattr(dual_svm, "_compiled", way)
-        duals = np.zeros((40, classes))
-        dual_svm.ascend_block(duals, step / 20, low, high, effect / effect.diagonal()[:, None])
-        found.append(duals)
-    assert np.abs(found[0]).max() > 0.01
-    assert np.array_equal(*found)
+def _several(length: int, classes: int, capacity: int | None) -> DualCoordinateDescentSvm:
+    """SVMs of several classes that use some of the rows each; another one uses none."""
+    draw = np.random.default_rng(length)
+    count = 2 * BLOCK + 9
+    kind = draw.integers(0, 3, (count, classes + 1)) - 1  # -1 a negative, 0 not used, 1 a positive
+    kind[:, 0] = 0
+    centres = draw.normal(size=(classes + 1, length))
+    rows = torch.from_numpy(draw.normal(size=(count, length)) + kind @ centres).half().float()
+    svms = DualCoordinateDescentSvm(length, classes + 1, capacity=capacity)
+    svms.add(rows, np.minimum(kind, 0) * 0.01, np.maximum(kind, 0) * 0.02)
+    return svms
+
+
+@pytest.mark.parametrize("capacity", [None, 40])  # rows in one stretch of memory, and in several
+@pytest.mark.parametrize(("length", "classes"), [(1, 1), (40, 7), (1024, 2), (2077, 1), (2100, 5)])
+def test_compiled_visits_do_what_plain_ones_do(
+    length: int, classes: int, capacity: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert example_blocks._compiled() is not None
+    labels, found, sweeps = list(range(1, classes + 1)), [], []
+    for way in (example_blocks._compiled, lambda: None):
+        monkeypatch.setattr(example_blocks, "_compiled", way)
+        svms = _several(length, classes, capacity)
+        svms._mix()
+        party, steps = svms._gather(np.array(labels)), []
+        for only_active in (False, True):
+            steps.append(svms._sweep(party, 0, only_active=only_active))
+        svms._scatter(party)
+        sweeps.append((steps, svms.weights.clone(), svms.bias.clone()))
+        svms.fit(labels[::-1], tolerance=1e-9)
+        svms.forget(labels, below=-1.2)
+        found.append((svms.weights, svms.bias, svms.count_examples(-1)))
+    for one, other in zip(sweeps[0], sweeps[1], strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+    assert torch.allclose(found[0][0], found[1][0], atol=2e-3)
+    assert torch.allclose(found[0][1], found[1][1], atol=2e-3)
+    assert found[0][2][0] == found[1][2][0] == 0
+    assert not found[0][0][0].any()
+
+
+def test_threads_do_not_change_a_bit_of_a_fit() -> None:
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        svms = _several(5000, 4, None)
+        svms.fit([1, 2, 4], tolerance=1e-4)
+        found.append(svms.weights)
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_classes_that_are_fitted_together_end_where_each_ends_alone() -> None:

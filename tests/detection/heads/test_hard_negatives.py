@@ -271,6 +271,14 @@ def test_rows_are_distinct_and_in_order() -> None:
     assert bool((rows.diff() > 0).all())
 
 
+def test_owners_stay_with_their_rows() -> None:
+    sample, draw = ReservoirSample(20, 1), torch.Generator().manual_seed(3)
+    for owner in range(50):
+        sample.add(torch.full((7, 1), float(owner)), draw, owner)
+    assert sample.owners.tolist() == sample.take()[:, 0].tolist()
+    assert len(sample.owners.unique()) > 10
+
+
 def test_few_rows_are_all_kept() -> None:
     assert _sampled(60, 50, seed=0).tolist() == list(range(50))
     assert ReservoirSample(3, 2).take().shape == (0, 2)

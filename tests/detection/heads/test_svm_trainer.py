@@ -8,6 +8,7 @@ import torch
 from oracles.box_loops import iou
 from sppnet.backbones import build_backbone
 from sppnet.detection import CachedFeatures, Encoder
+from sppnet.detection.heads.hard_negatives import NEVER
 from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.detection.heads.svm_trainer import (
     FeatureScaler,
@@ -89,6 +90,26 @@ def test_classes_with_many_objects_need_no_further_positives(prepare, scenes) ->
     trainer.cached = prepare(scenes.images * 100)
     counted = torch.cat([image.labels for image in scenes]).bincount(minlength=len(scenes.names))
     assert trainer.count_extras().tolist() == [min(6, 1200 // (100 * n)) for n in counted.tolist()]
+
+
+def test_images_that_are_left_out_taught_nothing(prepare, scenes) -> None:
+    held, rest = scenes.images[::2], scenes.images[1::2]
+    trainer = make_trainer(prepare(max_proposals=60), scenes.names)
+    trainer.collect_positives()
+    whole = trainer.mine()
+    apart, before = trainer.fit_without(held), whole.weights.clone()
+    alone = make_trainer(prepare(rest, max_proposals=60), scenes.names, scale=trainer.scale)
+    alone.collect_positives()
+    mined = alone.mine()  # the truth: these images are all that there is
+    for encoded, proposals in ((e, p) for _, e, p in trainer.cached):
+        regions = trainer.encoder.assign_regions(encoded, proposals)
+        scores = [each.score(trainer.encoder, encoded, regions) for each in (apart, mined, whole)]
+        near, far = ((scores[0] - other).abs().mean() for other in scores[1:])
+        assert near < 0.25 * far
+    assert torch.equal(whole.weights, before)
+    nothing = trainer.fit_without(scenes.images)
+    assert bool((nothing.bias == NEVER).all())
+    assert torch.equal(trainer.fit_without([]).weights, whole.weights)
 
 
 def test_saved_weights_take_plain_features(prepare, scenes) -> None:

@@ -20,8 +20,7 @@ from sppnet.backbones import Backbone
 from sppnet.detection.assign import SamplingConfig, trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.finetune.head import ImageSample, Proposals, ProposalSampler, split_images
-from sppnet.detection.heads.box_predictor import BoxHead, BoxPredictor
-from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
+from sppnet.detection.heads.region_head import COMPACT_WIDTHS, BoxHead, BoxPredictor, RegionHead
 from sppnet.errors import NothingUsableError
 from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import pool_regions

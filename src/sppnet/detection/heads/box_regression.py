@@ -11,9 +11,8 @@ from sppnet.config.detection import BOX_BINS
 from sppnet.config.fields import Count, OneOf, Positive, Within, check_fields, restore_fields
 from sppnet.detection.assign import trainable_objects
 from sppnet.detection.encoder import EncodedImage, Encoder
-from sppnet.detection.heads.box_predictor import BoxHead
 from sppnet.detection.heads.hard_negatives import ReservoirSample
-from sppnet.detection.heads.region_head import check_classes, check_length
+from sppnet.detection.heads.region_head import BoxHead, check_classes, check_length
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
 from sppnet.images import LabelledImage
 

@@ -1,24 +1,15 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
-import ctypes
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sppnet.pooling.kernels.native_library import NativeLibrary
+from sppnet.detection.heads.example_blocks import ExampleBlock, FittedTogether, Floats, Labels
 from sppnet.storage.tensors import Places, RowStore
 
-LIBRARY = NativeLibrary(Path(__file__).parent / "native", "dual_ascent")
-
 BLOCK = 64  # rows; their products with each other are kept
-INNER_PASSES = 2  # over the rows of a block at each visit
 MOST_ROUNDS = 50
 # A round is one sweep over all rows of a class, then so many over those that are still active.
 ACTIVE_SWEEPS = 2
@@ -27,166 +18,6 @@ NO_PRODUCTS = np.zeros((0, 0))
 NOBODY = -1  # owner of rows that are never dropped
 LEAST_USE = 0.5  # blocks of which a smaller share of the rows is used are rebuilt
 LOCAL_SHARE = 0.25  # of the blocks; more are not few
-Labels = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-
-def ascend_block(duals: Floats, step: Floats, low: Floats, high: Floats, effect: Floats) -> None:
-    """Set the dual variables of some rows to their best values, one row after the other.
-
-    Args:
-        duals: (R, L) those of each class, changed in place.
-        step: (R, L) how far each would move if it were free, changed in place.
-        low: (R, L) their least values.
-        high: (R, L) their greatest ones.
-        effect: (R, R) by how much a change of the second row's shortens the first row's step.
-    """
-    if (ascend := _compiled()) is not None:
-        arrays = (duals, step, low, high, np.ascontiguousarray(effect), np.empty(duals.shape[1]))
-        if not ascend(*(array.ctypes.data for array in arrays), *duals.shape, INNER_PASSES):
-            return
-    for _ in range(INNER_PASSES):
-        wanted = np.minimum(np.maximum(duals + step, low), high)
-        for row in np.flatnonzero((wanted != duals).any(1)).tolist():
-            best = np.minimum(np.maximum(duals[row] + step[row], low[row]), high[row])
-            step -= effect[:, row, None] * (best - duals[row])
-            duals[row] = best
-
-
-@cache
-def _compiled() -> Any:
-    """The same in C++; None where nothing was compiled."""
-    if LIBRARY.generation() is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    name = "sppnet_ascend"
-    return LIBRARY.functions({name: [*[pointer] * 6, number, number, number]})[name]
-
-
-@dataclass
-class ExampleBlock:
-    """A block of examples, their products with each other, and each class's dual variables.
-
-    A class that uses a row has an entry for it. So memory grows with the rows that classes use, not
-    with the product of rows and classes. The dual variable of an entry is signed: from 0 to its
-    cost for a positive of the class, from minus its cost to 0 for a negative.
-
-    Args:
-        places: (B,) of the rows in the store.
-        owners: (B,) whose each row is, such as the number of an image.
-        products: (B, B) inner products of the rows, each with the constant feature for the bias.
-        labels: (E,) class of each entry, never falling.
-        rows: (E,) row of each entry in the block.
-        bounds: (E,) cost of a positive, minus that of a negative; never 0.
-        duals: (E,) present values.
-
-    Attributes:
-        active: (E,) whether the last visit changed a dual variable.
-        scores: (E,) scores by the weights of each class's last fit.
-        is_used: (B,) whether any class uses a row.
-    """
-
-    places: Places
-    owners: NDArray[np.int64]
-    products: Floats
-    labels: NDArray[np.int32]
-    rows: NDArray[np.int32]
-    bounds: Floats
-    duals: Floats
-
-    def __post_init__(self) -> None:
-        self.active = np.zeros(len(self.rows), dtype=bool)
-        self.scores = np.zeros(len(self.rows))
-        self.find_used()
-
-    def find_used(self) -> None:
-        """Find the rows in use."""
-        self.is_used = np.zeros(len(self.places), dtype=bool)
-        self.is_used[self.rows] = True
-
-    def leave_out(self, gone: NDArray[np.bool_]) -> None:
-        """Forget some entries: (E,) bool."""
-        kept = ~gone
-        self.labels, self.rows = self.labels[kept], self.rows[kept]
-        self.bounds, self.duals = self.bounds[kept], self.duals[kept]
-        self.active, self.scores = self.active[kept], self.scores[kept]
-        self.find_used()
-
-    def find(self, labels: Labels, *, only_active: bool = False) -> tuple[Places, Places]:
-        """Find the entries of some classes, or only those that are active.
-
-        Args:
-            labels: (L,) the classes, rising.
-            only_active: Whether entries that the last visit left alone are passed over.
-
-        Returns:
-            (E,) indices of the entries, and (E,) which of ``labels`` each is of.
-        """
-        first, end = np.searchsorted(self.labels, [labels[0], labels[-1] + 1]).tolist()
-        chosen = self.active[first:end] if only_active else np.ones(end - first, dtype=bool)
-        columns = np.searchsorted(labels, self.labels[first:end])
-        if len(labels) < labels[-1] + 1 - labels[0]:  # other classes lie between them
-            chosen = chosen & (labels[columns] == self.labels[first:end])
-        kept = np.flatnonzero(chosen)
-        return first + kept, columns[kept]
-
-    def ascend(
-        self, entries: Places, columns: Places, rows: Places, scores: Floats
-    ) -> tuple[Floats, Floats]:
-        """Set one dual variable after the other to its best value, that of all classes at once.
-
-        Args:
-            entries: (E,) indices of the entries to visit.
-            columns: (E,) which class each is of.
-            rows: (R,) the rows of the block that they are of, rising.
-            scores: (R, L) scores by the present weights of each class.
-
-        Returns:
-            (R, L) the changes of the dual variables, and (L,) by how much each dual objective rose.
-        """
-        at = np.searchsorted(rows, self.rows[entries]), columns
-        bounds, before = np.zeros(scores.shape), np.zeros(scores.shape)
-        bounds[at], before[at] = self.bounds[entries], self.duals[entries]
-        low, high, duals = np.minimum(bounds, 0), np.maximum(bounds, 0), before.copy()
-        missing = np.sign(bounds) - scores
-        products = self.products[np.ix_(rows, rows)]
-        curvature = np.maximum(products.diagonal(), 1e-12)[:, None]
-        ascend_block(duals, missing / curvature, low, high, products / curvature)
-        added = duals - before
-        gain = (added * (missing - 0.5 * (products @ added))).sum(0)
-        self.duals[entries] = duals[at]
-        self.active[entries] = added[at] != 0
-        return added, np.maximum(gain, 0)
-
-    def copy(self) -> "ExampleBlock":
-        """A block with the same rows, whose classes go their own way."""
-        other = replace(self, bounds=self.bounds.copy(), duals=self.duals.copy())
-        other.active, other.scores = self.active.copy(), self.scores.copy()
-        return other
-
-
-@dataclass
-class FittedTogether:
-    """Classes that are fitted at the same time: a row is read once for all of them.
-
-    Args:
-        labels: (L,) the classes, rising.
-        weights: (L, D) their present weights.
-        bias: (L,) their present biases.
-    """
-
-    labels: Labels
-    weights: Tensor
-    bias: Floats
-
-    def score(self, values: Tensor) -> Floats:
-        """(R, L) scores of (R, D) rows."""
-        return (values @ self.weights.T).double().numpy() + self.bias
-
-    def only(self, keep: NDArray[np.bool_]) -> "FittedTogether":
-        """Those of them that go on."""
-        places = np.flatnonzero(keep)
-        return FittedTogether(self.labels[places], self.weights[places], self.bias[places])
 
 
 class DualCoordinateDescentSvm:
@@ -236,8 +67,6 @@ class DualCoordinateDescentSvm:
         self._new: list[ExampleBlock] = []
         self._fresh = 0  # blocks at the end of the list that the last new rows were put into
         self.store = RowStore(length, capacity)
-        self._halves = torch.zeros(BLOCK, length, dtype=torch.float16)
-        self._values = torch.zeros(BLOCK, length)
         self._random = np.random.default_rng(seed)
 
     @property
@@ -250,21 +79,23 @@ class DualCoordinateDescentSvm:
         """Dual variables that are held: one for each class that uses a row."""
         return sum(len(block.labels) for block in self.blocks + self._new)
 
-    def add(self, rows: Tensor, low: np.ndarray, high: np.ndarray, owner: int = NOBODY) -> None:
+    def add(
+        self, rows: Tensor, low: np.ndarray, high: np.ndarray, owner: int | np.ndarray = NOBODY
+    ) -> None:
         """Add rows, to be used from the next fit on.
 
         Args:
             rows: (B, D) features; kept in float16.
             low: (B, K) minus the cost of the row where it is a negative of the class, else 0.
             high: (B, K) its cost where it is a positive of the class, else 0.
-            owner: Whose rows these are, for :meth:`drop`.
+            owner: Whose rows these are, for :meth:`drop`; or (B,) whose each is.
         """
         if len(rows):
             bounds = (low + high).T
             labels, used = bounds.nonzero()
             block = ExampleBlock(
                 self.store.add(rows),
-                np.full(len(rows), owner),
+                np.array(np.broadcast_to(owner, len(rows)), dtype=np.int64),
                 NO_PRODUCTS,
                 labels.astype(np.int32),
                 used.astype(np.int32),
@@ -354,7 +185,9 @@ class DualCoordinateDescentSvm:
 
     def _gather(self, labels: Labels) -> FittedTogether:
         """What a fit of some classes works on; :meth:`_scatter` writes it back."""
-        return FittedTogether(labels, self.weights[labels], self.bias[labels].double().numpy())
+        columns = np.empty(len(self.bias), dtype=np.int32)
+        weights, bias = self.weights[labels], self.bias[labels].double().numpy()
+        return FittedTogether(labels, weights, bias, columns, self.bias_factor**2)
 
     def _scatter(self, party: FittedTogether) -> None:
         """Write back the weights and biases of classes."""
@@ -461,20 +294,8 @@ class DualCoordinateDescentSvm:
         gain = np.zeros(len(party.labels))
         for number in self._random.permutation(len(self.blocks) - start).tolist():
             block = self.blocks[start + number]
-            entries, columns = block.find(party.labels, only_active=only_active)
-            if len(entries):
-                rows = np.unique(block.rows[entries])
-                values = self._read(block, rows)
-                added, gained = block.ascend(entries, columns, rows, party.score(values))
-                party.weights.addmm_(torch.from_numpy(added.T).float(), values)
-                party.bias += self.bias_factor**2 * added.sum(0)
-                gain += gained
+            party.improve(block, self.store, gain, only_active=only_active)
         return gain
-
-    def _read(self, block: ExampleBlock, rows: NDArray[np.integer[Any]]) -> Tensor:
-        """(R, D) some rows in float32; the next call overwrites them."""
-        halves, values = self._halves[: len(rows)], self._values[: len(rows)]
-        return values.copy_(self.store.take(block.places[rows], halves))
 
     def _half_squares(self, labels: Labels) -> Floats:
         """(L,) half the squared norms of the weights and the scaled biases of some classes."""
@@ -487,14 +308,5 @@ class DualCoordinateDescentSvm:
         """Score the rows of some classes in blocks from one on; (L,) their primal objectives."""
         party, total = self._gather(labels), self._half_squares(labels)
         for block in self.blocks[start:]:
-            entries, columns = block.find(labels)
-            if not len(entries):
-                continue
-            rows = np.unique(block.rows[entries])
-            scores = party.score(self._read(block, rows))
-            scores = scores[np.searchsorted(rows, block.rows[entries]), columns]
-            block.scores[entries] = scores
-            bounds = block.bounds[entries]
-            losses = np.abs(bounds) * np.maximum(1 - np.sign(bounds) * scores, 0)
-            total += np.bincount(columns, losses, len(labels))
+            party.score(block, self.store, total)
         return total

@@ -82,6 +82,7 @@ class HardNegativeMiner:
         config: The constants.
         counts: Per class, the number of objects of which the positives are a sample; None if the
             positives are all objects.
+        owners: Per class, (P,) int64 whose each positive is; None for nobody's.
 
     Attributes:
         weights_: (D, K) weights, after the first :meth:`add`.
@@ -110,6 +111,7 @@ class HardNegativeMiner:
         positives: list[Tensor],
         config: MiningConfig | None = None,
         counts: Sequence[int] | None = None,
+        owners: Sequence[Tensor] | None = None,
     ) -> None:
         if not positives:
             raise ValueError("positives must have one tensor per class, got none")
@@ -132,7 +134,8 @@ class HardNegativeMiner:
             share = counts[label] / max(1, len(rows)) if counts else 1.0
             high = np.zeros((len(rows), len(positives)))
             high[:, label] = self.config.cost * self.config.positive_weight * share
-            self._svms.add(rows, np.zeros_like(high), high)
+            owner = NOBODY if owners is None else owners[label].numpy()
+            self._svms.add(rows, np.zeros_like(high), high, owner)
 
     @property
     def waiting(self) -> Tensor:
@@ -214,6 +217,23 @@ class HardNegativeMiner:
             self._new_of[label] += 1
         self._has_positives = torch.tensor([n > 0 for n in self._svms.count_examples(1)])
         self.bias_[~self._has_positives] = NEVER
+
+    def without(self, owners: Collection[int]) -> "HardNegativeMiner":
+        """What would have been learnt without some owners, as far as it can be told from the rest.
+
+        Negatives that were easy for the SVMs of all owners are gone, though they may be hard for
+        those of the others.
+
+        Args:
+            owners: Whose examples are left out.
+
+        Returns:
+            A copy that shares the features, fitted to the full tolerance.
+        """
+        other = self.copy()
+        other.drop(owners)
+        other.refit(early=False)
+        return other
 
     def grow(self, num_classes: int) -> None:
         """Make room for more classes; they have no positives yet.
@@ -369,13 +389,17 @@ class ReservoirSample:
         self._rows = torch.empty(limit, length, dtype=torch.float16)  # touched as it is filled
         self._priorities = torch.zeros(0)
         self._arrivals = torch.zeros(0, dtype=torch.int64)
+        self._owners = torch.zeros(0, dtype=torch.int64)
 
-    def add(self, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    def add(
+        self, rows: Tensor, draw: torch.Generator, owner: int = NOBODY
+    ) -> tuple[Tensor, Tensor]:
         """Offer rows to the sample.
 
         Args:
             rows: (S, D) numbers; kept in float16.
             draw: Source of the priorities.
+            owner: Whose they are, such as the number of an image.
 
         Returns:
             (T,) int64 indices of the rows that were taken, and (T,) the places where they are kept;
@@ -390,10 +414,13 @@ class ReservoirSample:
         places = torch.cat([(~stays[:held]).nonzero().flatten(), free])[: len(taken)]
         grown = len(free) if len(places) else 0
         self._priorities = torch.cat([self._priorities, torch.zeros(grown)])
-        self._arrivals = torch.cat([self._arrivals, torch.zeros(grown, dtype=torch.int64)])
+        more = torch.zeros(grown, dtype=torch.int64)
+        self._arrivals = torch.cat([self._arrivals, more])
+        self._owners = torch.cat([self._owners, more])
         self._rows[places] = rows[taken].to(self._rows)
         self._priorities[places] = priorities[held + taken]
         self._arrivals[places] = self.seen + taken
+        self._owners[places] = owner
         self.seen += len(rows)
         return taken, places
 
@@ -401,6 +428,11 @@ class ReservoirSample:
     def order(self) -> Tensor:
         """(M,) places of the rows that are held, in the order in which the rows came."""
         return self._arrivals.argsort()
+
+    @property
+    def owners(self) -> Tensor:
+        """(M,) whose each row is, in the order in which the rows came."""
+        return self._owners[self.order]
 
     def take(self) -> Tensor:
         """Give the (M, D) float16 rows of the sample, in the order in which they came.

@@ -1,6 +1,6 @@
 """Trains the SVMs of a detector: objects are positives, proposals away from them negatives."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -173,6 +173,7 @@ class SvmTrainer:
         self.scale = scale
         self.mirror = mirror
         self.draw = torch.Generator().manual_seed(self.config.seed)
+        self._numbers = {image.image_id: n for n, image in enumerate(cached.images)}
 
     def collect_positives(self, track: Track = no_tracking) -> None:
         """Compute the features of the objects; a random sample of them if memory is short.
@@ -188,10 +189,11 @@ class SvmTrainer:
             boxes, labels = self.positives_of(image)
             rows = self.describe(encoded, self.encoder.assign_regions(encoded, boxes))
             for label in labels.unique().tolist():
-                kept[label].add(rows[labels == label], self.draw)
+                kept[label].add(rows[labels == label], self.draw, self._numbers[image.image_id])
         self.counts = [each.seen for each in kept]
         if not any(self.counts):
             raise NothingUsableError("no image has an object to learn from")
+        self._owners = [each.owners for each in kept]
         # one after the other, so that not all of them are there twice
         self.positives = [kept.pop(0).take() for _ in range(len(kept))]
 
@@ -211,7 +213,7 @@ class SvmTrainer:
         Returns:
             The SVMs.
         """
-        miner = HardNegativeMiner(self.positives, self.mining, self.counts)
+        miner = HardNegativeMiner(self.positives, self.mining, self.counts, self._owners)
         if not keep_positives:
             self.positives = []
         samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
@@ -222,8 +224,30 @@ class SvmTrainer:
             products = self.features.multiply(self.encoder, encoded, regions, weights)
             is_hard = miner.choose(products.cpu() + miner.bias_, self.negatives_of(image, boxes))
             rows = is_hard.any(1).nonzero().flatten()
-            miner.add(self.describe(encoded, regions[rows]), is_hard[rows])
+            owner = self._numbers[image.image_id]
+            miner.add(self.describe(encoded, regions[rows]), is_hard[rows], owner)
         miner.finish()
+        self._miner = miner
+        return self._classifier(miner)
+
+    def fit_without(self, images: Sequence[LabelledImage]) -> LinearRegionClassifier:
+        """The SVMs of :meth:`mine` without what some images taught: these are then new to them.
+
+        No image is looked at again: the examples that the others left are fitted once more, see
+        :meth:`HardNegativeMiner.without`. A class without other objects is never found.
+
+        Args:
+            images: Some of the images.
+
+        Returns:
+            The SVMs.
+        """
+        return self._classifier(
+            self._miner.without([self._numbers[image.image_id] for image in images])
+        )
+
+    def _classifier(self, miner: HardNegativeMiner) -> LinearRegionClassifier:
+        """The SVMs of a miner, for features that are not scaled."""
         # products of columns with gaps differ in their last bits from those of a loaded detector
         weights = (miner.weights_ * self.scale).contiguous()
         return LinearRegionClassifier(weights, miner.bias_, self.features)

@@ -1,46 +1,221 @@
-// The innermost loop of the SVMs: dual variables of a block of rows, of many classes at once. See ../dual_svm.py, whose
-// loop in numpy this one repeats operation by operation, so that both give the same bits.
+// One visit of a block of examples by the SVMs of several classes: scores, dual variables, weights. ../example_blocks.py
+// does the same with numpy and torch where nothing was compiled. A row of features is read twice, as it is kept.
 #include "../../../pooling/kernels/native/exported.h"
+#include "../../../pooling/kernels/native/lanes.h"
 #include "../../../pooling/kernels/native/parallel.h"
 
 namespace {
 
-inline double best_dual(double dual, double step, double low, double high) {
+constexpr int N = LANES<float>;
+constexpr int64_t CHUNK = 1024;      // numbers of a row; what a thread works on at a time, whatever the threads
+constexpr int64_t WORTH = 1 << 17;  // products from which on a second thread pays
+
+int64_t chunks_of(int64_t length) { return (length + CHUNK - 1) / CHUNK; }
+int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+double sum_lanes(Vec<float> v) {
+    double sum = 0;
+    for (int i = 0; i < N; i++) sum += v[i];
+    return sum;
+}
+
+struct Nothing {
+    bool ready() const { return true; }
+};
+
+// Products of rows and weights, each chunk of numbers by itself, so that threads do not change the sums.
+struct Scores {
+    const Half* const* rows;
+    int64_t count, length, classes;
+    const float* weights;
+    const bool* wanted;  // (rows, classes)
+    double* parts;       // (chunks, rows, classes)
+
+    Nothing start() const { return {}; }
+
+    template <int R, int C> void tile(int64_t row, int64_t label, int64_t begin, int64_t end, double* part) const {
+        Vec<float> sums[R][C] = {};
+        for (int64_t i = begin; i < end; i += N) {
+            Vec<float> values[R], factor;
+            bool whole = end - i >= N;
+            for (int r = 0; r < R; r++)
+                values[r] = whole ? load(rows[row + r] + i) : load_some(rows[row + r] + i, int(end - i));
+            for (int c = 0; c < C; c++) {
+                const float* from = weights + (label + c) * length + i;
+                factor = whole ? load(from) : load_some(from, int(end - i));
+                for (int r = 0; r < R; r++) sums[r][c] += values[r] * factor;
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) part[(row + r) * classes + label + c] = sum_lanes(sums[r][c]);
+    }
+
+    bool run(int64_t chunk, Nothing&) const {
+        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length);
+        double* part = parts + chunk * count * classes;
+        for (int64_t c = 0; c < classes; c += 2)
+            for (int64_t r = 0; r < count; r += 2) {
+                bool two_rows = r + 1 < count, two_classes = c + 1 < classes, any = false;
+                for (int64_t y = r; y <= r + two_rows; y++)
+                    for (int64_t x = c; x <= c + two_classes; x++) any |= wanted[y * classes + x];
+                if (!any) continue;
+                if (two_rows && two_classes) tile<2, 2>(r, c, begin, end, part);
+                else if (two_rows) tile<2, 1>(r, c, begin, end, part);
+                else if (two_classes) tile<1, 2>(r, c, begin, end, part);
+                else tile<1, 1>(r, c, begin, end, part);
+            }
+        return true;
+    }
+};
+
+// Weights get the rows times what was added to their dual variables.
+struct Weights {
+    const Half* const* rows;
+    int64_t count, length, classes;
+    float* weights;
+    const double* added;  // (rows, classes)
+
+    Nothing start() const { return {}; }
+
+    bool run(int64_t chunk, Nothing&) const {
+        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length);
+        for (int64_t c = 0; c < classes; c++)
+            for (int64_t r = 0; r < count; r++) {
+                double change = added[r * classes + c];
+                if (!change) continue;
+                float* to = weights + c * length;
+                Vec<float> factor = Vec<float>{} + float(change);
+                int64_t i = begin;
+                for (; i + N <= end; i += N) store(to + i, load(to + i) + factor * load(rows[r] + i));
+                if (i < end) {
+                    int some = int(end - i);
+                    store_some(to + i, load_some(to + i, some) + factor * load_some(rows[r] + i, some), some);
+                }
+            }
+        return true;
+    }
+};
+
+double best_dual(double dual, double step, double low, double high) {
     double best = dual + step;
     best = best > low ? best : low;
     return best < high ? best : high;
 }
 
-}  // namespace
-
-// All arrays are (rows, classes), but for `effect` (rows, rows): what a change of one dual variable does to the steps of
-// all. `duals` and `step` are changed in place; `change` (classes) is scratch.
-EXPORTED int sppnet_ascend(
-    double* duals, double* step, const double* low, const double* high, const double* effect, double* change,
-    int64_t rows, int64_t classes, int64_t passes
+// Set the dual variables (rows, classes) to their best values, one row after the other. `steps` is how far each would
+// move if it were free, `bounds` where it ends on the other side of 0.
+void ascend(
+    double* duals, double* steps, const double* bounds, const double* products, const double* curvature, double* change,
+    const int32_t* places, int64_t size, int64_t rows, int64_t classes, int64_t passes
 ) {
-    constexpr int64_t MOST_ROWS = 1024;
-    if (rows > MOST_ROWS) return 1;
-    for (; passes > 0; passes--) {
-        bool moves[MOST_ROWS];
+    auto moved = [&](int64_t i) {
+        double bound = bounds[i];
+        return best_dual(duals[i], steps[i], bound < 0 ? bound : 0, bound > 0 ? bound : 0);
+    };
+    for (; passes > 0; passes--)
         for (int64_t r = 0; r < rows; r++) {
             bool any = false;
-            for (int64_t i = r * classes; i < (r + 1) * classes; i++)
-                any |= best_dual(duals[i], step[i], low[i], high[i]) != duals[i];
-            moves[r] = any;
-        }
-        for (int64_t r = 0; r < rows; r++) {
-            if (!moves[r]) continue;
             for (int64_t c = 0, i = r * classes; c < classes; c++, i++) {
-                double best = best_dual(duals[i], step[i], low[i], high[i]);
+                double best = moved(i);
                 change[c] = best - duals[i];
+                any |= change[c] != 0;
                 duals[i] = best;
             }
+            if (!any) continue;
             for (int64_t k = 0; k < rows; k++) {
-                double factor = effect[k * rows + r], *steps = step + k * classes;
-                for (int64_t c = 0; c < classes; c++) steps[c] -= factor * change[c];
+                double factor = products[places[k] * size + places[r]] / curvature[k];
+                double* of = steps + k * classes;
+                for (int64_t c = 0; c < classes; c++) of[c] -= factor * change[c];
             }
         }
+}
+
+}  // namespace
+
+// The block: `size` rows at `addresses`, `length` halves each, with their `products`; for each of `entries` its class,
+// its row, where its dual variable ends on the other side of 0, the variable, whether it moved last time, its score.
+// The classes that are fitted: `columns` gives each class its place among them, or -1; (classes, length) weights, biases.
+// With no pass the scores are written down and `gains` get the losses, else the rise of the dual objectives.
+EXPORTED int sppnet_visit(
+    const int64_t* addresses, const double* products, int64_t size, int64_t length, const int32_t* labels,
+    const int32_t* rows, const double* bounds, double* duals, uint8_t* active, double* scores, int64_t entries,
+    const int32_t* columns, float* weights, double* biases, double* gains, int64_t classes, double bias_square,
+    int64_t passes, int64_t only_active, int64_t threads
+) {
+    Arena arena;
+    int32_t *places = arena.take<int32_t>(size), *row_of = arena.take<int32_t>(size);
+    if (arena.failed) return 1;
+    for (int64_t b = 0; b < size; b++) row_of[b] = -1;
+    auto visited = [&](int64_t e) { return columns[labels[e]] >= 0 && (active[e] || !only_active); };
+    for (int64_t e = 0; e < entries; e++)
+        if (visited(e)) row_of[rows[e]] = 0;
+    int64_t count = 0;
+    for (int64_t b = 0; b < size; b++)
+        if (row_of[b] == 0) row_of[b] = int32_t(count), places[count++] = int32_t(b);
+    if (!count) return 0;
+
+    int64_t cells = count * classes, chunks = chunks_of(length);
+    const Half** values = arena.take<const Half*>(count);
+    bool* wanted = arena.take<bool>(cells);
+    double *bound = arena.take<double>(cells), *dual = arena.take<double>(cells), *added = arena.take<double>(cells);
+    double *missing = arena.take<double>(cells), *steps = arena.take<double>(cells);
+    double *change = arena.take<double>(classes), *curvature = arena.take<double>(count);
+    double* parts = arena.take<double>(chunks * cells);
+    if (arena.failed) return 1;
+    for (int64_t r = 0; r < count; r++) values[r] = (const Half*)addresses[places[r]];
+    for (int64_t i = 0; i < cells; i++) wanted[i] = false, bound[i] = dual[i] = 0;
+    auto cell_of = [&](int64_t e) { return row_of[rows[e]] * classes + columns[labels[e]]; };
+    for (int64_t e = 0; e < entries; e++)
+        if (visited(e)) {
+            int64_t i = cell_of(e);
+            wanted[i] = true, bound[i] = bounds[e], dual[i] = duals[e];
+        }
+
+    if (cells * length < WORTH) threads = 1;
+    Scores work = {values, count, length, classes, weights, wanted, parts};
+    if (run_parallel(work, chunks, threads)) return 1;
+    for (int64_t i = 0; i < cells; i++) {
+        double score = biases[i % classes];
+        for (int64_t k = 0; wanted[i] && k < chunks; k++) score += parts[k * cells + i];
+        missing[i] = (bound[i] > 0) - (bound[i] < 0) - score;
     }
-    return 0;
+    if (!passes) {
+        for (int64_t e = 0; e < entries; e++) {
+            if (!visited(e)) continue;
+            int64_t i = cell_of(e);
+            double sign = bounds[e] < 0 ? -1 : 1, loss = sign * missing[i];
+            scores[e] = sign - missing[i];
+            if (loss > 0) gains[i % classes] += sign * bounds[e] * loss;
+        }
+        return 0;
+    }
+
+    for (int64_t r = 0; r < count; r++) {
+        double own = products[places[r] * size + places[r]];
+        curvature[r] = own > 1e-12 ? own : 1e-12;
+        for (int64_t i = r * classes; i < (r + 1) * classes; i++) added[i] = dual[i], steps[i] = missing[i] / curvature[r];
+    }
+    ascend(dual, steps, bound, products, curvature, change, places, size, count, classes, passes);
+    for (int64_t i = 0; i < cells; i++) added[i] = dual[i] - added[i];
+    for (int64_t c = 0; c < classes; c++) {
+        double gain = 0, sum = 0;
+        for (int64_t r = 0; r < count; r++) {
+            double own = added[r * classes + c];
+            if (!own) continue;
+            double product = 0;
+            for (int64_t k = 0; k < count; k++) product += products[places[r] * size + places[k]] * added[k * classes + c];
+            gain += own * (missing[r * classes + c] - 0.5 * product);
+            sum += own;
+        }
+        if (gain > 0) gains[c] += gain;
+        biases[c] += bias_square * sum;
+    }
+    for (int64_t e = 0; e < entries; e++)
+        if (visited(e)) {
+            int64_t i = cell_of(e);
+            duals[e] = dual[i];
+            active[e] = added[i] != 0;
+        }
+    Weights update = {values, count, length, classes, weights, added};
+    return run_parallel(update, chunks, threads);
 }
