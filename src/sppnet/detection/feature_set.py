@@ -24,7 +24,7 @@ from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage, flip_left_right
 from sppnet.images.decode import decode_content, number_of, read_content
-from sppnet.progress import Track, no_tracking
+from sppnet.progress import Track, no_tracking, one_ahead
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -339,8 +339,11 @@ class CachedFeatures:
         """
         images = self.usable
         views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
-        for image in track(views, description, total=total):
-            encoded = self.attempt(self.encoded)(image)
+        # maps are read, and their checksums made, while those of the image before are worked on
+        encode = torch.no_grad()(self.attempt(self.encoded))  # another thread has its own mode
+        read = one_ahead(track(views, description, total=total), encode)
+        for image, ready in read:
+            encoded = ready.result()
             if encoded is not None:
                 yield image, encoded
 
