@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keeps photos and store; a temporary one")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)  # before half an hour of work, not after it
     bench = bench_edits if options.what == "edits" else bench_folder
     with tempfile.TemporaryDirectory() as name:
         place = options.folder or Path(name)
