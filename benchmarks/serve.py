@@ -403,7 +403,8 @@ def bench_memory(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"{done} requests: {points[done]:.1f} MB", flush=True)
         lost = server.figure("sppnet_workers_lost")
     growth = 100 * (points[count] / points[100] - 1)
-    return {"megabytes": points, "growth_percent": growth, "workers_lost": lost}
+    megabytes = {str(done): each for done, each in points.items()}
+    return {"megabytes": megabytes, "growth_percent": growth, "workers_lost": lost}
 
 
 def hostile_request(draw: random.Random, host: str, images: Sequence[bytes]) -> bytes:

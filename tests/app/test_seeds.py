@@ -102,9 +102,9 @@ def test_one_seed_wherever_it_is_given_and_wherever_it_is_read(
         drawn.append(seed)
         return seed_torch(seed)
 
-    def watch_miner(self: HardNegativeMiner, positives: Any, rule: Any, counts: Any = None) -> None:
+    def watch_miner(self: HardNegativeMiner, positives: Any, rule: Any, *others: Any) -> None:
         rules.append(rule)
-        init(self, positives, rule, counts)
+        init(self, positives, rule, *others)
 
     def watch_kernel(positives: Any, images: Any, rule: Any = None, features: Any = None) -> Any:
         rules.append(rule)
