@@ -34,9 +34,10 @@ def compare_proposals(detector: Detector, data: DetectionDataset) -> None:
         for image in data.images:
             pixels = to_image(image.path)
             encoded = detector.encode(pixels)
-            boxes = detector.propose(pixels, encoded)
             if name == "anchors" and detector.anchors is not None:
                 boxes, _ = detector.anchors.propose(encoded, detector.inference.max_anchors)
+            else:
+                boxes = detector.propose(pixels, encoded)
             found[image.image_id] = detector.detect(encoded, boxes)
         seconds = (time.perf_counter() - start) / len(data.images)
         figures = summarise_detections(data.images, found, data.names)
