@@ -19,6 +19,8 @@ from label_page import ARGUMENTS, WAIT, find_browser
 from sppnet.app.export import RUNTIME_FILES, page_facts
 from sppnet.app.main import main
 from sppnet.detection import Detector
+from sppnet.evaluation import OperatingPoints, ScoreCalibration
+from sppnet.images import resize_image, to_image
 from sppnet.pooling.onnx.export import open_session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,11 +73,33 @@ def test_page_holds_all_that_it_needs(model: Path, tmp_path: Path) -> None:
     assert "href=" not in text
 
 
-def test_page_shows_what_counts() -> None:
-    about = {"names": ["cup"], "encoder": {"short_sides": [96], "max_long_side": 2000}}
-    assert page_facts(about)["threshold"] == 0.0
-    points = {"thresholds": [None, 0.5, 0.25]}
-    assert page_facts({**about, "operating_points": points})["threshold"] == 0.25
+def test_page_shows_what_counts_and_how_sure_it_is() -> None:
+    about = {"names": ["cup", "pen"], "encoder": {"short_sides": [96], "max_long_side": 2000}}
+    facts = page_facts(about)
+    assert facts["thresholds"] == [0.0, 0.0]
+    assert "curves" not in facts
+    assert (facts["short_side"], facts["max_long_side"]) == (96, 2000)
+    right = [False, True] * 20
+    calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, 2)
+    points = OperatingPoints((0.5, -0.25), calibration, "val", 40, (30, 0)).config()
+    facts = page_facts({**about, "operating_points": points})
+    assert facts["thresholds"] == [0.5, -0.25]
+    assert facts["curves"] == [points["calibration"]["shared"]] * 2  # of a pen nothing was seen
+
+
+def draw_photos(folder: Path) -> list[Path]:
+    """One that is shrunk, one that is stretched, one on its side; the last has the right size."""
+    draw = torch.Generator().manual_seed(0)
+    photos = []
+    for number, (height, width) in enumerate(((300, 417), (70, 64), (200, 150), (128, 160))):
+        small = torch.rand(3, 12, 16, generator=draw)
+        pixels = (resize_image(small, (height, width)) * 255).byte().permute(1, 2, 0)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number == 2 else 1
+        kind = ("jpg", "png", "jpg", "png")[number]
+        photos.append(folder / f"{number}.{kind}")
+        Image.fromarray(pixels.numpy()).save(photos[-1], exif=exif, quality=95)
+    return photos
 
 
 @pytest.mark.slow
@@ -86,9 +110,8 @@ def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path)
     assert browser is not None, "apt-get install chromium"
     runtime = os.environ.get("ONNXRUNTIME_WEB", "node_modules/onnxruntime-web/dist")
     assert main(["export", str(model), "--web", str(page_folder), "--runtime", runtime]) == 0
-    torch.manual_seed(0)
-    pixels = (torch.rand(128, 160, 3) * 255).byte().numpy()  # of the detector's own short side
-    Image.fromarray(pixels).resize((160, 128)).save(tmp_path / "photo.png")
+    photos = draw_photos(tmp_path)
+    answers = []
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=ARGUMENTS)
         page = chromium.new_page()
@@ -96,9 +119,16 @@ def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path)
         page.on("request", lambda request: asked.append(request.url))
         page.goto((page_folder / "index.html").as_uri(), timeout=WAIT)
         page.wait_for_selector("body[data-ready=yes]", timeout=WAIT, state="attached")
-        page.set_input_files("#file", tmp_path / "photo.png")
-        page.wait_for_selector("body[data-done=yes]", timeout=WAIT, state="attached")
-        found = json.loads(page.get_attribute("body", "data-found") or "[]")
+        for photo in photos:
+            page.set_input_files("#file", photo)
+            page.wait_for_selector("body[data-done=yes]", timeout=WAIT, state="attached")
+            answers.append(json.loads(page.get_attribute("body", "data-found") or "[]"))
+            page.evaluate("delete document.body.dataset.done")
+        page.fill("#threshold", "-1.5")
+        assert page.locator("#rows tr").count() == len(answers[-1])
+        page.fill("#threshold", "1.5")
+        sure = [each for each in answers[-1] if each["sure"] >= 1.5]
+        assert page.locator("#rows tr").count() == len(sure) < len(answers[-1])
         (tmp_path / "bad.png").write_text("no photo")
         page.set_input_files("#file", tmp_path / "bad.png")
         page.wait_for_selector("body[data-done=no]", timeout=WAIT, state="attached")
@@ -106,12 +136,13 @@ def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path)
         chromium.close()
     assert {url.split(":")[0] for url in asked} <= {"file", "blob", "data"}
     detector = Detector.load(model)
-    encoded = detector.encode(torch.from_numpy(pixels).permute(2, 0, 1) / 255)
-    proposals, _ = detector.anchors.propose(encoded, detector.inference.max_anchors)
-    expected = detector.detect(encoded, proposals)
-    assert len(found) == len(expected.labels) > 0
-    assert [each["label"] for each in found] == expected.labels.tolist()
-    scores = torch.tensor([each["score"] for each in found])
-    boxes = torch.tensor([each["box"] for each in found])
-    assert torch.allclose(scores, expected.scores, atol=1e-3)
-    assert torch.allclose(boxes, expected.boxes, atol=0.05)
+    for photo, found in zip(photos, answers, strict=True):
+        encoded = detector.encode(to_image(photo))
+        proposals, _ = detector.anchors.propose(encoded, detector.inference.max_anchors)
+        expected = detector.detect(encoded, proposals)
+        assert len(found) == len(expected.labels) > 0
+        assert [each["label"] for each in found] == expected.labels.tolist()
+        scores = torch.tensor([each["score"] for each in found])
+        boxes = torch.tensor([each["box"] for each in found])
+        assert torch.allclose(scores, expected.scores, atol=1e-4)
+        assert torch.allclose(boxes, expected.boxes, atol=0.01)

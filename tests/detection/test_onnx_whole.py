@@ -1,12 +1,14 @@
 """A whole detector in one graph finds what torch finds, at every size."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor
 
+from in_openvino import open_in_openvino
 from sppnet.backbones import build_backbone
 from sppnet.detection import BoxCascade, Detector, Encoder, InferenceConfig, LinearRegionClassifier
 from sppnet.detection.heads.box_regression import CascadeConfig, RidgeBoxRegressor
@@ -23,6 +25,7 @@ from sppnet.pooling.onnx.export import export_onnx, open_session
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("cup", "pen", "key")
+Run = Callable[[Mapping[str, Any]], list[Any]]  # boxes, scores and labels of an image
 
 
 def draw_detector(classes: int = 3, agnostic: bool = False, **changes: object) -> Detector:
@@ -53,18 +56,24 @@ def draw_detector(classes: int = 3, agnostic: bool = False, **changes: object) -
     return Detector(encoder, scorer, cascade, NAMES[:classes], config, anchors)
 
 
-def open_whole(detector: Detector) -> onnxruntime.InferenceSession:
-    """Export a detector, which compares it at five sizes, and open what came out."""
+def export_whole(detector: Detector) -> bytes:
+    """Export a detector, which compares it at five sizes."""
     recipe = whole_recipe(detector)
     data, comparisons = export_onnx(recipe)
     assert len(comparisons) == len(SIZES) == 5
     assert all(each.matches(recipe.tolerance) for each in comparisons), comparisons
-    return open_session(data)
+    return data
 
 
-def check_image(session: onnxruntime.InferenceSession, detector: Detector, image: Tensor) -> int:
+def runs_of(data: bytes) -> tuple[Run, Run]:
+    """A file in onnxruntime and in OpenVINO."""
+    session = open_session(data)
+    return lambda feed: session.run(None, feed), open_in_openvino(data)
+
+
+def check_image(run: Run, detector: Detector, image: Tensor) -> int:
     """Compare one image; gives the number of detections."""
-    boxes, scores, labels = map(torch.from_numpy, session.run(None, {"image": image.numpy()}))
+    boxes, scores, labels = map(torch.from_numpy, run({"image": image.numpy()}))
     expected = detect_by_torch(detector, image)
     assert labels.tolist() == expected[2].tolist()
     assert torch.allclose(scores, expected[1], atol=1e-4)
@@ -85,20 +94,23 @@ VARIANTS = {
 @pytest.mark.parametrize("name", VARIANTS)
 def test_graph_finds_what_torch_finds(name: str) -> None:
     detector = draw_detector(**VARIANTS[name])
-    session = open_whole(detector)
-    found = [check_image(session, detector, _draw_image(*size)) for size in ((128, 170), (60, 40))]
-    assert max(found) > 3
+    data = export_whole(detector)
+    for run in runs_of(data):
+        found = [check_image(run, detector, _draw_image(*size)) for size in ((128, 170), (60, 40))]
+        assert max(found) > 3
 
 
 def test_no_box_regression_and_nothing_found() -> None:
     detector = draw_detector(score_threshold=-1.0)
     detector.box_regressor = None
-    session = open_whole(detector)
-    assert check_image(session, detector, _draw_image(128, 128)) > 3
+    data = export_whole(detector)
+    for run in runs_of(data):
+        assert check_image(run, detector, _draw_image(128, 128)) > 3
     detector.classifier.bias.fill_(-50.0)
-    session = open_whole(detector)
-    assert check_image(session, detector, _draw_image(128, 128)) == 0
-    assert check_image(session, detector, torch.zeros(1, 3, 1, 1)) == 0
+    data = export_whole(detector)
+    for run in runs_of(data):
+        assert check_image(run, detector, _draw_image(128, 128)) == 0
+        assert check_image(run, detector, torch.zeros(1, 3, 1, 1)) == 0
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -1,4 +1,9 @@
-"""Models go to a hub and come back with the same answers; nothing but their own files is read."""
+"""Models go to a hub and come back with the same answers; nothing but their own files is read.
+
+What MLflow and FiftyOne make of them needs these, each in an environment of its own:
+``pip install mlflow && pytest tests/storage/test_hub.py -m slow -k mlflow``, and
+``pip install fiftyone && pytest tests/storage/test_hub.py -m slow -k fiftyone``.
+"""
 
 import inspect
 import json
@@ -10,6 +15,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 
 from sppnet.backbones import build_backbone
 from sppnet.classification import Classifier, View, build_classifier
@@ -135,6 +141,93 @@ def test_model_is_pushed_as_the_library_takes_it(
     assert calls == ["create someone/cups True", "upload someone/cups"]
     assert {path.name for path in (tmp_path / "pushed").iterdir()} == {*FILES, CARD}
     assert Detector.load(tmp_path / "pushed").names == detector.names
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, of the libraries below it
+def test_mlflow_answers_as_the_model_does(
+    detector: Detector, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+    import pandas
+
+    photos = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for number, path in enumerate(photos):
+        draw = torch.Generator().manual_seed(number)
+        pixels = (torch.rand(50 + number, 70, 3, generator=draw) * 255).byte().numpy()
+        Image.fromarray(pixels).save(path)
+    detector.save_mlflow(tmp_path / "detects")
+    classifier.save_mlflow(tmp_path / "names")
+    saved = [path.name for path in tmp_path.rglob("*") if path.suffix in (".pkl", ".pickle")]
+    assert saved == []
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/runs.db")
+    with mlflow.start_run(
+        experiment_id=mlflow.create_experiment("cups", f"{tmp_path}/runs")
+    ) as run:
+        mlflow.log_artifacts(str(tmp_path / "detects"), "model")
+    for address in (str(tmp_path / "detects"), f"runs:/{run.info.run_id}/model"):
+        found = mlflow.pyfunc.load_model(address).predict(photos)
+        expected = [detector.predict(path) for path in photos]
+        assert found["score"].tolist() == [s for each in expected for s in each.scores.tolist()]
+        corners = found[["x0", "y0", "x1", "y1"]].to_numpy().tolist()
+        assert corners == [box for each in expected for box in each.boxes.tolist()]
+        paths = [path for path, each in zip(photos, expected, strict=True) for _ in each.labels]
+        assert found["path"].tolist() == paths
+        assert set(found["name"]) <= set(detector.names)
+    assert len(found) > 3
+    table = pandas.DataFrame({"path": photos})
+    named = mlflow.pyfunc.load_model(str(tmp_path / "names")).predict(table)
+    best = [classifier.predict([path], top=1)[0] for path in photos]
+    assert named["name"].tolist() == [classifier.names[int(each["labels"][0])] for each in best]
+    assert named["score"].tolist() == [float(each["scores"][0]) for each in best]
+
+
+def test_folder_for_fiftyone_holds_code_and_model(detector: Detector, tmp_path: Path) -> None:
+    place = tmp_path / "zoo" / "cups-2.0"
+    for _ in range(2):  # an older one is replaced
+        detector.save_fiftyone(place, license="mit")
+    assert {path.name for path in place.iterdir()} == {"__init__.py", "manifest.json", "model"}
+    manifest = json.loads((place / "manifest.json").read_text())
+    [entry] = manifest["models"]
+    assert (manifest["name"], entry["base_name"], entry["license"]) == ("cups-2.0",) * 2 + ("mit",)
+    assert (place / entry["base_filename"]).is_file()
+    assert entry["tags"] == ["detection", "torch"]
+    assert Detector.load(place / "model").names == detector.names
+    for name in ("..", "cups@1", "a b", "-cups"):
+        with pytest.raises(ValueError, match="folder must have a name of letters"):
+            detector.save_fiftyone(tmp_path / "wrong" / name)
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # FiftyOne's own, of the libraries below it
+def test_fiftyone_labels_as_the_model_does(
+    detector: Detector, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "true")
+    import fiftyone
+    from fiftyone.core.models import Model
+    from fiftyone.zoo import load_zoo_model
+
+    monkeypatch.setattr(fiftyone.config, "model_zoo_dir", str(tmp_path))
+    detector.save_fiftyone(tmp_path / "cups")
+    classifier.save_fiftyone(tmp_path / "pets")
+    finds, tells = load_zoo_model("cups"), load_zoo_model("pets")
+    assert isinstance(finds, Model)
+    assert finds.media_type == "image"
+    draw = torch.Generator().manual_seed(0)
+    photos = [(torch.rand(50, side, 3, generator=draw) * 255).byte().numpy() for side in (40, 70)]
+    for photo, found in zip(photos, finds.predict_all(photos), strict=True):
+        expected = detector.predict(photo)
+        labels = expected.to_fiftyone(photo.shape[:2], detector.names).detections
+        assert len(labels) == len(expected.labels) > 0
+        for one, other in zip(found.detections, labels, strict=True):
+            assert one.bounding_box == other.bounding_box
+            assert (one.label, one.confidence) == (other.label, other.confidence)
+        told, [best] = tells.predict(photo), classifier.predict([photo], top=1)
+        assert told.label == classifier.names[int(best["labels"][0])]
+        assert told.confidence == float(best["scores"][0])
 
 
 def test_missing_packages_are_named(detector: Detector, tmp_path: Path, monkeypatch) -> None:

@@ -181,15 +181,18 @@ def _write_page(recipe: "ExportRecipe", data: bytes, parts: dict[str, bytes], ta
 
 
 def page_facts(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page needs to know of a detector: sizes, names, and from which score to show."""
-    points = about.get("operating_points")
-    thresholds = [value for value in (points or {}).get("thresholds", ()) if value is not None]
-    return {
-        "names": about["names"],
+    """What the page needs to know of a detector: sizes, names, which scores count, how sure."""
+    names, points = about["names"], about.get("operating_points")
+    facts = {
+        "names": names,
         "short_side": about["encoder"]["short_sides"][0],
         "max_long_side": about["encoder"]["max_long_side"],
-        "threshold": min(thresholds, default=0.0),
+        "thresholds": [0.0] * len(names) if points is None else points["thresholds"],
     }
+    if points is not None:
+        calibration = points["calibration"]
+        facts["curves"] = [each or calibration["shared"] for each in calibration["curves"]]
+    return facts
 
 
 def _pooling(

@@ -6,6 +6,7 @@ file of a repository is fetched, and nothing is unpickled.
 
 import importlib.util
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from sppnet.storage.models import CONFIG, MANIFEST, TENSORS
 CARD, OWN_CARD = "README.md", "library_name: sppnet"
 FILES = [MANIFEST, CONFIG, TENSORS]
 TASKS = {"detector": "object-detection", "combined": "object-detection"}
+FIFTYONE_TAGS = {"detector": "detection", "combined": "detection"}
 USUAL_TASK = "image-classification"
 # figures of metrics.json -> type and name on a card
 FIGURES = {
@@ -59,12 +61,10 @@ class SppnetModel(mlflow.pyfunc.PythonModel):
 
             self.model = load_classifier(folder)
 
-    def predict(self, context, model_input, params=None):
-        """Look at the photos of a column "path", or of a list of paths."""
-        is_table = isinstance(model_input, pandas.DataFrame)
-        paths = [str(path) for path in (model_input["path"] if is_table else model_input)]
+    def predict(self, context, model_input: list[str], params=None):
+        """Look at photos; MLflow makes a list of a table of one column of paths."""
         rows = []
-        for path in paths:
+        for path in model_input:
             if not self.detects:
                 [best] = self.model.predict([path], top=1)
                 name = self.model.names[int(best["labels"][0])]
@@ -83,6 +83,58 @@ class SppnetModel(mlflow.pyfunc.PythonModel):
 
 
 mlflow.models.set_model(SppnetModel())
+'''
+
+# What FiftyOne runs of a folder in its zoo, beside the model's own folder.
+FIFTYONE_CODE = '''"""A model of sppnet in the zoo of FiftyOne: labels for a photo."""
+
+from pathlib import Path
+
+import fiftyone.core.models as fom
+
+
+class SppnetModel(fom.Model):
+    """Names whole photos, or finds objects in them."""
+
+    media_type = "image"
+    ragged_batches = True
+    transforms = None
+    preprocess = False
+
+    def __init__(self, folder, device="cpu"):
+        from sppnet.storage import read_kind
+
+        self.detects = read_kind(folder) == "detector"
+        if self.detects:
+            from sppnet.detection import Detector
+
+            self.model = Detector.load(folder, device)
+        else:
+            from sppnet.classification import load_classifier
+
+            self.model = load_classifier(folder, device)
+
+    def predict(self, arg):
+        """Look at one photo, (H, W, 3) uint8."""
+        import fiftyone
+
+        if not self.detects:
+            [best] = self.model.predict([arg], top=1)
+            name = self.model.names[int(best["labels"][0])]
+            return fiftyone.Classification(label=name, confidence=float(best["scores"][0]))
+        found = self.model.predict(arg)
+        if self.model.operating_points is not None:
+            found = self.model.operating_points.select(found)
+        return found.to_fiftyone(arg.shape[:2], self.model.names)
+
+
+def download_model(model_name, model_path):
+    """Fetch nothing: the model lies beside this file."""
+
+
+def load_model(model_name, model_path, **kwargs):
+    """Read the model; ``device="cuda"`` puts it there."""
+    return SppnetModel(Path(model_path).parent / "model", **kwargs)
 '''
 
 
@@ -207,8 +259,8 @@ class HubModel:
     def save_mlflow(self, folder: str | Path, **options: Any) -> None:
         """Write the model as a flavour of ``mlflow.pyfunc``, as code and data: nothing is pickled.
 
-        ``mlflow.pyfunc.load_model(folder).predict(table)`` takes paths of photos, in a column
-        ``path`` or a list, and gives a table with a row for each photo or each find.
+        ``mlflow.pyfunc.load_model(folder).predict(paths)`` takes a list of paths of photos, or a
+        table with one column of them, and gives a table with a row for each photo or each find.
 
         Args:
             folder: Folder to make; it must not exist.
@@ -231,6 +283,46 @@ class HubModel:
                 artifacts={"model": str(model)},
                 **{"pip_requirements": ["sppnet", "pandas"], **options},
             )
+
+    def save_fiftyone(self, folder: str | Path, *, license: str = "") -> None:  # noqa: A002
+        """Write a folder that FiftyOne takes as a source of models for its zoo.
+
+        The folder's name is the model's. Put it, or a link to it, into FiftyOne's
+        ``model_zoo_dir``, or into a repository for ``register_zoo_model_source``; then
+        ``fiftyone.zoo.load_zoo_model(name)`` gives a model for ``dataset.apply_model``. A detector
+        finds ``Detections``, those that count if it was told which; a classifier gives the best
+        ``Classification``.
+
+        Args:
+            folder: Folder to make; what else lies in it stays.
+            license: Licence of the model; none is claimed if empty.
+
+        Raises:
+            ValueError: If its name is not letters, digits, and - _ . between them.
+            OutputError: If it cannot be written.
+
+        Source:
+            FiftyOne's documentation, "Remotely-sourced zoo models".
+        """
+        name = Path(folder).name
+        if not re.fullmatch(r"\w([\w.-]*\w)?", name, re.ASCII):
+            raise ValueError(
+                f"folder must have a name of letters, digits and - _ . between them, got {name!r}"
+            )
+        place = Path(folder)
+        cast(Any, self).save(place / "model")
+        entry = {
+            "base_name": name,
+            "base_filename": "__init__.py",  # FiftyOne looks for a file; the model is beside it
+            "author": None,
+            "license": license or None,
+            "description": f"sppnet {_kind(self)}: {', '.join(map(str, cast(Any, self).names))}",
+            "size_bytes": sum(path.stat().st_size for path in (place / "model").iterdir()),
+            "requirements": {"packages": ["sppnet"], "cpu": {"support": True}},
+            "tags": [FIFTYONE_TAGS.get(_kind(self), "classification"), "torch"],
+        }
+        write_text(place / "__init__.py", FIFTYONE_CODE)
+        write_text(place / MANIFEST, json_text({"name": name, "models": [entry]}))
 
 
 def model_card(

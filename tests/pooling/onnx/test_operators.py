@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
+from in_openvino import open_in_openvino
 from sppnet.errors import OutputError
 from sppnet.pooling import SpatialPyramidPool, pool_regions
 from sppnet.pooling.onnx.export import (
@@ -113,6 +114,18 @@ def test_regions_that_touch_every_edge_and_coincide() -> None:
     rows = torch.cat([rows, rows])
     found = run(session_of((7, 5, 2), "max", True), features, rows)
     exact(found, pool_crops(features, rows, (7, 5, 2), "max"))
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_openvino_pools_the_same(levels: tuple[int, ...]) -> None:
+    whole, regions = (open_in_openvino(exported(levels, "max", few)) for few in (False, True))
+    for count, height, width in ((1, 1, 1), (1, 13, 13), (2, 7, 30), (1, 60, 3)):
+        features = fill((count, 5, height, width), "numbers")
+        [vectors] = whole({"features": features.numpy()})
+        exact(torch.from_numpy(vectors), pool_by_torch(features, levels, "max"))
+        rows = draw_regions(count, height, width, 20, torch.Generator().manual_seed(height))
+        [vectors] = regions({"features": features.numpy(), "regions": rows.numpy()})
+        exact(torch.from_numpy(vectors), pool_crops(features, rows, levels, "max"))
 
 
 def test_nan_comes_out_in_the_bins_that_hold_it_and_nowhere_else() -> None:

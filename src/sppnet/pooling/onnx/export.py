@@ -213,6 +213,8 @@ def _finish(model: "onnx.ModelProto", recipe: ExportRecipe) -> None:
     import onnx
 
     del model.graph.output[len(recipe.outputs) :]
+    # bodies of loops say the types of their inputs: ONNX leaves them open, OpenVINO needs them
+    model.CopyFrom(onnx.shape_inference.infer_shapes(model))
     del model.graph.value_info[:]
     for value, sizes in zip(model.graph.output, recipe.outputs.values(), strict=True):
         for axis, name in sizes.items():

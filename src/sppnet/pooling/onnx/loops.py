@@ -92,7 +92,7 @@ def region_maxima(
     flat = op.Constant(value_ints=[-1])
     # nothing yet, said so that optimisers cannot take its length, 0, for the final one
     order = op.Squeeze(op.NonZero(doublings_y < zero), zero)
-    parts = op.SequenceConstruct(op.Gather(cells, order))
+    maxima = op.Gather(cells, order)
     tables_y = op.ReduceMax(op.Concat(zero, doublings_y + 1, axis=0), keepdims=0)
     tables_x = op.ReduceMax(op.Concat(zero, doublings_x + 1, axis=0), keepdims=0)
     down = op.Identity(cells)
@@ -100,6 +100,7 @@ def region_maxima(
     for a in range(tables_y):
         table = op.Identity(down)
         wide = op.Identity(one)
+        row = op.Gather(cells, op.Squeeze(op.NonZero(doublings_y < zero), zero))
         for b in range(tables_x):
             which = op.Squeeze(op.NonZero(op.And(doublings_y == a, doublings_x == b)), zero)
             order = op.Concat(order, which, axis=0)
@@ -111,14 +112,15 @@ def region_maxima(
                 op.Gather(table, op.Reshape(y1 + x0, flat)),
                 op.Gather(table, op.Reshape(y1 + x1, flat)),
             )
-            parts = op.SequenceInsert(parts, best)
+            row = op.Concat(row, best, axis=0)
             shifted = op.Slice(table, wide, end, zero)
             table = op.Max(table, op.Concat(shifted, op.Slice(table, zero, wide, zero), axis=0))
             wide = wide + wide
+        maxima = op.Concat(maxima, row, axis=0)
         lower = op.Slice(down, tall, end, zero)
         down = op.Max(down, op.Concat(lower, op.Slice(down, zero, tall, zero), axis=0))
         tall = tall + tall
-    return op.ConcatFromSequence(parts, axis=0), order
+    return maxima, order
 
 
 @script(default_opset=op)
