@@ -155,7 +155,7 @@ CLAIM_HEADER = ("claim", "gain", "the paper's", "here", "verdict")
 HOW_JUDGED = (
     "Means over splits, seeds or images, ± the standard deviation. The gain is taken split by "
     "split. A claim holds here if its gain is above the gain's own deviation; one of being as good "
-    "holds unless the loss is above it."
+    "holds unless its loss is above it."
 )
 
 
@@ -231,7 +231,7 @@ def render_claims(found: Found, config: dict[str, Any]) -> str:
             paragraph(f"Verdict: {claim.verdict(result)}."),
             *(paragraph(f"Left out: {reason}.") for reason in result.reasons()),
             figures(*charts) if charts else "",
-            table(HEADER[:5], [row[:5] for row in rows]) if rows else "",
+            table((HEADER[0], *HEADER[2:5]), [(row[0], *row[2:5]) for row in rows]) if rows else "",
             paragraph(f"The paper's numbers, section {printed.section}: {printed.origin}."),
             *(paragraph(f"What differs here: {words}.") for words in result.differences()),
         )
