@@ -40,7 +40,7 @@ COMMANDS = {
     "compare": "Compare two scored runs: is the difference more than chance, which photos changed.",
     "check": "Look through a data set and name what is wrong, file and line.",
     "demo": "Draw a data set, train on it, show the result; no download, two minutes.",
-    "reproduce": "Measure a table of the paper again, both numbers side by side.",
+    "reproduce": "Measure a table or the claims of the paper, both numbers side by side.",
     "benchmark": "Measure the speed of this machine beside named peers.",
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
     "doctor": "Check that models are whole and answer as they did where they were saved.",

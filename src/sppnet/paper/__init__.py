@@ -1,14 +1,19 @@
-"""The tables of the paper: the numbers it prints, and the same measured on the data at hand.
+"""The tables and claims of the paper: what it prints, and the same measured on the data at hand.
 
 ``printed.py`` holds the printed numbers, ``tables.py`` what came of measuring them, and this module
-lists the tables. ``resources.py`` says what there is to measure with: data, networks, how much of
-the protocol is done. ``imagenet.py`` measures tables 1 to 5, ``transfer.py`` 6 to 8,
-``detection.py`` 9 to 13: ``detection_setup.py`` finds networks and images,
-``detection_experiment.py`` trains and scores one column, ``detection_speed.py`` times it. Start
-reading with ``TABLES`` below, then the table that you want.
+lists the tables and the claims. ``resources.py`` says what there is to measure with: data,
+networks, how much of the protocol is done. ``imagenet.py`` measures tables 1 to 5, ``transfer.py``
+6 to 8, ``detection.py`` 9 to 13: ``detection_setup.py`` finds networks and images,
+``detection_experiment.py`` trains and scores one column, ``detection_speed.py`` times it. A claim
+is measured beside its tables. Start reading with ``TABLES`` and ``CLAIMS`` below, then the one that
+you want.
 """
 
+from pathlib import Path
+
 from sppnet.paper.detection import (
+    measure_precision_claim,
+    measure_speed_claim,
     measure_table_9,
     measure_table_10,
     measure_table_11,
@@ -18,6 +23,7 @@ from sppnet.paper.detection import (
 from sppnet.paper.detection_setup import find_detection_root, find_photos, has_alexnet
 from sppnet.paper.imagenet import (
     find_models,
+    measure_sizes,
     measure_table_1,
     measure_table_2,
     measure_table_3,
@@ -25,6 +31,13 @@ from sppnet.paper.imagenet import (
     measure_table_5,
 )
 from sppnet.paper.printed import (
+    CLAIM_PRECISION,
+    CLAIM_PYRAMID,
+    CLAIM_SIZES,
+    CLAIM_SPEED,
+    CLAIM_VIEW_TIME,
+    CLAIM_VIEWS,
+    CLAIM_WHOLE,
     NETWORKS,
     PRE_TRAINED,
     TABLE_1,
@@ -45,18 +58,37 @@ from sppnet.paper.resources import (
     CALTECH,
     IMAGENET,
     KINDS,
+    NEEDS_CLASSES,
     VOC07,
     Budget,
     ModelSpec,
     NetworkTrainingConfig,
     Resources,
 )
-from sppnet.paper.tables import Measured, Need, NotRun, PaperTable, TableResult
-from sppnet.paper.transfer import measure_table_6, measure_table_7, measure_table_8
+from sppnet.paper.tables import (
+    Claim,
+    Measured,
+    Need,
+    NotRun,
+    PaperTable,
+    TableResult,
+    leave_out,
+)
+from sppnet.paper.transfer import (
+    measure_pyramid,
+    measure_table_6,
+    measure_table_7,
+    measure_table_8,
+    measure_view_time,
+    measure_views,
+    measure_whole_image,
+)
 
 __all__ = [
+    "CLAIMS",
     "TABLES",
     "Budget",
+    "Claim",
     "Measured",
     "Need",
     "NetworkTrainingConfig",
@@ -65,6 +97,7 @@ __all__ = [
     "Resources",
     "TableResult",
     "find_table",
+    "leave_out",
 ]
 
 
@@ -152,6 +185,27 @@ TABLES = {
         PaperTable(TABLE_13, measure_table_13, (_VOC, _PRE_TRAINED)),
     )
 }
+
+_CLASSES = (
+    Need(f"{NEEDS_CLASSES} in DATA", lambda resources: isinstance(resources.find_classes(), Path)),
+)
+_LABELLED = (
+    Need(
+        "images with boxes (VOC, YOLO, COCO) in DATA, or named by --boxes",
+        lambda resources: find_detection_root(resources) is not None,
+    ),
+)
+_PHOTOS = (Need("images in DATA", lambda resources: bool(find_photos(resources))),)
+
+CLAIMS = (
+    Claim(CLAIM_PYRAMID, measure_pyramid, _CLASSES, 120),
+    Claim(CLAIM_WHOLE, measure_whole_image, _CLASSES, 30),
+    Claim(CLAIM_SIZES, measure_sizes, _CLASSES, 240),
+    Claim(CLAIM_PRECISION, measure_precision_claim, _LABELLED, 300, on_boxes=True),
+    Claim(CLAIM_SPEED, measure_speed_claim, _PHOTOS, 60, on_boxes=True),
+    Claim(CLAIM_VIEWS, measure_views, _CLASSES, 180),
+    Claim(CLAIM_VIEW_TIME, measure_view_time, _CLASSES, 20),
+)
 
 
 def find_table(number: int) -> PaperTable:

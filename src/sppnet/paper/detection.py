@@ -1,4 +1,4 @@
-"""Tables 9 to 13: detection by SPP-net and by R-CNN, precision and seconds."""
+"""Tables 9 to 13 and two claims: detection by SPP-net and by R-CNN, precision and seconds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,18 +24,22 @@ from sppnet.paper.detection_setup import (
     find_detection_network,
     open_detection_images,
 )
-from sppnet.paper.detection_speed import measure_speed
+from sppnet.paper.detection_speed import TimedColumn, measure_speed, time_columns
 from sppnet.paper.printed import (
     BOTH,
+    CLAIM_PRECISION,
+    CLAIM_SPEED,
     DET_TEST,
     FIRST,
     MEAN,
     OUR_COLUMN,
     OURS,
     PRE_TRAINED,
+    RCNN,
     RCNN_ALEX,
     RCNN_ZF,
     SECOND,
+    SPP,
     SPP_1,
     SPP_1_MODEL,
     SPP_5,
@@ -47,7 +51,15 @@ from sppnet.paper.printed import (
     Printed,
 )
 from sppnet.paper.resources import Resources
-from sppnet.paper.tables import Finding, Findings, Measured, NotRun, join_reasons
+from sppnet.paper.tables import (
+    Finding,
+    Findings,
+    Measured,
+    NotRun,
+    compare,
+    join_reasons,
+    leave_out,
+)
 from sppnet.progress import Track
 
 ONE_SCALE, FIVE_SCALES = (688,), (480, 576, 688, 864, 1200)
@@ -66,6 +78,8 @@ ROWS_11 = {
     "SPP bb (ZF-5)": (SPP_5, "ft fc7 bb"),
 }
 BEST = ROWS["ft fc7 bb"]
+CLAIM_METHODS = {RCNN: METHODS[RCNN_ZF], SPP: METHODS[SPP_1]}
+CLAIM_IMAGES, CLAIM_PROPOSALS = 24, 64  # what a claim takes if --limit and --windows do not say
 PAPER_RECIPE, BEST_RECIPE = "paper", "best"
 NO_DET = (
     "ILSVRC 2014's detection task is not there: its test labels are not public, and the six "
@@ -280,3 +294,61 @@ def _cells(
         if not bool(each.isnan().any()):  # a class without objects has none
             parts = (float(each.mean()), differs, deviation_of(each), images, seconds, network)
             yield Measured(name, column, *parts)
+
+
+def measure_precision_claim(resources: Resources, track: Track) -> Findings:
+    """Measure SPP-net at one scale against R-CNN, with the same network and the same images.
+
+    The seed draws the images, where the data set has no split, and trains the detectors.
+    """
+    resources, began = resources.with_trunk(), time.perf_counter()
+    proposals = resources.budget.max_proposals or CLAIM_PROPOSALS
+    budget = replace(resources.budget, max_proposals=proposals)
+    limit = resources.limit or CLAIM_IMAGES
+    resources = replace(resources, budget=budget, limit=limit)
+    values: dict[str, list[float]] = {way: [] for way in CLAIM_METHODS}
+    experiment = None
+    for seed in resources.seeds:
+        own = replace(resources, seed=seed, repeats=1)
+        images = open_detection_images(own)
+        for way, method in CLAIM_METHODS.items():
+            experiments = open_experiments(method, images, own, track)
+            if isinstance(experiments, str):
+                yield from leave_out(CLAIM_PRECISION, experiments)
+                return
+            (experiment,) = experiments
+            values[way].append(100 * float(experiment.score(BEST).nanmean()))
+            yield from (*experiment.images.problems, *experiment.problems)
+    if experiment is None:
+        raise ValueError("seeds must be at least one, got none")
+    yield from compare(
+        CLAIM_PRECISION,
+        values[RCNN],
+        values[SPP],
+        differs=experiment.differs(BEST),
+        images=len(experiment.images.test),
+        seconds=time.perf_counter() - began,
+        network=experiment.network.name,
+    )
+
+
+def measure_speed_claim(resources: Resources, track: Track) -> Findings:
+    """Time the features of the same images by R-CNN and by SPP-net at one scale."""
+    began, timed = time.perf_counter(), {}
+    for found in time_columns(CLAIM_METHODS, resources.with_trunk(), track):
+        if isinstance(found, TimedColumn):
+            timed[found.name] = found
+        elif isinstance(found, NotRun):
+            yield from leave_out(CLAIM_SPEED, found.reason)
+            return
+        else:
+            yield found
+    yield from compare(
+        CLAIM_SPEED,
+        timed[RCNN].totals,
+        timed[SPP].totals,
+        differs=timed[SPP].differs,
+        images=len(timed[SPP].totals),
+        seconds=time.perf_counter() - began,
+        network=timed[SPP].network,
+    )

@@ -23,8 +23,8 @@ from sppnet.paper.detection_setup import (
     find_photos,
 )
 from sppnet.paper.printed import CONV, CONV_SPEED_UP, FC, POOLING, SPEED_UP, TOTAL
-from sppnet.paper.resources import Resources
-from sppnet.paper.tables import Finding, Measured, NotRun, join_reasons
+from sppnet.paper.resources import Resources, describe_machine
+from sppnet.paper.tables import Findings, Measured, NotRun, join_reasons
 from sppnet.progress import Track
 
 NO_PHOTOS = "no image to time; any folder of images will do (--data DIR)"
@@ -81,14 +81,34 @@ class StageClock:
         return time.perf_counter()
 
 
-Seconds = dict[str, float]  # per image, by the row of the tables
-EachSeconds = dict[str, list[float]]  # the same of every image
-Timed = tuple[str, Seconds, str]  # column, seconds, what differs
+EachSeconds = dict[str, list[float]]  # of every image, by the row of the tables
 
 
-def measure_speed(
-    columns: Mapping[str, Method], resources: Resources, track: Track
-) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class TimedColumn:
+    """What timing one method gave.
+
+    Args:
+        name: Of the column.
+        is_rcnn: Whether it is R-CNN, which the others are compared with.
+        seconds: By row, one number for each image.
+        differs: What is not as in the paper.
+        network: Name of the network.
+    """
+
+    name: str
+    is_rcnn: bool
+    seconds: EachSeconds
+    differs: str
+    network: str
+
+    @property
+    def totals(self) -> list[float]:
+        """Seconds of each image, all stages together."""
+        return [sum(each) for each in zip(*self.seconds.values(), strict=True)]
+
+
+def measure_speed(columns: Mapping[str, Method], resources: Resources, track: Track) -> Findings:
     """Measure the speed rows; the other methods are compared with R-CNN.
 
     Args:
@@ -96,67 +116,78 @@ def measure_speed(
         resources: Images, networks and budget.
         track: Shows the progress.
     """
+    timed = []
+    for found in time_columns(columns, resources, track):
+        if isinstance(found, TimedColumn):
+            timed.append(found)
+            yield from _cells(found)
+        elif isinstance(found, NotRun):
+            yield from (replace(found, row=row) for row in (CONV, FC, TOTAL))
+        else:
+            yield found
+    yield from _speed_ups(timed)
+
+
+def time_columns(
+    columns: Mapping[str, Method], resources: Resources, track: Track
+) -> Iterator[TimedColumn | NotRun | Problem]:
+    """Time the features of the same images by several methods.
+
+    Args:
+        columns: Method of each column.
+        resources: Images, networks and budget.
+        track: Shows the progress.
+
+    Yields:
+        What is wrong with files; for each column its seconds, or why there are none.
+    """
     budget, seed = resources.budget, resources.seed
     paths, settings = find_photos(resources), budget.settings("paper", seed)
     photos, problems = propose_photos(paths, settings, track)
     yield from problems
-    timed: dict[bool, list[Timed]] = {True: [], False: []}
     for column, method in columns.items():
         network = find_detection_network(method.network, resources)
         if isinstance(network, str) or not photos:
-            reason = join_reasons(network, *([] if photos else [NO_PHOTOS]))
-            yield from (NotRun(row, column, reason) for row in (CONV, FC, TOTAL))
+            yield NotRun(TOTAL, column, join_reasons(network, *([] if photos else [NO_PHOTOS])))
             continue
         encoder = build_method_encoder(method, network)
         head = network.build_head(encoder.length, 1, budget.widths, seed)
         seconds = time_features(encoder, head, photos, budget.share, method.label(track))
         conditions = describe_timing(photos, budget.share, resources.device)
         differs = "; ".join(filter(None, [network.differs, conditions]))
-        for cell in _cells(column, seconds, len(photos), differs):
-            yield replace(cell, network=network.name)
-        timed[method.is_rcnn].append((column, means(seconds), differs))
-    yield from _speed_ups(timed[True], timed[False])
+        yield TimedColumn(column, method.is_rcnn, seconds, differs, network.name)
 
 
 def describe_timing(photos: Sequence[Photo], share: float, device: torch.device) -> str:
     """Say what was timed, and on what."""
     proposals = mean(len(photo.proposals) for photo in photos)
-    threads = torch.get_num_threads()
-    machine = f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-    if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
-    parts = [machine, f"{len(photos)} images, {proposals:.0f} proposals each", PARTS]
+    parts = [
+        describe_machine(device),
+        f"{len(photos)} images, {proposals:.0f} proposals each",
+        PARTS,
+    ]
     if share < 1:
         parts.append(f"R-CNN convolves {share:.0%} of the proposals, seconds scaled up")
     return "; ".join(parts)
 
 
-def means(seconds: EachSeconds) -> Seconds:
-    """Take the mean over the images of each row.
-
-    Example:
-        >>> means({"fc": [1.0, 2.0]})
-        {'fc': 1.5}
-    """
-    return {row: mean(each) for row, each in seconds.items()}
-
-
-def _cells(column: str, seconds: EachSeconds, images: int, differs: str) -> Iterator[Measured]:
+def _cells(timed: TimedColumn) -> Iterator[Measured]:
     """Seconds of each stage, and of all: mean and deviation over the images."""
-    totals = [sum(each) for each in zip(*seconds.values(), strict=True)]
-    for row, each in {**seconds, TOTAL: totals}.items():
+    for row, each in {**timed.seconds, TOTAL: timed.totals}.items():
         if any(each):
             deviation = stdev(each) if len(each) > 1 else None
-            yield Measured(row, column, mean(each), differs, deviation, images)
+            about = (timed.differs, deviation, len(each), 0.0, timed.network)
+            yield Measured(row, timed.name, mean(each), *about)
 
 
-def _speed_ups(rcnn: Sequence[Timed], others: Sequence[Timed]) -> Iterator[Finding]:
+def _speed_ups(timed: Sequence[TimedColumn]) -> Iterator[Measured]:
     """How many times as fast as R-CNN each other column is."""
-    for _, slow, _ in rcnn:
-        for column, fast, differs in others:
-            total = sum(slow.values()) / sum(fast.values())
-            yield Measured(SPEED_UP, column, total, differs)
-            yield Measured(CONV_SPEED_UP, column, slow[CONV] / fast[CONV], differs)
+    for slow in (each for each in timed if each.is_rcnn):
+        for fast in (each for each in timed if not each.is_rcnn):
+            total = mean(slow.totals) / mean(fast.totals)
+            yield Measured(SPEED_UP, fast.name, total, fast.differs)
+            maps = mean(slow.seconds[CONV]) / mean(fast.seconds[CONV])
+            yield Measured(CONV_SPEED_UP, fast.name, maps, fast.differs)
 
 
 def propose_photos(

@@ -1,33 +1,40 @@
-"""Tables 1 to 5: the networks of the paper on ImageNet."""
+"""Tables 1 to 5, the networks of the paper on ImageNet; the claim of several training sizes."""
 
 import hashlib
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from sppnet.backbones import build_backbone
 from sppnet.backbones.paper import build_paper_trunk
 from sppnet.classification import (
     PLANS,
     Classifier,
     InputSizes,
+    SppNet,
     TrainerConfig,
     TrainingImages,
     View,
+    ViewPlan,
+    build_classifier,
     build_paper_network,
     layer_table,
     match_classes,
     predict_files,
     score_predictions,
     train_network,
+    view_plan,
 )
 from sppnet.classification.train.config import Augmentation
 from sppnet.classification.views import BASE_SIDE
 from sppnet.errors import Problem
 from sppnet.images import ClassificationDataset
 from sppnet.paper.printed import (
+    CLAIM_SIZES,
     NETWORKS,
     SPP_11,
     SPP_OVERFEAT_10,
@@ -47,8 +54,9 @@ from sppnet.paper.resources import (
     draw_images,
     images_to_score,
     images_to_train,
+    load_stand_in,
 )
-from sppnet.paper.tables import Findings, Measured, NotRun
+from sppnet.paper.tables import Findings, Measured, NotRun, compare, leave_out
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache
 from sppnet.training.checkpoints import Checkpoints
@@ -69,6 +77,8 @@ OTHER_EPOCHS = 90
 PAPER_TRAINING = NetworkTrainingConfig()
 # What --train does not do as the paper does, whatever the flags.
 TRAINED_DIFFERS = "trained with a constant mean of 128 instead of the mean image"
+SMALL_TRUNK = "small5"  # what the claim trains from random weights in minutes
+CLAIM_IMAGES = 400  # most to learn from, and to score, if --limit does not say
 LAST_NUMBER = 20  # of networks of one kind that table 5 looks for
 NO_TEST_SERVER = (
     "the test labels of ILSVRC 2014 are not public and its server is closed; the eleven networks "
@@ -239,7 +249,7 @@ def measure_model(
     began = time.perf_counter()
     dataset = draw_images(images_to_score(root, resources.seed), resources.limit, resources.seed)
     cache = FeatureCache(resources.out / "cache")
-    figures, images, problems = score_dataset(classifier, dataset, view, cache, track)
+    figures, images, problems = score_dataset(classifier, dataset, PLANS[view], cache, track)
     yield from problems
     seconds = time.perf_counter() - began
     differs = what_differs(classifier, root, images)
@@ -276,7 +286,6 @@ def train_model(
     if resources.training is None:
         raise ValueError("training must be given, got None")
     training = resources.training
-    config = trainer_config(spec, training, resources.seed)
     dataset = images_to_train(root, resources.seed)
     torch.manual_seed(resources.seed)
     network = build_paper_network(
@@ -285,20 +294,92 @@ def train_model(
         spp=spec.kind != "no-spp",
         hidden=training.hidden,
     ).to(resources.device)
-    photos = TrainingImages(dataset.paths, config.short_side, track=track)
-    folder = resources.models_folder / spec.name
+    config = trainer_config(spec, training, resources.seed)
     key = digest_labels(dataset)
+    folder = resources.models_folder / spec.name
     checkpoints = Checkpoints(folder / "checkpoints" / key[:16])
-    labels = dataset.labels[photos.kept]
-    train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
+    classifier, problems = _train(network, dataset, config, checkpoints, track)
     settings = {"epochs": config.epochs, "kind": spec.kind, "images": key}
     settings["differs"] = training_differs(spec, training)
-    about = {"command": "reproduce", "settings": settings}
-    classifier = Classifier(
-        network, View("full", BASE_SIDE), dataset.names, seen=photos.digests, about=about
-    )
+    classifier.about = {"command": "reproduce", "settings": settings}
     classifier.save(folder / "model")
+    return classifier, problems
+
+
+def _train(
+    network: SppNet,
+    dataset: ClassificationDataset,
+    config: TrainerConfig,
+    checkpoints: Checkpoints,
+    track: Track,
+) -> tuple[Classifier, Sequence[Problem]]:
+    """Train a network on images, or go on with it, and say what was wrong with files."""
+    photos = TrainingImages(dataset.paths, config.short_side, track=track)
+    labels = dataset.labels[photos.kept]
+    train_network(network, photos, labels, config, checkpoints=checkpoints, track=track)
+    classifier = Classifier(network, View("full", BASE_SIDE), dataset.names, seen=photos.digests)
     return classifier, (*dataset.problems, *photos.problems)
+
+
+def measure_sizes(resources: Resources, track: Track) -> Findings:
+    """Measure training at several sizes against the largest alone, with one network for each seed.
+
+    The seed draws the images, too. Both networks see whole images when they are scored.
+    """
+    root, training = resources.find_classes(), resources.training or PAPER_TRAINING
+    if isinstance(root, str):
+        yield from leave_out(CLAIM_SIZES, root)
+        return
+    began = time.perf_counter()
+    plan = view_plan("full", round(max(training.sizes) * BASE_SIDE / SIDE))
+    cache = FeatureCache(resources.out / "cache")
+    errors: dict[str, list[float]] = {"single": [], "multi": []}
+    most = resources.limit or CLAIM_IMAGES
+    for seed in resources.seeds:
+        own = replace(resources, seed=seed)
+        learnt, scored = (
+            draw_images(part(root, seed), most, seed) for part in (images_to_train, images_to_score)
+        )
+        if not len(scored):
+            yield from leave_out(CLAIM_SIZES, f"no image of {root} is left to score on")
+            return
+        for kind, found in errors.items():
+            config = trainer_config(ModelSpec("ZF-5", kind), training, seed)
+            network = _claim_network(len(learnt.names), training, own)
+            key = hashlib.sha256(f"{digest_labels(learnt)} {config} {network}".encode()).hexdigest()
+            checkpoints = Checkpoints(resources.out / "tuning" / key[:16])
+            classifier, problems = _train(network, learnt, config, checkpoints, track)
+            yield from problems
+            figures, images, problems = score_dataset(classifier, scored, plan, cache, track)
+            yield from problems
+            found.append(100 * (1 - figures["top1"]))
+    trunk = f"{resources.backbone}, weights {resources.weights}" if resources.backbone else ""
+    parts = [
+        trunk or f"{SMALL_TRUNK} from random weights",
+        f"{len(learnt):,} images of {len(learnt.names)} classes to learn from, {images:,} to score",
+        f"whole images at {plan.whole_side}",
+        training_differs(ModelSpec("ZF-5", "multi"), training),
+    ]
+    yield from compare(
+        CLAIM_SIZES,
+        errors["single"],
+        errors["multi"],
+        differs="; ".join(parts),
+        images=images,
+        seconds=time.perf_counter() - began,
+        network=resources.backbone or SMALL_TRUNK,
+    )
+
+
+def _claim_network(classes: int, training: NetworkTrainingConfig, resources: Resources) -> SppNet:
+    """The network that the claim trains: a small one of random weights, or what stands in."""
+    torch.manual_seed(resources.seed)
+    if resources.backbone:
+        backbone = load_stand_in(resources.backbone, resources.weights, resources).backbone
+    else:
+        backbone = build_backbone(SMALL_TRUNK)
+    network = build_classifier(backbone, classes, hidden=training.hidden)
+    return network.to(resources.device)
 
 
 def digest_labels(dataset: ClassificationDataset) -> str:
@@ -369,7 +450,7 @@ def training_differs(spec: ModelSpec, training: NetworkTrainingConfig) -> str:
 def score_dataset(
     classifier: Classifier,
     dataset: ClassificationDataset,
-    view: str,
+    view: ViewPlan,
     cache: FeatureCache,
     track: Track,
 ) -> tuple[Mapping[str, float], int, Sequence[Problem]]:
@@ -378,7 +459,7 @@ def score_dataset(
     Args:
         classifier: The network.
         dataset: The images.
-        view: Name of a plan, as ``--view`` has it.
+        view: What of an image is seen.
         cache: Where scores are kept.
         track: Shows the progress.
 
@@ -389,7 +470,7 @@ def score_dataset(
         UsageError: If an image is of a class that the network does not know.
     """
     labels = match_classes(dataset, classifier.names)
-    found = predict_files(classifier, dataset.paths, view=PLANS[view], cache=cache, track=track)
+    found = predict_files(classifier, dataset.paths, view=view, cache=cache, track=track)
     truth = labels[found.kept]
     figures = score_predictions(found.rows, truth, classifier.names)
     return figures, len(truth), (*dataset.problems, *found.problems)

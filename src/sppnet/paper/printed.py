@@ -1,11 +1,11 @@
-"""The numbers that the paper prints in all its tables.
+"""The numbers that the paper prints: all its tables, and its claims as pairs of them.
 
 Source:
     He, Zhang, Ren, Sun: "Spatial Pyramid Pooling in Deep Convolutional Networks for Visual
     Recognition", arXiv 1406.4729 v4.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 NETWORKS = ("ZF-5", "Convnet*-5", "Overfeat-5", "Overfeat-7")
@@ -364,4 +364,136 @@ TABLE_13 = Printed(
         },
     },
     "4.5",
+)
+
+
+@dataclass(frozen=True)
+class PrintedClaim(Printed):
+    """A claim of the paper as a table: the old way, the new way, and what that gains.
+
+    Args:
+        gain: ``"more"`` is new less old, ``"less"`` old less new, ``"times"`` old over new.
+        is_as_good: The claim is that nothing is lost, not that something is gained.
+        origin: Which of the paper's numbers stand beside ours.
+
+    Raises:
+        ValueError: If there is no such gain, or not one old and one new way.
+    """
+
+    gain: str = "more"
+    is_as_good: bool = False
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if self.gain not in GAINS:
+            raise ValueError(f"gain must be one of {', '.join(GAINS)}, got {self.gain!r}")
+        if len(self.rows) != 3 or len(self.columns) != 1:
+            raise ValueError(f"rows must be the old way, the new and the gain, got {[*self.rows]}")
+
+    @property
+    def ways(self) -> tuple[str, str]:
+        """Rows of the old and of the new way."""
+        old, new, _ = self.rows
+        return old, new
+
+    @property
+    def gain_row(self) -> str:
+        """Row of what the new way gains."""
+        return list(self.rows)[-1]
+
+    @property
+    def no_gain(self) -> float:
+        """The gain of a new way that is as the old one."""
+        return 1.0 if self.gain == "times" else 0.0
+
+    def gains(self, old: Sequence[float], new: Sequence[float]) -> list[float]:
+        """What the new way gains in each of several measurements.
+
+        Example:
+            >>> CLAIM_SPEED.gains([14.0], [0.5]), CLAIM_SIZES.gains([38.0], [37.5])
+            ([28.0], [0.5])
+        """
+        return [GAINS[self.gain](a, b) for a, b in zip(old, new, strict=True)]
+
+
+GAINS: Mapping[str, Callable[[float, float], float]] = {
+    "more": lambda old, new: new - old,
+    "less": lambda old, new: old - new,
+    "times": lambda old, new: old / new,
+}
+POINTS = "gain, points"
+ONE_LEVEL, PYRAMID = "one level, 6 x 6", "pyramid, 1 x 1 to 6 x 6"
+CROP, WHOLE = "crop from the centre", "whole image"
+ONE_SIZE, SEVERAL_SIZES = "trained at one size", "trained at several"
+RCNN, SPP = "R-CNN", "SPP-net"
+CUT, ON_MAPS = "96 crops, each convolved", "96 views on the maps"
+_CALTECH_MEASURE = "mean class accuracy in %"
+CLAIM_PYRAMID = PrintedClaim(
+    1,
+    "A pyramid is better than one level",
+    _CALTECH_MEASURE,
+    (_CALTECH_MEASURE,),
+    {ONE_LEVEL: (89.46,), PYRAMID: (91.44,), POINTS: (1.98,)},
+    "3.3",
+    origin="table 7, column (c): ZF-5 on Caltech-101, whole images",
+)
+CLAIM_WHOLE = PrintedClaim(
+    2,
+    "The whole image is better than its central crop",
+    _CALTECH_MEASURE,
+    (_CALTECH_MEASURE,),
+    {CROP: (89.47,), WHOLE: (91.44,), POINTS: (1.97,)},
+    "3.3",
+    origin="table 7, columns (b) and (c): ZF-5 on Caltech-101, the pyramid",
+)
+CLAIM_SIZES = PrintedClaim(
+    3,
+    "Training at several sizes is better than at one",
+    "top-1 error in %",
+    ("top-1 error in %",),
+    {ONE_SIZE: (37.55,), SEVERAL_SIZES: (37.07,), POINTS: (0.48,)},
+    "3.1.3",
+    gain="less",
+    origin="table 3: ZF-5 on ImageNet 2012, whole images",
+)
+CLAIM_PRECISION = PrintedClaim(
+    4,
+    "SPP-net is as precise as R-CNN",
+    "mean average precision in % (11 points)",
+    ("mean average precision in %",),
+    {RCNN: (59.2,), SPP: (58.0,), POINTS: (-1.2,)},
+    "4.3",
+    is_as_good=True,
+    origin="table 10: ZF-5 on VOC 2007, one scale; with five scales SPP-net has 59.2",
+)
+CLAIM_SPEED = PrintedClaim(
+    5,
+    "SPP-net is many times as fast as R-CNN",
+    "seconds per image for the features",
+    ("seconds per image",),
+    {RCNN: (14.46,), SPP: (0.142,), "times as fast": (102.0,)},
+    "4.3",
+    gain="times",
+    origin="table 10: ZF-5 on VOC 2007, one scale, on a GPU; with five scales 0.382 s",
+)
+CLAIM_VIEWS = PrintedClaim(
+    6,
+    "Views pooled from the maps are as good as crops",
+    "top-1 error in %",
+    ("top-1 error in %",),
+    {CUT: (None,), ON_MAPS: (None,), POINTS: (-0.1,)},
+    "3.1.5",
+    gain="less",
+    is_as_good=True,
+    origin="in the text: with 10 views the top-5 errors differ by at most 0.1; no other number",
+)
+CLAIM_VIEW_TIME = PrintedClaim(
+    7,
+    "Views pooled from the maps are faster than crops",
+    "seconds per image",
+    ("seconds per image",),
+    {CUT: (None,), ON_MAPS: (None,), "times as fast": (None,)},
+    "3.1.5",
+    gain="times",
+    origin="the paper prints no seconds",
 )

@@ -19,8 +19,14 @@ from sppnet.classification import (
     open_class_data,
     scoring_split,
 )
+from sppnet.config.classification import FitConfig
 from sppnet.config.detection import RECIPES, DetectionConfig
-from sppnet.images import ClassificationDataset, list_class_splits, read_class_folders
+from sppnet.images import (
+    ClassificationDataset,
+    find_layout,
+    list_class_splits,
+    read_class_folders,
+)
 from sppnet.storage import is_model
 
 IMAGENET, CALTECH, VOC07 = "imagenet", "caltech101", "VOCdevkit/VOC2007"
@@ -34,6 +40,7 @@ BACKBONES = {
 TRAINED_BY = 2  # the table whose --train makes every network of KINDS
 NEEDS_HIDDEN = "the stand-in has no fully connected layers"
 NEEDS_NO_SPP = "a stand-in trunk was not trained without SPP"
+NEEDS_CLASSES = "class folders (a folder of photos for each class)"
 KINDS = {
     "no-spp": "(a) no SPP",
     "single": "(b) SPP single-size trained",
@@ -153,6 +160,18 @@ class Resources:
         others = [other for other in FULL_SIZES if (self.data / other).is_dir()]
         looks_right = _holds_voc(self.data) if place == VOC07 else _holds_classes(self.data)
         return self.data if looks_right and not others else None
+
+    def find_classes(self) -> Path | str:
+        """Find class folders of any kind to learn from, or say what is missing."""
+        for place in (CALTECH, IMAGENET):
+            root = self.find_data(place)
+            if root is not None and find_layout(root) is None:
+                return root / "train" if "train" in list_class_splits(root) else root
+        return f"{NEEDS_CLASSES} are not there; --data DIR names them"
+
+    def with_trunk(self) -> "Resources":
+        """The same, with the package's own trunk where none is named to stand in."""
+        return self if self.backbone else replace(self, backbone=FitConfig().backbone)
 
     def missing_data(self, place: str) -> str:
         """Say what is missing and where it goes."""
@@ -307,6 +326,19 @@ def _of_classifier(classifier: Classifier, differs: str, name: str) -> FrozenNet
     """The parts of a trained network."""
     network = classifier.network
     return FrozenNetwork(network.backbone, network.pool, network.head, differs, name)  # type: ignore[arg-type]
+
+
+def describe_machine(device: torch.device) -> str:
+    """Say what computes: the GPU by its name, or the CPU and its threads.
+
+    Example:
+        >>> describe_machine(torch.device("cpu")).split(",")[0]
+        'CPU'
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def images_to_score(root: Path, seed: int) -> ClassificationDataset:

@@ -1,11 +1,12 @@
-"""A table of the paper, and what measuring it again gave."""
+"""A table of the paper, or a claim, and what measuring it again gave."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import mean, stdev
 from typing import Any
 
 from sppnet.errors import Problem
-from sppnet.paper.printed import Printed
+from sppnet.paper.printed import Printed, PrintedClaim
 from sppnet.paper.resources import Resources
 from sppnet.progress import Track
 
@@ -204,3 +205,92 @@ def join_reasons(*found: object) -> str:
         'no data; no network'
     """
     return "; ".join(reason for reason in found if isinstance(reason, str))
+
+
+@dataclass(frozen=True)
+class Claim(PaperTable):
+    """A claim of the paper, and how it is measured.
+
+    Args:
+        seconds: About as long as it takes with the usual budget, for the plan.
+        on_boxes: Whether it is measured on the images with boxes.
+    """
+
+    seconds: float = 60.0
+    on_boxes: bool = False
+
+    @property
+    def claim(self) -> PrintedClaim:
+        """What is printed.
+
+        Raises:
+            TypeError: If it is an ordinary table.
+        """
+        if not isinstance(self.printed, PrintedClaim):
+            raise TypeError(f"printed must be a claim, got {self.printed.title!r}")
+        return self.printed
+
+    def verdict(self, result: TableResult) -> str:
+        """Say in words whether it holds here; a claim that was not measured is "left out".
+
+        Example:
+            >>> from sppnet.paper.printed import CLAIM_PYRAMID
+            >>> claim = Claim(CLAIM_PYRAMID, lambda *_: iter([]))
+            >>> result = TableResult(CLAIM_PYRAMID)
+            >>> for cell in compare(CLAIM_PYRAMID, [80.0, 82.0], [83.0, 84.0]):
+            ...     result.add(cell)
+            >>> claim.verdict(result)
+            'holds here'
+        """
+        found = [cell for cell in result.measured if cell.row == self.claim.gain_row]
+        if not found:
+            return "left out"
+        gain = found[0].value - self.claim.no_gain
+        spread = found[0].deviation
+        if spread is None:
+            return "measured once: no deviation to judge by"
+        if gain < -spread:
+            return "does not hold here" if self.claim.is_as_good else "the opposite here"
+        if gain > spread:
+            return "holds here"
+        if self.claim.is_as_good:
+            return "holds here: no loss beyond the deviation"
+        return "not seen here: the gain is within its deviation"
+
+
+def compare(
+    claim: PrintedClaim, old: Sequence[float], new: Sequence[float], **about: Any
+) -> Iterator[Measured]:
+    """Sum up the same measurements of the old and of the new way: means and deviations.
+
+    The gain is taken split by split (seed by seed, image by image), so that what the splits have in
+    common does not blur it.
+
+    Args:
+        claim: What is compared.
+        old: One number for each split.
+        new: As many.
+        about: What else :class:`Measured` says of all three.
+
+    Yields:
+        The old way, the new way, and the gain; the deviation is the standard deviation of a sample.
+
+    Example:
+        >>> from sppnet.paper.printed import CLAIM_PYRAMID
+        >>> cells = compare(CLAIM_PYRAMID, [80.0, 82.0], [83.0, 84.0])
+        >>> [(cell.value, round(cell.deviation, 2)) for cell in cells]
+        [(81.0, 1.41), (83.5, 0.71), (2.5, 0.71)]
+    """
+    values = dict(zip(claim.ways, (old, new), strict=True))
+    values[claim.gain_row] = claim.gains(old, new)
+    for row, each in values.items():
+        value = mean(each)
+        if row == claim.gain_row:  # of the means: the mean of ratios would favour the large ones
+            value = claim.gains([mean(old)], [mean(new)])[0]
+        spread = stdev(each) if len(each) > 1 else None
+        yield Measured(row, claim.columns[0], value, deviation=spread, **about)
+
+
+def leave_out(claim: PrintedClaim, reason: str) -> Iterator[NotRun]:
+    """Say of every number of a claim why it is not measured."""
+    return (NotRun(row, claim.columns[0], reason) for row in claim.rows)

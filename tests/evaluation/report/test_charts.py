@@ -58,6 +58,20 @@ def test_bar_chart_names_a_wrong_number_of_values():
         grouped_bar_chart(["a"], {"SPP": [1.0, 2.0]}, label="x")
 
 
+def test_deviations_are_drawn_to_either_side_and_written():
+    series = {"paper": [90.0, 80.0], "here": [50.0, 100.0]}
+    spreads = {"here": [10.0, math.nan]}
+    markup = grouped_bar_chart(["a", "b"], series, label="x", largest=None, spreads=spreads)
+    (line,) = has_class(drawing(markup), "spread")
+    bars, _ = bar_widths(markup)
+    start = float(has_class(drawing(markup), "track")[0].get("x"))
+    ends = [float(line.get(name)) - start for name in ("x1", "x2")]
+    assert ends == pytest.approx([bars[1] * 0.8, bars[1] * 1.2], abs=0.02)  # 40 and 60 of 50
+    assert line.get("y1") == line.get("y2")
+    values = [e.text for e in has_class(drawing(markup), "value")]
+    assert values == ["90.000", "50.000 ± 10.000", "80.000", "100.000"]
+
+
 def test_grouped_bars_do_not_overlap():
     markup = grouped_bar_chart(["a", "b"], {"SPP": [0.9, 0.8], "GAP": [0.5, 0.4]}, label="x")
     tracks = has_class(drawing(markup), "track")

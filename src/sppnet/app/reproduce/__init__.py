@@ -1,12 +1,12 @@
-"""``sppnet reproduce``: measures a table of the paper again and shows both numbers side by side.
+"""``sppnet reproduce``: measures a table of the paper, or its claims, and shows both numbers.
 
-This module reads the flags; ``job.py`` runs the table and writes JSON and page. What is measured,
-and how, stands in :mod:`sppnet.paper`.
+This module reads the flags; ``job.py`` runs tables and claims and writes JSON and page. What is
+measured, and how, stands in :mod:`sppnet.paper`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -23,9 +23,15 @@ from sppnet.app.settings import with_group
 from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
-app = command_app("Measure a table of the paper again and show both numbers side by side.")
+app = command_app("Measure a table or the claims of the paper and show both numbers.")
 TABLE_NUMBERS = tuple(range(1, 14))  # a test compares it with sppnet.paper.TABLES
-Table = Annotated[int, typer.Argument(metavar="TABLE", help="Number in the paper, 1 to 13.")]
+CLAIMS = "claims"
+Table = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE|claims", help="Number in the paper, 1 to 13; or claims, in minutes."
+    ),
+]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -34,32 +40,50 @@ Data = Annotated[
         help="Folder with imagenet/, caltech101/, VOCdevkit/VOC2007/, or one data set itself.",
     ),
 ]
+Boxes = Annotated[
+    Path | None,
+    typer.Option(
+        "--boxes",
+        metavar="DIR",
+        help="Data set with boxes for the claims about detection; that of --data if not given.",
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(
         "--limit",
         metavar="N",
         min=1,
-        help="Most images to score on, drawn with the seed; 9-12: also to learn from.",
+        help="Most images to score on, drawn with the seed; 9-12, claims: also to learn from.",
     ),
 ]
 Splits = Annotated[
-    int,
-    typer.Option("--splits", metavar="N", min=1, max=1000, help="Random splits of table 7."),
+    int | None,
+    typer.Option(
+        "--splits",
+        metavar="N",
+        min=1,
+        max=1000,
+        help="Random splits of table 7 and of claims; 10 and 5 if not given.",
+    ),
 ]
 Repeats = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--repeats",
         metavar="N",
         min=1,
         max=1000,
-        help="Seeds to train each detector with, tables 9-13; mean and deviation are shown.",
+        help="Seeds of training, tables 9-13 and claims; 1 and 3 if not given.",
     ),
 ]
 OutOrUsual = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Folder for the results; runs/table-N if not given."),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Folder for results; runs/table-N or runs/claims if not given.",
+    ),
 ]
 
 
@@ -107,24 +131,20 @@ class TrainingFlags:
             metavar="N", min=1, help="Passes over the images for --train; 70 or 90 if not given."
         ),
     ] = None
-    imgsz: Annotated[str, typer.Option(metavar="N,N,...", help="Training sizes for --train.")] = (
-        "180,224"
-    )
+    imgsz: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Training sizes; 180,224 (claims: 96,128)."),
+    ] = None
     hidden: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="N,N,...",
-            help="Fully connected layers for --train, and new ones of tables 9-12.",
+            metavar="N,N,...", help="New fully connected layers; 4096,4096 (claims: 256,256)."
         ),
-    ] = "4096,4096"
-    batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Images per update.")] = (
-        128
-    )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Widths of the fully connected layers."""
-        return parse_numbers("--hidden", self.hidden)
+    ] = None
+    batch: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=4096, help="Images per update; 128 (claims: 32)."),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -156,20 +176,40 @@ class DetectionFlags:
         ),
     ] = None
     timed: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images to time, tables 9 and 10.")
-    ] = 100
+        int | None,
+        typer.Option(metavar="N", min=1, help="Images to time, tables 9, 10: 100; claims: 4."),
+    ] = None
     share: Annotated[
-        float,
+        float | None,
         number_option(
             "--share",
             rule=Within(0, 1, above=True),
-            text="Part of the proposals to time R-CNN on.",
+            text="Part of the proposals to time R-CNN on; 1 (claims: 0.05).",
         ),
-    ] = 1.0
+    ] = None
     only: Annotated[
         str | None,
         typer.Option(metavar="precision|speed", help="Part of tables 9 and 10; both if not given."),
     ] = None
+
+
+class Usual(NamedTuple):
+    """What is done where no flag says otherwise."""
+
+    splits: int = 10
+    repeats: int = 1
+    epochs: int | None = None
+    imgsz: str = "180,224"
+    hidden: str = "4096,4096"
+    batch: int = 128
+    proposals: str | None = None
+    updates: int | None = None
+    timed: int = 100
+    share: float = 1.0
+
+
+OF_TABLES = Usual()
+OF_CLAIMS = Usual(5, 3, 12, "96,128", "256,256", 32, "graph", 200, 4, 0.05)  # minutes on a CPU
 
 
 @app.command()
@@ -180,9 +220,10 @@ class DetectionFlags:
 def reproduce(
     table: Table,
     data: Data = None,
+    boxes: Boxes = None,
     limit: Limit = None,
-    splits: Splits = 10,
-    repeats: Repeats = 1,
+    splits: Splits = None,
+    repeats: Repeats = None,
     out: OutOrUsual = None,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -197,42 +238,53 @@ def reproduce(
 
     What is missing is named, with the place where it goes; the rest is measured. Where the paper's
     networks are not there, --backbone and --weights stand in for the tables of frozen features.
+    "claims" measures what the paper claims, on any class folders and any images with boxes, with
+    means and deviations: OUT/claims.json and OUT/claims.html.
     """
-    if table not in TABLE_NUMBERS:
+    if table not in (CLAIMS, *map(str, TABLE_NUMBERS)):
         legal = ", ".join(map(str, TABLE_NUMBERS))
-        raise UsageError(f"TABLE must be one of {legal}, got {table}")
+        raise UsageError(f"TABLE must be one of {legal}, or {CLAIMS}, got {table!r}")
+    if boxes is not None and table != CLAIMS:
+        raise UsageError(f"--boxes is for {CLAIMS}; tables take --data")
     from sppnet.app.options import choose_device  # imported here so that --help stays quick
-    from sppnet.app.reproduce.job import read_budget, read_networks, run_table
+    from sppnet.app.reproduce.job import read_budget, read_networks, run_claims, run_table
     from sppnet.paper import NetworkTrainingConfig, Resources
 
-    sides = parse_numbers("--imgsz", training.imgsz)
+    usual = OF_CLAIMS if table == CLAIMS else OF_TABLES
+    sides = parse_numbers("--imgsz", training.imgsz or usual.imgsz)
+    widths = parse_numbers("--hidden", training.hidden or usual.hidden)
+    plan = NetworkTrainingConfig(
+        training.epochs or usual.epochs, sides, widths, training.batch or usual.batch
+    )
+    name = CLAIMS if table == CLAIMS else f"table-{table}"
     resources = Resources(
-        out=out or Path(f"runs/table-{table}"),
+        out=out or Path(f"runs/{name}"),
         data=data,
         models=networks.models,
         backbone=networks.backbone or "",
         weights=networks.weights or "DEFAULT",
         second=networks.second or "",
         second_weights=networks.second_weights,
-        training=NetworkTrainingConfig(training.epochs, sides, training.widths, training.batch)
-        if training.train
-        else None,
+        training=plan if training.train or table == CLAIMS else None,
         networks=read_networks(networks.networks),
         limit=limit,
-        splits=splits,
-        repeats=repeats,
+        splits=splits or usual.splits,
+        repeats=repeats or usual.repeats,
         download=download,
         seed=seed,
         device=choose_device(run.device),
         budget=read_budget(
-            detection.proposals,
+            detection.proposals or usual.proposals,
             detection.windows,
-            detection.updates,
-            training.widths,
-            detection.timed,
-            detection.share,
+            detection.updates or usual.updates,
+            widths,
+            detection.timed or usual.timed,
+            detection.share or usual.share,
             detection.only,
             detection.recipe,
         ),
     )
-    run_table(table, resources, fresh=fresh, dry_run=run.dry_run)
+    if table == CLAIMS:
+        run_claims(resources, boxes, fresh=fresh, dry_run=run.dry_run)
+    else:
+        run_table(int(table), resources, fresh=fresh, dry_run=run.dry_run)

@@ -1,8 +1,9 @@
-"""Runs one table of the paper: prints it, writes JSON and page."""
+"""Runs one table of the paper, or its claims: prints them, writes JSON and page."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
@@ -19,9 +20,14 @@ from sppnet.app.console import (
     say_table,
     tells_cache,
 )
-from sppnet.app.progress import track
+from sppnet.app.progress import Plan, Stage, announce, track
 from sppnet.config.detection import split_methods
-from sppnet.errors import UsageError
+from sppnet.errors import (
+    InputError,
+    NothingUsableError,
+    UnusableFileError,
+    UsageError,
+)
 from sppnet.evaluation.report import (
     Page,
     Tile,
@@ -35,7 +41,16 @@ from sppnet.evaluation.report import (
     table,
     tiles,
 )
-from sppnet.paper import Budget, PaperTable, Resources, TableResult, find_table
+from sppnet.paper import (
+    CLAIMS,
+    Budget,
+    Claim,
+    PaperTable,
+    Resources,
+    TableResult,
+    find_table,
+    leave_out,
+)
 from sppnet.paper.printed import NETWORKS
 from sppnet.storage import RunFolder, write_json, write_text
 from sppnet.storage.runs import environment
@@ -120,13 +135,111 @@ def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) 
         write_text(run.path / f"{name}.html", render_page(entry, result, config))
     if result.measured:
         _say_measured(result)
-    code = report_problems(result.problems)
-    for reason, cells in result.reasons().items():
-        note(f"{cells} number{'s' if cells > 1 else ''} not measured: {reason}")
-    say(f"written: {resources.out / name}.json, {resources.out / name}.html")
-    if result.not_run:
-        code = SOME_FAILED if result.measured else NOTHING_USABLE
+    _end([result], resources.out / name)
+
+
+def _end(results: Sequence[TableResult], written: Path) -> None:
+    """Say what is missing and where the rest is; the exit code says which of both there is."""
+    code = report_problems(list(dict.fromkeys(p for each in results for p in each.problems)))
+    for result in results:
+        for reason, cells in result.reasons().items():
+            note(f"{cells} number{'s' if cells > 1 else ''} not measured: {reason}")
+    say(f"written: {written}.json, {written}.html")
+    if any(result.not_run for result in results):
+        code = SOME_FAILED if any(each.measured for each in results) else NOTHING_USABLE
     raise typer.Exit(code=code)
+
+
+Found = list[tuple[Claim, TableResult]]
+CLAIM_HEADER = ("claim", "gain", "the paper's", "here", "verdict")
+HOW_JUDGED = (
+    "Means over splits, seeds or images, ± the standard deviation. The gain is taken split by "
+    "split. A claim holds here if its gain is above the gain's own deviation; one of being as good "
+    "holds unless its loss is above it."
+)
+
+
+def run_claims(resources: Resources, boxes: Path | None, *, fresh: bool, dry_run: bool) -> None:
+    """Measure every claim that there is data for, and write the page of all."""
+    on_boxes = replace(resources, data=boxes or resources.data)
+    parts = [(claim, on_boxes if claim.on_boxes else resources) for claim in CLAIMS]
+    for claim, own in parts:
+        missing = claim.missing(own)
+        if dry_run:
+            say(f"claim {claim.printed.number}: {claim.printed.title}")
+            for need in claim.needs:
+                say(f"  {'missing' if need.text in missing else 'there'}: {need.text}")
+        for line in [] if dry_run else missing:
+            note(f"claim {claim.printed.number} needs {line}")
+    if dry_run:
+        return
+    config = {**_settings(resources), "boxes": None if boxes is None else str(boxes)}
+    found: Found = []
+    with RunFolder.open(
+        resources.out, "reproduce claims", config, resources.seed, fresh=fresh
+    ) as run:
+        stages = [Stage(c.printed.title, c.seconds) for c, own in parts if not c.missing(own)]
+        if stages:
+            announce(stages)
+        plan = Plan(stages, run.stage)
+        with tells_cache(resources.out / "cache", "the next run goes on from"):
+            for claim, own in parts:
+                with plan.stage(claim.printed.title):
+                    found.append((claim, _measure_claim(claim, own)))
+        write_json(run.path / "claims.json", _claims_record(found, config, run.seconds()))
+        write_text(run.path / "claims.html", render_claims(found, config))
+    say_table(CLAIM_HEADER, claim_rows(found))
+    _end([result for _, result in found], resources.out / "claims")
+
+
+def _measure_claim(claim: Claim, resources: Resources) -> TableResult:
+    """Measure a claim; data that are no good for it do not stop the others."""
+    try:
+        return claim.run(resources, track)
+    except (UsageError, InputError, NothingUsableError, UnusableFileError) as error:
+        result = TableResult(claim.printed)
+        for cell in leave_out(claim.claim, str(error)):
+            result.add(cell)
+        return result
+
+
+def claim_rows(found: Found) -> list[tuple[str, ...]]:
+    """Write what each claim gains, under `CLAIM_HEADER`."""
+    rows = []
+    for claim, result in found:
+        row = claim.claim.gain_row
+        numbers = {cell[0]: cell[3:5] for cell in table_rows(result)}.get(row, ("-", "-"))
+        rows.append((claim.printed.title, row, *numbers, claim.verdict(result)))
+    return rows
+
+
+def render_claims(found: Found, config: dict[str, Any]) -> str:
+    """Write the page of the claims: a chart for each that was measured, words for the others."""
+    page = Page("The paper's claims, measured here", HOW_JUDGED, SOURCE)
+    measured = [result for _, result in found if result.measured]
+    holding = sum(claim.verdict(result).startswith("holds") for claim, result in found)
+    counts = [
+        Tile("claims measured", f"{len(measured)} of {len(found)}"),
+        Tile("hold here", str(holding), "by the rule above"),
+    ]
+    page.add_section("", tiles(counts), table(CLAIM_HEADER, claim_rows(found)))
+    for claim, result in found:
+        printed, rows = claim.claim, table_rows(result)
+        charts = comparison_charts(result, without=printed.gain_row)
+        page.add_section(
+            f"{printed.number}. {printed.title}",
+            paragraph(f"Verdict: {claim.verdict(result)}."),
+            *(paragraph(f"Left out: {reason}.") for reason in result.reasons()),
+            figures(*charts) if charts else "",
+            table((HEADER[0], *HEADER[2:5]), [(row[0], *row[2:5]) for row in rows]) if rows else "",
+            paragraph(f"The paper's numbers, section {printed.section}: {printed.origin}."),
+            *(paragraph(f"What differs here: {words}.") for words in result.differences()),
+        )
+    problems = list(dict.fromkeys(each for _, result in found for each in result.problems))
+    if problems:
+        add_problem_section(page, problems)
+    add_origin_section(page, config, environment()["versions"])
+    return page.render()
 
 
 def _say_measured(result: TableResult) -> None:
@@ -232,10 +345,14 @@ def render_page(entry: PaperTable, result: TableResult, config: dict[str, Any]) 
     return page.render()
 
 
-def comparison_charts(result: TableResult) -> list[Markup]:
+def comparison_charts(result: TableResult, without: str = "") -> list[Markup]:
     """Draw the printed and the measured numbers as bars, a chart for each column or for each row.
 
     The groups are the longer side of the table, so that a table of 20 classes is one chart.
+
+    Args:
+        result: What is drawn.
+        without: A row that is left out.
     """
     by_row = len(result.columns) > len(result.rows)
     charts, groups = ("row", "column") if by_row else ("column", "row")
@@ -245,7 +362,7 @@ def comparison_charts(result: TableResult) -> list[Markup]:
         cells = [
             cell
             for cell in result.records()
-            if cell[charts] == title and cell["measured"] is not None
+            if cell[charts] == title and cell["measured"] is not None and cell["row"] != without
         ]
         if not cells:
             continue
@@ -253,11 +370,18 @@ def comparison_charts(result: TableResult) -> list[Markup]:
             name: [math.nan if cell[name] is None else cell[name] for cell in cells]
             for name in ("paper", "measured")
         }
-        names = [cell[groups] for cell in cells]
-        bars = grouped_bar_chart(names, series, label=title, largest=None, value_text=_bar_text)
-        spread = any(cell.get("deviation") is not None for cell in cells)
-        note = "Means; their deviations are in the table." if spread else ""
-        drawn.append(figure(bars, title, note))
+        for name in [name for name, values in series.items() if all(map(math.isnan, values))]:
+            del series[name]
+        around = [math.nan if cell["deviation"] is None else cell["deviation"] for cell in cells]
+        bars = grouped_bar_chart(
+            [cell[groups] for cell in cells],
+            series,
+            label=title,
+            largest=None,
+            value_text=_bar_text,
+            spreads={"measured": around},
+        )
+        drawn.append(figure(bars, title))
     return drawn
 
 
@@ -283,6 +407,33 @@ def _record(
         "cells": result.records(),
         "not_measured": result.reasons(),
         "problems": [asdict(problem) for problem in result.problems],
+        "configuration": config,
+        "seconds": seconds,
+        **environment(),
+    }
+
+
+def _claims_record(
+    found: Found, config: dict[str, Any], seconds: dict[str, float]
+) -> dict[str, Any]:
+    """Everything that the JSON file of the claims holds."""
+    claims = [
+        {
+            "number": claim.printed.number,
+            "claim": claim.printed.title,
+            "measure": claim.printed.measure,
+            "section": claim.printed.section,
+            "origin": claim.claim.origin,
+            "verdict": claim.verdict(result),
+            "cells": result.records(),
+            "not_measured": result.reasons(),
+            "problems": [asdict(problem) for problem in result.problems],
+        }
+        for claim, result in found
+    ]
+    return {
+        "claims": claims,
+        "source": SOURCE,
         "configuration": config,
         "seconds": seconds,
         **environment(),

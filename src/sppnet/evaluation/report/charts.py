@@ -174,7 +174,7 @@ def bar_chart(
         >>> 'class="fill-1"' in bar_chart(["raccoon"], [0.5], label="average precision")
         True
     """
-    return _bars(names, {"": values}, label, largest, value_text)
+    return _bars(names, {"": values}, label, largest, value_text, {})
 
 
 def grouped_bar_chart(
@@ -184,6 +184,7 @@ def grouped_bar_chart(
     label: str,
     largest: float | None = 1.0,
     value_text: Callable[[float], str] = score_text,
+    spreads: Mapping[str, ArrayLike] | None = None,
 ) -> Markup:
     """Draw for each name one horizontal bar per series, with a legend below.
 
@@ -193,6 +194,7 @@ def grouped_bar_chart(
         label: What the chart shows, for screen readers.
         largest: Value of a bar of full length; None takes the largest of all values.
         value_text: How a value is written.
+        spreads: Name of a series -> deviations of its values, drawn and written; NaN for none.
 
     Returns:
         An SVG element and a list.
@@ -203,7 +205,7 @@ def grouped_bar_chart(
         >>> chart.count("<title>")
         4
     """
-    drawing = _bars(names, series, label, largest, value_text)
+    drawing = _bars(names, series, label, largest, value_text, spreads or {})
     entries = [(_filled(f"{i % NUM_COLOURS + 1}"), name, "") for i, name in enumerate(series)]
     return drawing + legend(entries)
 
@@ -214,14 +216,20 @@ def _bars(
     label: str,
     largest: float | None,
     value_text: Callable[[float], str],
+    spreads: Mapping[str, ArrayLike],
 ) -> Markup:
     """Bars of one or more series."""
     columns = _columns(names, series)
     rows = np.array([*columns.values()]).reshape(len(columns), len(names)).T
+    known = {**{title: np.full(len(names), np.nan) for title in columns}, **spreads}
+    around = np.array([*_columns(names, known).values()]).reshape(len(known), len(names)).T
     texts = [[value_text(value) for value in row] for row in rows.tolist()]
+    for i, j in np.argwhere(np.isfinite(around)):
+        texts[i][j] += f" ± {value_text(around[i, j])}"
     name_room = min(LARGEST_BAR_NAME, max(map(text_width, names), default=0)) + 12
     value_room = max((text_width(text) for row in texts for text in row), default=0) + 12
-    scale = Scale(0, largest or _largest(rows), name_room, WIDTH - value_room)
+    high = largest or _largest(rows + np.nan_to_num(around))
+    scale = Scale(0, high, name_room, WIDTH - value_room)
     group_height = ROW_HEIGHT + (len(series) - 1) * (BAR_HEIGHT + 3) if series else ROW_HEIGHT
     parts = []
     for i, name in enumerate(names):
@@ -231,6 +239,8 @@ def _bars(
             y = top + (ROW_HEIGHT - BAR_HEIGHT) / 2 + j * (BAR_HEIGHT + 3)
             tooltip = f"{name} {title}: {texts[i][j]}".replace(" :", ":")
             parts.append(_bar(rows[i, j], texts[i][j], tooltip, j, y, scale))
+            if np.isfinite(around[i, j]):
+                parts.append(_spread(rows[i, j], around[i, j], y + BAR_HEIGHT / 2, scale))
     return svg_drawing(max(1, len(names) * group_height), label, *parts)
 
 
@@ -268,6 +278,13 @@ def _bar(value: float, text: str, tooltip: str, colour: int, y: float, scale: Sc
     bar = svg_element("rect", **place, width=length, class_=fill) if length > 0 else ""
     number = svg_text(text, WIDTH, y + BAR_HEIGHT - 3, "end", class_="value")
     return svg_element("g", svg_element("title", tooltip), track, bar, number)
+
+
+def _spread(value: float, around: float, y: float, scale: Scale) -> Markup:
+    """A deviation to either side of a value, as far as the scale goes."""
+    ends = (max(value - around, scale.low), min(value + around, scale.high))
+    left, right = map(scale.pixel, ends)
+    return svg_line(left, y, right, y, "spread")
 
 
 def confusion_chart(counts: ArrayLike, names: Sequence[str], *, every_cell: bool = False) -> Markup:
