@@ -30,6 +30,7 @@ from sppnet.storage.labels import (
     labels_of,
     rows_text,
 )
+from sppnet.storage.temp_files import make_folders
 
 STORE_FOLDER, STORE_FILE = ".sppnet", "labels.sqlite"
 _BUSY_SECONDS = 30.0  # how long a writer waits for another one
@@ -72,7 +73,7 @@ class LabelStore:
             raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
         if photos is not None:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self.folder)
             except OSError as error:
                 raise OutputError(f"cannot be made: {reason(error)}", path=self.folder) from error
         with self._failures():
