@@ -32,7 +32,9 @@ import simulated_disk
 STEPS_BEFORE = {"models": 2, "labels": 25, "caches": 2, "outputs": 3}
 ONCE, FROM_THEN_ON, HALF_A_WRITE, KILL = range(4)
 FAULTS = {
-    **{f"{errno.errorcode[code]}": (code, ONCE) for code in (errno.ENOSPC, errno.EIO, errno.EACCES)},
+    **{
+        f"{errno.errorcode[code]}": (code, ONCE) for code in (errno.ENOSPC, errno.EIO, errno.EACCES)
+    },
     **{
         f"{errno.errorcode[code]} from then on": (code, FROM_THEN_ON)
         for code in (errno.ENOSPC, errno.EIO, errno.EACCES)
@@ -54,7 +56,9 @@ def attempt(disk: Any, thing: Any, folder: Path, k: int, fault: str, notes: Path
         status = FAULT
         try:
             disk.disk_fail(os.fsencode(folder), k, code, mode)
-            status = one_step(thing, folder, notes, lambda: disk.disk_fail(os.fsencode(folder), 0, 0, 0))
+            status = one_step(
+                thing, folder, notes, lambda: disk.disk_fail(os.fsencode(folder), 0, 0, 0)
+            )
         except BaseException:
             notes.with_name(TRACE).write_text(traceback.format_exc())
         fired = disk.disk_fired().decode()

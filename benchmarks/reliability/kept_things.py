@@ -29,7 +29,6 @@ from sppnet.storage import (
 from sppnet.storage.labels import PhotoLabels
 from sppnet.training.checkpoints import Checkpoints, TrainingLog, TrainingState
 
-
 Mend = Callable[[], None]  # what lets the disk work again
 
 
@@ -125,11 +124,15 @@ class Labels:
         if kind == "empty":
             return [store.put(photo, [], state="empty")]
         name = f"class{draw.randrange(4)}"
-        box = LabelBox((float(step), 1.0, step + 7.5, 9.5), name, {"note": "x" * draw.randrange(90)})
+        box = LabelBox(
+            (float(step), 1.0, step + 7.5, 9.5), name, {"note": "x" * draw.randrange(90)}
+        )
         boxes = (box,) * draw.randrange(1, 120)
         if kind == "many":
             names = {f"photo{draw.randrange(self.photos)}.jpg" for _ in range(3)}
-            return store.put_all([PhotoLabels(each, 0, boxes=boxes, state="labelled") for each in names])
+            return store.put_all(
+                [PhotoLabels(each, 0, boxes=boxes, state="labelled") for each in names]
+            )
         return [store.put(photo, boxes)]
 
     def check(self, folder: Path, acknowledged: list[str], coming: list[str]) -> None:
@@ -142,7 +145,9 @@ class Labels:
             return
         with store:
             require(integrity_of(store.path) == "ok", "SQLite finds damage")
-            found = {said_of(each) for photo in store.every() for each in store.history(photo.photo)}
+            found = {
+                said_of(each) for photo in store.every() for each in store.history(photo.photo)
+            }
             known = {line for each in acknowledged for line in each.splitlines()}
             gone = sorted(known - found)
             require(not gone, f"{len(gone)} acknowledged revisions are gone, {gone[:1]}")
@@ -192,7 +197,9 @@ class Cache:
 
     def another(self, folder: Path, mend: Mend = lambda: None) -> list[str]:  # noqa: ARG002
         """Put one more record."""
-        return [next(self.steps(folder, sum(1 for _ in FeatureCache(folder / "runs/cache").keys())))]
+        return [
+            next(self.steps(folder, sum(1 for _ in FeatureCache(folder / "runs/cache").keys())))
+        ]
 
     def key(self, step: int) -> str:
         """The key of a step."""
@@ -222,14 +229,18 @@ class Outputs:
         out = ensure_output_folder(folder / "runs" / "train")
         states, log = Checkpoints(out / "states", every_seconds=0), TrainingLog(out)
         with RunFolder.open(out, "toy", {"levels": (1, 2)}, seed=3) as run:
-            history: list[dict[str, Any]] = [{"epoch": n, "loss": 1.0 / (n + 1)} for n in range(first)]
+            history: list[dict[str, Any]] = [
+                {"epoch": n, "loss": 1.0 / (n + 1)} for n in range(first)
+            ]
             log.begin(history, 0, 20)
             for step in count(first):
                 log.add_update(step, 0, step * 20, {"loss": 1.0})
                 history.append({"epoch": step, "loss": 1.0 / (step + 1)})
                 log.add_epoch(history, step)
                 state = TrainingState(
-                    epochs_done=step + 1, history=list(history), tensors={"network.w": tensor_of(step)}
+                    epochs_done=step + 1,
+                    history=list(history),
+                    tensors={"network.w": tensor_of(step)},
                 )
                 states.save(state)
                 write_json(out / "metrics.json", {"step": step, "ap": [step / 7] * 200})
@@ -246,7 +257,9 @@ class Outputs:
         """Each file is that of the last acknowledged step, or of the next, and whole."""
         out = folder / "runs" / "train"
         allowed = [int(step) for step in [*acknowledged[-1:], *coming[:1]]]
-        self._check_file(out / "metrics.json", acknowledged, lambda path: self._metrics(path, allowed))
+        self._check_file(
+            out / "metrics.json", acknowledged, lambda path: self._metrics(path, allowed)
+        )
         self._check_file(out / "rows.csv", acknowledged, lambda path: self._rows(path, allowed))
         self._check_file(out / "log.csv", acknowledged, lambda path: self._log(path, allowed))
         states = Checkpoints(out / "states")
@@ -262,14 +275,18 @@ class Outputs:
                 gone = [step for step in acknowledged if not run.is_done(f"stage {step}")]
                 require(not gone, f"finished stages are forgotten: {gone}")
 
-    def _check_file(self, path: Path, acknowledged: list[str], check: Callable[[Path], None]) -> None:
+    def _check_file(
+        self, path: Path, acknowledged: list[str], check: Callable[[Path], None]
+    ) -> None:
         require(path.exists() or not acknowledged, f"{path.name} is gone")
         if path.exists():
             check(path)
 
     def _metrics(self, path: Path, allowed: list[int]) -> None:
         found = json.loads(path.read_bytes())
-        require(found["step"] in allowed and found["ap"] == [found["step"] / 7] * 200, "metrics.json")
+        require(
+            found["step"] in allowed and found["ap"] == [found["step"] / 7] * 200, "metrics.json"
+        )
 
     def _rows(self, path: Path, allowed: list[int]) -> None:
         text = path.read_text()

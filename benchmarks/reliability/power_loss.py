@@ -90,7 +90,9 @@ def cut(disk: Any, name: str, points: int, seed: int, lie: str, work: Path) -> d
 def main() -> None:
     """Cut, print, and leave with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("things", nargs="*", default=list(STEPS), metavar="THING", help=str(list(STEPS)))
+    parser.add_argument(
+        "things", nargs="*", default=list(STEPS), metavar="THING", help=str(list(STEPS))
+    )
     parser.add_argument("--points", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lie", choices=["none", "folders", "all"], default="none")

@@ -106,7 +106,7 @@ class File:
         for number, call in enumerate(kept):
             if way == "torn" and number == len(kept) - 1 and call.kind == "W":
                 cut = SECTOR * draw.randint(0, len(call.first) // SECTOR)
-                call = Call("W", call.inode, call.at, call.first[:cut], b"")  # noqa: PLW2901
+                call = Call("W", call.inode, call.at, call.first[:cut], b"")
             _do(found, call)
         return bytes(found)
 
