@@ -84,7 +84,7 @@ def one_step(thing: Any, folder: Path, notes: Path, mend: Callable[[], None]) ->
 
 def break_each(disk: Any, name: str, fault: str, work: Path) -> dict[str, Any]:
     """Let call after call fail while one thing is written; count what is wrong."""
-    from kept_things import THINGS, Wrong
+    from kept_things import THINGS, require
 
     thing = THINGS[name]
     before, folder, notes = work / "before", work / "folder", work / "notes"
@@ -114,7 +114,7 @@ def break_each(disk: Any, name: str, fault: str, work: Path) -> dict[str, Any]:
         try:
             if status == FAULT:
                 trace = notes.with_name(TRACE)
-                raise Wrong(trace.read_text().splitlines()[-1] if trace.exists() else "died")
+                require(False, trace.read_text().splitlines()[-1] if trace.exists() else "died")
             if status == REFUSED:
                 messages[notes.read_text()] += 1
             said = json.loads(notes.read_text()) if status == DONE else []

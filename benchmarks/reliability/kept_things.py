@@ -1,4 +1,4 @@
-"""What the package keeps on a disk: how it is written, one step after the other, and what must hold.
+"""What the package keeps on a disk: how it is written, step by step, and what must hold.
 
 A thing writes step after step into a folder and acknowledges each one when the call has returned.
 Whatever happens, ``check`` looks at what is left: the acknowledged step or the one after it, whole.
@@ -32,14 +32,14 @@ from sppnet.training.checkpoints import Checkpoints, TrainingLog, TrainingState
 Mend = Callable[[], None]  # what lets the disk work again
 
 
-class Wrong(AssertionError):
+class WrongError(AssertionError):
     """What must hold does not."""
 
 
 def require(holds: bool, what: str) -> None:
-    """Raise ``Wrong`` unless something holds."""
+    """Raise ``WrongError`` unless something holds."""
     if not holds:
-        raise Wrong(what)
+        raise WrongError(what)
 
 
 def tensor_of(step: int) -> torch.Tensor:
@@ -197,9 +197,7 @@ class Cache:
 
     def another(self, folder: Path, mend: Mend = lambda: None) -> list[str]:  # noqa: ARG002
         """Put one more record."""
-        return [
-            next(self.steps(folder, sum(1 for _ in FeatureCache(folder / "runs/cache").keys())))
-        ]
+        return [next(self.steps(folder, len(list((folder / "runs/cache").glob("*/*.record")))))]
 
     def key(self, step: int) -> str:
         """The key of a step."""

@@ -27,7 +27,6 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 from oracles import box_loops, pyramid_loops
-
 from sppnet.geometry import nms
 from sppnet.pooling import pool_regions, spatial_pyramid_pool
 
@@ -36,8 +35,10 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def same(one: Tensor, two: Tensor) -> bool:
     """Equal with NaN where NaN is."""
-    return one.shape == two.shape and torch.equal(one.isnan(), two.isnan()) and torch.equal(
-        one.nan_to_num(7.5), two.nan_to_num(7.5)
+    return (
+        one.shape == two.shape
+        and torch.equal(one.isnan(), two.isnan())
+        and torch.equal(one.nan_to_num(7.5), two.nan_to_num(7.5))
     )
 
 
@@ -70,7 +71,12 @@ def pooling(cases: int = 2000) -> dict[str, Any]:
     draw, wrong, empty = random.Random(0), Counter[str](), 0
     for number in range(cases):
         side = draw.choice([6, 20, 40, 200])
-        shape = (draw.randint(0, 3), draw.randint(0, 4), draw.randint(1, side), draw.randint(1, side))
+        shape = (
+            draw.randint(0, 3),
+            draw.randint(0, 4),
+            draw.randint(1, side),
+            draw.randint(1, side),
+        )
         if side == 200:
             shape = (1, 1, shape[2], shape[3])
         maps, levels = draw_map(draw, shape, odd=number % 3 == 0), draw_levels(draw)
@@ -140,7 +146,9 @@ def regions(cases: int = 5000) -> dict[str, Any]:
     none = pool_regions(maps, torch.zeros(0, 5, dtype=torch.long), (1, 2))
     wrong["shape of none"] += none.shape != (0, 15)
     many = torch.tensor([[1, 2, 3, 7, 9]]).expand(20_000, 5)
-    wrong["20,000"] += not (pool_regions(maps, many, (1, 2)) == pool_regions(maps, many[:1], (1, 2))).all()
+    wrong["20,000"] += not (
+        pool_regions(maps, many, (1, 2)) == pool_regions(maps, many[:1], (1, 2))
+    ).all()
     good = [0, 0, 0, 3, 5]
     for bad in BAD_REGIONS:
         is_whole = all(value == value and abs(value) < 1e9 for value in bad)

@@ -48,7 +48,7 @@ def record(disk: Any, thing: Any, steps: int, folder: Path, log: Path) -> None:
 
 def cut(disk: Any, name: str, points: int, seed: int, lie: str, work: Path) -> dict[str, Any]:
     """Cut the power ``points`` times while one thing is written; count what is wrong."""
-    from kept_things import THINGS, Wrong
+    from kept_things import THINGS, WrongError
 
     thing, begin = THINGS[name], time.monotonic()
     written, log, left = work / "written", work / "log", work / "left"
@@ -66,7 +66,7 @@ def cut(disk: Any, name: str, points: int, seed: int, lie: str, work: Path) -> d
         try:
             thing.check(left, before, after)
             thing.go_on(left)
-        except Wrong as error:
+        except WrongError as error:
             wrong[str(error).split(":")[0][:60]] += 1
             examples.append(f"{place}: {error}")
         except Exception as error:

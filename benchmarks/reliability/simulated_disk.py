@@ -1,10 +1,10 @@
 """A disk that remembers what was flushed: what may be left of a folder after the power is cut.
 
 ``disk.c`` writes down the calls of a program. Here they are done again, on a disk of two layers:
-what is flushed stays, and of the rest a power cut leaves anything. As POSIX allows, and as harshly
-as it does: ``fsync`` of a file flushes its bytes but not its name; ``fsync`` of a folder flushes the
-names in it; what is not flushed may be there or not, in any order, torn at sectors of 512 bytes, or
-as zeros where only the new length arrived.
+what is flushed stays, and of the rest a power cut leaves anything, as harshly as POSIX allows.
+``fsync`` of a file flushes its bytes but not its name, ``fsync`` of a folder the names in it; what
+is not flushed may be there or not, in any order, torn at sectors of 512 bytes, or as zeros where
+only the new length arrived.
 """
 
 import ctypes
