@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from label_editor_to_kill import digest
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage.label_store import LabelStore, find_store
 from sppnet.storage.labels import ConflictError, LabelBox, PhotoLabels, SuggestedBox
+from storage_faults import file_size_limit
 
 EDITOR = Path(__file__).parents[1] / "label_editor_to_kill.py"
 CAT = LabelBox((1.0, 2.0, 30.5, 40.25), "cat", {"pose": "Left"})
@@ -44,6 +45,17 @@ def test_an_edit_is_there_after_reopening_to_the_last_bit(store: LabelStore) -> 
 def test_every_commit_reaches_the_disk(store: LabelStore) -> None:
     assert store._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert store._db.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+def test_a_disk_that_fills_during_a_large_import_is_named(store: LabelStore) -> None:
+    """SQLite writes before the commit where much is changed, and rolls back by itself."""
+    store.put("a.jpg", [CAT])
+    boxes = (LabelBox((1.0, 2.0, 3.0, 4.0), "cat", {"note": "x" * 100}),) * 40
+    edits = [PhotoLabels(f"{n}.jpg", 0, boxes=boxes, state="labelled") for n in range(1500)]
+    with file_size_limit(4_000_000), pytest.raises(OutputError, match=r"disk is full|disk I/O"):
+        store.put_all(edits)
+    assert [each.photo for each in store.every()] == ["a.jpg"]
+    assert store.put_all(edits[:2])[1].revision == 1
 
 
 def test_nothing_here_is_another_state_than_no_word_yet(store: LabelStore) -> None:

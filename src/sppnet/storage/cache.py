@@ -18,7 +18,7 @@ from torch import Tensor
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage.files import output_error, read_bytes, write_bytes
 from sppnet.storage.runs import package_versions
-from sppnet.storage.temp_files import ON_WINDOWS, stale_temp_files
+from sppnet.storage.temp_files import ON_WINDOWS, make_folders, stale_temp_files
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
@@ -128,7 +128,7 @@ class FeatureCache:
         return tensors
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a record; once this returns it survives a kill of the process.
+        """Write a record; once this returns it survives a kill, and a power cut.
 
         Args:
             key: From :meth:`make_key`.
@@ -145,7 +145,7 @@ class FeatureCache:
             self.refused += 1
             return
         try:
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            make_folders(path.parent, 0o700)
         except OSError as error:
             raise output_error(path.parent, error) from error
         write_bytes(path, record, temporary_folder=self._temporary_folder)
@@ -294,7 +294,7 @@ def _software() -> Part:
 def _make_private(folder: Path) -> None:
     """Make a folder that only its owner can use; warn about one that everybody can write to."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(folder, 0o700)
         mode = folder.stat().st_mode
     except FileExistsError as error:
         raise OutputError("is a file; the cache needs a folder", path=folder) from error

@@ -29,6 +29,7 @@ from sppnet.storage.temp_files import (
     ON_WINDOWS,
     READ_FLAGS,
     fsync_folder,
+    make_folders,
     temporary_path,
     try_lock,
 )
@@ -391,7 +392,7 @@ def ensure_output_folder(path: str | Path) -> Path:
     folder = Path(path)
     probe = temporary_path(folder / "probe")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         os.close(os.open(probe, CREATE_FLAGS))
         probe.unlink()
     except FileExistsError as error:

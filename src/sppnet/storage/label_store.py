@@ -30,6 +30,7 @@ from sppnet.storage.labels import (
     labels_of,
     rows_text,
 )
+from sppnet.storage.temp_files import make_folders
 
 STORE_FOLDER, STORE_FILE = ".sppnet", "labels.sqlite"
 _BUSY_SECONDS = 30.0  # how long a writer waits for another one
@@ -72,7 +73,7 @@ class LabelStore:
             raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
         if photos is not None:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self.folder)
             except OSError as error:
                 raise OutputError(f"cannot be made: {reason(error)}", path=self.folder) from error
         with self._failures():
@@ -364,10 +365,11 @@ class LabelStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk has SQLite roll back by itself
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
         with self._lock, self._failures():

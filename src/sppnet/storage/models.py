@@ -27,6 +27,7 @@ from sppnet.storage.files import (
 )
 from sppnet.storage.temp_files import (
     fsync_folder,
+    make_folders,
     open_folder,
     stale_temp_files,
     temporary_path,
@@ -78,7 +79,7 @@ def save_model(
     files[MANIFEST] = manifest_text(kind, files, answers).encode()
     try:
         target = Path(folder).resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         _check_own(target)
         with _locked(target.parent):
             _sweep(target)

@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ON_WINDOWS = os.name == "nt"
@@ -109,6 +110,21 @@ def _process_exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def make_folders(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and the parents it lacks; their names survive a power cut when this returns.
+
+    What is flushed inside a folder is lost with the folder, unless its own name is flushed, too.
+    """
+    missing, place = [], folder
+    while not place.exists() and place != place.parent:
+        missing.append(place)
+        place = place.parent
+    folder.mkdir(mode=mode, parents=True, exist_ok=True)
+    for made in missing:
+        with suppress(PermissionError):  # what may not be read cannot be flushed
+            fsync_folder(made.parent)
 
 
 def fsync_folder(folder: Path) -> None:

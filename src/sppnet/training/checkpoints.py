@@ -231,7 +231,6 @@ class Checkpoints:
         Raises:
             OutputError: If it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         inside = f"-update-{state.updates_done:07d}" if state.updates_done else ""
         name = f"epoch-{state.epochs_done:05d}{inside}"
         save_model(self.folder / name, KIND, state.plain(), state.tensors)

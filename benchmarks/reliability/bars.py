@@ -1,0 +1,488 @@
+"""The reliability bar: for each id what is promised, the command that shows it, and what is left.
+
+A verdict is what holds while the command succeeds: ``met``, ``partly`` with what is left,
+``not met`` or ``not measured`` with the reason.
+"""
+
+from dataclasses import dataclass
+
+MET, PARTLY, NOT_MET, NOT_MEASURED = "met", "partly", "not met", "not measured"
+HERE = "python benchmarks/reliability"
+MODEL = "--model RUN/model --photos DIR"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of the bar.
+
+    Args:
+        id: A letter and a number.
+        promise: What holds.
+        command: What shows it; empty if nothing does.
+        verdict: One of the four above.
+        left: What the bar asks for beyond that.
+        slow: Takes more than some minutes.
+    """
+
+    id: str
+    promise: str
+    command: str
+    verdict: str = MET
+    left: str = ""
+    slow: bool = False
+
+
+BARS = [
+    Bar(
+        "A1",
+        "Pictures cut at any byte are refused, or, past the last pixel, read as whole ones",
+        f"{HERE}/inputs.py truncated",
+        PARTLY,
+        "the peak is that of the whole process with torch; the bar is 512 MB",
+    ),
+    Bar(
+        "A2",
+        "Spoilt pictures end in one line or in finite pixels: no signal, hang or 500 MB",
+        "python benchmarks/fuzz.py images --minutes 6 --seed 18",
+        PARTLY,
+        "the bar wants 50,000 inputs: 9 minutes here",
+        slow=True,
+    ),
+    Bar(
+        "A3",
+        "Every size from 1 x 1 to 64 x 64, and strips up to 20,000 long: finite scores",
+        f"{HERE}/inputs.py shapes",
+    ),
+    Bar(
+        "A4",
+        "Every mode, depth, orientation and number of frames is the same picture",
+        "pytest tests/images/test_decode.py -k 'mode or orientation or frame or cmyk or sixteen "
+        "or loss or exif or grey or range'",
+        PARTLY,
+        "frames that are passed over are not reported",
+    ),
+    Bar(
+        "A5",
+        "Small files of huge pictures are refused by their header: 0.2 s, 30 MB",
+        f"{HERE}/inputs.py bombs",
+        PARTLY,
+        "profiles, texts and GIFs of 100,000 frames: tests/images/test_decode.py, without memory",
+    ),
+    Bar(
+        "A6",
+        "Pipes, sockets, devices, folders, empty and unreadable files: a code, no wait",
+        "pytest tests/images/test_decode.py -k 'fifo or socket or unreadable "
+        "or empty or zip or odd'",
+        PARTLY,
+        "files that grow or are replaced while they are read are not tried",
+    ),
+    Bar(
+        "A7",
+        "100,000 files are listed within 5 s of a processor and 200 MB",
+        f"{HERE}/inputs.py trees",
+    ),
+    Bar(
+        "A8",
+        "Of 1,000 photos 200 bad ones cost only themselves; exit code 3",
+        f"{HERE}/inputs.py batch",
+        PARTLY,
+        "photos a second beside those of a clean run are not compared",
+    ),
+    Bar(
+        "A9",
+        "Hostile VOC files are refused: DTDs, long tokens, nesting, paths out of the set",
+        "pytest tests/images/readers/test_voc.py",
+    ),
+    Bar(
+        "A10",
+        "Spoilt data sets of every layout are read or refused in one line; drops are listed",
+        "python benchmarks/fuzz.py annotations --minutes 3 --seed 18",
+        PARTLY,
+        "losses and gradients on spoilt sets are not tried; there is no --strict",
+        slow=True,
+    ),
+    Bar(
+        "A11",
+        "Every flipped bit and every cut of a model is noticed; other formats, NaN are refused",
+        "pytest tests/storage/test_models.py tests/end_to_end/test_resigned_models.py",
+        PARTLY,
+        "time and memory of a refusal are not bounded by a test",
+    ),
+    Bar(
+        "A12",
+        "Settings, labels of classes and caches that are spoilt are an error with a code",
+        "pytest tests/app/test_settings.py tests/storage/test_cache.py -k 'wrong or bad or "
+        "large or flipped or truncation or foreign'",
+        PARTLY,
+        "not by the mutations of A2",
+    ),
+    Bar(
+        "B1",
+        "Wrong words, closed streams, poor environments: the exit code, one line, no traceback",
+        "pytest tests/app/test_main.py tests/app/test_settings.py",
+        PARTLY,
+        "not each command with each of them; bad values are tried on every field",
+    ),
+    Bar(
+        "B2",
+        "No pickle, eval, shell, extractall, swallowed exceptions in the source",
+        "pytest tests/test_source_rules.py",
+    ),
+    Bar(
+        "B3",
+        "Tests notice changes of the code: geometry, by mutmut",
+        f"{HERE}/mutants.py geometry --minutes 32",
+        PARTLY,
+        "the bar is 90 % of all guards",
+        slow=True,
+    ),
+    Bar(
+        "B4",
+        "Branches of storage/ that tests reach",
+        "coverage run --branch --source=src/sppnet/storage -m pytest tests/storage",
+        NOT_MET,
+        "the bar is every branch",
+        slow=True,
+    ),
+    Bar(
+        "C1",
+        "A training killed at any moment ends with the bits of one that was not",
+        "python benchmarks/kill_training.py --runs 50",
+        slow=True,
+    ),
+    Bar(
+        "C2",
+        "kill -9 loses no acknowledged record, model or stage; 300 times each",
+        "pytest -m 'slow or not slow' tests/storage/test_kill.py",
+        PARTLY,
+        "batch prediction under kills: tests/bulk for rows, not counted here",
+        slow=True,
+    ),
+    Bar(
+        "C3",
+        "Every call that writes fails in turn: old state whole, exit code 6, goes on",
+        f"{HERE}/disk_faults.py",
+        slow=True,
+    ),
+    Bar(
+        "C4",
+        "A power cut leaves the acknowledged step or the next, whole; no edit is lost",
+        f"{HERE}/power_loss.py --points 1000",
+        slow=True,
+    ),
+    Bar(
+        "C5",
+        "A full disk is exit code 6, keeps what was there, and work goes on when there is room",
+        "pytest tests/storage tests/app/test_main.py -k 'full_disk or fills'",
+        PARTLY,
+        "no warning before the work that the disk will not do",
+    ),
+    Bar(
+        "C6",
+        "Places that cannot be written are said before the work",
+        "pytest tests/storage tests/end_to_end/test_detect.py -k 'unwritable or unusable or "
+        "cannot_be_written or permission or removed_meanwhile'",
+        PARTLY,
+        "only models are read back after writing",
+    ),
+    Bar(
+        "C7",
+        "Several processes on one cache give the right records",
+        "pytest tests/storage/test_kill.py -k several",
+        PARTLY,
+        "three processes, none killed; keys may be computed twice",
+    ),
+    Bar(
+        "C8",
+        "A cache never gives what another model, photo or version would",
+        "pytest tests/storage/test_cache.py tests/app/detect/test_predict.py",
+    ),
+    Bar(
+        "C9",
+        "SIGTERM and SIGINT save and end with 143 and 130; the second ends at once",
+        "pytest tests/app/test_main.py -k signal",
+        PARTLY,
+        "not at 50 points of every command",
+    ),
+    Bar(
+        "C10", "Memory stays below a limit whatever the photos", "", NOT_MEASURED, "not in this run"
+    ),
+    Bar(
+        "C11",
+        "A worker that dies, hangs or crashes is replaced; the others are answered",
+        "pytest tests/server/test_workers.py",
+        PARTLY,
+        "of the server; commands decode in their own process",
+    ),
+    Bar(
+        "C12",
+        "Poor environments change nothing: no HOME, C locale, few files",
+        "pytest tests/app/test_main.py -k poor",
+        PARTLY,
+        "clocks that jump and limits of processes are not tried",
+    ),
+    Bar(
+        "C13", "24 hours of training, killing, predicting", "", NOT_MEASURED, "not run for so long"
+    ),
+    Bar(
+        "D1",
+        "Every request gets its own answer, to the last digit that of the command",
+        "pytest tests/server/test_workers.py tests/app/test_serve.py -k 'own or letter or command'",
+        PARTLY,
+        "the bar wants 20,000 requests",
+    ),
+    Bar(
+        "D2",
+        "Broken uploads, bombs, killed workers: every other request is right",
+        f"python benchmarks/serve.py faults {MODEL}",
+        PARTLY,
+        "TO_FILL",
+        slow=True,
+    ),
+    Bar("D3", "Time of the server itself", "", NOT_MEASURED, "with a stub and a photo of 100 kB"),
+    Bar("D4", "Times of answers at half of the most load", "", NOT_MEASURED, "not for 10 minutes"),
+    Bar("D5", "Five times more requests than it can answer", "", NOT_MEASURED, "queue: C11"),
+    Bar(
+        "D6",
+        "Clients that drip heads or bodies, or do not read, are let go",
+        "pytest tests/server/test_serve_wire.py",
+        PARTLY,
+        "not with 1,000 connections at a time",
+    ),
+    Bar(
+        "D7",
+        "Bodies that are too large are refused before they are read",
+        "pytest tests/server/test_serve_app.py tests/server/test_local.py -k 'large or broken or "
+        "length or kinds'",
+        PARTLY,
+        "python-multipart is installed, for forms of several photos; no memory",
+    ),
+    Bar(
+        "D8",
+        "SIGTERM lets requests end",
+        "pytest tests/app/test_serve.py -k lets",
+        PARTLY,
+        "once, not 50 times under load",
+    ),
+    Bar(
+        "D9",
+        "Memory of the server is flat",
+        f"python benchmarks/serve.py memory {MODEL} --requests 10000",
+        PARTLY,
+        "TO_FILL",
+        slow=True,
+    ),
+    Bar(
+        "D10",
+        "Spoilt requests: no 500, no crash",
+        "python benchmarks/serve.py hostile --requests 10000 --seed 0",
+        PARTLY,
+        "TO_FILL",
+        slow=True,
+    ),
+    Bar(
+        "D11",
+        "Ready only with a living model",
+        "pytest tests/server/test_workers.py tests/server/test_serve_app.py "
+        "-k 'killed or machines'",
+        PARTLY,
+        "weights that are removed meanwhile are not tried",
+    ),
+    Bar(
+        "D12",
+        "NaN of a model is an error, and never in JSON",
+        "pytest tests/server/test_workers.py tests/server/test_answers.py -k 'wrong or finite'",
+    ),
+    Bar(
+        "D13",
+        "The page of sppnet label in Chromium, by mouse, keys and fingers",
+        "pytest tests/server/test_page.py",
+        slow=True,
+    ),
+    Bar(
+        "E1",
+        "Pooling is the paper's definition, bit by bit, of any size, type and strides",
+        f"{HERE}/laws.py pooling",
+    ),
+    Bar(
+        "E2",
+        "First and second derivatives are right, and no part of a gradient is lost",
+        f"{HERE}/laws.py gradients",
+    ),
+    Bar(
+        "E3",
+        "Pooling of regions is the definition; those that are none are refused with their row",
+        f"{HERE}/laws.py regions",
+    ),
+    Bar(
+        "E4",
+        "NaN and infinities come out where they lie: eager, compiled C++, ONNX",
+        "pytest tests/pooling -k 'nan or infinit or odd_cell'",
+    ),
+    Bar(
+        "E5",
+        "Nothing in, nothing out, in every back end",
+        "pytest tests/pooling -k 'nothing or no_regions or no_channels or without_boxes'",
+        PARTLY,
+        "compiled programs and ONNX are not asked for batches of none",
+    ),
+    Bar(
+        "E6",
+        "Maps of more than 2^31 cells",
+        "pytest -m slow tests/pooling/kernels/test_cpu.py",
+        NOT_MEASURED,
+        "takes more memory than this run was given",
+        slow=True,
+    ),
+    Bar(
+        "E7",
+        "A prediction has the same bits alone and in any batch, order and way to ask",
+        "pytest tests/classification/test_batch_invariance.py",
+    ),
+    Bar(
+        "E8",
+        "A seed gives the same files",
+        "pytest tests/training tests/detection/heads tests/app/test_seeds.py -k 'same or seed'",
+        PARTLY,
+        "no five whole runs in fresh processes with other orders of files",
+    ),
+    Bar(
+        "E9",
+        "Numbers of threads and older processors change no bit of the kernels",
+        "pytest tests/pooling/kernels/test_cpu.py -k 'threads or older'",
+        PARTLY,
+        "torch's convolutions do depend on them: runs say so when they go on",
+    ),
+    Bar(
+        "E10",
+        "Compiled, exported and ONNX give what eager code gives",
+        "pytest tests/pooling/test_compile.py tests/pooling/onnx "
+        "tests/detection/test_onnx_whole.py",
+    ),
+    Bar(
+        "E11", "Lower precision", "", NOT_MEASURED, "training in bfloat16 on request: not compared"
+    ),
+    Bar(
+        "E12",
+        "Eight threads on one model get the answers of one",
+        f"{HERE}/laws.py threads",
+    ),
+    Bar(
+        "E13",
+        "Suppression equals exact fractions, ties too; NaN is refused",
+        f"{HERE}/laws.py boxes",
+    ),
+    Bar(
+        "E14",
+        "Solvers of SVMs and regressions reach the optimum, and take classes without examples",
+        "pytest tests/detection/heads/test_dual_svm.py tests/detection/heads/test_kernel_svm.py "
+        "tests/detection/heads/test_box_regression.py",
+        PARTLY,
+        "scales of 1e-6 to 1e6 are not walked",
+    ),
+    Bar("E15", "Mirrored and moved photos give the same", "", NOT_MEASURED, "no such run exists"),
+    Bar(
+        "E16",
+        "A model answers here as where it was trained, every byte checked: sppnet doctor",
+        "pytest tests/app/test_doctor.py",
+        PARTLY,
+        "a picture and checksums, not 30 named checks",
+    ),
+    Bar(
+        "F1",
+        "Models are safetensors and JSON: nothing is unpickled, no other loader exists",
+        "pytest tests/storage/test_models.py tests/test_source_rules.py "
+        "-k 'formats or rule or caught'",
+        PARTLY,
+        "weights of torchvision are read with weights_only, after their SHA-256",
+    ),
+    Bar(
+        "F2",
+        "Readers open nothing but their inputs, start nothing, connect to nothing",
+        f"{HERE}/audit.py --inputs 400",
+    ),
+    Bar(
+        "F3",
+        "No name leads out of a folder",
+        "pytest tests/images/readers tests/storage tests/server tests/labelling -k 'leads_out or "
+        "leave_the_folder or only_said_back or traversal or unknown_pages'",
+        PARTLY,
+        "not 500 spellings on each route",
+    ),
+    Bar(
+        "F4",
+        "The server takes bytes, never an address",
+        "pytest tests/server/test_serve_app.py tests/server/test_label_studio.py -k 'forms or "
+        "address or fetch'",
+    ),
+    Bar(
+        "F5",
+        "127.0.0.1 unless an address and a token are given; Host and Origin are checked",
+        "pytest tests/server/test_local.py tests/server/test_serve_app.py -k 'host or site "
+        "or token or machine'",
+    ),
+    Bar(
+        "F6",
+        "Every answer has the headers of a safe one",
+        "pytest tests/server/test_local.py tests/server/test_serve_app.py -k 'browser or headers'",
+    ),
+    Bar(
+        "F7",
+        "Errors say no path, address or version",
+        "pytest tests/server/test_serve_app.py tests/server/test_answers.py "
+        "tests/images/test_decode.py -k 'bad_photos or absolute or addresses'",
+        PARTLY,
+        "errors have no number that leads to the log",
+    ),
+    Bar(
+        "F8",
+        "A name forges no line of a log",
+        "pytest tests/app/test_console.py tests/storage/test_files.py -k 'forge or large_name'",
+        PARTLY,
+        "lines of requests are not tried",
+    ),
+    Bar(
+        "F9",
+        "Photos of strangers are decoded in children: crash, loop, 5 GB",
+        "pytest tests/server/test_workers.py -k 'wrong or memory or long'",
+        PARTLY,
+        "the children may connect: no seccomp",
+    ),
+    Bar(
+        "F10",
+        "Other formats reach no decoder",
+        "pytest tests/images/test_decode.py -k by_content",
+    ),
+    Bar(
+        "F11",
+        "Archives",
+        "pytest tests/test_source_rules.py",
+        MET,
+        "none is unpacked, and no call that unpacks may stand in the source",
+    ),
+    Bar(
+        "F12", "ONNX files of others", "", MET, "none is read: sessions are made of our own graphs"
+    ),
+    Bar(
+        "F13",
+        "Nothing that is installed has a known fault",
+        f"{HERE}/supply.py --out runs/supply",
+        NOT_MET,
+        "pip-audit sees nothing behind this mirror; 19 direct dependencies, the bar is 12; no lock",
+    ),
+    Bar(
+        "F14",
+        "No network while importing and testing",
+        "unshare -rn pytest tests/geometry tests/config tests/storage/test_models.py "
+        "tests/images/test_decode.py tests/classification/test_batch_invariance.py",
+        PARTLY,
+        "these tests, not all",
+    ),
+    Bar(
+        "F15",
+        "What is trusted, and the limits, stand in the threat model",
+        "pytest tests/test_docs.py",
+        PARTLY,
+        "not every limit there names its test",
+    ),
+]

@@ -1,0 +1,252 @@
+r"""Bad and odd inputs, counted: ids A1, A3, A5, A7 and A8 of docs/reliability.md.
+
+    python benchmarks/reliability/inputs.py truncated
+
+``truncated``: small pictures of eight formats, cut at every byte: an error of ours each time, or,
+where only bytes after the last pixel are gone, the pixels of the whole file. ``shapes``: every size
+from 1 x 1 to 64 x 64, and strips of up to 20,000 pixels, through a classifier and through the
+pooling of a region. ``bombs``: small files of very large pictures, with seconds and memory.
+``trees``: a folder of 100,000 files is listed. ``batch``: 1,000 photos, every fifth of which is
+damaged, are classified by the command, and the 800 good ones alone by another run of it.
+Prints JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
+
+from image_files import encode, encoded_formats, photo, tree_hash
+from small_photos import draw_folders
+from sppnet.errors import InputError, SppnetError
+from sppnet.images import decode_image, list_images, load_image
+
+SLOW_SECONDS = 2.0
+STRIPS = [(1, 100), (100, 1), (1, 1000), (1000, 1), (1, 20_000), (20_000, 1)]
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def truncated() -> dict[str, Any]:
+    """Cut files at every byte."""
+    counts: Counter[str] = Counter()
+    slowest = 0.0
+    for seed, (height, width) in enumerate([(24, 36), (9, 61), (40, 33)]):
+        for name, data in encoded_formats(photo(height, width, seed)).items():
+            whole = decode_image(data)
+            for length in range(len(data)):
+                begin = time.perf_counter()
+                try:
+                    image = decode_image(data[:length])
+                except InputError:
+                    counts["refused"] += 1
+                except Exception as error:
+                    counts[f"wrong: {name} {type(error).__name__}"] += 1
+                else:
+                    same = torch.equal(image, whole)
+                    counts["same pixels" if same else f"wrong: {name} other pixels"] += 1
+                slowest = max(slowest, time.perf_counter() - begin)
+    files = sum(counts.values())
+    wrong = sum(count for kind, count in counts.items() if kind.startswith("wrong"))
+    wrong += slowest > SLOW_SECONDS
+    figures = {"files": files, "wrong": wrong, "slowest_seconds": round(slowest, 3)}
+    return {**figures, "peak_megabytes": round(peak_megabytes()), "counts": dict(counts)}
+
+
+def shapes() -> dict[str, Any]:
+    """Classify pictures of every size, and pool a region of a map of every size."""
+    from sppnet.classification import Classifier, View, build_classifier
+    from sppnet.pooling import pool_regions
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    draw = random.Random(0)
+    network = build_classifier("small5", 6, hidden=(32,), feature_norm=1.0)
+    classifier = Classifier(network, View("full", 32), ("a", "b", "c", "d", "e", "f"))
+    sizes = [(h, w) for h in range(1, 65) for w in range(1, 65)] + STRIPS
+    wrong: Counter[str] = Counter()
+    for height, width in sizes:
+        (found,) = classifier.predict(torch.rand(3, height, width))
+        if not found["scores"].isfinite().all() or len(found["scores"]) != 6:
+            wrong[f"classify {height} x {width}"] += 1
+        x0, y0 = draw.randrange(width), draw.randrange(height)
+        region = [0, x0, y0, draw.randint(x0 + 1, width), draw.randint(y0 + 1, height)]
+        pooled = pool_regions(torch.rand(1, 8, height, width), torch.tensor([region]), (1, 2, 3, 6))
+        if not pooled.isfinite().all() or pooled.shape != (1, 400):
+            wrong[f"pool {height} x {width}"] += 1
+    return {"sizes": len(sizes), "wrong": sum(wrong.values()), "kinds": dict(wrong.most_common(5))}
+
+
+def png_of(side: int) -> bytes:
+    """A whole PNG of one colour."""
+    pack = zlib.compressobj(9)
+    row = bytes(3 * side + 1)
+    data = b"".join(pack.compress(row) for _ in range(side)) + pack.flush()
+    head = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    parts = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
+    chunks = [
+        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+        for kind, body in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def bombs() -> dict[str, Any]:
+    """Refuse small files of very large pictures; each in a process of its own."""
+    strips, tags = 1_000_000, []
+    values = [(256, 1), (257, strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+    tags = [(tag, 4, 1, value) for tag, value in values]
+    tags += [(273, 4, strips, 200), (279, 4, strips, 200)]
+    body = b"".join(
+        tag.to_bytes(2, "little")
+        + kind.to_bytes(2, "little")
+        + count.to_bytes(4, "little")
+        + value.to_bytes(4, "little")
+        for tag, kind, count, value in sorted(tags)
+    )
+    tiff = b"II*\0\x08\0\0\0" + len(tags).to_bytes(2, "little") + body + bytes(4 * strips)
+    gif = bytearray(encode(photo(), "GIF"))
+    gif[6:10] = b"\xff\xff\xff\xff"
+    files = {
+        "PNG of 13,000 x 13,000": png_of(13_000),
+        "GIF of 65,535 x 65,535": bytes(gif),
+        "TIFF of 1,000,000 strips": tiff,
+    }
+    found, wrong = {}, 0
+    with tempfile.TemporaryDirectory() as name:
+        for title, data in files.items():
+            path = Path(name) / "bomb"
+            path.write_bytes(data)
+            command = [sys.executable, __file__, "one-bomb", "--file", str(path)]
+            run = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[title] = {"bytes": len(data), **json.loads(run.stdout)}
+            wrong += found[title]["code"] != "E_TOO_LARGE" or found[title]["seconds"] > 0.2
+            wrong += found[title]["megabytes_more"] > 30
+    return {"files": len(files), "wrong": wrong, "each": found}
+
+
+def one_bomb(path: Path) -> dict[str, Any]:
+    """Load one file: seconds of a processor, memory beyond that of a small picture."""
+    decode_image(encode(photo(), "PNG"))
+    before, begin, code = peak_megabytes(), time.process_time(), ""
+    try:
+        load_image(path)
+    except SppnetError as error:
+        code = error.code
+    seconds = time.process_time() - begin
+    more = peak_megabytes() - before
+    return {"code": code, "seconds": round(seconds, 4), "megabytes_more": round(more, 1)}
+
+
+def trees(files: int = 100_000) -> dict[str, Any]:
+    """List a folder of very many files."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        for number in range(files):
+            os.close(os.open(f"{name}/{number}.jpg", os.O_CREAT | os.O_WRONLY))
+        before, begin = peak_megabytes(), time.process_time()
+        listed = len(list_images([name]).paths)
+        seconds = time.process_time() - begin  # of a processor: others may be busy here
+    more = peak_megabytes() - before
+    wrong = (listed != files) + (seconds > 5) + (more > 200)
+    figures = {
+        "files": listed,
+        "processor_seconds": round(seconds, 2),
+        "megabytes_more": round(more, 1),
+    }
+    return {**figures, "wrong": wrong}
+
+
+def batch(good: int = 800, bad: int = 200) -> dict[str, Any]:
+    """Classify good and damaged photos by the command, and the good ones alone."""
+    from sppnet.classification import Classifier, View, build_classifier
+
+    torch.manual_seed(0)
+    draw = random.Random(0)
+    network = build_classifier("small5", 3, hidden=(32,), feature_norm=1.0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Classifier(network, View("full", 32), ("a", "b", "c")).save(folder / "model")
+        photos = sorted(draw_folders(folder / "drawn", (good + 2) // 3).rglob("*.png"))[:good]
+        for number, path in enumerate(photos):
+            for kind in ("alone", "mixed"):
+                (folder / kind).mkdir(exist_ok=True)
+                (folder / kind / f"{number:04d}.png").write_bytes(path.read_bytes())
+        samples = list(encoded_formats(photo()).values())
+        spoilt: list[Callable[[bytes], bytes]] = [
+            lambda data: data[:0],
+            lambda data: data[: len(data) // 2],
+            lambda data: b"no image at all" + data[15:],
+            lambda data: data[:12],
+        ]
+        for number in range(bad):
+            data = draw.choice(spoilt)(draw.choice(samples))
+            (folder / "mixed" / f"{draw.randrange(10_000):04d}-{number}.jpg").write_bytes(data)
+        before = tree_hash(folder / "mixed")
+        runs = {kind: _classify(folder, kind) for kind in ("alone", "mixed")}
+        changed = before != tree_hash(folder / "mixed")
+    alone, mixed = runs["alone"]["answers"], runs["mixed"]["answers"]
+    same = sum(answer == mixed[name] for name, answer in alone.items())
+    errors, codes = runs["mixed"]["errors"], [runs[kind]["code"] for kind in runs]
+    wrong = (same != good) + (codes != [0, 3]) + (errors != bad) + changed
+    figures = {"photos": good + bad, "good": good, "equal": same, "errors": errors}
+    return {**figures, "codes": codes, "inputs_changed": changed, "wrong": wrong}
+
+
+def _classify(folder: Path, kind: str) -> dict[str, Any]:
+    """Run the command; its code, what it says of each photo, and how many errors it tells."""
+    words = ["classify", "predict", folder / "model", folder / kind, "--out", folder / f"of-{kind}"]
+    command = [sys.executable, "-m", "sppnet", *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = json.loads((folder / f"of-{kind}" / "predictions.json").read_bytes())
+    answers = {
+        each["file"]: {key: value for key, value in each.items() if key != "path"}
+        for each in found["images"]
+    }
+    lines = sum(line.startswith("sppnet: error: ") for line in run.stderr.splitlines())
+    errors = lines if lines == len(found["failed"]) else -1
+    return {"code": run.returncode, "answers": answers, "errors": errors}
+
+
+WORK: dict[str, Callable[[], dict[str, Any]]] = {
+    "truncated": truncated,
+    "shapes": shapes,
+    "bombs": bombs,
+    "trees": trees,
+    "batch": batch,
+}
+
+
+def main() -> None:
+    """Count, print, and leave with 1 if anything is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("work", choices=[*WORK, "one-bomb"])
+    parser.add_argument("--file", type=Path, help="Of one-bomb.")
+    chosen = parser.parse_args()
+    if chosen.work == "one-bomb":
+        print(json.dumps(one_bomb(chosen.file)))
+        return
+    found = WORK[chosen.work]()
+    print(json.dumps(found, indent=1))
+    sys.exit(1 if found["wrong"] else 0)
+
+
+if __name__ == "__main__":
+    main()
