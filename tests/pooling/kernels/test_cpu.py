@@ -347,7 +347,8 @@ print(cpu.kernel_name())
 def test_older_processors_get_a_kernel_of_their_own(capability: str) -> None:
     kernel = {"default": "baseline"}.get(capability, capability)
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    folder = Path(__file__).parent
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(folder.parents[1])])
     finished = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env=environment,
