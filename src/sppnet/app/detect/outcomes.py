@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -82,21 +82,24 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class Search:
-    """What was found in the pixels of an image before it was convolved.
+    """What can be made of an image before its regions are looked at, by another thread.
 
     Args:
-        boxes: (E, 4) proposals; None if the detector is to look for them.
-        seconds: The time that took.
+        encoded: Its feature maps.
+        boxes: (E, 4) proposals found in its pixels; None if the detector is to look for them.
+        seconds: The time of the maps, and that of the search.
     """
 
-    boxes: Tensor | None = None
-    seconds: float = 0.0
+    encoded: Any
+    boxes: Tensor | None
+    seconds: tuple[float, float]
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls, detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
     ) -> "Search":
-        """Look for proposals as a detector does, or take those of a file.
+        """Convolve an image, and look for proposals as a detector does, or take those of a file.
 
         Args:
             detector: The detector; several look for themselves.
@@ -106,15 +109,17 @@ class Search:
         Raises:
             InputError: If the file cannot be decoded.
         """
-        pixels = image.pixels
-        begin = time.perf_counter()
+        pixels, boxes = image.pixels, None
+        times = [time.perf_counter()]
         if external is not None:
             boxes = external.look_up(image.path, (pixels.shape[1], pixels.shape[2]))
         elif isinstance(detector, Detector) and not proposals_file(detector.inference.proposals):
             boxes = detector.search(pixels)
-        else:
-            return cls()
-        return cls(boxes, time.perf_counter() - begin)
+        times.append(time.perf_counter())
+        encoded = detector.encode(pixels)
+        times.append(time.perf_counter())
+        search, features = (end - start for start, end in pairwise(times))
+        return cls(encoded, boxes, (features, search))
 
 
 def detect_image(
@@ -129,7 +134,7 @@ def detect_image(
         detector: The detector, or several as one.
         image: The image file.
         external: Proposals from a file, used instead of a search in the pixels.
-        searched: What was found in the pixels already; None if they are still to be searched.
+        searched: What was made of it already; None if nothing was.
 
     Returns:
         Detections, proposals and times.
@@ -138,15 +143,14 @@ def detect_image(
         InputError: If the file cannot be decoded.
     """
     searched = searched or Search.of(detector, image, external)
+    features, search = searched.seconds
     times = [time.perf_counter()]
-    encoded = detector.encode(image.pixels)
+    proposals = detector.propose(image.pixels, searched.encoded, searched.boxes)
     times.append(time.perf_counter())
-    proposals = detector.propose(image.pixels, encoded, searched.boxes)
+    detections = detector.detect(searched.encoded, proposals)
     times.append(time.perf_counter())
-    detections = detector.detect(encoded, proposals)
-    times.append(time.perf_counter())
-    features, from_maps, windows = (end - start for start, end in pairwise(times))
-    seconds = (image.seconds, features, searched.seconds + from_maps, windows)
+    from_maps, windows = (end - start for start, end in pairwise(times))
+    seconds = (image.seconds, features, search + from_maps, windows)
     return ImageOutcome(detections, proposals, seconds, image.number)
 
 
@@ -208,7 +212,7 @@ class OutcomeStore:
         return self.prepare(image).finish()
 
     def prepare(self, image: ReadImage) -> "PreparedImage":
-        """Look the image up, or decode and search it; the rest waits for ``finish``.
+        """Look the image up, or decode, search and convolve it; the rest waits for ``finish``.
 
         Args:
             image: The image file.
@@ -256,14 +260,14 @@ class OutcomeStore:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """An image on its way through a detector: looked up, or decoded and searched.
+    """An image on its way through a detector: looked up, or decoded, searched and convolved.
 
     Args:
         store: Keeps the outcome.
         image: The image file.
         key: Of its outcome.
         record: The outcome, if it is known.
-        searched: What was found in the pixels, if it is not.
+        searched: What was made of the image, if it is not.
     """
 
     store: OutcomeStore
