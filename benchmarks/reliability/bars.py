@@ -236,7 +236,7 @@ BARS = [
         "Broken uploads, bombs, killed workers: every other request is right",
         f"python benchmarks/serve.py faults {MODEL}",
         PARTLY,
-        "TO_FILL",
+        "two kills of 200 requests; healthy again in 5 s is not timed",
         slow=True,
     ),
     Bar("D3", "Time of the server itself", "", NOT_MEASURED, "with a stub and a photo of 100 kB"),
@@ -269,7 +269,7 @@ BARS = [
         "Memory of the server is flat",
         f"python benchmarks/serve.py memory {MODEL} --requests 10000",
         PARTLY,
-        "TO_FILL",
+        "photos of 240 pixels; files and threads are not counted",
         slow=True,
     ),
     Bar(
@@ -277,7 +277,7 @@ BARS = [
         "Spoilt requests: no 500, no crash",
         "python benchmarks/serve.py hostile --requests 10000 --seed 0",
         PARTLY,
-        "TO_FILL",
+        "the bar wants 20,000",
         slow=True,
     ),
     Bar(

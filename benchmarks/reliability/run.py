@@ -31,7 +31,18 @@ PAGE = ROOT / "docs" / "reliability.md"
 MARKS = ("<!-- the table -->", "<!-- the end of the table -->")
 TAIL = 600
 # what is no figure of its own: it stands in the JSON that the program wrote
-LONG = ("things", "counts", "kinds", "each", "examples", "survivors", "faults", "statuses")
+LONG = (
+    "environment",
+    "things",
+    "counts",
+    "kinds",
+    "each",
+    "examples",
+    "survivors",
+    "faults",
+    "statuses",
+)
+SERVED = ("answers_wrong", "answers_lost_beyond_kills", "answers_500", "server_crashes")
 FUZZED = ("signal", "traceback", "hang", "peak")
 
 
@@ -127,8 +138,8 @@ def table(figures: dict[str, dict[str, Any]]) -> str:
     for bar in BARS:
         figure = figures.get(bar.id)
         verdict = verdict_of(bar, figure)
-        said = figure["figure"] if figure else "TO_FILL" if bar.left == "TO_FILL" else "-"
-        left = f": {bar.left}" if bar.left not in ("", "TO_FILL") else ""
+        said = figure["figure"] if figure else "-"
+        left = f": {bar.left}" if bar.left else ""
         command = f"`{bar.command}`" if bar.command else "-"
         cells = [
             bar.id,
@@ -173,7 +184,7 @@ def main() -> None:
     if chosen.take:
         found = json.loads(Path(chosen.take[1]).read_text())
         parts = found["things"].values() if "lie" in found else [found]
-        wrong = sum(each.get(name, 0) for each in parts for name in ("wrong", *FUZZED))
+        wrong = sum(each.get(name, 0) for each in parts for name in ("wrong", *FUZZED, *SERVED))
         figures[chosen.take[0]] = {
             "figure": words_of(found),
             "well": not wrong,
