@@ -195,6 +195,7 @@ class RowStore:
         self._parts: list[Tensor] = []
         self._free: list[int] = []
         self._next = 0  # first place that was never used
+        self._borrowed = 0  # places from here on are its own; those before are another store's
         self._readers: WeakSet[RowStore] = WeakSet()
         self._waiting: list[int] = []  # released, but a reader may still need them
 
@@ -213,8 +214,9 @@ class RowStore:
         return places
 
     def release(self, places: Places) -> None:
-        """Let places be used for other rows."""
-        (self._waiting if self._readers else self._free).extend(places.tolist())
+        """Let places be used for other rows, unless they are those of the store it shares."""
+        own = places[places >= self._borrowed].tolist()
+        (self._waiting if self._readers else self._free).extend(own)
 
     def take(self, places: Places, out: Tensor | None = None) -> Tensor:
         """(B, D) the rows in some places, in ``out`` if it is given."""
@@ -234,7 +236,7 @@ class RowStore:
         """A store with the same rows; what either adds or releases from now on is its own."""
         other = RowStore(self.length, self.capacity)
         other._parts = list(self._parts)
-        other._next = len(self._parts) * self.capacity
+        other._next = other._borrowed = len(self._parts) * self.capacity
         self._readers.add(other)
         return other
 

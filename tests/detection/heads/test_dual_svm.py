@@ -202,7 +202,13 @@ def test_what_one_store_releases_another_that_shares_it_still_reads() -> None:
     other = store.share()
     store.release(places)
     store.add(torch.zeros(4, 2))
+    other.release(places[:2])  # not its own to give away
     own = other.add(torch.full((4, 2), 3.0))
+    assert not set(own) & set(places)
+    other.release(own[:1])
+    assert other.add(torch.full((1, 2), 4.0)).tolist() == own[:1].tolist()
+    other.add(torch.full((1, 2), 3.0))
+    own = own[1:]
     assert bool((other.take(places) == 1).all())
     assert bool((other.take(own) == 3).all())
     del other
