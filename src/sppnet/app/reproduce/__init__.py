@@ -29,7 +29,7 @@ CLAIMS = "claims"
 Table = Annotated[
     str,
     typer.Argument(
-        metavar="TABLE|claims", help="Number in the paper, 1 to 13; or claims, in minutes."
+        metavar="TABLE|claims", help="Number in the paper, 1 to 13; or claims, on photos of yours."
     ),
 ]
 Data = Annotated[
