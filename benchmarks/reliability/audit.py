@@ -93,6 +93,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         installed = {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sys.prefix}
         source = str(Path(__file__).parents[2])
+        # imports look into Python's zip, and libraries count the processors
+        installed |= {part for part in sys.path if part.endswith(".zip")} | {"/proc/stat"}
         watch.roots = (os.path.realpath(name), name, *installed, source, "/dev/null", "/usr/share")
         inputs = read_all(watch, Path(name), chosen.inputs, chosen.seed)
     wrong, opened = dict(watch.seen), watch.opened
