@@ -37,6 +37,7 @@ from sppnet.detection import (
     train_detector,
 )
 from sppnet.detection.assign import wants_mirror
+from sppnet.detection.train import FEW_PHOTOS
 from sppnet.errors import NothingUsableError, Problem, SppnetError
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import (
@@ -54,6 +55,7 @@ from sppnet.training.checkpoints import Checkpoints
 
 # Trained on before the long part, to say how long that will take; of few images fewer.
 PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
+POINTS = "operating point"  # a stage
 TRIALS = "trials"  # folder of what was tried
 SECONDS_PER_MINUTE = 60.0
 GIGABYTE = 10**9
@@ -264,8 +266,12 @@ class TrainingJob:
                     detector.save(Path(folder) / "model")
         share = len(dataset) / max(1, len(cached.usable))
         factors = {"save": 1.0, "tuning": config.tune_updates / max(1, updates)}
-        seconds = stages.seconds().items()
-        return [Stage(name, value * factors.get(name, share)) for name, value in seconds], share
+        seconds = stages.seconds()
+        judged_anew = len(dataset) <= FEW_PHOTOS or config.classifier != "svm"
+        if POINTS in seconds and not judged_anew:  # the probe trained what judges, the run will not
+            seconds[POINTS] = max(0.0, seconds[POINTS] - seconds["objects"] - seconds["svm"])
+        each = [Stage(name, value * factors.get(name, share)) for name, value in seconds.items()]
+        return each, share
 
     def _open(self) -> DetectionDataset:
         """Read the annotations; one bad file is a problem, no usable file is an error."""
