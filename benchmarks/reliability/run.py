@@ -201,6 +201,7 @@ def main() -> None:
         save(figures)
     save(figures)
     if chosen.table:
+        figures = json.loads(FIGURES.read_text())
         PAGE.write_text(page_with(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
     sys.exit(1 if any(not figures[bar.id]["well"] for bar in wanted) else 0)
 
@@ -209,7 +210,11 @@ def save(figures: dict[str, dict[str, Any]]) -> None:
     """Keep the figures in the order of the bar."""
     order = {bar.id: place for place, bar in enumerate(BARS)}
     ordered = dict(sorted(figures.items(), key=lambda item: order[item[0]]))
-    FIGURES.write_text(json.dumps(ordered, indent=1) + "\n")
+    text = json.dumps(ordered, indent=1) + "\n"
+    places = {sys.prefix: "ENVIRONMENT", str(ROOT): "REPOSITORY", str(Path.home()): "HOME"}
+    for place, name in places.items():  # of this machine, which are of no use on another
+        text = text.replace(place, name)
+    FIGURES.write_text(text)
 
 
 if __name__ == "__main__":
