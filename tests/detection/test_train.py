@@ -159,8 +159,7 @@ def test_many_photos_are_judged_by_what_the_svms_are_without_them(
 
     monkeypatch.setattr(OperatingPoints, "fit", classmethod(keep))
     for most in (len(scenes), len(scenes) - 1):
-        monkeypatch.setattr(train, "FEW_PHOTOS", most)
-        detector = train_detector(prepare(settings=few), scenes.names, few)
+        detector = train_detector(prepare(settings=few), scenes.names, few, few_photos=most)
     for photos, found in judged:
         assert photos == found.keys() == {image.image_id for image in scenes}
     own = {image.image_id: detector.predict(image.path) for image in scenes}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ SHARED = ("use_difficult", "seed")  # settings of several parts
 # Percent of the updates after which the rate of a fine-tuning falls to a tenth.
 HEAD_DROPS, NETWORK_DROPS = (50, 85), (75,)
 FEWEST_BOX_SAMPLES = 50  # for a box regression of a class's own
-FEW_PHOTOS = 100  # up to which what judges some of them is trained on the others from nothing
+FEW_PHOTOS = 100
 Stage = Callable[[str], AbstractContextManager[object]]
 
 
@@ -171,6 +171,7 @@ def train_detector(
     track: Track = no_tracking,
     stage: Stage = nullcontext,
     checkpoints: Checkpoints | None = None,
+    few_photos: int = FEW_PHOTOS,
 ) -> Detector:
     """Train a detector: proposals, maps, anchors, fine-tuning if asked for, SVMs, box regression.
 
@@ -188,6 +189,7 @@ def train_detector(
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
         checkpoints: Where the state of a fine-tuning is kept; None keeps none.
+        few_photos: Up to so many, what judges some of them is trained on the others from nothing.
 
     Returns:
         The fitted detector.
@@ -201,7 +203,7 @@ def train_detector(
     """
     with stage("proposals"):
         cached.propose_all(workers, track)
-    return _Training(cached, tuple(names), config, track, stage).run(checkpoints)
+    return _Training(cached, tuple(names), config, track, stage, few_photos).run(checkpoints)
 
 
 def part_of(config: DetectionConfig, kind: type[T], prefix: str = "", **more: Any) -> T:
@@ -312,9 +314,10 @@ class _Training:
     config: DetectionConfig
     track: Track
     timed: Stage
+    few_photos: int = FEW_PHOTOS
     shared_scaler: FeatureScaler | None = None
-    # photos, and what the SVMs are without them; empty where they are few, or there is a kernel
-    judges: list[tuple[list[LabelledImage], RegionClassifier]] = field(default_factory=list)
+    # photos, and what the SVMs are without them; None where they are few, or there is a kernel
+    judges: list[tuple[list[LabelledImage], RegionClassifier]] | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -327,9 +330,8 @@ class _Training:
     def mirror(self) -> bool:
         """Whether mirror images are learnt from, too."""
         config = self.config
-        images, num_classes = self.cached.images, len(self.names)
         wish = (config.mirror, config.use_difficult, config.few_objects)
-        return wants_mirror(images, num_classes, *wish)
+        return wants_mirror(self.cached.images, len(self.names), *wish)
 
     @property
     def wants_points(self) -> bool:
@@ -367,10 +369,9 @@ class _Training:
 
         A classifier scores the photos that it was fitted to too well. So each part of the photos is
         scored by one that knows the others alone; proposals and box regression are the detector's.
-        Of many photos only some are scored, and of very many one part is held out.
         """
         found: dict[Any, Detections] = {}
-        for held, classifier in self.judges or self._fit_judges():
+        for held, classifier in self._fit_judges() if self.judges is None else self.judges:
             own = Detector(
                 detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
             )
@@ -442,7 +443,7 @@ class _Training:
             trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track, keep_positives=kind == "kernel")
-            if kind == "svm" and self.wants_points and len(self.cached.usable) > FEW_PHOTOS:
+            if kind == "svm" and self.wants_points and len(self.cached.usable) > self.few_photos:
                 judges = [(held, trainer.fit_without(held)) for held, _ in self._parts()]
                 self.judges = [each for each in judges if bool((each[1].bias > NEVER).any())]
         if kind == "svm":

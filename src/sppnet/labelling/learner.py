@@ -20,9 +20,9 @@ from sppnet.detection.assign import trainable_objects, wants_mirror
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.box_sums import BoxSums, Landmarks, classes_share
-from sppnet.detection.heads.hard_negatives import NEVER, HardNegativeMiner
+from sppnet.detection.heads.hard_negatives import HardNegativeMiner
 from sppnet.detection.heads.region_head import RegionFeatures
-from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer
+from sppnet.detection.heads.svm_trainer import FeatureScaler, SvmTrainer, linear_classifier
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer
 from sppnet.detection.train import (
     cascade_config,
@@ -303,7 +303,7 @@ class WarmLearner:
         cascade.stages_ = [_copied(stage) for stage in self.boxes.cascade.stages_]
         return Detector(
             self.cached.encoder,
-            self._classifier(self.miner),
+            linear_classifier(self.miner, self.scale),
             cascade if self.config.box_regression else None,
             self.names,
             inference_config(self.config),
@@ -346,18 +346,11 @@ class WarmLearner:
         """
         detector = self.detector()
         if self.miner is not None:
-            miner = self.miner.copy()
             numbers = [self.learnt[path].number for path in paths]
-            miner.drop({2 * number + side for number in numbers for side in (0, 1)})
-            miner.refit()
-            detector.classifier = self._classifier(miner)
+            sides = {2 * number + side for number in numbers for side in (0, 1)}
+            miner = self.miner.without(sides, early=True)
+            detector.classifier = linear_classifier(miner, self.scale)
         return detector
-
-    def _classifier(self, miner: HardNegativeMiner) -> LinearRegionClassifier:
-        # a class that has lost its positives still has weights, those of its negatives
-        is_found = miner.bias_ > NEVER
-        weights = (miner.weights_ * self.scale * is_found).contiguous()
-        return LinearRegionClassifier(weights, miner.bias_.clone())
 
     def share_images(self) -> None:
         """Let the features know which photos are learnt from."""

@@ -218,9 +218,9 @@ class RowStore:
         own = places[places >= self._borrowed].tolist()
         (self._waiting if self._readers else self._free).extend(own)
 
-    def take(self, places: Places, out: Tensor | None = None) -> Tensor:
-        """(B, D) the rows in some places, in ``out`` if it is given."""
-        out = torch.empty(len(places), self.length, dtype=torch.float16) if out is None else out
+    def take(self, places: Places) -> Tensor:
+        """(B, D) the rows in some places."""
+        out = torch.empty(len(places), self.length, dtype=torch.float16)
         for part, chosen, inside in self._by_part(places):
             if len(inside) == len(places):
                 return torch.index_select(part, 0, inside, out=out)

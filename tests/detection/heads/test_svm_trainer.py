@@ -109,6 +109,7 @@ def test_images_that_are_left_out_taught_nothing(prepare, scenes) -> None:
     assert torch.equal(whole.weights, before)
     nothing = trainer.fit_without(scenes.images)
     assert bool((nothing.bias == NEVER).all())
+    assert not nothing.weights.any()
     assert torch.equal(trainer.fit_without([]).weights, whole.weights)
 
 

@@ -55,7 +55,6 @@ from sppnet.training.checkpoints import Checkpoints
 
 # Trained on before the long part, to say how long that will take; of few images fewer.
 PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
-POINTS = "operating point"  # a stage
 TRIALS = "trials"  # folder of what was tried
 SECONDS_PER_MINUTE = 60.0
 GIGABYTE = 10**9
@@ -259,19 +258,21 @@ class TrainingJob:
         with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), catch_warnings():
             simplefilter("ignore")
             with suppress(SppnetError, ValueError):
+                few = 0 if len(dataset) > FEW_PHOTOS else FEW_PHOTOS  # as the run will have it
                 detector = train_detector(
-                    cached, dataset.names, small, workers=self.workers, stage=stages.stage
+                    cached,
+                    dataset.names,
+                    small,
+                    workers=self.workers,
+                    stage=stages.stage,
+                    few_photos=few,
                 )
                 with stages.stage("save"):
                     detector.save(Path(folder) / "model")
         share = len(dataset) / max(1, len(cached.usable))
         factors = {"save": 1.0, "tuning": config.tune_updates / max(1, updates)}
-        seconds = stages.seconds()
-        judged_anew = len(dataset) <= FEW_PHOTOS or config.classifier != "svm"
-        if POINTS in seconds and not judged_anew:  # the probe trained what judges, the run will not
-            seconds[POINTS] = max(0.0, seconds[POINTS] - seconds["objects"] - seconds["svm"])
-        each = [Stage(name, value * factors.get(name, share)) for name, value in seconds.items()]
-        return each, share
+        seconds = stages.seconds().items()
+        return [Stage(name, value * factors.get(name, share)) for name, value in seconds], share
 
     def _open(self) -> DetectionDataset:
         """Read the annotations; one bad file is a problem, no usable file is an error."""

@@ -185,9 +185,8 @@ class DualCoordinateDescentSvm:
 
     def _gather(self, labels: Labels) -> FittedTogether:
         """What a fit of some classes works on; :meth:`_scatter` writes it back."""
-        columns = np.empty(len(self.bias), dtype=np.int32)
         weights, bias = self.weights[labels], self.bias[labels].double().numpy()
-        return FittedTogether(labels, weights, bias, columns, self.bias_factor**2)
+        return FittedTogether(labels, weights, bias, len(self.bias), self.bias_factor**2)
 
     def _scatter(self, party: FittedTogether) -> None:
         """Write back the weights and biases of classes."""

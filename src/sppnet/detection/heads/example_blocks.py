@@ -160,25 +160,28 @@ class FittedTogether:
         labels: (L,) the classes, rising.
         weights: (L, D) their present weights.
         bias: (L,) their present biases.
-        columns: (K,) int32 of every class, its place among ``labels``, or -1.
+        num_classes: K, of all classes.
         bias_square: Square of the constant feature that stands for the bias.
+
+    Attributes:
+        columns: (K,) int32 of every class, its place among ``labels``, or -1.
     """
 
     labels: Labels
     weights: Tensor
     bias: Floats
-    columns: NDArray[np.int32]
+    num_classes: int
     bias_square: float
 
     def __post_init__(self) -> None:
-        self.columns = np.full_like(self.columns, -1)
+        self.columns = np.full(self.num_classes, -1, dtype=np.int32)
         self.columns[self.labels] = np.arange(len(self.labels))
 
     def only(self, keep: NDArray[np.bool_]) -> "FittedTogether":
         """Those of them that go on."""
         places = np.flatnonzero(keep)
         chosen = self.labels[places], self.weights[places], self.bias[places]
-        return FittedTogether(*chosen, self.columns, self.bias_square)
+        return FittedTogether(*chosen, self.num_classes, self.bias_square)
 
     def improve(
         self, block: ExampleBlock, store: RowStore, gain: Floats, *, only_active: bool = False

@@ -218,7 +218,7 @@ class HardNegativeMiner:
         self._has_positives = torch.tensor([n > 0 for n in self._svms.count_examples(1)])
         self.bias_[~self._has_positives] = NEVER
 
-    def without(self, owners: Collection[int]) -> "HardNegativeMiner":
+    def without(self, owners: Collection[int], *, early: bool = False) -> "HardNegativeMiner":
         """What would have been learnt without some owners, as far as it can be told from the rest.
 
         Negatives that were easy for the SVMs of all owners are gone, though they may be hard for
@@ -226,13 +226,14 @@ class HardNegativeMiner:
 
         Args:
             owners: Whose examples are left out.
+            early: Whether the coarser tolerance of :meth:`refit` is enough.
 
         Returns:
-            A copy that shares the features, fitted to the full tolerance.
+            A copy that shares the features, fitted again.
         """
         other = self.copy()
         other.drop(owners)
-        other.refit(early=False)
+        other.refit(early=early)
         return other
 
     def grow(self, num_classes: int) -> None:

@@ -12,7 +12,12 @@ from sppnet.detection.assign import inside_crowd, trainable_objects
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
-from sppnet.detection.heads.hard_negatives import HardNegativeMiner, MiningConfig, ReservoirSample
+from sppnet.detection.heads.hard_negatives import (
+    NEVER,
+    HardNegativeMiner,
+    MiningConfig,
+    ReservoirSample,
+)
 from sppnet.detection.heads.kernel_svm import KernelRegionClassifier, KernelSvmConfig, mine_kernel
 from sppnet.detection.heads.region_head import RegionFeatures
 from sppnet.errors import NothingUsableError
@@ -228,7 +233,7 @@ class SvmTrainer:
             miner.add(self.describe(encoded, regions[rows]), is_hard[rows], owner)
         miner.finish()
         self._miner = miner
-        return self._classifier(miner)
+        return linear_classifier(miner, self.scale, self.features)
 
     def fit_without(self, images: Sequence[LabelledImage]) -> LinearRegionClassifier:
         """The SVMs of :meth:`mine` without what some images taught: these are then new to them.
@@ -242,15 +247,8 @@ class SvmTrainer:
         Returns:
             The SVMs.
         """
-        return self._classifier(
-            self._miner.without([self._numbers[image.image_id] for image in images])
-        )
-
-    def _classifier(self, miner: HardNegativeMiner) -> LinearRegionClassifier:
-        """The SVMs of a miner, for features that are not scaled."""
-        # products of columns with gaps differ in their last bits from those of a loaded detector
-        weights = (miner.weights_ * self.scale).contiguous()
-        return LinearRegionClassifier(weights, miner.bias_, self.features)
+        rest = self._miner.without([self._numbers[image.image_id] for image in images])
+        return linear_classifier(rest, self.scale, self.features)
 
     def mine_kernel(self, track: Track = no_tracking) -> KernelRegionClassifier:
         """Train a kernel classifier on the objects and on batches of negatives."""
@@ -324,6 +322,24 @@ class SvmTrainer:
         if self.config.negative_overlap < 1:
             negative &= keep_apart(boxes, negative, self.config.negative_overlap)
         return negative
+
+
+def linear_classifier(
+    miner: HardNegativeMiner, scale: float, features: RegionFeatures | None = None
+) -> LinearRegionClassifier:
+    """Take the present SVMs of a miner as a classifier.
+
+    Args:
+        miner: It may go on learning.
+        scale: What its features were multiplied by; those of the classifier are not.
+        features: What the SVMs see of a region; None for the pooled vectors.
+
+    Returns:
+        The SVMs; a class that has lost its positives, but not its negatives, is never found.
+    """
+    # products of columns with gaps differ in their last bits from those of a loaded detector
+    weights = (miner.weights_ * scale * (miner.bias_ > NEVER)).contiguous()
+    return LinearRegionClassifier(weights, miner.bias_.clone(), features or RegionFeatures())
 
 
 def keep_apart(boxes: Tensor, negative: Tensor, overlap: float) -> Tensor:
