@@ -6,29 +6,28 @@ python benchmarks/whole_page.py --data DIR --model RUN/model --page page/index.h
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from playwright.sync_api import sync_playwright
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+from label_page import find_browser, running_browser
 from sppnet import Detector, open_detection_dataset
 from sppnet.images import LabelledImage, to_image
 
-ARGUMENTS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WAIT = 120_000  # milliseconds
 
 
 def ask_page(page_file: Path, images: list[LabelledImage]) -> list[tuple[float, list[dict]]]:
     """Open the page from the disk and give it photos: seconds and finds of each."""
-    answers = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=ARGUMENTS
-        )
+    answers, place = [], find_browser()
+    if place is None:
+        raise SystemExit("chromium is not installed")
+    with running_browser(place) as browser:
         page = browser.new_page()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -42,7 +41,6 @@ def ask_page(page_file: Path, images: list[LabelledImage]) -> list[tuple[float, 
             page.wait_for_selector("body[data-done=yes]", timeout=WAIT, state="attached")
             seconds = float(page.get_attribute("body", "data-seconds") or "nan")
             answers.append((seconds, json.loads(page.get_attribute("body", "data-found") or "[]")))
-        browser.close()
     outside = [url for url in asked if url.split(":")[0] not in ("file", "blob", "data")]
     sys.stdout.write(f"{len(outside)} requests that leave the page\n")
     return answers[1:]

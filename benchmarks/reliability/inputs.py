@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))
 sys.path.append(str(Path(__file__).parents[1]))
 
 from image_files import encode, encoded_formats, photo, tree_hash
+from serve import png_of
 from small_photos import draw_folders
 from sppnet.errors import InputError, SppnetError
 from sppnet.images import decode_image, list_images, load_image
@@ -95,23 +95,9 @@ def shapes() -> dict[str, Any]:
     return {"sizes": len(sizes), "wrong": sum(wrong.values()), "kinds": dict(wrong.most_common(5))}
 
 
-def png_of(side: int) -> bytes:
-    """A whole PNG of one colour."""
-    pack = zlib.compressobj(9)
-    row = bytes(3 * side + 1)
-    data = b"".join(pack.compress(row) for _ in range(side)) + pack.flush()
-    head = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    parts = [(b"IHDR", head), (b"IDAT", data), (b"IEND", b"")]
-    chunks = [
-        len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
-        for kind, body in parts
-    ]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 def bombs() -> dict[str, Any]:
     """Refuse small files of very large pictures; each in a process of its own."""
-    strips, tags = 1_000_000, []
+    strips = 1_000_000
     values = [(256, 1), (257, strips), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
     tags = [(tag, 4, 1, value) for tag, value in values]
     tags += [(273, 4, strips, 200), (279, 4, strips, 200)]
@@ -126,7 +112,7 @@ def bombs() -> dict[str, Any]:
     gif = bytearray(encode(photo(), "GIF"))
     gif[6:10] = b"\xff\xff\xff\xff"
     files = {
-        "PNG of 13,000 x 13,000": png_of(13_000),
+        "PNG of 13,000 x 13,000": png_of(13_000, 13_000),
         "GIF of 65,535 x 65,535": bytes(gif),
         "TIFF of 1,000,000 strips": tiff,
     }

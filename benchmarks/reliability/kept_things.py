@@ -23,6 +23,7 @@ from sppnet.storage import (
     ensure_output_folder,
     load_model,
     save_model,
+    sha256_bytes,
     write_json,
     write_text,
 )
@@ -171,8 +172,6 @@ def said_of(labels: PhotoLabels) -> str:
 
 def hash_of(value: object) -> str:
     """A short digest."""
-    from sppnet.storage import sha256_bytes
-
     return sha256_bytes(repr(value).encode())[:16]
 
 

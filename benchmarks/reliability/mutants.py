@@ -65,15 +65,11 @@ def mutate(rooms: list[str], tests: list[str], keep: Path | None, minutes: float
         folder = keep or Path(name)
         for part in ("src", "tests", "benchmarks"):
             shutil.copytree(ROOT / part, folder / part, dirs_exist_ok=True)
-        for part in ("README.md",):
-            shutil.copy(ROOT / part, folder / part)
+        shutil.copy(ROOT / "README.md", folder)
         text = (ROOT / "pyproject.toml").read_text() + settings_of(rooms, tests)
         tomllib.loads(text)
         (folder / "pyproject.toml").write_text(text)
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1"]
         said = _run_for(command, folder, environment, 60 * minutes)
         shown = subprocess.run(

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from detection.test_onnx_whole import draw_detector
-from label_page import ARGUMENTS, WAIT, find_browser
+from label_page import WAIT, find_browser, running_browser
 from sppnet.app.export import RUNTIME_FILES, page_facts
 from sppnet.app.main import main
 from sppnet.detection import Detector
@@ -104,16 +104,13 @@ def draw_photos(folder: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
     page_folder, browser = tmp_path / "page", find_browser()
     assert browser is not None, "apt-get install chromium"
     runtime = os.environ.get("ONNXRUNTIME_WEB", "node_modules/onnxruntime-web/dist")
     assert main(["export", str(model), "--web", str(page_folder), "--runtime", runtime]) == 0
     photos = draw_photos(tmp_path)
     answers = []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=ARGUMENTS)
+    with running_browser(browser) as chromium:
         page = chromium.new_page()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
@@ -133,7 +130,6 @@ def test_page_detects_in_a_browser_without_a_server(model: Path, tmp_path: Path)
         page.set_input_files("#file", tmp_path / "bad.png")
         page.wait_for_selector("body[data-done=no]", timeout=WAIT, state="attached")
         assert "This photo cannot be used" in page.inner_text("#state")
-        chromium.close()
     assert {url.split(":")[0] for url in asked} <= {"file", "blob", "data"}
     detector = Detector.load(model)
     for photo, found in zip(photos, answers, strict=True):

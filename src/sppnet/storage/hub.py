@@ -20,7 +20,6 @@ from sppnet.storage.models import CONFIG, MANIFEST, TENSORS
 CARD, OWN_CARD = "README.md", "library_name: sppnet"
 FILES = [MANIFEST, CONFIG, TENSORS]
 TASKS = {"detector": "object-detection", "combined": "object-detection"}
-FIFTYONE_TAGS = {"detector": "detection", "combined": "detection"}
 USUAL_TASK = "image-classification"
 # figures of metrics.json -> type and name on a card
 FIGURES = {
@@ -319,7 +318,7 @@ class HubModel:
             "description": f"sppnet {_kind(self)}: {', '.join(map(str, cast(Any, self).names))}",
             "size_bytes": sum(path.stat().st_size for path in (place / "model").iterdir()),
             "requirements": {"packages": ["sppnet"], "cpu": {"support": True}},
-            "tags": [FIFTYONE_TAGS.get(_kind(self), "classification"), "torch"],
+            "tags": ["detection" if _kind(self) in TASKS else "classification", "torch"],
         }
         write_text(place / "__init__.py", FIFTYONE_CODE)
         write_text(place / MANIFEST, json_text({"name": name, "models": [entry]}))

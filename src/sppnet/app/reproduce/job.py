@@ -165,12 +165,13 @@ def run_claims(resources: Resources, boxes: Path | None, *, fresh: bool, dry_run
     parts = [(claim, on_boxes if claim.on_boxes else resources) for claim in CLAIMS]
     for claim, own in parts:
         missing = claim.missing(own)
-        if dry_run:
-            say(f"claim {claim.printed.number}: {claim.printed.title}")
-            for need in claim.needs:
-                say(f"  {'missing' if need.text in missing else 'there'}: {need.text}")
-        for line in [] if dry_run else missing:
-            note(f"claim {claim.printed.number} needs {line}")
+        if not dry_run:
+            for line in missing:
+                note(f"claim {claim.printed.number} needs {line}")
+            continue
+        say(f"claim {claim.printed.number}: {claim.printed.title}")
+        for need in claim.needs:
+            say(f"  {'missing' if need.text in missing else 'there'}: {need.text}")
     if dry_run:
         return
     config = {**_settings(resources), "boxes": None if boxes is None else str(boxes)}
