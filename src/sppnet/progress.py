@@ -1,8 +1,10 @@
 """How a long function lets its caller show progress (none, or a bar), and works ahead meanwhile."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -47,28 +49,59 @@ def show_progress(iterable: Iterable[T], description: str, total: int | None = N
     return track(iterable, description, total=total, console=Console(stderr=True), transient=True)
 
 
-def one_ahead(
-    items: Iterable[T], work: Callable[[T], Result]
+def work_ahead(
+    items: Iterable[T], work: Callable[[T], Result], workers: int = 1, *, alone: bool = True
 ) -> Iterator[tuple[T, Future[Result]]]:
-    """Give each item with what becomes of it; another thread works on the next one meanwhile.
+    """Give each item with what becomes of it; other threads work on the next ones meanwhile.
+
+    One worker computes with as many threads as torch has. Of several, each computes with one unless
+    told otherwise, which is faster than one item after the other in all threads: none waits for
+    another.
 
     Args:
         items: Taken one after the other.
         work: What is done with each; what it raises, ``result()`` of the future raises.
+        workers: Items that are worked on at the same time.
+        alone: Whether each of several workers computes with one thread.
 
     Yields:
         Each item, in order, with the future of its result.
 
     Example:
-        >>> [(item, found.result()) for item, found in one_ahead([1, 2, 3], lambda n: n * n)]
+        >>> [(item, found.result()) for item, found in work_ahead([1, 2, 3], lambda n: n * n)]
         [(1, 1), (2, 4), (3, 9)]
     """
-    waiting: tuple[T, Future[Result]] | None = None
-    with ThreadPoolExecutor(1) as thread:
+    waiting: deque[tuple[T, Future[Result]]] = deque()
+    is_alone = alone and workers > 1
+    pool = _threads_of_their_own(workers) if is_alone else ThreadPoolExecutor(workers)
+    try:
         for item in items:
-            begun = item, thread.submit(work, item)
-            if waiting is not None:
-                yield waiting
-            waiting = begun
-        if waiting is not None:
-            yield waiting
+            begun = item, pool.submit(work, item)
+            if len(waiting) == workers:
+                yield waiting.popleft()
+            waiting.append(begun)
+        while waiting:
+            yield waiting.popleft()
+    except BaseException:  # Ctrl-C waits for the items in work, not for those behind them
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
+
+
+def _threads_of_their_own(workers: int) -> ThreadPoolExecutor:
+    """Threads that compute with one thread each; all others keep as many as they had."""
+    import torch
+
+    usual, begun = torch.get_num_threads(), Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # at its first use a thread takes the number that all have
+        torch.set_num_threads(1)
+        begun.wait()
+
+    pool = ThreadPoolExecutor(workers, initializer=begin)
+    for _ in range(workers):
+        pool.submit(int)  # each begins a thread: none is free yet
+    begun.wait()
+    torch.set_num_threads(usual)  # what a thread said was for those that begin later, too
+    return pool

@@ -9,6 +9,7 @@ from sppnet import BoxPool, pool_boxes, spatial_pyramid_pool
 from sppnet.backbones import build_backbone
 from sppnet.geometry import Projection, project_boxes
 from sppnet.pooling import average_points
+from sppnet.pooling.boxes import score_points
 
 
 def cells_inside(begin: float, end: float, stride: float, centre: float, count: int) -> list[int]:
@@ -200,7 +201,7 @@ def test_the_module_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("points", [1, 2, 3])
-@pytest.mark.parametrize("levels", [(1, 2, 4), (3,), (2, 3)])
+@pytest.mark.parametrize("levels", [(1, 2, 4), (3,), (2, 3), (5, 2, 4), (6, 1, 3, 2)])
 def test_points_are_those_of_roi_align(levels: tuple[int, ...], points: int) -> None:
     maps = torch.randn(1, 5, 9, 12, generator=torch.Generator().manual_seed(0))
     corners = torch.rand(20, 2, generator=torch.Generator().manual_seed(1)) * 4
@@ -229,6 +230,29 @@ def test_points_give_their_map_a_gradient() -> None:
     maps = torch.randn(1, 2, 4, 5, generator=draw, dtype=torch.float64, requires_grad=True)
     boxes = torch.tensor([[0.3, 0.2, 3.1, 2.9], [-2.0, 1.0, 1.5, 7.0]])
     assert torch.autograd.gradcheck(lambda each: average_points(each, boxes, (1, 2)), maps)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])  # few boxes are described, many are not
+@pytest.mark.parametrize("grid", [(1, 1), (9, 12), (1, 40), (30, 31)])
+@pytest.mark.parametrize("levels", [(1, 2, 4), (2, 3), (5, 2, 4), ((1, 3), 6, (2, 3)), 3])
+def test_points_times_weights_are_their_vectors_times_weights(
+    levels, grid: tuple[int, int], count: int
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    maps = torch.randn(1, 5, *grid, generator=draw).contiguous(memory_format=torch.channels_last)
+    corners = torch.rand(count, 2, generator=draw, dtype=torch.float64) * 20 - 4
+    boxes = torch.cat([corners, corners + torch.rand(count, 2, generator=draw) * 30], 1)
+    vectors = average_points(maps, boxes, levels)
+    weights = torch.randn(vectors.shape[1], 4, generator=draw)
+    found = score_points(maps, boxes, weights, levels)
+    torch.testing.assert_close(found, vectors @ weights, rtol=1e-4, atol=1e-4)
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(score_points(maps, boxes, weights, levels), found)
+    torch.set_num_threads(before)
+    with pytest.raises(ValueError, match=r"weights must have shape"):
+        score_points(maps, boxes, weights[1:], levels)
 
 
 @pytest.mark.parametrize(

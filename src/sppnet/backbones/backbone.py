@@ -122,6 +122,15 @@ class Backbone(nn.Module):
         backbone.engine = chosen
         return backbone
 
+    @property
+    def workers(self) -> int:
+        """Images that are best convolved at a time, each by a thread: see :func:`work_ahead`.
+
+        One where torch convolves, whose last bits depend on the number of threads.
+        """
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        return torch.get_num_threads() if on_cpu and self.engine == ONNXRUNTIME else 1
+
     def _is_frozen(self, prepared: Tensor) -> bool:
         return self.engine == ONNXRUNTIME and can_run(self.trunk, prepared)
 

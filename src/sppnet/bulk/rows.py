@@ -32,7 +32,7 @@ from sppnet.detection.detector import MODEL_KIND
 from sppnet.detection.watch import usual_thresholds
 from sppnet.errors import InputError, MissingPackageError, Problem, SppnetError, UsageError
 from sppnet.evaluation.operating_point import reaches
-from sppnet.progress import one_ahead
+from sppnet.progress import work_ahead
 from sppnet.storage import read_kind, sha256_file
 from sppnet.storage.tensors import digest_of
 
@@ -426,7 +426,7 @@ def look_at(look: Look, paths: Sequence[str]) -> "pyarrow.Table":
     """
     import pyarrow
 
-    rows = [_row_of(look, path, ready) for path, ready in one_ahead(paths, load_photo)]
+    rows = [_row_of(look, path, ready) for path, ready in work_ahead(paths, load_photo)]
     return pyarrow.Table.from_pylist(rows, schema=schema_of(look))
 
 

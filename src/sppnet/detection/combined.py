@@ -66,6 +66,11 @@ class CombinedDetector:
         return torch.cat(known) if len(known) == len(self.detectors) else None
 
     @property
+    def workers(self) -> int:
+        """Images that are best looked at at a time; see :attr:`Encoder.workers`."""
+        return min(each.workers for each in self.detectors)
+
+    @property
     def operating_points(self) -> None:
         """None: scores of detections that were joined need points of their own."""
         return
@@ -142,6 +147,11 @@ class AnyDetector(Protocol):
     @property
     def seen(self) -> Tensor | None:
         """Content numbers of the images that were trained on; None if that is not known."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Images that are best looked at at a time."""
         ...
 
     @property

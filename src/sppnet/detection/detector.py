@@ -32,7 +32,7 @@ from sppnet.images import (
     usual_split,
 )
 from sppnet.images.canary import as_answers, canary_boxes, canary_image
-from sppnet.progress import Track, show_progress
+from sppnet.progress import Track, show_progress, work_ahead
 from sppnet.storage import (
     FeatureCache,
     HubModel,
@@ -196,8 +196,8 @@ class Detector(HubModel):
         """Find objects in one image or in many.
 
         All that was found is given, down to low scores: ``operating_points.select(found)`` takes
-        what counts. Of a list, a few images are in memory at a time; on a GPU those of one size go
-        through the trunk together.
+        what counts. Of a list, a few images are in memory at a time: on a processor each thread
+        works on one, on a GPU those of one size go through the trunk together.
 
         Args:
             image: Path, PIL image, uint8 array (H, W, 3), or tensor (3, H, W) of RGB 0..1; any
@@ -216,15 +216,24 @@ class Detector(HubModel):
         """
         if isinstance(image, list | tuple):
             return list(track(self._predict_each(image), "detecting", total=len(image)))
-        return next(self._predict_each([image]))
+        return self._predict_batch([image])[0]
 
     def _predict_each(self, images: Images) -> Iterator[Detections]:
-        for first in range(0, len(images), BATCH):
-            pixels = [to_image(each) for each in images[first : first + BATCH]]
-            for each, encoded in zip(pixels, self._encode_batch(pixels), strict=True):
-                found = self.detect(encoded, self.propose(each, encoded))
-                points = self.operating_points
-                yield found if points is None else points.with_confidence(found)
+        step = 1 if self.encoder.device.type == "cpu" else BATCH
+        batches = [images[first : first + step] for first in range(0, len(images), step)]
+        for _, found in work_ahead(batches, self._predict_batch, self.workers):
+            yield from found.result()
+
+    @torch.no_grad()
+    def _predict_batch(self, images: Images) -> list[Detections]:
+        """Find objects in images that go through the trunk together."""
+        pixels = [to_image(each) for each in images]
+        seen = zip(pixels, self._encode_batch(pixels), strict=True)
+        found = [self.detect(encoded, self.propose(each, encoded)) for each, encoded in seen]
+        points = self.operating_points
+        return found if points is None else [points.with_confidence(each) for each in found]
+
+    workers = property(lambda self: self.encoder.workers, doc="See :attr:`Encoder.workers`.")
 
     def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator[WatchedFrame]:
         """Find objects in a video or before a camera, frame by frame.
@@ -265,30 +274,19 @@ class Detector(HubModel):
                 f"this detector was trained on the proposals of {config.proposals}: give "
                 "--proposals, a file with proposals of these images or a method"
             )
-        external = self.search(image) if external is None else external
+        if external is None:
+            external = propose(
+                image,
+                config.proposals,
+                config.max_proposals,
+                config.seed,
+                search_side=config.search_side,
+                least_side=config.least_side,
+            )
         proposals = external[: config.max_proposals]
         if self.anchors is None:
             return proposals
         return take_turns([proposals, self.anchors.propose(encoded, config.max_anchors)[0]])
-
-    def search(self, image: Tensor) -> Tensor:
-        """Propose boxes from the pixels of an image; they may be given to :meth:`propose`.
-
-        Args:
-            image: (3, H, W) float RGB 0..1.
-
-        Returns:
-            (W, 4) xyxy in pixels, at most ``inference.max_proposals``.
-        """
-        config = self.inference
-        return propose(
-            image,
-            config.proposals,
-            config.max_proposals,
-            config.seed,
-            search_side=config.search_side,
-            least_side=config.least_side,
-        )
 
     def encode(self, image: Tensor) -> EncodedImage:
         """Convolve an image once per scale, and its mirror image if ``inference.flip`` is set.

@@ -15,6 +15,7 @@ from sppnet.geometry.projection import PROJECTION_PRESETS
 from sppnet.images import group_equal_sizes, resize_short_side
 from sppnet.pooling import average_points, num_bins, pool_regions, score_regions
 from sppnet.pooling.bins import check_levels
+from sppnet.pooling.boxes import score_points
 
 
 def choose_scales(
@@ -155,6 +156,11 @@ class Encoder:
     def device(self) -> torch.device:
         """Where the trunk runs."""
         return next(self.backbone.parameters()).device
+
+    @property
+    def workers(self) -> int:
+        """Images that are best worked on at a time; see :attr:`Backbone.workers`."""
+        return self.backbone.workers
 
     def to(self, device: torch.device | str) -> "Encoder":
         """Move the trunk to a device; returns itself."""
@@ -310,15 +316,40 @@ class Encoder:
             >>> torch.equal(cells[0], cells[1]), torch.equal(points[0], points[1])
             (True, False)
         """
-        sides = encoded.short_sides
-        scale_of = choose_scales(boxes, encoded.image_size_hw, sides, self.target_side)
         vectors = encoded.maps[0].new_empty(len(boxes), self.length)
-        for scale, (features, zoom) in enumerate(zip(encoded.maps, encoded.zooms_xy, strict=True)):
-            rows = (scale_of == scale).nonzero().flatten()
-            zoomed = boxes[rows].double() * torch.tensor([*zoom, *zoom], dtype=torch.float64)
-            within = to_cells(zoomed, self.projection).to(features.device)
+        for features, rows, within in self._find_cells(encoded, boxes):
             vectors[rows] = average_points(features, within, self.levels)
         return vectors
+
+    @torch.no_grad()
+    def interpolate_and_multiply(
+        self, encoded: EncodedImage, boxes: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Multiply what :meth:`interpolate` gives by a matrix, without building it for many boxes.
+
+        Args:
+            encoded: The image.
+            boxes: (K, 4) xyxy in pixels of the original image.
+            weights: (length, M).
+
+        Returns:
+            (K, M), equal to ``interpolate(...) @ weights`` up to rounding.
+        """
+        products = encoded.maps[0].new_empty(len(boxes), weights.shape[1])
+        for features, rows, within in self._find_cells(encoded, boxes):
+            products[rows] = score_points(features, within, weights, self.levels)
+        return products
+
+    def _find_cells(
+        self, encoded: EncodedImage, boxes: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the map of each scale, the (K,) mask of boxes there, and these (R, 4) in cells."""
+        sides = encoded.short_sides
+        scale_of = choose_scales(boxes, encoded.image_size_hw, sides, self.target_side)
+        for scale, (features, zoom) in enumerate(zip(encoded.maps, encoded.zooms_xy, strict=True)):
+            rows = scale_of == scale
+            zoomed = boxes[rows].double() * torch.tensor([*zoom, *zoom], dtype=torch.float64)
+            yield features, rows, to_cells(zoomed, self.projection).to(features.device)
 
     def config(self) -> dict[str, object]:
         """Everything but the weights that decides the vector of a proposal."""

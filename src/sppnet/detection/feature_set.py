@@ -1,7 +1,6 @@
 """The features of a data set: proposals and feature maps of each image, kept in a cache on disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -24,7 +23,7 @@ from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage, flip_left_right
 from sppnet.images.decode import decode_content, number_of, read_content
-from sppnet.progress import Track, no_tracking, one_ahead
+from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -142,13 +141,9 @@ class CachedFeatures:
             track: Shows progress.
         """
         images = self.usable  # counted before the threads begin to find bad ones
-        pool = ThreadPoolExecutor(workers)
-        try:
-            jobs = pool.map(self.attempt(self.propose_from_pixels), images)
-            for _ in track(jobs, "finding proposals", total=len(images)):
-                pass
-        finally:  # Ctrl-C waits for the images in work, not for all those that wait in line
-            pool.shutdown(cancel_futures=True)
+        shown = track(images, "finding proposals", total=len(images))
+        for _, ready in work_ahead(shown, self.attempt(self.propose_from_pixels), workers):
+            ready.result()
 
     def encode_all(self, track: Track = no_tracking, *, mirror: bool = False) -> None:
         """Convolve every image at every scale.
@@ -160,9 +155,10 @@ class CachedFeatures:
         images = self.usable
         views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
         with WriteBehind(self.cache) as later:
-            attempt = self.attempt(lambda image: self.encoded(image, put=later.put))
-            for image in track(views, "convolving images", total=total):
-                attempt(image)
+            encode = torch.no_grad()(self.attempt(lambda image: self.encoded(image, put=later.put)))
+            shown = track(views, "convolving images", total=total)
+            for _, ready in work_ahead(shown, encode, self.encoder.workers):
+                ready.result()
 
     def propose_learnt(self, track: Track = no_tracking) -> None:
         """Compute the proposals of every image from its maps; nothing without learnt anchors."""
@@ -341,7 +337,7 @@ class CachedFeatures:
         views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
         # maps are read, and their checksums made, while those of the image before are worked on
         encode = torch.no_grad()(self.attempt(self.encoded))  # another thread has its own mode
-        read = one_ahead(track(views, description, total=total), encode)
+        read = work_ahead(track(views, description, total=total), encode)
         for image, ready in read:
             encoded = ready.result()
             if encoded is not None:

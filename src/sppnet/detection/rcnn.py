@@ -235,6 +235,12 @@ class RcnnEncoder(Encoder):
         """Describe proposals: a crop follows its proposal by pixels, so nothing lies between."""
         return self.describe(encoded, boxes)
 
+    def interpolate_and_multiply(
+        self, encoded: EncodedImage, boxes: Tensor, weights: Tensor
+    ) -> Tensor:
+        """Multiply what :meth:`interpolate` gives: (K, M)."""
+        return self.pool_and_multiply(encoded, self.assign_regions(encoded, boxes), weights)
+
     def config(self) -> dict[str, object]:
         """Everything but the weights that decides the vector of a proposal."""
         return {

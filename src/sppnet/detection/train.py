@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from copy import copy
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection.assign import SamplingConfig, choose_short_sides, wants_mirror
 from sppnet.detection.detector import Detector
-from sppnet.detection.encoder import Encoder
+from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.finetune.head import HeadTuningConfig, tune_head
 from sppnet.detection.finetune.network import NetworkTuningConfig, tune_network
@@ -33,7 +35,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.evaluation.operating_point import OperatingPoints, hold_out
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
-from sppnet.progress import Track, no_tracking
+from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import trim_heap
 from sppnet.training.checkpoints import Checkpoints
@@ -372,11 +374,11 @@ class _Training:
         """
         found: dict[Any, Detections] = {}
         for held, classifier in self._fit_judges() if self.judges is None else self.judges:
-            own = Detector(
-                detector.encoder, classifier, detector.box_regressor, self.names, detector.inference
-            )
+            own = copy(detector)
+            own.classifier = classifier
             samples = self.cached.subset(held).samples("scoring held-out photos", self.track)
-            found |= {image.image_id: own.detect(maps, boxes) for image, maps, boxes in samples}
+            detecting = work_ahead(samples, partial(_detect, own), own.workers)
+            found |= {image.image_id: ready.result() for (image, *_), ready in detecting}
         scored = [image for image in self.cached.usable if image.image_id in found]
         return OperatingPoints.fit(scored, found, self.names, "training")
 
@@ -408,7 +410,7 @@ class _Training:
                 constants = part_of(self.config, AnchorConfig, "anchor_")
                 proposer = AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
                 maps = self.cached.maps("learning anchors", self.track)
-                self.cached.use_anchors(proposer.fit(maps))
+                self.cached.use_anchors(proposer.fit(maps, self.cached.encoder.workers))
                 self.cached.propose_learnt(self.track)
 
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
@@ -439,7 +441,10 @@ class _Training:
         if softmax is not None and not keep:
             return softmax
         with self.stage("objects"):
-            trainer = self._svm_trainer(tuned.features(self.config.layer_of_features))
+            features = tuned.features(self.config.layer_of_features)
+            scale, constants = self._scaler.factor(features), svm_config(self.config)
+            parts = (self.cached, len(self.names), features, constants)
+            trainer = SvmTrainer(*parts, scale=scale, mirror=self.mirror)
             trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track, keep_positives=kind == "kernel")
@@ -453,17 +458,6 @@ class _Training:
         with self.stage("kernel"):
             kernel = trainer.mine_kernel(self.track)
         return TwoStageRegionClassifier(linear, kernel, keep) if keep else kernel
-
-    def _svm_trainer(self, features: RegionFeatures) -> SvmTrainer:
-        """Set up the training of SVMs on some features."""
-        return SvmTrainer(
-            self.cached,
-            len(self.names),
-            features,
-            svm_config(self.config),
-            scale=self._scaler.factor(features),
-            mirror=self.mirror,
-        )
 
     def _fit_boxes(self, tuned: TunedParts) -> BoxRegressor | None:
         """Fit the box regression; one that was tuned together with the softmax is kept."""
@@ -489,8 +483,8 @@ class _Training:
         draw = torch.Generator().manual_seed(config.seed)
         mixed = [images[i] for i in torch.randperm(len(images), generator=draw).tolist()]
         samples = self.cached.subset(mixed).samples("comparing box regressions")
-        constants = cascade_config(config)
-        return classes_share(samples, self.cached.encoder, constants, scale, config.seed)
+        encoder, constants = self.cached.encoder, cascade_config(config)
+        return classes_share(samples, encoder, constants, scale, config.seed)
 
     @cached_property
     def _scaler(self) -> FeatureScaler:
@@ -498,3 +492,7 @@ class _Training:
         return self.shared_scaler or FeatureScaler(
             self.cached, norm_config(self.config), self.track
         )
+
+
+def _detect(detector: Detector, sample: tuple[LabelledImage, EncodedImage, Tensor]) -> Detections:
+    return detector.detect(*sample[1:])

@@ -263,12 +263,14 @@ class WriteBehind:
         self.waiting = waiting
         self._executor = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
+        self._turn = Lock()
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Have a record written soon; waits for the oldest if too many are waiting."""
-        while len(self._pending) >= self.waiting or (self._pending and self._pending[0].done()):
-            self._pending.popleft().result()
-        self._pending.append(self._executor.submit(self.cache.put, key, tensors))
+        """Have a record written soon, by any thread; waits for the oldest if too many wait."""
+        with self._turn:
+            while len(self._pending) >= self.waiting or (self._pending and self._pending[0].done()):
+                self._pending.popleft().result()
+            self._pending.append(self._executor.submit(self.cache.put, key, tensors))
 
     def __enter__(self) -> "WriteBehind":
         return self

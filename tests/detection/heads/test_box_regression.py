@@ -140,7 +140,7 @@ SIZE_HW = (100, 120)
 class _Eye:
     """In place of an encoder: sees a blurred view of where the object is, from the proposal."""
 
-    length, device = 4, torch.device("cpu")
+    length, device, workers = 4, torch.device("cpu"), 2
 
     def describe(self, encoded, boxes):
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
@@ -161,6 +161,9 @@ class _Coarse(_Eye):
 
     def interpolate(self, encoded, boxes):
         return super().describe(encoded, boxes)
+
+    def interpolate_and_multiply(self, encoded, boxes, weights):
+        return self.interpolate(encoded, boxes) @ weights
 
 
 def _image(seed: int):
@@ -269,16 +272,6 @@ def test_points_between_cells_tell_how_far_a_box_is_off() -> None:
         again = BoxCascade.from_config(cascade.config(), cascade.tensors())
         assert torch.equal(again.apply(_Coarse(), encoded, labels, proposals), moved)
     assert fits["points"] > fits["cells"] + 0.02
-
-
-def test_many_boxes_are_described_in_parts(monkeypatch) -> None:
-    cascade = BoxCascade(2, CascadeConfig(strength=1.0, bins="points"))
-    cascade.fit([_image(seed) for seed in range(9)], _Coarse())
-    image, encoded, proposals = _image(7)
-    labels = image.labels.expand(40)
-    expected = cascade.apply(_Coarse(), encoded, labels, proposals)
-    monkeypatch.setattr("sppnet.detection.heads.box_regression.BOXES_AT_ONCE", 7)
-    torch.testing.assert_close(cascade.apply(_Coarse(), encoded, labels, proposals), expected)
 
 
 def test_models_of_before_see_whole_cells() -> None:

@@ -1,23 +1,24 @@
 """What a detector did with images: worked out once, kept on disk, and looked up from then on."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sppnet.config.detection import proposals_file
-from sppnet.detection import Detector, ExternalProposals
+from sppnet.detection import ExternalProposals
 from sppnet.detection.combined import AnyDetector
 from sppnet.errors import InputError
 from sppnet.geometry import Detections
 from sppnet.images.decode import decode_content, number_of, read_content
+from sppnet.progress import work_ahead
 from sppnet.storage import FeatureCache, sha256_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -80,53 +81,9 @@ class ReadImage:
         return number_of(self.key_part)
 
 
-@dataclass(frozen=True)
-class Search:
-    """What can be made of an image before its regions are looked at, by another thread.
-
-    Args:
-        encoded: Its feature maps.
-        boxes: (E, 4) proposals found in its pixels; None if the detector is to look for them.
-        seconds: The time of the maps, and that of the search.
-    """
-
-    encoded: Any
-    boxes: Tensor | None
-    seconds: tuple[float, float]
-
-    @classmethod
-    @torch.no_grad()
-    def of(
-        cls, detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
-    ) -> "Search":
-        """Convolve an image, and look for proposals as a detector does, or take those of a file.
-
-        Args:
-            detector: The detector; several look for themselves.
-            image: The image file.
-            external: Proposals from a file, used instead of a search in the pixels.
-
-        Raises:
-            InputError: If the file cannot be decoded.
-        """
-        pixels, boxes = image.pixels, None
-        times = [time.perf_counter()]
-        if external is not None:
-            boxes = external.look_up(image.path, (pixels.shape[1], pixels.shape[2]))
-        elif isinstance(detector, Detector) and not proposals_file(detector.inference.proposals):
-            boxes = detector.search(pixels)
-        times.append(time.perf_counter())
-        encoded = detector.encode(pixels)
-        times.append(time.perf_counter())
-        search, features = (end - start for start, end in pairwise(times))
-        return cls(encoded, boxes, (features, search))
-
-
+@torch.no_grad()
 def detect_image(
-    detector: AnyDetector,
-    image: ReadImage,
-    external: ExternalProposals | None = None,
-    searched: Search | None = None,
+    detector: AnyDetector, image: ReadImage, external: ExternalProposals | None = None
 ) -> ImageOutcome:
     """Run a detector on one image, from its bytes to its boxes.
 
@@ -134,7 +91,6 @@ def detect_image(
         detector: The detector, or several as one.
         image: The image file.
         external: Proposals from a file, used instead of a search in the pixels.
-        searched: What was made of it already; None if nothing was.
 
     Returns:
         Detections, proposals and times.
@@ -142,15 +98,17 @@ def detect_image(
     Raises:
         InputError: If the file cannot be decoded.
     """
-    searched = searched or Search.of(detector, image, external)
-    features, search = searched.seconds
+    pixels, boxes = image.pixels, None
+    if external is not None:
+        boxes = external.look_up(image.path, (pixels.shape[1], pixels.shape[2]))
     times = [time.perf_counter()]
-    proposals = detector.propose(image.pixels, searched.encoded, searched.boxes)
+    encoded = detector.encode(pixels)
     times.append(time.perf_counter())
-    detections = detector.detect(searched.encoded, proposals)
+    proposals = detector.propose(pixels, encoded, boxes)
     times.append(time.perf_counter())
-    from_maps, windows = (end - start for start, end in pairwise(times))
-    seconds = (image.seconds, features, search + from_maps, windows)
+    detections = detector.detect(encoded, proposals)
+    times.append(time.perf_counter())
+    seconds = (image.seconds, *(end - start for start, end in pairwise(times)))
     return ImageOutcome(detections, proposals, seconds, image.number)
 
 
@@ -161,6 +119,9 @@ def estimate_seconds(detector: AnyDetector, paths: Sequence[Path]) -> float:
         with suppress(InputError):  # reported where the image is looked at
             seconds = max(seconds, sum(detect_image(detector, ReadImage.of(path)).seconds))
     return seconds * len(paths)
+
+
+Look = tuple[ReadImage, ImageOutcome]
 
 
 class OutcomeStore:
@@ -209,24 +170,39 @@ class OutcomeStore:
         Raises:
             InputError: If the file cannot be decoded.
         """
-        return self.prepare(image).finish()
-
-    def prepare(self, image: ReadImage) -> "PreparedImage":
-        """Look the image up, or decode, search and convolve it; the rest waits for ``finish``.
-
-        Args:
-            image: The image file.
-
-        Returns:
-            What :meth:`detect` goes on with, perhaps in another thread.
-
-        Raises:
-            InputError: If the file cannot be decoded.
-        """
         key = self.key(image)
         record = None if self.fresh else self.cache.get(key)
-        searched = None if record else Search.of(self.detector, image, self.external)
-        return PreparedImage(self, image, key, record, searched)
+        if record is not None:
+            return ImageOutcome(
+                _detections_of(record),
+                record["windows"],
+                tuple(record["seconds"].tolist()),
+                image.number,
+            )
+        outcome = detect_image(self.detector, image, self.external)
+        if not self.keep_proposals:
+            outcome = replace(outcome, proposals=torch.zeros(0, 4))
+        self.cache.put(key, _to_record(outcome))
+        return outcome
+
+    def detect_ahead(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Future[Look]]]:
+        """Look at image files, several at a time: on a processor one in each thread.
+
+        Args:
+            paths: The files.
+
+        Yields:
+            Each file, in order, with the future of its bytes and its outcome; ``result()`` raises
+            ``InputError`` if it cannot be decoded.
+        """
+
+        def look(path: Path) -> Look:
+            image = ReadImage.of(path)
+            return image, self.detect(image)
+
+        # elsewhere one is decoded and searched while another is convolved
+        workers = self.detector.workers
+        return work_ahead(paths, look, max(2, workers), alone=workers > 1)
 
     def recall(self, key: str, path: Path) -> Detections:
         """Give what was found in an image once more, from the record or by computing it again.
@@ -255,41 +231,6 @@ class OutcomeStore:
             devices=self._devices,
             threads=self._threads,
             **slim,
-        )
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image on its way through a detector: looked up, or decoded, searched and convolved.
-
-    Args:
-        store: Keeps the outcome.
-        image: The image file.
-        key: Of its outcome.
-        record: The outcome, if it is known.
-        searched: What was made of the image, if it is not.
-    """
-
-    store: OutcomeStore
-    image: ReadImage
-    key: str
-    record: Mapping[str, Tensor] | None
-    searched: Search | None
-
-    def finish(self) -> ImageOutcome:
-        """Give the outcome; one that had to be computed is kept."""
-        record, store = self.record, self.store
-        if record is None:
-            outcome = detect_image(store.detector, self.image, searched=self.searched)
-            if not store.keep_proposals:
-                outcome = replace(outcome, proposals=torch.zeros(0, 4))
-            store.cache.put(self.key, _to_record(outcome))
-            return outcome
-        return ImageOutcome(
-            _detections_of(record),
-            record["windows"],
-            tuple(record["seconds"].tolist()),
-            self.image.number,
         )
 
 

@@ -16,7 +16,6 @@ from sppnet.app.console import Tally, human_seconds, note, options_to_blame, say
 from sppnet.app.detect.outcomes import (
     OutcomeStore,
     PerImage,
-    PreparedImage,
     ReadImage,
     Seen,
     estimate_seconds,
@@ -40,7 +39,7 @@ from sppnet.geometry import Detections
 from sppnet.images import list_images
 from sppnet.images.listing import DETECTIONS, OVERLAYS, Listing, distinct_ids
 from sppnet.images.video import VideoWriter, frame_rate
-from sppnet.progress import Track, one_ahead
+from sppnet.progress import Track
 from sppnet.storage import ensure_output_folder, sha256_bytes, write_bytes
 from sppnet.storage.tensors import digest_of
 
@@ -209,7 +208,7 @@ class PredictionJob:
         thresholds: Sequence[float],
         tally: Tally,
     ) -> dict[str, Seen]:
-        """Detect and draw; while one image is convolved, the next is decoded and the last drawn."""
+        """Detect and draw; while one image is drawn, the next ones are looked at."""
         found: dict[str, Seen] = {}
         drawn: tuple[str, Seen, Future[None]] | None = None
 
@@ -225,20 +224,19 @@ class PredictionJob:
                     tally.add_ok()
 
         with ThreadPoolExecutor(1) as drawer:
-            ahead = one_ahead(listing.paths, lambda path: store.prepare(ReadImage.of(path)))
-            for path, prepared in self.track(ahead, "detecting", total=len(listing.paths)):
+            ahead = store.detect_ahead(listing.paths)
+            for path, looking in self.track(ahead, "detecting", total=len(listing.paths)):
                 try:
-                    ready = prepared.result()
-                    detections = ready.finish().detections
+                    image, outcome = looking.result()
                 except InputError as error:
                     tally.add_failed(error)
                     continue
-                reported = self._reported(store.detector, detections, thresholds)
+                reported = self._reported(store.detector, outcome.detections, thresholds)
                 counted = reported.labels[reaches(reported, thresholds)].unique(return_counts=True)
-                seen = Seen(ready.key, dict(zip(*(each.tolist() for each in counted), strict=True)))
-                file = listing.files[path]
+                counts = dict(zip(*(each.tolist() for each in counted), strict=True))
+                file, seen = listing.files[path], Seen(store.key(image), counts)
                 settle()
-                words = (ready, pictures[file], reported, thresholds)
+                words = (store, image, seen.key, pictures[file], reported, thresholds)
                 drawn = file, seen, drawer.submit(self._draw, *words)
             settle()
         return found
@@ -268,26 +266,32 @@ class PredictionJob:
         return detections if points is None else points.with_confidence(detections)
 
     def _draw(
-        self, ready: PreparedImage, name: str, found: Detections, thresholds: Sequence[float]
+        self,
+        store: OutcomeStore,
+        image: ReadImage,
+        key: str,
+        name: str,
+        found: Detections,
+        thresholds: Sequence[float],
     ) -> None:
         """Write the picture of one image with its detections, unless the very same is there."""
-        detector, path = ready.store.detector, self.out / OVERLAYS / name
+        detector, path = store.detector, self.out / OVERLAYS / name
         points = detector.operating_points
         about = {
-            "outcome": ready.key,
+            "outcome": key,
             "names": detector.names,
             "shown": list(thresholds) if self.show_above is None else self.show_above,
             "confidence": None if points is None else points.config(),
             "given": self.score_threshold,
         }
         mark = f"sppnet {digest_of(about, {})}"
-        if not ready.store.fresh and _begins_with(path, mark):
+        if not store.fresh and _begins_with(path, mark):
             return
         if self.show_above is None:
             shown = found.select(reaches(found, thresholds))
         else:
             shown = found.select(found.scores >= self.show_above)
-        picture = draw_detections(ready.image.pixels, shown, detector.names)
+        picture = draw_detections(image.pixels, shown, detector.names)
         ensure_output_folder(path.parent)
         write_bytes(path, to_jpeg_bytes(picture, OVERLAY_SIDE, comment=mark))
 

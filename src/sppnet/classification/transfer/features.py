@@ -27,7 +27,7 @@ from sppnet.classification.views import View
 from sppnet.errors import InputError, Problem
 from sppnet.images import flip_left_right, group_equal_sizes
 from sppnet.images.decode import content_number, decode_content, read_content
-from sppnet.progress import Track, no_tracking, one_ahead
+from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of
 
@@ -92,6 +92,7 @@ def extract_features(
             "pool": repr(pool),
             "device": device_of(backbone).type,
         },
+        backbone.workers,
     )
     return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
@@ -218,6 +219,7 @@ class FeatureEncoder(nn.Module):
                 "encoder": self.digest(),
                 "device": device_of(self.backbone).type,
             },
+            self.backbone.workers,
         )
         return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
@@ -328,12 +330,14 @@ class ImageFunction:
         batch: How many images ``compute`` gets at once.
         depends_on: Everything besides the image's bytes that a row depends on; it goes into the
             key of the cache.
+        workers: Images that are best computed at a time, each by a thread; only for a batch of 1.
     """
 
     view: View
     compute: Callable[[list[Tensor]], Tensor]
     batch: int
     depends_on: Mapping[str, str | int]
+    workers: int = 1
 
 
 def apply_to_files(
@@ -407,7 +411,8 @@ def rows_of_files(
 ) -> Iterator[FileRow | Problem]:
     """Do what :func:`apply_to_files` does, and keep nothing: each row as soon as it is there.
 
-    While images are computed, another thread reads and decodes the next one.
+    While images are computed, another thread reads and decodes the next one; where the function
+    asks for several workers, each of them computes, too.
 
     Args:
         paths: Image files of any sizes.
@@ -428,10 +433,16 @@ def rows_of_files(
         record = None if cache is None else cache.get(key)
         if record is not None:
             return _Prepared(index, key, digest, record["row"], None)
-        return _Prepared(index, key, digest, None, function.view.apply(decode_content(data, path)))
+        view = function.view.apply(decode_content(data, path))
+        if function.workers == 1:
+            return _Prepared(index, key, digest, None, view)
+        row = function.compute([view])[0].clone()
+        if cache is not None:
+            cache.put(key, {"row": row})
+        return _Prepared(index, key, digest, row, None)
 
     waiting: list[_Prepared] = []
-    ahead = one_ahead(enumerate(paths), prepare)
+    ahead = work_ahead(enumerate(paths), prepare, function.workers)
     for _, prepared in track(ahead, words, total=len(paths)):
         try:
             waiting.append(prepared.result())

@@ -22,6 +22,7 @@ from sppnet.detection.heads.box_regression import (
     BoxCascade,
     CascadeConfig,
     RidgeBoxRegressor,
+    inner_products,
     whiten_deltas,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
@@ -378,7 +379,7 @@ def refine_left_out(near: NearBoxes, config: CascadeConfig, groups: Tensor) -> T
         boxes = near.boxes[rows].double()
         deltas = boxes_to_deltas(boxes, near.targets[rows].double())
         mean, whiten, colour = whiten_deltas(deltas, config.spread)
-        products = (near.features[rows] @ near.features[rows].T).double() + 1
+        products = inner_products(near.features[rows]).double() + 1
         guess = predict_left_out(
             products, (deltas - mean) @ whiten, near.photos[rows], config.strength
         )

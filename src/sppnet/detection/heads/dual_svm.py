@@ -6,8 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.detection.heads.example_blocks import ExampleBlock, FittedTogether, Floats, Labels
-from sppnet.storage.tensors import Places, RowStore
+from sppnet.detection.heads.example_blocks import (
+    ExampleBlock,
+    FittedTogether,
+    Floats,
+    Labels,
+    row_products,
+)
+from sppnet.storage.tensors import RowStore
 
 BLOCK = 64  # rows; their products with each other are kept
 MOST_ROUNDS = 50
@@ -278,15 +284,10 @@ class DualCoordinateDescentSvm:
         for number, mine in enumerate(np.split(entries, ends) if len(kept) else []):
             group = kept[number * BLOCK : (number + 1) * BLOCK]
             inside = (moved[rows[mine]] - number * BLOCK).astype(np.int32)
-            products = self._products(places[group])
+            products = row_products(self.store, places[group], self.bias_factor**2)
             parts = (labels[mine], inside, whole.bounds[mine], whole.duals[mine])
             blocks.append(ExampleBlock(places[group], owners[group], products, *parts))
         return blocks
-
-    def _products(self, places: Places) -> Floats:
-        """(B, B) inner products of rows, each with the constant feature."""
-        values = self.store.take(places).float()
-        return (values @ values.T).double().numpy() + self.bias_factor**2
 
     def _sweep(self, party: FittedTogether, start: int, *, only_active: bool = False) -> Floats:
         """Visit blocks from one on in random order; (L,) the rise of each dual objective."""

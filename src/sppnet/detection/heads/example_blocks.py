@@ -41,13 +41,35 @@ def ascend_block(duals: Floats, step: Floats, low: Floats, high: Floats, effect:
 
 @cache
 def _compiled() -> Any:
-    """A visit in C++; None where nothing was compiled."""
+    """The functions in C++ by name; None where nothing was compiled."""
     if LIBRARY.generation() is None:
         return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    types = [*[pointer] * 2, number, number, *[pointer] * 6, number, *[pointer] * 4, number]
-    types += [ctypes.c_double, *[number] * 3]
-    return LIBRARY.functions({"sppnet_visit": types})["sppnet_visit"]
+    pointer, number, double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    visit = [*[pointer] * 2, number, number, *[pointer] * 6, number, *[pointer] * 4, number]
+    return LIBRARY.functions(
+        {
+            "sppnet_visit": [*visit, double, *[number] * 3],
+            "sppnet_row_products": [pointer, number, number, double, pointer, number],
+        }
+    )
+
+
+def row_products(store: RowStore, places: Places, constant: float) -> Floats:
+    """(B, B) inner products of rows of a store, each with a constant added."""
+    if (library := _compiled()) is not None:
+        addresses, products = store.addresses(places), np.empty((len(places), len(places)))
+        failed = library["sppnet_row_products"](
+            addresses.ctypes.data,
+            len(places),
+            store.length,
+            constant,
+            products.ctypes.data,
+            torch.get_num_threads(),
+        )
+        if not failed:
+            return products
+    values = store.take(places).float()
+    return (values @ values.T).double().numpy() + constant
 
 
 @dataclass
@@ -241,11 +263,11 @@ class FittedTogether:
         only_active: bool = False,
     ) -> bool:
         """Do it in C++; False where nothing was compiled, or there is no memory."""
-        if (visit := _compiled()) is None:
+        if (library := _compiled()) is None:
             return False
         addresses = store.addresses(block.places)
         arrays = (block.labels, block.rows, block.bounds, block.duals, block.active, block.scores)
-        status = visit(
+        status = library["sppnet_visit"](
             addresses.ctypes.data,
             block.products.ctypes.data,
             len(addresses),

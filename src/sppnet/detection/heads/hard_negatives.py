@@ -41,7 +41,7 @@ class MiningConfig:
         positive_weight: Cost of a positive relative to that of a negative.
         hard_above: A negative with a score above this is hard: it lies inside or near the margin.
         easy_below: A negative that is held is dropped once its score falls below this.
-        refit_after: New negatives of a class after which its SVM is fitted again.
+        refit_after: New negatives of a class after which all SVMs that have new ones are fitted.
         bias_factor: Value of the constant feature that stands for the bias.
         tolerance: A fit ends when a pass over its examples raises the dual objective by no more
             than this share.
@@ -68,9 +68,10 @@ class HardNegativeMiner:
     """One pass over the images: each class keeps the negatives that its SVM scores too high.
 
     The SVMs start with all negatives of the first image. From then on a proposal becomes a negative
-    of a class if its score lies above the lower edge of the margin. A class is fitted again after
-    ``refit_after`` new negatives and at the end, starting from its last solution, and then drops
-    the negatives that have become easy. Classes share the vectors that they hold.
+    of a class if its score lies above the lower edge of the margin. Once a class has
+    ``refit_after`` new negatives, all that have new ones are fitted again, and at the end: they
+    start from their last solutions, and then drop the negatives that have become easy. Classes
+    share the vectors that they hold.
 
     When the budget is used up, all negatives outside the margin are dropped; if that is not enough,
     no further negatives are added until an eighth of what the budget holds has been met. So the
@@ -186,7 +187,9 @@ class HardNegativeMiner:
             n + int(new) for n, new in zip(self._new_of, chosen.sum(0).tolist(), strict=True)
         ]
         limits = [0 if first else self.config.refit_after for first in self.waiting.tolist()]
-        self._fit([k for k, new in enumerate(self._new_of) if new > limits[k]])
+        if any(new > limit for new, limit in zip(self._new_of, limits, strict=True)):
+            # the others come along: fewer fits, and fewer negatives by weights that are out of date
+            self._fit([k for k, new in enumerate(self._new_of) if new])
 
     def add_positives(self, features: Tensor, labels: Tensor, owner: int) -> None:
         """Add objects, to be learnt from at the next fit.

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int N = LANES<float>;
 constexpr int64_t CHUNK = 1024;      // numbers of a row; what a thread works on at a time, whatever the threads
+constexpr int ROWS = 4;              // that are multiplied by the same numbers at a time
 constexpr int64_t WORTH = 1 << 17;  // products from which on a second thread pays
 
 int64_t chunks_of(int64_t length) { return (length + CHUNK - 1) / CHUNK; }
@@ -23,7 +24,8 @@ struct Nothing {
     bool ready() const { return true; }
 };
 
-// Products of rows and weights, each chunk of numbers by itself, so that threads do not change the sums.
+// Products of rows and weights, each chunk of numbers by itself, so that threads do not change the sums. Few rows are
+// wanted by more than one class, so each class takes its own, some at a time.
 struct Scores {
     const Half* const* rows;
     int64_t count, length, classes;
@@ -33,42 +35,37 @@ struct Scores {
 
     Nothing start() const { return {}; }
 
-    template <int R, int C> void tile(int64_t row, int64_t label, int64_t begin, int64_t end, double* part) const {
-        Vec<float> sums[R][C] = {};
-        for (int64_t i = begin; i < end; i += N) {
-            Vec<float> values[R], factor;
-            bool whole = end - i >= N;
-            for (int r = 0; r < R; r++)
-                values[r] = whole ? load(rows[row + r] + i) : load_some(rows[row + r] + i, int(end - i));
-            for (int c = 0; c < C; c++) {
-                const float* from = weights + (label + c) * length + i;
-                factor = whole ? load(from) : load_some(from, int(end - i));
-                for (int r = 0; r < R; r++) sums[r][c] += values[r] * factor;
-            }
+    template <int R> void tile(const int64_t* chosen, const float* from, int64_t begin, int64_t end, double* part) const {
+        Vec<float> sums[R] = {};
+        int64_t i = begin;
+        for (; i + N <= end; i += N) {
+            Vec<float> factor = load(from + i);
+            for (int r = 0; r < R; r++) sums[r] += load(rows[chosen[r]] + i) * factor;
         }
-        for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) part[(row + r) * classes + label + c] = sum_lanes(sums[r][c]);
+        if (i < end) {
+            Vec<float> factor = load_some(from + i, int(end - i));
+            for (int r = 0; r < R; r++) sums[r] += load_some(rows[chosen[r]] + i, int(end - i)) * factor;
+        }
+        for (int r = 0; r < R; r++) part[chosen[r] * classes] = sum_lanes(sums[r]);
     }
 
     bool run(int64_t chunk, Nothing&) const {
-        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length);
-        double* part = parts + chunk * count * classes;
-        for (int64_t c = 0; c < classes; c += 2)
-            for (int64_t r = 0; r < count; r += 2) {
-                bool two_rows = r + 1 < count, two_classes = c + 1 < classes, any = false;
-                for (int64_t y = r; y <= r + two_rows; y++)
-                    for (int64_t x = c; x <= c + two_classes; x++) any |= wanted[y * classes + x];
-                if (!any) continue;
-                if (two_rows && two_classes) tile<2, 2>(r, c, begin, end, part);
-                else if (two_rows) tile<2, 1>(r, c, begin, end, part);
-                else if (two_classes) tile<1, 2>(r, c, begin, end, part);
-                else tile<1, 1>(r, c, begin, end, part);
+        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length), chosen[ROWS];
+        for (int64_t c = 0; c < classes; c++) {
+            const float* from = weights + c * length;
+            double* part = parts + chunk * count * classes + c;
+            int64_t some = 0;
+            for (int64_t r = 0; r < count; r++) {
+                if (wanted[r * classes + c]) chosen[some++] = r;
+                if (some == ROWS) tile<ROWS>(chosen, from, begin, end, part), some = 0;
             }
+            for (int64_t k = 0; k < some; k++) tile<1>(chosen + k, from, begin, end, part);
+        }
         return true;
     }
 };
 
-// Weights get the rows times what was added to their dual variables.
+// Weights get the rows times what was added to their dual variables, one row after the other.
 struct Weights {
     const Half* const* rows;
     int64_t count, length, classes;
@@ -77,21 +74,70 @@ struct Weights {
 
     Nothing start() const { return {}; }
 
+    template <int R> void tile(const int64_t* chosen, float* to, int64_t c, int64_t begin, int64_t end) const {
+        Vec<float> factors[R];
+        for (int r = 0; r < R; r++) factors[r] = Vec<float>{} + float(added[chosen[r] * classes + c]);
+        int64_t i = begin;
+        for (; i + N <= end; i += N) {
+            Vec<float> sum = load(to + i);
+            for (int r = 0; r < R; r++) sum += factors[r] * load(rows[chosen[r]] + i);
+            store(to + i, sum);
+        }
+        if (i < end) {
+            int some = int(end - i);
+            Vec<float> sum = load_some(to + i, some);
+            for (int r = 0; r < R; r++) sum += factors[r] * load_some(rows[chosen[r]] + i, some);
+            store_some(to + i, sum, some);
+        }
+    }
+
     bool run(int64_t chunk, Nothing&) const {
-        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length);
-        for (int64_t c = 0; c < classes; c++)
+        int64_t begin = chunk * CHUNK, end = at_most(begin + CHUNK, length), chosen[ROWS];
+        for (int64_t c = 0; c < classes; c++) {
+            float* to = weights + c * length;
+            int64_t some = 0;
             for (int64_t r = 0; r < count; r++) {
-                double change = added[r * classes + c];
-                if (!change) continue;
-                float* to = weights + c * length;
-                Vec<float> factor = Vec<float>{} + float(change);
-                int64_t i = begin;
-                for (; i + N <= end; i += N) store(to + i, load(to + i) + factor * load(rows[r] + i));
-                if (i < end) {
-                    int some = int(end - i);
-                    store_some(to + i, load_some(to + i, some) + factor * load_some(rows[r] + i, some), some);
-                }
+                if (added[r * classes + c]) chosen[some++] = r;
+                if (some == ROWS) tile<ROWS>(chosen, to, c, begin, end), some = 0;
             }
+            for (int64_t k = 0; k < some; k++) tile<1>(chosen + k, to, c, begin, end);
+        }
+        return true;
+    }
+};
+
+// Products of the rows of a block with each other; a task is all pairs of one row and the later ones.
+struct Products {
+    const Half* const* rows;
+    int64_t count, length;
+    double constant;
+    double* products;  // (rows, rows)
+
+    Nothing start() const { return {}; }
+
+    template <int R> void tile(int64_t first, int64_t other) const {
+        double totals[R] = {};
+        for (int64_t begin = 0; begin < length; begin += CHUNK) {
+            int64_t end = at_most(begin + CHUNK, length), i = begin;
+            Vec<float> sums[R] = {};
+            for (; i + N <= end; i += N) {
+                Vec<float> factor = load(rows[first] + i);
+                for (int r = 0; r < R; r++) sums[r] += load(rows[other + r] + i) * factor;
+            }
+            if (i < end) {
+                Vec<float> factor = load_some(rows[first] + i, int(end - i));
+                for (int r = 0; r < R; r++) sums[r] += load_some(rows[other + r] + i, int(end - i)) * factor;
+            }
+            for (int r = 0; r < R; r++) totals[r] += sum_lanes(sums[r]);
+        }
+        for (int r = 0; r < R; r++)
+            products[first * count + other + r] = products[(other + r) * count + first] = totals[r] + constant;
+    }
+
+    bool run(int64_t first, Nothing&) const {
+        int64_t other = first;
+        for (; other + ROWS <= count; other += ROWS) tile<ROWS>(first, other);
+        for (; other < count; other++) tile<1>(first, other);
         return true;
     }
 };
@@ -218,4 +264,13 @@ EXPORTED int sppnet_visit(
         }
     Weights update = {values, count, length, classes, weights, added};
     return run_parallel(update, chunks, threads);
+}
+
+// (count, count) products of rows with each other, to which a constant is added.
+EXPORTED int sppnet_row_products(
+    const int64_t* addresses, int64_t count, int64_t length, double constant, double* products, int64_t threads
+) {
+    Products work = {(const Half* const*)addresses, count, length, constant, products};
+    if (count * count * length < 2 * WORTH) threads = 1;
+    return run_parallel(work, count, threads);
 }
