@@ -124,6 +124,7 @@ def pool_boxes(
 
 POINTS_PER_BIN = 2  # along each side
 CELLS_PER_VECTOR = 150  # that are multiplied in the time in which a box is described
+AT_ONCE = 2000  # boxes whose points are in memory: 20 MB for those of the default pyramid
 Shape = tuple[int, int]
 
 
@@ -167,7 +168,7 @@ def average_points(
     cells, size_hw = _as_cells(features, boxes, points)
     grids = [level_shape(level) for level in check_pyramid(levels)]
     pooled: dict[int, Tensor] = {}
-    for (rows, columns), members in _nest(grids, points):
+    for (rows, columns), members in _nest(grids):
         places, shares = _find_points(boxes, size_hw, (rows, columns), grids, points)
         bins = embedding_bag(
             places.flatten(0, 1), cells, per_sample_weights=shares.flatten(0, 1).to(cells.dtype),
@@ -177,7 +178,7 @@ def average_points(
             down, across = grids[level]
             inner = (down, rows // down, across, columns // across)
             means = bins.view(len(boxes), *inner, cells.shape[1])
-            if level != members[0]:
+            if (down, across) != (rows, columns):
                 # one sum after the other takes a tenth of the time of a mean over both
                 means = means.sum(2).sum(3) / (inner[1] * inner[3])
             means = means.reshape(len(boxes), down * across, cells.shape[1])
@@ -231,7 +232,7 @@ def score_points(
         [cells.shape[1] * rows * columns for rows, columns in grids]
     )
     products = cells.new_zeros(len(boxes), weights.shape[1])
-    for (rows, columns), members in _nest(grids, points):
+    for (rows, columns), members in _nest(grids):
         # what a bin of a coarser level is multiplied by, each of its bins in this grid is
         folded = cells.new_zeros(cells.shape[1], rows, columns, weights.shape[1])
         for level in members:
@@ -240,14 +241,12 @@ def score_points(
             coarse = parts[level].view(cells.shape[1], down, across, -1) / (inner[0] * inner[1])
             folded += coarse.repeat_interleave(inner[0], 1).repeat_interleave(inner[1], 2)
         table = (cells @ folded.flatten(1)).view(-1, weights.shape[1])
-        places, shares = _find_points(boxes, size_hw, (rows, columns), grids, points)
-        in_table = (
-            places * (rows * columns) + torch.arange(rows * columns, device=places.device)[:, None]
-        )
-        products += embedding_bag(
-            in_table.flatten(1), table, per_sample_weights=shares.flatten(1).to(table.dtype),
-            mode="sum",
-        )  # fmt: skip
+        own = torch.arange(rows * columns, device=cells.device)[:, None]
+        for some, found in zip(boxes.split(AT_ONCE), products.split(AT_ONCE), strict=True):
+            places, shares = _find_points(some, size_hw, (rows, columns), grids, points)
+            rows_of_table = (places * (rows * columns) + own).flatten(1)
+            weighted = shares.flatten(1).to(table.dtype)
+            found += embedding_bag(rows_of_table, table, per_sample_weights=weighted, mode="sum")
     return products
 
 
@@ -262,33 +261,12 @@ def _as_cells(features: Tensor, boxes: Tensor, points: int) -> tuple[Tensor, tup
     return features.permute(0, 2, 3, 1).reshape(height * width, channels), (height, width)
 
 
-def _count_points(bins: int, finest: int, points: int) -> int:
-    """Points in each bin of a side: all levels see equally many, or a few more."""
-    return -(-points * finest // bins)
-
-
-def _nest(grids: Sequence[Shape], points: int) -> list[tuple[Shape, list[int]]]:
-    """Group levels: the bins of each member are those of its group's grid, put together."""
-    finest = [max(side) for side in zip(*grids, strict=True)]
-
-    def seen(grid: Shape) -> list[int]:
-        sides = zip(grid, finest, strict=True)
-        return [bins * _count_points(bins, most, points) for bins, most in sides]
-
-    groups: list[tuple[Shape, list[int]]] = []
-    for level in sorted(range(len(grids)), key=lambda level: grids[level], reverse=True):
-        rows, columns = grids[level]
-        for (down, across), members in groups:
-            if (
-                not down % rows
-                and not across % columns
-                and seen((down, across)) == seen(grids[level])
-            ):
-                members.append(level)
-                break
-        else:
-            groups.append((grids[level], [level]))
-    return groups
+def _nest(grids: Sequence[Shape]) -> list[tuple[Shape, Sequence[int]]]:
+    """Grids of bins, each with the levels whose bins are some of its bins put together."""
+    most = max(rows for rows, _ in grids), max(columns for _, columns in grids)
+    if most in grids and not any(most[0] % rows or most[1] % columns for rows, columns in grids):
+        return [(most, range(len(grids)))]
+    return [(grid, [level]) for level, grid in enumerate(grids)]
 
 
 def _find_points(
@@ -297,9 +275,9 @@ def _find_points(
     """Cells that make up each bin of a grid, and their shares: (K, bins, E) int64 and float64."""
     sides = []
     for side, (cells, bins) in enumerate(zip(size_hw, grid, strict=True)):
-        finest = max(each[side] for each in grids)
-        along = boxes[:, 1 - side :: 2]
-        sides.append(_interpolate(along, cells, bins, _count_points(bins, finest, points)))
+        # all levels see equally many points, or a few more
+        count = -(-points * max(each[side] for each in grids) // bins)
+        sides.append(_interpolate(boxes[:, 1 - side :: 2], cells, bins, count))
     (down, share_y), (across, share_x) = sides
     places = down[:, :, None, :, None] * size_hw[1] + across[:, None, :, None, :]
     shares = share_y[:, :, None, :, None] * share_x[:, None, :, None, :]

@@ -14,9 +14,9 @@ from sppnet.detection.heads.box_regression import (
     BoxSamples,
     CascadeConfig,
     RidgeBoxRegressor,
-    whiten_deltas,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
+from sppnet.geometry.boxes import whiten_deltas
 
 
 def _samples(count: int = 80, length: int = 30, seed: int = 0):

@@ -15,6 +15,7 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.hard_negatives import ReservoirSample
 from sppnet.detection.heads.region_head import BoxHead, check_classes, check_length
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
+from sppnet.geometry.boxes import whiten_deltas
 from sppnet.images import LabelledImage
 from sppnet.progress import work_ahead
 
@@ -186,23 +187,6 @@ def inner_products(rows: Tensor) -> Tensor:
         products[begin:end, :end] = rows[begin:end] @ rows[:end].T
         products[:begin, begin:end] = products[begin:end, :begin].T
     return products
-
-
-def whiten_deltas(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the mean of box deltas, and the matrices that whiten them and undo it.
-
-    Args:
-        deltas: (S, 4) float64, at least one.
-        spread: Added to their variances.
-
-    Returns:
-        (4,), (4, 4) and (4, 4): ``(deltas - mean) @ whiten`` is white, and ``@ colour`` undoes it.
-    """
-    mean = deltas.mean(0)
-    centred = deltas - mean
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
-    deviations = (variances.clamp(min=0) + spread).sqrt()
-    return mean, axes / deviations @ axes.T, axes * deviations @ axes.T
 
 
 class BoxSamples:
