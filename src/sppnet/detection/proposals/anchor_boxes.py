@@ -4,6 +4,7 @@ Means over rectangles of cells come from integral images. Cells outside the map 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class AnchorGrid:
         width, height = self.width / self.stride, self.height / self.stride
         return max(1, round(width)), max(1, round(height))
 
-    @property
+    @cached_property
     def rectangles(self) -> Tensor:
         """(bins * bins, 4) cells x0, y0, x1, y1 of each bin, relative to the anchor's cell."""
         left, top = (-((cells - 1) // 2) for cells in self.cells_wh)
@@ -99,10 +100,9 @@ class AnchorGrid:
         per_bin = weights[:-1].unflatten(0, (channels, -1)).flatten(1).T  # (bins * bins * M, C)
         mixed = (per_bin @ features.flatten(1)).unflatten(1, (height, width))
         sums = integral_image(mixed).unflatten(0, (-1, weights.shape[1]))
-        total = torch.zeros(weights.shape[1], height, width, dtype=sums.dtype)
-        for part, rectangle in zip(sums, self.rectangles, strict=True):
-            total += _box_filter(part, rectangle) / _areas(rectangle)
-        return (total.flatten(1).T + weights[-1]).float()
+        totals = _box_filter(sums, self.rectangles)
+        means = totals / _areas(self.rectangles)[:, None, None, None]
+        return (means.sum(0).flatten(0, 1) + weights[-1]).float()
 
 
 def integral_image(features: Tensor) -> Tensor:
@@ -127,15 +127,16 @@ def integral_image(features: Tensor) -> Tensor:
     return torch.nn.functional.pad(summed, (1, 0, 1, 0))
 
 
-def _box_filter(sums: Tensor, rectangle: Tensor) -> Tensor:
-    """(M, h, w) sums over a rectangle, placed at every cell of the map."""
-    height, width = sums.shape[1] - 1, sums.shape[2] - 1
-    x0, y0, x1, y1 = rectangle.tolist()
+def _box_filter(sums: Tensor, rectangles: Tensor) -> Tensor:
+    """(B, h, w, M) sums of (B, M, h + 1, w + 1) over B rectangles, placed at every cell."""
+    height, width = sums.shape[2] - 1, sums.shape[3] - 1
+    x0, y0, x1, y1 = rectangles.T[..., None]
     rows, columns = torch.arange(height), torch.arange(width)
     upper, lower = (rows + y0).clamp(0, height), (rows + y1).clamp(0, height)
     left, right = (columns + x0).clamp(0, width), (columns + x1).clamp(0, width)
-    bands = sums[:, lower] - sums[:, upper]
-    return bands[:, :, right] - bands[:, :, left]
+    each = torch.arange(len(rectangles))[:, None]
+    bands = sums[each, :, lower] - sums[each, :, upper]  # (B, h, M, w + 1)
+    return (bands[each, ..., right] - bands[each, ..., left]).transpose(1, 2)
 
 
 def _areas(rectangles: Tensor) -> Tensor:
