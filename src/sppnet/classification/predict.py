@@ -102,17 +102,21 @@ def scores_of(classifier: ImageClassifier, view: AnyView) -> ImageFunction:
         view: What of an image is scored; None is the model's own.
     """
     on_cpu = classifier.device.type == "cpu"
+    depends_on: dict[str, str | int] = {
+        "what": "scores",
+        "classifier": classifier.digest(),
+        "scored": _describe_view(view),
+        "device": classifier.device.type,
+        "threads": torch.get_num_threads(),  # they change the last bits
+    }
+    if isinstance(classifier, TransferClassifier) and view is None and on_cpu:
+        encoder, finish = classifier.encoder, classifier.score_rows
+        return ImageFunction(View("native"), encoder.encode, 1, depends_on, encoder.workers, finish)
     return ImageFunction(
         View("native"),
         lambda images: classifier.score_images(images, view),
         1 if on_cpu else ACCELERATOR_IMAGES,
-        {
-            "what": "scores",
-            "classifier": classifier.digest(),
-            "scored": _describe_view(view),
-            "device": classifier.device.type,
-            "threads": torch.get_num_threads(),  # they change the last bits
-        },
+        depends_on,
     )
 
 

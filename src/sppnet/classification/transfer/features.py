@@ -171,6 +171,11 @@ class FeatureEncoder(nn.Module):
             raise ValueError(f"source_head must take rows of {rows} numbers")
         return linear[-1].out_features
 
+    @property
+    def workers(self) -> int:
+        """Images that are best encoded at a time; hidden layers depend on the threads, too."""
+        return self.backbone.workers if self.source_head is None else 1
+
     @torch.inference_mode()
     def encode(self, images: Sequence[Tensor]) -> Tensor:
         """Turn decoded images into rows.
@@ -219,7 +224,7 @@ class FeatureEncoder(nn.Module):
                 "encoder": self.digest(),
                 "device": device_of(self.backbone).type,
             },
-            self.backbone.workers,
+            self.workers,
         )
         return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
@@ -319,6 +324,11 @@ def scale_rows(rows: Tensor, block: Block) -> Tensor:
     return rows * block.weight**0.5
 
 
+def as_they_are(rows: Tensor) -> Tensor:
+    """Rows as they were computed."""
+    return rows
+
+
 @dataclass(frozen=True)
 class ImageFunction:
     """A function from images to rows of numbers whose results can be cached.
@@ -331,6 +341,7 @@ class ImageFunction:
         depends_on: Everything besides the image's bytes that a row depends on; it goes into the
             key of the cache.
         workers: Images that are best computed at a time, each by a thread; only for a batch of 1.
+        finish: What is made of the computed rows, in the threads of the caller.
     """
 
     view: View
@@ -338,6 +349,7 @@ class ImageFunction:
     batch: int
     depends_on: Mapping[str, str | int]
     workers: int = 1
+    finish: Callable[[Tensor], Tensor] = as_they_are
 
 
 def apply_to_files(
@@ -392,7 +404,10 @@ class FileRow(NamedTuple):
 
 
 class _Prepared(NamedTuple):
-    """An image file that was read: its row if the cache has it, else its pixels."""
+    """An image file that was read: its row if the cache has it, else its pixels.
+
+    Where workers compute, (1, D) of what they computed is in the place of the pixels.
+    """
 
     number: int
     key: str
@@ -434,12 +449,9 @@ def rows_of_files(
         if record is not None:
             return _Prepared(index, key, digest, record["row"], None)
         view = function.view.apply(decode_content(data, path))
-        if function.workers == 1:
-            return _Prepared(index, key, digest, None, view)
-        row = function.compute([view])[0].clone()
-        if cache is not None:
-            cache.put(key, {"row": row})
-        return _Prepared(index, key, digest, row, None)
+        if function.workers > 1:
+            view = function.compute([view])
+        return _Prepared(index, key, digest, None, view)
 
     waiting: list[_Prepared] = []
     ahead = work_ahead(enumerate(paths), prepare, function.workers)
@@ -468,7 +480,10 @@ def _compute(
 ) -> Iterator[FileRow]:
     """Compute the rows that are missing, and cache them."""
     views = [each.view for each in waiting if each.view is not None]
-    computed = iter(function.compute(views) if views else ())
+    computed: Iterator[Tensor] = iter(())
+    if views:
+        rows = torch.cat(views) if function.workers > 1 else function.compute(views)
+        computed = iter(function.finish(rows))
     for each in waiting:
         row = each.row
         if row is None:
