@@ -523,3 +523,28 @@ def test_moved_boxes_are_scored_again_in_parts_alike(make_detector, make_picture
     assert torch.allclose(parts.boxes, whole.boxes, atol=1e-3)
     monkeypatch.setattr("sppnet.detection.detector.MOST_MOVED", 1)
     assert detector.predict(image).count == 1
+
+
+@pytest.mark.parametrize("bins", ["points", "cells"])
+def test_any_number_of_threads_gives_the_same_bits_alone_and_in_a_list(
+    make_detector, make_picture, bins: str
+) -> None:
+    detector = make_detector()
+    detector.encoder.backbone = detector.encoder.backbone.with_engine("onnxruntime")
+    detector.box_regressor.constants = replace(detector.box_regressor.constants, bins=bins)
+    pictures = [make_picture(90 + 37 * n, 260 - 31 * n, seed=n) for n in range(5)]
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert detector.workers == threads
+        found.append([detector.predict(each) for each in pictures])
+        found.append(detector.predict(pictures))
+    torch.set_num_threads(before)
+    assert all(each.count for each in found[0])
+    for others in found[1:]:
+        assert all(_same(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def test_where_torch_convolves_images_are_looked_at_one_after_the_other(make_detector) -> None:
+    assert make_detector().encoder.backbone.engine == "torch"
+    assert make_detector().workers == 1
