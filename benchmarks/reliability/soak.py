@@ -13,10 +13,11 @@ Every answer of a photo must be, to the letter, that of the model called here; n
 soak_minutes.jsonl: memory (resident), open files and threads of both servers and of their
 children, files in their folder for temporaries. From the middle on the label server is not killed.
 
-Growth is the median of the second half of the minutes less that of the first (of the label
-server: of its last life), each without the first tenth. It may be 10 MB or 5 %, whichever is more,
-2 files and 2 threads; no file may be left among the temporaries. Leaves soak.json, and ends with 1
-if anything is wrong.
+Growth is what the second half of the minutes holds more than the first (of the label server: of
+its last life), each without the first tenth: medians of memory, the least of files and threads,
+for connections come and go. It may be 10 MB or 5 %, whichever is more, 2 files and 2 threads; no
+file may be left among the temporaries. Leaves soak.json, and ends with 1 if anything is wrong.
+``--judge`` judges what is in ``--out`` again.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -96,12 +97,13 @@ def look_at(number: int) -> dict[str, Row]:
 
 
 def growth_of(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Medians of the two halves of some minutes, without the beginning of each."""
+    """What the two halves of some minutes hold, without the beginning of each."""
     middle = len(rows) // 2
     halves = [part[round(WARM * len(part)) :] for part in (rows[:middle], rows[middle:])]
+    ways = {"megabytes": np.median, "files": np.min, "threads": np.min}
     return {
-        key: [round(float(np.median([row[key] for row in half])), 1) for half in halves]
-        for key in rows[0]
+        key: [round(float(way([row[key] for row in half])), 1) for half in halves]
+        for key, way in ways.items()
     }
 
 
@@ -114,6 +116,23 @@ def grown(what: str, rows: Sequence[Row]) -> tuple[dict[str, list[float]], list[
         most = max(MOST_MEGABYTES, MOST_SHARE * before) if key == "megabytes" else MOST_MORE
         if after - before > most:
             wrong.append(f"{what}: {key} {before} then {after}")
+    return found, wrong
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Growth of each server in the lines of soak_minutes.jsonl, and what of it is too much."""
+    life = rows[-1]["life"]
+    series: dict[str, list[Row]] = {
+        "serve": [row["serve"]["own"] for row in rows],
+        "workers": [row["serve"]["children"] for row in rows],
+        "label": [row["label"]["own"] for row in rows if row["life"] == life],
+    }
+    found, wrong = {}, []
+    for name, looks in series.items():
+        found[name], more = grown(name, looks)
+        wrong += more
+    if rows[-1]["temporaries"] > rows[0]["temporaries"]:
+        wrong.append(f"temporaries: {[row['temporaries'] for row in rows]}")
     return found, wrong
 
 
@@ -437,22 +456,6 @@ class Soak:
         time.sleep(10 if self.seconds >= 10 else 1)  # connections that were left end
         self.look(begin)
 
-    def judge(self) -> tuple[dict[str, Any], list[str]]:
-        """Growth of each, and what is too much."""
-        life = self.labelled.kills
-        series: dict[str, Callable[[], list[Row]]] = {
-            "serve": lambda: [row["serve"]["own"] for row in self.rows],
-            "workers": lambda: [row["serve"]["children"] for row in self.rows],
-            "label": lambda: [row["label"]["own"] for row in self.rows if row["life"] == life],
-        }
-        found, wrong = {}, []
-        for name, rows in series.items():
-            found[name], more = grown(name, rows())
-            wrong += more
-        if self.rows[-1]["temporaries"] > self.rows[0]["temporaries"]:
-            wrong.append(f"temporaries: {[row['temporaries'] for row in self.rows]}")
-        return found, wrong
-
 
 def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run both servers; what was found."""
@@ -471,13 +474,23 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for process in (served.server.process, labelled.server.process):
             process.terminate()
         codes = [p.wait(120) for p in (served.server.process, labelled.server.process)]
-    growth, wrong = both.judge()
-    if codes != [143, 143]:
-        wrong.append(f"ended with {codes}")
-    requests, label = served.figures(), labelled.figures()
-    wrong += label["faults"]
+    ended = [] if codes == [143, 143] else [f"ended with {codes}"]
+    seconds = time.monotonic() - begin
+    return tell(served.figures(), labelled.figures(), ended, both.rows, seconds)
+
+
+def tell(
+    requests: dict[str, Any],
+    label: dict[str, Any],
+    ended: list[str],
+    rows: Sequence[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """All figures."""
+    growth, grew = judge(rows)
+    wrong = [*ended, *grew, *label["faults"]]
     return {
-        "hours": round((time.monotonic() - begin) / 3600, 2),
+        "hours": round(seconds / 3600, 2),
         "requests": [requests["requests"], label["requests"]],
         "killed": [requests["killed"], label["killed"]],
         "answers_wrong": requests["answers_wrong"],
@@ -486,27 +499,42 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "edits_lost": label["edits_lost"],
         "wrong": len(wrong),
         "megabytes": {name: each.get("megabytes") for name, each in growth.items()},
-        "seconds": round(time.monotonic() - begin, 1),
+        "seconds": round(seconds, 1),
         "each": {"serve": requests, "label": label, "growth": growth, "wrong": wrong},
     }
+
+
+def judge_again(folder: Path) -> dict[str, Any]:
+    """Judge what an earlier run left."""
+    found = json.loads((folder / "soak.json").read_text())
+    lines = (folder / "soak_minutes.jsonl").read_text().splitlines()
+    each = found["each"]
+    ended = [words for words in each["wrong"] if words.startswith("ended with")]
+    rows = [json.loads(line) for line in lines]
+    return tell(each["serve"], each["label"], ended, rows, found["seconds"])
 
 
 def main() -> None:
     """Soak, print, keep; leave with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="A detection set.")
-    parser.add_argument("--model", type=Path, required=True, help="A detector.")
+    parser.add_argument("--data", type=Path, default=Path("DIR"), help="A detection set.")
+    parser.add_argument("--model", type=Path, default=Path("RUN/model"), help="A detector.")
     parser.add_argument("--hours", type=float, default=2.0)
     parser.add_argument("--rate", type=float, default=1.0, help="Requests a second, of serve.")
     parser.add_argument("--label-seconds", type=float, default=3.0, help="Between two, of label.")
     parser.add_argument("--kill-seconds", type=float, default=420.0, help="Between two kills.")
     parser.add_argument("--every", type=float, default=60.0, help="Seconds between two looks.")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", action="store_true", help="What is in --out, again.")
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name:
-        found = soak(options, Path(name))
+    if options.judge:
+        found = judge_again(options.out)
+    else:
+        (options.out / "soak_minutes.jsonl").unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory() as name:
+            found = soak(options, Path(name))
     print(json.dumps(found, indent=2))
     write_json(options.out / "soak.json", {**found, "environment": environment()})
     faults = ("answers_wrong", "answers_lost_beyond_kills", "answers_500", "edits_lost", "wrong")
