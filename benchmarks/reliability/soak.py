@@ -14,8 +14,8 @@ soak_minutes.jsonl: memory (resident), open files and threads of both servers an
 children, files in their folder for temporaries. From the middle on the label server is not killed.
 
 Growth is what the second half of the minutes holds more than the first (of the label server: of
-its last life), each without the first tenth: medians of memory, the least of files and threads,
-for connections come and go. It may be 10 MB or 5 %, whichever is more, 2 files and 2 threads; no
+its last life), each without the first tenth, seen while nothing is under way: medians of memory,
+the least of files and threads. It may be 10 MB or 5 %, whichever is more, 2 files and 2 threads; no
 file may be left among the temporaries. Leaves soak.json, and ends with 1 if anything is wrong.
 ``--judge`` judges what is in ``--out`` again.
 """
@@ -32,9 +32,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ ACTIONS = {"list": 6, "photo": 8, "suggestions": 6, "picture": 6, "next": 2, "se
            "export": 0.3, "conflict": 1, "nonsense": 1}  # fmt: skip
 WARM = 0.1  # of the minutes, at the beginning of a half
 MOST_MEGABYTES, MOST_SHARE, MOST_MORE = 10.0, 0.05, 2.0
+MOST_WAIT = 300.0  # seconds until a look, whatever is under way
 LOST_LINE = (OSError, http.client.HTTPException)
 Row = dict[str, float]
 
@@ -75,7 +76,7 @@ def small(path: Path) -> tuple[bytes, float]:
 
 def weigh(number: int) -> Row:
     """Memory in MB, open files and threads of a process; of nothing if it is gone."""
-    with suppress(OSError):
+    with suppress(OSError, KeyError):  # one that ended has no memory
         status = dict(
             line.split(":", 1)
             for line in Path(f"/proc/{number}/status").read_text("utf-8").splitlines()
@@ -136,7 +137,35 @@ def judge(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     return found, wrong
 
 
-class Served:
+class Rests:
+    """Lets one who works in a thread rest while another looks: nothing is under way then."""
+
+    def __init__(self) -> None:
+        self._wanted, self._begun = threading.Event(), threading.Event()
+
+    def rest(self, under_way: list[Any]) -> None:
+        """Finish what is under way, and rest, if that is wanted."""
+        if not self._wanted.is_set():
+            return
+        while under_way:
+            under_way.pop().result()
+        self._begun.set()
+        while self._wanted.is_set():
+            time.sleep(0.02)
+        self._begun.clear()
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Let it rest meanwhile; one that has ended does."""
+        self._wanted.set()
+        self._begun.wait(MOST_WAIT)
+        try:
+            yield
+        finally:
+            self._wanted.clear()
+
+
+class Served(Rests):
     """Requests to ``sppnet serve``, one by one in their own time.
 
     Args:
@@ -148,6 +177,7 @@ class Served:
     def __init__(
         self, options: argparse.Namespace, photos: Sequence[bytes], draw: random.Random
     ) -> None:
+        super().__init__()
         self.photos, self.draw = photos, draw
         self.seconds, self.kill_seconds = 1 / options.rate, options.kill_seconds
         self.wanted = dict(zip(photos, serve.expected_texts(options, photos), strict=True))
@@ -194,6 +224,7 @@ class Served:
         with ThreadPoolExecutor(4) as clients:
             at_once: list[Any] = []
             while time.monotonic() < end and not stop.is_set():
+                self.rest(at_once)
                 time.sleep(self.draw.expovariate(1 / self.seconds))
                 if self.server.process.poll() is not None:
                     raise SystemExit("sppnet serve ended by itself")
@@ -221,7 +252,7 @@ class Served:
         }
 
 
-class Labelled:
+class Labelled(Rests):
     """A person who labels, whose server is killed.
 
     Args:
@@ -234,6 +265,7 @@ class Labelled:
     def __init__(
         self, options: argparse.Namespace, folder: Path, data: DetectionDataset, draw: random.Random
     ) -> None:
+        super().__init__()
         self.folder, self.draw, self.seconds = folder / "photos", draw, options.label_seconds
         self.kill_seconds = options.kill_seconds
         self.folder.mkdir()
@@ -387,6 +419,7 @@ class Labelled:
         for photo in list(self.boxes)[: LABEL_PHOTOS // 2]:
             self.edit(photo, self.boxes[photo])
         while time.monotonic() < end and not stop.is_set():
+            self.rest([])
             time.sleep(self.draw.expovariate(1 / self.seconds))
             if self.server.process.poll() is not None:
                 raise SystemExit("sppnet label ended by itself")
@@ -445,16 +478,18 @@ class Soak:
         begin, stop = time.monotonic(), threading.Event()
         with ThreadPoolExecutor(2) as threads:
             both = [threads.submit(each.run, end, stop) for each in (self.served, self.labelled)]
-            while not all(each.done() for each in both):
-                wait(both, self.seconds, FIRST_EXCEPTION)
-                if any(each.done() and each.exception() for each in both):
-                    stop.set()  # the other need not go on
-                elif time.monotonic() < end:
-                    self.look(begin)
+            try:
+                while not all(each.done() for each in both):
+                    wait(both, self.seconds, FIRST_EXCEPTION)
+                    if any(each.done() for each in both):
+                        break
+                    with self.served.resting(), self.labelled.resting():
+                        time.sleep(0.5)  # connections end
+                        self.look(begin)
+            finally:
+                stop.set()  # whatever ended one, the other need not go on
             for each in both:
                 each.result()
-        time.sleep(10 if self.seconds >= 10 else 1)  # connections that were left end
-        self.look(begin)
 
 
 def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
