@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,42 +47,50 @@ FIRST_FIT = 3600.0  # seconds that learning all photos may take
 class Server:
     """The command, and what it says."""
 
-    def __init__(self, photos: Path) -> None:
+    def __init__(self, photos: Path, *words: str) -> None:
         self.begin = time.perf_counter()
-        words = [sys.executable, "-m", "sppnet", "label", str(photos), "--no-browser"]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", "sppnet", "label", str(photos), "--no-browser", *words]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline() if self.process.stdout else ""
         self.host = line.strip().removeprefix("http://").strip("/")
         self.models: list[tuple[float, str]] = []  # when a model was told, and which
 
     def ask(self, method: str, path: str, body: Any = None, revision: int | None = None) -> Any:
         """Send one request; what it answers."""
+        status, said = self.send(method, path, body, revision)
+        if status >= 400:
+            raise SystemExit(f"{method} {path}: {status} {str(said)[:300]}")
+        return said
+
+    def send(
+        self, method: str, path: str, body: Any = None, revision: int | None = None
+    ) -> tuple[int, Any]:
+        """Send one request; status and what it answers, whatever that is."""
         connection = http.client.HTTPConnection(self.host, timeout=600)
         headers = dict(WRITES) if method != "GET" else {}
         if revision is not None:
             headers["If-Match"] = f'"{revision}"'
         content = None if body is None else json.dumps(body)
-        connection.request(method, path, content, headers)
-        answer = connection.getresponse()
-        text = answer.read()
-        connection.close()
-        if answer.status >= 400:
-            raise SystemExit(f"{method} {path}: {answer.status} {text[:300]!r}")
+        with closing(connection):
+            connection.request(method, path, content, headers)
+            answer = connection.getresponse()
+            text = answer.read()
         is_json = answer.headers.get_content_type() == "application/json"
-        return json.loads(text) if is_json else text
+        return answer.status, json.loads(text) if is_json else text
 
     def listen(self) -> None:
-        """Note every model that is told, in a thread."""
+        """Note every model that is told, in a thread, until the server ends."""
 
         def run() -> None:
             connection = http.client.HTTPConnection(self.host)
-            connection.request("GET", "/api/events")
-            answer, event = connection.getresponse(), b""
-            while line := answer.readline():
-                if line.startswith(b"event: "):
-                    event = line[7:].strip()
-                elif line.startswith(b"data: ") and event == b"model":
-                    self.models.append((time.perf_counter(), json.loads(line[6:])["model"]))
+            with closing(connection), suppress(OSError, http.client.HTTPException):
+                connection.request("GET", "/api/events")
+                answer, event = connection.getresponse(), b""
+                while line := answer.readline():
+                    if line.startswith(b"event: "):
+                        event = line[7:].strip()
+                    elif line.startswith(b"data: ") and event == b"model":
+                        self.models.append((time.perf_counter(), json.loads(line[6:])["model"]))
 
         threading.Thread(target=run, daemon=True).start()
 
@@ -98,9 +106,9 @@ class Server:
 
 
 @contextmanager
-def serving(photos: Path) -> Iterator[Server]:
+def serving(photos: Path, *words: str) -> Iterator[Server]:
     """Run the command meanwhile."""
-    server = Server(photos)
+    server = Server(photos, *words)
     try:
         yield server
     finally:

@@ -98,6 +98,16 @@ def serve_decoder(decodes: bool) -> None:
     pool.close()
 
 
+def family_of(number: int) -> list[int]:
+    """A process and all under it, whichever of its threads started them."""
+    found = [number]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").glob("*"):
+            with contextlib.suppress(OSError):  # it ended
+                found += map(int, (task / "children").read_text(encoding="ascii").split())
+    return found
+
+
 class Server:
     """A server in a process of its own."""
 
@@ -112,10 +122,8 @@ class Server:
 
     @property
     def family(self) -> list[int]:
-        """Numbers of its process and of its children's."""
-        number = self.process.pid
-        children = Path(f"/proc/{number}/task/{number}/children").read_text(encoding="ascii")
-        return [number, *map(int, children.split())]
+        """Numbers of its process and of all under it."""
+        return family_of(self.process.pid)
 
     @property
     def workers(self) -> list[int]:

@@ -1,4 +1,4 @@
-r"""Bad and odd inputs, counted: ids A1, A3, A5, A7 and A8 of docs/reliability.md.
+r"""Bad and odd inputs, counted: ids A1, A3, A5, A7, A8 and C10 of docs/reliability.md.
 
     python benchmarks/reliability/inputs.py truncated
 
@@ -8,7 +8,8 @@ from 1 x 1 to 64 x 64, and strips of up to 20,000 pixels, through a classifier a
 pooling of a region. ``bombs``: small files of very large pictures, with seconds and memory.
 ``trees``: a folder of 100,000 files is listed. ``batch``: 1,000 photos, every fifth of which is
 damaged, are classified by the command, and the 800 good ones alone by another run of it.
-Prints JSON.
+``memory``: photos of 0.01 to 99 million pixels and of any aspect through both commands of
+prediction, whose most memory must be below 2 GiB. Prints JSON.
 """
 
 import argparse
@@ -26,9 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 sys.path.append(str(Path(__file__).parents[1]))
+
+from laws import plain_detector
 
 from image_files import encode, encoded_formats, photo, tree_hash
 from serve import png_of
@@ -37,6 +41,7 @@ from sppnet.errors import InputError, SppnetError
 from sppnet.images import decode_image, list_images, load_image
 
 SLOW_SECONDS = 2.0
+MOST_MEGABYTES = 2048
 STRIPS = [(1, 100), (100, 1), (1, 1000), (1000, 1), (1, 20_000), (20_000, 1)]
 
 
@@ -211,12 +216,59 @@ def _classify(folder: Path, kind: str) -> dict[str, Any]:
     return {"code": run.returncode, "answers": answers, "errors": errors}
 
 
+def memory(count: int = 40) -> dict[str, Any]:
+    """Predict on photos of all sizes; the most memory that each command has held."""
+    from sppnet.classification import Classifier, View, build_classifier
+
+    torch.manual_seed(0)
+    draw, pixels = random.Random(0), 0.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "photos").mkdir()
+        for number in range(count):
+            share = number / max(1, count - 1)
+            area, aspect = 1e4 * 9900**share, 2 ** draw.uniform(-3, 3)
+            height = max(1, round((area / aspect) ** 0.5))
+            size = (max(1, int(area / height)), height)
+            pixels += size[0] * size[1] / 1e6
+            gradient = Image.linear_gradient("L").rotate(draw.uniform(0, 360)).resize(size)
+            gradient.convert("RGB").save(folder / "photos" / f"{number:04d}.jpg")
+        network = build_classifier("small5", 3, hidden=(32,), feature_norm=1.0)
+        Classifier(network, View("full", 224), ("a", "b", "c")).save(folder / "classify")
+        plain_detector("graph", flip=False, side=224).save(folder / "detect")
+        each = {kind: _predict(folder, kind) for kind in ("classify", "detect")}
+    wrong = sum(
+        one["code"] != 0 or one["answered"] != count or one["megabytes"] > MOST_MEGABYTES
+        for one in each.values()
+    )
+    peaks = {kind: one["megabytes"] for kind, one in each.items()}
+    figures = {"photos": count, "million_pixels": round(pixels), "peak_megabytes": peaks}
+    return {**figures, "wrong": wrong, "each": each}
+
+
+def _predict(folder: Path, kind: str) -> dict[str, Any]:
+    """Run a command over all photos: its code, what it held at most, how many were answered."""
+    out = folder / f"of-{kind}"
+    words = [kind, "predict", folder / kind, folder / "photos", "--threads", "1", "--out", out]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "sppnet", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(run.pid, 0)
+    file = out / ("detections.json" if kind == "detect" else "predictions.json")
+    answered = len(json.loads(file.read_bytes())["images"]) if file.exists() else 0
+    code, peak = os.waitstatus_to_exitcode(status), round(usage.ru_maxrss / 1024)
+    return {"code": code, "megabytes": peak, "answered": answered}
+
+
 WORK: dict[str, Callable[[], dict[str, Any]]] = {
     "truncated": truncated,
     "shapes": shapes,
     "bombs": bombs,
     "trees": trees,
     "batch": batch,
+    "memory": memory,
 }
 
 

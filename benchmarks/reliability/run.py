@@ -42,7 +42,13 @@ LONG = (
     "faults",
     "statuses",
 )
-SERVED = ("answers_wrong", "answers_lost_beyond_kills", "answers_500", "server_crashes")
+SERVED = (
+    "answers_wrong",
+    "answers_lost_beyond_kills",
+    "answers_500",
+    "server_crashes",
+    "edits_lost",
+)
 FUZZED = ("signal", "traceback", "hang", "peak")
 
 
@@ -87,16 +93,15 @@ def figure_of(said: str) -> str:
             return words_of(json.loads(said[start:]))
         except ValueError:
             pass
+    if total := re.findall(r"^TOTAL.*?(\d+%)$", said, re.M):
+        return f"{total[-1]} of lines and branches"
     found = re.findall(
         r"^[= ]*(\d+ (?:passed|failed)[^=\n]*?)(?: in [\d.:a-z ()]+)?[= ]*$", said, re.M
     )
     if found:
         passed = re.sub(r", \d+ (deselected|warnings?|xfailed)", "", found[-1])
         return f"{passed} (tests)"
-    total = re.findall(r"^TOTAL.*?(\d+%)$", said, re.M)
-    return (
-        f"{total[-1]} of lines and branches" if total else (said.strip().splitlines() or [""])[-1]
-    )
+    return (said.strip().splitlines() or [""])[-1]
 
 
 def words_of(found: dict[str, Any]) -> str:

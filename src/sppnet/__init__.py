@@ -103,6 +103,9 @@ def _keep_to_one_thread() -> None:
         torch.set_num_threads(1)
 
 
+# onnxruntime tells its makers how it is used, unless this is said before it is loaded
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=_keep_to_one_thread)
 

@@ -5,6 +5,8 @@ import importlib.util
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ TRUNKS = (
     ("timm:resnet18", None),
 )
 KNOWN_TO_TORCH_ONLY = ("zf5", "convnext_tiny", "shufflenet_v2_x0_5", "timm:vit_tiny_patch16_224")
+
+
+CONVOLVE = """
+import torch
+from sppnet.backbones import build_backbone
+with torch.no_grad():
+    build_backbone("small5").with_engine("onnxruntime")(torch.rand(1, 3, 64, 64))
+"""
 
 
 def build(name: str, layer: str | None = None) -> Backbone:
@@ -212,3 +222,12 @@ def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ValueError, match="engine must be one of auto, onnxruntime, torch, got 'x'"):
         build("small5").with_engine("x")
+
+
+def test_onnxruntime_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """It keeps what it would send, and a number of this machine, below the caches of the user."""
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
+    command = [sys.executable, "-c", CONVOLVE]
+    subprocess.run(command, env=environment, check=True, timeout=600)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

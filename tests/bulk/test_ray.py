@@ -15,9 +15,11 @@ import pytest
 import torch
 from pyarrow import parquet
 
+from small_photos import PATTERNS
+from sppnet import RidgeSums
 from sppnet.app.main import main
 from sppnet.bulk.cluster import PATIENCE, ParquetRows, Workers, look_at_all
-from sppnet.bulk.rows import Detecting, Look, Naming, look_at
+from sppnet.bulk.rows import Describing, Detecting, Look, Naming, look_at
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,6 +32,7 @@ pytestmark = [
 ]
 STORE = 200_000_000
 COPIES = 8  # of the twelve good photos and the three bad ones
+SHARDS = 8  # of the sums
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +140,56 @@ def test_a_machine_that_dies_in_the_middle_costs_no_row_and_doubles_none(
     assert len(came) == len(paths)
     assert {row["path"]: row for row in came} == wanted
     print(f"\none of two machines died after {died_at[0]} of {len(came)} rows: {seconds:.0f} s")
+
+
+def _sums(vectors: list[list[float]], labels: list[int]) -> tuple[str, RidgeSums]:
+    """What one machine adds to a head, and which machine it is."""
+    import ray
+
+    rows = torch.nn.functional.normalize(torch.tensor(vectors))
+    sums = RidgeSums(rows.shape[1], len(PATTERNS)).partial_fit(rows, torch.tensor(labels))
+    return ray.get_runtime_context().get_node_id(), sums
+
+
+def _labelled(rows: dict[str, dict]) -> tuple[list[list[float]], list[int]]:
+    """Vectors of the good photos in the order of their paths, and their classes."""
+    good = [rows[path] for path in sorted(rows) if rows[path]["error"] is None]
+    labels = [PATTERNS.index(Path(row["path"]).name.split("-")[1]) for row in good]
+    return [row["vector"] for row in good], labels
+
+
+def test_features_and_sums_of_two_machines_give_the_head_of_one_pass(
+    models, many, cluster, tmp_path
+):
+    here, labels = _labelled(_here(Describing(models.classifier), many))
+    rows = torch.nn.functional.normalize(torch.tensor(here))
+    sums = RidgeSums(rows.shape[1], len(PATTERNS)).partial_fit(rows, torch.tensor(labels))
+    begin = time.monotonic()
+    words = ["--engine", "ray", "--address", cluster.address, "--batch", "8"]
+    assert main(["embed", str(models.classifier), str(many), *words, "--out", str(tmp_path)]) == 3
+    vectors, again = _labelled(_rows(tmp_path))
+    assert (vectors, again) == (here, labels)
+    import ray
+
+    ray.init(address=cluster.address, logging_level="error", log_to_driver=False)
+    there = ray.remote(_sums).options(scheduling_strategy="SPREAD")
+    step = -(-len(vectors) // SHARDS)
+    jobs = [
+        there.remote(vectors[first : first + step], labels[first : first + step])
+        for first in range(0, len(vectors), step)
+    ]
+    done = ray.get(jobs)  # in their order
+    whole = RidgeSums(rows.shape[1], len(PATTERNS))
+    for _, part in done:
+        whole.merge(part)
+    seconds = time.monotonic() - begin
+    assert len(done) == SHARDS
+    assert len({machine for machine, _ in done}) == 2
+    one, two = sums.solve(10.0), whole.solve(10.0)
+    assert torch.equal(one.weights_, two.weights_)
+    assert torch.equal(one.bias_, two.bias_)
+    assert len(set(labels)) == len(PATTERNS)
+    print(f"\nfeatures and sums of {len(vectors)} photos on two machines: {seconds:.0f} s")
 
 
 def test_a_command_that_was_killed_goes_on_with_what_is_missing(models, many, tmp_path, capfd):

@@ -84,6 +84,27 @@ def test_other_settings_meet_other_records(prepare, scenes, change: dict, recomp
     assert other.cache.misses == recomputed
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_another_process_has_the_same_images_and_proposals(prepare, scenes, learns: bool) -> None:
+    images = [*scenes.images]
+    images[2] = dataclasses.replace(images[2], path=images[2].path.with_name("gone.jpg"))
+    first = prepare(images=images)
+    first.encode_all()
+    if learns:
+        maps = first.maps("learning")
+        first.use_anchors(AnchorProposer.of(first.encoder).fit(maps))
+        first.propose_learnt()
+    first.propose_all()
+    other = prepare(images=images)
+    other.take(first.to_bytes())
+    assert other.usable == first.usable == [*images[:2], *images[3:]]
+    for image in other.usable:
+        mirrored = image.mirror()
+        assert torch.equal(other.propose(image), first.propose(image))
+        assert torch.equal(other.propose(mirrored), first.propose(mirrored))
+    assert other.cache.misses == 0  # all of it was there
+
+
 def test_other_weights_meet_other_maps(prepare, scenes) -> None:
     (image,) = images = scenes.images[:1]
     before = prepare(images=images).encoded(image)

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from sppnet.classification import Processes
 from sppnet.training.checkpoints import TrainingState
 from sppnet.training.distributed import local_device
 from training.training_in_processes import Stop, gradients, plain_network, train
+from two_processes import both_of, run_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("training_in_processes.py")
@@ -27,34 +27,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folders(tmp_path_factory.mktemp("two") / "data", 6)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _environment(rank: int, port: int) -> dict[str, str]:
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **places, "RANK": str(rank), "WORLD_SIZE": "2"}
-
-
-def _run_two(job: str, data: Path, out: Path) -> list[tuple[int, str]]:
-    """Run a job in two processes: exit code and last words of each."""
-    out.mkdir(exist_ok=True)
-    command, port = [sys.executable, str(SCRIPT), job, str(data), str(out)], _free_port()
-    started = [
-        subprocess.Popen(command, env=_environment(rank, port), stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    words = [process.communicate(timeout=120)[1] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, words, strict=True)]
-
-
 def _both(job: str, data: Path, out: Path) -> list:
     """What two processes ended with."""
-    endings = _run_two(job, data, out)
-    assert [code for code, _ in endings] == [0, 0], endings
-    return [torch.load(out / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+    return both_of(SCRIPT, job, data, out)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +92,7 @@ def test_states_go_from_one_process_to_two_and_back(data: Path, tmp_path: Path) 
 
 
 def test_process_that_is_lost_ends_the_others(data: Path, tmp_path: Path) -> None:
-    (code, words), (other, _) = _run_two("lost", data, tmp_path / "out")
+    (code, words), (other, _) = run_two(SCRIPT, "lost", data, tmp_path / "out")
     assert code == other == 1
     assert "another process of this training has ended" in words
 

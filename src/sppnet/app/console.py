@@ -7,7 +7,7 @@ that goes away (``sppnet info | head -1``) stops nothing: what is left to say is
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
@@ -34,6 +34,24 @@ def say(text: str = "") -> None:
         2 images, 3 boxes
     """
     _write(sys.stdout, printable(text))
+
+
+@contextmanager
+def in_silence(wanted: bool) -> Iterator[None]:
+    """Drop what is printed, if wanted; errors that end the process are printed outside.
+
+    Args:
+        wanted: False prints as ever; of several processes the first one speaks for all.
+
+    Example:
+        >>> with in_silence(True):
+        ...     say("2 images, 3 boxes")
+    """
+    if not wanted:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def note(text: str) -> None:

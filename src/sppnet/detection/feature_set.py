@@ -1,5 +1,6 @@
 """The features of a data set: proposals and feature maps of each image, kept in a cache on disk."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -25,7 +26,8 @@ from sppnet.images import LabelledImage, flip_left_right
 from sppnet.images.decode import decode_content, number_of, read_content
 from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
-from sppnet.storage.tensors import digest_of
+from sppnet.storage.files import json_text
+from sppnet.storage.tensors import bytes_to_tensors, digest_of, tensors_to_bytes
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
 CHANGED = "the file was changed while the run worked on it"
@@ -127,6 +129,29 @@ class CachedFeatures:
     def views(self, *, mirror: bool = False) -> list[LabelledImage]:
         """The usable images, each followed by its mirror image if ``mirror`` is set."""
         return list_views(self.usable, mirror=mirror)
+
+    def to_bytes(self) -> bytes:
+        """What other processes must know to have the same images and proposals."""
+        anchors = self.anchors
+        places = [n for n, image in enumerate(self.images) if image.path not in self._bad]
+        about = [places, None if anchors is None else anchors.config()]
+        tensors = {} if anchors is None else anchors.tensors()
+        return json_text(about, indent=None).encode() + tensors_to_bytes(tensors)
+
+    def take(self, data: bytes) -> None:
+        """Have the images and the proposals of another process, as ``to_bytes`` gave them.
+
+        What that process has put into a cache on a disk that both see is taken from there; the rest
+        is computed when it is asked for.
+
+        Args:
+            data: Of features that were made of the same images, encoder and settings.
+        """
+        plain, _, tensors = data.partition(b"\n")
+        places, anchors = json.loads(plain)
+        self.images = [self.images[place] for place in places]
+        if anchors is not None:
+            self.use_anchors(AnchorProposer.from_config(anchors, bytes_to_tensors(tensors)))
 
     def use_anchors(self, anchors: AnchorProposer) -> None:
         """Propose from the maps as well, from now on."""

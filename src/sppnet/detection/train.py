@@ -39,7 +39,9 @@ from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import trim_heap
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.distributed import Processes
 from sppnet.training.optimizers import OptimizerConfig
+from sppnet.training.trainer import ALONE
 
 T = TypeVar("T")
 MEGABYTE = 10**6
@@ -71,10 +73,7 @@ class TunedParts:
 
 
 def build_encoder(
-    config: DetectionConfig,
-    images: Sequence[LabelledImage] = (),
-    *,
-    download: bool = False,
+    config: DetectionConfig, images: Sequence[LabelledImage] = (), *, download: bool = False
 ) -> Encoder:
     """Build the trunk and the encoder that a configuration describes.
 
@@ -174,6 +173,7 @@ def train_detector(
     stage: Stage = nullcontext,
     checkpoints: Checkpoints | None = None,
     few_photos: int = FEW_PHOTOS,
+    processes: Processes = ALONE,
 ) -> Detector:
     """Train a detector: proposals, maps, anchors, fine-tuning if asked for, SVMs, box regression.
 
@@ -192,6 +192,7 @@ def train_detector(
         stage: ``stage(name)`` is a context that times a stage.
         checkpoints: Where the state of a fine-tuning is kept; None keeps none.
         few_photos: Up to so many, what judges some of them is trained on the others from nothing.
+        processes: This is the first of them; the others wait to tune the network with it.
 
     Returns:
         The fitted detector.
@@ -205,7 +206,8 @@ def train_detector(
     """
     with stage("proposals"):
         cached.propose_all(workers, track)
-    return _Training(cached, tuple(names), config, track, stage, few_photos).run(checkpoints)
+    training = _Training(cached, tuple(names), config, track, stage, few_photos, processes)
+    return training.run(checkpoints)
 
 
 def part_of(config: DetectionConfig, kind: type[T], prefix: str = "", **more: Any) -> T:
@@ -317,6 +319,7 @@ class _Training:
     track: Track
     timed: Stage
     few_photos: int = FEW_PHOTOS
+    processes: Processes = ALONE
     shared_scaler: FeatureScaler | None = None
     # photos, and what the SVMs are without them; None where they are few, or there is a kernel
     judges: list[tuple[list[LabelledImage], RegionClassifier]] | None = None
@@ -414,22 +417,19 @@ class _Training:
                 self.cached.propose_learnt(self.track)
 
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:
-        """Fine-tune the head, or the whole network."""
+        """Fine-tune the head, or the whole network, together with the other processes."""
         config, num_classes = self.config, len(self.names)
+        more: dict[str, Any] = {"checkpoints": checkpoints, "track": self.track}
         if config.tune == "head":
-            head_config = head_tuning_config(config)
-            head = tune_head(
-                self.cached, num_classes, head_config, checkpoints=checkpoints, track=self.track
-            ).head
+            head = tune_head(self.cached, num_classes, head_tuning_config(config), **more).head
             return TunedParts(head)
+        self.processes.broadcast_bytes(self.cached.to_bytes())
         tuned = tune_network(
-            self.cached.usable,
-            self.cached.encoder,
-            num_classes,
+            *(self.cached.usable, self.cached.encoder, num_classes),
             network_tuning_config(config),
             self.cached.propose,
-            checkpoints=checkpoints,
-            track=self.track,
+            processes=self.processes,
+            **more,
         )
         return TunedParts(tuned.head, tuned.encoder, tuned.boxes)
 

@@ -1,11 +1,7 @@
 """``sppnet classify train``: trains a network for every split and scores it on whole images."""
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +11,7 @@ from sppnet.app.console import (
     cache_of_run,
     human_bytes,
     human_seconds,
+    in_silence,
     options_to_blame,
     say,
     warn,
@@ -99,7 +96,7 @@ def run_train(
     """Run the whole command; under ``torchrun`` the first process writes and speaks for all."""
     device = local_device(choose_device(options.device))
     options = replace(options, device=str(device))
-    with join_processes(device) as processes, _silence(not processes.is_first):
+    with join_processes(device) as processes, in_silence(not processes.is_first):
         data = shared.open_data(options, split_config)
         trainer = TrainerConfig.of(settings)
         work = _lead if processes.is_first else _follow
@@ -166,16 +163,6 @@ def _follow(job: TrainJob) -> None:
             processes=job.processes,
             workers=job.runtime.workers,
         )
-
-
-@contextmanager
-def _silence(wanted: bool) -> Iterator[None]:
-    """Drop what is printed, if wanted; errors that end the process are printed outside."""
-    if not wanted:
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
 
 
 def make_network(settings: TrainConfig, num_classes: int, options: shared.RunOptions) -> SppNet:

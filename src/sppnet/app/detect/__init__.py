@@ -4,13 +4,14 @@ This module has the flags. ``train.py``, ``val.py`` and ``predict.py`` do the wo
 has how a detector goes over many images, which ``val`` does, too.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from sppnet.app.console import note, tells_cache
+from sppnet.app.console import in_silence, note, tells_cache
 from sppnet.app.options import (
     Budget,
     CacheSize,
@@ -108,7 +109,10 @@ def train(
     """
     from sppnet.app.detect.train import TrainingJob  # imported here so that --help stays quick
 
-    part = choose_split(data, split, ("train", "trainval"))
+    with in_silence(
+        os.environ.get("RANK", "0") != "0"
+    ):  # of several processes the first one speaks
+        part = choose_split(data, split, ("train", "trainval"))
     if budget is not None and settings.tune != "none":
         raise UsageError("--budget tries settings without a fine-tuning, so --tune must be none")
     job = TrainingJob(

@@ -16,6 +16,7 @@ from sppnet.app.console import (
     cache_of_run,
     human_bytes,
     human_seconds,
+    in_silence,
     note,
     options_to_blame,
     report_data_changes,
@@ -37,8 +38,9 @@ from sppnet.detection import (
     train_detector,
 )
 from sppnet.detection.assign import wants_mirror
-from sppnet.detection.train import FEW_PHOTOS
-from sppnet.errors import NothingUsableError, Problem, SppnetError
+from sppnet.detection.finetune.network import tune_network
+from sppnet.detection.train import FEW_PHOTOS, network_tuning_config
+from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import (
     FeatureCache,
@@ -52,6 +54,8 @@ from sppnet.storage import (
     write_json,
 )
 from sppnet.training.checkpoints import Checkpoints
+from sppnet.training.distributed import Processes, join_processes, local_device
+from sppnet.training.trainer import ALONE
 
 # Trained on before the long part, to say how long that will take; of few images fewer.
 PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
@@ -76,6 +80,7 @@ class TrainingJob:
         keep_cache: Whether maps and proposals stay in ``out``/cache when the model stands.
         budget: Minutes in which settings are tried on held-out photos; None takes them as given.
         cache_size: The most GB that maps and proposals may take on disk; None for no limit.
+        processes: Who takes part in the fine-tuning; filled in by ``run``.
     """
 
     data: Path
@@ -89,6 +94,7 @@ class TrainingJob:
     keep_cache: bool = False
     budget: float | None = None
     cache_size: float | None = None
+    processes: Processes = ALONE
 
     @property
     def most_bytes(self) -> int | None:
@@ -130,7 +136,49 @@ class TrainingJob:
         return f"{text}, {each}; {share}: the rest is convolved again in each pass"
 
     def run(self, *, fresh: bool = False) -> int:
-        """Train, or continue a run that was stopped; returns the exit code."""
+        """Train, or continue a run that was stopped; returns the exit code.
+
+        Under ``torchrun`` the first process does everything, and the others help it with the
+        fine-tuning.
+        """
+        device = local_device(choose_device(self.device))
+        with join_processes(device) as processes, in_silence(not processes.is_first):
+            if processes.count > 1 and self.config.tune != "network":
+                rule = "several processes share the updates of a fine-tuning: --tune network"
+                raise UsageError(rule)
+            job = replace(self, device=str(device), processes=processes)
+            return job._lead(fresh) if processes.is_first else job._follow()
+
+    def _follow(self) -> int:
+        """Take part in the fine-tuning of the first process, and write nothing of the run.
+
+        Proposals are taken from its cache where this process sees the same disk.
+        """
+        dataset = self._open()
+        encoder = self._build_encoder(dataset)
+        found = self.processes.broadcast_bytes(b"")
+        if not found:  # the run was finished before
+            return 0
+        cached = build_cached_features(
+            self.config,
+            dataset.images,
+            encoder,
+            FeatureCache(self.cache_folder, self.most_bytes),
+            external=self._proposals(),
+        )
+        cached.take(found)
+        tune_network(
+            cached.usable,
+            encoder,
+            len(dataset.names),
+            network_tuning_config(self.config),
+            cached.propose,
+            processes=self.processes,
+        )
+        return 0
+
+    def _lead(self, fresh: bool) -> int:
+        """Train, write and speak."""
         dataset = self._open()
         ensure_output_folder(self.out)
         wanted = {**asdict(self.config), "data": str(self.data.resolve()), "split": self.split}
@@ -151,6 +199,7 @@ class TrainingJob:
             report_data_changes(run)
             if run.is_done("model") and is_model(self.out / "model"):
                 note(f"{self.out} holds a finished run; --fresh trains again")
+                self.processes.broadcast_bytes(b"")
                 return self._report_again(dataset)
             keep = self.keep_cache or self.cache is not None
             folder, most = self.cache_folder, self.most_bytes
@@ -225,6 +274,7 @@ class TrainingJob:
             track=track,
             stage=plan.stage,
             checkpoints=Checkpoints(self.out / "tuning"),
+            processes=self.processes,
         )
         with plan.stage("save"):
             about = {**wanted, **asdict(self.config), "data": self.data.name}
@@ -322,6 +372,7 @@ class TrainingJob:
             "names": list(dataset.names),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
             "settings": asdict(self.config),
             "trials": self._trials(),
             "seed": self.config.seed,

@@ -27,8 +27,9 @@ from sppnet.geometry import boxes_to_deltas
 from sppnet.images import LabelledImage
 from sppnet.progress import Track, no_tracking
 from sppnet.training.checkpoints import Checkpoints, TrainingState, derive_seed
+from sppnet.training.distributed import Processes
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
-from sppnet.training.trainer import BatchResult, Row, Trainer
+from sppnet.training.trainer import ALONE, BatchResult, Row, Trainer
 
 Proposals = Callable[[LabelledImage], Tensor]
 # Of the pooled vectors, which are kept in float16.
@@ -88,14 +89,14 @@ class ProposalSampler:
     use_difficult: bool = False
     seed: int = 0
 
-    def draw(self, update: int) -> list[ImageSample]:
+    def draw(self, update: int, processes: Processes = ALONE) -> list[ImageSample]:
         """Draw the samples of an update, 0 for the first; images take turns in a random order.
 
-        An image without a proposal to learn from is left out.
+        An image without a proposal to learn from is left out. Of several processes each draws its
+        share of the images; together they draw what one would.
         """
-        first = update * self.images_per_update
-        places = range(first, first + self.images_per_update)
-        samples = [self._draw_image(place) for place in places]
+        places = update * self.images_per_update + torch.arange(self.images_per_update)
+        samples = [self._draw_image(place) for place in processes.shard(places).tolist()]
         return [sample for sample in samples if len(sample.labels)]
 
     def fixed_sample(self, image: LabelledImage) -> ImageSample:

@@ -26,8 +26,9 @@ from sppnet.images import LabelledImage, resize_short_side
 from sppnet.pooling import pool_regions
 from sppnet.progress import Track, no_tracking
 from sppnet.training.checkpoints import Checkpoints, TrainingLog, TrainingState, derive_seed
+from sppnet.training.distributed import Processes
 from sppnet.training.optimizers import OptimizerConfig, build_optimizer, count_drops
-from sppnet.training.trainer import BatchResult, Row, Trainer
+from sppnet.training.trainer import ALONE, BatchResult, Row, Trainer
 
 
 class RegionNetwork(nn.Module):
@@ -253,6 +254,7 @@ def tune_network(
     checkpoints: Checkpoints | None = None,
     log: TrainingLog | None = None,
     track: Track = no_tracking,
+    processes: Processes = ALONE,
 ) -> TunedNetwork:
     """Teach a trunk and a new head together, from the proposals of labelled images.
 
@@ -269,15 +271,17 @@ def tune_network(
         checkpoints: Where the state is kept and taken up again; None keeps none.
         log: Where losses are written.
         track: Shows the progress over the updates.
+        processes: Who takes part, with the same arguments. Each shows its share of the images of an
+            update; only the first uses ``checkpoints`` and ``log``.
 
     Returns:
-        The tuned parts, in evaluation mode.
+        The tuned parts, in evaluation mode; the same in every process.
 
     Raises:
         ValueError: If the trunk has no layer of the name.
         NothingUsableError: If no image has an object.
         UnusableFileError: If the newest training state is of another network.
-        UsageError: If the loss is not finite.
+        UsageError: If the loss is not finite, or another process ended.
 
     Source:
         Fast R-CNN (Girshick 2015), section 2.3.
@@ -290,14 +294,17 @@ def tune_network(
     trainer = Trainer(
         network,
         build_network_optimizer(network, config),
-        NetworkTask(network, sampler, held_back, config),
+        NetworkTask(network, sampler, held_back, config, processes),
         clip_norm=config.clip_norm,
         keep_best=True,
         checkpoints=checkpoints,
         log=log,
+        processes=processes,
     )
     if not trainer.is_resumed:
-        standardise(network, sampler)
+        if processes.is_first:
+            standardise(network, sampler)
+        processes.broadcast_weights(network)
     network.head.train()
     history = trainer.run("tuning", track)
     network.requires_grad_(False)
@@ -367,6 +374,7 @@ class NetworkTask:
         sampler: Draws images and proposals to learn from.
         validation: Images that choose the best weights; may be none.
         config: The constants.
+        processes: Who takes part.
     """
 
     def __init__(
@@ -375,9 +383,10 @@ class NetworkTask:
         sampler: ProposalSampler,
         validation: Sequence[LabelledImage],
         config: NetworkTuningConfig,
+        processes: Processes = ALONE,
     ) -> None:
         self.network, self.sampler, self.config = network, sampler, config
-        self.validation = validation
+        self.validation, self.processes = validation, processes
         self.updates, self.per_epoch = config.updates, config.check_every
 
     def rate_at(self, step: int, history: Sequence[Row]) -> float:  # noqa: ARG002
@@ -385,18 +394,34 @@ class NetworkTask:
         return self.config.rate_at(step)
 
     def batches(self, first: int) -> Iterator[list[ImageSample]]:
-        """Draw images and proposals of each update."""
+        """Draw this process's images and proposals of each update."""
         for step in range(first, self.updates):
-            yield self.sampler.draw(step)
+            yield self.sampler.draw(step, self.processes)
 
     def add_gradients(self, batch: list[ImageSample], step: int) -> BatchResult | None:
-        """Show a batch, if there are proposals in it; dropout draws other numbers every time."""
-        if not batch:
+        """Show a batch, if any process has proposals of it; dropout draws other numbers each time.
+
+        The loss of a process counts as many proposals as it has among those of all, so that the sum
+        of the gradients is that of one process with the whole batch, however uneven the shares are.
+        """
+        own, rank = sum(len(sample.labels) for sample in batch), self.processes.rank
+        count = torch.tensor([float(own)], device=self.network.encoder.device)
+        self.processes.all_reduce([count])
+        if not count:
             return None
-        torch.manual_seed(derive_seed(self.config.seed, "dropout", step))
-        found = self.network.losses(batch, self.config.box_weight)
-        found[0].backward()
-        loss, right = found.detach().tolist()
+        seeds = [step, rank] if rank else [step]  # the first draws what one alone does
+        torch.manual_seed(derive_seed(self.config.seed, "dropout", *seeds))
+        totals = torch.zeros(2, device=count.device)
+        if batch:
+            found = self.network.losses(batch, self.config.box_weight) * (own / float(count))
+            found[0].backward()
+            totals = found.detach()
+        if self.processes.count > 1:
+            trained = [each for each in self.network.parameters() if each.requires_grad]
+            for each in trained:
+                each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+            self.processes.all_reduce([*(p.grad for p in trained if p.grad is not None), totals])
+        loss, right = totals.tolist()
         return BatchResult(loss, right)
 
     def measure(self, state: TrainingState, rate: float) -> Row:
@@ -415,11 +440,14 @@ class NetworkTask:
     def validation_loss(self) -> float:
         """Mean loss over the validation images; 0, so that the last weights are kept, if none."""
         self.network.head.eval()
-        samples = [self.sampler.fixed_sample(image) for image in self.validation]
-        losses = [
-            float(self.network.losses([sample], self.config.box_weight)[0])
-            for sample in samples
-            if len(sample.labels)
-        ]
+        count, device = len(self.validation), self.network.encoder.device
+        losses = torch.zeros(2, count, dtype=torch.float64, device=device)
+        for place in self.processes.shard(torch.arange(count)).tolist():
+            sample = self.sampler.fixed_sample(self.validation[place])
+            if len(sample.labels):
+                found = self.network.losses([sample], self.config.box_weight)[0]
+                losses[:, place] = torch.tensor([float(found), 1.0])
+        self.processes.all_reduce([losses])  # of each image one process knows it
         self.network.head.train()
-        return mean(losses) if losses else 0.0
+        known = losses[0][losses[1] > 0].tolist()
+        return mean(known) if known else 0.0
