@@ -4,7 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import arm
 import bars
+import matrix
+import mutants
+import mutations
+import numpy as np
 import pytest
 import run
 import supply
@@ -56,3 +61,110 @@ def test_figures_are_read_from_what_commands_say(said: str, figure: str) -> None
 def test_old_packages_are_seen() -> None:
     assert supply.below(supply.FLOORS, {"pillow": "13.0.0"}) == []
     assert supply.below(supply.FLOORS, {"pillow": "12.2.0"})[0].startswith("pillow 12.2.0 < 13")
+
+
+CHANGED = '''
+def hold(low, high, value, *, open_end=False):
+    """Text with 7 and < is left alone."""
+    if not value:
+        raise ValueError(f"nothing {1 + 1}")
+    inside = low <= value < high and value != -1
+    for each in zip(low, high, strict=True):
+        note(each + 2)
+    return inside / "name"
+'''
+
+
+def test_every_kind_of_change_is_made_and_texts_are_left_alone() -> None:
+    found = [each.name.removeprefix("hold: ") for each in mutations.mutations(CHANGED)]
+    assert found == [
+        "False -> True",
+        "not value -> (not (not value))",
+        "not value -> (value)",
+        'raise ValueError(f"nothing {1 + 1}") -> pass',
+        "low <= value < high and value != -1 -> (low <= value < high or value != -1)",
+        "low <= value < high -> (low < value < high)",
+        "low <= value < high -> (low <= value <= high)",
+        "value != -1 -> (value == -1)",
+        "-1 -> (1)",
+        "1 -> 2",
+        "note(each + 2) -> pass",
+        "each + 2 -> (each - 2)",
+        "2 -> 3",
+        'return inside / "name" -> return None',
+    ]
+
+
+def test_changed_source_is_the_source_with_one_change() -> None:
+    source = 'name = "größer"; big = 3 > 2  # so\nnext = 1\n'
+    texts = [mutations.mutated(source, each) for each in mutations.mutations(source)]
+    assert texts[0] == source.replace("3 > 2", "(3 >= 2)")
+    assert texts[-1] == source.replace("= 1", "= 2")
+    for text in texts:
+        compile(text, "changed", "exec")
+
+
+def test_changes_that_make_no_difference_exist_and_have_a_reason() -> None:
+    for file, named in mutants.equivalents().items():
+        source = (ROOT / "src" / "sppnet" / file).read_text(encoding="utf-8")
+        known = {each.name for each in mutations.mutations(source)}
+        assert named.keys() - known == set(), file
+        assert all(len(reason) > 20 for reason in named.values()), file
+
+
+def test_changes_are_killed_or_survive_and_the_file_is_as_before(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    package, test = tmp_path / "halves.py", tmp_path / "test_halves.py"
+    package.write_text("def half(x):\n    return x / 2 if x > 0 else 0\n")
+    test.write_text(
+        "import sys\nfrom pathlib import Path\nsys.path.insert(0, str(Path(__file__).parent))\n"
+        "from halves import half\n\ndef test_half():\n    assert half(6) == 3\n"
+    )
+    before = package.read_text()
+    seen = mutants.Seen(seconds={"test_halves.py::test_half": 0.1})
+    states = {
+        each.name: mutants.judge_file(
+            package, each, [list(seen.seconds)], seen, tmp_path / "said.txt"
+        )
+        for each in mutations.mutations(before)
+    }
+    assert states == {
+        "half: return x / 2 if x > 0 else 0 -> return None": "killed",
+        "half: x / 2 -> (x * 2)": "killed",
+        "half: 2 -> 3": "killed",
+        "half: x > 0 -> (not (x > 0))": "killed",
+        "half: x > 0 -> (x >= 0)": "survived",
+        "half: 0 -> 1": "survived",
+    }
+    assert package.read_text() == before
+
+
+def test_interval_of_a_share_is_that_of_the_textbook() -> None:
+    assert mutants.interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert mutants.interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998
+
+
+def test_oldest_versions_are_those_of_the_package() -> None:
+    listed = (ROOT / "pyproject.toml").read_text()
+    for requirement in matrix.oldest():
+        name, _, number = requirement.partition("==")
+        assert f'"{name}>={number.removesuffix(".0").removesuffix(".0")}' in listed
+    assert len(matrix.oldest()) == 4
+
+
+def test_failures_of_a_report_are_named(tmp_path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="a" name="good"/>'
+        '<testcase classname="a" name="bad"><failure/></testcase>'
+        '<testcase classname="a" name="left"><skipped/></testcase></testsuite></testsuites>'
+    )
+    assert matrix.outcomes(report) == ({"passed": 1, "failure": 1, "skipped": 1}, ["a::bad"])
+
+
+def test_other_bits_of_another_processor_are_seen() -> None:
+    one = {"a": np.array([0.0, 1.0]), "b": np.array([1], np.int32)}
+    assert arm.different(one, {name: values.copy() for name, values in one.items()}) == []
+    assert arm.different(one, {**one, "a": np.array([-0.0, 1.0])}) == ["a"]
+    assert arm.different(one, {**one, "b": np.array([1], np.int64)}) == ["b"]
+    assert arm.different(one, {"a": one["a"]}) == ["b"]

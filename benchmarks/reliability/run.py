@@ -113,6 +113,12 @@ def words_of(found: dict[str, Any]) -> str:
         )
     if isinstance(found.get("things"), dict):
         return f"{found['wrong']} of {found['faults']:,} faults end wrong"
+    if isinstance(found.get("rooms"), dict):
+        return "; ".join(
+            f"{room}: {each['killed']} of {each['judged']} killed "
+            f"({each['interval'][0]:.0%} to {each['interval'][1]:.0%} of all)"
+            for room, each in found["rooms"].items()
+        )
     if "refused" in found and "hang" in found:
         faults = sum(found[name] for name in FUZZED)
         slowest = f"slowest {found['slowest_seconds']:.2f} s"

@@ -2,9 +2,11 @@
 
 import math
 import re
+import warnings
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from oracles.box_loops import iou
 from sppnet.geometry import (
@@ -181,3 +183,25 @@ def test_flipping_twice_gives_the_boxes_again_and_sides_stay_in_order() -> None:
     flipped = flip_boxes(boxes, 10)
     assert flipped.tolist() == [[5, 2, 9, 9], [0, 0, 10, 3], [6, 4, 6, 4]]
     assert torch.equal(flip_boxes(flipped, 10), boxes)
+
+
+def test_nothing_is_refused_where_there_are_no_values() -> None:
+    bad, rows = torch.tensor([True]), torch.zeros(1)
+    with pytest.raises(ValueError, match="rows must be good"):
+        reject_rows(bad, rows, "rows must be good")
+    reject_rows(bad.to("meta"), rows.to("meta"), "rows must be good")
+    with FakeTensorMode():
+        reject_rows(torch.tensor([True]), torch.zeros(1), "rows must be good")
+
+
+def test_a_recorded_program_holds_no_refusal() -> None:
+    def area(boxes: torch.Tensor) -> torch.Tensor:
+        reject_rows(boxes[:, 0] < 0, boxes, "boxes must begin at 0")
+        return box_area(boxes)
+
+    good, bad = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[-1.0, 0, 2, 2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is old
+        traced = torch.jit.trace(area, bad)
+    assert traced(good).tolist() == [4]
+    assert traced(bad).tolist() == [6]

@@ -149,3 +149,22 @@ def test_values_that_break_the_rules_are_refused(boxes, scores, labels, rule: st
 def test_kinds_that_break_the_rules_are_refused(boxes, scores, labels, rule: str) -> None:
     with pytest.raises(TypeError, match=re.escape(rule)):
         Detections(boxes, scores, labels)
+
+
+@pytest.mark.parametrize("edge", [0.0, 1.0])
+def test_confidences_reach_from_0_to_1(edge: float) -> None:
+    found = Detections(BOXES, SCORES, LABELS, torch.full((len(BOXES),), edge, dtype=torch.float64))
+    assert found.confidence is not None
+    assert found.confidence.dtype == torch.float32
+    assert found.confidence.tolist() == [edge] * len(BOXES)
+
+
+@pytest.mark.parametrize("wrong", [-0.01, 1.01, math.nan, math.inf])
+def test_other_confidences_are_refused_by_row(wrong: float) -> None:
+    sure = with_value(torch.ones(len(BOXES)), 1, wrong)
+    with pytest.raises(ValueError, match=r"confidence must be 0\.\.1, got .* in row 1"):
+        Detections(BOXES, SCORES, LABELS, sure)
+    with pytest.raises(TypeError, match="confidence must be floating point"):
+        Detections(BOXES, SCORES, LABELS, torch.ones(len(BOXES), dtype=torch.int64))
+    with pytest.raises(ValueError, match=rf"confidence must have shape \({len(BOXES)},\)"):
+        Detections(BOXES, SCORES, LABELS, torch.ones(len(BOXES) + 1))

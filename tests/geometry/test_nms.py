@@ -207,3 +207,24 @@ def test_boxes_sigma_and_counts_are_checked() -> None:
         soft_nms(box, torch.ones(1), sigma=0)
     with pytest.raises(ValueError, match=r"shares must have shape \(1,\)"):
         soft_nms(box, torch.ones(2))
+
+
+def test_a_score_of_the_least_stays_and_one_below_it_is_0() -> None:
+    apart = torch.tensor([[0.0, 0, 4, 4], [10, 0, 14, 4], [20, 0, 24, 4]])
+    shares = torch.tensor([0.5, 0.25, 0.125])
+    assert soft_nms(apart, shares, least=0.25).tolist() == [0.5, 0.25, 0.0]
+
+
+def test_unstated_settings_are_those_of_the_documentation() -> None:
+    boxes, scores = TWO, torch.tensor([0.9, 0.8])  # overlap 3 / 10, which is kept
+    assert nms(boxes, scores).tolist() == [0, 1]
+    wider = torch.tensor([[0.0, 0, 100, 1], [0, 0, 31, 1]])
+    assert nms(wider, scores).tolist() == [0]
+    same = torch.tensor([2, 2])
+    assert nms_per_class(boxes, scores, same).tolist() == [0, 1]
+    assert nms_per_class(wider, scores, same).tolist() == [0]
+    for lowered in (soft_nms(boxes, scores), soft_nms_per_class(boxes, scores, same)):
+        assert lowered.tolist() == pytest.approx([0.9, 0.8 * math.exp(-0.09 / 0.5)])
+    tiny = torch.tensor([0.9, 0.001, 0.0009])
+    apart = torch.tensor([[0.0, 0, 4, 4], [10, 0, 14, 4], [20, 0, 24, 4]])
+    assert [score > 0 for score in soft_nms(apart, tiny).tolist()] == [True, True, False]
