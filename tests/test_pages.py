@@ -1,15 +1,12 @@
 """What the pages of the documentation show is true: their commands and their Python run.
 
-A page of ``docs/start`` or ``docs/tasks`` is one script: its ``sh`` and ``python`` blocks run in
-their order, in a folder with ``photos`` (boxes) and ``folders`` (a folder per class), both drawn,
-and with the model of the first page.
+``benchmarks/site_pages.py`` runs them, and says what a page is run in.
 """
 
 import ast
 import dataclasses
 import inspect
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -17,43 +14,28 @@ import pytest
 
 import sppnet
 from readme_blocks import commands_of, fenced_blocks
-from sppnet.app.main import main
-from sppnet.images import draw_class_folders, draw_detection_set
+from site_pages import (
+    DEEPER,
+    DOCS,
+    FIRST,
+    NOTEBOOKS,
+    OTHERWISE,
+    PAGES,
+    draw_data,
+    run_notebook,
+    run_page,
+)
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = sorted([*(DOCS / "start").glob("*.md"), *(DOCS / "tasks").glob("*.md")])
-FIRST = DOCS / "start" / "detect.md"
-NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
-
-
-def run_page(page: Path) -> int:
-    """Run the blocks of a page; how many ran."""
-    names: dict[str, object] = {"__name__": "__main__"}
-    ran = 0
-    for block in fenced_blocks(page.read_text(encoding="utf-8")):
-        if block.kind == "sh":
-            for command in commands_of(block):
-                program, *words = shlex.split(command)
-                assert program == "sppnet", command
-                assert main(words) in (0, 3), command  # 3: some numbers of a table are not there
-                ran += 1
-        elif block.kind == "python":
-            exec(compile("\n" * block.line + block.text, str(page), "exec"), names)
-            ran += 1
-        else:
-            assert block.kind == "text", f"{page.name}, line {block.line}: {block.kind}"
-    return ran
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the pages are read in, after the first of them."""
     folder = tmp_path_factory.mktemp("pages")
-    draw_detection_set(folder / "photos", count=14, seed=0)
-    draw_class_folders(folder / "folders", per_class=6, seed=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        assert draw_data() == 1
         assert run_page(FIRST) == 5
     return folder
 
@@ -63,6 +45,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     assert run_page(page) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", DEEPER, ids=lambda page: page.stem)
+def test_python_of_a_deeper_page_runs(page: Path, place: Path, monkeypatch) -> None:
+    monkeypatch.chdir(place)
+    assert run_page(page, commands=False) > 0
+
+
+def test_pages_that_need_more_than_a_folder_are_run_by_a_test_of_their_own() -> None:
+    for page, path in OTHERWISE.items():
+        assert (DOCS / page).is_file()
+        assert (ROOT / path).is_file(), path
+    assert len(DEEPER) >= 9
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -156,9 +152,4 @@ def test_notebook_is_kept_executed_and_without_errors(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=900, resources={"metadata": {"path": tmp_path}}
-    ).execute()
+    assert run_notebook(path, tmp_path) > 0

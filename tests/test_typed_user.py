@@ -5,6 +5,7 @@ Its wrong calls carry ``type: ignore``, and mypy refuses one that is not needed.
 """
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,15 @@ def test_mypy_passes_the_file() -> None:
     )
     assert result.returncode == 0, result.stdout
     assert "Success" in result.stdout
+
+
+def test_pyright_is_asked_where_everything_is() -> None:
+    """`.ci/run` has the node that it needs, and the version is pinned there."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (line,) = (line for line in script.splitlines() if "bin/pyright" in line)
+    assert line.split()[-1] == USER.relative_to(ROOT).as_posix()
+    pinned = json.loads((ROOT / "web" / "package.json").read_text(encoding="utf-8"))
+    assert pinned["devDependencies"]["pyright"][0].isdigit()
 
 
 def test_it_uses_every_public_name() -> None:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from image_files import write_image
-from sppnet.images import draw_detection_set
+from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage.label_store import LabelStore
 
 TINY = ["--backbone", "small5", "--weights", "none", "--imgsz", "96", "--proposals", "grid"]
@@ -107,6 +107,42 @@ def test_a_killed_server_has_lost_nothing(photos: Path) -> None:
         assert second.process.returncode == 143
         assert "stopped; every edit is on the disk" in said
         assert "Traceback" not in said
+
+
+def test_labels_of_another_program_are_taken_over_once(photos: Path) -> None:
+    root = photos.parent
+    with running(root, *TINY) as plain:
+        assert plain.ask("GET", "/api/session")[1]["state"]["labelled"] == 0
+        plain.process.send_signal(signal.SIGTERM)
+        _, said = plain.process.communicate(timeout=120)
+        assert f"--labels {str(root)!r} begins with them" in said
+    with running(root, *TINY, "--labels", str(root)) as first:
+        assert first.ask("GET", "/api/session")[1]["state"]["labelled"] == 4
+        name = first.ask("GET", "/api/photos")[1]["items"][0]["photo"]
+        status, found = first.ask("GET", f"/api/photo/{quote(name)}")
+        truth = {image.path.name: image for image in open_detection_dataset(root)}
+        image = truth[Path(name).name]
+        assert [each["box"] for each in found["boxes"]] == image.boxes.tolist()
+        body = {"boxes": [], "empty": True}
+        status, _ = first.ask("PUT", f"/api/photo/{quote(name)}", body, revision=1)
+        assert status == 200
+    with running(root, *TINY, "--labels", str(root)) as again:  # the same command goes on
+        assert again.ask("GET", f"/api/photo/{quote(name)}")[1]["boxes"] == []
+
+
+def test_labels_that_do_not_fit_are_one_line(photos: Path, tmp_path: Path) -> None:
+    other = draw_detection_set(tmp_path / "other", 2, seed=1)
+    for path in (other / "JPEGImages").iterdir():
+        path.rename(path.with_stem("other_" + path.stem))
+    for words in (
+        ["--labels", str(tmp_path / "nowhere")],
+        ["--labels", str(other)],
+        ["--labels", str(photos.parent), "--task", "classify"],
+    ):
+        with running(photos, *TINY, *words) as failed:
+            _, said = failed.process.communicate(timeout=120)
+        assert failed.process.returncode in (2, 4), said
+        assert said.count("error:") == 1, said
 
 
 def test_a_taken_port_and_folders_without_photos_are_one_line(tmp_path: Path, photos: Path) -> None:

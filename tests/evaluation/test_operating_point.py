@@ -122,6 +122,22 @@ def test_kept_as_json_and_read_again() -> None:
     assert torch.equal(first["confidence"], second["confidence"])
 
 
+def test_what_it_promises_is_what_the_detections_that_count_were_worth() -> None:
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.1]
+    right = [True] * 4 + [False, True, False]
+    points = OperatingPoints.from_matches(_matched(scores, right, [0] * 7), [8], 6, "val")
+    assert points is not None
+    assert points.thresholds == pytest.approx((0.25,))
+    assert (points.counted, points.right) == (6, 5)
+    assert points.expect() == "there it finds 62 %, 83 % of what it says is right"
+    assert "finds 62 %" in OperatingPoints.from_config(points.config(), 1).expect()
+    earlier = {key: value for key, value in points.config().items() if key not in KEPT_SINCE}
+    assert "only just counts" in OperatingPoints.from_config(earlier, 1).expect()
+
+
+KEPT_SINCE = ("counted", "right")
+
+
 def _changed(path: str, value: Any) -> dict[str, Any]:
     config = json.loads(json.dumps(_points().config()))
     *folders, last = path.split("/")
@@ -140,6 +156,9 @@ def _changed(path: str, value: Any) -> dict[str, Any]:
         ("thresholds", [math.nan, 0.5]),
         ("thresholds", [1e30, 0.5]),
         ("objects", [1]),
+        ("right", 1),  # of no detections
+        ("counted", -1),
+        ("counted", 0.5),
         ("source", "guess"),
         ("images", 0),
         ("calibration", None),

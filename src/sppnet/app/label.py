@@ -13,13 +13,14 @@ import typer
 from sppnet import __version__
 from sppnet.app.console import note, options_to_blame, say
 from sppnet.app.options import Debug, MaxPixels, Threads, command_app, parse_numbers
-from sppnet.errors import UsageError
+from sppnet.errors import SppnetError, UsageError
 
 if TYPE_CHECKING:
     from sppnet.progress import Track
     from sppnet.server.desk import LabelDesk
     from sppnet.server.label_work import Session
     from sppnet.server.serve_gate import Access
+    from sppnet.storage.label_store import LabelStore
 
 app = command_app("Label photos in a page on this machine, while a model learns from each label.")
 
@@ -30,6 +31,14 @@ StoreFolder = Annotated[
     Path | None,
     typer.Option(
         "--store", metavar="DIR", help="Labels and features; PHOTOS/.sppnet if not given."
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="DATA",
+        help="Labels to begin with: a VOC, COCO or YOLO set, or JSON of Label Studio.",
     ),
 ]
 Task = Annotated[
@@ -65,6 +74,7 @@ Proposals = Annotated[
 def label(
     photos: PhotoFolder,
     store: StoreFolder = None,
+    labels: Labels = None,
     task: Task = "detect",
     port: Port = 0,
     no_browser: NoBrowser = False,
@@ -79,21 +89,25 @@ def label(
 ) -> None:
     """Open a page in which you label photos; a model suggests, and learns from what you correct.
 
-    Every edit is on the disk at once; stop with Ctrl-C and go on with the same command. The page
-    is served to this machine only (127.0.0.1), and nothing is asked of the network.
+    Every edit is on the disk at once; stop with Ctrl-C and go on with the same command. Labels that
+    another program made are taken over by --labels, once, into a store that is empty. The page is
+    served to this machine only (127.0.0.1), and nothing is asked of the network.
     """
     if task not in ("detect", "classify"):
         raise UsageError(f"--task must be detect or classify, got {task!r}")
     if not photos.is_dir():
         raise UsageError("must be a folder of photos", path=photos)
+    if labels is not None and task != "detect":
+        raise UsageError("--labels are boxes, for --task detect")
     settings = {"backbone": backbone, "weights": weights, "imgsz": imgsz, "proposals": proposals}
     chosen = {name: value for name, value in settings.items() if value}
-    _serve(photos, store, task, port, not no_browser, author, chosen)
+    _serve(photos, store, labels, task, port, not no_browser, author, chosen)
 
 
 def _serve(
     photos: Path,
     store: Path | None,
+    labels: Path | None,
     task: str,
     port: int,
     opens_browser: bool,
@@ -109,6 +123,8 @@ def _serve(
 
     names = list_photos(photos)
     kept = open_store(photos, store, task, names)
+    if task == "detect":
+        _take_over(labels, kept, photos)
     opening = _opening(photos, kept.folder, task, settings)
     desk = LabelDesk(photos, kept, names, task, opening, author, __version__)
     jobs = Jobs(desk, _predict_boxes if task == "detect" else _predict_classes)
@@ -129,6 +145,25 @@ def _serve(
     note("stopped; every edit is on the disk, the same command goes on from there")
     if server.signal is not None:
         raise typer.Exit(128 + server.signal)
+
+
+def _take_over(labels: Path | None, store: "LabelStore", photos: Path) -> None:
+    """Begin with labels of another program; say so where there are some that nobody asked for."""
+    from sppnet.images import find_layout
+    from sppnet.labelling import import_labels
+
+    if store.count_labelled():
+        if labels is not None:
+            note(f"labels are there already; {str(labels)!r} is not read again")
+        return
+    if labels is not None:
+        count = import_labels(store, labels)
+        note(f"labels of {count} photos taken over from {str(labels)!r}")
+        return
+    with contextlib.suppress(SppnetError):  # a set that cannot be read is none to begin with
+        layout = find_layout(photos)
+        if layout not in (None, "labels"):
+            note(f"there are labels in {layout} layout; --labels {str(photos)!r} begins with them")
 
 
 def _say_ready(port: int, count: int, opens_browser: bool) -> None:

@@ -365,12 +365,11 @@ class Detector(HubModel):
         if not self.inference.rescore:
             return Detections(boxes, before, labels)
         step = max(1, SCORES_AT_ONCE // len(self.names))
-        pairs = zip(boxes.split(step), labels.split(step), strict=True)
         parts = [
-            self._score_jointly(encoded, some)[torch.arange(len(some)), own] for some, own in pairs
+            self._score_jointly(encoded, some)[torch.arange(len(some)), own]
+            for some, own in zip(boxes.split(step), labels.split(step), strict=True)
         ]
-        after = torch.cat(parts or [before])
-        return Detections(boxes, (before + after) / 2, labels)
+        return Detections(boxes, (before + torch.cat(parts or [before])) / 2, labels)
 
     def __repr__(self) -> str:
         """Say what it finds, by which trunk and sizes, and what is to be expected of it."""
@@ -379,7 +378,8 @@ class Detector(HubModel):
         expected = "no operating point yet: detections count from a score of 0"
         if points is not None:
             expected = f"{points.describe(names)}; {points.expect()}"
-        return f"Detector({len(names)} classes: {shown}; {self.encoder}; {expected})"
+        kinds = "class" if len(names) == 1 else "classes"
+        return f"Detector({len(names)} {kinds}: {shown}; {self.encoder}; {expected})"
 
     def to(self, device: torch.device | str) -> "Detector":
         """Move trunk and classifier to a device; returns itself."""

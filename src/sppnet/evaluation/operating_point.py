@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sppnet.config.fields import Count, Each, OneOf, Within, restore_fields
+from sppnet.config.fields import Count, CountOrNone, Each, OneOf, Within, restore_fields
 from sppnet.evaluation.calibration import MatchedScores, ScoreCalibration, match_scores
 from sppnet.evaluation.overlaps import Floats, Mask
 from sppnet.geometry import Detections
@@ -120,6 +120,8 @@ class SavedOperatingPoints:
     source: Annotated[str, OneOf(SOURCES)]
     images: Count
     objects: tuple[int, ...]
+    counted: CountOrNone = 0
+    right: CountOrNone = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,8 @@ class OperatingPoints:
             without it) or "val" (other labelled photos).
         images: On how many photos they were found.
         objects: (K,) how many objects of each class these showed.
+        counted: How many detections reached the thresholds there; 0 if that was not kept.
+        right: How many of them were right.
 
     Example:
         >>> matched = MatchedScores(*map(np.array, (
@@ -148,6 +152,8 @@ class OperatingPoints:
     source: str
     images: int
     objects: tuple[int, ...]
+    counted: int = 0
+    right: int = 0
 
     @classmethod
     def fit(
@@ -211,7 +217,9 @@ class OperatingPoints:
             is_known = calibration.curves_[label] is not None
             best = _best_threshold(scores[own], is_right[own], count) if is_known else shared
             thresholds.append(best)
-        return cls(tuple(thresholds), calibration, source, images, tuple(objects))
+        counts = scores >= np.array(thresholds, scores.dtype)[labels]
+        shown = (int(counts.sum()), int(is_right[counts].sum()))
+        return cls(tuple(thresholds), calibration, source, images, tuple(objects), *shown)
 
     def select(self, detections: Detections) -> Detections:
         """Take the detections that count, with the confidence of each.
@@ -258,18 +266,29 @@ class OperatingPoints:
         return f"detections count from {scores}, found {where}"
 
     def expect(self) -> str:
-        """Say what share of the detections at the thresholds is right, by the calibration.
+        """Say what the detections that count are worth: what they find, and how many are right.
+
+        Points of an earlier version only know how sure a detection at the thresholds is.
 
         Example:
             >>> right = [False, True] * 20
             >>> calibration = ScoreCalibration().fit([-1.0, 1.0] * 20, [0] * 40, right, 1)
+            >>> OperatingPoints((0.0,), calibration, "val", 40, (30,), 20, 18).expect()
+            'there it finds 60 %, 90 % of what it says is right'
             >>> OperatingPoints((0.0,), calibration, "val", 40, (30,)).expect()
-            'at that score 50 % are right'
+            'a detection that only just counts is right in 50 % of cases'
         """
+        if self.counted:
+            found = self.right / max(sum(self.objects), 1)
+            right = self.right / self.counted
+            return (
+                f"there it finds {100 * found:.0f} %, {100 * right:.0f} % of what it says is right"
+            )
         labels = np.arange(len(self.thresholds))
         sure = self.calibration.probabilities(np.array(self.thresholds, np.float32), labels)
         shares = [f"{100 * share:.0f}" for share in (sure.min(), sure.max())]
-        return f"at that score {' to '.join(dict.fromkeys(shares))} % are right"
+        percent = " to ".join(dict.fromkeys(shares))
+        return f"a detection that only just counts is right in {percent} % of cases"
 
     def config(self) -> dict[str, Any]:
         """All of it as plain values, for JSON."""
@@ -279,6 +298,8 @@ class OperatingPoints:
             "source": self.source,
             "images": self.images,
             "objects": list(self.objects),
+            "counted": self.counted,
+            "right": self.right,
         }
 
     @classmethod
@@ -299,7 +320,10 @@ class OperatingPoints:
         lengths = {len(saved.thresholds), len(saved.objects), len(calibration.curves_)}
         if lengths != {num_classes} or calibration.shared_ is None:
             raise ValueError(f"operating_points must have {num_classes} classes and be fitted")
-        return cls(saved.thresholds, calibration, saved.source, saved.images, saved.objects)
+        if saved.right > saved.counted:
+            raise ValueError(f"right must be at most {saved.counted}, got {saved.right}")
+        shown = (saved.counted, saved.right)
+        return cls(saved.thresholds, calibration, saved.source, saved.images, saved.objects, *shown)
 
 
 def hold_out(count: int, seed: int) -> list[tuple[list[int], list[int]]]:

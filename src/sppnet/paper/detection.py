@@ -304,7 +304,7 @@ def measure_precision_claim(resources: Resources, track: Track) -> Findings:
     resources, began = resources.with_trunk(), time.perf_counter()
     proposals = resources.budget.max_proposals or CLAIM_PROPOSALS
     budget = replace(resources.budget, max_proposals=proposals)
-    limit = resources.limit or CLAIM_IMAGES
+    limit = resources.most(CLAIM_IMAGES)
     resources = replace(resources, budget=budget, limit=limit)
     values: dict[str, list[float]] = {way: [] for way in CLAIM_METHODS}
     experiment = None

@@ -334,7 +334,7 @@ def measure_sizes(resources: Resources, track: Track) -> Findings:
     plan = view_plan("full", round(max(training.sizes) * BASE_SIDE / SIDE))
     cache = FeatureCache(resources.out / "cache")
     errors: dict[str, list[float]] = {"single": [], "multi": []}
-    most = resources.limit or CLAIM_IMAGES
+    most = resources.most(CLAIM_IMAGES)
     for seed in resources.seeds:
         own = replace(resources, seed=seed)
         learnt, scored = (

@@ -123,11 +123,14 @@ class Resources:
         limit: Most images to score on, drawn with the seed, and for detection to learn from; None
             takes all.
         splits: Random splits of the Caltech-101 protocol.
+        train_per_class: Images of each class that SVMs are fitted to there; None for the paper's
+            30, or two thirds of the smallest class.
         repeats: Seeds with which each detector is trained; of several the mean is shown.
         seed: Of draws and training.
         device: Where to compute.
         budget: How much of the detection protocol is done.
         download: Whether weights that are not on disk may be downloaded.
+        part: How many of the images of a claim are taken where ``limit`` does not say it; 1 is all.
     """
 
     out: Path
@@ -141,11 +144,22 @@ class Resources:
     networks: tuple[str, ...] = ()
     limit: int | None = None
     splits: int = 10
+    train_per_class: int | None = None
     repeats: int = 1
     seed: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - a device never changes
     budget: Budget = Budget()
     download: bool = False
+    part: float = 1.0
+
+    def most(self, usual: int) -> int:
+        """Most images of a claim: the limit, or as many as usual, or the part of them.
+
+        Example:
+            >>> Resources(Path("out"), part=0.5).most(24), Resources(Path("out"), limit=7).most(24)
+            (12, 7)
+        """
+        return self.limit or max(2, round(self.part * usual))
 
     def find_data(self, place: str) -> Path | None:
         """Find a data set: in its place below ``data``, or ``data`` itself if it looks like one.

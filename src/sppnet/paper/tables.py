@@ -1,7 +1,7 @@
 """A table of the paper, or a claim, and what measuring it again gave."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -86,6 +86,35 @@ class TableResult:
             self.not_run.append(finding)
         elif finding not in self.problems:
             self.problems.append(finding)
+
+    def config(self) -> dict[str, Any]:
+        """What was found, as plain values for JSON."""
+        return {
+            "measured": [asdict(cell) for cell in self.measured],
+            "not_run": [asdict(cell) for cell in self.not_run],
+            "problems": [asdict(problem) for problem in self.problems],
+        }
+
+    @classmethod
+    def from_config(cls, printed: Printed, config: Mapping[str, Any]) -> "TableResult":
+        """Build it again from :meth:`config`.
+
+        Raises:
+            KeyError: If a part is missing.
+            TypeError: If a field is unknown or missing.
+
+        Example:
+            >>> from sppnet.paper.printed import TABLE_3
+            >>> result = TableResult(TABLE_3, [Measured("ZF-5, single-size trained", "1 full", 40)])
+            >>> TableResult.from_config(TABLE_3, result.config()) == result
+            True
+        """
+        return cls(
+            printed,
+            [Measured(**cell) for cell in config["measured"]],
+            [NotRun(**cell) for cell in config["not_run"]],
+            [Problem(**problem) for problem in config["problems"]],
+        )
 
     def reasons(self) -> dict[str, int]:
         """Why numbers are missing, and how many for each reason."""
@@ -212,11 +241,11 @@ class Claim(PaperTable):
     """A claim of the paper, and how it is measured.
 
     Args:
-        seconds: About as long as it takes with the usual budget, for the plan.
+        seconds: About as long as it takes one thread, for the plan.
         on_boxes: Whether it is measured on the images with boxes.
     """
 
-    seconds: float = 60.0
+    seconds: Callable[[Resources], float] = lambda _: 60.0
     on_boxes: bool = False
 
     @property

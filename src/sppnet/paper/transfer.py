@@ -6,7 +6,6 @@ So are the claims of the pyramid, of whole images and of many views, on any clas
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -168,19 +167,15 @@ def open_data(place: str, resources: Resources) -> TransferData | str:
         return resources.missing_data(place)
     if place == VOC07:
         return open_voc_data(root)
-    return _open_classes(root, resources.splits, resources.seed)
-
-
-def _open_classes(root: Path, splits: int, seed: int) -> TransferData:
-    """Open class folders for the Caltech-101 protocol; small classes lower the training images."""
     smallest = min(read_class_folders(root).images_per_class().values())
-    return open_class_data(root, _protocol(smallest, splits, seed))
+    return open_class_data(root, _protocol(smallest, resources))
 
 
-def _protocol(smallest: int, splits: int, seed: int) -> SplitConfig:
-    """The Caltech-101 protocol for classes of which the smallest has so many images."""
+def _protocol(smallest: int, resources: Resources) -> SplitConfig:
+    """The Caltech-101 protocol; a small smallest class lowers the images to learn from."""
     train = TRAIN_PER_CLASS if smallest > TRAIN_PER_CLASS else max(1, 2 * smallest // 3)
-    return SplitConfig(train, TEST_PER_CLASS, splits, seed)
+    train = resources.train_per_class or train
+    return SplitConfig(train, TEST_PER_CLASS, resources.splits, resources.seed)
 
 
 def _measure(
@@ -358,7 +353,7 @@ def _compare_blocks(claim: PrintedClaim, resources: Resources, track: Track) -> 
 
 def _claim_parts(resources: Resources) -> tuple[ClassData | str, FrozenNetwork | str]:
     """Class folders and a frozen network, or what is missing."""
-    root, most = resources.find_classes(), resources.limit or CLAIM_IMAGES
+    root, most = resources.find_classes(), resources.most(CLAIM_IMAGES)
     network = find_network(ModelSpec("ZF-5", "multi"), resources.with_trunk())
     if isinstance(root, str):
         return root, network
@@ -371,7 +366,7 @@ def _claim_parts(resources: Resources) -> tuple[ClassData | str, FrozenNetwork |
     labels = every.labels[chosen]
     smallest = int(torch.bincount(labels)[labels.unique()].min())
     paths = tuple(every.paths[index] for index in chosen.tolist())
-    protocol = _protocol(smallest, resources.splits, resources.seed)
+    protocol = _protocol(smallest, resources)
     return ClassData(paths, labels, every.names, every.problems, None, protocol), network
 
 
@@ -395,7 +390,7 @@ def measure_views(resources: Resources, track: Track) -> Findings:
     about = (features, labels, data.names, network.backbone, pool, view)
     fits = (fit_svm_classifier(*about, [split], track=track).classifier for split in splits)
     together = _several_heads([each for each in fits if isinstance(each, Classifier)])
-    chosen = draw_sample(len(labels), resources.limit or VIEW_IMAGES, resources.seed)
+    chosen = draw_sample(len(labels), resources.most(VIEW_IMAGES), resources.seed)
     paths = [data.paths[index] for index in features.kept[chosen].tolist()]
     errors = {}
     for way, plan in view_ways().items():

@@ -12,7 +12,7 @@ import pytest
 
 from html_checks import check_page
 from sppnet.app.main import main
-from sppnet.app.reproduce import job
+from sppnet.app.reproduce import CLAIMS_OF_PAPER, job
 from sppnet.images import draw_class_folders, draw_detection_set
 from sppnet.paper import CLAIMS
 from sppnet.paper.detection import CLAIM_METHODS
@@ -172,13 +172,97 @@ def test_data_that_are_no_good_for_a_claim_do_not_stop_the_others(tmp_path: Path
     assert re.search(r"Left out: .*has 1 images", page)
 
 
-def test_a_second_run_takes_what_is_kept(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_takes_what_is_kept(
+    whole: Whole, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sppnet.paper.detection_experiment.SvmTrainer", None)
     monkeypatch.setattr("sppnet.classification.transfer.features._compute", None)
-    _, again, _ = run(whole.out, *whole.words)
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "_measure_claim", None)  # not one is measured again
+        _, again, page = run(whole.out, *whole.words)
+    assert again == whole.claims
+    check_page(page)
+    assert capsys.readouterr().err.count("(done already)") == len(CLAIMS)
+    _, again, _ = run(whole.out, *whole.words, "--fresh")  # features and detectors stay
     timed = {CLAIM_SPEED.title, CLAIMS[-1].printed.title}  # seconds are measured anew
     for name in whole.claims.keys() - timed:
         assert numbers(whole.claims[name]) == numbers(again[name]), name
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_claims_that_are_left(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--data", folders, *SMALL)
+    measure, measured = job._measure_claim, list[int]()
+
+    def stop_at_the_third(claim: Any, resources: Any) -> Any:
+        measured.append(claim.printed.number)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+        return measure(claim, resources)
+
+    monkeypatch.setattr(job, "_measure_claim", stop_at_the_third)
+    out = ("--out", str(tmp_path / "out"))
+    assert main(["reproduce", "claims", *map(str, words), *out, "--only", "1,2,7"]) == 130
+    assert measured == [1, 2, 7]
+    code, claims, _ = run(tmp_path / "out", *words, "--only", "1,7")
+    assert code == 0
+    assert measured == [1, 2, 7, 7]
+    titles = [CLAIMS[n - 1].printed.title for n in (1, 2, 7)]
+    assert list(claims) == titles  # also the one that was not asked for: it is there
+
+    photo = min(path for path in folders.rglob("*.*") if path.is_file())
+    bytes_of_photo = photo.read_bytes()
+    photo.write_bytes(bytes_of_photo + b" ")
+    try:
+        run(tmp_path / "out", *words, "--only", "2")
+    finally:
+        photo.write_bytes(bytes_of_photo)
+    assert measured == [1, 2, 7, 7, 2]  # other files
+
+
+def test_a_kept_claim_that_is_spoilt_is_measured_again(folders: Path, tmp_path: Path) -> None:
+    words = ("--data", folders, *SMALL, "--only", 2)
+    _, claims, _ = run(tmp_path, *words)
+    for text in ("{", "[]", '{"data": 3}', "null"):
+        (tmp_path / "claim-2.json").write_text(text)
+        _, again, _ = run(tmp_path, *words)
+        name = CLAIMS[1].printed.title
+        assert numbers(again[name]) == numbers(claims[name])
+
+
+def test_images_to_fit_to_are_as_many_as_asked_for(folders: Path, tmp_path: Path) -> None:
+    words = ("--data", folders, *SMALL, "--limit", 36, "--only", "2", "--train-per-class", 3)
+    _, claims, page = run(tmp_path, *words)
+    (claim,) = claims.values()
+    assert "3 images of each class to fit" in claim["cells"][0]["differs"]
+    assert "3 images of each class to fit" in page
+
+
+def test_little_is_quick_and_flags_stay(folders: Path, tmp_path: Path) -> None:
+    words = ("--data", folders, *TRUNK, "--quick", "--splits", 2, "--only", 2)
+    _, claims, _ = run(tmp_path, *words)
+    (claim,) = claims.values()
+    assert "2 random splits" in claim["cells"][0]["differs"]
+    record = json.loads((tmp_path / "claims.json").read_text())["configuration"]
+    assert (record["part"], record["effort"]["windows"], record["repeats"]) == (0.3, 32, 2)
+
+
+def test_the_plan_follows_the_budget(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from sppnet.app.reproduce import OF_CLAIMS
+    from sppnet.paper import Budget, NetworkTrainingConfig, Resources
+
+    training = NetworkTrainingConfig(OF_CLAIMS.epochs, (96, 128), (256, 256), OF_CLAIMS.batch)
+    timed = Budget(timed=OF_CLAIMS.timed)
+    usual = Resources(tmp_path, training=training, splits=5, repeats=3, budget=timed)
+    planned = [claim.seconds(usual) for claim in CLAIMS]
+    # what each took in the run of docs/reproduce.md
+    for seconds, took in zip(planned, (129, 12, 431, 1958, 32, 190, 6), strict=True):
+        assert took / 1.6 < seconds < took * 1.6
+    less = replace(usual, splits=3, repeats=2, part=0.5, budget=Budget(timed=2, max_proposals=32))
+    assert all(a > b for a, b in zip(planned, (c.seconds(less) for c in CLAIMS), strict=True))
 
 
 def test_the_verdict_asks_for_more_than_the_deviation() -> None:
@@ -212,6 +296,12 @@ def test_ways_are_named_once_and_no_option_is_silently_ignored(
     assert main(["reproduce", "7", "--boxes", str(folders)]) == 2
     assert "--boxes is for claims" in capsys.readouterr().err
     assert main(["reproduce", "claim"]) == 2
+    assert main(["reproduce", "7", "--quick"]) == 2
+    assert "--quick is for claims" in capsys.readouterr().err
+    assert len(CLAIMS) == CLAIMS_OF_PAPER
+    for wrong in ("8", "0", "speed", ""):
+        assert main(["reproduce", "claims", "--only", wrong]) == 2
+        assert "--only must be numbers" in capsys.readouterr().err
     words = ["reproduce", "claims", "--data", str(folders), "--out", str(tmp_path), "--dry-run"]
     assert main(words) == 0
     said = capsys.readouterr().out

@@ -249,7 +249,7 @@ class PredictionJob:
             return (given,) * len(detector.names), words
         usual, points = usual_thresholds(detector), detector.operating_points
         if points is not None:
-            return usual, points.describe(detector.names)
+            return usual, f"{points.describe(detector.names)}; {points.expect()}"
         kind = "model has" if len(self.models) == 1 else "combination of models has"
         return usual, (
             f"this {kind} no operating point: detections count from a score of 0, without a "

@@ -210,7 +210,7 @@ class TrainingJob:
         self._summarise(run.seconds())
         points = detector.operating_points
         if points is not None:
-            say(points.describe(dataset.names))
+            say(f"{points.describe(dataset.names)}; {points.expect()}")
         else:
             say("no operating point was found; `sppnet detect val` finds it on labelled photos")
         return report_problems(problems)

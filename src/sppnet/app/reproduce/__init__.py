@@ -4,12 +4,14 @@ This module reads the flags; ``job.py`` runs tables and claims and writes JSON a
 measured, and how, stands in :mod:`sppnet.paper`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from sppnet.app.console import options_to_blame
 from sppnet.app.options import (
     Download,
     Fresh,
@@ -23,9 +25,13 @@ from sppnet.app.settings import with_group
 from sppnet.config.fields import Within
 from sppnet.errors import UsageError
 
+if TYPE_CHECKING:
+    from sppnet.paper import Budget
+
 app = command_app("Measure a table or the claims of the paper and show both numbers.")
 TABLE_NUMBERS = tuple(range(1, 14))  # a test compares it with sppnet.paper.TABLES
 CLAIMS = "claims"
+CLAIMS_OF_PAPER = 7  # a test compares it with sppnet.paper.CLAIMS
 Table = Annotated[
     str,
     typer.Argument(
@@ -65,6 +71,23 @@ Splits = Annotated[
         min=1,
         max=1000,
         help="Random splits of table 7 and of claims; 10 and 5 if not given.",
+    ),
+]
+TrainPerClass = Annotated[
+    int | None,
+    typer.Option(
+        "--train-per-class",
+        metavar="N",
+        min=1,
+        help="Images of each class to fit SVMs to, table 7 and claims 1, 2 and 6; 30 if not given.",
+    ),
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        metavar="",
+        help="Claims in a few minutes: less of everything that no flag asks for.",
     ),
 ]
 Repeats = Annotated[
@@ -189,12 +212,15 @@ class DetectionFlags:
     ] = None
     only: Annotated[
         str | None,
-        typer.Option(metavar="precision|speed", help="Part of tables 9 and 10; both if not given."),
+        typer.Option(
+            metavar="precision|speed|N,N,...",
+            help="Part of tables 9 and 10, or numbers of claims; all if not given.",
+        ),
     ] = None
 
 
 class Usual(NamedTuple):
-    """What is done where no flag says otherwise."""
+    """What is done where no flag says otherwise; `part` is of the images of a claim."""
 
     splits: int = 10
     repeats: int = 1
@@ -206,10 +232,84 @@ class Usual(NamedTuple):
     updates: int | None = None
     timed: int = 100
     share: float = 1.0
+    windows: int | None = None
+    part: float = 1.0
 
 
 OF_TABLES = Usual()
-OF_CLAIMS = Usual(5, 3, 12, "96,128", "256,256", 32, "graph", 200, 4, 0.05)  # minutes on a CPU
+OF_CLAIMS = Usual(5, 3, 12, "96,128", "256,256", 32, "graph", 200, 4, 0.05)  # tens of minutes
+OF_QUICK = Usual(3, 2, 4, "64,96", "64,64", 16, "graph", 50, 2, 0.02, windows=32, part=0.3)
+
+
+def read_networks(text: str | None) -> tuple[str, ...]:
+    """Read a list of the paper's networks.
+
+    Raises:
+        UsageError: If the paper has no such network.
+
+    Example:
+        >>> read_networks("zf-5, Overfeat-7")
+        ('ZF-5', 'Overfeat-7')
+    """
+    from sppnet.paper.printed import NETWORKS
+
+    known = {name.lower(): name for name in NETWORKS}
+    words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
+    for word in words:
+        if word not in known:
+            raise UsageError(f"--networks must be among {', '.join(NETWORKS)}, got {word!r}")
+    return tuple(known[word] for word in words)
+
+
+def read_budget(
+    proposals: str | None,
+    max_proposals: int | None,
+    updates: int | None,
+    widths: Sequence[int],
+    timed: int,
+    share: float,
+    only: str | None,
+    recipe: str | None = None,
+) -> "Budget":
+    """Read how much of the detection protocol is done.
+
+    Raises:
+        UsageError: If a word is none of the legal ones.
+
+    Example:
+        >>> read_budget("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
+        ('speed',)
+    """
+    from sppnet.config.detection import split_methods
+    from sppnet.paper import Budget
+
+    with options_to_blame():
+        split_methods(proposals or "grid")
+    if recipe not in (None, *Budget.recipes):
+        raise UsageError(f"--recipe must be {' or '.join(Budget.recipes)}, got {recipe!r}")
+    if only not in (None, *Budget.parts):
+        raise UsageError(f"--only must be precision or speed, got {only!r}")
+    # networks of tables 2 to 4 may have other numbers of layers
+    layers = (widths[0], widths[-1]) if widths else Budget.widths
+    parts = Budget.parts if only is None else (only,)
+    recipes = Budget.recipes if recipe is None else (recipe,)
+    return Budget(proposals, max_proposals, updates, layers, timed, share, parts, recipes)
+
+
+def read_claims(text: str | None) -> tuple[int, ...]:
+    """Read which claims are to be measured.
+
+    Raises:
+        UsageError: If the paper makes no such claim.
+
+    Example:
+        >>> read_claims("3,1"), read_claims(None)
+        ((3, 1), ())
+    """
+    chosen = () if text is None else parse_numbers("--only", text)
+    if text is not None and not (chosen and max(chosen) <= CLAIMS_OF_PAPER):
+        raise UsageError(f"--only must be numbers of claims, 1 to {CLAIMS_OF_PAPER}, got {text!r}")
+    return chosen
 
 
 @app.command()
@@ -223,7 +323,9 @@ def reproduce(
     boxes: Boxes = None,
     limit: Limit = None,
     splits: Splits = None,
+    train_per_class: TrainPerClass = None,
     repeats: Repeats = None,
+    quick: Quick = False,
     out: OutOrUsual = None,
     seed: Seed = 0,
     fresh: Fresh = False,
@@ -246,11 +348,14 @@ def reproduce(
         raise UsageError(f"TABLE must be one of {legal}, or {CLAIMS}, got {table!r}")
     if boxes is not None and table != CLAIMS:
         raise UsageError(f"--boxes is for {CLAIMS}; tables take --data")
+    if quick and table != CLAIMS:
+        raise UsageError(f"--quick is for {CLAIMS}; tables take --limit, --windows and the like")
+    only = read_claims(detection.only) if table == CLAIMS else ()
     from sppnet.app.options import choose_device  # imported here so that --help stays quick
-    from sppnet.app.reproduce.job import read_budget, read_networks, run_claims, run_table
+    from sppnet.app.reproduce.job import run_claims, run_table
     from sppnet.paper import NetworkTrainingConfig, Resources
 
-    usual = OF_CLAIMS if table == CLAIMS else OF_TABLES
+    usual = (OF_QUICK if quick else OF_CLAIMS) if table == CLAIMS else OF_TABLES
     sides = parse_numbers("--imgsz", training.imgsz or usual.imgsz)
     widths = parse_numbers("--hidden", training.hidden or usual.hidden)
     plan = NetworkTrainingConfig(
@@ -269,22 +374,24 @@ def reproduce(
         networks=read_networks(networks.networks),
         limit=limit,
         splits=splits or usual.splits,
+        train_per_class=train_per_class,
         repeats=repeats or usual.repeats,
         download=download,
         seed=seed,
         device=choose_device(run.device),
+        part=usual.part,
         budget=read_budget(
             detection.proposals or usual.proposals,
-            detection.windows,
+            detection.windows or usual.windows,
             detection.updates or usual.updates,
             widths,
             detection.timed or usual.timed,
             detection.share or usual.share,
-            detection.only,
+            None if table == CLAIMS else detection.only,
             detection.recipe,
         ),
     )
     if table == CLAIMS:
-        run_claims(resources, boxes, fresh=fresh, dry_run=run.dry_run)
+        run_claims(resources, boxes, only, fresh=fresh, dry_run=run.dry_run)
     else:
         run_table(int(table), resources, fresh=fresh, dry_run=run.dry_run)

@@ -1,5 +1,6 @@
 """Runs one table of the paper, or its claims: prints them, writes JSON and page."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -14,14 +15,12 @@ from sppnet.app.console import (
     NOTHING_USABLE,
     SOME_FAILED,
     note,
-    options_to_blame,
     report_problems,
     say,
     say_table,
     tells_cache,
 )
 from sppnet.app.progress import Plan, Stage, announce, track
-from sppnet.config.detection import split_methods
 from sppnet.errors import (
     InputError,
     NothingUsableError,
@@ -43,7 +42,6 @@ from sppnet.evaluation.report import (
 )
 from sppnet.paper import (
     CLAIMS,
-    Budget,
     Claim,
     PaperTable,
     Resources,
@@ -51,64 +49,13 @@ from sppnet.paper import (
     find_table,
     leave_out,
 )
-from sppnet.paper.printed import NETWORKS
-from sppnet.storage import RunFolder, write_json, write_text
+from sppnet.storage import RunFolder, read_json, write_json, write_text
 from sppnet.storage.runs import environment
 
 MOST_CHARTS = 8
 HEADER = ("what", "column", "network", "paper", "measured", "what differs")
 _KEYS = {"budget": "effort", "max_proposals": "windows"}  # what run.json calls them
 SOURCE = "He, Zhang, Ren, Sun: Spatial Pyramid Pooling, arXiv 1406.4729 v4"
-
-
-def read_networks(text: str | None) -> tuple[str, ...]:
-    """Read a list of the paper's networks.
-
-    Raises:
-        UsageError: If the paper has no such network.
-
-    Example:
-        >>> read_networks("zf-5, Overfeat-7")
-        ('ZF-5', 'Overfeat-7')
-    """
-    known = {name.lower(): name for name in NETWORKS}
-    words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
-    for word in words:
-        if word not in known:
-            raise UsageError(f"--networks must be among {', '.join(NETWORKS)}, got {word!r}")
-    return tuple(known[word] for word in words)
-
-
-def read_budget(
-    proposals: str | None,
-    max_proposals: int | None,
-    updates: int | None,
-    widths: Sequence[int],
-    timed: int,
-    share: float,
-    only: str | None,
-    recipe: str | None = None,
-) -> Budget:
-    """Read how much of the detection protocol is done.
-
-    Raises:
-        UsageError: If a word is none of the legal ones.
-
-    Example:
-        >>> read_budget("grid", 50, 10, (8, 8), 2, 0.5, "speed").parts
-        ('speed',)
-    """
-    with options_to_blame():
-        split_methods(proposals or "grid")
-    if recipe not in (None, *Budget.recipes):
-        raise UsageError(f"--recipe must be {' or '.join(Budget.recipes)}, got {recipe!r}")
-    if only not in (None, *Budget.parts):
-        raise UsageError(f"--only must be precision or speed, got {only!r}")
-    # networks of tables 2 to 4 may have other numbers of layers
-    layers = (widths[0], widths[-1]) if widths else Budget.widths
-    parts = Budget.parts if only is None else (only,)
-    recipes = Budget.recipes if recipe is None else (recipe,)
-    return Budget(proposals, max_proposals, updates, layers, timed, share, parts, recipes)
 
 
 def run_table(number: int, resources: Resources, *, fresh: bool, dry_run: bool) -> None:
@@ -159,10 +106,20 @@ HOW_JUDGED = (
 )
 
 
-def run_claims(resources: Resources, boxes: Path | None, *, fresh: bool, dry_run: bool) -> None:
-    """Measure every claim that there is data for, and write the page of all."""
+def run_claims(
+    resources: Resources, boxes: Path | None, only: Sequence[int], *, fresh: bool, dry_run: bool
+) -> None:
+    """Measure the claims that there is data for, and write the page of all that are measured.
+
+    Each claim is written as soon as it is there, so that a run that was stopped, or one that was
+    asked for a few of them, is gone on with. One that was measured on other files is measured anew.
+    """
     on_boxes = replace(resources, data=boxes or resources.data)
-    parts = [(claim, on_boxes if claim.on_boxes else resources) for claim in CLAIMS]
+    parts = [
+        (claim, on_boxes if claim.on_boxes else resources)
+        for claim in CLAIMS
+        if not only or claim.printed.number in only
+    ]
     for claim, own in parts:
         missing = claim.missing(own)
         if not dry_run:
@@ -175,22 +132,79 @@ def run_claims(resources: Resources, boxes: Path | None, *, fresh: bool, dry_run
     if dry_run:
         return
     config = {**_settings(resources), "boxes": None if boxes is None else str(boxes)}
-    found: Found = []
     with RunFolder.open(
         resources.out, "reproduce claims", config, resources.seed, fresh=fresh
     ) as run:
-        stages = [Stage(c.printed.title, c.seconds) for c, own in parts if not c.missing(own)]
+        kept = KeptClaims(run.path, digest_files(resources, boxes), fresh=fresh)
+        done = {claim.printed.number: one for claim in CLAIMS if (one := kept.read(claim))}
+        stages = [
+            Stage(claim.printed.title, claim.seconds(own), done=claim.printed.number in done)
+            for claim, own in parts
+            if not claim.missing(own)
+        ]
         if stages:
             announce(stages)
         plan = Plan(stages, run.stage)
         with tells_cache(resources.out / "cache", "the next run goes on from"):
             for claim, own in parts:
+                if claim.printed.number in done:
+                    continue
                 with plan.stage(claim.printed.title):
-                    found.append((claim, _measure_claim(claim, own)))
+                    done[claim.printed.number] = result = _measure_claim(claim, own)
+                kept.write(claim, result)
+        found: Found = [(c, done[c.printed.number]) for c in CLAIMS if c.printed.number in done]
         write_json(run.path / "claims.json", _claims_record(found, config, run.seconds()))
         write_text(run.path / "claims.html", render_claims(found, config))
     say_table(CLAIM_HEADER, claim_rows(found))
     _end([result for _, result in found], resources.out / "claims")
+
+
+class KeptClaims:
+    """Claims that are measured, a file for each, so that a run can be stopped between two of them.
+
+    Args:
+        folder: Folder of the run.
+        data: What the files were that they were measured on.
+        fresh: Forget those that are there.
+    """
+
+    def __init__(self, folder: Path, data: str, *, fresh: bool) -> None:
+        self._folder, self._data = folder, data
+        for claim in CLAIMS if fresh else ():
+            self._path(claim).unlink(missing_ok=True)
+
+    def _path(self, claim: Claim) -> Path:
+        return self._folder / f"claim-{claim.printed.number}.json"
+
+    def read(self, claim: Claim) -> TableResult | None:
+        """Read what was measured; None if nothing was, on these files."""
+        if not self._path(claim).is_file():
+            return None
+        try:
+            record = read_json(self._path(claim))
+            if record["data"] != self._data:
+                return None
+            return TableResult.from_config(claim.printed, record)
+        except (KeyError, TypeError, UnusableFileError):
+            return None  # measured again and written anew
+
+    def write(self, claim: Claim, result: TableResult) -> None:
+        """Keep what was measured; a claim with a number that is missing is tried again."""
+        if result.measured and not result.not_run:
+            write_json(self._path(claim), {**result.config(), "data": self._data})
+
+
+def digest_files(resources: Resources, boxes: Path | None) -> str:
+    """SHA-256 over names, sizes and dates of all files that the claims are measured with."""
+    digest, own = hashlib.sha256(), resources.out.resolve()
+    named = (Path(name) for name in (resources.backbone, resources.weights) if name)
+    for root in filter(None, (resources.data, boxes, resources.models, *named)):
+        files = [root] if root.is_file() else sorted(root.rglob("*")) if root.is_dir() else []
+        for path in files:
+            if path.is_file() and not path.resolve().is_relative_to(own):
+                status = path.stat()
+                digest.update(f"{str(path)!r} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _measure_claim(claim: Claim, resources: Resources) -> TableResult:
@@ -445,6 +459,8 @@ def _settings(resources: Resources) -> dict[str, Any]:
     """Everything that decides the numbers, as plain values under the keys of earlier runs."""
     values = {_KEYS.get(key, key): value for key, value in asdict(resources).items()}
     del values["out"], values["seed"]
+    if resources.part == 1:  # earlier runs did not know it
+        del values["part"]
     values["device"] = str(resources.device)
     values["effort"] = {_KEYS.get(key, key): value for key, value in values["effort"].items()}
     return values
