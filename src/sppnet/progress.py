@@ -1,9 +1,10 @@
-"""How a long function lets its caller show progress (none, or a bar), and works ahead meanwhile."""
+"""How a long function lets its caller show progress (none, or a bar), and shares its work out."""
 
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Barrier
 from typing import Protocol, TypeVar
 
@@ -86,6 +87,26 @@ def work_ahead(
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: of many small operations, threads would wait for more.
+
+    Example:
+        >>> import torch
+        >>> with one_thread():
+        ...     torch.get_num_threads()
+        1
+    """
+    import torch
+
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _threads_of_their_own(workers: int) -> ThreadPoolExecutor:
