@@ -124,7 +124,8 @@ def run_all(only: Sequence[str], keep: bool) -> None:
     """Run all of them, or those of some names, and print the table."""
     print("| page | blocks, commands or cells | seconds | of the processor |", flush=True)
     print("| --- | --- | --- | --- |", flush=True)
-    rows, begin = [], Path.cwd()
+    rows: list[tuple[int, float, float]] = []
+    begin = Path.cwd()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         try:
