@@ -197,9 +197,13 @@ class Served(Rests):
 
     def do(self, job: tuple[str, bytes]) -> None:
         """Send it, and judge the answer."""
-        tally, wrong, lost = serve.judge(
-            [job], [serve.WAYS[job[0]](self.server.host, job[1])], self.wanted
-        )
+        try:
+            answer = serve.WAYS[job[0]](self.server.host, job[1])
+        except LOST_LINE as error:
+            self.tally[f"{job[0]} {type(error).__name__}"] += 1
+            self.lost += 1
+            return
+        tally, wrong, lost = serve.judge([job], [answer], self.wanted)
         self.tally.update({f"{way} {status}": count for (way, status), count in tally.items()})
         self.wrong += wrong
         self.lost += lost
@@ -426,7 +430,11 @@ class Labelled(Rests):
             if due < time.monotonic() < begin + (end - begin) / 2:
                 self.kill()
                 due += self.kill_seconds
-            self.act(self.draw.choices(list(ACTIONS), ACTIONS.values())[0])
+            what = self.draw.choices(list(ACTIONS), ACTIONS.values())[0]
+            try:
+                self.act(what)
+            except LOST_LINE as error:
+                self.expect(False, f"{what}: {type(error).__name__}")
         state = self.ask("session", "GET", "/api/session")["state"]
         self.expect(state["phase"] != "failed", f"the session failed: {state['message']}")
         self.models += len(self.server.models)

@@ -10,7 +10,7 @@ from label_people import StandInSession, wait_for
 from sppnet.errors import OutputError, UsageError
 from sppnet.labelling.base import list_photos, open_store
 from sppnet.server import label_work
-from sppnet.server.answers import EventHub
+from sppnet.server.answers import EventHub, error_response
 from sppnet.server.board import Board, Withheld
 from sppnet.server.label_work import LabelWork
 from sppnet.storage.label_store import LabelStore
@@ -125,6 +125,13 @@ def test_a_bug_does_not_end_the_thread(made, monkeypatch) -> None:
     draw(made, "b.png")
     wait_for(lambda: made.session.fits)
     wait_for(lambda: made.work.state()["phase"] == "idle")
+
+
+def test_who_comes_before_the_session_is_open_may_come_again(made, monkeypatch) -> None:
+    monkeypatch.setattr(label_work, "OPENING_SECONDS", 0.01)
+    with pytest.raises(OutputError) as caught:
+        made.work.session  # noqa: B018
+    assert error_response(caught.value).status_code == 503
 
 
 def test_a_session_that_cannot_be_opened_is_told(made) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,10 @@ def wait_for(fact: Callable[[], object]) -> None:
     while not fact():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def count_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +108,18 @@ def test_a_child_that_is_killed_while_it_rests_costs_nothing(pool: WorkerPool) -
     wait_for(lambda: sum(pool.deaths.values()) == deaths + 2)
     assert [reply.code for reply in ask(pool, *["fine"] * 8)] == [""] * 8  # they wait for others
     wait_for(lambda: pool.ready_count == 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_children_that_are_gone_leave_nothing_open() -> None:
+    with pool_of(workers=1) as pool:
+        before, gone = count_files(), set()
+        for _ in range(2):
+            (number,) = pool.processes()
+            gone.add(number)
+            os.kill(number, signal.SIGKILL)
+            wait_for(lambda: pool.processes() and gone.isdisjoint(pool.processes()))
+        assert count_files() == before
 
 
 def test_signals_of_the_terminal_leave_children_alone(pool: WorkerPool) -> None:

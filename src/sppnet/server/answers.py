@@ -169,7 +169,7 @@ def hide_folders(text: str, folders: Iterable[Path]) -> str:
 
 
 def _status_of(error: SppnetError) -> int:
-    own = {"E_NOT_FOUND": 404, "E_PRECONDITION": 428, "E_CONFLICT": 409}
+    own = {"E_NOT_FOUND": 404, "E_PRECONDITION": 428, "E_CONFLICT": 409, "E_NOT_READY": 503}
     found = (status for kind, status in _STATUS if isinstance(error, kind))
     return own.get(error.code) or next(found, 500)
 

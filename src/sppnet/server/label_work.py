@@ -143,13 +143,13 @@ class LabelWork:
         """The session; waits until it is open.
 
         Raises:
-            SppnetError: If it cannot be opened.
+            SppnetError: If it cannot be opened, or is not yet.
         """
         self._opened.wait(OPENING_SECONDS)
         if self.failure is not None:
             raise self.failure
         if self._session is None:
-            raise OutputError("the session is not open yet")
+            raise OutputError("the session is not open yet", code="E_NOT_READY")
         return self._session
 
     @property

@@ -349,18 +349,16 @@ class _Child:
         )
         self._process.start()
         theirs.close()
+        self.pid = self._process.pid or 0
+        self._lock = threading.Lock()  # whoever looks at the process must find it open
         self._has_greeted = self._is_lost = self._is_late = False
         self._deadline = math.inf  # of what it is asked for
 
     @property
-    def pid(self) -> int:
-        """Number of the process."""
-        return self._process.pid or 0
-
-    @property
     def is_alive(self) -> bool:
         """Whether it has read the model and can be asked."""
-        return self._has_greeted and not self._is_lost and self._process.exitcode is None
+        with self._lock:
+            return self._has_greeted and not self._is_lost and self._process.exitcode is None
 
     def greet(self) -> dict[str, Any]:
         """Wait for what it says of its model.
@@ -403,9 +401,10 @@ class _Child:
 
     def end_if_late(self) -> None:
         """Kill it if what it was asked for takes too long."""
-        if time.monotonic() > self._deadline:
-            self._is_late = True
-            self._process.kill()
+        with self._lock:
+            if time.monotonic() > self._deadline and not self._is_lost:
+                self._is_late = True
+                self._process.kill()
 
     def end(self) -> None:
         """End the process: it goes when the pipe is closed, or is killed."""
@@ -417,6 +416,8 @@ class _Child:
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
+        with self._lock:
+            self._process.close()  # and its pipes, as soon as it is gone
 
 
 def work(pipe: Connection, open_model: OpenModel, arguments: Sequence[Any], megabytes: int) -> None:
