@@ -168,3 +168,6 @@ def test_other_bits_of_another_processor_are_seen() -> None:
     assert arm.different(one, {**one, "a": np.array([-0.0, 1.0])}) == ["a"]
     assert arm.different(one, {**one, "b": np.array([1], np.int64)}) == ["b"]
     assert arm.different(one, {"a": one["a"]}) == ["b"]
+    nothing = np.array([np.nan, 1.0])
+    assert arm.different({"a": nothing}, {"a": -nothing * [1, -1]}) == []
+    assert arm.different({"a": nothing}, {"a": one["a"]}) == ["a"]

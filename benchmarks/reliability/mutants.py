@@ -469,6 +469,7 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=200, help="So many of each room.")
     parser.add_argument("--seed", type=int, default=0, help="Of the choice.")
     parser.add_argument("--minutes", type=float, default=600.0, help="A room; stop after so many.")
+    parser.add_argument("--tests", nargs="+", help="Tests; all of the room, if not given.")
     parser.add_argument("--again", type=Path, help="JSON of a run: its survivors, and no others.")
     parser.add_argument("--out", type=Path, help="JSON file of the figures.")
     asked = parser.parse_args()
@@ -488,9 +489,8 @@ def main() -> None:
             if again:
                 wanted = set(again[room]["survivors"])
                 chosen = [each for each in left if f"{each[0]} {each[1].name}" in wanted]
-            tests = [
-                place for place in (f"tests/{room}", f"src/sppnet/{room}") if Path(place).exists()
-            ]
+            own = (f"tests/{room}", f"src/sppnet/{room}")
+            tests = asked.tests or [place for place in own if Path(place).exists()]
             figures = mutate(room, chosen, tests, folder, asked.minutes) if chosen else {}
             found["rooms"][room] = {
                 "in_all": len(every),

@@ -68,6 +68,12 @@ def test_torchvision(found: Detections) -> None:
     assert torch.equal(moved[:, [0, 2]].as_subclass(torch.Tensor), flipped)
 
 
+def test_labels_of_torchvision_are_ours_unless_it_is_said(found: Detections) -> None:
+    assert torch.equal(Detections.from_torchvision(found.to_torchvision()).labels, found.labels)
+    later = found.to_torchvision(first_label=1)
+    assert torch.equal(Detections.from_torchvision(later).labels, found.labels + 1)
+
+
 def test_coco_results_are_read_by_pycocotools(found: Detections, capsys) -> None:
     truth = COCO()
     truth.dataset = {
@@ -129,6 +135,11 @@ def test_fiftyone(found: Detections, fiftyone: ModuleType) -> None:
     back = Detections.from_fiftyone(there, (8, 16), NAMES)
     assert torch.equal(back.boxes, found.boxes)
     assert torch.equal(back.labels, found.labels)
+    sure = found.scores if found.confidence is None else found.confidence
+    assert torch.equal(back.scores, sure)
+    for each in there.detections:  # drawn by a person
+        each.confidence = None
+    assert Detections.from_fiftyone(there, (8, 16), NAMES).scores.tolist() == [1.0] * found.count
 
 
 def test_fiftyone_labels_that_are_unknown(fiftyone: ModuleType) -> None:
