@@ -16,8 +16,9 @@ import torch
 from torch.nn.functional import conv2d
 
 from sppnet.app.benchmark.peers import draw_map, draw_regions, roi_pool_pyramid, rows_to_boxes
-from sppnet.app.benchmark.timing import LEVELS, using_threads
+from sppnet.app.benchmark.timing import LEVELS
 from sppnet.pooling import num_bins, pool_regions
+from sppnet.progress import using_threads
 
 REGIONS, SHAPE = 2_000, (256, 40, 60)
 OURS, FILL, ROI_POOL = "ours, out= given", "out.fill_", "roi_pool per level + cat"

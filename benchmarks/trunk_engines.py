@@ -31,11 +31,12 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sppnet.app.benchmark.job import processor_name
-from sppnet.app.benchmark.timing import Pace, time_together, using_threads
+from sppnet.app.benchmark.timing import Pace, time_together
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.backbones.frozen import FrozenTrunk, split_output
 from sppnet.backbones.tracing.onnx_graph import write_trunk
 from sppnet.backbones.tracing.receptive_field import join_maps
+from sppnet.progress import using_threads
 from sppnet.storage import write_json
 from sppnet.storage.runs import environment
 

@@ -90,23 +90,25 @@ def work_ahead(
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: of many small operations, threads would wait for more.
+def using_threads(count: int) -> Iterator[None]:
+    """Let torch compute with a number of threads, then with as many as before.
+
+    Of many small operations one thread is the fastest: several would wait for each other.
 
     Example:
         >>> import torch
-        >>> with one_thread():
+        >>> with using_threads(1):
         ...     torch.get_num_threads()
         1
     """
     import torch
 
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(usual)
+        torch.set_num_threads(before)
 
 
 def _threads_of_their_own(workers: int) -> ThreadPoolExecutor:

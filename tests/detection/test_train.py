@@ -168,7 +168,7 @@ def test_many_photos_are_judged_by_what_the_svms_are_without_them(
         for found in (judged[0][1], judged[1][1], own)
     ]
     near, far = ((best[1] - other).abs().mean() for other in (best[0], best[2]))
-    assert near < 0.6 * far  # alike, and not what was learnt by heart
+    assert near < 0.5 * far  # alike, and not what was learnt by heart
 
 
 def test_too_few_objects_give_no_operating_point(prepare, scenes) -> None:

@@ -24,7 +24,7 @@ from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
 from sppnet.images import LabelledImage, flip_left_right
 from sppnet.images.decode import decode_content, number_of, read_content
-from sppnet.progress import Track, no_tracking, one_thread, work_ahead
+from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
 from sppnet.storage.files import json_text
 from sppnet.storage.tensors import bytes_to_tensors, digest_of, tensors_to_bytes
@@ -189,7 +189,7 @@ class CachedFeatures:
         """Compute the proposals of every image from its maps; nothing without learnt anchors."""
         if self.anchors is None:
             return
-        with WriteBehind(self.cache) as later, one_thread():
+        with WriteBehind(self.cache) as later:
             for image, encoded in self.maps("finding learnt proposals", track):
                 self._propose_from_maps(image, self.anchors, encoded, later.put)
 

@@ -35,7 +35,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.evaluation.operating_point import OperatingPoints, hold_out
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
-from sppnet.progress import Track, no_tracking, work_ahead
+from sppnet.progress import Track, no_tracking, using_threads, work_ahead
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import trim_heap
 from sppnet.training.checkpoints import Checkpoints
@@ -409,11 +409,11 @@ class _Training:
         if not self.cached.usable:
             raise NothingUsableError("no image of the data set can be used")
         if self.config.anchors:
-            with self.stage("anchors"):
+            with self.stage("anchors"), using_threads(1):  # their operations are small
                 constants = part_of(self.config, AnchorConfig, "anchor_")
                 proposer = AnchorProposer.of(self.cached.encoder, constants, self.config.seed)
                 maps = self.cached.maps("learning anchors", self.track)
-                self.cached.use_anchors(proposer.fit(maps, self.cached.encoder.workers))
+                self.cached.use_anchors(proposer.fit(maps))
                 self.cached.propose_learnt(self.track)
 
     def _tune(self, checkpoints: Checkpoints | None) -> TunedParts:

@@ -398,23 +398,6 @@ def deltas_to_boxes(proposals: Tensor, deltas: Tensor) -> Tensor:
     return torch.cat([new_centres - new_sizes / 2, new_centres + new_sizes / 2], dim=1)
 
 
-def whiten_deltas(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the mean of box deltas, and the matrices that whiten them and undo it.
-
-    Args:
-        deltas: (S, 4) float64, at least one.
-        spread: Added to their variances.
-
-    Returns:
-        (4,), (4, 4) and (4, 4): ``(deltas - mean) @ whiten`` is white, and ``@ colour`` undoes it.
-    """
-    mean = deltas.mean(0)
-    centred = deltas - mean
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
-    deviations = (variances.clamp(min=0) + spread).sqrt()
-    return mean, axes / deviations @ axes.T, axes * deviations @ axes.T
-
-
 def _sizes_and_centres(boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Width and height, and centre, of each box: two (K, 2) tensors."""
     sizes = boxes[:, 2:] - boxes[:, :2]

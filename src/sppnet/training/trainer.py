@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from sppnet.errors import UnusableFileError, UsageError
-from sppnet.progress import Track, no_tracking
+from sppnet.progress import Track, no_tracking, using_threads
 from sppnet.storage import put_under, tensors_under
 from sppnet.training.checkpoints import (
     Checkpoints,
@@ -366,11 +366,8 @@ def _keep_threads(threads: int) -> Iterator[None]:
     if threads != before:
         words = f"{threads} threads, as it began; {before} would give other last bits"
         warnings.warn(f"the training goes on with {words}", stacklevel=3)
-    torch.set_num_threads(threads)
-    try:
+    with using_threads(threads):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

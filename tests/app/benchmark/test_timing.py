@@ -11,8 +11,8 @@ from sppnet.app.benchmark.timing import (
     Timing,
     choose_config,
     time_together,
-    using_threads,
 )
+from sppnet.progress import using_threads
 from tiny_benchmark import STEADY, TINY
 
 

@@ -14,9 +14,9 @@ from sppnet.detection.heads.box_regression import (
     BoxSamples,
     CascadeConfig,
     RidgeBoxRegressor,
+    whiten_deltas,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
-from sppnet.geometry.boxes import whiten_deltas
 
 
 def _samples(count: int = 80, length: int = 30, seed: int = 0):
@@ -140,7 +140,7 @@ SIZE_HW = (100, 120)
 class _Eye:
     """In place of an encoder: sees a blurred view of where the object is, from the proposal."""
 
-    length, device, workers = 4, torch.device("cpu"), 2
+    length, device = 4, torch.device("cpu")
 
     def describe(self, encoded, boxes):
         sides = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)

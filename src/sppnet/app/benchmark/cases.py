@@ -37,9 +37,9 @@ from sppnet.app.benchmark.timing import (
     Pace,
     Timing,
     time_together,
-    using_threads,
 )
 from sppnet.pooling import num_bins, pool_regions, spatial_pyramid_pool
+from sppnet.progress import using_threads
 
 GIVEN, FRESH, FILL = "ours, out= given", "ours, fresh output", "out.fill_: writing the output"
 Shape = tuple[int, int, int, int]

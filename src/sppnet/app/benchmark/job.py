@@ -44,7 +44,7 @@ from sppnet.app.benchmark.report import (
     table_rows,
     write_report,
 )
-from sppnet.app.benchmark.timing import LEVELS, BenchmarkConfig, Call, time_together, using_threads
+from sppnet.app.benchmark.timing import LEVELS, BenchmarkConfig, Call, time_together
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
 from sppnet.errors import MissingPackageError
@@ -58,6 +58,7 @@ from sppnet.pooling.onnx.export import (
     largest_difference,
     open_session,
 )
+from sppnet.progress import using_threads
 from sppnet.storage import (
     RunFolder,
     ensure_output_folder,

@@ -271,20 +271,3 @@ def _collector_resting() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """Compute with a number of threads, then with as many as before.
-
-    Example:
-        >>> with using_threads(1):
-        ...     torch.get_num_threads()
-        1
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -15,13 +14,10 @@ from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.heads.hard_negatives import ReservoirSample
 from sppnet.detection.heads.region_head import BoxHead, check_classes, check_length
 from sppnet.geometry import box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes
-from sppnet.geometry.boxes import whiten_deltas
 from sppnet.images import LabelledImage
-from sppnet.progress import work_ahead
 
 Multiply = Callable[[Tensor, Tensor], Tensor]
 Samples = Iterable[tuple[LabelledImage, EncodedImage, Tensor]]
-NearObjects = tuple[EncodedImage, Tensor, Tensor, Tensor]  # of an image: boxes, targets, labels
 ROWS_AT_ONCE = 512  # of a matrix of products
 
 
@@ -189,6 +185,23 @@ def inner_products(rows: Tensor) -> Tensor:
     return products
 
 
+def whiten_deltas(deltas: Tensor, spread: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:
+    """Give the mean of box deltas, and the matrices that whiten them and undo it.
+
+    Args:
+        deltas: (S, 4) float64, at least one.
+        spread: Added to their variances.
+
+    Returns:
+        (4,), (4, 4) and (4, 4): ``(deltas - mean) @ whiten`` is white, and ``@ colour`` undoes it.
+    """
+    mean = deltas.mean(0)
+    centred = deltas - mean
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(deltas))
+    deviations = (variances.clamp(min=0) + spread).sqrt()
+    return mean, axes / deviations @ axes.T, axes * deviations @ axes.T
+
+
 class BoxSamples:
     """A random sample of proposals that overlap an object, to fit the regression of one class.
 
@@ -315,20 +328,11 @@ class BoxCascade:
         self.stages_ = []
         groups = 1 if self.constants.class_agnostic else self.num_classes
         for _ in range(self.constants.stages):
-            # every stage samples the same proposals, as refined by the stages before it; images are
-            # drawn from ahead of what is kept of them, each with random numbers of its own
+            # every stage samples the same proposals, as refined by the stages before it
             draw = torch.Generator().manual_seed(self.seed)
-            draw_kept = torch.Generator().manual_seed(self.seed)
             kept = [BoxSamples(self._limit(groups), encoder.length) for _ in range(groups)]
-            near = self._all_near_objects(samples, draw)
-            follow = partial(self._follow, encoder)
-            for (_, _, targets, labels), ready in work_ahead(near, follow, encoder.workers):
-                boxes, features = ready.result()
-                group_of = torch.zeros_like(labels) if self.constants.class_agnostic else labels
-                for group in group_of.unique().tolist():
-                    rows = group_of == group
-                    scaled = features[rows] * feature_scale
-                    kept[group].add(scaled, boxes[rows], targets[rows], draw_kept)
+            for image, encoded, proposals in samples:
+                self._collect(image, encoded, proposals, encoder, feature_scale, kept, draw)
             stage = RidgeBoxRegressor(self.constants.strength, self.constants.spread)
             stage.fit_in_turn((kept.pop(0).take() for _ in range(groups)), groups)
             stage.weights_ *= feature_scale
@@ -366,20 +370,11 @@ class BoxCascade:
 
     def _multiplier(self, encoder: Encoder, encoded: EncodedImage, boxes: Tensor) -> Multiply:
         """Multiply the features of some of (W, 4) boxes by a matrix, without keeping them all."""
-        if self.constants.bins == "points":
-
-            def of_points(rows: Tensor, weights: Tensor) -> Tensor:
-                on_device = weights.to(encoder.device)
-                return encoder.interpolate_and_multiply(encoded, boxes[rows], on_device).cpu()
-
-            return of_points
-        regions = encoder.assign_regions(encoded, boxes)
-
-        def of_cells(rows: Tensor, weights: Tensor) -> Tensor:
-            on_device = weights.to(encoder.device)
-            return encoder.pool_and_multiply(encoded, regions[rows], on_device).cpu()
-
-        return of_cells
+        as_points = self.constants.bins == "points"
+        multiply = encoder.interpolate_and_multiply if as_points else encoder.pool_and_multiply
+        places = boxes if as_points else encoder.assign_regions(encoded, boxes)
+        device = encoder.device
+        return lambda rows, weights: multiply(encoded, places[rows], weights.to(device)).cpu()
 
     def check(self, encoder: Encoder, num_classes: int) -> None:
         """Check that a fitted cascade fits an encoder and as many classes; ValueError if not."""
@@ -433,19 +428,26 @@ class BoxCascade:
         """The most proposals per regression; the total is shared by all classes."""
         return max(1, min(self.constants.most_samples, self.constants.total_samples // groups))
 
-    def _all_near_objects(self, samples: Samples, draw: torch.Generator) -> Iterator[NearObjects]:
-        """What is learnt from in each image, with its maps."""
-        for image, encoded, proposals in samples:
-            boxes, targets, labels = self.near_objects(image, proposals, draw)
-            if len(boxes):
-                yield encoded, boxes, targets, labels
-
-    @torch.no_grad()
-    def _follow(self, encoder: Encoder, near: NearObjects) -> tuple[Tensor, Tensor]:
-        """Boxes near objects as the stages so far have refined them, and their features."""
-        encoded, boxes, _, labels = near
+    def _collect(
+        self,
+        image: LabelledImage,
+        encoded: EncodedImage,
+        proposals: Tensor,
+        encoder: Encoder,
+        feature_scale: float,
+        kept: Sequence[BoxSamples],
+        draw: torch.Generator,
+    ) -> None:
+        """Sample proposals near the objects of an image, as the stages so far have refined them."""
+        boxes, targets, labels = self.near_objects(image, proposals, draw)
+        if not len(boxes):
+            return
         boxes = self.apply(encoder, encoded, labels, boxes)
-        return boxes, self.describe(encoder, encoded, boxes)
+        features = self.describe(encoder, encoded, boxes) * feature_scale
+        groups = torch.zeros_like(labels) if self.constants.class_agnostic else labels
+        for group in groups.unique().tolist():
+            rows = groups == group
+            kept[group].add(features[rows], boxes[rows], targets[rows], draw)
 
     def near_objects(
         self, image: LabelledImage, proposals: Tensor, draw: torch.Generator

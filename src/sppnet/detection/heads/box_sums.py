@@ -23,9 +23,9 @@ from sppnet.detection.heads.box_regression import (
     CascadeConfig,
     RidgeBoxRegressor,
     inner_products,
+    whiten_deltas,
 )
 from sppnet.geometry import box_iou, boxes_to_deltas, deltas_to_boxes
-from sppnet.geometry.boxes import whiten_deltas
 from sppnet.images import LabelledImage
 
 # Added to the landmarks' products with themselves, relative to their mean square.

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,6 @@ from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_area, box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes, nms
 from sppnet.geometry.boxes import box_intersection
 from sppnet.images import LabelledImage
-from sppnet.progress import work_ahead
 
 Samples = Iterable[tuple[LabelledImage, EncodedImage]]
 NEGATIVE, NEITHER = -1, -2
@@ -155,16 +153,15 @@ class AnchorLearner:
     """
 
     def __init__(self, geometry: MapGeometry, config: AnchorConfig, seed: int) -> None:
-        self.geometry, self.config, self.seed = geometry, config, seed
+        self.geometry, self.config = geometry, config
         self.draw = torch.Generator().manual_seed(seed)
 
     @torch.no_grad()
-    def learn(self, samples: Samples, workers: int = 1) -> LearntAnchors:
+    def learn(self, samples: Samples) -> LearntAnchors:
         """Find the principal components and the shapes in one pass, then fit each shape in another.
 
         Args:
             samples: Images with their maps.
-            workers: Images that are worked on at a time.
 
         Returns:
             The fitted anchors.
@@ -175,12 +172,12 @@ class AnchorLearner:
         unfitted = self._survey(samples)
         length = len(unfitted.rotation) * self.config.bins**2 + 1
         equations = [NormalEquations(length) for _ in unfitted.shapes]
-        describe = partial(self._examples, unfitted)
-        for _, ready in work_ahead(enumerate(samples), describe, workers):
-            for shape, examples in ready.result():
-                equations[shape].add_negatives(examples.negatives)
-                if len(examples.positives):
-                    equations[shape].add_positives(*examples[1:])
+        for image, encoded in samples:
+            for scale, features in enumerate(encoded.maps):
+                sums = integral_image(unfitted.rotate(features))
+                zoom = torch.tensor(encoded.zooms_xy[scale]).repeat(2)
+                for number, grid in unfitted.grids(self.geometry, self.config.bins, scale):
+                    self._add(equations[number], grid, sums, image, zoom)
         weights = torch.stack([each.solve(self.config.strength) for each in equations])
         return LearntAnchors(unfitted.rotation, unfitted.shift, unfitted.shapes, weights)
 
@@ -223,41 +220,25 @@ class AnchorLearner:
             found.append(torch.cat([scale.expand(len(middles), 1), middles], 1))
         return torch.cat(found)
 
-    @torch.no_grad()
-    def _examples(
-        self, unfitted: LearntAnchors, numbered: tuple[int, tuple[LabelledImage, EncodedImage]]
-    ) -> list[tuple[int, "AnchorExamples"]]:
-        """Describe what an image teaches each shape; its random numbers are its own."""
-        number, (image, encoded) = numbered
-        draw = torch.Generator().manual_seed(self.seed + number)
-        found = []
-        for scale, features in enumerate(encoded.maps):
-            sums = integral_image(unfitted.rotate(features))
-            zoom = torch.tensor(encoded.zooms_xy[scale]).repeat(2)
-            for shape, grid in unfitted.grids(self.geometry, self.config.bins, scale):
-                found.append((shape, self._of_shape(grid, sums, image, zoom, draw)))
-        return found
-
-    def _of_shape(
+    def _add(
         self,
+        equations: NormalEquations,
         grid: AnchorGrid,
         sums: Tensor,
         image: LabelledImage,
         zoom: Tensor,
-        draw: torch.Generator,
-    ) -> "AnchorExamples":
-        """Describe the positives and negatives of one shape on an image."""
+    ) -> None:
+        """Add the positives and negatives of one shape on an image."""
         boxes = grid.boxes((sums.shape[1] - 1, sums.shape[2] - 1)) / zoom
         target_of = self._target_of(boxes, image)
-        positives = _some(target_of >= 0, self.config.positives, draw)
-        negatives = _some(target_of == NEGATIVE, self.config.negatives, draw)
-        targets = target_of[positives]
-        return AnchorExamples(
-            grid.describe(sums, negatives),
-            grid.describe(sums, positives),
-            boxes_to_deltas(boxes[positives], image.boxes[targets]),
-            self.class_weights[image.labels[targets]],
-        )
+        positives = self._some(target_of >= 0, self.config.positives)
+        negatives = self._some(target_of == NEGATIVE, self.config.negatives)
+        equations.add_negatives(grid.describe(sums, negatives))
+        if len(positives):
+            targets = target_of[positives]
+            deltas = boxes_to_deltas(boxes[positives], image.boxes[targets])
+            weights = self.class_weights[image.labels[targets]]
+            equations.add_positives(grid.describe(sums, positives), deltas, weights)
 
     def _target_of(self, boxes: Tensor, image: LabelledImage) -> Tensor:
         """(N,) the object of which an anchor is a positive, or else NEGATIVE or NEITHER."""
@@ -271,27 +252,10 @@ class AnchorLearner:
         target_of = torch.where(far, NEGATIVE, NEITHER)
         return torch.where(best >= self.config.positive_from, nearest, target_of)
 
-
-class AnchorExamples(NamedTuple):
-    """What an image teaches one shape.
-
-    Args:
-        negatives: (N, length) rows.
-        positives: (P, length) rows.
-        deltas: (P, 4) from positives to their objects.
-        weights: (P,) of the positives.
-    """
-
-    negatives: Tensor
-    positives: Tensor
-    deltas: Tensor
-    weights: Tensor
-
-
-def _some(mask: Tensor, limit: int, draw: torch.Generator) -> Tensor:
-    """At most ``limit`` of the rows where a mask is true, drawn at random."""
-    rows = mask.nonzero().flatten()
-    return rows[torch.randperm(len(rows), generator=draw)[:limit]]
+    def _some(self, mask: Tensor, limit: int) -> Tensor:
+        """At most ``limit`` of the rows where a mask is true, drawn at random."""
+        rows = mask.nonzero().flatten()
+        return rows[torch.randperm(len(rows), generator=self.draw)[:limit]]
 
 
 class AnchorProposer:
@@ -340,12 +304,11 @@ class AnchorProposer:
         geometry = MapGeometry(trunk.stride, trunk.centre, encoder.short_sides, encoder.target_side)
         return cls(geometry, config, seed)
 
-    def fit(self, samples: Samples, workers: int = 1) -> "AnchorProposer":
+    def fit(self, samples: Samples) -> "AnchorProposer":
         """Learn shapes, scores and deltas; the same samples give the same proposer.
 
         Args:
             samples: Images with their maps; iterated over twice, and not kept in memory.
-            workers: Images that are worked on at a time; any number gives the same.
 
         Returns:
             Itself.
@@ -356,7 +319,7 @@ class AnchorProposer:
         """
         if isinstance(samples, Iterator):
             raise TypeError("samples must be iterable more than once, got an iterator")
-        self.learnt_ = AnchorLearner(self.geometry, self._config, self.seed).learn(samples, workers)
+        self.learnt_ = AnchorLearner(self.geometry, self._config, self.seed).learn(samples)
         return self
 
     @torch.no_grad()

@@ -20,6 +20,22 @@ double sum_lanes(Vec<float> v) {
     return sum;
 }
 
+// Products of R rows with the same numbers, from one place to another.
+template <int R, class T>
+void multiply(const Half* const* rows, const T* numbers, int64_t begin, int64_t end, double* products) {
+    Vec<float> sums[R] = {};
+    int64_t i = begin;
+    for (; i + N <= end; i += N) {
+        Vec<float> factor = load(numbers + i);
+        for (int r = 0; r < R; r++) sums[r] += load(rows[r] + i) * factor;
+    }
+    if (i < end) {
+        Vec<float> factor = load_some(numbers + i, int(end - i));
+        for (int r = 0; r < R; r++) sums[r] += load_some(rows[r] + i, int(end - i)) * factor;
+    }
+    for (int r = 0; r < R; r++) products[r] = sum_lanes(sums[r]);
+}
+
 struct Nothing {
     bool ready() const { return true; }
 };
@@ -36,17 +52,11 @@ struct Scores {
     Nothing start() const { return {}; }
 
     template <int R> void tile(const int64_t* chosen, const float* from, int64_t begin, int64_t end, double* part) const {
-        Vec<float> sums[R] = {};
-        int64_t i = begin;
-        for (; i + N <= end; i += N) {
-            Vec<float> factor = load(from + i);
-            for (int r = 0; r < R; r++) sums[r] += load(rows[chosen[r]] + i) * factor;
-        }
-        if (i < end) {
-            Vec<float> factor = load_some(from + i, int(end - i));
-            for (int r = 0; r < R; r++) sums[r] += load_some(rows[chosen[r]] + i, int(end - i)) * factor;
-        }
-        for (int r = 0; r < R; r++) part[chosen[r] * classes] = sum_lanes(sums[r]);
+        const Half* some[R];
+        double products[R];
+        for (int r = 0; r < R; r++) some[r] = rows[chosen[r]];
+        multiply<R>(some, from, begin, end, products);
+        for (int r = 0; r < R; r++) part[chosen[r] * classes] = products[r];
     }
 
     bool run(int64_t chunk, Nothing&) const {
@@ -116,19 +126,10 @@ struct Products {
     Nothing start() const { return {}; }
 
     template <int R> void tile(int64_t first, int64_t other) const {
-        double totals[R] = {};
+        double totals[R] = {}, products_of_chunk[R];
         for (int64_t begin = 0; begin < length; begin += CHUNK) {
-            int64_t end = at_most(begin + CHUNK, length), i = begin;
-            Vec<float> sums[R] = {};
-            for (; i + N <= end; i += N) {
-                Vec<float> factor = load(rows[first] + i);
-                for (int r = 0; r < R; r++) sums[r] += load(rows[other + r] + i) * factor;
-            }
-            if (i < end) {
-                Vec<float> factor = load_some(rows[first] + i, int(end - i));
-                for (int r = 0; r < R; r++) sums[r] += load_some(rows[other + r] + i, int(end - i)) * factor;
-            }
-            for (int r = 0; r < R; r++) totals[r] += sum_lanes(sums[r]);
+            multiply<R>(rows + other, rows[first], begin, at_most(begin + CHUNK, length), products_of_chunk);
+            for (int r = 0; r < R; r++) totals[r] += products_of_chunk[r];
         }
         for (int r = 0; r < R; r++)
             products[first * count + other + r] = products[(other + r) * count + first] = totals[r] + constant;
