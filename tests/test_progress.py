@@ -6,15 +6,13 @@ import time
 import pytest
 import torch
 
-from sppnet.progress import work_ahead
+from sppnet.progress import using_threads, work_ahead
 
 
 @pytest.fixture(autouse=True)
 def _three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with using_threads(3):
+        yield
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

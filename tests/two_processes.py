@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+Gradients = list[list[torch.Tensor]]  # of every parameter, for each update
+
 
 def _environment(rank: int, port: int) -> dict[str, str]:
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
@@ -37,3 +39,11 @@ def both_of(script: Path, job: str, data: Path, out: Path) -> list:
     endings = run_two(script, job, data, out)
     assert [code for code, _ in endings] == [0, 0], endings
     return [torch.load(out / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def assert_same_gradients(alone: Gradients, first: Gradients, second: Gradients) -> None:
+    """The gradients of each update: alike in both processes, and as those of one process."""
+    for expected, one, other in zip(alone, first, second, strict=True):
+        for want, got, same in zip(expected, one, other, strict=True):
+            assert torch.equal(got, same)
+            assert torch.allclose(got.double(), want.double(), rtol=1e-5, atol=1e-6)

@@ -14,7 +14,6 @@ two, and how many of ours differ from the slow definitions of ``tests/oracles``.
 """
 
 import argparse
-import json
 import os
 import platform
 import shutil
@@ -28,6 +27,7 @@ from typing import Any
 
 import kernel_calls
 import numpy as np
+from bars import tell
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -195,10 +195,7 @@ def main() -> None:
     if shutil.which(asked.qemu) is None:
         raise SystemExit(f"{asked.qemu} is not installed")
     found = compare(asked.root.resolve(), asked.qemu)
-    text = json.dumps(found, indent=1)
-    print(text)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n")
+    tell(found, asked.out)
     raise SystemExit(1 if found["wrong"] else 0)
 
 

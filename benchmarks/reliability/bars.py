@@ -4,7 +4,11 @@ A verdict is what holds while the command succeeds: ``met``, ``partly`` with wha
 ``not met`` or ``not measured`` with the reason.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 MET, PARTLY, NOT_MET, NOT_MEASURED = "met", "partly", "not met", "not measured"
 HERE = "python benchmarks/reliability"
@@ -30,6 +34,14 @@ class Bar:
     verdict: str = MET
     left: str = ""
     slow: bool = False
+
+
+def tell(figures: Mapping[str, Any], out: Path | None) -> None:
+    """Print the figures of a command, and write them to a file if one is given."""
+    text = json.dumps(figures, indent=1)
+    print(text)
+    if out is not None:
+        out.write_text(text + "\n")
 
 
 BARS = [

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import simulated_disk
+from bars import tell
 
 STEPS_BEFORE = {"models": 2, "labels": 25, "caches": 2, "outputs": 3}
 ONCE, FROM_THEN_ON, HALF_A_WRITE, KILL = range(4)
@@ -161,10 +162,7 @@ def main() -> None:
         "seconds": round(time.monotonic() - begin, 1),
         "things": found,
     }
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text + "\n")
+    tell(figures, chosen.out)
     sys.exit(1 if figures["wrong"] else 0)
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from bars import tell
+
 ROOT = Path(__file__).parents[2]
 NAMED = ("torch", "torchvision", "numpy", "pillow")
 # of `dev`: what tests of any room import
@@ -106,10 +108,7 @@ def main() -> None:
     asked = parser.parse_args()
     python = install(asked.python, asked.place.absolute(), least=asked.oldest)
     found = run(python, asked.tests, asked.options.split())
-    text = json.dumps(found, indent=1)
-    print(text)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n")
+    tell(found, asked.out)
     raise SystemExit(1 if found["wrong"] else 0)
 
 

@@ -12,7 +12,6 @@ must work. First it is seen that the calls, done to the end, give the files that
 """
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import simulated_disk
+from bars import tell
 
 STEPS = {"models": 60, "labels": 700, "caches": 150, "outputs": 25}
 
@@ -104,10 +104,7 @@ def main() -> None:
     for name in chosen.things:
         with tempfile.TemporaryDirectory(dir=chosen.memory) as work:
             found[name] = cut(disk, name, chosen.points, chosen.seed, chosen.lie, Path(work))
-    text = json.dumps({"lie": chosen.lie, "seed": chosen.seed, "things": found}, indent=1)
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text + "\n")
+    tell({"lie": chosen.lie, "seed": chosen.seed, "things": found}, chosen.out)
     fine = all(each["replayed_to_the_same_bytes"] and not each["wrong"] for each in found.values())
     sys.exit(0 if fine else 1)
 

@@ -25,6 +25,7 @@ from sppnet.errors import InputError, UnusableFileError
 from sppnet.evaluation import OperatingPoints, ScoreCalibration
 from sppnet.geometry import Detections, nms_per_class
 from sppnet.images import load_image
+from sppnet.progress import using_threads
 from sppnet.storage import load_model, save_model
 
 NAMES = ("left", "right", "none")
@@ -533,13 +534,12 @@ def test_any_number_of_threads_gives_the_same_bits_alone_and_in_a_list(
     detector.encoder.backbone = detector.encoder.backbone.with_engine("onnxruntime")
     detector.box_regressor.constants = replace(detector.box_regressor.constants, bins=bins)
     pictures = [make_picture(90 + 37 * n, 260 - 31 * n, seed=n) for n in range(5)]
-    before, found = torch.get_num_threads(), []
+    found = []
     for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        assert detector.workers == threads
-        found.append([detector.predict(each) for each in pictures])
-        found.append(detector.predict(pictures))
-    torch.set_num_threads(before)
+        with using_threads(threads):
+            assert detector.workers == threads
+            found.append([detector.predict(each) for each in pictures])
+            found.append(detector.predict(pictures))
     assert all(each.count for each in found[0])
     for others in found[1:]:
         assert all(_same(one, other) for one, other in zip(found[0], others, strict=True))

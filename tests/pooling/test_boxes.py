@@ -10,6 +10,7 @@ from sppnet.backbones import build_backbone
 from sppnet.geometry import Projection, project_boxes
 from sppnet.pooling import average_points
 from sppnet.pooling.boxes import score_points
+from sppnet.progress import using_threads
 
 
 def cells_inside(begin: float, end: float, stride: float, centre: float, count: int) -> list[int]:
@@ -246,11 +247,9 @@ def test_points_times_weights_are_their_vectors_times_weights(
     weights = torch.randn(vectors.shape[1], 4, generator=draw)
     found = score_points(maps, boxes, weights, levels)
     torch.testing.assert_close(found, vectors @ weights, rtol=1e-4, atol=1e-4)
-    before = torch.get_num_threads()
     for threads in (1, 3):
-        torch.set_num_threads(threads)
-        assert torch.equal(score_points(maps, boxes, weights, levels), found)
-    torch.set_num_threads(before)
+        with using_threads(threads):
+            assert torch.equal(score_points(maps, boxes, weights, levels), found)
     with pytest.raises(ValueError, match=r"weights must have shape"):
         score_points(maps, boxes, weights[1:], levels)
 

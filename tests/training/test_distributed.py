@@ -15,7 +15,7 @@ from sppnet.classification import Processes
 from sppnet.training.checkpoints import TrainingState
 from sppnet.training.distributed import local_device
 from training.training_in_processes import Stop, gradients, plain_network, train
-from two_processes import both_of, run_two
+from two_processes import assert_same_gradients, both_of, run_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("training_in_processes.py")
@@ -43,10 +43,7 @@ def test_gradient_equals_that_of_one_process(data: Path, together) -> None:
     """Shards of 3 + 2, 1 + 0 and 4 + 3 images of several sizes."""
     alone = gradients(data, ALONE)
     _, (first, second) = together
-    for expected, one, other in zip(alone, first["gradients"], second["gradients"], strict=True):
-        for want, got, same in zip(expected, one, other, strict=True):
-            assert torch.equal(got, same)
-            assert torch.allclose(got.double(), want.double(), rtol=1e-5, atol=1e-6)
+    assert_same_gradients(alone, first["gradients"], second["gradients"])
 
 
 def test_training_equals_that_of_one_process(data: Path, tmp_path: Path, together) -> None:

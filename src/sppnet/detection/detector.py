@@ -233,7 +233,10 @@ class Detector(HubModel):
         points = self.operating_points
         return found if points is None else [points.with_confidence(each) for each in found]
 
-    workers = property(lambda self: self.encoder.workers, doc="See :attr:`Encoder.workers`.")
+    @property
+    def workers(self) -> int:
+        """Images that are best looked at at a time; see :attr:`Encoder.workers`."""
+        return self.encoder.workers
 
     def watch(self, source: str | Path | int, *, every: int = 1) -> Iterator[WatchedFrame]:
         """Find objects in a video or before a camera, frame by frame.
@@ -275,13 +278,9 @@ class Detector(HubModel):
                 "--proposals, a file with proposals of these images or a method"
             )
         if external is None:
+            asked = (config.proposals, config.max_proposals, config.seed)
             external = propose(
-                image,
-                config.proposals,
-                config.max_proposals,
-                config.seed,
-                search_side=config.search_side,
-                least_side=config.least_side,
+                image, *asked, search_side=config.search_side, least_side=config.least_side
             )
         proposals = external[: config.max_proposals]
         if self.anchors is None:

@@ -13,7 +13,7 @@ from detection.finetune.tuning_in_processes import Stop, gradients, tune
 from sppnet.detection import Detector
 from sppnet.images import draw_detection_set
 from sppnet.training.trainer import ALONE
-from two_processes import both_of, run_two
+from two_processes import assert_same_gradients, both_of, run_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("tuning_in_processes.py")
@@ -39,10 +39,7 @@ def test_gradient_equals_that_of_one_process(data: Path, together) -> None:
     """Shares of 2 + 1 and 2 + 0 images with their proposals, and of no proposals at all."""
     alone = gradients(data, ALONE)
     _, (first, second) = together
-    for expected, one, other in zip(alone, first["gradients"], second["gradients"], strict=True):
-        for want, got, same in zip(expected, one, other, strict=True):
-            assert torch.equal(got, same)
-            assert torch.allclose(got.double(), want.double(), rtol=1e-5, atol=1e-6)
+    assert_same_gradients(alone, first["gradients"], second["gradients"])
 
 
 def test_tuning_equals_that_of_one_process(data: Path, tmp_path: Path, together) -> None:

@@ -109,9 +109,8 @@ def train(
     """
     from sppnet.app.detect.train import TrainingJob  # imported here so that --help stays quick
 
-    with in_silence(
-        os.environ.get("RANK", "0") != "0"
-    ):  # of several processes the first one speaks
+    # of several processes the first one speaks
+    with in_silence(os.environ.get("RANK", "0") != "0"):
         part = choose_split(data, split, ("train", "trainval"))
     if budget is not None and settings.tune != "none":
         raise UsageError("--budget tries settings without a fine-tuning, so --tune must be none")
