@@ -24,6 +24,7 @@ LIBRARY = NativeLibrary(Path(__file__).parent / "native", "pyramid_pool")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 # Starting a thread costs about as much as reading this many bytes.
 BYTES_PER_THREAD = 1 << 18
+_NINE = struct.Struct("9q").pack
 # Fewer winners than this are found again sooner than memory for them is there.
 FEW_WINNERS = 1 << 10
 # Cells whose numbers the memory for winners can hold.
@@ -224,7 +225,8 @@ def _call(
     if rows is not None:
         rows = rows.contiguous()
         function, regions, kept = "sppnet_pool_regions", (rows.data_ptr(), len(rows)), ()
-    work = max(pooled.numel(), sum(each.numel() for each in maps)) * pooled.element_size()
+    cells = maps[0].numel() if len(maps) == 1 else sum(each.numel() for each in maps)
+    work = max(pooled.numel(), cells) * pooled.element_size()
     failed = _function(function)(
         KINDS[pooled.dtype],
         _describe(maps),
@@ -254,5 +256,7 @@ def _no_memory(maps: Sequence[Tensor]) -> str:
 
 def _describe(maps: Sequence[Tensor]) -> bytes:
     """Address, shape and strides of each map, nine numbers."""
+    if len(maps) == 1:  # the usual call, in half of the time: it counts where maps are tiny
+        return _NINE(maps[0].data_ptr(), *maps[0].shape, *maps[0].stride())
     numbers = [n for each in maps for n in (each.data_ptr(), *each.shape, *each.stride())]
     return struct.pack(f"{len(numbers)}q", *numbers)  # a third of the time of an array of ctypes

@@ -110,7 +110,7 @@ def run(
         check_rows(rows, maps)
     fresh = out is None
     if out is None:
-        count = sum(map(len, maps)) if rows is None else len(rows)
+        count = _count_images(maps) if rows is None else len(rows)
         out = empty_for(maps, count, levels)
     kernel, squares = kernel_for(maps, levels), cast("Sequence[int]", levels)
     if kernel == "native":
@@ -131,6 +131,10 @@ def _refuse_capture(maps: Sequence[Tensor]) -> None:
             "features must not be pooled while a CUDA graph is captured, because where bins lie is "
             "worked out on the processor: capture the layers before and after it"
         )
+
+
+def _count_images(maps: Sequence[Tensor]) -> int:
+    return maps[0].shape[0] if len(maps) == 1 else sum(map(len, maps))
 
 
 def empty_for(maps: Sequence[Tensor], count: int, levels: Sequence[Level]) -> Tensor:
@@ -157,7 +161,7 @@ def run_for_training(
     """
     if rows is not None or mode != "max" or kernel_for(maps, levels) != "native":
         return run(maps, rows, levels, mode), None
-    out = empty_for(maps, sum(map(len, maps)), levels)
+    out = empty_for(maps, _count_images(maps), levels)
     winners, squares = cpu.empty_winners(maps, out), cast("Sequence[int]", levels)
     cpu.pool(maps, None, squares, mode, out, winners=winners)
     return out, winners
