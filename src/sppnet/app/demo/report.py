@@ -125,7 +125,7 @@ def _key_figures(scores: DemoScores, seconds: Mapping[str, float]) -> list[Tile]
         Tile(
             "Classifier, top-1", score_text(classifier[TRAINED]["top1"]), beside(classifier, "top1")
         ),
-        Tile("Time per scene", time, "from the file to the boxes"),
+        Tile("Time per scene", time, "from the file to the boxes, others beside it"),
         Tile(
             "From nothing to here", seconds_text(seconds["total"]), "drawing and scoring included"
         ),

@@ -15,7 +15,7 @@ import torch
 
 from sppnet.app.classify.shared import RunOptions
 from sppnet.app.classify.train import make_network
-from sppnet.app.detect.outcomes import ImageOutcome, OutcomeStore, ReadImage
+from sppnet.app.detect.outcomes import ImageOutcome, OutcomeStore
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, track
 from sppnet.backbones import build_backbone
@@ -335,7 +335,11 @@ class DemoSteps:
         detector = Detector.load(model, choose_device(self.device))
         store = OutcomeStore(self.folder.work / "outcomes", detector)
         images = track(dataset.images, "detecting", total=len(dataset))
-        return {image.image_id: store.detect(ReadImage.of(image.path)) for image in images}
+        seen = store.detect_ahead(image.path for image in images)
+        return {
+            image.image_id: look.result()[1]
+            for image, (_, look) in zip(dataset.images, seen, strict=True)
+        }
 
     def _train_detector(self, weights: Path | str, model: Path) -> None:
         """Train a detector on the scenes and save it."""

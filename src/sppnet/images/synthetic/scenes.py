@@ -4,17 +4,20 @@ Six kinds of objects, clutter that shares their colours and parts, textured back
 scales from 0.15 to 0.6 of the image, landscape, portrait and panorama.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from xml.sax.saxutils import escape
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 
 from sppnet.errors import OutputError
 from sppnet.images.synthetic.shapes import OBJECT_NAMES, draw_background, draw_clutter, draw_object
-from sppnet.progress import Track, no_tracking
+from sppnet.progress import Track, no_tracking, work_ahead
+
+Item = TypeVar("Item")
 
 _DEFAULT_SPLITS = {"train": 0.7, "test": 0.3}
 # Largest share of an object that others may cover.
@@ -64,8 +67,8 @@ def draw_detection_set(
         for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         stems = [f"scene_{number:04d}" for number in range(count)]
-        for number, stem in enumerate(track(stems, "drawing scenes", total=count)):
-            _write_scene(folder, stem, number, seed)
+        numbered = enumerate(track(stems, "drawing scenes", total=count))
+        _draw_each(numbered, lambda each: _write_scene(folder, each[1], each[0], seed))
         _write_splits(folder, stems, sizes)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from None
@@ -99,14 +102,19 @@ def draw_class_folders(
     folder = Path(folder)
     wanted = [(name, number) for name in OBJECT_NAMES for number in range(per_class)]
     try:
-        for name, number in track(wanted, "drawing images", total=len(wanted)):
+        for name in OBJECT_NAMES:
             (folder / name).mkdir(parents=True, exist_ok=True)
-            rng = np.random.default_rng((seed, 1, OBJECT_NAMES.index(name), number))
-            scene = _draw_portrait(rng, name)
-            _save(scene, folder / name / f"{name}_{number:04d}.jpg")
+        tracked = track(wanted, "drawing images", total=len(wanted))
+        _draw_each(tracked, lambda each: _write_portrait(folder, *each, seed))
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", path=folder) from None
     return folder
+
+
+def _draw_each(items: Iterable[Item], draw: Callable[[Item], None]) -> None:
+    """Draw, as many at a time as torch has threads: each depends on its own number alone."""
+    for _, drawn in work_ahead(items, draw, torch.get_num_threads()):
+        drawn.result()
 
 
 class SceneObject(NamedTuple):
@@ -219,6 +227,12 @@ def _write_scene(folder: Path, stem: str, number: int, seed: int) -> None:
     _save(scene, folder / "JPEGImages" / f"{stem}.jpg")
     text = _annotation(stem, scene.size, drawn)
     (folder / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
+
+
+def _write_portrait(folder: Path, name: str, number: int, seed: int) -> None:
+    """Draw and write one image of a class."""
+    rng = np.random.default_rng((seed, 1, OBJECT_NAMES.index(name), number))
+    _save(_draw_portrait(rng, name), folder / name / f"{name}_{number:04d}.jpg")
 
 
 def _save(scene: Image.Image, path: Path) -> None:
