@@ -34,7 +34,7 @@ def cut_power(folder: Path, *words: object) -> dict[str, Any]:
     return things
 
 
-POINTS = [20, pytest.param(1000, marks=pytest.mark.slow)]
+POINTS = [10, pytest.param(1000, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("points", POINTS)
