@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from sppnet.errors import OutputError, UnusableFileError
+from sppnet.errors import OutputError, UnusableFileError, as_path
 from sppnet.storage.files import (
     json_text,
     output_error,
@@ -102,7 +102,7 @@ def load_model(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
         UnusableFileError: If a file is missing, changed, torn, of another kind or version, or holds
             NaN; names file and rule.
     """
-    return _read_present(Path(folder), lambda present: _load(present, kind))
+    return _read_present(as_path(folder, "path"), lambda present: _load(present, kind))
 
 
 def restore_model(

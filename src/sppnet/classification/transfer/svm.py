@@ -400,8 +400,8 @@ def _check_rows(rows: Tensor, targets: Tensor) -> None:
     """Refuse what would make the solver crash or answer nonsense."""
     if rows.ndim != 2 or targets.shape[:1] != rows.shape[:1] or not len(rows):
         raise ValueError(
-            f"rows must be (N, D) and labels (N,) with N at least 1, got {tuple(rows.shape)} "
-            f"and {len(targets)} labels"
+            "rows must be (N, D) and labels (N,) with N at least 1, got "
+            f"{tuple(rows.shape)} and {tuple(targets.shape)}"
         )
     bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
     if len(bad):
