@@ -14,8 +14,10 @@ from sppnet import (
     Detections,
     Detector,
     InferenceConfig,
+    LabelSession,
     MultiScaleBoxPool,
     RegionPool,
+    RidgeSums,
     SpatialPyramidPool,
     SppClassifier,
     build_backbone,
@@ -26,6 +28,8 @@ from sppnet import (
 )
 from sppnet.backbones import as_device
 from sppnet.images import DetectionDataset, draw_detection_set
+from sppnet.images.video import read_frames
+from sppnet.storage import save_model
 
 MAPS = torch.rand(1, 4, 13, 10)
 CELLS = torch.tensor([[0, 0, 0, 5, 5]])
@@ -97,6 +101,18 @@ CASES: dict[str, Case] = {
     ),
     "a number for a table": (lambda: Detections.from_pandas(5), "table must be a DataFrame"),
     "a number for supervision": (lambda: Detections.from_supervision(5), "found must be .* int"),
+    "text for a canvas": (
+        lambda: Detections.empty().to_torchvision(WORD),
+        r"image_size must be \(height, width\), got 'a'",
+    ),
+    "text for a step": (lambda: next(read_frames("no.mp4", every=WORD)), "every must be a whole"),
+    "text for a length": (lambda: RidgeSums(WORD, 3), "length must be a number, got 'a'"),
+    "broken labels": (
+        lambda: RidgeSums(2, 2).partial_fit(np.zeros((1, 2)), [0.5]),
+        "labels must be integers",
+    ),
+    "a number for photos": (lambda: LabelSession.open(5), "folder must be a path, got 5"),
+    "a number to save to": (lambda: save_model(5, "toy", {}, {}), "path must be a path, got 5"),
     "a device of another library": (
         lambda: as_device("gpu"),
         "device must be one that torch .*gpu",
@@ -125,3 +141,16 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     scale = np.float32(1 / 16)
     pooled = sppnet.pool_boxes(MAPS, BOXES, 1, spatial_scale=scale)
     assert torch.equal(pooled, pool_boxes(MAPS, BOXES, 1, spatial_scale=1 / 16))
+
+
+def test_labels_in_a_list_and_rows_of_numpy_are_summed() -> None:
+    rows, labels = np.eye(4), [0, 1, 0, 1]
+    ours = RidgeSums(4, 2).partial_fit(rows, labels)
+    given = RidgeSums(4, 2).partial_fit(torch.from_numpy(rows), torch.tensor(labels))
+    assert torch.equal(ours.by_class, given.by_class)
+
+
+def test_a_name_that_there_is_not_is_one_that_python_can_suggest_others_for() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'SpatialPyramidPol'") as caught:
+        _ = sppnet.SpatialPyramidPol
+    assert (caught.value.name, caught.value.obj) == ("SpatialPyramidPol", sppnet)

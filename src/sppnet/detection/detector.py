@@ -425,7 +425,7 @@ class Detector(HubModel):
         if self.operating_points is not None:
             config["operating_points"] = self.operating_points.config()
         seen = {} if self.seen is None else {"seen": self.seen}
-        save_model(Path(path), MODEL_KIND, config, self.tensors() | seen, self.answers())
+        save_model(path, MODEL_KIND, config, self.tensors() | seen, self.answers())
 
     @torch.no_grad()
     def answers(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Detections(dict[str, Tensor]):
         boxes = self.boxes
         if image_size is not None:
             kind = import_module("torchvision.tv_tensors").BoundingBoxes
-            boxes = kind(boxes, format="XYXY", canvas_size=tuple(image_size))
+            boxes = kind(boxes, format="XYXY", canvas_size=_check_size(image_size))
         return {"boxes": boxes, "scores": self.scores, "labels": self.labels + first_label}
 
     @classmethod
@@ -465,6 +465,8 @@ def _check_labels(labels: Tensor, values: Sequence[Any], name: str) -> None:
 
 
 def _check_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence) or len(image_size) != 2:
+        raise ValueError(f"image_size must be (height, width), got {image_size!r}")
     height, width = image_size
     if height < 1 or width < 1:
         raise ValueError(f"image_size must be 1 or more on both sides, got {image_size}")

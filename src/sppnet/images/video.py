@@ -89,6 +89,8 @@ def read_frames(source: str | Path | int, *, every: int = 1) -> Iterator[VideoFr
         Traceback (most recent call last):
         sppnet.errors.InputError: 'nothing.mp4': there is no such file (E_INPUT)
     """
+    if not hasattr(every, "__index__"):
+        raise TypeError(f"every must be a whole number, got {every!r}")
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
     capture, name = _open(source)

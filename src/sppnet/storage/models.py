@@ -78,7 +78,7 @@ def save_model(
     files = {TENSORS: tensors_to_bytes(tensors), CONFIG: json_text(config).encode()}
     files[MANIFEST] = manifest_text(kind, files, answers).encode()
     try:
-        target = Path(folder).resolve()
+        target = as_path(folder, "path").resolve()
         make_folders(target.parent)
         _check_own(target)
         with _locked(target.parent):
