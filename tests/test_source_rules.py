@@ -68,6 +68,17 @@ def _swallows(node: ast.AST) -> bool:
     return empty and bool(BROAD & set(broad))
 
 
+_MANY = re.compile(
+    r"(?<!All )(?<!the )(?<!model's )\{len\([^{}]*\)\} "
+    r"(?:images|photos|classes|objects|boxes|inputs|frames|detections|labels|problems)\b"
+)
+
+
+def _says_one_images(node: ast.AST) -> bool:
+    """Tell whether a text has a number that may be 1 before several of a thing."""
+    return isinstance(node, ast.JoinedStr) and bool(_MANY.search(ast.unparse(node)))
+
+
 RULES: dict[str, tuple[Rule, str]] = {
     "loads objects that can run code": (lambda n: _imports(n, UNSAFE_MODULES), "import pickle"),
     "makes objects of YAML": (
@@ -126,6 +137,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     ),
     "asserts": (lambda n: isinstance(n, ast.Assert), "assert x > 0"),
     "prints past the console": (lambda n: _calls_bare(n, "print"), "print('x')"),
+    "says '1 images' where `count_of` does not": (_says_one_images, "f'{len(found)} images'"),
 }
 
 
@@ -151,6 +163,7 @@ def test_planted_line_is_caught(name: str) -> None:
 
 def test_look_alikes_are_left_in_peace() -> None:
     lines = ["model.eval()", "re.compile('a')", "torch.load(f, weights_only=True)"]
+    lines += ["f'all {len(n)} in order'", "f'All {len(n)} classes'", "f'{count_of(n, 1)} of many'"]
     lines += ["yaml.compose(t, Loader=yaml.SafeLoader)", "yaml.safe_load(t)", "import tomllib"]
     assert broken_rules("\n".join(lines)) == set()
 

@@ -113,7 +113,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 def __getattr__(name: str) -> Any:
     """Load a public name from its room."""
     if name not in _ROOM_OF:
-        raise AttributeError(f"module 'sppnet' has no attribute {name!r}")
+        words = f"module 'sppnet' has no attribute {name!r}"  # Python adds "Did you mean"
+        raise AttributeError(words, name=name, obj=sys.modules[__name__])
     return getattr(import_module(f"sppnet.{_ROOM_OF[name]}"), name)
 
 

@@ -6,6 +6,7 @@ rule.
 """
 
 import errno
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,42 @@ class Findings:
     def note(self, path: str | Path, rule: str, *, line: int | None = None, action: str) -> None:
         """Record something that was used although it was not quite right."""
         self.notes.append(Problem(str(path), rule, "W_DATA", line, action))
+
+
+def count_of(number: int, noun: str, many: str = "") -> str:
+    """Write a number with its noun, one or many.
+
+    Args:
+        number: How many.
+        noun: The word for one.
+        many: The word for several; made of the noun if not given.
+
+    Example:
+        >>> [count_of(n, noun) for n, noun in ((1, "class"), (0, "box"), (1200, "photo"))]
+        ['1 class', '0 boxes', '1,200 photos']
+    """
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number:,} {noun if number == 1 else many or noun + ending}"
+
+
+def as_path(value: object, name: str) -> Path:
+    """Make a path of what a caller gave for an argument.
+
+    Args:
+        value: A text or a path.
+        name: Of the argument, for the message.
+
+    Raises:
+        TypeError: If it is anything else.
+
+    Example:
+        >>> as_path(5, "folder")
+        Traceback (most recent call last):
+        TypeError: folder must be a path, got 5
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {shorten(repr(value))}")
+    return Path(value)
 
 
 def quote_path(path: str | Path | None) -> str:

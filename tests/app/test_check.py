@@ -82,7 +82,7 @@ def test_page_shows_planted_wrong_labels_first(tmp_path: Path, capsys) -> None:
         pixels = random.normal(colour, 25, (40, 60, 3)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}_{number:02d}.png")
     assert main(["check", str(tmp_path / "classes"), "--page", str(tmp_path / "page")]) == 0
-    assert "1 labels look like another class" in capsys.readouterr().out
+    assert "1 label looks like another class)" in capsys.readouterr().out
     page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     titles = re.findall(r"<figcaption><strong>([^<]*)</strong>([^<]*)", page)
     assert len(titles) == 24 == len(list((tmp_path / "page" / "labels").iterdir()))
@@ -97,6 +97,10 @@ def test_page_has_every_box_once_whatever_its_split(tmp_path: Path, capsys) -> N
     boxes = sum(len(image.labels) for image in open_detection_dataset(root))
     pictures = sorted((tmp_path / "page" / "labels").iterdir())
     assert len(pictures) == boxes > 6
+    # so few labels of so many classes: nearly all have other classes beside them
+    assert "like another class: too many to say much" in capsys.readouterr().out
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "so the order says little" in page
     assert all(
         f'src="labels/{path.name}"' in (tmp_path / "page" / "index.html").read_text()
         for path in pictures

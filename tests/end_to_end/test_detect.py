@@ -218,7 +218,7 @@ def test_dry_runs_write_nothing(data: Path, run: Path, tmp_path: Path, capsys) -
     assert main(["detect", "val", model, str(data), "--dry-run", "--out", str(out)]) == 0
     assert "6 images" in capsys.readouterr().out
     assert main(["detect", "predict", model, image, "--dry-run", "--out", str(out)]) == 0
-    assert "1 images" in capsys.readouterr().out
+    assert "look at 1 image in" in capsys.readouterr().out
     assert not out.exists()
     assert hash_files(run) == before
 

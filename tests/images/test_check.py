@@ -157,9 +157,7 @@ def test_every_fault_of_a_coco_set(tmp_path: Path) -> None:
     rules = [rule for _, rule in changes.values() if rule]
     rules += ["there is no image 'gone.jpg' in train2017"]
     rules += ["image 2 ('c.jpg') says 61 x 40, the image is 60 x 40"]
-    rules += [
-        f"1 images are in no annotation file, such as '{n}.jpg'" for n in ("same", "stranger")
-    ]
+    rules += [f"1 image is in no annotation file, such as '{n}.jpg'" for n in ("same", "stranger")]
     said = [finding.rule for finding in (*report.problems, *report.notes)]
     for rule in rules:
         assert sum(rule in one for one in said) == 1, rule

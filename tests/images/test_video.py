@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sppnet.errors import InputError
-from sppnet.images.video import VideoWriter, frame_rate, is_video, read_frames
+from sppnet.images.video import VideoWriter, find_videos, frame_rate, is_video, read_frames
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (90, 90, 90)]
 
@@ -59,6 +59,23 @@ def test_a_video_that_was_not_finished_leaves_no_file(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "empty.mp4", 8):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"), [(None, "source must be a path"), (True, "path, got True"), (-1, "from 0")]
+)
+def test_what_is_neither_a_path_nor_a_camera_is_named(source, rule: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=rule):
+        next(read_frames(source))
+
+
+def test_patterns_find_videos_and_names_stay(video: Path) -> None:
+    folder = video.parent
+    (folder / "b.mp4").write_bytes(video.read_bytes())
+    found = find_videos([folder / "*.mp4", video, folder / "no.mp4"])
+    assert [path.name for path in found] == ["b.mp4", "colours.mp4", "no.mp4"]
+    (folder / "[x].mp4").write_bytes(b"")
+    assert find_videos([folder / "[x].mp4"]) == [folder / "[x].mp4"]
 
 
 def test_videos_are_told_by_their_ending() -> None:

@@ -196,7 +196,7 @@ def test_a_small_budget_leaves_photos_for_later(session, photos) -> None:
 @pytest.mark.parametrize(
     ("boxes", "labels", "rule"),
     [
-        ([[1, 1, 5, 5]], [], "one for each of 1 boxes"),
+        ([[1, 1, 5, 5]], [], "one for each box, 1, got 0"),
         ([[-9, -9, -1, -1]], ["a"], "must cover a pixel"),
         ([[5, 5, 1, 1]], ["a"], "must cover a pixel"),
         ([[float("nan"), 1, 5, 5]], ["a"], "must cover a pixel"),

@@ -268,7 +268,7 @@ def test_a_name_that_two_photos_have_is_refused_with_both(photos) -> None:
         body = recorded("/webhook", "ANNOTATION_CREATED")
         answer = served.studio.post("/webhook", body)
         assert error_of(answer) == (400, "E_VALUE")
-        assert "fits 2 photos" in answer.json()["error"]["message"]
+        assert "fits several photos" in answer.json()["error"]["message"]
         served.studio.post("/webhook", body)
         assert len(served.told) == 1  # not again and again
         for place, photo in (("x/a/test_IMG_2383.JPG", "a/test_IMG_2383.JPG"),

@@ -237,3 +237,10 @@ def test_missing_packages_are_named(detector: Detector, tmp_path: Path, monkeypa
     with pytest.raises(MissingPackageError, match="pip install mlflow"):
         detector.save_mlflow(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["owner/nothing", "no such/name/at all"])
+def test_what_neither_a_folder_nor_the_hub_has_is_named_in_one_line(name: str, tmp_path) -> None:
+    with pytest.raises(UnusableFileError, match=f"^'{name}': is no folder here, .* hub") as caught:
+        Detector.from_pretrained(name, local_files_only=True, cache_dir=tmp_path)
+    assert "\n" not in str(caught.value)

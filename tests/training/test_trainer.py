@@ -241,7 +241,7 @@ def test_callers_random_numbers_and_threads_are_left_alone(tmp_path: Path) -> No
     assert torch.equal(torch.rand(3), expected)
     torch.set_num_threads(2)
     again = make_trainer(network, Task(network), checkpoints=checkpoints)
-    with pytest.warns(UserWarning, match="goes on with 1 threads"):
+    with pytest.warns(UserWarning, match="goes on with 1 thread,"):
         again.run()
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)

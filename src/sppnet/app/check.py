@@ -9,6 +9,7 @@ import typer
 from sppnet.app.console import DONE, SOME_FAILED, say, say_table
 from sppnet.app.options import DataFolder, Debug, JsonFile, MaxPixels, Split, command_app
 from sppnet.app.progress import track
+from sppnet.errors import count_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,12 @@ NEIGHBOURS = 8
 MOST_COMPARED = 5000  # labels that each one is compared with, drawn at random
 CROP_SIDE = 160
 MARGIN = 0.1  # of the box, around it
+SINGULAR = {
+    "images": "image",
+    "boxes": "box",
+    "images without boxes": "image without boxes",
+    "classes": "class",
+}
 PageFolder = Annotated[
     Path | None,
     typer.Option(
@@ -60,8 +67,13 @@ def check(
         write_json(json_file, report.to_json())
     _say_report(report)
     if page is not None:
+        from sppnet.evaluation.report.galleries import SAYS_LITTLE
+
         odd = draw_labels(data, split, page)
-        say(f"page: {page / 'index.html'} ({odd} labels look like another class)")
+        found = f"{count_of(odd, 'label looks', 'labels look')} like another class"
+        if odd > SAYS_LITTLE * sum(report.per_class.values()):
+            found += ": too many to say much, these classes are not told apart by looks alone"
+        say(f"page: {page / 'index.html'} ({found})")
     raise typer.Exit(SOME_FAILED if report.problems else DONE)
 
 
@@ -69,7 +81,8 @@ def _say_report(report: "CheckReport") -> None:
     """Print counts, classes, then what is wrong, what will be left out last."""
     splits = f", splits {', '.join(report.splits)}" if report.splits else ""
     say(f"{report.layout} layout{splits}")
-    say(", ".join(f"{count} {name}" for name, count in report.counts.items()))
+    counts = report.counts.items()
+    say(", ".join(count_of(count, SINGULAR.get(many, many), many) for many, count in counts))
     say()
     things = "boxes" if "boxes" in report.counts else "images"
     parts = list(report.by_split)
@@ -87,7 +100,8 @@ def _say_report(report: "CheckReport") -> None:
         say(f"problem: {finding}")
     for hint in report.hints:
         say(f"hint: {hint}")
-    say(f"{len(report.problems)} problems, {len(report.notes)} notes")
+    problems, notes = len(report.problems), len(report.notes)
+    say(f"{count_of(problems, 'problem')}, {count_of(notes, 'note')}")
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 
-from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, printable
+from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, count_of, printable
 
 if TYPE_CHECKING:
     from sppnet.images.listing import Listing
@@ -188,9 +188,10 @@ class Tally:
         """End the command: one line with the counts if something failed, then the exit code."""
         code = self.exit_code()
         if code == NOTHING_USABLE:
-            raise NothingUsableError(f"none of {self.listed} inputs could be used")
+            words = "the one input" if self.listed == 1 else f"none of {self.listed:,} inputs"
+            raise NothingUsableError(f"{words} could {'not ' * (self.listed == 1)}be used")
         if code == SOME_FAILED:
-            note(f"{self.ok} of {self.listed} inputs done, {self.failed} failed")
+            note(f"{self.ok} of {count_of(self.listed, 'input')} done, {self.failed} failed")
         raise typer.Exit(code)
 
 
@@ -211,7 +212,9 @@ def report_problems(problems: Sequence[Problem], most: int = 50) -> int:
     for problem in problems[:most]:
         error(problem)
     if len(problems) > most:
-        note(f"{len(problems) - most} more problems; `sppnet check DATA` lists them all")
+        note(
+            f"{count_of(len(problems) - most, 'more problem')}; `sppnet check DATA` lists them all"
+        )
     return SOME_FAILED if problems else DONE
 
 

@@ -19,7 +19,7 @@ from sppnet.app.options import (
     number_option,
 )
 from sppnet.config.fields import Within
-from sppnet.errors import NothingUsableError
+from sppnet.errors import NothingUsableError, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +95,8 @@ def evaluate(
     lost = sum(problem.action == BOX_LEFT_OUT for problem in problems)
     if lost:
         warn(
-            f"{lost} boxes of the truth cannot be used, such as those of less than 1 px, and are "
-            "not asked for; pycocotools may count them"
+            f"{count_of(lost, 'box', 'boxes')} of the truth cannot be used, such as those of less "
+            "than 1 px, and will not be asked for; pycocotools may count them"
         )
     found = read_detections(detections, dataset, problems)
     code = report_problems(problems)
@@ -231,8 +231,8 @@ def compare(
     )
     say(compared.verdict())
     gains = [change.gain for change in compared.changes]
-    better = sum(gain > 0 for gain in gains)
-    say(f"{better} photos have fewer mistakes in B, {sum(gain < 0 for gain in gains)} more")
+    better = count_of(sum(gain > 0 for gain in gains), "photo has", "photos have")
+    say(f"{better} fewer mistakes in B, {sum(gain < 0 for gain in gains)} more")
     say(f"page: {folder / 'compare.html'}")
 
 
@@ -295,5 +295,8 @@ def _compare_page(compared: "Comparison", titles: Sequence[str], names: Sequence
         blocks.append(report.column(report.heading(f"{title}{more}"), shown))
     page.add_section("Photos that changed", report.figures(*blocks))
     if compared.left_out:
-        page.add_section("Left out", f"{compared.left_out} photos were scored in one run only.")
+        page.add_section(
+            "Left out",
+            f"{count_of(compared.left_out, 'photo was', 'photos were')} scored in one run only.",
+        )
     return page.render()

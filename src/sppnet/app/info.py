@@ -14,6 +14,7 @@ import typer
 
 from sppnet.app.console import DONE, report_problems, say
 from sppnet.app.options import Debug, Device, JsonFile, Threads, command_app
+from sppnet.errors import count_of
 from sppnet.storage.runs import environment
 
 if TYPE_CHECKING:
@@ -222,7 +223,8 @@ def in_words(finding: dict[str, Any]) -> str:
         >>> in_words(one)
         'detector of 2 classes, every byte as saved, the same numbers as on x86_64'
     """
-    whole = f"{finding['kind']} of {finding['classes']} classes, every byte as saved"
+    classes = count_of(finding["classes"], "class")
+    whole = f"{finding['kind']} of {classes}, every byte as saved"
     difference, where = finding["largest_difference"], finding["saved_on"]
     if difference is None:
         return f"{whole}; it was saved by an earlier version and keeps no answers to compare"

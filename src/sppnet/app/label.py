@@ -13,7 +13,7 @@ import typer
 from sppnet import __version__
 from sppnet.app.console import note, options_to_blame, say
 from sppnet.app.options import Debug, MaxPixels, Threads, command_app, parse_numbers
-from sppnet.errors import SppnetError, UsageError
+from sppnet.errors import SppnetError, UsageError, count_of
 
 if TYPE_CHECKING:
     from sppnet.progress import Track
@@ -158,7 +158,7 @@ def _take_over(labels: Path | None, store: "LabelStore", photos: Path) -> None:
         return
     if labels is not None:
         count = import_labels(store, labels)
-        note(f"labels of {count} photos taken over from {str(labels)!r}")
+        note(f"labels of {count_of(count, 'photo')} taken over from {str(labels)!r}")
         return
     with contextlib.suppress(SppnetError):  # a set that cannot be read is none to begin with
         layout = find_layout(photos)
@@ -170,7 +170,7 @@ def _say_ready(port: int, count: int, opens_browser: bool) -> None:
     """Print the address, and show it in the browser."""
     address = f"http://127.0.0.1:{port}/"
     say(address)
-    note(f"{count} photos; labels are saved at once, Ctrl-C stops")
+    note(f"{count_of(count, 'photo')}; labels are saved at once, Ctrl-C stops")
     if opens_browser and _has_screen():
         with contextlib.suppress(webbrowser.Error, OSError):
             webbrowser.open(address)
@@ -258,7 +258,8 @@ def serve_studio(
 
 def _say_studio(host: str, port: int, count: int, task: str) -> None:
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-    note(f"{count} photos, {task}; give this address to Label Studio as a model; Ctrl-C stops")
+    photos = count_of(count, "photo")
+    note(f"{photos}, {task}; give this address to Label Studio as a model; Ctrl-C stops")
 
 
 def _find_store(place: Path) -> tuple[Path, Path | None, str]:

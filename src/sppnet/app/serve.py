@@ -20,7 +20,7 @@ from sppnet.app.detect import Combine, split_inference, with_inference
 from sppnet.app.options import Debug, ModelFolder, command_app, number_option
 from sppnet.app.options import Device as AnyDevice
 from sppnet.config.fields import Within
-from sppnet.errors import UsageError
+from sppnet.errors import UsageError, count_of
 
 if TYPE_CHECKING:
     from sppnet.server.serve_gate import Access, UploadLimits
@@ -228,7 +228,8 @@ def _say_ready(pool: "WorkerPool", host: str, port: int) -> None:
     shown = f"[{host}]" if ":" in host else host
     say(f"http://{shown}:{port}/")
     kind, names = pool.about["kind"], pool.about["names"]
-    note(f"a {kind} of {len(names)} classes in {pool.limits.workers} processes; Ctrl-C stops")
+    classes, processes = count_of(len(names), "class"), count_of(pool.limits.workers, "process")
+    note(f"a {kind} of {classes} in {processes}; Ctrl-C stops")
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,7 +6,7 @@ is the :class:`Backbone` of ``backbone.py``; ``tracing/`` works out where its ce
 ``weights.py`` reads files of weights. Start reading with ``backbone.py``.
 """
 
-from sppnet.backbones.backbone import Backbone
+from sppnet.backbones.backbone import Backbone, as_device
 from sppnet.backbones.build import build_backbone, build_plain_classifier, restore_backbone
 from sppnet.backbones.registry import list_backbones
 from sppnet.backbones.tracing.receptive_field import Axis, Window
@@ -15,6 +15,7 @@ __all__ = [
     "Axis",
     "Backbone",
     "Window",
+    "as_device",
     "build_backbone",
     "build_plain_classifier",
     "list_backbones",

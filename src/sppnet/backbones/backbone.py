@@ -278,7 +278,33 @@ def _check_axes(name: str, cut: Cut) -> tuple[Axis, Axis]:
     return axes
 
 
+def as_device(device: torch.device | str) -> torch.device:
+    """Return a device of torch that is there.
+
+    Args:
+        device: Its name, such as "cpu" or "cuda:0".
+
+    Raises:
+        ValueError: If torch knows no such device, or finds none on this machine.
+
+    Example:
+        >>> as_device("gpu")
+        Traceback (most recent call last):
+        ValueError: device must be one that torch knows, such as 'cpu' or 'cuda:0', got 'gpu'
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        legal = "one that torch knows, such as 'cpu' or 'cuda:0'"
+        raise ValueError(f"device must be {legal}, got {device!r}") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device must be on this machine, got {str(found)!r}: torch finds no such")
+    return found
+
+
 def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor, got {type(images).__name__}")
     if images.ndim != COLOURS + 1 or images.shape[1] != COLOURS or 0 in images.shape[-2:]:
         shape = tuple(images.shape)
         raise ValueError(f"images must have shape (N, 3, H, W), sides 1 or more, got {shape}")

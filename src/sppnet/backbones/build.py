@@ -23,7 +23,7 @@ from sppnet.backbones.weights import (
     read_torchvision_weights,
     read_weights_file,
 )
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import UnusableFileError, UsageError, as_path
 
 NEW_WEIGHTS, DEFAULT_WEIGHTS = "none", "DEFAULT"
 NORMALISATION = ("mean", "std")
@@ -67,6 +67,7 @@ def build_backbone(
         The backbone, on the CPU, float32, in evaluation mode.
 
     Raises:
+        TypeError: The name is no text, or the weights are neither a text nor a path.
         ValueError: The name or the layer is unknown (the legal ones are listed), or the network
             takes one size only, or its cells have no fixed place on the image.
         MissingPackageError: timm, or the package that holds the weights, is not installed.
@@ -82,6 +83,7 @@ def build_backbone(
         SPP-net, table 1, for the paper's trunks; the others as docs/trunks.md names them.
     """
     recipe = find_trunk(name)
+    as_path(weights, "weights")  # or a word
     if str(weights).lower() == NEW_WEIGHTS:
         return _assemble(recipe, recipe.build(), layer)
     read = _choose_reader(name, weights, download)
@@ -205,6 +207,7 @@ def build_whole_network(
         UnusableFileError: As in `build_backbone`.
     """
     recipe = find_trunk(name)
+    as_path(weights, "weights")  # or a word
     if str(weights).lower() == NEW_WEIGHTS:
         return recipe.build().eval()
     read = _choose_reader(name, weights, download)

@@ -182,6 +182,8 @@ def find_trunk(name: str) -> Trunk:
         >>> find_trunk("resnet18").last_layer
         'layer4'
     """
+    if not isinstance(name, str):
+        raise TypeError(f"backbone must be the name of a network, got {name!r}")
     if name in OWN:
         return OWN[name]
     if name.startswith(PREFIX):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sppnet.backbones import restore_backbone
+from sppnet.backbones import as_device, restore_backbone
 from sppnet.backbones.weights import fill_module
 from sppnet.classification.convert import PretrainedPlusPyramidHead
 from sppnet.classification.network import (
@@ -341,7 +341,7 @@ class Classifier(ImageClassifier):
 
     def to(self, device: str | torch.device) -> Self:
         """Move the network and return the classifier."""
-        self.network.to(device)
+        self.network.to(as_device(device))
         return self
 
     def config(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sppnet.classification.scoring import Task, class_task, presence_task
-from sppnet.errors import NothingUsableError, Problem, UsageError
+from sppnet.errors import NothingUsableError, Problem, UsageError, count_of
 from sppnet.images import (
     ClassificationDataset,
     list_class_splits,
@@ -238,7 +238,7 @@ class ClassData:
             wanted = self.split_config.train_per_class or 0
             if 0 < count <= wanted:
                 raise UsageError(
-                    f"class {name!r} has {count} images; "
+                    f"class {name!r} has {count_of(count, 'image')}; "
                     f"--train-per-class {wanted} leaves none to score on",
                 )
 
@@ -250,9 +250,9 @@ class ClassData:
         if not config.is_protocol:
             return f"{HOLDOUT:.0%} of each class held out, seed {config.seed}"
         return (
-            f"{config.train_per_class} images of each class to fit, "
+            f"{count_of(config.train_per_class or 0, 'image')} of each class to fit, "
             f"up to {config.test_per_class or 'all left'} to score, "
-            f"{config.splits} random splits, seed {config.seed}"
+            f"{count_of(config.splits, 'random split')}, seed {config.seed}"
         )
 
 

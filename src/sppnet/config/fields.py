@@ -192,6 +192,7 @@ def check_fields(config: object) -> None:
         config: An instance of a class of settings.
 
     Raises:
+        TypeError: If the rule cannot be asked about such a value; names the same.
         ValueError: Names the field, the rule and the value.
     """
     kind: type = type(config)
@@ -208,6 +209,7 @@ def check_field(kind: type, name: str, value: Any) -> None:
         value: Of the field's type.
 
     Raises:
+        TypeError: If the rule cannot be asked about such a value; names the same.
         ValueError: Names the field, the rule and the value.
 
     Example:
@@ -219,7 +221,15 @@ def check_field(kind: type, name: str, value: Any) -> None:
         ValueError: minutes must be at least 1, got 0
     """
     rule = rules_of(kind).get(name)
-    if rule is not None and not rule.accepts(value):
+    if rule is None:
+        return
+    try:
+        is_legal = rule.accepts(value)
+    except TypeError:
+        few = isinstance(rule, Each) and isinstance(value, int | float)
+        such = f", such as ({value},)" if few else ""
+        raise TypeError(f"{name} must be {rule}{such}, got {value!r}") from None
+    if not is_legal:
         raise ValueError(f"{name} must be {rule}, got {value!r}")
 
 

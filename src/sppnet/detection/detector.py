@@ -20,7 +20,7 @@ from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
 from sppnet.detection.proposals.propose import propose, take_turns
 from sppnet.detection.watch import WatchedFrame, watch_frames
-from sppnet.errors import UsageError
+from sppnet.errors import UsageError, count_of
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections, flip_boxes
 from sppnet.images import (
@@ -176,6 +176,9 @@ class Detector(HubModel):
         if not isinstance(data, DetectionDataset):
             part = usual_split(data, split, ("train", "trainval"))
             data = open_detection_dataset(data, part, track=track)
+        if not isinstance(config, DetectionConfig | None):
+            kind = type(config).__name__
+            raise TypeError(f"config must be a DetectionConfig, or settings by name, got {kind}")
         chosen = replace(config or DetectionConfig(), **settings)
         torch.manual_seed(chosen.seed)  # random weights follow it
         encoder = build_encoder(chosen, data.images).to(device)
@@ -377,8 +380,8 @@ class Detector(HubModel):
         expected = "no operating point yet: detections count from a score of 0"
         if points is not None:
             expected = f"{points.describe(names)}; {points.expect()}"
-        kinds = "class" if len(names) == 1 else "classes"
-        return f"Detector({len(names)} {kinds}: {shown}; {self.encoder}; {expected})"
+        kinds = count_of(len(names), "class")
+        return f"Detector({kinds}: {shown}; {self.encoder}; {expected})"
 
     def to(self, device: torch.device | str) -> "Detector":
         """Move trunk and classifier to a device; returns itself."""
@@ -422,7 +425,7 @@ class Detector(HubModel):
         if self.operating_points is not None:
             config["operating_points"] = self.operating_points.config()
         seen = {} if self.seen is None else {"seen": self.seen}
-        save_model(Path(path), MODEL_KIND, config, self.tensors() | seen, self.answers())
+        save_model(path, MODEL_KIND, config, self.tensors() | seen, self.answers())
 
     @torch.no_grad()
     def answers(self) -> dict[str, Any]:
@@ -448,7 +451,7 @@ class Detector(HubModel):
             UnusableFileError: If a file is missing, damaged, of another kind of model, or does not
                 fit the others.
         """
-        return restore_model(Path(path), MODEL_KIND, cls._restore).to(device)
+        return restore_model(path, MODEL_KIND, cls._restore).to(device)
 
     @classmethod
     def _restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "Detector":

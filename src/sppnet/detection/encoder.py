@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from sppnet.backbones import Backbone, restore_backbone
+from sppnet.backbones import Backbone, as_device, restore_backbone
 from sppnet.config.detection import PROJECTIONS, TARGET_SIDE, Side
 from sppnet.config.fields import LARGEST, Each, Levels, OneOf, Positive, Within, restore_fields
 from sppnet.geometry import Projection, box_area, project_boxes
@@ -163,8 +163,12 @@ class Encoder:
         return self.backbone.workers
 
     def to(self, device: torch.device | str) -> "Encoder":
-        """Move the trunk to a device; returns itself."""
-        self.backbone.to(device)
+        """Move the trunk to a device; returns itself.
+
+        Raises:
+            ValueError: If there is no such device.
+        """
+        self.backbone.to(as_device(device))
         return self
 
     @property

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sppnet.config.fields import Count, CountOrNone, Each, OneOf, Within, restore_fields
+from sppnet.errors import count_of
 from sppnet.evaluation.calibration import MatchedScores, ScoreCalibration, match_scores
 from sppnet.evaluation.overlaps import Floats, Mask
 from sppnet.geometry import Detections
@@ -260,9 +261,9 @@ class OperatingPoints:
         scores = f"scores of {low:z.2f} ({first}) to {high:z.2f} ({last})"
         if high == low:
             scores = f"a score of {low:z.2f}"
-        where = f"by detect val on {self.images} photos"
+        where = f"by detect val on {count_of(self.images, 'photo')}"
         if self.source == "training":
-            where = f"on {self.images} photos of the training, held out in turn"
+            where = f"on {count_of(self.images, 'photo')} of the training, held out in turn"
         return f"detections count from {scores}, found {where}"
 
     def expect(self) -> str:

@@ -131,7 +131,7 @@ class Detections(dict[str, Tensor]):
         boxes = self.boxes
         if image_size is not None:
             kind = import_module("torchvision.tv_tensors").BoundingBoxes
-            boxes = kind(boxes, format="XYXY", canvas_size=tuple(image_size))
+            boxes = kind(boxes, format="XYXY", canvas_size=_check_size(image_size))
         return {"boxes": boxes, "scores": self.scores, "labels": self.labels + first_label}
 
     @classmethod
@@ -154,8 +154,9 @@ class Detections(dict[str, Tensor]):
             >>> Detections.from_torchvision(found).count
             0
         """
-        boxes = found["boxes"].detach().cpu().as_subclass(Tensor)
-        scores, labels = (found[name].detach().cpu() for name in ("scores", "labels"))
+        _check_parts(found, "found", ("boxes", "scores", "labels"))
+        parts = [torch.as_tensor(found[name]) for name in ("boxes", "scores", "labels")]
+        boxes, scores, labels = (each.detach().cpu().as_subclass(Tensor) for each in parts)
         return cls(boxes, scores, labels - first_label)
 
     def to_coco(
@@ -219,6 +220,9 @@ class Detections(dict[str, Tensor]):
         label_of = {} if category_ids is None else {c: n for n, c in enumerate(category_ids)}
         labels = []
         for row, entry in enumerate(listed):
+            _check_parts(entry, f"entries[{row}]", ("category_id", "bbox", "score"))
+            if len(entry["bbox"]) != 4:
+                raise ValueError(f"bbox must be four numbers, got {entry['bbox']} in row {row}")
             category = entry["category_id"]
             if category_ids is not None and category not in label_of:
                 raise ValueError(
@@ -283,6 +287,8 @@ class Detections(dict[str, Tensor]):
             >>> Detections.from_supervision(Detections.empty().to_supervision()).count
             0
         """
+        if not hasattr(found, "class_id"):
+            raise TypeError(f"found must be supervision's Detections, got {type(found).__name__}")
         if found.class_id is None and len(found.xyxy):
             raise TypeError("class_id must be given for every detection, got None")
         boxes = torch.as_tensor(found.xyxy).to(torch.float32).reshape(-1, 4)
@@ -338,6 +344,8 @@ class Detections(dict[str, Tensor]):
             0
         """
         needed = ["label", "score", "x1", "y1", "x2", "y2"]
+        if not hasattr(table, "columns"):
+            raise TypeError(f"table must be a DataFrame, got {type(table).__name__}")
         if missing := [name for name in needed if name not in table.columns]:
             raise ValueError(f"table must have the columns {', '.join(needed)}, lacks {missing}")
         numbers = torch.tensor(table[needed[1:]].to_numpy(dtype="float64").copy())
@@ -442,6 +450,14 @@ def _require(package: str) -> Any:
         raise MissingPackageError(f"this needs {package}: pip install {package}") from error
 
 
+def _check_parts(given: Any, name: str, needed: Sequence[str]) -> None:
+    """Refuse what is no dict, or lacks an entry."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict, got {type(given).__name__}")
+    if missing := [key for key in needed if key not in given]:
+        raise ValueError(f"{name} must have {', '.join(needed)}, lacks {', '.join(missing)}")
+
+
 def _check_labels(labels: Tensor, values: Sequence[Any], name: str) -> None:
     """Refuse labels that have no name or no id."""
     rule = f"{name} must have an entry for every label (0..{len(values) - 1})"
@@ -449,6 +465,8 @@ def _check_labels(labels: Tensor, values: Sequence[Any], name: str) -> None:
 
 
 def _check_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    if isinstance(image_size, str) or not isinstance(image_size, Sequence) or len(image_size) != 2:
+        raise ValueError(f"image_size must be (height, width), got {image_size!r}")
     height, width = image_size
     if height < 1 or width < 1:
         raise ValueError(f"image_size must be 1 or more on both sides, got {image_size}")

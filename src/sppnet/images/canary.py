@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppnet.errors import count_of
+
 SIZE_HW = (192, 256)
 MOST_ANSWERS = 512  # numbers that are kept of a tensor
 DIGITS = 7  # of float32 that are written down
@@ -62,7 +64,8 @@ def as_answers(*values: Tensor) -> dict[str, Any]:
         [0.3333333, 2.0]
     """
     kept = [v for each in values for v in each.flatten()[:MOST_ANSWERS].tolist()]
-    machine = f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    threads = count_of(torch.get_num_threads(), "thread")
+    machine = f"{platform.machine()}, torch {torch.__version__}, {threads}"
     return {"numbers": [float(f"{v:.{DIGITS}g}") for v in kept], "machine": machine}
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 
-from sppnet.errors import InputError, NothingUsableError, Problem, UnusableFileError, printable
+from sppnet.errors import (
+    InputError,
+    NothingUsableError,
+    Problem,
+    UnusableFileError,
+    count_of,
+    printable,
+)
 from sppnet.images.dataset import DetectionDataset, LabelledImage
 from sppnet.images.decode import load_compact, read_image_size
 from sppnet.images.listing import has_image_suffix
@@ -188,7 +195,8 @@ def _unlisted(
         lone = [path for path in sorted(folder.iterdir()) if has_image_suffix(path)]
         lone = [path for path in lone if path not in known]
         if lone:
-            rule = f"{len(lone)} images are in no annotation file, such as {lone[0].name!r}"
+            rule = count_of(len(lone), "image is", "images are")
+            rule = f"{rule} in no annotation file, such as {lone[0].name!r}"
             notes.append(Problem(str(folder), rule, "W_DATA", None, "not used"))
     return notes
 
@@ -324,8 +332,8 @@ def give_hints(
     hints = []
     empty = counts["images without boxes"]
     if empty:
-        have = "image has" if empty == 1 else "images have"
-        hints.append(f"{empty} {have} no boxes: used as negatives")
+        have = count_of(empty, "image has", "images have")
+        hints.append(f"{have} no boxes: used as negatives")
     if not by_split:
         hints.append("there are no splits: hold some images back, or the score is that of training")
     hints += _class_hints(names, by_split)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-from sppnet.errors import Problem, UsageError
+from sppnet.errors import Problem, UsageError, count_of
 from sppnet.images.formats import HEIF_MODULE
 
 IMAGE_SUFFIXES = frozenset(
@@ -70,7 +70,8 @@ class Listing:
     @property
     def own_words(self) -> str:
         """What to say about pictures of our own; empty if there are none."""
-        return f"left out {self.own} pictures that detect predict drew" if self.own else ""
+        words = f"left out {count_of(self.own, 'picture')} that detect predict drew"
+        return words if self.own else ""
 
 
 def has_image_suffix(path: str | Path) -> bool:

@@ -4,8 +4,9 @@ A file of its own: what a frame is, and what may be opened, is the same for ever
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob, has_magic
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sppnet.errors import InputError, OutputError
+from sppnet.errors import InputError, OutputError, as_path
 from sppnet.images.transforms import array_to_tensor
 from sppnet.storage.temp_files import temporary_path
 
@@ -48,6 +49,27 @@ def is_video(source: str | Path | int) -> bool:
     return isinstance(source, int) or Path(source).suffix.lower() in VIDEO_ENDINGS
 
 
+def find_videos(sources: Sequence[str | Path]) -> list[Path]:
+    """Find the videos that names and patterns mean.
+
+    Args:
+        sources: Files, or patterns such as ``cam1/*.mp4``; a name that exists is never a pattern.
+
+    Returns:
+        Their paths, each once; a name that fits nothing stays as it is.
+
+    Example:
+        >>> [path.name for path in find_videos(["no/such.mp4"])]
+        ['such.mp4']
+    """
+    found: list[str] = []
+    for source in map(str, sources):
+        is_pattern = has_magic(source) and not Path(source).exists()
+        fits = sorted(glob(source, recursive=True)) if is_pattern else []  # noqa: PTH207
+        found += fits or [source]
+    return [Path(name) for name in dict.fromkeys(found)]
+
+
 def read_frames(source: str | Path | int, *, every: int = 1) -> Iterator[VideoFrame]:
     """Read a video or a camera frame by frame; one frame is in memory at a time.
 
@@ -67,6 +89,8 @@ def read_frames(source: str | Path | int, *, every: int = 1) -> Iterator[VideoFr
         Traceback (most recent call last):
         sppnet.errors.InputError: 'nothing.mp4': there is no such file (E_INPUT)
     """
+    if not hasattr(every, "__index__"):
+        raise TypeError(f"every must be a whole number, got {every!r}")
     if every < 1:
         raise ValueError(f"every must be 1 or more, got {every}")
     capture, name = _open(source)
@@ -79,11 +103,13 @@ def read_frames(source: str | Path | int, *, every: int = 1) -> Iterator[VideoFr
 def _open(source: str | Path | int) -> tuple[Any, Path | None]:
     import cv2
 
-    if isinstance(source, int):
+    if isinstance(source, int) and not isinstance(source, bool):
+        if source < 0:
+            raise ValueError(f"source must be a path or a camera from 0 on, got {source}")
         capture, path = cv2.VideoCapture(source), None
         rule = f"camera {source} cannot be opened"
     else:
-        path = Path(source)
+        path = as_path(source, "source")
         if not path.is_file():  # OpenCV would take an address in the network, too
             raise InputError("there is no such file", path=path)
         capture, rule = cv2.VideoCapture(str(path)), "this is no video that can be decoded"
@@ -134,6 +160,8 @@ def frame_rate(source: Any) -> float:
 class VideoWriter:
     """Writes an MP4 video; the file has its name once it is complete.
 
+    The codec takes even sides: of an odd one the last row or column is left out.
+
     Args:
         path: The file, ending in ``.mp4``.
         rate: Frames a second.
@@ -147,7 +175,8 @@ class VideoWriter:
         [(3, 32, 48)]
     """
 
-    def __init__(self, path: Path, rate: float) -> None:
+    def __init__(self, path: str | Path, rate: float) -> None:
+        path = as_path(path, "path")
         self._path, self._rate = path, rate
         # OpenCV chooses the container by the ending
         unfinished = temporary_path(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from sppnet.errors import NothingUsableError, SppnetError, UsageError, failure_text
+from sppnet.errors import NothingUsableError, SppnetError, UsageError, as_path, failure_text
 from sppnet.images.listing import count_shared_ending, list_images, path_parts
 from sppnet.storage.label_store import STORE_FOLDER, LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, LabelBox, PhotoLabels
@@ -32,7 +32,7 @@ def list_photos(folder: str | Path) -> tuple[str, ...]:
         >>> list_photos("no/such/folder")
         ()
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     paths = list_images([folder]).paths
     names = (path.relative_to(folder).as_posix() for path in paths if path.is_relative_to(folder))
     return tuple(name for name in names if _is_text(name))
@@ -55,9 +55,10 @@ def open_store(
         UnusableFileError: If the store is damaged.
         OutputError: If it cannot be made.
     """
-    folder = Path(folder)
+    folder = as_path(folder, "folder")
     if not (photos or list_photos(folder)):
-        raise NothingUsableError("holds no photo to label", path=folder)
+        words = "holds no photo to label" if folder.is_dir() else "there is no such folder"
+        raise NothingUsableError(words, path=folder)
     kept = LabelStore(folder / STORE_FOLDER if store is None else Path(store), folder)
     before = kept.fact("task")
     if not before:

@@ -80,7 +80,7 @@ def cut_boxes(
         raise ValueError(f"boxes must be (K, 4), got {tuple(rows.shape)}")
     rows = rows.reshape(-1, 4)
     if len(rows) != len(labels):
-        raise ValueError(f"labels must be one for each of {len(rows)} boxes, got {len(labels)}")
+        raise ValueError(f"labels must be one for each box, {len(rows)}, got {len(labels)}")
     height, width = size_hw
     limits = torch.tensor([width, height, width, height], dtype=torch.float64)
     cut = rows.clamp(min=0).minimum(limits)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sppnet.errors import count_of
 from sppnet.evaluation import evaluate_detections
 from sppnet.evaluation.calibration import match_scores
 from sppnet.evaluation.operating_point import OperatingPoints, reaches
@@ -52,9 +53,10 @@ class Expectation:
     ap_per_class: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        photos = count_of(self.photos, "photo")
         return (
             f"expected of the next photo: finds {self.recall:.0%} (±{100 * self.recall_spread:.0f}"
-            f"), {10 * self.precision:.0f} of 10 right (on {self.photos} photos, held out in turn)"
+            f"), {10 * self.precision:.0f} of 10 right (on {photos}, held out in turn)"
         )
 
 

@@ -20,7 +20,7 @@ from sppnet.classification import (
 from sppnet.detection import EncodedImage, Encoder
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.errors import Problem, UsageError
+from sppnet.errors import Problem, UsageError, count_of
 from sppnet.images import (
     LabelledImage,
     find_layout,
@@ -339,9 +339,9 @@ def open_detection_images(resources: Resources) -> DetectionImages | str:
         return f"{resources.missing_data(VOC07)}; or name any detection data set"
     train, test, names, problems = _divide(root, resources.seed)
     train, test = (_draw(part, resources.limit, resources.seed) for part in (train, test))
-    parts = [] if root != resources.data else [f"{root.name}: {_count(len(names), 'class', 'es')}"]
+    parts = [] if root != resources.data else [f"{root.name}: {count_of(len(names), 'class')}"]
     if (len(train), len(test)) != VOC07_IMAGES:
-        parts.append(f"{len(train):,} images to learn from, {len(test):,} to score")
+        parts.append(f"{count_of(len(train), 'image')} to learn from, {len(test):,} to score")
     return DetectionImages(tuple(train), tuple(test), names, problems, "; ".join(parts))
 
 
@@ -391,8 +391,3 @@ def _divide(
 def _draw(items: Sequence[T], limit: int | None, seed: int) -> list[T]:
     """Keep at most ``limit`` items, drawn with a seed, in their order; None keeps all."""
     return [items[index] for index in draw_sample(len(items), limit, seed).tolist()]
-
-
-def _count(number: int, word: str, ending: str) -> str:
-    """Write a number and its noun."""
-    return f"{number} {word}{'' if number == 1 else ending}"

@@ -14,7 +14,7 @@ from torch import Tensor
 from sppnet.detection import DetectionConfig, Encoder, propose
 from sppnet.detection.heads.region_head import RegionHead
 from sppnet.detection.rcnn import RcnnEncoder
-from sppnet.errors import InputError, Problem
+from sppnet.errors import InputError, Problem, count_of
 from sppnet.images import load_image
 from sppnet.paper.detection_setup import (
     Method,
@@ -163,7 +163,7 @@ def describe_timing(photos: Sequence[Photo], share: float, device: torch.device)
     proposals = mean(len(photo.proposals) for photo in photos)
     parts = [
         describe_machine(device),
-        f"{len(photos)} images, {proposals:.0f} proposals each",
+        f"{count_of(len(photos), 'image')}, {proposals:.0f} proposals each",
         PARTS,
     ]
     if share < 1:

@@ -31,7 +31,7 @@ from sppnet.classification import (
 )
 from sppnet.classification.train.config import Augmentation
 from sppnet.classification.views import BASE_SIDE
-from sppnet.errors import Problem
+from sppnet.errors import Problem, count_of
 from sppnet.images import ClassificationDataset
 from sppnet.paper.printed import (
     CLAIM_SIZES,
@@ -354,9 +354,10 @@ def measure_sizes(resources: Resources, track: Track) -> Findings:
             yield from problems
             found.append(100 * (1 - figures["top1"]))
     trunk = f"{resources.backbone}, weights {resources.weights}" if resources.backbone else ""
+    classes = count_of(len(learnt.names), "class")
     parts = [
         trunk or f"{SMALL_TRUNK} from random weights",
-        f"{len(learnt):,} images of {len(learnt.names)} classes to learn from, {images:,} to score",
+        f"{count_of(len(learnt), 'image')} of {classes} to learn from, {images:,} to score",
         f"whole images at {plan.whole_side}",
         training_differs(ModelSpec("ZF-5", "multi"), training),
     ]
@@ -433,8 +434,7 @@ def training_differs(spec: ModelSpec, training: NetworkTrainingConfig) -> str:
         ['2 epochs instead of 70', 'batch 16']
     """
     epochs, usual = epochs_of(spec, training), PAPER_EPOCHS.get(spec.network, OTHER_EPOCHS)
-    word = "epoch" if epochs == 1 else "epochs"
-    parts = [f"{epochs} {word} instead of {usual}" if epochs != usual else ""]
+    parts = [f"{count_of(epochs, 'epoch')} instead of {usual}" if epochs != usual else ""]
     sizes = training.sizes if spec.kind == "multi" else (max(training.sizes),)
     paper = PAPER_TRAINING.sizes if spec.kind == "multi" else (max(PAPER_TRAINING.sizes),)
     wrong = {
@@ -480,12 +480,13 @@ def what_differs(classifier: Classifier, root: Path, images: int) -> str:
     """Say what is not as in the paper."""
     parts = []
     if len(classifier.names) != IMAGENET_CLASSES:
-        parts.append(f"{root.name}: {len(classifier.names)} classes instead of ImageNet's 1000")
+        classes = count_of(len(classifier.names), "class")
+        parts.append(f"{root.name}: {classes} instead of ImageNet's 1000")
     if images != IMAGENET_VAL:
-        parts.append(f"{images:,} images")
+        parts.append(count_of(images, "image"))
     settings = classifier.about.get("settings", {})
     if settings.get("differs"):
         parts.append(settings["differs"])
-    elif settings.get("epochs"):
-        parts.append(f"{settings['epochs']} epochs")
+    elif isinstance(epochs := settings.get("epochs"), int) and epochs:
+        parts.append(count_of(epochs, "epoch"))
     return "; ".join(parts)

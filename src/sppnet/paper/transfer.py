@@ -37,7 +37,7 @@ from sppnet.classification import (
     view_plan,
 )
 from sppnet.classification.views import pool_views
-from sppnet.errors import InputError, Problem
+from sppnet.errors import InputError, Problem, count_of
 from sppnet.images import load_image, read_class_folders
 from sppnet.paper.printed import (
     CLAIM_PYRAMID,
@@ -242,7 +242,7 @@ def what_differs(
     parts = [network.differs] if network.differs else []
     if resources.is_stand_in(place):
         root = resources.find_data(place)
-        parts.append(f"{root.name if root else ''}: {len(data.names)} classes")
+        parts.append(f"{root.name if root else ''}: {count_of(len(data.names), 'class')}")
     if place == CALTECH:
         parts += [data.describe_split()] if resources.splits != SPLITS or parts else []
     parts.append("C chosen on validation images")
@@ -372,7 +372,7 @@ def _claim_parts(resources: Resources) -> tuple[ClassData | str, FrozenNetwork |
 
 def _claim_differs(network: FrozenNetwork, data: ClassData) -> str:
     """Say what is not as in the paper."""
-    seen = f"{len(data.paths):,} images of {len(data.names)} classes"
+    seen = f"{count_of(len(data.paths), 'image')} of {count_of(len(data.names), 'class')}"
     return "; ".join(filter(None, [network.differs, seen, data.describe_split()]))
 
 
@@ -470,7 +470,8 @@ def measure_view_time(resources: Resources, track: Track) -> Findings:
     if not seconds[CUT]:
         yield from leave_out(CLAIM_VIEW_TIME, "no image could be read")
         return
-    differs = [network.differs, describe_machine(resources.device), f"{len(paths)} images"]
+    images = count_of(len(paths), "image")
+    differs = [network.differs, describe_machine(resources.device), images]
     yield from compare(
         CLAIM_VIEW_TIME,
         seconds[CUT],

@@ -31,6 +31,19 @@ def check_mode(mode: str) -> str:
     return mode
 
 
+def check_numbers(**values: object) -> None:
+    """Refuse a text or a list where a number, or None, is meant; names the argument.
+
+    Example:
+        >>> check_numbers(stride="16")
+        Traceback (most recent call last):
+        TypeError: stride must be a number, got '16'
+    """
+    for name, value in values.items():
+        if isinstance(value, Sequence):  # a text is one, too
+            raise TypeError(f"{name} must be a number, got {value!r}")
+
+
 def as_maps(features: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Return feature maps as a list of (N_i, C, H_i, W_i), or say why they cannot be pooled.
 
@@ -114,6 +127,9 @@ def _check_integers(regions: Tensor, name: str) -> None:
 
 def _number_images(regions: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
     """Put the number of the image before the regions of each image."""
+    if not isinstance(regions, Sequence) or isinstance(regions, str):
+        kind = type(regions).__name__
+        raise TypeError(f"regions must be a tensor, or a list of them, got {kind}")
     images, device = sum(each.shape[0] for each in maps), maps[0].device
     if len(regions) != images:
         raise ValueError(f"regions must have one tensor per image ({images}), got {len(regions)}")
@@ -190,6 +206,8 @@ def check_out(out: Tensor, like: Tensor, shape: tuple[int, int]) -> None:
     Example:
         >>> check_out(torch.zeros(3, 50), torch.zeros(1, 1, 2, 2), (3, 50))
     """
+    if not isinstance(out, Tensor):
+        raise TypeError(f"out must be a tensor, got {type(out).__name__}")
     alike = out.dtype == like.dtype and out.device == like.device
     if out.shape != shape or not alike or not out.is_contiguous():
         layout = "contiguous" if out.is_contiguous() else "not contiguous"
@@ -320,6 +338,28 @@ def num_bins(levels: int | Sequence[Level]) -> int:
         (50, 7)
     """
     return sum(rows * columns for rows, columns in map(level_shape, check_pyramid(levels)))
+
+
+def vector_length(channels: int, levels: int | Sequence[Level]) -> int:
+    """Length of the pooled vector of maps with so many channels.
+
+    Args:
+        channels: At least 1.
+        levels: As :func:`check_pyramid` takes them.
+
+    Raises:
+        TypeError: If the channels are no integer, or as :func:`check_pyramid`.
+        ValueError: If there are none, or as :func:`check_pyramid`.
+
+    Example:
+        >>> vector_length(256, (1, 2, 3, 6))
+        12800
+    """
+    if not hasattr(channels, "__index__"):  # numbers of numpy and of torch's tracers have it
+        raise TypeError(f"channels must be an integer, got {channels!r}")
+    if channels < 1:
+        raise ValueError(f"channels must be at least 1, got {channels}")
+    return channels * num_bins(levels)
 
 
 def bin_edges(size: int, n: int) -> list[tuple[int, int]]:

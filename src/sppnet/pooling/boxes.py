@@ -4,7 +4,7 @@ A box becomes a region of cells by the rule of ``geometry/projection.py``, then 
 it. ``multi_scale.py`` does so on the maps of a feature pyramid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from sppnet.pooling.bins import (
     Level,
     as_maps,
     check_mode,
+    check_numbers,
     check_pyramid,
     choose_levels,
     level_shape,
-    num_bins,
+    vector_length,
 )
 from sppnet.pooling.operators import overriders, refuse_scripting
 from sppnet.pooling.regions import pool_regions
@@ -340,12 +341,12 @@ def _sizes_of(size: ImageSize | None, maps: Sequence[Tensor]) -> list[tuple[int,
     """Give each map the size of its images, if sizes were given."""
     if size is None:
         return [None] * len(maps)
-    listed: list[Any] = list(size)
+    listed: list[Any] = list(size) if isinstance(size, Iterable) else []
     of_all = len(listed) == 2 and not any(isinstance(each, Sequence) for each in listed)
     pairs = [tuple(listed)] * len(maps) if of_all else listed
     if len(pairs) != len(maps) or any(len(hw) != 2 for hw in pairs):
         raise ValueError(
-            f"image_size must be (height, width), or one for each of {len(maps)} maps, got {size}"
+            f"image_size must be (height, width), or one for each of {len(maps)} maps, got {size!r}"
         )
     return [(hw[0], hw[1]) for hw in pairs]
 
@@ -359,6 +360,7 @@ def _sides_of(
     offset: float | None,
 ) -> Sides:
     """Say where the cells of a map lie down and across its image."""
+    check_numbers(spatial_scale=spatial_scale, stride=stride, centre=centre, offset=offset)
     if sum(way is not None for way in (spatial_scale, stride, size)) != 1:
         raise ValueError(
             "exactly one of spatial_scale, stride and image_size must be given, got "
@@ -452,6 +454,7 @@ class BoxPool(nn.Module):
     ) -> None:
         super().__init__()
         self.levels = choose_levels(levels, output_sizes)
+        check_numbers(spatial_scale=spatial_scale, stride=stride, centre=centre, offset=offset)
         self.spatial_scale, self.stride, self.centre = spatial_scale, stride, centre
         self.offset = offset
         self.mode = check_mode(mode)
@@ -482,7 +485,7 @@ class BoxPool(nn.Module):
             >>> BoxPool((1, 2), stride=16).out_features(256)
             1280
         """
-        return channels * num_bins(self.levels)
+        return vector_length(channels, self.levels)
 
     __prepare_scriptable__ = refuse_scripting
 

@@ -18,7 +18,7 @@ from sppnet.pooling.bins import (
     check_mode,
     choose_levels,
     level_shape,
-    num_bins,
+    vector_length,
 )
 
 CANONICAL_SCALE, CANONICAL_LEVEL = 224, 4
@@ -105,7 +105,7 @@ class MultiScaleBoxPool(MultiScaleRoIAlign):
             >>> MultiScaleBoxPool(["0"], (1, 2, 3, 6)).out_features(256)
             12800
         """
-        return channels * num_bins(self.levels)
+        return vector_length(channels, self.levels)
 
     def forward(
         self,
@@ -129,6 +129,9 @@ class MultiScaleBoxPool(MultiScaleRoIAlign):
         """
         maps = self._choose_maps(x)
         scales = [_infer_scale(each, image_shapes) for each in maps]
+        for i, each in enumerate(boxes):
+            if not isinstance(each, Tensor):
+                raise TypeError(f"boxes[{i}] must be a tensor, got {type(each).__name__}")
         level_of = self._assign(torch.cat(list(boxes)), scales)
         pooled = [
             self._pool_one(features, boxes, scale, level_of == k)
@@ -142,6 +145,8 @@ class MultiScaleBoxPool(MultiScaleRoIAlign):
         return self._shape(joined[order.argsort()])
 
     def _choose_maps(self, maps: Mapping[str, Tensor]) -> list[Tensor]:
+        if not isinstance(maps, Mapping):
+            raise TypeError(f"maps must be a dict of maps by name, got {type(maps).__name__}")
         missing = [name for name in self.featmap_names if name not in maps]
         if missing:
             raise ValueError(f"maps must have the names {self.featmap_names}, got {list(maps)}")

@@ -15,8 +15,8 @@ from sppnet.pooling.bins import (
     check_mode,
     check_pyramid,
     choose_levels,
-    num_bins,
     sliding_window_bins,
+    vector_length,
 )
 from sppnet.pooling.operators import overriders, pool, split_levels
 
@@ -88,7 +88,10 @@ def spatial_pyramid_pool(
 
 def _valid_rows(sizes_hw: Tensor | Sequence[tuple[int, int]], maps: list[Tensor]) -> Tensor:
     """Regions of the images of a padded batch."""
-    sizes = torch.as_tensor(sizes_hw, device=maps[0].device)
+    try:
+        sizes = torch.as_tensor(sizes_hw, device=maps[0].device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"sizes_hw must be (height, width) of each, got {sizes_hw!r}") from None
     if sizes.is_floating_point() or sizes.dtype == torch.bool:
         raise TypeError(f"sizes_hw must be integers, got {sizes.dtype}")
     if len(maps) > 1 or sizes.shape != (maps[0].shape[0], 2):
@@ -152,7 +155,7 @@ class SpatialPyramidPool(nn.Module):
             >>> SpatialPyramidPool((1, (2, 3))).out_features(256)
             1792
         """
-        return channels * num_bins(self.levels)
+        return vector_length(channels, self.levels)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give torch.jit.script a module that it can read; it stays in the network afterwards."""

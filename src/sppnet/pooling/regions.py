@@ -18,6 +18,7 @@ from sppnet.pooling.bins import (
     check_rows,
     choose_levels,
     num_bins,
+    vector_length,
 )
 from sppnet.pooling.kernels import cpu
 from sppnet.pooling.operators import is_unwatched, overriders, pool, pool_into, split_levels
@@ -86,10 +87,10 @@ def pool_regions(
     rows = as_rows(regions, maps)
     if out is None:
         return pool(maps, rows, levels, check_mode(mode))
+    check_out(out, maps[0], (len(rows), maps[0].shape[1] * num_bins(levels)))
     needs_grad = any(each.requires_grad for each in maps) and torch.is_grad_enabled()
     if needs_grad or out.requires_grad:
         raise ValueError("out must not be given where a gradient is needed")
-    check_out(out, maps[0], (len(rows), maps[0].shape[1] * num_bins(levels)))
     return pool_into(out, maps, rows, levels, check_mode(mode))
 
 
@@ -152,7 +153,7 @@ class RegionPool(nn.Module):
             >>> RegionPool((1, 2)).out_features(256)
             1280
         """
-        return channels * num_bins(self.levels)
+        return vector_length(channels, self.levels)
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give torch.jit.script a module that it can read; it stays in the network afterwards."""
@@ -230,6 +231,8 @@ def score_regions(
     maps, levels = as_maps(batch), check_pyramid(levels)
     rows = as_rows(regions, maps)
     length = maps[0].shape[1] * num_bins(levels)
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights must be a tensor, got {type(weights).__name__}")
     if weights.ndim != 2 or len(weights) != length:
         raise ValueError(f"weights must have shape ({length}, K), got {tuple(weights.shape)}")
     if weights.device != maps[0].device:

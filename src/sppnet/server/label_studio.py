@@ -240,7 +240,7 @@ class StudioDesk:
         if not found:
             raise NotFoundError(f"no photo of the folder is called as the task's {name!r}")
         if len(found) > 1:
-            rule = f"{name!r} fits {len(found)} photos: {found[0]!r}, {found[1]!r}"
+            rule = f"{name!r} fits several photos, such as {found[0]!r} and {found[1]!r}"
             raise BadValueError(f"{rule}; give tasks longer paths, or photos other names")
         return found[0]
 

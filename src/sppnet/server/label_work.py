@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from sppnet.errors import NothingUsableError, OutputError, SppnetError, failure_text
+from sppnet.errors import NothingUsableError, OutputError, SppnetError, count_of, failure_text
 from sppnet.labelling.base import StoppedError
 from sppnet.server.answers import EventHub, hide_folders
 from sppnet.server.board import CURVE, EXPECTED, Board, Withheld
@@ -300,7 +300,7 @@ class LabelWork:
         is_new, self._last_model = state.model != self._last_model, state.model
         key = "learnt" if is_new else "ready"
         words = {
-            "learnt": f"learnt from {state.labelled} photos",
+            "learnt": f"learnt from {count_of(state.labelled, 'photo')}",
             "ready": "suggestions are ready",
         }
         data = {"model": state.model, "changed": words[key], "key": key, "photo": photo,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from sppnet.errors import MissingPackageError
+from sppnet.errors import MissingPackageError, UnusableFileError, count_of
 from sppnet.storage.files import json_text, read_json, write_text
 from sppnet.storage.models import CONFIG, MANIFEST, TENSORS
 
@@ -194,19 +194,26 @@ class HubModel:
 
         Raises:
             MissingPackageError: If it is no folder, and huggingface_hub is not installed.
-            UnusableFileError: If a file is missing, damaged or of another kind.
+            UnusableFileError: If the hub does not give it, or a file is missing, damaged or of
+                another kind.
         """
         load = cast(Any, cls).load
         if Path(name).is_dir():
             return cast(Self, load(name, device))
-        found = _hub().snapshot_download(
-            str(name),
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            allow_patterns=FILES,
-        )
+        hub = _hub()
+        try:
+            found = hub.snapshot_download(
+                str(name),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=FILES,
+            )
+        except (OSError, ValueError) as error:  # its errors of names, networks and rights
+            reason = " ".join(str(error).split())
+            rule = f"is no folder here, and the hub does not give it: {reason}"
+            raise UnusableFileError(rule, path=str(name), code="E_MISSING") from error
         with tempfile.TemporaryDirectory(prefix="sppnet-") as folder:
             for file in FILES:  # there they are links to a common store
                 source = Path(found) / file
@@ -390,7 +397,7 @@ def _page(model: Any, task: str, figures: Mapping[str, float], data: str) -> str
     if task == "object-detection":
         verb, owner = "Finds", "sppnet import Detector"
     lines = [
-        f"# {verb} {len(names)} classes in images of any size",
+        f"# {verb} {count_of(len(names), 'class')} in images of any size",
         "",
         f"Classes: {', '.join(f'`{each}`' for each in names[:MOST_CLASSES])}{more}.",
         "",

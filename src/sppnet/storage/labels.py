@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import UsageError
+from sppnet.errors import UsageError, count_of
 
 UNLABELLED, LABELLED, EMPTY = "unlabelled", "labelled", "empty"
 STATES = (UNLABELLED, LABELLED, EMPTY)
@@ -101,7 +101,7 @@ def check_edit(edit: PhotoLabels) -> None:
         raise ValueError(f"state must be one of {', '.join(STATES)}, got {edit.state!r}")
     if (edit.state == LABELLED) != bool(edit.boxes or edit.names):
         raise ValueError(f"photos are labelled if they have boxes, got {edit.state!r} with "
-                         f"{len(edit.boxes)} boxes")  # fmt: skip
+                         f"{count_of(len(edit.boxes), 'box')}")  # fmt: skip
     for name in edit.names:
         check_name(name)
     for number, box in enumerate(edit.boxes):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from sppnet.errors import OutputError, UnusableFileError
+from sppnet.errors import OutputError, UnusableFileError, as_path
 from sppnet.storage.files import (
     json_text,
     output_error,
@@ -78,7 +78,7 @@ def save_model(
     files = {TENSORS: tensors_to_bytes(tensors), CONFIG: json_text(config).encode()}
     files[MANIFEST] = manifest_text(kind, files, answers).encode()
     try:
-        target = Path(folder).resolve()
+        target = as_path(folder, "path").resolve()
         make_folders(target.parent)
         _check_own(target)
         with _locked(target.parent):
@@ -102,7 +102,7 @@ def load_model(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
         UnusableFileError: If a file is missing, changed, torn, of another kind or version, or holds
             NaN; names file and rule.
     """
-    return _read_present(Path(folder), lambda present: _load(present, kind))
+    return _read_present(as_path(folder, "path"), lambda present: _load(present, kind))
 
 
 def restore_model(

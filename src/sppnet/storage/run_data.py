@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sppnet.errors import UnusableFileError
+from sppnet.errors import UnusableFileError, count_of
 from sppnet.storage.files import read_json, sha256_bytes, sha256_file
 
 UNKNOWN_DATA = "it is not known which data the run learnt from"
@@ -140,7 +140,7 @@ class DataChanges:
 def _sentence(what: str, names: Sequence[str], total: int) -> str:
     """Say how many images changed, and name one."""
     some = f"{names[0]!r}" + (", ..." if len(names) > 1 else "")
-    return f"{len(names)} of {total} images {what} ({some})"
+    return f"{len(names)} of {count_of(total, 'image')} {what} ({some})"
 
 
 def _compare_files(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from sppnet.errors import UnusableFileError, UsageError
+from sppnet.errors import UnusableFileError, UsageError, count_of
 from sppnet.progress import Track, no_tracking, using_threads
 from sppnet.storage import put_under, tensors_under
 from sppnet.training.checkpoints import (
@@ -364,7 +364,7 @@ def _keep_threads(threads: int) -> Iterator[None]:
     """Compute with as many threads as the run began with: other counts give other last bits."""
     before = torch.get_num_threads()
     if threads != before:
-        words = f"{threads} threads, as it began; {before} would give other last bits"
+        words = f"{count_of(threads, 'thread')}, as it began; {before} would give other last bits"
         warnings.warn(f"the training goes on with {words}", stacklevel=3)
     with using_threads(threads):
         yield

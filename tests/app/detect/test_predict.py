@@ -457,6 +457,14 @@ def test_a_video_gives_counts_and_a_drawn_video(
     assert main([*words[:3], str(tmp_path / "text.mp4"), "--out", str(out)]) == 4
     assert main([*words[:4], "a.jpg", "--out", str(out)]) == 2
     assert "videos go without pictures" in capsys.readouterr().err
+    # beside the video itself, what is drawn would take its place
+    before = (tmp_path / "walk.mp4").read_bytes()
+    assert main([*words, str(tmp_path)]) == 2
+    assert "would put what is drawn over it" in capsys.readouterr().err
+    assert (tmp_path / "walk.mp4").read_bytes() == before
+    pattern = str(tmp_path / "w*.mp4")
+    assert main([*words[:3], pattern, "--out", str(out), "--every", "3", "--dry-run"]) == 0
+    assert "would look at one of 3 frames of " in capsys.readouterr().out
 
 
 def test_a_second_run_draws_only_what_is_missing_or_other(

@@ -169,7 +169,7 @@ def test_data_that_are_no_good_for_a_claim_do_not_stop_the_others(tmp_path: Path
     (speed,) = (each for each in claims.values() if each["claim"] == CLAIM_SPEED.title)
     assert speed["verdict"] != "left out"  # photos are all it needs
     assert claims[CLAIMS[0].printed.title]["verdict"] == "left out"
-    assert re.search(r"Left out: .*has 1 images", page)
+    assert re.search(r"Left out: .*has 1 image", page)
 
 
 def test_a_second_run_takes_what_is_kept(

@@ -211,7 +211,7 @@ def test_run_goes_on_with_the_threads_that_it_began_with(folder: Path, tmp_path:
             used.append(torch.get_num_threads())
             yield number
 
-    with pytest.warns(UserWarning, match="goes on with 1 threads"):
+    with pytest.warns(UserWarning, match="goes on with 1 thread,"):
         train_network(_network(), images, labels, config, checkpoints=states, track=track)
     assert set(used) == {1}
     assert torch.get_num_threads() == 2

@@ -232,7 +232,7 @@ def test_images_of_a_list_that_are_missing_are_told(tmp_path):
     with (tmp_path / "train.txt").open("a") as file:
         file.write("./images/gone.jpg\n")
     (problem,) = open_detection_dataset(tmp_path, "train").problems
-    assert problem.rule == "lists 1 images that are not there, such as './images/gone.jpg'"
+    assert problem.rule == "lists 1 image that is not there, such as './images/gone.jpg'"
 
 
 @pytest.mark.parametrize("folder", ["2019", "train2017", "all/of/them"])

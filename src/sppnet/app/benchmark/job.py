@@ -47,7 +47,7 @@ from sppnet.app.benchmark.report import (
 from sppnet.app.benchmark.timing import LEVELS, BenchmarkConfig, Call, time_together
 from sppnet.app.console import human_seconds, note, say, say_table
 from sppnet.app.progress import track
-from sppnet.errors import MissingPackageError
+from sppnet.errors import MissingPackageError, count_of
 from sppnet.evaluation.report import stand_alone
 from sppnet.pooling import num_bins, pool_regions
 from sppnet.pooling.kernels.cpu import kernel_name
@@ -259,7 +259,8 @@ class BenchmarkJob:
         say(f"report: {self.out / 'report.html'}")
         unsteady = sum(each.is_unsteady for each in results.comparisons)
         if unsteady:
-            note(f"{unsteady} comparisons are unsteady (~): the machine does something else, too")
+            count = count_of(unsteady, "comparison is", "comparisons are")
+            note(f"{count} unsteady (~): the machine does something else, too")
 
 
 def measure_all(config: BenchmarkConfig) -> Results:

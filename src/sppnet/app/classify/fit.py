@@ -40,7 +40,7 @@ from sppnet.classification import (
 )
 from sppnet.classification.onnx import trunk_of
 from sppnet.classification.transfer.recipe import recipes_of
-from sppnet.errors import NothingUsableError
+from sppnet.errors import NothingUsableError, count_of
 from sppnet.storage import RunFolder, is_model, write_json
 
 FitData = ClassData | VocData
@@ -212,7 +212,8 @@ def _fit(
 def _say_plan(data: FitData, estimate: Estimate) -> None:
     """Print what a dry run is asked for."""
     size = 4 * estimate.length * len(data.paths)
-    say(f"would fit SVMs of {len(data.names)} classes on {len(data.paths)} images")
+    images = count_of(len(data.paths), "image")
+    say(f"would fit SVMs of {count_of(len(data.names), 'class')} on {images}")
     say(f"features of {estimate.length} numbers: {human_bytes(size)} on disk and in memory")
     say(f"about {human_seconds(estimate.seconds)} for the features")
 

@@ -40,7 +40,7 @@ from sppnet.classification import (
     score_predictions,
     scoring_split,
 )
-from sppnet.errors import NothingUsableError, OutputError, Problem, UsageError
+from sppnet.errors import NothingUsableError, OutputError, Problem, UsageError, count_of
 from sppnet.evaluation import (
     ClassificationFigures,
     to_jpeg_bytes,
@@ -365,7 +365,7 @@ def _say_predictions(
         say()
         say_table(["class", "images"], [pair for pair in counts.items() if pair[1]])
     if total > len(records):
-        note(f"{total - len(records)} more images are in the files")
+        note(f"{count_of(total - len(records), 'more image is', 'more images are')} in the files")
 
 
 def _say_plan(
@@ -377,5 +377,6 @@ def _say_plan(
     begin = time.perf_counter()
     predict_files(classifier, sample, view)
     seconds = (time.perf_counter() - begin) / max(1, len(sample)) * len(paths)
-    say(f"would score {len(paths)} images for {len(classifier.names)} classes")
+    images, classes = count_of(len(paths), "image"), count_of(len(classifier.names), "class")
+    say(f"would score {images} for {classes}")
     say(f"about {human_seconds(seconds)}")

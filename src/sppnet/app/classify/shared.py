@@ -18,7 +18,7 @@ from sppnet.app.console import (
     warn,
 )
 from sppnet.app.options import choose_device
-from sppnet.errors import NothingUsableError, Problem, UsageError
+from sppnet.errors import NothingUsableError, Problem, UsageError, count_of
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def open_data(options: RunOptions, split_config: "SplitConfig") -> "ClassData":
     report_problems(data.problems)
     if len(data.names) < 2:
         raise NothingUsableError("a classifier needs two classes at least", path=options.data)
-    images = f"{len(data.paths)} images of {len(data.names)} classes"
+    images = f"{count_of(len(data.paths), 'image')} of {count_of(len(data.names), 'class')}"
     note(f"{images}; figures from {data.describe_split()}")
     return data
 
@@ -92,7 +92,7 @@ def open_fit_data(
         raise UsageError("--train-per-class is for class folders; a VOC set brings its own splits")
     data = open_voc_data(options.data)
     report_problems(data.problems)
-    images = f"{len(data.paths)} images, {len(data.names)} classes"
+    images = f"{count_of(len(data.paths), 'image')}, {count_of(len(data.names), 'class')}"
     note(f"{images}; figures from {data.describe_split()}")
     return data
 
@@ -195,7 +195,9 @@ def say_results(*paths: Path) -> None:
 def finish(problems: Sequence[Problem]) -> None:
     """End the command: 0, or 3 when some inputs failed; their lines were printed before."""
     if problems:
-        note(f"{len(problems)} inputs failed and were left out")
+        note(
+            f"{count_of(len(problems), 'input failed and was', 'inputs failed and were')} left out"
+        )
         raise typer.Exit(3)
 
 

@@ -39,7 +39,7 @@ from sppnet.classification import (
     score_predictions,
     train_network,
 )
-from sppnet.errors import NothingUsableError, Problem
+from sppnet.errors import NothingUsableError, Problem, count_of
 from sppnet.storage import RunFolder, write_json
 from sppnet.storage.files import ensure_output_folder
 from sppnet.training.distributed import local_device
@@ -266,10 +266,10 @@ def _say_plan(
 ) -> None:
     """Print what a dry run is asked for."""
     size = sum(4 * parameter.numel() for parameter in network.parameters())
-    say(
-        f"would train {len(data.names)} classes on {len(splits[0].train)} images, "
-        f"sizes {trainer.sizes}"
-    )
-    say(f"{trainer.epochs} epochs, {len(splits)} splits, {len(splits[0].test)} images to score on")
+    learnt, scored = (count_of(len(part), "image") for part in (splits[0].train, splits[0].test))
+    classes = count_of(len(data.names), "class")
+    say(f"would train {classes} on {learnt}, sizes {trainer.sizes}")
+    times = f"{count_of(trainer.epochs, 'epoch')}, {count_of(len(splits), 'split')}"
+    say(f"{times}, {scored} to score on")
     say(f"disk: {human_bytes(5 * size)} for the model and two training states of each split")
     say(f"about {human_seconds(seconds)} of training")

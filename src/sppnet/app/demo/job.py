@@ -26,7 +26,7 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import Plan, Stage, announce, track
 from sppnet.classification import Classifier, View, predict_files, score_predictions
 from sppnet.detection import Detector, InferenceConfig
-from sppnet.errors import UsageError
+from sppnet.errors import UsageError, count_of
 from sppnet.evaluation import (
     best_operating_point,
     evaluate_detections,
@@ -73,11 +73,11 @@ class DemoJob:
         """Say what the demo would do; write nothing."""
         config, seconds = self.config, sum(USUAL_SECONDS.values())
         choose_device(self.device)
-        say(f"would draw {config.scenes} scenes and {config.images_per_class} images of each class")
-        say(f"would train a classifier for {config.epochs} epochs, sizes {_in_turn(config.sizes)}")
-        say(
-            f"would train a detector on {config.train_scenes} scenes, score on {config.test_scenes}"
-        )
+        images = count_of(config.images_per_class, "image")
+        say(f"would draw {count_of(config.scenes, 'scene')} and {images} of each class")
+        epochs, scenes = count_of(config.epochs, "epoch"), count_of(config.train_scenes, "scene")
+        say(f"would train a classifier for {epochs}, sizes {_in_turn(config.sizes)}")
+        say(f"would train a detector on {scenes}, score on {config.test_scenes}")
         say(f"would write 30 MB to {self.out}, ten times that while it runs")
         say(f"about {human_seconds(seconds)} on two cores, without a download")
 

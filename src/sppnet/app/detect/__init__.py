@@ -203,7 +203,7 @@ def predict(
     With --engine ray, OUT/rows holds Parquet files of a row a photo, and nothing is drawn.
     """
     from sppnet.app.detect.predict import PredictionJob, VideoJob
-    from sppnet.images.video import is_video
+    from sppnet.images.video import find_videos, is_video
 
     changed, file = split_inference(inference)
     models = [model, *(combine or [])]
@@ -215,10 +215,11 @@ def predict(
 
         work = Detecting(tuple(models), changed, file, score_threshold)
         return RowJob(work, images, out, workers, run).run(fresh=fresh)
-    videos = [Path(source) for source in images if is_video(source)]
-    if videos:
-        if len(videos) < len(images) or file is not None:
-            raise UsageError("videos go without pictures and without a file of proposals")
+    if any(map(is_video, images)):
+        if not all(map(is_video, images)) or file is not None or show_above is not None:
+            words = "videos go without pictures, a file of proposals and --show-above"
+            raise UsageError(words)
+        videos = find_videos(images)
         watching = VideoJob(models, videos, out, run.device, changed, score_threshold, every)
         return watching.explain() if run.dry_run else watching.run()
     job = PredictionJob(models, images, out, run.device, changed, file, score_threshold, show_above)

@@ -24,7 +24,7 @@ from sppnet.app.options import choose_device
 from sppnet.app.progress import track
 from sppnet.detection.combined import AnyDetector, load_detectors
 from sppnet.detection.watch import usual_thresholds, watch_frames
-from sppnet.errors import InputError, UsageError
+from sppnet.errors import InputError, UsageError, count_of
 from sppnet.evaluation import (
     draw_detections,
     to_jpeg_bytes,
@@ -97,13 +97,17 @@ class VideoJob:
         open_detectors(self.models, self.device, self.overrides)
         for video in self.videos:
             rate = frame_rate(video)
-            say(f"would look at one of {self.every} frames of {video}, {rate:g} a second")
+            some = "every frame" if self.every == 1 else f"one of {self.every} frames"
+            say(f"would look at {some} of {video}, {rate:g} a second")
 
     def run(self) -> None:
         """Write, for each video, a table of counts, one of detections, and a video of both."""
         stems = [video.stem for video in self.videos]
         if len(set(stems)) < len(stems):
             raise UsageError("videos of one name need calls of their own, each with its --out")
+        for video in self.videos:
+            if (self.out / f"{video.stem}.mp4").resolve() == video.resolve():
+                raise UsageError(f"--out {self.out} would put what is drawn over it", path=video)
         detector = open_detectors(self.models, self.device, self.overrides)
         ensure_output_folder(self.out)
         tally = Tally(listed=len(self.videos))
@@ -131,7 +135,8 @@ class VideoJob:
         write_table(f"{target}-counts.csv", ["frame", "seconds", *names, "total"], rows)
         write_csv(f"{target}-detections.csv", found, names)
         total = sum(each.count for each in found.values())
-        say(f"{total} detections in {len(found)} frames of {video.name}")
+        frames_of = f"{count_of(len(found), 'frame')} of {video.name}"
+        say(f"{count_of(total, 'detection')} in {frames_of}")
         for ending in (".mp4", "-counts.csv", "-detections.csv"):
             say(f"wrote {target}{ending}")
 
@@ -168,7 +173,8 @@ class PredictionJob:
         detector = open_detectors(self.models, self.device, self.overrides)
         listing = list_images(self.sources, self.out)
         seconds = estimate_seconds(detector, listing.paths)
-        say(f"would look at {len(listing.paths)} images in about {human_seconds(seconds)}")
+        images = count_of(len(listing.paths), "image")
+        say(f"would look at {images} in about {human_seconds(seconds)}")
 
     def run(self, *, fresh: bool = False) -> None:
         """Detect, draw and write the results; ends the command with its exit code."""
@@ -333,7 +339,7 @@ class PredictionJob:
             shown_in.update(each.counts.keys())
         rows = [(name, totals[label], shown_in[label]) for label, name in enumerate(names)]
         say_table(["class", "found", "in images"], rows)
-        say(f"{totals.total()} detections in {len(found)} images")
+        say(f"{count_of(totals.total(), 'detection')} in {count_of(len(found), 'image')}")
         for name in ("index.html", "counts.csv", "detections.csv", DETECTIONS):
             say(f"wrote {self.out / name}")
 

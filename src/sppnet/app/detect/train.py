@@ -40,7 +40,7 @@ from sppnet.detection import (
 from sppnet.detection.assign import wants_mirror
 from sppnet.detection.finetune.network import tune_network
 from sppnet.detection.train import FEW_PHOTOS, network_tuning_config
-from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError
+from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, count_of
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
 from sppnet.storage import (
     FeatureCache,
@@ -115,9 +115,8 @@ class TrainingJob:
             cache = FeatureCache(folder)
             stages, share = self._measure(dataset, encoder, self._proposals(), cache)
             map_bytes = share * cache.num_bytes()
-        say(
-            f"would train on {len(dataset)} images, {objects} objects, {len(dataset.names)} classes"
-        )
+        images = f"{count_of(len(dataset), 'image')}, {count_of(objects, 'object')}"
+        say(f"would train on {images}, {count_of(len(dataset.names), 'class')}")
         say(f"would convolve {describe_scales(encoder)}")
         say(self._describe_disk(map_bytes, len(dataset)))
         if self.budget is not None:

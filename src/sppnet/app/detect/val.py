@@ -20,7 +20,7 @@ from sppnet.app.detect.predict import open_detectors
 from sppnet.app.progress import track
 from sppnet.detection.combined import AnyDetector
 from sppnet.detection.detector import keep_operating_points
-from sppnet.errors import InputError, NothingUsableError, OutputError, Problem, UsageError
+from sppnet.errors import InputError, NothingUsableError, OutputError, Problem, UsageError, count_of
 from sppnet.evaluation import (
     DetectionFigures,
     OperatingPoints,
@@ -65,7 +65,7 @@ class ScoringJob:
         """Say what scoring would do; write nothing."""
         detector, dataset = self._open()
         seconds = estimate_seconds(detector, [image.path for image in dataset.images])
-        say(f"would score {len(dataset)} images in about {human_seconds(seconds)}")
+        say(f"would score {count_of(len(dataset), 'image')} in about {human_seconds(seconds)}")
         report_problems(dataset.problems)
 
     def run(self, *, fresh: bool = False) -> int:

@@ -24,7 +24,7 @@ from sppnet.app.options import (
 )
 from sppnet.app.progress import track
 from sppnet.app.settings import with_group
-from sppnet.errors import UsageError
+from sppnet.errors import UsageError, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +118,7 @@ class RowJob:
         for problem in photos.problems:
             tally.add_failed(problem)
         if photos.own:
-            note(f"left out {photos.own} pictures that detect predict drew")
+            note(f"left out {count_of(photos.own, 'picture')} that detect predict drew")
         begin = time.monotonic()
         with ParquetRows(self.out, look, fresh=fresh) as store:
             finished = store.finished()
@@ -131,7 +131,7 @@ class RowJob:
             seconds = time.monotonic() - begin
             write_json(self.out / "rows.json", summary_of(store, seconds, workers))
             _say_names(store)
-        say(f"{len(missing)} photos in {human_seconds(seconds)}")
+        say(f"{count_of(len(missing), 'photo')} in {human_seconds(seconds)}")
         say(f"wrote {self.out / 'rows'} and {self.out / 'rows.json'}")
         tally.finish()
 
@@ -169,7 +169,8 @@ class RowJob:
         size = look_at(look, sample).nbytes
         one = (time.perf_counter() - begin) / max(1, len(sample))
         size = size * len(paths) // max(1, len(sample))
-        say(f"would look at {len(paths)} photos; {size:,} bytes of rows before they are packed")
+        photos = count_of(len(paths), "photo")
+        say(f"would look at {photos}; {size:,} bytes of rows before they are packed")
         where = f"by {workers.engine}: " if workers.engine != "local" else ""
         say(f"{where}about {human_seconds(one * len(paths))} of one process on this machine")
 

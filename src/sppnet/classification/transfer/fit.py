@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from sppnet.backbones import Backbone, restore_backbone
+from sppnet.backbones import Backbone, as_device, restore_backbone
 from sppnet.classification.classifier import (
     AnyView,
     Classifier,
@@ -114,7 +114,7 @@ class TransferClassifier(ImageClassifier):
 
     def to(self, device: str | torch.device) -> Self:
         """Move all of it and return the classifier."""
-        self.encoder.to(device)
+        self.encoder.to(as_device(device))
         self.head.to(device)
         return self
 

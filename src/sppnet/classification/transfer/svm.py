@@ -4,6 +4,7 @@
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from sppnet.classification.network import build_head
 from sppnet.classification.scoring import one_against_rest
 from sppnet.config.classification import LOSSES
+from sppnet.pooling.bins import check_numbers
 from sppnet.progress import Track, no_tracking
 
 GRAM_ROWS = 8000  # the Gram matrix of so many images takes 512 MB of float64
@@ -163,6 +165,7 @@ class RidgeSums:
     """
 
     def __init__(self, length: int, num_classes: int, largest: float = 1.0) -> None:
+        check_numbers(length=length, num_classes=num_classes, largest=largest)
         if not (1 <= length <= SUM_LENGTH and num_classes >= 1 and largest > 0):
             raise ValueError(
                 f"length must be 1..{SUM_LENGTH}, num_classes and largest above 0, got {length}, "
@@ -173,13 +176,20 @@ class RidgeSums:
         self.by_class = torch.zeros(num_classes, length, dtype=torch.int64)
         self.images = torch.zeros(num_classes, dtype=torch.int64)
 
-    def partial_fit(self, rows: Tensor | np.ndarray, labels: Tensor) -> "RidgeSums":
+    def partial_fit(
+        self, rows: Tensor | np.ndarray, labels: Tensor | np.ndarray | Sequence[int]
+    ) -> "RidgeSums":
         """Add images: (N, D) rows, of a ``numpy.memmap``, too, and (N,) int64 labels 0..K-1.
 
         Raises:
+            TypeError: If labels are no integers.
             ValueError: If shapes do not fit, a number is beyond ``largest`` or not finite, a label
                 is no class, or there are more than 4,194,304 images.
         """
+        rows = rows if isinstance(rows, Tensor) else np.asarray(rows)
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point():
+            raise TypeError(f"labels must be integers, got {labels.dtype}")
         length, num_classes = len(self.products), len(self.images)
         if rows.ndim != 2 or rows.shape[1] != length or labels.shape != rows.shape[:1]:
             shapes = f"{tuple(rows.shape)} and {tuple(labels.shape)}"
@@ -400,8 +410,8 @@ def _check_rows(rows: Tensor, targets: Tensor) -> None:
     """Refuse what would make the solver crash or answer nonsense."""
     if rows.ndim != 2 or targets.shape[:1] != rows.shape[:1] or not len(rows):
         raise ValueError(
-            f"rows must be (N, D) and labels (N,) with N at least 1, got {tuple(rows.shape)} "
-            f"and {len(targets)} labels"
+            "rows must be (N, D) and labels (N,) with N at least 1, got "
+            f"{tuple(rows.shape)} and {tuple(targets.shape)}"
         )
     bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
     if len(bad):

@@ -18,6 +18,7 @@ from sppnet.storage.files import write_text
 MOST_CHOICES = 60  # classes that have a switch, those found most
 MOST_PICTURES = 2000  # that a browser shows well
 ODD = 0.5  # of the labels that look most like one, this share or more has another class
+SAYS_LITTLE = 0.5  # of all labels; if more look like another class, looks do not tell classes
 SHOW, ORDER = "Show", "Order"
 
 
@@ -243,6 +244,11 @@ def write_label_page(
         "A label comes early if those that look most like it have another class, by colour, shape "
         "and size. Within a class, strangers stand out."
     )
+    if sum(odd) > SAYS_LITTLE * sum(totals):
+        hint += (
+            f" Here {sum(odd):,} of {sum(totals):,} do: these classes are not told apart by looks "
+            "alone, or have few labels, so the order says little."
+        )
     if len(labels) < sum(totals):
         hint = f"The first {len(labels):,} of {sum(totals):,} labels are shown. {hint}"
     page.add_section("Labels", paragraph(hint, note=True), gallery(entries, choices, small=True))

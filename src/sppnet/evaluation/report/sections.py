@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
-from sppnet.errors import InputError, Problem
+from sppnet.errors import InputError, Problem, count_of
 from sppnet.evaluation.error_analysis import ImageCounts
 from sppnet.evaluation.report.axes import seconds_text
 from sppnet.evaluation.report.charts import bar_chart, svg_element
@@ -85,7 +85,8 @@ def seen_warnings(seen: int | None, images: int) -> list[str]:
     """
     if seen is None:
         return ["the model does not say which images it was trained on: these may be among them"]
-    words = f"the model was trained on {seen} of these {images} images"
+    these = f"{seen} of these {images} images" if images > 1 else "this image"
+    words = f"the model was trained on {these}"
     return [f"{words}: the figures are too high"] if seen else []
 
 
@@ -150,8 +151,7 @@ def counted(number: int, noun: str) -> str:
         >>> [counted(n, "class").replace("\u00a0", " ") for n in (1, 1200)]
         ['1 class', '1,200 classes']
     """
-    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    return f"{number:,}\u00a0{noun}{ending}"
+    return count_of(number, noun).replace(" ", "\u00a0")
 
 
 def class_bars(values: Mapping[str, float], title: str) -> Markup:
@@ -241,9 +241,7 @@ def _scene(
         (entry.false_positives, "false positive"),
         (entry.false_negatives, "false negative"),
     ]
-    text = ", ".join(
-        f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in note if number
-    )
+    text = ", ".join(count_of(number, noun) for number, noun in note if number)
     return Picture(to_jpeg_bytes(drawn), title, text or "nothing to find")
 
 

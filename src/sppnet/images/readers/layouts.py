@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sppnet.errors import NothingUsableError, UsageError
+from sppnet.errors import NothingUsableError, UsageError, as_path
 from sppnet.images.dataset import DetectionDataset
 from sppnet.images.listing import require_folder, unknown_split
 from sppnet.images.readers.class_folders import list_class_splits
@@ -72,7 +72,7 @@ def open_detection_dataset(
     Source:
         The layouts of PASCAL VOC, COCO and Ultralytics' YOLO; docs/evaluation.md lists the shapes.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     layout = find_layout(root)
     if layout == "voc":
         return read_voc(root, split, names, track=track)
@@ -100,7 +100,7 @@ def find_layout(root: str | Path) -> str | None:
     Raises:
         UsageError: If it does not exist.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     if is_yaml_file(root):
         return "yolo"
     if root.suffix.lower() == ".json" and os.path.isfile(root):  # noqa: PTH113 (never raises)
@@ -131,7 +131,7 @@ def list_splits(root: str | Path) -> list[str]:
     Raises:
         UsageError: If it does not exist.
     """
-    root = Path(root)
+    root = as_path(root, "root")
     layout = find_layout(root)
     if layout == "voc":
         return list_voc_splits(root)

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sppnet.errors import BOX_LEFT_OUT, Findings, InputError, NothingUsableError, UnusableFileError
+from sppnet.errors import (
+    BOX_LEFT_OUT,
+    Findings,
+    InputError,
+    NothingUsableError,
+    UnusableFileError,
+    count_of,
+)
 from sppnet.images.dataset import (
     DetectionDataset,
     LabelledImage,
@@ -40,11 +47,8 @@ from sppnet.progress import Track, no_tracking
 from sppnet.storage.files import read_lines
 
 KNOWN_SPLITS = ("train", "val", "valid", "validation", "test")
-_ALIASES = {
-    "val": ("val", "valid", "validation"),
-    "valid": ("valid", "val", "validation"),
-    "validation": ("validation", "val", "valid"),
-}
+_SAME = ("val", "valid", "validation")
+_ALIASES = {name: (name, *(other for other in _SAME if other != name)) for name in _SAME}
 _NO_LABEL_FILES = {*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt"}
 _MAX_LABEL_BYTES = 10_000_000
 
@@ -192,7 +196,7 @@ def _count_labels(root: Path, places: Sequence["YoloPlace"]) -> str:
     """What there is instead of images."""
     labels = {path for place in places for path in _label_files(place.labels)}
     where = " or ".join(os.path.relpath(place.list_file or place.images, root) for place in places)
-    return f"{len(labels)} label files, no images in {where}"
+    return f"{count_of(len(labels), 'label file')}, no images in {where}"
 
 
 def split_root(root: Path) -> tuple[Path, Path | None]:
@@ -423,7 +427,8 @@ def _listed(root: Path, path: Path, findings: Findings) -> list[Path]:
     found = [image for _, image in pairs if image is not None and has_image_suffix(image)]
     lost = [line for line, image in pairs if image is None]
     if lost:
-        rule = f"lists {len(lost)} images that are not there, such as {lost[0][:60]!r}"
+        gone = count_of(len(lost), "image that is", "images that are")
+        rule = f"lists {gone} not there, such as {lost[0][:60]!r}"
         findings.leave_out(path, rule, "E_UNREADABLE", action="images left out")
     return list(dict.fromkeys(found))
 
