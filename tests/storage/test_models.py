@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage import is_model, load_model, read_kind, restore_model, save_model
-from sppnet.storage.models import manifest_text
+from sppnet.storage import is_model, load_model, models, read_kind, restore_model, save_model
+from sppnet.storage.models import manifest_text, read_answers
 from sppnet.storage.tensors import tensors_to_bytes
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
@@ -284,3 +284,47 @@ def test_a_kill_before_the_old_one_is_removed_keeps_the_new_model(model: Path) -
     save_model(model, "toy", {"index": 2}, {})
     assert index_in(model) == 2
     assert names_in(model.parent) == ["model"]
+
+
+def test_a_file_that_reads_back_differently_is_no_saved_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "read_bytes", lambda _, limit: b"x" * limit)
+    with pytest.raises(OutputError, match="reads back differently") as caught:
+        save_model(model, "toy", {"index": 2}, {})
+    assert caught.value.path.parent == model
+    monkeypatch.undo()
+    assert load_model(model, "toy")[0] == CONFIG
+    assert names_in(model.parent) == ["model"]
+
+
+def test_settings_that_are_no_object_are_refused_although_the_manifest_is_right(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    files = {"model.safetensors": tensors_to_bytes({}), "config.json": b"[]"}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "manifest.json").write_text(manifest_text("toy", files))
+    with pytest.raises(UnusableFileError, match="must hold an object") as caught:
+        load_model(folder, "toy")
+    assert caught.value.path == folder / "config.json"
+
+
+def test_a_part_that_is_refused_is_said_to_be_of_the_folder(model: Path) -> None:
+    def refuse(config: dict, tensors: dict) -> None:
+        raise UnusableFileError("holds NaN", code="E_WEIGHTS_NAN")
+
+    with pytest.raises(UnusableFileError, match="holds NaN") as caught:
+        restore_model(model, "toy", refuse)
+    assert (caught.value.path, caught.value.code) == (model, "E_WEIGHTS_NAN")
+
+
+def test_what_a_model_said_when_it_was_saved_is_read_from_its_manifest(tmp_path: Path) -> None:
+    for name, said in (("with", {"scores": [0.5]}), ("without", None)):
+        save_model(tmp_path / name, "toy", {}, {}, answers=said)
+        assert read_answers(tmp_path / name) == said
+        assert load_model(tmp_path / name, "toy") == ({}, {})
+    with pytest.raises(UnusableFileError):
+        read_answers(tmp_path / "none")
