@@ -348,9 +348,9 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
                 killed.append(draw.choice(server.workers))
                 os.kill(killed[-1], signal.SIGKILL)
                 begin = time.monotonic()
-                time.sleep(0.05)
-                while (
-                    server.figure("sppnet_workers_ready") < count and time.monotonic() < begin + 60
+                while time.monotonic() < begin + 60 and (
+                    server.figure("sppnet_workers_lost") < len(killed)
+                    or server.figure("sppnet_workers_ready") < count
                 ):
                     time.sleep(0.05)
                 healed_after.append(round(time.monotonic() - begin, 2))
@@ -376,12 +376,12 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
         "requests": len(jobs),
         "answers": {f"{way} {status}": count for (way, status), count in sorted(tally.items())},
         "killed": len(killed),
+        "seconds_until_all_workers": max(healed_after),
         "workers_lost": deaths,
         "answers_wrong": wrong,
         "answers_lost": lost,
         "answers_lost_beyond_kills": max(0, lost - len(killed)),
         "right_afterwards_of_8": healed,
-        "seconds_until_all_workers": max(healed_after),
     }
 
 

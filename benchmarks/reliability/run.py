@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = Path(__file__).with_name("figures.json")
 PAGE = ROOT / "docs" / "reliability.md"
 MARKS = ("<!-- the table -->", "<!-- the end of the table -->")
-TAIL = 600
+TAIL, MOST_LETTERS = 600, 280
 # what is no figure of its own: it stands in the JSON that the program wrote
 LONG = (
     "environment",
@@ -125,12 +125,13 @@ def words_of(found: dict[str, Any]) -> str:
         return f"{faults} of {found['inputs']:,} spoilt inputs at fault; {slowest}"
     parts = []
     for name, value in found.items():
-        if name in LONG or value is None:
+        if name in LONG or value is None or value == []:
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number}" for key, number in value.items())
         parts.append(f"{name.replace('_', ' ')}: {value}")
-    return "; ".join(parts)[:260]
+    said = "; ".join(parts)
+    return said if len(said) <= MOST_LETTERS else said[:MOST_LETTERS].rpartition("; ")[0]
 
 
 def verdict_of(bar: Bar, figure: dict[str, Any] | None) -> str:
@@ -196,6 +197,7 @@ def main() -> None:
         found = json.loads(Path(chosen.take[1]).read_text())
         parts = found["things"].values() if "lie" in found else [found]
         wrong = sum(each.get(name, 0) for each in parts for name in ("wrong", *FUZZED, *SERVED))
+        wrong += len(found.get("beyond", ()))
         save(
             chosen.take[0],
             {"figure": words_of(found), "well": not wrong, **about(found.get("seconds"))},
