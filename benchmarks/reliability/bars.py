@@ -161,7 +161,7 @@ BARS = [
     Bar(
         "C1",
         "A training killed at any moment ends with the bits of one that was not",
-        "python benchmarks/kill_training.py --runs 50 --minutes 25",
+        "python benchmarks/kill_training.py --runs 50 --minutes 20",
         slow=True,
     ),
     Bar(
