@@ -375,3 +375,19 @@ def test_a_record_that_cannot_be_written_behind_is_an_error_unless_there_is_anot
         work(well=True)
     with pytest.raises(KeyError):
         work(well=False)
+
+
+def test_records_that_wait_are_written_although_the_work_failed() -> None:
+    slow = SlowCache()
+    release = threading.Timer(0.3, slow.gate.release, [2])
+
+    def work() -> None:
+        with WriteBehind(slow) as later:
+            later.put("a", {})
+            later.put("b", {})
+            release.start()
+            raise KeyError("of the work")
+
+    with pytest.raises(KeyError):
+        work()
+    assert slow.written == ["a", "b"]

@@ -389,3 +389,22 @@ def test_a_store_is_found_in_a_folder_or_beside_its_photos(
     assert find_store(tmp_path) == store.folder
     assert find_store(store.folder) == store.folder
     assert find_store(tmp_path / "none") is None
+
+
+def test_an_edit_of_an_old_revision_is_written_unless_it_is_to_be_checked(
+    store: LabelStore,
+) -> None:
+    store.put("a.jpg", [CAT])
+    store.put("a.jpg", [DOG])
+    old = PhotoLabels("a.jpg", 1, "labelled", (CAT,))
+    with pytest.raises(ConflictError):
+        store.put_all([old], check=True)
+    assert store.put_all([old])[0].revision == 3
+
+
+def test_a_class_cannot_be_given_no_name(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT])
+    for name in ("", " "):
+        with pytest.raises(ValueError, match="must not be empty"):
+            store.rename_class("cat", name)
+    assert store.names() == ("cat",)

@@ -328,3 +328,15 @@ def test_what_a_model_said_when_it_was_saved_is_read_from_its_manifest(tmp_path:
         assert load_model(tmp_path / name, "toy") == ({}, {})
     with pytest.raises(UnusableFileError):
         read_answers(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("manifest.json", 2**24), ("config.json", 2**24), ("model.safetensors", 2**36)],
+)
+def test_files_of_impossible_size_are_not_read(model: Path, name: str, most: int) -> None:
+    with (model / name).open("r+b") as file:
+        file.truncate(most + 1)  # of zeros that take no place on the disk
+    with pytest.raises(UnusableFileError, match=f"the limit is {most} ") as caught:
+        load_model(model, "toy")
+    assert caught.value.code == "E_TOO_LARGE"

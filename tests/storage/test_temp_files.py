@@ -54,6 +54,7 @@ def test_a_process_of_somebody_else_may_be_the_writer(
     assert stale_temp_files(tmp_path) == [path]
 
     def refuse(number: int, signal: int) -> None:
+        assert signal == 0  # any other one would end the writer
         raise PermissionError(f"{number} is somebody else's, {signal}")
 
     monkeypatch.setattr(os, "kill", refuse)

@@ -1,6 +1,5 @@
 """Block ascent reaches the optimum of a slow solver, never goes down, and forgets without harm."""
 
-
 import numpy as np
 import pytest
 import torch
