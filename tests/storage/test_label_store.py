@@ -408,3 +408,10 @@ def test_a_class_cannot_be_given_no_name(store: LabelStore) -> None:
         with pytest.raises(ValueError, match="must not be empty"):
             store.rename_class("cat", name)
     assert store.names() == ("cat",)
+
+
+def test_what_else_is_known_of_a_photo_goes_unless_it_is_to_be_kept(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT], extra={"folder": "x"})
+    edit = PhotoLabels("a.jpg", 1, "labelled", (DOG,), {"depth": 3})
+    assert store.put_all([edit], keep_extra=True)[0].extra == {"folder": "x"}
+    assert store.put_all([edit])[0].extra == {"depth": 3}
