@@ -52,15 +52,16 @@ def test_each_line_of_the_bar_of_overload_is_seen_to_be_broken(change: dict, wan
 
 def test_too_many_requests_are_refused_and_the_server_is_itself_again() -> None:
     found = serve_load.bench_overload(OPTIONS)
-    assert found["statuses_of_requests"].keys() <= {"200", "429"}
+    assert found["statuses_of_requests"].keys() <= {"200", "429", "503"}
     assert found["statuses_of_requests"]["429"] > 20
+    assert "no Retry-After" not in found["beyond"]
     assert found["workers_lost"] == 0
 
 
 def test_requests_before_a_signal_are_answered() -> None:
     found = serve_load.bench_drain(OPTIONS)
     assert found["lost_that_were_sent_before"] == 0
-    assert found["statuses"]["before 200"] >= 5
+    assert found["statuses"]["before 200"] >= 1
 
 
 def test_a_request_that_nobody_hears_is_no_answer() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sppnet.errors import OutputError
 from sppnet.storage import FeatureCache
-from sppnet.storage.cache import WriteBehind
+from sppnet.storage.cache import WriteBehind, _build_record
 from storage_faults import fail_call, failure_of, file_size_limit
 
 KEY = FeatureCache.make_key(image=b"abc", size=688)
@@ -391,3 +391,11 @@ def test_records_that_wait_are_written_although_the_work_failed() -> None:
     with pytest.raises(KeyError):
         work()
     assert slow.written == ["a", "b"]
+
+
+def test_a_record_of_something_else_with_a_right_digest_is_damaged(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, TENSORS)
+    record_path(cache).write_bytes(_build_record(b"no tensors", KEY))
+    assert cache.get(KEY) is None
+    assert cache.damaged == 1

@@ -340,3 +340,20 @@ def test_files_of_impossible_size_are_not_read(model: Path, name: str, most: int
     with pytest.raises(UnusableFileError, match=f"the limit is {most} ") as caught:
         load_model(model, "toy")
     assert caught.value.code == "E_TOO_LARGE"
+
+
+def test_a_manifest_of_a_version_to_come_is_said(model: Path) -> None:
+    content = json.loads((model / "manifest.json").read_text()) | {"version": 99}
+    del content["sha256"]
+    (model / "manifest.json").write_text(models._with_checksum(content))
+    with pytest.raises(UnusableFileError, match="format 99 is unknown; this version reads"):
+        load_model(model, "toy")
+
+
+def test_an_unfinished_save_of_a_dead_process_is_swept_and_nothing_else(model: Path) -> None:
+    for name in ("model", "other"):
+        unfinished = model.parent / f".{name}.tmp-{10**30}-0123abcd"
+        unfinished.mkdir()
+        (unfinished / "config.json").write_text("{}")
+    save_model(model, "toy", {"index": 2}, {})
+    assert names_in(model.parent) == [unfinished.name, "model"]
