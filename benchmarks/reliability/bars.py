@@ -287,8 +287,8 @@ BARS = [
         "the others at once",
         "python benchmarks/serve_load.py overload --minutes 2",
         PARTLY,
-        "3 minutes, and a stub of 5 ms: 1,490 requests a second are more than one process can "
-        "refuse, and 15 % are answered of what could be",
+        "the bar wants 3 minutes and a stub of 5 ms: 1,490 requests a second are more than one "
+        "process can refuse, and 15 % are answered of what could be",
         slow=True,
     ),
     Bar(
