@@ -100,6 +100,12 @@ def test_what_is_read_while_it_is_imported_is_changed_in_the_file() -> None:
     source += "class A:\n    b = 4\n"
     found = {each.old: each.imported for each in mutations.mutations(source) if each.old.isdigit()}
     assert found == {"1": True, "2": False, "3": True, "4": True}
+    seen = mutants.Seen(seconds={"a": 1.0, "b": 2.0}, lines={"near.py": {2: ["a"]}})
+    changed = [each for each in mutations.mutations(source) if each.old == "3"]
+    assert [seen.stages(file, changed[0])[0] for file in ("near.py", "far.py")] == [
+        ["a"],
+        ["a", "b"],
+    ]
 
 
 def test_changed_source_is_the_source_with_one_change() -> None:
