@@ -33,7 +33,7 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
@@ -63,9 +63,11 @@ class Decoder:
 
     def answer(self, name: str, photo: bytes) -> dict[str, Any]:
         """Say how large the photo is."""
-        from sppnet.images.decode import decode_content
+        height, width = 1, len(photo)
+        if self.decodes:
+            from sppnet.images.decode import decode_content
 
-        _, height, width = decode_content(photo, name).shape if self.decodes else (3, 1, len(photo))
+            _, height, width = decode_content(photo, name).shape
         return {"file": name, "width": width, "height": height, "labels": [], "names": [],
                 "scores": []}  # fmt: skip
 
@@ -81,8 +83,8 @@ def open_decoder(decodes: bool) -> Decoder:
     return Decoder(decodes=decodes)
 
 
-def serve_decoder(decodes: bool) -> None:
-    """Serve the model that decodes, until a signal comes."""
+def serve_model(open_model: Callable[..., Any], arguments: Sequence[Any], workers: int = 2) -> None:
+    """Serve a model that is opened so in each worker, until a signal comes."""
     from sppnet.app.console import say
     from sppnet.server.local import LocalServer
     from sppnet.server.serve_app import build_serve_app
@@ -90,7 +92,7 @@ def serve_decoder(decodes: bool) -> None:
     from sppnet.server.workers import PoolLimits, WorkerPool
 
     os.environ["SPPNET_MAX_PIXELS"] = "25000000"
-    pool = WorkerPool(open_decoder, (decodes,), PoolLimits(2, megabytes=1000))
+    pool = WorkerPool(open_model, arguments, PoolLimits(workers, megabytes=1000))
     pool.start()
     app = build_serve_app(pool, Access(), UploadLimits(), lambda: server.port)
     server = LocalServer(app, 0, lambda port: say(f"http://127.0.0.1:{port}/"), pool.drain)
@@ -152,6 +154,8 @@ def serving(*words: str) -> Iterator[Server]:
     finally:
         server.process.terminate()
         server.process.wait(120)
+        if server.process.stdout:
+            server.process.stdout.close()
 
 
 def ask(
@@ -332,9 +336,10 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
         if way == "damaged":
             photo = photo[: draw.randrange(10, len(photo) - 100)]
         jobs.append((way, {"bomb": draw.choice(bombs), "greedy": greedy}.get(way, photo)))
-    killed = []
+    killed, healed_after = [], []
     with serving(*command(options, "--memory", str(options.memory))) as server:
         done: list[int] = []  # numbers of the jobs that are over
+        count = server.figure("sppnet_workers_ready")
 
         def kill() -> None:
             for share in (3, 2):
@@ -342,6 +347,13 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
                     time.sleep(0.02)
                 killed.append(draw.choice(server.workers))
                 os.kill(killed[-1], signal.SIGKILL)
+                begin = time.monotonic()
+                while time.monotonic() < begin + 60 and (
+                    server.figure("sppnet_workers_lost") < len(killed)
+                    or server.figure("sppnet_workers_ready") < count
+                ):
+                    time.sleep(0.05)
+                healed_after.append(round(time.monotonic() - begin, 2))
 
         def do(number: int) -> tuple[int, float, bytes]:
             way, photo = jobs[number]
@@ -364,6 +376,7 @@ def bench_faults(options: argparse.Namespace) -> dict[str, Any]:
         "requests": len(jobs),
         "answers": {f"{way} {status}": count for (way, status), count in sorted(tally.items())},
         "killed": len(killed),
+        "seconds_until_all_workers": max(healed_after),
         "workers_lost": deaths,
         "answers_wrong": wrong,
         "answers_lost": lost,
@@ -504,7 +517,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     options = parser.parse_args()
     if options.what == "decoder":
-        serve_decoder(not options.sleepy)
+        serve_model(open_decoder, (not options.sleepy,))
         return
     from sppnet.storage import write_json
     from sppnet.storage.runs import environment

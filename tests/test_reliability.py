@@ -95,6 +95,19 @@ def test_every_kind_of_change_is_made_and_texts_are_left_alone() -> None:
     ]
 
 
+def test_what_is_read_while_it_is_imported_is_changed_in_the_file() -> None:
+    source = "big = 1\ndef f():\n    return 2\n@script(op)\ndef g():\n    return 3\n"
+    source += "class A:\n    b = 4\n"
+    found = {each.old: each.imported for each in mutations.mutations(source) if each.old.isdigit()}
+    assert found == {"1": True, "2": False, "3": True, "4": True}
+    seen = mutants.Seen(seconds={"a": 1.0, "b": 2.0}, lines={"near.py": {2: ["a"]}})
+    changed = [each for each in mutations.mutations(source) if each.old == "3"]
+    assert [seen.stages(file, changed[0])[0] for file in ("near.py", "far.py")] == [
+        ["a"],
+        ["a", "b"],
+    ]
+
+
 def test_changed_source_is_the_source_with_one_change() -> None:
     source = 'name = "größer"; big = 3 > 2  # so\nnext = 1\n'
     texts = [mutations.mutated(source, each) for each in mutations.mutations(source)]

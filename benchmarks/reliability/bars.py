@@ -143,24 +143,27 @@ BARS = [
     Bar(
         "B3",
         "Tests notice small changes of the code",
-        f"{HERE}/mutants.py geometry --mutants 100 --seed 1",
+        f"{HERE}/mutants.py geometry storage evaluation pooling --mutants 40 --seed 0",
         PARTLY,
-        "the bar is 90 % of all guards; storage, evaluation and pooling are not measured",
+        "the bar is 90 % of all guards; four of the rooms; most that survived are noticed now",
         slow=True,
     ),
     Bar(
         "B4",
         "Branches of storage/ that tests reach",
         "bash -c 'coverage run --branch --source=src/sppnet/storage -m pytest -q tests/storage "
-        "&& coverage report --show-missing'",
+        "src/sppnet/storage && coverage report --show-missing && coverage erase'",
         NOT_MET,
-        "the bar is every branch",
+        "the bar is every branch, also of server/; those of Windows and in processes that are "
+        "killed count as missed",
         slow=True,
     ),
     Bar(
         "C1",
         "A training killed at any moment ends with the bits of one that was not",
-        "python benchmarks/kill_training.py --runs 50",
+        "python benchmarks/kill_training.py --runs 50 --minutes 20",
+        PARTLY,
+        "as many runs as fit into 20 minutes of a busy machine; the bar wants 50",
         slow=True,
     ),
     Bar(
@@ -259,12 +262,35 @@ BARS = [
         "Broken uploads, bombs, killed workers: every other request is right",
         f"python benchmarks/serve.py faults {MODEL}",
         PARTLY,
-        "two kills of 200 requests; healthy again in 5 s is not timed",
+        "two kills of 200 requests; the other worker answers until a new one is there, after 7 s "
+        "on a busy machine",
         slow=True,
     ),
-    Bar("D3", "Time of the server itself", "", NOT_MEASURED, "with a stub and a photo of 100 kB"),
-    Bar("D4", "Times of answers at half of the most load", "", NOT_MEASURED, "not for 10 minutes"),
-    Bar("D5", "Five times more requests than it can answer", "", NOT_MEASURED, "queue: C11"),
+    Bar(
+        "D3",
+        "The server itself takes 3 ms of a request, 10 ms at most of 99 in 100",
+        "python benchmarks/serve_load.py own",
+        PARTLY,
+        "with the client's own time; beside other work two of five runs took more than 10 ms",
+    ),
+    Bar(
+        "D4",
+        "At half of the most load 99 of 100 answers take 3 times the median, 999 of 1,000 6 times",
+        "python benchmarks/serve_load.py half --minutes 6",
+        PARTLY,
+        "the bar wants 10 minutes; a small detector",
+        slow=True,
+    ),
+    Bar(
+        "D5",
+        "Of five times more requests than it can answer it answers as many as ever, and refuses "
+        "the others at once",
+        "python benchmarks/serve_load.py overload --minutes 2",
+        PARTLY,
+        "the bar wants 3 minutes and a stub of 5 ms: 1,490 requests a second are more than one "
+        "process can refuse, and 15 % are answered of what could be",
+        slow=True,
+    ),
     Bar(
         "D6",
         "Clients that drip heads or bodies, or do not read, are let go",
@@ -282,10 +308,9 @@ BARS = [
     ),
     Bar(
         "D8",
-        "SIGTERM lets requests end",
-        "pytest tests/app/test_serve.py -k lets",
-        PARTLY,
-        "once, not 50 times under load",
+        "SIGTERM under load: every request that was sent is answered, the end comes within 10 s",
+        "python benchmarks/serve_load.py drain --rounds 50",
+        slow=True,
     ),
     Bar(
         "D9",
@@ -353,8 +378,7 @@ BARS = [
         "E6",
         "Maps of more than 2^31 cells",
         "pytest -m slow tests/pooling/kernels/test_cpu.py",
-        NOT_MEASURED,
-        "takes more memory than this run was given",
+        MET,
         slow=True,
     ),
     Bar(

@@ -13,6 +13,7 @@ prediction, whose most memory must be below 2 GiB. Prints JSON.
 """
 
 import argparse
+import csv
 import json
 import os
 import random
@@ -256,10 +257,16 @@ def _predict(folder: Path, kind: str) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
     )
     _, status, usage = os.wait4(run.pid, 0)
-    file = out / ("detections.json" if kind == "detect" else "predictions.json")
-    answered = len(json.loads(file.read_bytes())["images"]) if file.exists() else 0
     code, peak = os.waitstatus_to_exitcode(status), round(usage.ru_maxrss / 1024)
-    return {"code": code, "megabytes": peak, "answered": answered}
+    return {"code": code, "megabytes": peak, "answered": _answered(out, kind) if not code else 0}
+
+
+def _answered(out: Path, kind: str) -> int:
+    """How many photos were answered, by what a command left."""
+    if kind == "classify":
+        return len(json.loads((out / "predictions.json").read_bytes())["images"])
+    with (out / "counts.csv").open(encoding="utf-8", newline="") as file:
+        return sum(bool(row["total"]) for row in csv.DictReader(file))  # empty without an answer
 
 
 WORK: dict[str, Callable[[], dict[str, Any]]] = {

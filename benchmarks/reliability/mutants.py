@@ -87,6 +87,8 @@ class Seen:
         lines = self.lines.get(file, {})
         first, last = mutation.lines if not mutation.imported else (0, max(lines, default=0))
         near = {test for line in range(first, last + 1) for test in lines.get(line, ())}
+        if mutation.imported and not near:  # what is read, and run by somebody else: any may see it
+            near = set(self.seconds)
         near &= self.seconds.keys()
         far = (set(self.starters) & self.seconds.keys()) - near
         return [self.ordered(near, Path(file).stem), self.ordered(far)]

@@ -111,7 +111,10 @@ class _Finder(ast.NodeVisitor):
 
     def _scoped(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
         self.scope.append(node.name)
-        before, self.imported = self.imported, self.imported and isinstance(node, ast.ClassDef)
+        # onnxscript reads a function's text as soon as it is there
+        is_read = any(ast.unparse(each).startswith("script(") for each in node.decorator_list)
+        is_class = isinstance(node, ast.ClassDef)
+        before, self.imported = self.imported, is_read or (self.imported and is_class)
         for child in node.body:
             self.visit(child)
         self.imported = before

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = Path(__file__).with_name("figures.json")
 PAGE = ROOT / "docs" / "reliability.md"
 MARKS = ("<!-- the table -->", "<!-- the end of the table -->")
-TAIL = 600
+TAIL, MOST_LETTERS = 600, 280
 # what is no figure of its own: it stands in the JSON that the program wrote
 LONG = (
     "environment",
@@ -125,12 +125,13 @@ def words_of(found: dict[str, Any]) -> str:
         return f"{faults} of {found['inputs']:,} spoilt inputs at fault; {slowest}"
     parts = []
     for name, value in found.items():
-        if name in LONG or value is None:
+        if name in LONG or value is None or value == []:
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{key} {number}" for key, number in value.items())
         parts.append(f"{name.replace('_', ' ')}: {value}")
-    return "; ".join(parts)[:260]
+    said = "; ".join(parts)
+    return said if len(said) <= MOST_LETTERS else said[:MOST_LETTERS].rpartition("; ")[0]
 
 
 def verdict_of(bar: Bar, figure: dict[str, Any] | None) -> str:
@@ -185,7 +186,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="Write the table of the docs.")
     parser.add_argument("--take", nargs=2, metavar=("ID", "FILE"), help="JSON of a program.")
     chosen = parser.parse_args()
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    taken: dict[str, dict[str, Any]] = {}
     known = {bar.id: bar for bar in BARS}
     wanted = [known[name] for name in chosen.ids]
     wanted += [bar for bar in BARS if chosen.quick and bar.command and not bar.slow]
@@ -196,31 +197,26 @@ def main() -> None:
         found = json.loads(Path(chosen.take[1]).read_text())
         parts = found["things"].values() if "lie" in found else [found]
         wrong = sum(each.get(name, 0) for each in parts for name in ("wrong", *FUZZED, *SERVED))
-        figures[chosen.take[0]] = {
-            "figure": words_of(found),
-            "well": not wrong,
-            **about(found.get("seconds")),
-        }
-    for bar in wanted:
-        figures[bar.id] = run(bar)
-        print(
-            bar.id,
-            "well" if figures[bar.id]["well"] else "WRONG",
-            figures[bar.id]["figure"],
-            flush=True,
+        wrong += len(found.get("beyond", ()))
+        save(
+            chosen.take[0],
+            {"figure": words_of(found), "well": not wrong, **about(found.get("seconds"))},
         )
-        save(figures)
-    save(figures)
+    for bar in wanted:
+        figure = taken[bar.id] = run(bar)
+        print(bar.id, "well" if figure["well"] else "WRONG", figure["figure"], flush=True)
+        save(bar.id, figure)
     if chosen.table:
         figures = json.loads(FIGURES.read_text())
         PAGE.write_text(page_with(PAGE.read_text(encoding="utf-8"), figures), encoding="utf-8")
-    sys.exit(1 if any(not figures[bar.id]["well"] for bar in wanted) else 0)
+    sys.exit(1 if any(not figure["well"] for figure in taken.values()) else 0)
 
 
-def save(figures: dict[str, dict[str, Any]]) -> None:
-    """Keep the figures in the order of the bar."""
+def save(name: str, figure: dict[str, Any]) -> None:
+    """Keep the figure of an id, beside those that other runs have kept meanwhile."""
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     order = {bar.id: place for place, bar in enumerate(BARS)}
-    ordered = dict(sorted(figures.items(), key=lambda item: order[item[0]]))
+    ordered = dict(sorted({**figures, name: figure}.items(), key=lambda item: order[item[0]]))
     text = json.dumps(ordered, indent=1) + "\n"
     places = {sys.prefix: "ENVIRONMENT", str(ROOT): "REPOSITORY", str(Path.home()): "HOME"}
     for place, name in places.items():  # of this machine, which are of no use on another

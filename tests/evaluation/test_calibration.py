@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from evaluation_scenes import as_detections, as_images, random_scene
 from sppnet.evaluation import ScoreCalibration, evaluate_detections, match_scores
 from sppnet.evaluation.calibration import (
+    IsotonicCurve,
     cross_calibrate,
     fit_isotonic,
     fit_platt,
@@ -215,3 +216,12 @@ def test_callers_mistakes_are_named() -> None:
         ScoreCalibration().probabilities([0.0], [0])
     with pytest.raises(ValueError, match=r"labels must be 0\.\.0, got 3"):
         ScoreCalibration().fit([0.0], [0], [True], 1).probabilities([0.0], [3])
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [((0, 1), (0.5,)), ((1, 0), (0.1, 0.2)), ((0, 1), (0.2, 0.1))], ids=str
+)
+def test_a_curve_that_falls_or_has_points_without_a_pair_is_refused(x, y) -> None:
+    with pytest.raises(ValueError, match="must rise together"):
+        IsotonicCurve(x, y)
+    assert IsotonicCurve((0.0, 0.0), (0.2, 0.2))(np.array([5.0])).tolist() == [0.2]

@@ -230,6 +230,45 @@ def test_clients_that_hang_up_leave_nothing_behind(server, pool) -> None:
     assert is_served(server)
 
 
+def test_a_connection_too_many_is_refused_and_the_others_go_on(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "MOST_CONNECTIONS", 2)
+    ask = head(server, method="GET", path="/health")
+    with connect(server) as first, connect(server) as second:
+        for line in (first, second):
+            line.sendall(ask)
+            assert read_answer(line)[0] == 200
+        photo = order("fine")
+        for request in (photo_head(server, len(photo)) + photo, ask):
+            with connect(server) as third:
+                third.sendall(request)
+                said = read_all(third)  # until it is closed
+            top, _, body = said.partition(b"\r\n\r\n")
+            assert top.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: 1" in top.lower()
+            assert b"x-content-type-options: nosniff" in top.lower()
+            assert json.loads(body)["error"]["code"] == "E_FULL"
+        for line in (first, second):
+            line.sendall(ask)
+            assert read_answer(line)[0] == 200
+    end = time.monotonic() + SOON
+    while not is_served(server) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert is_served(server)
+
+
+def test_a_request_that_was_on_its_way_when_the_end_came_is_answered(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "LAST_HEAD_SECONDS", 3.0)
+    photo = order("slow")
+    with connect(server) as line:
+        time.sleep(0.2)  # it is accepted
+        server.made.stop()
+        time.sleep(0.5)  # the end has begun
+        with pytest.raises(ConnectionRefusedError), connect(server):
+            pass
+        line.sendall(photo_head(server, len(photo)) + photo)
+        assert read_answer(line)[0] == 200
+
+
 def test_many_requests_on_one_connection(server) -> None:
     with connect(server) as line:
         for number in range(20):

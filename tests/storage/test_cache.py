@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from sppnet.errors import OutputError
 from sppnet.storage import FeatureCache
+from sppnet.storage.cache import WriteBehind, _build_record
 from storage_faults import fail_call, failure_of, file_size_limit
 
 KEY = FeatureCache.make_key(image=b"abc", size=688)
@@ -314,3 +316,86 @@ def test_a_record_that_is_written_again_takes_its_room_once(tmp_path: Path) -> N
     assert cache.get(FeatureCache.make_key(name="a")) is not None
     _put(cache, "abc")
     assert (_held(cache), cache.refused) == ("abc", 0)
+
+
+def test_a_cache_is_removed_but_for_what_is_not_its_own(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "cache")
+    cache.put(KEY, TENSORS)
+    cache.put(FeatureCache.make_key(image=b"abd"), TENSORS)
+    assert cache.num_bytes() == sum(path.stat().st_size for path in cache.folder.glob("*/*.record"))
+    (cache.folder / KEY[:2] / "note").write_text("mine")
+    cache.remove()
+    assert [path.name for path in cache.folder.rglob("*")] == [KEY[:2], "note"]
+    (cache.folder / KEY[:2] / "note").unlink()
+    cache.remove()
+    assert not cache.folder.exists()
+
+
+class SlowCache:
+    """Writes only as it is let to, and fails on request."""
+
+    def __init__(self) -> None:
+        self.gate, self.written = threading.Semaphore(0), []
+
+    def put(self, key: str, tensors: dict) -> None:  # noqa: ARG002
+        assert self.gate.acquire(timeout=30)
+        if key == "bad":
+            raise OutputError("the disk is full")
+        self.written.append(key)
+
+
+def test_records_are_written_behind_and_only_so_many_wait() -> None:
+    slow = SlowCache()
+    with WriteBehind(slow, waiting=2) as later:
+        for key in "ab":
+            later.put(key, {})
+        third = threading.Thread(target=later.put, args=("c", {}))
+        third.start()
+        third.join(0.3)
+        assert third.is_alive()  # two wait already
+        assert slow.written == []
+        slow.gate.release(3)
+        third.join(30)
+        assert not third.is_alive()
+    assert slow.written == ["a", "b", "c"]
+
+
+def test_a_record_that_cannot_be_written_behind_is_an_error_unless_there_is_another() -> None:
+    slow = SlowCache()
+    slow.gate.release(4)
+
+    def work(*, well: bool) -> None:
+        with WriteBehind(slow) as later:
+            later.put("a", {})
+            later.put("bad", {})
+            if not well:
+                raise KeyError("of the work")
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        work(well=True)
+    with pytest.raises(KeyError):
+        work(well=False)
+
+
+def test_records_that_wait_are_written_although_the_work_failed() -> None:
+    slow = SlowCache()
+    release = threading.Timer(0.3, slow.gate.release, [2])
+
+    def work() -> None:
+        with WriteBehind(slow) as later:
+            later.put("a", {})
+            later.put("b", {})
+            release.start()
+            raise KeyError("of the work")
+
+    with pytest.raises(KeyError):
+        work()
+    assert slow.written == ["a", "b"]
+
+
+def test_a_record_of_something_else_with_a_right_digest_is_damaged(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    cache.put(KEY, TENSORS)
+    record_path(cache).write_bytes(_build_record(b"no tensors", KEY))
+    assert cache.get(KEY) is None
+    assert cache.damaged == 1

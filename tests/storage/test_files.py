@@ -23,6 +23,8 @@ from sppnet.storage import (
     write_json,
     write_text,
 )
+from sppnet.storage import files as storage_files
+from sppnet.storage.files import open_regular_file, parse_json, read_capped, read_lines
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
 
@@ -259,3 +261,45 @@ def test_a_message_that_quotes_a_large_name_stays_one_that_is_read() -> None:
     for made in (InputError("a" * 100_000), Problem("a.jpg", "b" * 100_000, "E_X")):
         assert len(str(made)) < 1200
         assert "letters left out" in str(made)
+
+
+def test_a_file_of_names_is_read_in_every_encoding_that_it_may_have(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        path.write_bytes("é b\n\n猫\r\n".encode(encoding))
+        assert read_lines(path) == ["é b", "", "猫"], encoding
+    path.write_bytes("猫".encode("utf-16-be"))  # without the mark it is not known as such
+    assert read_lines(path) != ["猫"]
+    path.write_bytes(b"a\xff\n")
+    assert [os.fsencode(line) for line in read_lines(path)] == [b"a\xff"]
+    path.write_bytes(b"")
+    assert read_lines(path) == []
+    path.write_bytes(b"x" * 101)
+    with pytest.raises(InputError, match="at most 100 bytes, has 101") as caught:
+        read_lines(path, 100)
+    assert caught.value.code == "E_TOO_LARGE"
+    assert len(read_capped(path, 101)) == 101
+
+
+def test_an_input_that_is_no_file_is_said(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "closed").write_bytes(b"x")
+    (tmp_path / "closed").chmod(0)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)  # nobody may pass the folders above
+    cases = {"none": "does not exist", ".": "is a folder", "nul\0": "null", "empty": "is empty",
+             "closed": "cannot be opened: Permission denied"}  # fmt: skip
+    for name, rule in cases.items():
+        with without_root(), pytest.raises(InputError, match=rule) as caught:
+            open_regular_file(name)
+        assert caught.value.code == ("E_EMPTY" if name == "empty" else "E_UNREADABLE")
+
+
+def test_json_of_next_to_nothing_but_lists_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_files, "_HOLLOW_BYTES", 800)
+    hollow, just = b"[" + b"{}," * 300 + b"{}]", b"[" + b'{"a":12},' * 100 + b"0]"
+    with pytest.raises(UnusableFileError, match="302 lists in 904 bytes") as caught:
+        parse_json(hollow, "a.json")
+    assert caught.value.code == "E_TOO_LARGE"
+    assert len(parse_json(just, "a.json")) == 101
+    assert len(parse_json(b"[" + b"{}," * 260 + b"{}]", "a.json")) == 261  # it is small

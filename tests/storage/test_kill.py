@@ -15,6 +15,7 @@ from sppnet.storage import FeatureCache, RunFolder, load_model, save_model
 from sppnet.storage.temp_files import TEMPORARY_NAME
 
 Ask = Callable[[str, Path, float], list[int]]
+ENOUGH = 5  # records, models or stages, so that the kills have met some
 TRIALS = [15, pytest.param(300, marks=pytest.mark.slow)]
 
 
@@ -34,10 +35,17 @@ def ask() -> Iterator[Ask]:
         process.stdin.close()
 
 
-def moments(count: int, longest: float) -> list[float]:
-    """Random times to live, from before the first write to well inside the writing."""
+def moments(count: int, longest: float, written: list[int]) -> Iterator[float]:
+    """Random times to live, from before the first write to well inside the writing.
+
+    Where the machine has other work, longer ones follow until enough was written.
+    """
     generator = random.Random(0)
-    return [generator.uniform(0.002, longest) for _ in range(count)]
+    for _ in range(count):
+        yield generator.uniform(0.002, longest)
+    while len(written) <= ENOUGH and longest < 60:
+        longest *= 2
+        yield generator.uniform(0.002, longest)
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -47,7 +55,7 @@ def unfinished(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("trials", TRIALS)
 def test_cache_keeps_every_acknowledged_record(ask: Ask, tmp_path: Path, trials: int) -> None:
     acknowledged: list[int] = []
-    for seconds in moments(trials, 0.1):
+    for seconds in moments(trials, 0.1, acknowledged):
         acknowledged += ask("records", tmp_path, seconds)
         cache = FeatureCache(tmp_path)
         assert not unfinished(tmp_path)
@@ -61,15 +69,15 @@ def test_cache_keeps_every_acknowledged_record(ask: Ask, tmp_path: Path, trials:
         assert cache.damaged == 0
     cache = FeatureCache(tmp_path)
     assert all(cache.get(FeatureCache.make_key(index=index)) for index in acknowledged)
-    assert len(acknowledged) > 5, "the writers were killed before they wrote anything"
+    assert len(acknowledged) > ENOUGH, "the writers were killed before they wrote anything"
 
 
 @pytest.mark.parametrize("trials", TRIALS)
 def test_model_is_the_old_or_the_new_one(ask: Ask, tmp_path: Path, trials: int) -> None:
-    last, total = -1, 0
-    for seconds in moments(trials, 0.3):
+    last, written = -1, list[int]()
+    for seconds in moments(trials, 0.3, written):
         acknowledged = ask("models", tmp_path, seconds)
-        total += len(acknowledged)
+        written += acknowledged
         last = max([last, *acknowledged])
         try:
             config, tensors = load_model(tmp_path / "model", "toy")
@@ -79,22 +87,22 @@ def test_model_is_the_old_or_the_new_one(ask: Ask, tmp_path: Path, trials: int) 
         assert config["index"] in {last, last + 1}
         assert torch.equal(tensors["w"], torch.full((3000,), float(config["index"])))
         last = config["index"]
-    assert total > 5, "the writers were killed before they wrote anything"
+    assert len(written) > ENOUGH, "the writers were killed before they wrote anything"
     save_model(tmp_path / "model", "toy", {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "leftovers are swept"
 
 
 @pytest.mark.parametrize("trials", TRIALS)
 def test_run_remembers_every_finished_stage(ask: Ask, tmp_path: Path, trials: int) -> None:
-    total = 0
-    for seconds in moments(trials, 0.3):
+    written: list[int] = []
+    for seconds in moments(trials, 0.3, written):
         acknowledged = ask("stages", tmp_path, seconds)
-        total += len(acknowledged)
+        written += acknowledged
         with RunFolder.open(tmp_path, "toy", {"levels": (1, 2)}, seed=3) as run:
             assert all(run.is_done(f"stage {index}") for index in acknowledged)
             assert all(value >= 0 for value in run.seconds().values())
         assert not unfinished(tmp_path)
-    assert total > 5, "the writers were killed before they wrote anything"
+    assert len(written) > ENOUGH, "the writers were killed before they wrote anything"
 
 
 def test_several_processes_share_one_cache(ask: Ask, tmp_path: Path) -> None:

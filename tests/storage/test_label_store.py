@@ -331,3 +331,87 @@ def test_names_of_whole_photos_are_kept_as_boxes_are(store: LabelStore) -> None:
     with pytest.raises(ValueError, match="labelled if they have boxes"):
         again.put("a.jpg", [], names=["cat"], state="empty")
     again.close()
+
+
+def test_classes_that_cannot_be_merged_or_split_are_said(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT, DOG])
+    assert store.class_edit() == 0
+    for call, rule in (
+        (lambda: store.merge_classes("cat", "cat"), "cannot be merged into itself"),
+        (lambda: store.merge_classes("cat", "cow"), "there is no class 'cow'"),
+        (lambda: store.rename_class("cow", "ox"), "there is no class 'cow'"),
+        (lambda: store.split_class("cat"), "no class 'cat' can be split off"),
+    ):
+        with pytest.raises(UsageError, match=rule):
+            call()
+    assert store.class_edit() == 0
+    store.merge_classes("cat", "dog")
+    first = store.class_edit()
+    assert first > 0
+    store.put("b.jpg", [CAT])  # another class of that name
+    with pytest.raises(UsageError, match="no class 'cat' can be split off"):
+        store.split_class("cat")
+    assert store.class_edit() == first
+    assert store.names() == ("dog", "cat")
+
+
+def test_facts_are_kept_together(store: LabelStore) -> None:
+    assert store.fact("a", "nothing") == "nothing"
+    store.put_facts({"a": "1", "b": "2"})
+    store.put_fact("a", "3")
+    again = reopened(store)
+    assert (again.fact("a"), again.fact("b")) == ("3", "2")
+    again.close()
+
+
+def test_a_store_that_was_closed_or_cannot_be_made_is_said(
+    store: LabelStore, tmp_path: Path
+) -> None:
+    store.close()
+    with pytest.raises(UsageError, match="the label store was closed"):
+        store.names()
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be made"):
+        LabelStore(tmp_path / "file" / "store", tmp_path)
+
+
+def test_a_store_of_another_version_is_refused(store: LabelStore, tmp_path: Path) -> None:
+    store._db.execute("PRAGMA user_version = 99")
+    store.close()
+    for photos in (None, tmp_path):
+        with pytest.raises(UnusableFileError, match="is of 99"):
+            LabelStore(store.folder, photos)
+
+
+def test_a_store_is_found_in_a_folder_or_beside_its_photos(
+    store: LabelStore, tmp_path: Path
+) -> None:
+    assert find_store(tmp_path) == store.folder
+    assert find_store(store.folder) == store.folder
+    assert find_store(tmp_path / "none") is None
+
+
+def test_an_edit_of_an_old_revision_is_written_unless_it_is_to_be_checked(
+    store: LabelStore,
+) -> None:
+    store.put("a.jpg", [CAT])
+    store.put("a.jpg", [DOG])
+    old = PhotoLabels("a.jpg", 1, "labelled", (CAT,))
+    with pytest.raises(ConflictError):
+        store.put_all([old], check=True)
+    assert store.put_all([old])[0].revision == 3
+
+
+def test_a_class_cannot_be_given_no_name(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT])
+    for name in ("", " "):
+        with pytest.raises(ValueError, match="must not be empty"):
+            store.rename_class("cat", name)
+    assert store.names() == ("cat",)
+
+
+def test_what_else_is_known_of_a_photo_goes_unless_it_is_to_be_kept(store: LabelStore) -> None:
+    store.put("a.jpg", [CAT], extra={"folder": "x"})
+    edit = PhotoLabels("a.jpg", 1, "labelled", (DOG,), {"depth": 3})
+    assert store.put_all([edit], keep_extra=True)[0].extra == {"folder": "x"}
+    assert store.put_all([edit])[0].extra == {"depth": 3}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage import is_model, load_model, read_kind, restore_model, save_model
-from sppnet.storage.models import manifest_text
+from sppnet.storage import is_model, load_model, models, read_kind, restore_model, save_model
+from sppnet.storage.models import manifest_text, read_answers
 from sppnet.storage.tensors import tensors_to_bytes
 from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
 
@@ -289,3 +289,76 @@ def test_a_kill_before_the_old_one_is_removed_keeps_the_new_model(model: Path) -
     save_model(model, "toy", {"index": 2}, {})
     assert index_in(model) == 2
     assert names_in(model.parent) == ["model"]
+
+
+def test_a_file_that_reads_back_differently_is_no_saved_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "read_bytes", lambda _, limit: b"x" * limit)
+    with pytest.raises(OutputError, match="reads back differently") as caught:
+        save_model(model, "toy", {"index": 2}, {})
+    assert caught.value.path.parent == model
+    monkeypatch.undo()
+    assert load_model(model, "toy")[0] == CONFIG
+    assert names_in(model.parent) == ["model"]
+
+
+def test_settings_that_are_no_object_are_refused_although_the_manifest_is_right(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    files = {"model.safetensors": tensors_to_bytes({}), "config.json": b"[]"}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / "manifest.json").write_text(manifest_text("toy", files))
+    with pytest.raises(UnusableFileError, match="must hold an object") as caught:
+        load_model(folder, "toy")
+    assert caught.value.path == folder / "config.json"
+
+
+def test_a_part_that_is_refused_is_said_to_be_of_the_folder(model: Path) -> None:
+    def refuse(config: dict, tensors: dict) -> None:
+        raise UnusableFileError("holds NaN", code="E_WEIGHTS_NAN")
+
+    with pytest.raises(UnusableFileError, match="holds NaN") as caught:
+        restore_model(model, "toy", refuse)
+    assert (caught.value.path, caught.value.code) == (model, "E_WEIGHTS_NAN")
+
+
+def test_what_a_model_said_when_it_was_saved_is_read_from_its_manifest(tmp_path: Path) -> None:
+    for name, said in (("with", {"scores": [0.5]}), ("without", None)):
+        save_model(tmp_path / name, "toy", {}, {}, answers=said)
+        assert read_answers(tmp_path / name) == said
+        assert load_model(tmp_path / name, "toy") == ({}, {})
+    with pytest.raises(UnusableFileError):
+        read_answers(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("manifest.json", 2**24), ("config.json", 2**24), ("model.safetensors", 2**36)],
+)
+def test_files_of_impossible_size_are_not_read(model: Path, name: str, most: int) -> None:
+    with (model / name).open("r+b") as file:
+        file.truncate(most + 1)  # of zeros that take no place on the disk
+    with pytest.raises(UnusableFileError, match=f"the limit is {most} ") as caught:
+        load_model(model, "toy")
+    assert caught.value.code == "E_TOO_LARGE"
+
+
+def test_a_manifest_of_a_version_to_come_is_said(model: Path) -> None:
+    content = json.loads((model / "manifest.json").read_text()) | {"version": 99}
+    del content["sha256"]
+    (model / "manifest.json").write_text(models._with_checksum(content))
+    with pytest.raises(UnusableFileError, match="format 99 is unknown; this version reads"):
+        load_model(model, "toy")
+
+
+def test_an_unfinished_save_of_a_dead_process_is_swept_and_nothing_else(model: Path) -> None:
+    for name in ("model", "other"):
+        unfinished = model.parent / f".{name}.tmp-{10**30}-0123abcd"
+        unfinished.mkdir()
+        (unfinished / "config.json").write_text("{}")
+    save_model(model, "toy", {"index": 2}, {})
+    assert names_in(model.parent) == [unfinished.name, "model"]

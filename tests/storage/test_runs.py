@@ -11,13 +11,13 @@ import pytest
 
 from sppnet.errors import OutputError, UnusableFileError, UsageError
 from sppnet.storage import RunFolder, Stages
-from sppnet.storage.runs import arguments_without_secrets
+from sppnet.storage.runs import arguments_without_secrets, environment, holds_run_of
 from storage_faults import file_size_limit
 
 CONFIG = {"backbone": "zf5", "levels": (1, 2, 3, 6), "svm": {"c": 0.001}, "data": Path("a")}
 
 
-def begin(path: Path, config: dict = CONFIG, seed: int = 0, **options: bool) -> RunFolder:
+def begin(path: Path, config: dict = CONFIG, seed: int = 0, **options) -> RunFolder:
     return RunFolder.open(path, "detect train", config, seed, **options)
 
 
@@ -226,3 +226,38 @@ def test_full_disk(tmp_path: Path) -> None:
 )
 def test_secrets_are_left_out(arguments: list[str], clean: list[str]) -> None:
     assert arguments_without_secrets(arguments) == clean
+
+
+def test_a_folder_with_a_run_of_another_command_is_refused(tmp_path: Path) -> None:
+    begin(tmp_path / "run").close()
+    assert holds_run_of("detect train", tmp_path / "run", "the demo")
+    assert not holds_run_of("detect train", tmp_path / "none", "the demo")
+    with pytest.raises(UsageError, match="'detect train'; choose another folder for the demo"):
+        holds_run_of("demo", tmp_path / "run", "the demo")
+    (tmp_path / "run" / "run.json").write_text("[]")
+    with pytest.raises(UsageError, match="a run of None"):
+        holds_run_of("demo", tmp_path / "run", "the demo")
+
+
+def test_what_belongs_to_old_data_goes_with_it_or_the_run_does_not_begin(tmp_path: Path) -> None:
+    begin(tmp_path).close()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "a").touch()
+    (tmp_path / "stages.json").mkdir()
+    with pytest.raises(OutputError) as caught:
+        begin(tmp_path, fresh=True, state=["state"])
+    assert caught.value.path == tmp_path / "stages.json"
+    (tmp_path / "stages.json").rmdir()
+    begin(tmp_path, fresh=True, state=["state", "no such state"]).close()
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").touch()  # no folder
+    with pytest.raises(OutputError) as caught:
+        begin(tmp_path, fresh=True, state=["state"])
+    assert caught.value.path == tmp_path / "state"
+
+
+def test_threads_of_a_run_are_those_that_torch_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for asked, threads in (("7", 7), ("x", os.cpu_count()), ("", os.cpu_count())):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        assert environment()["threads"] == threads

@@ -21,7 +21,6 @@ from sppnet.classification import (
     Classifier,
     ImageClassifier,
     TransferClassifier,
-    View,
     load_classifier,
     rank_scores,
 )
@@ -250,7 +249,7 @@ class Naming:
         }
 
         def row(path: str, pixels: Tensor) -> Row:  # noqa: ARG001
-            [scores] = classifier.score_images([View("native").apply(pixels)], chosen)
+            [scores] = classifier.score_images([pixels], chosen)
             return _classes_row(classifier, scores, self.top)
 
         return Look(about, classifier.names, columns, row)
@@ -368,7 +367,7 @@ def features_of(classifier: ImageClassifier, pixels: Tensor) -> Tensor:
         ValueError: If the classifier is of another kind.
     """
     if isinstance(classifier, TransferClassifier):
-        return classifier.encoder.encode([View("native").apply(pixels)])[0]
+        return classifier.encoder.encode([pixels])[0]
     if isinstance(classifier, Classifier):
         network = classifier.network
         return pool_images(network.backbone, network.pool, [classifier.view.apply(pixels)])[0]

@@ -148,12 +148,12 @@ class ImageClassifier(HubModel, ABC):
         images = as_list(images)
         blocks = [torch.empty(0, len(self.names))]
         for start in range(0, len(images), ROWS):
-            part = [to_image(image) for image in images[start : start + ROWS]]
-            blocks.append(self.score_images(part, view))
+            part = images[start : start + ROWS]  # decoded one by one, as each is resized
+            blocks.append(self.score_images((to_image(each, compact=True) for each in part), view))
         return torch.cat(blocks)
 
     @abstractmethod
-    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
+    def score_images(self, images: Iterable[Tensor], view: AnyView = None) -> Tensor:
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
 
     @abstractmethod
@@ -293,7 +293,7 @@ class Classifier(ImageClassifier):
         self.network = network.eval()
         self.view = view
 
-    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
+    def score_images(self, images: Iterable[Tensor], view: AnyView = None) -> Tensor:
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
         wanted = self.resolve_view(view)
         if isinstance(wanted, View):

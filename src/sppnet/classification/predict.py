@@ -111,12 +111,14 @@ def scores_of(classifier: ImageClassifier, view: AnyView) -> ImageFunction:
     }
     if isinstance(classifier, TransferClassifier) and view is None and on_cpu:
         encoder, finish = classifier.encoder, classifier.score_rows
-        return ImageFunction(View("native"), encoder.encode, 1, depends_on, encoder.workers, finish)
+        words = (View("native"), encoder.encode, 1, depends_on, encoder.workers, finish)
+        return ImageFunction(*words, resizes=True)
     return ImageFunction(
         View("native"),
         lambda images: classifier.score_images(images, view),
         1 if on_cpu else ACCELERATOR_IMAGES,
         depends_on,
+        resizes=True,
     )
 
 

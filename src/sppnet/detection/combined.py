@@ -88,7 +88,7 @@ class CombinedDetector:
         return self._predict_one(image)
 
     def _predict_one(self, image: ImageSource) -> Detections:
-        pixels = to_image(image)
+        pixels = to_image(image, compact=True)
         encoded = self.encode(pixels)
         return self.detect(encoded, self.propose(pixels, encoded))
 

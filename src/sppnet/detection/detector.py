@@ -230,7 +230,7 @@ class Detector(HubModel):
     @torch.no_grad()
     def _predict_batch(self, images: Images) -> list[Detections]:
         """Find objects in images that go through the trunk together."""
-        pixels = [to_image(each) for each in images]
+        pixels = [to_image(each, compact=True) for each in images]
         seen = zip(pixels, self._encode_batch(pixels), strict=True)
         found = [self.detect(encoded, self.propose(each, encoded)) for each, encoded in seen]
         points = self.operating_points

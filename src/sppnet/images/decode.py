@@ -204,12 +204,13 @@ def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tupl
     return (width, height) if swaps_sides(orientation) else (height, width)
 
 
-def to_image(source: ImageSource) -> Tensor:
+def to_image(source: ImageSource, *, compact: bool = False) -> Tensor:
     """Make the one image type of this package out of what a caller has.
 
     Args:
         source: A file's path; a Pillow image (its EXIF orientation is applied); a uint8 array
             (H, W, 3) in RGB order; a tensor (3, H, W), uint8 or floating point 0..1.
+        compact: Leave a file of very many pixels in bytes, as :func:`load_image` does.
 
     Returns:
         (3, H, W) float32, RGB, 0..1. A float32 tensor is returned as it is.
@@ -227,7 +228,7 @@ def to_image(source: ImageSource) -> Tensor:
         ValueError: image must have values in 0..1, got 255.0..255.0
     """
     if isinstance(source, str | Path):
-        return load_image(source)
+        return load_image(source, compact=compact)
     if isinstance(source, Image.Image):
         return _pillow_to_tensor(source)
     if isinstance(source, np.ndarray):

@@ -55,7 +55,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "E_UNREADABLE": (422, "the photo is damaged"),
     "E_BUSY": (429, "the queue is full"),
     "E_BUG": (500, "this is a bug of the server"),
-    "E_FULL": (503, "too many bodies arrive at once"),
+    "E_FULL": (503, "too many bodies or connections at once"),
     "E_NOT_READY": (503, "no worker is ready"),
     "E_TIMEOUT": (503, "the photo took longer than it may"),
     "E_WORKER": (503, "the worker that looked at the photo died"),

@@ -85,6 +85,9 @@ class Guard:
         body = _Body(receive, headers, self, self.most_bytes(scope))
         answer = _with_headers(scope, body.finish_before(send))
         refused = self.refuse(scope, headers)
+        if scope.get("state", {}).get(_CROWDED, False):
+            refused = refusal("E_FULL", 1)
+            refused.headers["connection"] = "close"
         try:
             if refused is None:
                 refused = await body.read()
@@ -235,12 +238,22 @@ IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets
 READ_SECONDS = 30.0  # for a client to read what was sent
 
 
+MOST_CONNECTIONS = 512
+_CROWDED = "is_crowded"  # in the state of requests on connections beyond those
+
+
 class PatientProtocol(H11Protocol):
-    """HTTP that waits for so long and no longer: uvicorn's own waits for heads for ever."""
+    """HTTP that waits for so long and no longer: uvicorn's own waits for heads for ever.
+
+    Requests on a connection that is one too many are for the guard to refuse, as it refuses others;
+    uvicorn's own limit would refuse those of all connections then, in a text of its own.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
         super().connection_made(transport)
+        if len(self.connections) > MOST_CONNECTIONS:
+            self.app_state = {**self.app_state, _CROWDED: True}
         self._head: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self._wait_for_head()
@@ -294,7 +307,7 @@ class PatientProtocol(H11Protocol):
 
 ADDRESS = "127.0.0.1"
 GRACE = 5  # seconds for answers that are under way when a signal comes
-MOST_CONNECTIONS = 512
+LAST_HEAD_SECONDS = 0.25  # for heads that are under way then
 
 
 class LocalServer(uvicorn.Server):
@@ -331,7 +344,6 @@ class LocalServer(uvicorn.Server):
                 date_header=False,
                 timeout_graceful_shutdown=grace,
                 timeout_keep_alive=IDLE_SECONDS,
-                limit_concurrency=MOST_CONNECTIONS,
                 lifespan="off",
                 ws="none",
                 proxy_headers=False,
@@ -361,8 +373,14 @@ class LocalServer(uvicorn.Server):
             ready.start()  # it may wait for a browser that waits for us
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Let listeners go first: they would be waited for."""
+        """Let listeners go first: they would be waited for.
+
+        A connection on which nothing has come yet would be closed at once, and its request lost.
+        """
         self._ending()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_HEAD_SECONDS)
         await super().shutdown(sockets)  # type: ignore[arg-type]
 
     def stop(self) -> None:

@@ -38,6 +38,7 @@ from sppnet.server.serve_gate import (
     ServeGuard,
     UploadError,
     UploadLimits,
+    media_type,
     photo_fault,
     split_upload,
 )
@@ -208,9 +209,10 @@ def _add_predict(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: 
         try:
             body = await request.body()
             words = (request.headers, body, limits.photos)
-            is_small = len(body) < SMALL_BODY  # another thread would take longer than the work
+            # other work takes less time than another thread
+            is_long = len(body) >= SMALL_BODY and media_type(request.headers) == MULTIPART
             photos = (
-                split_upload(*words) if is_small else await run_in_threadpool(split_upload, *words)
+                await run_in_threadpool(split_upload, *words) if is_long else split_upload(*words)
             )
             replies = await _ask(request, pool, photos, limits)
         except UploadError as error:

@@ -1,7 +1,5 @@
 """Block ascent reaches the optimum of a slow solver, never goes down, and forgets without harm."""
 
-import gc
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +8,6 @@ from torch import Tensor
 from oracles.support_vectors import descend, hinge_objective
 from sppnet.detection.heads import example_blocks
 from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
-from sppnet.storage.tensors import RowStore
 
 COST = 0.001
 
@@ -180,40 +177,6 @@ def test_a_copy_goes_its_own_way_and_shares_the_features() -> None:
     assert torch.equal(svms.weights, before)
     assert all(np.array_equal(a, b.duals) for a, b in zip(duals, svms.blocks, strict=True))
     assert not torch.equal(other.weights, before)
-
-
-def test_rows_come_back_from_the_places_of_a_store() -> None:
-    store = RowStore(length=3, capacity=BLOCK)
-    rows = torch.randn(3 * BLOCK + 5, 3).half()  # more than fit into one stretch of memory
-    places = store.add(rows)
-    assert torch.equal(store.take(places), rows)
-    order = np.random.default_rng(0).permutation(len(places))
-    assert torch.equal(store.take(places[order]), rows[torch.from_numpy(order)])
-    store.release(places[:BLOCK])
-    again = store.add(rows[:BLOCK].flip(0))
-    assert set(again) == set(places[:BLOCK])
-    assert torch.equal(store.take(again), rows[:BLOCK].flip(0))
-    assert torch.equal(store.take(places[BLOCK:]), rows[BLOCK:])
-
-
-def test_what_one_store_releases_another_that_shares_it_still_reads() -> None:
-    store = RowStore(length=2, capacity=BLOCK)
-    places = store.add(torch.ones(4, 2))
-    other = store.share()
-    store.release(places)
-    store.add(torch.zeros(4, 2))
-    other.release(places[:2])  # not its own to give away
-    own = other.add(torch.full((4, 2), 3.0))
-    assert not set(own) & set(places)
-    other.release(own[:1])
-    assert other.add(torch.full((1, 2), 4.0)).tolist() == own[:1].tolist()
-    other.add(torch.full((1, 2), 3.0))
-    own = own[1:]
-    assert bool((other.take(places) == 1).all())
-    assert bool((other.take(own) == 3).all())
-    del other
-    gc.collect()
-    assert set(places) <= set(store.add(torch.zeros(4, 2)))
 
 
 def test_classes_that_use_few_rows_take_little_memory() -> None:

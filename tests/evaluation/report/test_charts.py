@@ -9,6 +9,8 @@ import pytest
 from html_checks import check_page, drawing, has_class
 from sppnet.evaluation.report.axes import text_width
 from sppnet.evaluation.report.charts import (
+    BAR_HEIGHT,
+    ROW_HEIGHT,
     WIDTH,
     Series,
     bar_chart,
@@ -87,6 +89,16 @@ def test_bar_charts_of_any_number_of_names(names):
     markup = bar_chart(names, np.linspace(0, 1, len(names)), label="<script>")
     check_page(markup)
     assert len(has_class(drawing(markup), "track")) == len(names)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_name_takes_a_row_and_a_bar_for_each_further_series(count):
+    series = {f"series {number}": [1.0, 0.5, 0.2] for number in range(count)}
+    tracks = has_class(drawing(grouped_bar_chart("abc", series, label="x")), "track")
+    tops = sorted(float(each.get("y")) for each in tracks)
+    step = tops[count] - tops[0]
+    assert step == pytest.approx(tops[2 * count] - tops[count])
+    assert step == ROW_HEIGHT + (count - 1) * (BAR_HEIGHT + 3)
 
 
 def test_long_names_end_before_the_bars():

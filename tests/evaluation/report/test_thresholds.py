@@ -15,7 +15,7 @@ from sppnet.evaluation import confuse_detections, find_error_types
 from sppnet.evaluation.error_analysis import ERROR_TYPES, count_by_threshold
 from sppnet.evaluation.report.detection import write_detection_report
 from sppnet.evaluation.report.detection_figures import DetectionFigures
-from sppnet.evaluation.report.thresholds import ThresholdSweep
+from sppnet.evaluation.report.thresholds import ThresholdSweep, _BoxDrawing
 from sppnet.geometry import Detections
 
 NAMES = ["cat", "dog", "cow"]
@@ -59,6 +59,14 @@ def test_too_many_pairs_leave_only_the_matrix_out(monkeypatch):
     part = count_by_threshold(images, detections, NAMES, THRESHOLDS)
     assert part.confusion.shape == (0, 4, 4)
     assert part.kinds.tolist() == whole.kinds.tolist()
+
+
+def test_boxes_lie_where_they_are_in_the_smaller_picture():
+    drawing = _BoxDrawing((50, 40), (0.5, 0.25), ["a"], 0.5)
+    text = str(drawing._box(np.array([10.0, 20.0, 30.0, 60.0]), "tp", 0.9, "0.90"))
+    sides = {name: float(re.search(rf'<rect[^>]* {name}="([^"]+)"', text)[1])
+             for name in ("x", "y", "width", "height")}  # fmt: skip
+    assert sides == {"x": 5, "y": 5, "width": 10, "height": 10}
 
 
 def test_thresholds_are_of_what_the_detections_know():

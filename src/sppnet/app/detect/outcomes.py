@@ -1,9 +1,10 @@
 """What a detector did with images: worked out once, kept on disk, and looked up from then on."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -17,7 +18,13 @@ from sppnet.detection import ExternalProposals
 from sppnet.detection.combined import AnyDetector
 from sppnet.errors import InputError
 from sppnet.geometry import Detections
-from sppnet.images.decode import decode_content, number_of, read_content
+from sppnet.images.decode import (
+    LARGE_PIXELS,
+    decode_content,
+    number_of,
+    read_content,
+    read_stored_size,
+)
 from sppnet.progress import work_ahead
 from sppnet.storage import FeatureCache, sha256_bytes
 from sppnet.storage.tensors import digest_of
@@ -25,6 +32,7 @@ from sppnet.storage.tensors import digest_of
 STAGES = ("decode", "features", "proposals", "windows")
 OUTCOME_VERSION = 3  # raise it whenever the same model finds other things in the same file
 T = TypeVar("T")
+_ONE_LARGE = threading.Lock()  # several large images at a time would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,31 @@ class ReadImage:
         self.seconds = time.perf_counter() - begin
         return decoded
 
+    @contextmanager
+    def held(self) -> Iterator[Tensor]:
+        """Give the pixels; of large images one at a time has them, and lets them go afterwards.
+
+        Raises:
+            InputError: If the file cannot be decoded.
+        """
+        if not self._is_large:
+            yield self.pixels
+            return
+        with _ONE_LARGE:
+            try:
+                yield self.pixels
+            finally:
+                self.__dict__.pop("pixels", None)
+
+    @cached_property
+    def _is_large(self) -> bool:
+        """Whether its header says that it has very many pixels."""
+        try:
+            height, width = read_stored_size(self.path)
+        except InputError:  # nor can it be decoded
+            return False
+        return height * width > LARGE_PIXELS
+
     @cached_property
     def key_part(self) -> str:
         """SHA-256 of the bytes."""
@@ -98,7 +131,15 @@ def detect_image(
     Raises:
         InputError: If the file cannot be decoded.
     """
-    pixels, boxes = image.pixels, None
+    with image.held() as pixels:
+        return _detect_pixels(detector, image, pixels, external)
+
+
+def _detect_pixels(
+    detector: AnyDetector, image: ReadImage, pixels: Tensor, external: ExternalProposals | None
+) -> ImageOutcome:
+    """Run a detector on decoded pixels."""
+    boxes = None
     if external is not None:
         boxes = external.look_up(image.path, (pixels.shape[1], pixels.shape[2]))
     times = [time.perf_counter()]

@@ -297,9 +297,12 @@ class PredictionJob:
             shown = found.select(reaches(found, thresholds))
         else:
             shown = found.select(found.scores >= self.show_above)
-        picture = draw_detections(image.pixels, shown, detector.names)
+        with image.held() as pixels:
+            jpeg = to_jpeg_bytes(
+                draw_detections(pixels, shown, detector.names), OVERLAY_SIDE, comment=mark
+            )
         ensure_output_folder(path.parent)
-        write_bytes(path, to_jpeg_bytes(picture, OVERLAY_SIDE, comment=mark))
+        write_bytes(path, jpeg)
 
     def _write(
         self,

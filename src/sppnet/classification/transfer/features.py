@@ -225,6 +225,7 @@ class FeatureEncoder(nn.Module):
                 "device": device_of(self.backbone).type,
             },
             self.workers,
+            resizes=True,
         )
         return apply_to_files(paths, function, cache=cache, track=track, words="computing features")
 
@@ -342,6 +343,8 @@ class ImageFunction:
             key of the cache.
         workers: Images that are best computed at a time, each by a thread; only for a batch of 1.
         finish: What is made of the computed rows, in the threads of the caller.
+        resizes: Whether ``compute`` resizes: then it gets images as they were decoded, large ones
+            in bytes.
     """
 
     view: View
@@ -350,6 +353,7 @@ class ImageFunction:
     depends_on: Mapping[str, str | int]
     workers: int = 1
     finish: Callable[[Tensor], Tensor] = as_they_are
+    resizes: bool = False
 
 
 def apply_to_files(
@@ -448,7 +452,8 @@ def rows_of_files(
         record = None if cache is None else cache.get(key)
         if record is not None:
             return _Prepared(index, key, digest, record["row"], None)
-        view = function.view.apply(decode_content(data, path))
+        view = decode_content(data, path)
+        view = view if function.resizes else function.view.apply(view)
         if function.workers > 1:
             view = function.compute([view])
         return _Prepared(index, key, digest, None, view)

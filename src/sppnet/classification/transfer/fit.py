@@ -4,7 +4,7 @@ What comes out is a classifier: a network with a linear head, or, where several 
 are pooled, a :class:`TransferClassifier`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
@@ -92,13 +92,15 @@ class TransferClassifier(ImageClassifier):
         self.encoder = encoder.eval()
         self.head = head.eval()
 
-    def score_images(self, images: Sequence[Tensor], view: AnyView = None) -> Tensor:
+    def score_images(self, images: Iterable[Tensor], view: AnyView = None) -> Tensor:
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
         if view is not None:
             raise ValueError(f"view must be None, the recipe has its own, got {view!r}")
-        if not images:
-            return torch.empty(0, len(self.names))
-        return self.score_rows(self.encoder.encode(images))
+        if self.device.type == "cpu":  # each has the same bits alone
+            rows = [self.encoder.encode([image]) for image in images]
+        else:
+            rows = [self.encoder.encode(part) for part in [list(images)] if part]
+        return self.score_rows(torch.cat(rows)) if rows else torch.empty(0, len(self.names))
 
     @torch.inference_mode()
     def score_rows(self, rows: Tensor) -> Tensor:
