@@ -112,7 +112,8 @@ class DetectionConfig:
         (1, 500, 2)
 
     Source:
-        SPP-net, section 4.3, for the recipe ``paper``; docs/results.md for what ``best`` changes.
+        SPP-net, section 4.3, for the recipe ``paper``; docs/results/detection.md for what ``best``
+        changes.
     """
 
     backbone: Annotated[str, Flag("NAME", "Trunk")] = "efficientnet_lite0"
