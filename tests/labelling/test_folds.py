@@ -7,7 +7,13 @@ import torch
 
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
-from sppnet.labelling.folds import Candidate, choose_next, find_doubts, measure_uncertainty
+from sppnet.labelling.folds import (
+    Candidate,
+    choose_next,
+    choose_surest,
+    find_doubts,
+    measure_uncertainty,
+)
 
 
 def found(*rows: tuple[list[float], float, int]) -> Detections:
@@ -67,6 +73,19 @@ def test_open_questions_make_a_photo_uncertain() -> None:
     assert measure_uncertainty(half) == pytest.approx(2.0)
     assert measure_uncertainty(sure) < 0.05
     assert measure_uncertainty(Detections.empty()) == 0
+
+
+def test_the_surest_photos_show_something_and_leave_little_open() -> None:
+    seen = {
+        "open": found((LEFT, 0.6, 0)),
+        "sure": found((LEFT, 0.99, 0), (RIGHT, 0.98, 1)),
+        "nothing seen": found((LEFT, 0.01, 0)),
+        "nearly sure": found((LEFT, 0.9, 0)),
+    }
+    photos = [Candidate.of(photo, each, torch.zeros(1)) for photo, each in seen.items()]
+    assert choose_surest(photos, 9) == ["sure", "nearly sure", "open"]
+    assert choose_surest(photos, 1) == ["sure"]
+    assert choose_surest([Candidate.of("a", None, torch.zeros(1))], 9) == []  # without a model
 
 
 def test_a_wrong_class_is_doubted_and_the_other_is_named() -> None:

@@ -85,6 +85,9 @@ const SIMPLE: Record<Simple, () => void> = {
   next: () => void go(1),
   previous: () => void go(-1),
   best: () => void goBest(),
+  sheet: () => {
+    if (!editing.isClassify()) asked.value = "sheet";
+  },
   nothing: editing.nothingHere,
   undo: () => void editing.travel("undo"),
   redo: () => void editing.travel("redo"),

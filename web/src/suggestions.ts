@@ -46,8 +46,35 @@ export function shown(
   );
 }
 
+/** Those that are accepted together: all that are shown; of two that nearly coincide, the surer one. */
+export function together(
+  offers: readonly Offer[],
+  boxes: readonly NamedBox[],
+  rejected: readonly NamedBox[],
+  threshold: number,
+): Offer[] {
+  const taken: Offer[] = [];
+  for (const offer of shown(offers, boxes, rejected, threshold))
+    if (!taken.some((one) => covers(one, offer, 0.7))) taken.push(offer);
+  return taken;
+}
+
 function covers(label: NamedBox, offer: Offer, other: number): boolean {
   return iou(label.box, offer.box) >= (label.name === offer.name ? SAME : other);
+}
+
+/** What the detector takes a drawn box for: the surest that shows the same, however low the slider is. */
+export function nameAt(offers: readonly Offer[], rejected: readonly NamedBox[], box: Box): string | null {
+  const same = offers.filter(
+    (offer) =>
+      iou(offer.box, box) >= SAME &&
+      !rejected.some((one) => one.name === offer.name && iou(one.box, offer.box) >= SAME),
+  );
+  const surest = same.reduce<Offer | null>(
+    (best, one) => (best && best.confidence >= one.confidence ? best : one),
+    null,
+  );
+  return surest?.name ?? null;
 }
 
 /** The one after `current` in the order of confidence, the first if none is chosen; null if there is none. */

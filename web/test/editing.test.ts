@@ -78,9 +78,33 @@ describe("suggestions", () => {
 describe("boxes", () => {
   it("get the class in use, and another by a key", () => {
     currentClass.value = "ten";
-    editing.addBox(A);
+    editing.addBox([0, 150, 50, 290]);
+    expect(said()[0]?.[0]).toBe("ten");
     editing.useClass("ace");
-    expect(said()).toEqual([["ace", ...A]]);
+    expect(said()[0]?.[0]).toBe("ace");
+  });
+  it("get the class that the detector sees there, also below the slider", () => {
+    currentClass.value = "ten";
+    editing.addBox([5, 5, 100, 100]);
+    expect([said()[0]?.[0], currentClass.value]).toEqual(["ace", "ace"]);
+    editing.addBox([300, 201, 320, 220]);
+    expect(said()[1]?.[0]).toBe("ten");
+    editing.addBox([0, 150, 50, 290]); // nothing is seen there: as the last one
+    expect(said()[2]?.[0]).toBe("ten");
+  });
+  it("get the class that was asked for, once", () => {
+    editing.useClass("ten");
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ten");
+    open.showPhoto(photo(), null);
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ace");
+  });
+  it("do not get a class that was rejected there", () => {
+    currentClass.value = "ten";
+    editing.rejectOffer();
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ten");
   });
   it("without any class ask for a name", () => {
     classes.value = [];

@@ -24,6 +24,7 @@ from sppnet.labelling.learner import WarmLearner
 DRAWS = 200  # of the bootstrap over photos
 # Overlaps from which on boxes show the same thing, and below which they do not.
 SAME, OTHER = 0.5, 0.3
+SURE = 0.5  # confidence from which on a detection is rather right than wrong
 UNFOUND = 0.3  # confidence below which a label counts as not found
 REACH = 1.05  # diagonals of a label between its centre and a thing that it may be meant for
 NOVELTY_FLOOR = 0.1  # a photo like one that is labelled still counts a little
@@ -174,11 +175,20 @@ class Candidate:
         photo: Its name.
         uncertainty: From 0 (the model is sure of all that it sees) on.
         vector: (D,) what the photo shows.
+        things: How many detections are rather right than wrong.
     """
 
     photo: str
     uncertainty: float
     vector: Tensor
+    things: int = 0
+
+    @classmethod
+    def of(cls, photo: str, found: Detections | None, vector: Tensor) -> "Candidate":
+        """Describe a photo by what a model found; with None there is no model, all is unsure."""
+        if found is None:
+            return cls(photo, 1.0, vector)
+        return cls(photo, measure_uncertainty(found), vector, count_things(found))
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,40 @@ def measure_uncertainty(found: Detections) -> float:
     sure = _sureness(found)
     open_questions = 4 * sure * (1 - sure)
     return round(float(open_questions.sort(descending=True).values[:10].sum()), 6)
+
+
+def count_things(found: Detections) -> int:
+    """Count the detections that are rather right than wrong.
+
+    Args:
+        found: With confidence; without it, scores count as log-odds.
+
+    Example:
+        >>> boxes, labels = torch.tensor([[0.0, 0, 9, 9]] * 2), torch.tensor([0, 0])
+        >>> count_things(Detections(boxes, torch.tensor([1.0, -1.0]), labels))
+        1
+    """
+    return int((_sureness(found) >= SURE).sum())
+
+
+def choose_surest(candidates: Sequence[Candidate], count: int) -> list[str]:
+    """Choose the photos on which a model sees things and doubts the least.
+
+    Args:
+        candidates: Photos that are not labelled.
+        count: At most so many.
+
+    Returns:
+        Names, the surest first.
+
+    Example:
+        >>> none = torch.zeros(1)
+        >>> photos = [Candidate("a", 2.0, none, 3), Candidate("b", 0.1, none, 1)]
+        >>> choose_surest([*photos, Candidate("nothing seen", 0.0, none)], 3)
+        ['b', 'a']
+    """
+    seen = [each for each in candidates if each.things]
+    return [each.photo for each in sorted(seen, key=lambda each: each.uncertainty)[:count]]
 
 
 def choose_next(candidates: Sequence[Candidate], seen: Tensor, count: int) -> list[str]:

@@ -24,7 +24,7 @@ from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
 from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.drawn import said_of
-from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
+from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out
 from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
@@ -445,11 +445,9 @@ class LearningLoop:
         rest = [photo for photo in known if photo not in done]
         some = rest[:: max(1, len(rest) // LOOKED_AT)][:LOOKED_AT]
         model = self.model
-        unsure = [1.0] * len(some)
-        if model is not None:
-            unsure = [measure_uncertainty(self.find(photo, model)) for photo in some]
-        pairs = zip(some, unsure, strict=True)
-        made = [Candidate(photo, each, self._vector(photo)) for photo, each in pairs]
+        found = [None if model is None else self.find(photo, model) for photo in some]
+        pairs = zip(some, found, strict=True)
+        made = [Candidate.of(photo, each, self._vector(photo)) for photo, each in pairs]
         seen = [self._vector(photo) for photo in known if photo in done]
         return made, torch.stack(seen) if seen else torch.zeros(0, self.learner.channels)
 
