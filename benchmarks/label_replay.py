@@ -10,8 +10,8 @@ thing is.
 that the page gives it: that of the surest suggestion that overlaps it by half, however unsure, or
 else that of the last box. Suggestions are gone through one by one (Enter or a class key, Tab to
 pass a wrong one, a drag for a displaced one), or accepted at once by A, after which a wrong class
-takes a click and a key, a wrong box a click and Delete, a displaced one a drag; or they are left
-alone. The person takes on each photo what is least. Going to the next photo does not count.
+takes a click and a key, a wrong box Delete with the pointer on it, a displaced one a drag; or they
+are left alone. The person takes on each photo what is least. Going to the next photo does not count.
 
 ``actions`` are those of the same way, each thing that is done counted once, whatever it takes: a
 box drawn, a suggestion accepted, or all of them at once, corrected, moved or rejected.
@@ -27,7 +27,7 @@ from sppnet.server.board import overlap
 
 SAME, MOVABLE, COINCIDE = 0.5, 0.3, 0.7  # overlaps
 KINDS = ("draw", "accept", "correct", "move", "reject")
-AFTER_ALL = {"accept": 0, "correct": 2, "move": 1, "reject": 2}  # keys once all were accepted
+AFTER_ALL = {"accept": 0, "correct": 2, "move": 1, "reject": 1}  # keys once all were accepted
 Box = Sequence[float]
 
 

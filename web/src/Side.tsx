@@ -120,7 +120,12 @@ function Suggestions() {
             keyName="Enter"
             onClick={() => editing.accept()}
           />
-          <Action icon="cross" text={t("suggestions.reject")} keyName="X" onClick={editing.rejectOffer} />
+          <Action
+            icon="cross"
+            text={t("suggestions.reject")}
+            keyName="X"
+            onClick={() => editing.rejectOffer()}
+          />
           <Action icon="all" text={t("suggestions.all")} keyName="A" onClick={editing.acceptAll} />
         </div>
       )}
@@ -253,7 +258,7 @@ function Boxes() {
                 title={t("boxes.remove", { name: label.name })}
                 onClick={() => {
                   editing.select(label);
-                  editing.removeSelected();
+                  editing.removeBox();
                 }}
               >
                 <Icon name="trash" />

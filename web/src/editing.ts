@@ -2,7 +2,7 @@
 import { computed, signal } from "@preact/signals";
 import { ApiError, api } from "./api";
 import * as open from "./document";
-import { boxBetween, mergeBoxes, moveBox } from "./geometry";
+import { boxAt, boxBetween, mergeBoxes, moveBox } from "./geometry";
 import { t } from "./i18n";
 import { attempt, say } from "./messages";
 import { type Renaming, renamedContent, renamedItems } from "./renaming";
@@ -164,8 +164,10 @@ export function setBox(id: number, box: Box): void {
   change(open.labels.value.map((label) => (label.id === id ? { ...label, box } : label)));
 }
 
-export function removeSelected(): void {
-  const id = open.selectedLabel.value?.id;
+/** The chosen box; without one, that under the pointer, so that it takes no click. */
+export function removeBox(at: [number, number] | null = null): void {
+  const label = open.selectedLabel.value ?? (at && boxAt(open.labels.value, ...at, 0, null));
+  const id = label?.id;
   if (id === undefined) return;
   open.selected.value = null;
   change(open.labels.value.filter((label) => label.id !== id));
@@ -209,7 +211,10 @@ export function accept(name?: string): void {
   open.active.value = open.visibleOffers.value.some(({ id }) => id === next) ? next : null;
 }
 
-export function rejectOffer(): void {
+/** The chosen suggestion, or that under the pointer, or the surest. */
+export function rejectOffer(at: [number, number] | null = null): void {
+  const under = open.activeOffer.value ? null : at && boxAt(open.visibleOffers.value, ...at, 0, null);
+  if (under) return open.reject(under);
   const offer = chosenOffer();
   if (!offer) return;
   const next = after(offer.id);

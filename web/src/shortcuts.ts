@@ -5,7 +5,7 @@ import * as open from "./document";
 import * as editing from "./editing";
 import { go, goBest, opening } from "./going";
 import { type Command, commandOf } from "./keys";
-import { fitPhoto, gestures, seen, zoom } from "./Stage";
+import { fitPhoto, gestures, pointed, seen, zoom } from "./Stage";
 
 const AREAS = ["photos", "stage", "side"];
 
@@ -77,7 +77,7 @@ const SIMPLE: Record<Simple, () => void> = {
   },
   accept,
   reject: () => {
-    if (!editing.isClassify()) editing.rejectOffer();
+    if (!editing.isClassify()) editing.rejectOffer(pointed());
   },
   acceptAll: () => {
     if (!editing.isClassify()) editing.acceptAll();
@@ -94,7 +94,7 @@ const SIMPLE: Record<Simple, () => void> = {
   copy: () => {
     if (!editing.isClassify()) editing.copyLast();
   },
-  remove: editing.removeSelected,
+  remove: () => editing.removeBox(pointed()),
   hide: () => {
     editing.hidden.value = !editing.hidden.value;
   },

@@ -75,6 +75,27 @@ describe("suggestions", () => {
   });
 });
 
+describe("what the pointer is on", () => {
+  it("is rejected or removed without a click", () => {
+    editing.rejectOffer([230, 40]);
+    expect(open.visibleOffers.value.map(({ name }) => name)).toEqual(["ace"]);
+    editing.acceptAll();
+    editing.removeBox([350, 250]); // nothing is there
+    expect(said()).toHaveLength(1);
+    editing.removeBox([50, 50]);
+    expect(said()).toEqual([]);
+  });
+  it("stays where something was chosen", () => {
+    editing.activate(1);
+    editing.rejectOffer([230, 40]);
+    expect(open.visibleOffers.value.map(({ name }) => name)).toEqual(["ten"]);
+    editing.acceptAll();
+    editing.addBox([0, 150, 50, 290]);
+    editing.removeBox([230, 40]);
+    expect(said()).toEqual([["ten", ...B]]);
+  });
+});
+
 describe("boxes", () => {
   it("get the class in use, and another by a key", () => {
     currentClass.value = "ten";
@@ -120,7 +141,7 @@ describe("boxes", () => {
     editing.nudge(-5, 2, false);
     editing.nudge(10, 0, true);
     expect(said()).toEqual([["ace", 0, 2, 110, 102]]);
-    editing.removeSelected();
+    editing.removeBox();
     expect(editing.nudge(1, 0, false)).toBe(false);
   });
   it("of the last photo are copied, but not twice", () => {
