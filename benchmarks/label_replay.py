@@ -1,17 +1,17 @@
 """A person who knows the labels goes through photos as the page works, and what they do is counted.
 
-On a photo the person sees the suggestions from some confidence on, best first; of two that nearly
-coincide, the surer one. Each is good (IoU of at least 0.5 with a thing of its class that has no box
-yet), of the wrong class, displaced (IoU of 0.3 to 0.5) or wrong; things that none is for are drawn.
-On photos that come without suggestions, one in twenty, all is drawn. What is kept is where the
-thing is.
+On a photo the person sees suggestions where something is, whichever class, as surely as the slider
+says, best first; of two that nearly coincide, the surer one. Each is good (IoU of at least 0.5 with
+a thing of its class that has no box yet), of the wrong class, displaced (IoU of 0.3 to 0.5) or
+wrong; things that none is for are drawn. On photos that come without suggestions, one in twenty,
+all is drawn. What is kept is where the thing is.
 
 ``keys`` are keys, clicks and drags. A box is a drag, and a key if its class is another than the one
 that the page gives it: that of the surest suggestion that overlaps it by half, however unsure, or
 else that of the last box. Suggestions are gone through one by one (Enter or a class key, Tab to
 pass a wrong one, a drag for a displaced one), or accepted at once by A, after which a wrong class
 takes a click and a key, a wrong box Delete with the pointer on it, a displaced one a drag; or they
-are left alone. The person takes on each photo what is least. Going to the next photo does not count.
+are left alone. The person takes on each photo what is least; the next photo does not count.
 
 ``actions`` are those of the same way, each thing that is done counted once, whatever it takes: a
 box drawn, a suggestion accepted, or all of them at once, corrected, moved or rejected.
@@ -39,11 +39,13 @@ class Named:
         box: xyxy.
         name: The class.
         sure: Confidence of a suggestion.
+        there: How likely something is there, whichever class.
     """
 
     box: Box
     name: str
     sure: float = 1.0
+    there: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Hand:
         """What is to be done with each suggestion that is shown, and the things none is for."""
         shown: list[Named] = []
         for one in sorted(found, key=lambda one: -one.sure):
-            if one.sure >= self.threshold and not any(is_covered(one, other) for other in shown):
+            if one.there >= self.threshold and not any(is_covered(one, other) for other in shown):
                 shown.append(one)
         missing, kinds = list(things), []
         for one in shown:

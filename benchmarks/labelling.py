@@ -461,7 +461,8 @@ def see(person: Person, photo: str) -> tuple[list[Named], list[Named]]:
     if is_withheld(photo):
         return things, []
     sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    columns = zip(found.boxes.tolist(), found.names, sure.tolist(), strict=True)
+    there = found.there.tolist()
+    columns = zip(found.boxes.tolist(), found.names, sure.tolist(), there, strict=True)
     return things, [Named(*each) for each in columns]
 
 

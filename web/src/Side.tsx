@@ -158,7 +158,7 @@ function Suggestions() {
 
 function whyNone(withheld: boolean): string {
   if (withheld) return t("suggestions.withheld");
-  const below = open.offers.value.filter(({ confidence }) => confidence < open.threshold.value).length;
+  const below = open.offers.value.filter(({ there }) => there < open.threshold.value).length;
   if (below > 0) return t("suggestions.below", { n: number(below) });
   return t(open.offers.value.length > 0 ? "suggestions.done" : "suggestions.none");
 }

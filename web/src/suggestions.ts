@@ -8,6 +8,8 @@ export interface Offer {
   box: Box;
   name: string;
   confidence: number;
+  /** How likely something is there, whichever class. */
+  there: number;
   /** It was not there, or was another, before the last fit. */
   fresh: boolean;
 }
@@ -19,11 +21,11 @@ let lastId = 0;
 /** Suggestions with ids; one that the earlier ones had keeps its id, so that the chosen one stays chosen. */
 export function matched(found: Suggestions, before: readonly Offer[]): Offer[] {
   const left = [...before];
-  return found.items.filter(hasBox).map(({ box, name, confidence }) => {
+  return found.items.filter(hasBox).map(({ box, name, confidence, there = confidence }) => {
     const at = left.findIndex((old) => old.name === name && iou(old.box, box) >= SAME);
     const old = at >= 0 ? left.splice(at, 1)[0] : undefined;
     if (!old) lastId += 1;
-    return { id: old?.id ?? lastId, box, name, confidence, fresh: before.length > 0 && !old };
+    return { id: old?.id ?? lastId, box, name, confidence, there, fresh: before.length > 0 && !old };
   });
 }
 
@@ -31,7 +33,7 @@ function hasBox(item: Suggestion): item is Suggestion & { box: Box } {
   return item.box !== undefined;
 }
 
-/** Those that reach the slider, that nobody rejected, and that no label covers. */
+/** Those of places where something is as surely as the slider says, that nobody rejected, and that no label covers. */
 export function shown(
   offers: readonly Offer[],
   boxes: readonly NamedBox[],
@@ -40,7 +42,7 @@ export function shown(
 ): Offer[] {
   return offers.filter(
     (offer) =>
-      offer.confidence >= threshold &&
+      offer.there >= threshold &&
       !boxes.some((box) => covers(box, offer, 0.7)) &&
       !rejected.some((box) => box.name === offer.name && iou(box.box, offer.box) >= SAME),
   );

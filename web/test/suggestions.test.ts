@@ -38,6 +38,15 @@ describe("shown are those", () => {
     expect(names(shown(offers, [], [], 0.5))).toEqual(["ace"]);
     expect(names(shown(offers, [], [], 0.4))).toEqual(["ace", "ten"]);
   });
+  it("where something is, whichever class it may be", () => {
+    const items = [
+      { box: A, name: "jack", score: 0, confidence: 0.3, there: 0.9 },
+      { box: A, name: "king", score: 0, confidence: 0.25 },
+    ];
+    const torn = matched({ model: "1", withheld: false, items }, []);
+    expect(names(shown(torn, [], [], 0.5))).toEqual(["jack"]);
+    expect(names(shown(torn, [], [], 0.2))).toEqual(["jack", "king"]);
+  });
   it("that no label covers", () => {
     expect(names(shown(offers, [{ box: NEAR_A, name: "ace" }], [], 0))).toEqual(["ten"]);
     expect(names(shown(offers, [{ box: NEAR_A, name: "king" }], [], 0))).toEqual(["ten"]);

@@ -51,6 +51,7 @@ class LearningLoop:
     Attributes:
         model: What suggests now; None before the first fit.
         points: From held-out photos; None before :meth:`hold_out`.
+        thing_points: The same of places, whichever class is there.
         problems: Photos that could not be used.
         at: Place of the photo that is looked at.
         learns_edits: Whether :meth:`improve_once` learns what waits.
@@ -64,6 +65,7 @@ class LearningLoop:
         self.places = {photo: place for place, photo in enumerate(photos)}
         self.model: Model | None = None
         self.points: OperatingPoints | None = None
+        self.thing_points: OperatingPoints | None = None
         self.full: Detector | None = None
         self.problems: list[Problem] = []
         self.at = 0
@@ -434,7 +436,7 @@ class LearningLoop:
         some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
         images = {self.name_of(known[at]): known[at] for at in some[:most_photos].tolist()}
         held = detect_held_out(self.learner, images, folds, seed, stop)
-        self.points = held.points
+        self.points, self.thing_points = held.points, held.thing_points
         self.publish(over_full=is_new)
         return held
 

@@ -27,6 +27,7 @@ from sppnet.labelling.folds import (
     choose_next,
     choose_surest,
     find_doubts,
+    measure_presence,
     summarise,
 )
 from sppnet.labelling.kept import KeptLearning
@@ -303,9 +304,10 @@ class LabelSession(PhotoSession):
         if model is None:
             return Suggestions.of(Detections.empty(), (), "")
         with self._improver.paused():
-            found = Suggestions.of(
-                self._loop.find(photo, model), model.detector.names, model.version
-            )
+            made, names = self._loop.find(photo, model), model.detector.names
+            temperature = model.detector.inference.softmax_temperature
+            there = measure_presence(made, self._loop.thing_points, temperature)
+            found = Suggestions.of(made, names, model.version, there)
         if self.store.suggestions(photo)[1] != model.version:
             self.store.put_suggestions(photo, found.as_boxes(), model.version)
         return found

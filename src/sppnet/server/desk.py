@@ -315,8 +315,9 @@ class LabelDesk:
 def _items(found: Any) -> list[Json]:
     """Suggestions as the page has them, best first."""
     sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    columns = [found.names, found.scores.tolist(), sure.tolist()]
-    rows = [dict(zip(("name", "score", "confidence"), row, strict=True))
+    there = getattr(found, "there", sure)  # whole photos have none
+    columns = [found.names, found.scores.tolist(), sure.tolist(), there.tolist()]
+    rows = [dict(zip(("name", "score", "confidence", "there"), row, strict=True))
             for row in zip(*columns, strict=True)]  # fmt: skip
     boxes = getattr(found, "boxes", None)  # whole photos have none
     if boxes is not None:
