@@ -17,7 +17,8 @@ are left alone. The person takes on each photo what is least; the next photo doe
 box drawn, a suggestion accepted, or all of them at once, corrected, moved or rejected.
 
 A sheet shows many photos at once. Those that are right as they are are accepted together by one
-key; each of the others is clicked, and labelled as above.
+key; each of the others is clicked, and labelled as above. Where fewer than half are right, one key
+closes it, and all are labelled as above.
 """
 
 from collections.abc import Sequence
@@ -109,18 +110,17 @@ class Hand:
 
     def label_sheet(self, photos: Sequence[tuple[Sequence[Named], Sequence[Named]]]) -> int:
         """Look through many photos, things and what was found; how many were right."""
-        wrong = []
-        for things, found in photos:
-            kinds, missing = self.judge(things, found)
-            if missing or set(kinds) != {"accept"}:
-                wrong.append((things, found))
-            else:
+        judged = [self.judge(things, found) for things, found in photos]
+        is_right = [not missing and set(kinds) == {"accept"} for kinds, missing in judged]
+        count = sum(is_right)
+        is_used = 2 * count >= len(photos)
+        looks = len(photos) - count + 1 if is_used else 1
+        self.keys, self.actions = self.keys + looks, self.actions + looks
+        for (things, found), (kinds, missing), right in zip(photos, judged, is_right, strict=True):
+            if is_used and right:
                 self._add(Cost(0, 0, self.last[0]), things, kinds, missing)
-        count = len(photos) - len(wrong)
-        self.keys += len(wrong) + (count > 0)
-        self.actions += len(wrong) + (count > 0)
-        for things, found in wrong:
-            self.label(things, found)
+            else:
+                self.label(things, found)
         return count
 
     def judge(

@@ -402,6 +402,7 @@ def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder:
     """
     person = open_session(dataset, options.photos, folder, options.features)
     session, left = person.session, set(person.session.photos)
+    finish(session)  # convolves
     hand = Hand(options.threshold)
     others = {f"from_{sure}": Hand(sure) for sure in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)}
     others["drawn_as_the_last"] = Hand(options.threshold, guesses=False)
@@ -411,7 +412,7 @@ def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder:
         batch = (
             session.surest(options.sheet, hidden_of(left)) if options.sheet and not pause else []
         )
-        is_sheet = len(batch) > 1
+        is_sheet = 2 * len(batch) >= options.sheet > 0
         batch = batch if is_sheet else session.next(min(options.batch, len(left)))
         seen = [see(person, photo) for photo in batch]
         if is_sheet:

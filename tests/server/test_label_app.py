@@ -182,7 +182,13 @@ def test_suggestions_come_after_an_edit_and_are_kept_new(served) -> None:
     found = served.ann.get(f"/api/photo/{photo}/suggestions").json()
     assert found["model"].startswith("warm")
     assert found["items"] == [
-        {"box": [1.0, 2.0, 11.0, 12.0], "name": "cat", "score": 0.9, "confidence": 0.9}
+        {
+            "box": [1.0, 2.0, 11.0, 12.0],
+            "name": "cat",
+            "score": 0.9,
+            "confidence": 0.9,
+            "there": 0.9,
+        }
     ]
 
 
