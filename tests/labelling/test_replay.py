@@ -1,4 +1,4 @@
-"""A person who labels with suggestions, as ``benchmarks/labelling.py replay`` counts what they do."""
+"""A person who labels with suggestions, as ``benchmarks/labelling.py replay`` counts."""
 
 from label_replay import Hand, Named
 
@@ -41,10 +41,8 @@ def test_what_is_below_the_slider_still_names_a_drawn_box() -> None:
 def test_wrong_suggestions_are_left_alone_where_that_is_less() -> None:
     wrong = [Named((x, 300, x + 20, 320), "cat", 0.9, 0.9) for x in range(0, 300, 30)]
     assert label(wrong).keys == 4
-    assert (
-        label([Named(FAR, "cat", 0.6, 0.6), *[Named(t.box, t.name, 0.9, 0.9) for t in THINGS]]).keys
-        == 2
-    )
+    right = [Named(thing.box, thing.name, 0.9, 0.9) for thing in THINGS]
+    assert label([Named(FAR, "cat", 0.6, 0.6), *right]).keys == 2
 
 
 def test_of_two_at_one_place_the_surer_is_shown() -> None:
@@ -59,5 +57,5 @@ def test_a_sheet_takes_one_key_and_a_click_for_each_that_is_wrong() -> None:
     assert (hand.keys, hand.right) == (1 + 1 + 2, 2)  # accepted, clicked, drawn and named
     closed = Hand(0.5)
     assert closed.label_sheet([right, (THINGS[:1], []), (THINGS[:1], [])]) == 1
-    assert closed.keys == 1 + 1 + 2 + 1  # closed; accepted alone, drawn and named, drawn
+    assert closed.keys == 1 + 1 + 1 + 1  # closed; then one after the other, all of one class
     assert closed.boxes == hand.boxes == 3
