@@ -16,9 +16,9 @@ are left alone. The person takes on each photo what is least; the next photo doe
 ``actions`` are those of the same way, each thing that is done counted once, whatever it takes: a
 box drawn, a suggestion accepted, or all of them at once, corrected, moved or rejected.
 
-A sheet shows many photos at once. Those that are right as they are are accepted together by one
-key; each of the others is clicked, and labelled as above. Where fewer than half are right, one key
-closes it, and all are labelled as above.
+A sheet shows many photos at once, after a key. Those that are right as they are are accepted
+together by one key; each of the others is clicked, and labelled as above. Where fewer than half are
+right, one key closes it.
 """
 
 from collections.abc import Sequence
@@ -47,6 +47,9 @@ class Named:
     name: str
     sure: float = 1.0
     there: float = 1.0
+
+
+Photo = tuple[Sequence[Named], Sequence[Named]]  # what is there, and what was found
 
 
 @dataclass(frozen=True)
@@ -108,20 +111,25 @@ class Hand:
         ]
         self._add(min(ways, key=lambda way: (way.keys, way.actions)), things, kinds, missing)
 
-    def label_sheet(self, photos: Sequence[tuple[Sequence[Named], Sequence[Named]]]) -> int:
-        """Look through many photos, things and what was found; how many were right."""
-        judged = [self.judge(things, found) for things, found in photos]
-        is_right = [not missing and set(kinds) == {"accept"} for kinds, missing in judged]
-        count = sum(is_right)
-        is_used = 2 * count >= len(photos)
-        looks = len(photos) - count + 1 if is_used else 1
-        self.keys, self.actions = self.keys + looks, self.actions + looks
-        for (things, found), (kinds, missing), right in zip(photos, judged, is_right, strict=True):
-            if is_used and right:
-                self._add(Cost(0, 0, self.last[0]), things, kinds, missing)
+    def look_through(self, photos: Sequence[Photo]) -> bool:
+        """Open a sheet, and close it if fewer than half of the photos are right, by a key each."""
+        is_used = 2 * sum(self._is_right(*photo) for photo in photos) >= len(photos)
+        self.keys, self.actions = self.keys + 1 + (not is_used), self.actions + (not is_used)
+        return is_used
+
+    def label_sheet(self, photos: Sequence[Photo]) -> None:
+        """Accept the photos of a sheet that are right, and label the others."""
+        self.keys, self.actions = self.keys + 1, self.actions + 1
+        for things, found in photos:
+            if self._is_right(things, found):
+                self._add(Cost(0, 0, self.last[0]), things, ["accept"] * len(things), [])
             else:
+                self.keys, self.actions = self.keys + 1, self.actions + 1
                 self.label(things, found)
-        return count
+
+    def _is_right(self, things: Sequence[Named], found: Sequence[Named]) -> bool:
+        kinds, missing = self.judge(things, found)
+        return not missing and set(kinds) == {"accept"}
 
     def judge(
         self, things: Sequence[Named], found: Sequence[Named]

@@ -44,8 +44,7 @@ from sppnet.storage.runs import environment
 
 MOVE = 0.04  # of its side by which a box is moved
 FIRST_PHOTOS = 3  # that are labelled before there is an order to choose by
-HALF = 0.5  # recall and precision from which on a sheet is tried
-PAUSE = 4  # rounds after a sheet that was mostly wrong until another is tried
+HALF = 0.5  # precision from which on sheets are opened
 
 
 @dataclass
@@ -396,9 +395,9 @@ def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder:
 
     A batch of photos, chosen by ``next``, is labelled one after the other; then the session learns,
     its background works for ``--think`` seconds of the processor, it measures its confidence, and
-    so on. Once it expects to find half of the things, and half of what it says to be right, the
-    person tries a sheet of the surest photos, and goes on with sheets as long as half of the photos
-    are right on them; else they try again some batches later. ``--sheet 0`` is without sheets.
+    so on. Once it expects half of what it says to be right, the person first opens a sheet of the
+    surest photos, and closes it if fewer than half are right. ``--sheet 0`` is without sheets. See
+    ``label_replay.py`` for what counts.
     """
     person = open_session(dataset, options.photos, folder, options.features)
     session, left = person.session, set(person.session.photos)
@@ -406,33 +405,29 @@ def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder:
     hand = Hand(options.threshold)
     others = {f"from_{sure}": Hand(sure) for sure in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)}
     others["drawn_as_the_last"] = Hand(options.threshold, guesses=False)
-    alone, curve, sheets, pause = Hand(options.threshold), [], [], 1
+    curve, sheets, is_good = [], [], False
     while left:
         before, plain = hand.keys, hand.plain_keys
-        batch = (
-            session.surest(options.sheet, hidden_of(left)) if options.sheet and not pause else []
-        )
-        is_sheet = 2 * len(batch) >= options.sheet > 0
-        batch = batch if is_sheet else session.next(min(options.batch, len(left)))
+        batch = session.surest(options.sheet, hidden_of(left)) if is_good else []
         seen = [see(person, photo) for photo in batch]
+        is_sheet = len(batch) > 1 and hand.look_through(seen)
+        if len(batch) > 1:
+            sheets.append((len(batch), is_sheet))
         if is_sheet:
-            sheets.append((hand.label_sheet(seen), len(batch)))
-            for other in others.values():
-                other.label_sheet(seen)
+            hand.label_sheet(seen)
+        else:
+            batch = session.next(min(options.batch, len(left)))
+            seen = [see(person, photo) for photo in batch]
         for photo in seen:
-            for each in (alone,) if is_sheet else (alone, hand, *others.values()):
+            for each in others.values() if is_sheet else (hand, *others.values()):
                 each.label(*photo)
-        for photo in batch:
-            person.label(photo)
+        for name in batch:
+            person.label(name)
         left -= set(batch)
         session.refit(600)
         think(session, options.think)
         expected = session.evaluate(20)
-        pause = max(0, pause - 1)
-        if is_sheet and 2 * sheets[-1][0] < len(batch):
-            pause = PAUSE
-        elif not (expected.recall >= HALF and expected.precision >= HALF):  # or nobody knows
-            pause = max(1, pause)
+        is_good = options.sheet > 0 and expected.precision >= HALF
         curve.append((hand.keys - before) / (hand.plain_keys - plain))
         print(f"{len(left)} photos left, {expected}", flush=True)
         print(f"  keys {curve[-1]:.2f} of those without", "(sheet)" if is_sheet else "", flush=True)
@@ -440,8 +435,7 @@ def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder:
         "boxes": hand.boxes,
         "actions": hand.actions / hand.boxes,
         "keys": hand.keys / hand.plain_keys,
-        "keys_one_photo_after_the_other": alone.keys / alone.plain_keys,
-        "keys_of_other_pages": {name: each.keys / each.plain_keys for name, each in others.items()},
+        "keys_without_sheets": {name: each.keys / each.plain_keys for name, each in others.items()},
         "photos_right_at_once": hand.right / options.photos,
         "kinds": hand.kinds,
         "sheets": sheets,
@@ -516,7 +510,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=5, help="photos between two fits of replay")
     parser.add_argument("--sheet", type=int, default=12, help="photos of a sheet in replay")
-    parser.add_argument("--threshold", type=float, default=0.5, help="confidence in replay")
+    parser.add_argument("--threshold", type=float, default=0.3, help="the slider, in replay")
     parser.add_argument("--think", type=float, default=15.0, help="seconds of the processor")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--features", type=Path, help="folder that keeps the maps for other runs")

@@ -51,11 +51,12 @@ def test_of_two_at_one_place_the_surer_is_shown() -> None:
 
 
 def test_a_sheet_takes_one_key_and_a_click_for_each_that_is_wrong() -> None:
-    right = (THINGS[:1], [Named(LEFT, "cat", 0.9, 0.9)])
+    right, wrong = (THINGS[:1], [Named(LEFT, "cat", 0.9, 0.9)]), (THINGS[:1], [])
     hand = Hand(0.5)
-    assert hand.label_sheet([right, right, (THINGS[:1], [])]) == 2
-    assert (hand.keys, hand.right) == (1 + 1 + 2, 2)  # accepted, clicked, drawn and named
+    assert hand.look_through([right, right, wrong])
+    hand.label_sheet([right, right, wrong])
+    assert (hand.keys, hand.right) == (1 + 1 + 1 + 2, 2)  # opened, accepted, clicked, drawn, named
+    assert (hand.actions, hand.boxes) == (1 + 1 + 1, 3)
     closed = Hand(0.5)
-    assert closed.label_sheet([right, (THINGS[:1], []), (THINGS[:1], [])]) == 1
-    assert closed.keys == 1 + 1 + 1 + 1  # closed; then one after the other, all of one class
-    assert closed.boxes == hand.boxes == 3
+    assert not closed.look_through([right, wrong, wrong])
+    assert (closed.keys, closed.actions, closed.boxes) == (2, 1, 0)  # opened and closed
