@@ -12,7 +12,7 @@ play the person. ``refit``: seconds from one moved box to new suggestions for it
 the same after the 5th box of a new folder. ``warm``: AP50 after so many warm rounds, and of a full
 fit on the same labels. ``doubts``: planted label errors among the 40 most doubtful. ``order``:
 boxes until 90 % of the full AP50, in our order and at random. ``replay``: actions of a person who
-labels the whole set with suggestions, against drawing every box (see :func:`bench_replay` for the
+labels the whole set with suggestions, against drawing every box (see ``label_replay.py`` for the
 rules). ``--features`` keeps the maps for other runs. Leaves labelling_WHAT_DATA.json in the folder
 of ``--out``; ``order`` and ``doubts`` go on from there with the seeds that are missing.
 """
@@ -23,7 +23,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from label_replay import Hand, Named
 from sppnet import Detector, LabelSession
 from sppnet.config.detection import DetectionConfig
 from sppnet.detection import CachedFeatures, build_cached_features
 from sppnet.detection.proposals.propose import take_turns
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import DetectionDataset, LabelledImage, open_detection_dataset
-from sppnet.server.board import overlap
+from sppnet.server.board import is_withheld, overlap
 from sppnet.storage import FeatureCache, write_json
 from sppnet.storage.runs import environment
 
 MOVE = 0.04  # of its side by which a box is moved
 FIRST_PHOTOS = 3  # that are labelled before there is an order to choose by
-ACTIONS = ("draw", "accept", "correct", "move", "reject")
-AFTER_ALL = {"accept": 0, "correct": 2, "move": 1, "reject": 2}  # once all were accepted
-MOVABLE = 0.3  # overlap from which on a suggestion is worth moving
+HALF = 0.5  # precision from which on sheets are opened
 
 
 @dataclass
@@ -150,6 +149,13 @@ def finish(session: LabelSession) -> None:
     """Let all of the background's work be done."""
     while session.improve(60) > 59:
         print("  improving:", session.state.model, session.state.waiting, "waiting", flush=True)
+
+
+def think(session: LabelSession, seconds: float) -> None:
+    """Let the background work for some seconds of the processor, whatever else it does."""
+    end = time.process_time() + seconds
+    while time.process_time() < end and session.improve(0.01) >= 0.01:
+        pass
 
 
 def time_of(work: Callable[[], Any]) -> tuple[float, float]:
@@ -353,10 +359,10 @@ def begin_order(
     return person, boxes, [photo for photo in left if photo not in first]
 
 
-def learn_and_measure(session: LabelSession, judge: Judge, think: float) -> float:
+def learn_and_measure(session: LabelSession, judge: Judge, seconds: float) -> float:
     """AP50 after a fit, and some seconds of the background's work."""
     session.refit(600)
-    session.improve(think)
+    think(session, seconds)
     return judge.measure_session(session)
 
 
@@ -387,96 +393,72 @@ def boxes_until(
 def bench_replay(options: argparse.Namespace, dataset: DetectionDataset, folder: Path) -> Any:
     """Label a whole set as a person does who sees suggestions, and count what they do.
 
-    A batch of photos, chosen by ``next``, is labelled; then the session learns, its background
-    works for ``--think`` seconds, it measures its confidence, and so on. On a photo the person sees
-    the suggestions from a confidence of ``--threshold`` on, best first. Each is good (IoU of at
-    least 0.5 with a thing of its class that has no box yet), of the wrong class, displaced (IoU of
-    0.3 to 0.5) or wrong; things that none is for are drawn. What is kept is where the thing is.
-
-    ``actions`` counts accept, correct, move, reject and draw as one each, whatever key does it.
-    ``keys`` counts as the page works: a box is a drag, and a key if its class is not that of the
-    last; suggestions are gone through one by one (Enter or a class key, Tab to pass a wrong one, a
-    drag for a displaced one), or accepted at once by A, after which a wrong class takes a click
-    and a key, a wrong box a click and Delete, a displaced one a drag; or they are left alone. The
-    person takes on each photo what is least. Going to the next photo does not count.
+    A batch of photos, chosen by ``next``, is labelled one after the other; then the session learns,
+    its background works for ``--think`` seconds of the processor, it measures its confidence, and
+    so on. Once it expects half of what it says to be right, the person first opens a sheet of the
+    surest photos, and closes it if fewer than half are right. ``--sheet 0`` is without sheets. See
+    ``label_replay.py`` for what counts.
     """
     person = open_session(dataset, options.photos, folder, options.features)
-    session, left, hand = person.session, set(person.session.photos), Hand()
-    sums, curve = dict.fromkeys(ACTIONS, 0), []
+    session, left = person.session, set(person.session.photos)
+    finish(session)  # convolves
+    hand = Hand(options.threshold)
+    others = {f"from_{sure}": Hand(sure) for sure in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)}
+    others["drawn_as_the_last"] = Hand(options.threshold, guesses=False)
+    curve, sheets, is_good = [], [], False
     while left:
-        batch = session.next(min(options.batch, len(left)))
         before, plain = hand.keys, hand.plain_keys
-        for photo in batch:
-            counts = hand.label(person, photo, options.threshold)
-            sums = {action: sums[action] + counts[action] for action in ACTIONS}
-            person.label(photo)
+        batch = session.surest(options.sheet, hidden_of(left)) if is_good else []
+        seen = [see(person, photo) for photo in batch]
+        is_sheet = len(batch) > 1 and hand.look_through(seen)
+        if len(batch) > 1:
+            sheets.append((len(batch), is_sheet))
+        if is_sheet:
+            hand.label_sheet(seen)
+        else:
+            batch = session.next(min(options.batch, len(left)))
+            seen = [see(person, photo) for photo in batch]
+        for photo in seen:
+            for each in others.values() if is_sheet else (hand, *others.values()):
+                each.label(*photo)
+        for name in batch:
+            person.label(name)
         left -= set(batch)
         session.refit(600)
-        session.improve(options.think)
-        session.evaluate(40)
+        think(session, options.think)
+        expected = session.evaluate(20)
+        is_good = options.sheet > 0 and expected.precision >= HALF
         curve.append((hand.keys - before) / (hand.plain_keys - plain))
-        print(f"{len(left)} photos left; keys {curve[-1]:.2f} of those without, {sums}", flush=True)
-    boxes = sum(len(image.boxes) for image in person.truth.values())
+        print(f"{len(left)} photos left, {expected}", flush=True)
+        print(f"  keys {curve[-1]:.2f} of those without", "(sheet)" if is_sheet else "", flush=True)
     return {
-        "boxes": boxes,
-        "actions": sum(sums.values()) / boxes,
+        "boxes": hand.boxes,
+        "actions": hand.actions / hand.boxes,
         "keys": hand.keys / hand.plain_keys,
-        "keys_last_half": float(np.mean(curve[len(curve) // 2 :])),
-        "kinds": sums,
+        "keys_without_sheets": {name: each.keys / each.plain_keys for name, each in others.items()},
+        "photos_right_at_once": hand.right / options.photos,
+        "kinds": hand.kinds,
+        "sheets": sheets,
         "curve": curve,
     }
 
 
-@dataclass
-class Hand:
-    """Counts what a person does.
+def hidden_of(photos: Collection[str]) -> list[str]:
+    """Photos that come without suggestions."""
+    return [photo for photo in photos if is_withheld(photo)]
 
-    Args:
-        keys: Drags, clicks and keys with suggestions.
-        plain_keys: Those that drawing every box takes.
-        last: Class of the box that was drawn last, with suggestions and without.
-    """
 
-    keys: int = 0
-    plain_keys: int = 0
-    last: tuple[int, int] = (-1, -1)
-
-    def label(self, person: Person, photo: str, threshold: float) -> dict[str, int]:
-        """Label one photo; how often each action was taken."""
-        image, found = person.truth[photo], person.session.suggest(photo)
-        sure = found.confidence if found.confidence is not None else found.scores.sigmoid()
-        rows = [row for row in sure.argsort(descending=True).tolist() if sure[row] >= threshold]
-        open_things, kinds = list(range(len(image.boxes))), []
-        for row in rows:
-            fits = [(overlap(found.boxes[row].tolist(), image.boxes[thing].tolist()), thing)
-                    for thing in open_things]  # fmt: skip
-            best, thing = max(fits, default=(0.0, -1))
-            if best < MOVABLE:
-                kinds.append("reject")
-                continue
-            is_same = found.names[row] == person.names[int(image.labels[thing])]
-            kinds.append("correct" if not is_same else "accept" if best >= 0.5 else "move")
-            open_things.remove(thing)
-        with_help, without = self.last
-        plain, without = self.draw(image.labels.tolist(), without)
-        alone, after_all = self.draw(image.labels.tolist(), with_help)
-        drawn, after_drawn = self.draw(image.labels[open_things].tolist(), with_help)
-        useful = [place for place, kind in enumerate(kinds) if kind != "reject"]
-        one_by_one = drawn + (useful[-1] + 1 if useful else 0) + kinds.count("move")
-        at_once = 1 + drawn + sum(AFTER_ALL[kind] for kind in kinds)
-        least = min(alone, one_by_one, at_once)
-        self.keys, self.plain_keys = self.keys + least, self.plain_keys + plain
-        self.last = (after_all if least == alone else after_drawn, without)
-        return {**{kind: kinds.count(kind) for kind in ACTIONS}, "draw": len(open_things)}
-
-    @staticmethod
-    def draw(labels: Sequence[int], last: int) -> tuple[int, int]:
-        """Drags and keys that drawing some boxes takes, and the class of the last."""
-        keys = 0
-        for label in labels:
-            keys += 1 + (label != last)
-            last = label
-        return keys, last
+def see(person: Person, photo: str) -> tuple[list[Named], list[Named]]:
+    """The things on a photo, and the suggestions for it; none where it comes without."""
+    image, found = person.truth[photo], person.session.suggest(photo)
+    names = [person.names[label] for label in image.labels.tolist()]
+    things = [Named(*pair) for pair in zip(image.boxes.tolist(), names, strict=True)]
+    if is_withheld(photo):
+        return things, []
+    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+    there = found.there.tolist()
+    columns = zip(found.boxes.tolist(), found.names, sure.tolist(), there, strict=True)
+    return things, [Named(*each) for each in columns]
 
 
 def known_path(options: argparse.Namespace) -> Path:
@@ -503,7 +485,7 @@ def keep_known(options: argparse.Namespace, found: dict[str, Any]) -> None:
 
 def options_of(options: argparse.Namespace) -> dict[str, Any]:
     """The options that decide the figures."""
-    names = ("photos", "rounds", "test_photos", "batch", "threshold", "think", "threads")
+    names = ("photos", "rounds", "test_photos", "batch", "sheet", "threshold", "think", "threads")
     return {name: getattr(options, name) for name in names}
 
 
@@ -527,8 +509,9 @@ def main() -> None:
     parser.add_argument("--test-photos", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=5, help="photos between two fits of replay")
-    parser.add_argument("--threshold", type=float, default=0.5, help="confidence in replay")
-    parser.add_argument("--think", type=float, default=15.0, help="seconds of the background")
+    parser.add_argument("--sheet", type=int, default=12, help="photos of a sheet in replay")
+    parser.add_argument("--threshold", type=float, default=0.3, help="the slider, in replay")
+    parser.add_argument("--think", type=float, default=15.0, help="seconds of the processor")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--features", type=Path, help="folder that keeps the maps for other runs")
     parser.add_argument("--out", type=Path, default=Path("runs/labelling"))

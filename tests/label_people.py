@@ -107,6 +107,11 @@ class StandInSession:
     def next(self, count=10) -> list[str]:
         return list(reversed(self.photos))[:count]
 
+    def surest(self, count=12, without=()) -> list[str]:
+        said = {each.photo for each in self.store.every() if each.state != UNLABELLED}
+        left = [photo for photo in self.photos if photo not in said | set(without)]
+        return left[:count] if self.state.model else []
+
     def doubtful(self, count=40, most_photos=1000) -> list[Any]:  # noqa: ARG002
         return []
 

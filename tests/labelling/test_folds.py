@@ -7,7 +7,15 @@ import torch
 
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
-from sppnet.labelling.folds import Candidate, choose_next, find_doubts, measure_uncertainty
+from sppnet.labelling.folds import (
+    Candidate,
+    choose_next,
+    choose_surest,
+    find_doubts,
+    join_places,
+    measure_presence,
+    measure_uncertainty,
+)
 
 
 def found(*rows: tuple[list[float], float, int]) -> Detections:
@@ -67,6 +75,47 @@ def test_open_questions_make_a_photo_uncertain() -> None:
     assert measure_uncertainty(half) == pytest.approx(2.0)
     assert measure_uncertainty(sure) < 0.05
     assert measure_uncertainty(Detections.empty()) == 0
+
+
+def test_the_surest_photos_show_something_and_leave_little_open() -> None:
+    seen = {
+        "open": found((LEFT, 0.6, 0)),
+        "sure": found((LEFT, 0.99, 0), (RIGHT, 0.98, 1)),
+        "nothing seen": found((LEFT, 0.01, 0)),
+        "nearly sure": found((LEFT, 0.9, 0)),
+    }
+    photos = [Candidate.of(photo, each, torch.zeros(1)) for photo, each in seen.items()]
+    assert choose_surest(photos, 9) == ["sure", "nearly sure", "open"]
+    assert choose_surest(photos, 1) == ["sure"]
+    assert choose_surest([Candidate.of("a", None, torch.zeros(1))], 9) == []  # without a model
+
+
+def test_a_place_is_as_sure_as_its_classes_together() -> None:
+    logits = torch.tensor([0.4, 0.3, -2.0, -1.0])  # of three classes at one place, and of one apart
+    odds = logits[:3].exp()
+    alone = (odds / (1 + odds.sum() - odds)).log()  # each against the others and the background
+    near = [1.0, 0.0, 40.0, 40.0]
+    boxes = torch.tensor([LEFT, near, LEFT, RIGHT])
+    scores = 0.125 * torch.cat([alone, logits[3:]])
+    labels = torch.tensor([0, 1, 2, 0])
+    rows, places = join_places(Detections(boxes, scores, labels), 0.125)
+    assert rows.tolist() == [0, 3]
+    wanted = 0.125 * torch.stack([odds.sum().log(), logits[3]])
+    assert torch.allclose(places.scores, wanted, atol=1e-5)
+    assert places.labels.tolist() == [0, 0]
+    _, alone_places = join_places(Detections(boxes, scores, labels), 0.0)
+    assert torch.equal(alone_places.scores, scores[[0, 3]])  # each class scored alone
+    rows, places = join_places(Detections.empty(), 0.125)
+    assert (len(rows), places.count) == (0, 0)
+
+
+def test_what_is_there_may_be_surer_than_what_it_is() -> None:
+    seen = found((LEFT, 0.4, 0), (LEFT, 0.35, 1), (RIGHT, 0.9, 0))
+    seen = Detections(seen.boxes, 0.125 * seen.scores, seen.labels, seen.confidence)
+    there = measure_presence(seen, None, 0.125)
+    assert there[0] > 0.5 > seen.confidence[0]
+    assert there[1] == seen.confidence[1]  # only the best of a place stands for it
+    assert there[2] == seen.confidence[2]
 
 
 def test_a_wrong_class_is_doubted_and_the_other_is_named() -> None:

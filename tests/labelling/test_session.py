@@ -340,6 +340,12 @@ def test_the_order_and_the_doubts_name_photos(session, photos) -> None:
     assert not set(chosen) & set(session.photos[:4])
     expected = session.evaluate()
     assert expected.photos == 4
+    found = session.suggest(chosen[0])
+    assert found.count
+    assert bool((found.there >= found.confidence).all())
+    assert session._loop.thing_points is not None
+    surest = session.surest(3, without=chosen)
+    assert not set(surest) & {*chosen, *session.photos[:4]}
     assert 0 <= expected.recall <= 1
     doubts = session.doubtful(5)
     assert all(0 <= doubt.probability <= 1 for doubt in doubts)

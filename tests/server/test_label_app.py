@@ -182,7 +182,13 @@ def test_suggestions_come_after_an_edit_and_are_kept_new(served) -> None:
     found = served.ann.get(f"/api/photo/{photo}/suggestions").json()
     assert found["model"].startswith("warm")
     assert found["items"] == [
-        {"box": [1.0, 2.0, 11.0, 12.0], "name": "cat", "score": 0.9, "confidence": 0.9}
+        {
+            "box": [1.0, 2.0, 11.0, 12.0],
+            "name": "cat",
+            "score": 0.9,
+            "confidence": 0.9,
+            "there": 0.9,
+        }
     ]
 
 
@@ -222,6 +228,21 @@ def test_what_the_learner_is_asked(served) -> None:
         assert error_of(served.ann.get(path)) == (400, "E_VALUE")
     assert served.ann.write("POST", "/api/refit", {"full": True}).status_code == 202
     assert error_of(served.ann.write("POST", "/api/refit", {"full": 1})) == (400, "E_VALUE")
+
+
+def test_many_photos_are_looked_through_at_once(served, monkeypatch) -> None:
+    assert served.ann.get("/api/surest").json() == {"photos": []}  # no model yet
+    served.ann.draw("b.png", 0, BOX)
+    wait_for(lambda: served.session.fits)
+    found = served.ann.get("/api/surest").json()["photos"]
+    # neither what is labelled, nor what cannot be read, nor what comes without suggestions
+    monkeypatch.setattr("sppnet.server.desk.is_withheld", lambda photo: photo == "a.jpg")
+    without = served.ann.get("/api/surest?count=2").json()["photos"]
+    assert [photo["photo"] for photo in found] == ["a.jpg", "sub/c d.jpg"]
+    assert found[0]["suggestions"]["items"][0]["name"] == "cat"
+    assert (found[0]["revision"], found[0]["state"]) == (0, "unlabelled")
+    assert [photo["photo"] for photo in without] == ["sub/c d.jpg"]
+    assert error_of(served.ann.get("/api/surest?count=101")) == (400, "E_VALUE")
 
 
 def test_who_is_where(served, monkeypatch) -> None:
@@ -412,6 +433,7 @@ def test_whole_photos_are_named(named) -> None:
     assert undone["names"] == ["cat"]
     assert error_of(named.ann.write("PUT", "/api/photo/a.jpg", {"names": [3]}, 3))[0] == 400
     assert error_of(named.ann.get("/api/export?layout=voc"))[0] == 400
+    assert error_of(named.ann.get("/api/surest"))[0] == 404
 
 
 def test_events_of_an_edit(served, monkeypatch) -> None:

@@ -2,13 +2,14 @@
 
 import html
 import re
+import shutil
 import urllib.parse
 import urllib.request
 import zipfile
 from pathlib import Path
 
 import onnx
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from label_page import TINY, Person, running_server
 from sppnet import Detector
@@ -93,6 +94,41 @@ def test_the_detector_is_taken_home(browser: Browser, photos: Path, tmp_path: Pa
     zipfile.ZipFile(tmp_path / "model.zip").extractall(tmp_path / "model")
     (manifest,) = (tmp_path / "model").rglob("manifest.json")
     assert set(Detector.load(manifest.parent).names) == {"ace", "king"}
+
+
+def test_many_photos_are_looked_through_at_once(
+    browser: Browser, photos: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(photos, tmp_path / "photos", ignore=shutil.ignore_patterns(".sppnet"))
+    box = [60.0, 80.0, 200.0, 260.0]
+    with running_server(folder, *TINY) as server:
+        names = server.suggested()[:3]
+
+        def answer(route: Route) -> None:
+            """The photos as they are, with what a model that has seen more would suggest."""
+            shown = [server.ask(f"api/photo/{name}") for name in names]
+            item = {"box": box, "name": "ace", "score": 1, "confidence": 0.9}
+            found = {"model": "1", "withheld": False, "items": [item]}
+            route.fulfill(json={"photos": [{**photo, "suggestions": found} for photo in shown]})
+
+        person = Person(browser, server)
+        person.page.route("**/api/surest*", answer)
+        person.open(names[0])
+        person.press("s")
+        person.count(".sheet li", 3)
+        person.page.locator(".sheet button").nth(1).click()  # it is not right
+        person.count(".sheet .is-out", 1)
+        person.press("Enter")
+        person.count(".sheet li", 0)  # no other photo is sure enough
+        person.press("Escape")
+        person.count("dialog", 0)
+        person.count(".label", 1)  # on the photo that is open, too
+        person.see_saved()
+        assert [server.boxes(name) for name in names] == [[("ace", box)], [], [("ace", box)]]
+        assert person.page.locator(".class-name").first.inner_text() == "ace"
+        person.press("z")
+        person.count(".label", 0)
+        person.close()
 
 
 def test_a_class_is_renamed_and_merged(browser: Browser, photos: Path, tmp_path: Path) -> None:

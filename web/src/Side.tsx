@@ -120,7 +120,12 @@ function Suggestions() {
             keyName="Enter"
             onClick={() => editing.accept()}
           />
-          <Action icon="cross" text={t("suggestions.reject")} keyName="X" onClick={editing.rejectOffer} />
+          <Action
+            icon="cross"
+            text={t("suggestions.reject")}
+            keyName="X"
+            onClick={() => editing.rejectOffer()}
+          />
           <Action icon="all" text={t("suggestions.all")} keyName="A" onClick={editing.acceptAll} />
         </div>
       )}
@@ -153,7 +158,7 @@ function Suggestions() {
 
 function whyNone(withheld: boolean): string {
   if (withheld) return t("suggestions.withheld");
-  const below = open.offers.value.filter(({ confidence }) => confidence < open.threshold.value).length;
+  const below = open.offers.value.filter(({ there }) => there < open.threshold.value).length;
   if (below > 0) return t("suggestions.below", { n: number(below) });
   return t(open.offers.value.length > 0 ? "suggestions.done" : "suggestions.none");
 }
@@ -253,7 +258,7 @@ function Boxes() {
                 title={t("boxes.remove", { name: label.name })}
                 onClick={() => {
                   editing.select(label);
-                  editing.removeSelected();
+                  editing.removeBox();
                 }}
               >
                 <Icon name="trash" />

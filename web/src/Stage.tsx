@@ -21,6 +21,11 @@ const hovered = signal<{ x: number; y: number } | null>(null);
 const smallestScale = () =>
   open.photo.value ? Math.min(fitted(open.photo.value, frame.value).scale, 1) * 0.6 : 0.01;
 
+/** Where the pointer is, in pixels of the photo; null if it is elsewhere. */
+export function pointed(): [number, number] | null {
+  return hovered.value && toPhoto(view.value, hovered.value.x, hovered.value.y);
+}
+
 /** What is seen of the photo, in its pixels. */
 export function seen(): Box {
   const { width, height } = open.photo.value ?? frame.value;

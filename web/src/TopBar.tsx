@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { api, download, setAuthor } from "./api";
 import { asked } from "./dialogs";
-import { trouble, waiting } from "./editing";
+import { isClassify, trouble, waiting } from "./editing";
 import { goBest } from "./going";
 import { LANGUAGES, type Language, language, number, percent, setLanguage, t } from "./i18n";
 import { Icon } from "./icons";
@@ -49,6 +49,19 @@ export function TopBar({ toggle }: { toggle: (pane: keyof typeof panes) => void 
         <Icon name="best" />
         <span class="wide-only">{t("top.best")}</span>
       </button>
+      {!isClassify() && (
+        <button
+          type="button"
+          class="quiet"
+          aria-label={t("key.sheet")}
+          title={`${t("key.sheet")} (S)`}
+          onClick={() => {
+            asked.value = "sheet";
+          }}
+        >
+          <Icon name="grid" />
+        </button>
+      )}
       <Menu />
       <button
         type="button"

@@ -76,6 +76,7 @@ export const api = {
     json<Photo>("POST", `/api/photo/${pathOf(name)}/redo`, undefined, revision),
   suggestions: (name: string) => json<Suggestions>("GET", `/api/photo/${pathOf(name)}/suggestions`),
   next: (count: number) => json<{ photos: string[] }>("GET", `/api/next?count=${count}`),
+  surest: (count: number) => json<{ photos: Photo[] }>("GET", `/api/surest?count=${count}`),
   doubtful: (count: number) => json<{ doubts: Doubt[] }>("GET", `/api/doubtful?count=${count}`),
   refit: (full: boolean) => json<unknown>("POST", "/api/refit", { full }),
   rename: (name: string, to: string) =>

@@ -12,10 +12,11 @@ import { number, percent, t } from "./i18n";
 import { Icon } from "./icons";
 import { HELP } from "./keys";
 import { attempt } from "./messages";
+import { Sheet } from "./Sheet";
 import { classes, curve, expected, renameAdded, showClasses } from "./session";
 import type { Content, Photo } from "./types";
 
-export const asked = signal<"help" | "curve" | null>(null);
+export const asked = signal<"help" | "curve" | "sheet" | null>(null);
 /** The class that is being renamed or merged. */
 export const classAsked = signal<string | null>(null);
 
@@ -24,6 +25,11 @@ export function Dialogs() {
     <>
       {asked.value === "help" && <Help />}
       {asked.value === "curve" && <Curve />}
+      {asked.value === "sheet" && (
+        <Modal title={t("sheet.title")} close={closeAsked} wide>
+          <Sheet />
+        </Modal>
+      )}
       {classAsked.value !== null && <ClassDialog key={classAsked.value} name={classAsked.value} />}
       {conflict.value && <Conflict current={conflict.value.current} mine={conflict.value.mine} />}
     </>
@@ -37,11 +43,12 @@ const closeAsked = () => {
 interface ModalProps {
   title: string;
   close?: () => void;
+  wide?: boolean;
   children: ComponentChildren;
 }
 
 /** The browser's own modal window: it keeps the focus inside and gives it back. */
-function Modal({ title, close, children }: ModalProps) {
+function Modal({ title, close, wide = false, children }: ModalProps) {
   const element = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const before = document.activeElement as HTMLElement | null;
@@ -52,6 +59,7 @@ function Modal({ title, close, children }: ModalProps) {
     // biome-ignore lint/a11y/useKeyWithClickEvents: a click beside the window closes it; the key is Escape
     <dialog
       ref={element}
+      class={wide ? "is-wide" : ""}
       aria-label={title}
       onCancel={(event) => {
         event.preventDefault();

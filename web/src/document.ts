@@ -93,7 +93,7 @@ export function showPhoto(from: Photo, pending: Content | null): void {
 
 const KEPT = "sppnet:rejected:";
 
-function readRejected(name: string): NamedBox[] {
+export function readRejected(name: string): NamedBox[] {
   try {
     return JSON.parse(sessionStorage.getItem(KEPT + name) ?? "[]");
   } catch {

@@ -2,13 +2,13 @@
 import { computed, signal } from "@preact/signals";
 import { ApiError, api } from "./api";
 import * as open from "./document";
-import { boxBetween, mergeBoxes, moveBox } from "./geometry";
+import { boxAt, boxBetween, mergeBoxes, moveBox } from "./geometry";
 import { t } from "./i18n";
 import { attempt, say } from "./messages";
 import { type Renaming, renamedContent, renamedItems } from "./renaming";
 import { type Kept, Saver, type Trouble } from "./saving";
 import { addClass, changeItem, classes, currentClass, keptBy, photos, renameAdded, session } from "./session";
-import { following } from "./suggestions";
+import { following, nameAt, together } from "./suggestions";
 import type { Box, Content, NamedBox, Photo } from "./types";
 
 export const waiting = signal(0);
@@ -29,6 +29,8 @@ export const dragging = signal(false);
 let saver: Saver | null = null;
 let copied: readonly NamedBox[] = [];
 let renamings = 0;
+/** A class that was asked for since the last box: the next one has it, whatever is suggested there. */
+let meant = false;
 
 /** Edits of this store are saved from now on; those that an earlier visit left are sent first. */
 export function startSaving(store: string): string[] {
@@ -84,9 +86,22 @@ function saved(answer: Photo, clean: boolean): void {
 }
 
 function save(): void {
-  const photo = open.photo.value;
-  if (!photo) return;
-  const said = open.content();
+  if (open.photo.value) send(open.photo.value, open.content());
+}
+
+/** Boxes for photos that may not be open, such as those of a sheet; true once the server has them all. */
+export async function labelPhotos(said: ReadonlyMap<Photo, readonly NamedBox[]>): Promise<boolean> {
+  const sent: Promise<boolean>[] = [];
+  for (const [photo, boxes] of said) {
+    const content = { boxes: boxes.map(({ box, name }) => ({ box, name })), empty: false };
+    send(photo, content);
+    if (open.photo.value?.photo === photo.photo) open.showContent(content);
+    if (saver) sent.push(saver.flush(photo.photo));
+  }
+  return (await Promise.all(sent)).every(Boolean);
+}
+
+function send(photo: Photo, said: Content): void {
   const count = said.boxes?.length ?? said.names?.length ?? 0;
   const state = said.empty ? "empty" : count > 0 ? "labelled" : "unlabelled";
   changeItem(photo.photo, { state, boxes: count }, photo.index);
@@ -99,9 +114,16 @@ function change(labels: readonly open.Label[]): void {
   save();
 }
 
-/** A drawn box gets the class that is in use; without any, the page asks for one. */
+/**
+ * A drawn box gets the class that was asked for, else the one that the detector sees there, else that of
+ * the last box; without any, the page asks for one.
+ */
 export function addBox(box: Box): void {
   drawing.value = false;
+  const asks = meant || currentClass.value === null;
+  const seen = asks ? null : nameAt(open.offers.value, open.rejected.value, box);
+  meant = false;
+  if (seen !== null) currentClass.value = seen;
   if (currentClass.value === null) unnamed.value = box;
   else select(append(box, currentClass.value), false);
 }
@@ -117,6 +139,7 @@ export function nameDrawn(name: string): void {
   unnamed.value = null;
   if (!box || name.trim() === "") return;
   addClass(name.trim());
+  meant = true;
   addBox(box);
 }
 
@@ -141,8 +164,10 @@ export function setBox(id: number, box: Box): void {
   change(open.labels.value.map((label) => (label.id === id ? { ...label, box } : label)));
 }
 
-export function removeSelected(): void {
-  const id = open.selectedLabel.value?.id;
+/** The chosen box; without one, that under the pointer, so that it takes no click. */
+export function removeBox(at: [number, number] | null = null): void {
+  const label = open.selectedLabel.value ?? (at && boxAt(open.labels.value, ...at, 0, null));
+  const id = label?.id;
   if (id === undefined) return;
   open.selected.value = null;
   change(open.labels.value.filter((label) => label.id !== id));
@@ -166,6 +191,7 @@ export function useClass(name: string): void {
   const label = open.selectedLabel.value;
   if (label) change(open.labels.value.map((one) => (one.id === label.id ? { ...one, name } : one)));
   else if (open.activeOffer.value) accept(name);
+  else meant = true;
 }
 
 export const chosenOffer = () => open.activeOffer.value ?? open.visibleOffers.value[0] ?? null;
@@ -185,7 +211,10 @@ export function accept(name?: string): void {
   open.active.value = open.visibleOffers.value.some(({ id }) => id === next) ? next : null;
 }
 
-export function rejectOffer(): void {
+/** The chosen suggestion, or that under the pointer, or the surest. */
+export function rejectOffer(at: [number, number] | null = null): void {
+  const under = open.activeOffer.value ? null : at && boxAt(open.visibleOffers.value, ...at, 0, null);
+  if (under) return open.reject(under);
   const offer = chosenOffer();
   if (!offer) return;
   const next = after(offer.id);
@@ -198,14 +227,11 @@ function after(id: number): number | null {
   return next && next.id !== id ? next.id : null;
 }
 
-/** All suggestions that are shown; of two that nearly coincide, the surer one. */
 export function acceptAll(): void {
-  const accepted: open.Label[] = [];
-  for (let next = open.visibleOffers.value[0]; next; next = open.visibleOffers.value[0]) {
-    accepted.push(open.label(next.box, next.name));
-    open.labels.value = [...open.labels.value, accepted.at(-1) as open.Label];
-  }
-  if (accepted.length > 0) change(open.labels.value);
+  const { offers, labels, rejected, threshold } = open;
+  const taken = together(offers.value, labels.value, rejected.value, threshold.value);
+  const accepted = taken.map(({ box, name }) => open.label(box, name));
+  if (accepted.length > 0) change([...labels.value, ...accepted]);
   open.active.value = null;
 }
 

@@ -10,6 +10,7 @@ export type Command =
   | "next"
   | "previous"
   | "best"
+  | "sheet"
   | "nothing"
   | "undo"
   | "redo"
@@ -40,6 +41,7 @@ const LETTERS: Record<string, Command> = {
   d: "next",
   f: "previous",
   b: "best",
+  s: "sheet",
   n: "nothing",
   z: "undo",
   c: "copy",
@@ -94,6 +96,7 @@ export const HELP: [string[], TextKey][] = [
   [["D"], "key.next"],
   [["F"], "key.previous"],
   [["B"], "key.best"],
+  [["S"], "key.sheet"],
   [["N"], "key.nothing"],
   [["Z"], "key.undo"],
   [["Shift", "Z"], "key.redo"],

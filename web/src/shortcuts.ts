@@ -5,7 +5,7 @@ import * as open from "./document";
 import * as editing from "./editing";
 import { go, goBest, opening } from "./going";
 import { type Command, commandOf } from "./keys";
-import { fitPhoto, gestures, seen, zoom } from "./Stage";
+import { fitPhoto, gestures, pointed, seen, zoom } from "./Stage";
 
 const AREAS = ["photos", "stage", "side"];
 
@@ -77,7 +77,7 @@ const SIMPLE: Record<Simple, () => void> = {
   },
   accept,
   reject: () => {
-    if (!editing.isClassify()) editing.rejectOffer();
+    if (!editing.isClassify()) editing.rejectOffer(pointed());
   },
   acceptAll: () => {
     if (!editing.isClassify()) editing.acceptAll();
@@ -85,13 +85,16 @@ const SIMPLE: Record<Simple, () => void> = {
   next: () => void go(1),
   previous: () => void go(-1),
   best: () => void goBest(),
+  sheet: () => {
+    if (!editing.isClassify()) asked.value = "sheet";
+  },
   nothing: editing.nothingHere,
   undo: () => void editing.travel("undo"),
   redo: () => void editing.travel("redo"),
   copy: () => {
     if (!editing.isClassify()) editing.copyLast();
   },
-  remove: editing.removeSelected,
+  remove: () => editing.removeBox(pointed()),
   hide: () => {
     editing.hidden.value = !editing.hidden.value;
   },

@@ -8,6 +8,8 @@ export interface Offer {
   box: Box;
   name: string;
   confidence: number;
+  /** How likely something is there, whichever class. */
+  there: number;
   /** It was not there, or was another, before the last fit. */
   fresh: boolean;
 }
@@ -19,11 +21,11 @@ let lastId = 0;
 /** Suggestions with ids; one that the earlier ones had keeps its id, so that the chosen one stays chosen. */
 export function matched(found: Suggestions, before: readonly Offer[]): Offer[] {
   const left = [...before];
-  return found.items.filter(hasBox).map(({ box, name, confidence }) => {
+  return found.items.filter(hasBox).map(({ box, name, confidence, there = confidence }) => {
     const at = left.findIndex((old) => old.name === name && iou(old.box, box) >= SAME);
     const old = at >= 0 ? left.splice(at, 1)[0] : undefined;
     if (!old) lastId += 1;
-    return { id: old?.id ?? lastId, box, name, confidence, fresh: before.length > 0 && !old };
+    return { id: old?.id ?? lastId, box, name, confidence, there, fresh: before.length > 0 && !old };
   });
 }
 
@@ -31,7 +33,7 @@ function hasBox(item: Suggestion): item is Suggestion & { box: Box } {
   return item.box !== undefined;
 }
 
-/** Those that reach the slider, that nobody rejected, and that no label covers. */
+/** Those of places where something is as surely as the slider says, that nobody rejected, and that no label covers. */
 export function shown(
   offers: readonly Offer[],
   boxes: readonly NamedBox[],
@@ -40,14 +42,41 @@ export function shown(
 ): Offer[] {
   return offers.filter(
     (offer) =>
-      offer.confidence >= threshold &&
+      offer.there >= threshold &&
       !boxes.some((box) => covers(box, offer, 0.7)) &&
       !rejected.some((box) => box.name === offer.name && iou(box.box, offer.box) >= SAME),
   );
 }
 
+/** Those that are accepted together: all that are shown; of two that nearly coincide, the surer one. */
+export function together(
+  offers: readonly Offer[],
+  boxes: readonly NamedBox[],
+  rejected: readonly NamedBox[],
+  threshold: number,
+): Offer[] {
+  const taken: Offer[] = [];
+  for (const offer of shown(offers, boxes, rejected, threshold))
+    if (!taken.some((one) => covers(one, offer, 0.7))) taken.push(offer);
+  return taken;
+}
+
 function covers(label: NamedBox, offer: Offer, other: number): boolean {
   return iou(label.box, offer.box) >= (label.name === offer.name ? SAME : other);
+}
+
+/** What the detector takes a drawn box for: the surest that shows the same, however low the slider is. */
+export function nameAt(offers: readonly Offer[], rejected: readonly NamedBox[], box: Box): string | null {
+  const same = offers.filter(
+    (offer) =>
+      iou(offer.box, box) >= SAME &&
+      !rejected.some((one) => one.name === offer.name && iou(one.box, offer.box) >= SAME),
+  );
+  const surest = same.reduce<Offer | null>(
+    (best, one) => (best && best.confidence >= one.confidence ? best : one),
+    null,
+  );
+  return surest?.name ?? null;
 }
 
 /** The one after `current` in the order of confidence, the first if none is chosen; null if there is none. */

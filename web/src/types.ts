@@ -14,6 +14,8 @@ export interface Suggestion {
   name: string;
   score: number;
   confidence: number;
+  /** How likely something is there, whichever class; what an earlier session left has none. */
+  there?: number;
 }
 
 export interface Suggestions {

@@ -75,12 +75,57 @@ describe("suggestions", () => {
   });
 });
 
+describe("what the pointer is on", () => {
+  it("is rejected or removed without a click", () => {
+    editing.rejectOffer([230, 40]);
+    expect(open.visibleOffers.value.map(({ name }) => name)).toEqual(["ace"]);
+    editing.acceptAll();
+    editing.removeBox([350, 250]); // nothing is there
+    expect(said()).toHaveLength(1);
+    editing.removeBox([50, 50]);
+    expect(said()).toEqual([]);
+  });
+  it("stays where something was chosen", () => {
+    editing.activate(1);
+    editing.rejectOffer([230, 40]);
+    expect(open.visibleOffers.value.map(({ name }) => name)).toEqual(["ten"]);
+    editing.acceptAll();
+    editing.addBox([0, 150, 50, 290]);
+    editing.removeBox([230, 40]);
+    expect(said()).toEqual([["ten", ...B]]);
+  });
+});
+
 describe("boxes", () => {
   it("get the class in use, and another by a key", () => {
     currentClass.value = "ten";
-    editing.addBox(A);
+    editing.addBox([0, 150, 50, 290]);
+    expect(said()[0]?.[0]).toBe("ten");
     editing.useClass("ace");
-    expect(said()).toEqual([["ace", ...A]]);
+    expect(said()[0]?.[0]).toBe("ace");
+  });
+  it("get the class that the detector sees there, also below the slider", () => {
+    currentClass.value = "ten";
+    editing.addBox([5, 5, 100, 100]);
+    expect([said()[0]?.[0], currentClass.value]).toEqual(["ace", "ace"]);
+    editing.addBox([300, 201, 320, 220]);
+    expect(said()[1]?.[0]).toBe("ten");
+    editing.addBox([0, 150, 50, 290]); // nothing is seen there: as the last one
+    expect(said()[2]?.[0]).toBe("ten");
+  });
+  it("get the class that was asked for, once", () => {
+    editing.useClass("ten");
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ten");
+    open.showPhoto(photo(), null);
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ace");
+  });
+  it("do not get a class that was rejected there", () => {
+    currentClass.value = "ten";
+    editing.rejectOffer();
+    editing.addBox(A);
+    expect(said()[0]?.[0]).toBe("ten");
   });
   it("without any class ask for a name", () => {
     classes.value = [];
@@ -96,7 +141,7 @@ describe("boxes", () => {
     editing.nudge(-5, 2, false);
     editing.nudge(10, 0, true);
     expect(said()).toEqual([["ace", 0, 2, 110, 102]]);
-    editing.removeSelected();
+    editing.removeBox();
     expect(editing.nudge(1, 0, false)).toBe(false);
   });
   it("of the last photo are copied, but not twice", () => {

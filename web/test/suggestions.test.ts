@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { difference, following, matched, shown } from "../src/suggestions";
+import { difference, following, matched, nameAt, shown, together } from "../src/suggestions";
 import type { Box, Suggestions } from "../src/types";
 
 const found = (...items: [Box, string, number][]): Suggestions => ({
@@ -38,6 +38,15 @@ describe("shown are those", () => {
     expect(names(shown(offers, [], [], 0.5))).toEqual(["ace"]);
     expect(names(shown(offers, [], [], 0.4))).toEqual(["ace", "ten"]);
   });
+  it("where something is, whichever class it may be", () => {
+    const items = [
+      { box: A, name: "jack", score: 0, confidence: 0.3, there: 0.9 },
+      { box: A, name: "king", score: 0, confidence: 0.25 },
+    ];
+    const torn = matched({ model: "1", withheld: false, items }, []);
+    expect(names(shown(torn, [], [], 0.5))).toEqual(["jack"]);
+    expect(names(shown(torn, [], [], 0.2))).toEqual(["jack", "king"]);
+  });
   it("that no label covers", () => {
     expect(names(shown(offers, [{ box: NEAR_A, name: "ace" }], [], 0))).toEqual(["ten"]);
     expect(names(shown(offers, [{ box: NEAR_A, name: "king" }], [], 0))).toEqual(["ten"]);
@@ -48,6 +57,29 @@ describe("shown are those", () => {
   it("that nobody rejected", () => {
     expect(names(shown(offers, [], [{ box: NEAR_A, name: "ace" }], 0))).toEqual(["ten"]);
     expect(names(shown(offers, [], [{ box: NEAR_A, name: "king" }], 0))).toEqual(["ace", "ten"]);
+  });
+});
+
+describe("accepted together are", () => {
+  const offers = matched(found([A, "ace", 0.9], [NEAR_A, "ten", 0.8], [B, "ten", 0.4]), []);
+  const names = (threshold: number) => together(offers, [], [], threshold).map(({ name }) => name);
+  it("all that are shown, and of two that nearly coincide the surer one", () => {
+    expect(names(0)).toEqual(["ace", "ten"]);
+    expect(names(0.5)).toEqual(["ace"]);
+    expect(together(offers, [{ box: A, name: "king" }], [], 0.5)).toEqual([]);
+  });
+});
+
+describe("a drawn box is named", () => {
+  const offers = matched(found([B, "ten", 0.1], [NEAR_A, "ten", 0.3], [A, "ace", 0.6]), []);
+  it("by the surest that shows the same", () => {
+    expect(nameAt(offers, [], NEAR_A)).toBe("ace");
+    expect(nameAt(offers, [], B)).toBe("ten");
+    expect(nameAt(offers, [{ box: A, name: "ace" }], NEAR_A)).toBe("ten");
+  });
+  it("by none that is beside it", () => {
+    expect(nameAt(offers, [], [80, 80, 200, 200])).toBeNull();
+    expect(nameAt([], [], A)).toBeNull();
   });
 });
 

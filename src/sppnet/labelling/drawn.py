@@ -29,17 +29,23 @@ class Suggestions(Detections):
     Attributes:
         names: (K,) class name of each.
         model: Version of the model; empty before there is one.
+        there: (K,) how likely something is there, whichever class; at least the confidence.
     """
 
     names: tuple[str, ...]
     model: str
+    there: Tensor
 
     @classmethod
-    def of(cls, found: Detections, names: Sequence[str], model: str) -> "Suggestions":
+    def of(
+        cls, found: Detections, names: Sequence[str], model: str, there: Tensor | None = None
+    ) -> "Suggestions":
         """Name the classes of detections."""
         made = cls(found.boxes, found.scores, found.labels, found.confidence)
         made.names = tuple(names[label] for label in found.labels.tolist())
         made.model = model
+        sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+        made.there = sure if there is None else there
         return made
 
     def as_boxes(self) -> list[SuggestedBox]:

@@ -5,7 +5,7 @@ of those that are not labelled yet, the most useful one comes next.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from sppnet.labelling.learner import WarmLearner
 DRAWS = 200  # of the bootstrap over photos
 # Overlaps from which on boxes show the same thing, and below which they do not.
 SAME, OTHER = 0.5, 0.3
+PLACE = 0.6  # overlap from which on detections of several classes are of one place
+SURE = 0.5  # confidence from which on a detection is rather right than wrong
 UNFOUND = 0.3  # confidence below which a label counts as not found
 REACH = 1.05  # diagonals of a label between its centre and a thing that it may be meant for
 NOVELTY_FLOOR = 0.1  # a photo like one that is labelled still counts a little
@@ -69,12 +71,14 @@ class HeldOut:
         found: By name, with confidence.
         names: Class names.
         points: From which score on detections count; None if there are too few right ones.
+        thing_points: The same of places where something is, whichever class (:func:`join_places`).
     """
 
     images: dict[str, LabelledImage]
     found: dict[str, Detections]
     names: tuple[str, ...]
     points: OperatingPoints | None
+    thing_points: OperatingPoints | None = None
 
 
 def detect_held_out(
@@ -116,9 +120,73 @@ def detect_held_out(
                 found[name] = detector.detect(encoded, learner.cached.propose(image))
     judged = {name: images[name] for name in found}
     points = OperatingPoints.fit(list(judged.values()), found, learner.names, "training")
+    temperature = learner.inference.softmax_temperature
+    places = {name: join_places(each, temperature)[1] for name, each in found.items()}
+    things = [replace(each, labels=torch.zeros_like(each.labels)) for each in judged.values()]
+    thing_points = OperatingPoints.fit(things, places, ("thing",), "training")
     if points is not None:
         found = {name: points.with_confidence(each) for name, each in found.items()}
-    return HeldOut(judged, found, learner.names, points)
+    return HeldOut(judged, found, learner.names, points, thing_points)
+
+
+def join_places(found: Detections, temperature: float) -> tuple[Tensor, Detections]:
+    """Ask whether something is at a place, whichever class: detections that coincide become one.
+
+    A detector that does not know a jack from a king may well see that there is a card. The score of
+    a place is to its classes together what the score of a detection is to its class.
+
+    Args:
+        found: Detections of one photo, whose classes competed at this temperature.
+        temperature: 0 if each class scored alone; a place then has the best score.
+
+    Returns:
+        (P,) rows of the best detection of each place, and these with label 0 and scores of places.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9], [20, 0, 29, 9]])
+        >>> found = Detections(boxes, torch.tensor([0.0, -0.05, -1.0]), torch.tensor([0, 1, 0]))
+        >>> rows, places = join_places(found, 0.125)
+        >>> rows.tolist(), [round(score, 2) for score in places.scores.tolist()]
+        ([0, 2], [0.28, -1.0])
+    """
+    near = box_iou(found.boxes, found.boxes) >= PLACE
+    free, rows, scores = torch.ones(len(near), dtype=torch.bool), [], []
+    for row in found.scores.argsort(descending=True, stable=True).tolist():
+        if not free[row]:
+            continue
+        own = near[row] & free
+        free &= ~own
+        best = torch.full((int(found.labels.max()) + 1,), -torch.inf, dtype=torch.float64)
+        best.scatter_reduce_(0, found.labels[own], found.scores[own].double(), "amax")
+        rows.append(row)
+        if temperature:
+            share = (best / temperature).sigmoid().sum().clamp(1e-9, 1 - 1e-9)
+            best = temperature * share.logit()
+        scores.append(max(float(best.max()), float(found.scores[row])))
+    chosen = torch.tensor(rows, dtype=torch.int64)
+    zeros = torch.zeros_like(chosen)
+    return chosen, Detections(found.boxes[chosen], torch.tensor(scores), zeros)
+
+
+def measure_presence(
+    found: Detections, points: OperatingPoints | None, temperature: float
+) -> Tensor:
+    """Say of detections how likely something is there, whichever class.
+
+    Args:
+        found: With confidence.
+        points: Of places; None before they were measured.
+        temperature: Of the detector's softmax.
+
+    Returns:
+        (K,) 0..1, at least the confidence; more than that only for the best of each place.
+    """
+    rows, places = join_places(found, temperature)
+    sure = None if points is None else points.with_confidence(places).confidence
+    there = _sureness(found).clone()
+    sure = (2 * places.scores).sigmoid() if sure is None else sure
+    there[rows] = torch.maximum(there[rows], sure.to(there.dtype))
+    return there
 
 
 def summarise(held: HeldOut) -> Expectation:
@@ -176,11 +244,20 @@ class Candidate:
         photo: Its name.
         uncertainty: From 0 (the model is sure of all that it sees) on.
         vector: (D,) what the photo shows.
+        things: How many detections are rather right than wrong.
     """
 
     photo: str
     uncertainty: float
     vector: Tensor
+    things: int = 0
+
+    @classmethod
+    def of(cls, photo: str, found: Detections | None, vector: Tensor) -> "Candidate":
+        """Describe a photo by what a model found; with None there is no model, all is unsure."""
+        if found is None:
+            return cls(photo, 1.0, vector)
+        return cls(photo, measure_uncertainty(found), vector, count_things(found))
 
 
 @dataclass(frozen=True)
@@ -226,6 +303,40 @@ def measure_uncertainty(found: Detections) -> float:
     sure = _sureness(found)
     open_questions = 4 * sure * (1 - sure)
     return round(float(open_questions.sort(descending=True).values[:10].sum()), 6)
+
+
+def count_things(found: Detections) -> int:
+    """Count the detections that are rather right than wrong.
+
+    Args:
+        found: With confidence; without it, scores count as log-odds.
+
+    Example:
+        >>> boxes, labels = torch.tensor([[0.0, 0, 9, 9]] * 2), torch.tensor([0, 0])
+        >>> count_things(Detections(boxes, torch.tensor([1.0, -1.0]), labels))
+        1
+    """
+    return int((_sureness(found) >= SURE).sum())
+
+
+def choose_surest(candidates: Sequence[Candidate], count: int) -> list[str]:
+    """Choose the photos on which a model sees things and doubts the least.
+
+    Args:
+        candidates: Photos that are not labelled.
+        count: At most so many.
+
+    Returns:
+        Names, the surest first.
+
+    Example:
+        >>> none = torch.zeros(1)
+        >>> photos = [Candidate("a", 2.0, none, 3), Candidate("b", 0.1, none, 1)]
+        >>> choose_surest([*photos, Candidate("nothing seen", 0.0, none)], 3)
+        ['b', 'a']
+    """
+    seen = [each for each in candidates if each.things]
+    return [each.photo for each in sorted(seen, key=lambda each: each.uncertainty)[:count]]
 
 
 def choose_next(candidates: Sequence[Candidate], seen: Tensor, count: int) -> list[str]:

@@ -110,6 +110,8 @@ class KeptLearning:
         loop.is_polished = about["polished"] and not gone
         if about["points"] is not None:
             loop.points = OperatingPoints.from_config(about["points"], len(about["names"]))
+        if about.get("thing_points") is not None:
+            loop.thing_points = OperatingPoints.from_config(about["thing_points"], 1)
         if learner.is_ready and learner.learnt:
             loop.publish()
         loop.sync(every=True)
@@ -147,6 +149,7 @@ class KeptLearning:
             "mined": sorted(loop.mined),
             "polished": loop.is_polished,
             "points": None if loop.points is None else loop.points.config(),
+            "thing_points": None if loop.thing_points is None else loop.thing_points.config(),
         }
 
     def _key(self) -> str:

@@ -14,7 +14,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from sppnet.config.detection import DetectionConfig
+from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection import CachedFeatures, Detector, LinearRegionClassifier
 from sppnet.detection.assign import trainable_objects, wants_mirror
 from sppnet.detection.encoder import EncodedImage
@@ -125,6 +125,11 @@ class WarmLearner:
     def is_ready(self) -> bool:
         """Whether there is anything to detect with."""
         return self.miner is not None and any(self.miner.objectives_)
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """The constants that the detector finds things with."""
+        return inference_config(self.config)
 
     @property
     def channels(self) -> int:
@@ -306,7 +311,7 @@ class WarmLearner:
             linear_classifier(self.miner, self.scale),
             cascade if self.config.box_regression else None,
             self.names,
-            inference_config(self.config),
+            self.inference,
             self.cached.anchors,
             self.cached.content_numbers(),
         )

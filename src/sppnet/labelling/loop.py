@@ -24,7 +24,7 @@ from sppnet.images import LabelledImage, read_labels
 from sppnet.images.readers.labels import label_image
 from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.drawn import said_of
-from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out, measure_uncertainty
+from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out
 from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
@@ -51,6 +51,7 @@ class LearningLoop:
     Attributes:
         model: What suggests now; None before the first fit.
         points: From held-out photos; None before :meth:`hold_out`.
+        thing_points: The same of places, whichever class is there.
         problems: Photos that could not be used.
         at: Place of the photo that is looked at.
         learns_edits: Whether :meth:`improve_once` learns what waits.
@@ -64,6 +65,7 @@ class LearningLoop:
         self.places = {photo: place for place, photo in enumerate(photos)}
         self.model: Model | None = None
         self.points: OperatingPoints | None = None
+        self.thing_points: OperatingPoints | None = None
         self.full: Detector | None = None
         self.problems: list[Problem] = []
         self.at = 0
@@ -434,7 +436,7 @@ class LearningLoop:
         some = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
         images = {self.name_of(known[at]): known[at] for at in some[:most_photos].tolist()}
         held = detect_held_out(self.learner, images, folds, seed, stop)
-        self.points = held.points
+        self.points, self.thing_points = held.points, held.thing_points
         self.publish(over_full=is_new)
         return held
 
@@ -445,11 +447,9 @@ class LearningLoop:
         rest = [photo for photo in known if photo not in done]
         some = rest[:: max(1, len(rest) // LOOKED_AT)][:LOOKED_AT]
         model = self.model
-        unsure = [1.0] * len(some)
-        if model is not None:
-            unsure = [measure_uncertainty(self.find(photo, model)) for photo in some]
-        pairs = zip(some, unsure, strict=True)
-        made = [Candidate(photo, each, self._vector(photo)) for photo, each in pairs]
+        found = [None if model is None else self.find(photo, model) for photo in some]
+        pairs = zip(some, found, strict=True)
+        made = [Candidate.of(photo, each, self._vector(photo)) for photo, each in pairs]
         seen = [self._vector(photo) for photo in known if photo in done]
         return made, torch.stack(seen) if seen else torch.zeros(0, self.learner.channels)
 

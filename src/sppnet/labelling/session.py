@@ -1,7 +1,7 @@
 """``LabelSession``: label photos, and have a detector that learns from each label in seconds."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,15 @@ from sppnet.labelling.base import (
 )
 from sppnet.labelling.drawn import Suggestions, cut_boxes, keep_extras
 from sppnet.labelling.exchange import export_labels
-from sppnet.labelling.folds import Doubt, Expectation, choose_next, find_doubts, summarise
+from sppnet.labelling.folds import (
+    Doubt,
+    Expectation,
+    choose_next,
+    choose_surest,
+    find_doubts,
+    measure_presence,
+    summarise,
+)
 from sppnet.labelling.kept import KeptLearning
 from sppnet.labelling.loop import DOUBT_FOLDS, LearningLoop
 from sppnet.storage.label_store import LabelStore
@@ -296,9 +304,10 @@ class LabelSession(PhotoSession):
         if model is None:
             return Suggestions.of(Detections.empty(), (), "")
         with self._improver.paused():
-            found = Suggestions.of(
-                self._loop.find(photo, model), model.detector.names, model.version
-            )
+            made, names = self._loop.find(photo, model), model.detector.names
+            temperature = model.detector.inference.softmax_temperature
+            there = measure_presence(made, self._loop.thing_points, temperature)
+            found = Suggestions.of(made, names, model.version, there)
         if self.store.suggestions(photo)[1] != model.version:
             self.store.put_suggestions(photo, found.as_boxes(), model.version)
         return found
@@ -337,6 +346,21 @@ class LabelSession(PhotoSession):
             candidates, seen = self._loop.candidates(done)
             chosen = choose_next(candidates, seen, count)
             return fill_up(chosen, self.photos, done, count)
+
+    def surest(self, count: int = 12, without: Collection[str] = ()) -> list[str]:
+        """Choose the photos whose suggestions are least in doubt, to look through many at once.
+
+        Args:
+            count: At most so many.
+            without: Photos that are not wanted.
+
+        Returns:
+            Names, the surest first; none before there is a model, or where it sees nothing.
+        """
+        check_number("count", count, whole=True)
+        with self._improver.paused(), self._loop.lock:
+            candidates, _ = self._loop.candidates(self._done() | set(without))
+            return choose_surest(candidates, count)
 
     def doubtful(self, count: int = 40, most_photos: int = 1000) -> list[Doubt]:
         """Name labels that a model fitted without their photo denies, and things without a label.

@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from sppnet.server.answers import BadValueError, Event, EventHub, has_controls
-from sppnet.server.board import LAST_PHOTO, Board, Withheld
+from sppnet.errors import InputError
+from sppnet.server.answers import BadValueError, Event, EventHub, NotFoundError, has_controls
+from sppnet.server.board import LAST_PHOTO, Board, Withheld, is_withheld
 from sppnet.server.files import PhotoDesk
 from sppnet.server.label_work import LabelWork, Session
 from sppnet.storage.label_store import LabelStore
@@ -166,6 +168,26 @@ class LabelDesk:
         photos = self.board.unlabelled()
         return {"photos": [photo for photo, _ in zip(photos, range(count), strict=False)]}
 
+    def surest(self, count: int) -> Json:
+        """The photos whose suggestions are least in doubt, with these, to look through at once.
+
+        Raises:
+            NotFoundError: If whole photos are named.
+        """
+        _check_count(count, 100)
+        if self.task != "detect":
+            raise NotFoundError("there is no such request")
+        if not self.work.is_open or self.work.is_training_fully:
+            return {"photos": []}
+        hidden = [photo for photo in self.board.unlabelled() if is_withheld(photo)]
+        names = cast(Any, self.work.session).surest(count, hidden)
+        shown = []
+        for name in names:
+            with suppress(InputError):  # it may have gone meanwhile
+                self.suggest(name)
+                shown.append(self._describe(self.store.labels(name)))
+        return {"photos": shown}
+
     def doubtful(self, count: int) -> Json:
         """Labels to look at again."""
         _check_count(count, 1000)
@@ -293,8 +315,9 @@ class LabelDesk:
 def _items(found: Any) -> list[Json]:
     """Suggestions as the page has them, best first."""
     sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    columns = [found.names, found.scores.tolist(), sure.tolist()]
-    rows = [dict(zip(("name", "score", "confidence"), row, strict=True))
+    there = getattr(found, "there", sure)  # whole photos have none
+    columns = [found.names, found.scores.tolist(), sure.tolist(), there.tolist()]
+    rows = [dict(zip(("name", "score", "confidence", "there"), row, strict=True))
             for row in zip(*columns, strict=True)]  # fmt: skip
     boxes = getattr(found, "boxes", None)  # whole photos have none
     if boxes is not None:

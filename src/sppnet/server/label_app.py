@@ -216,6 +216,10 @@ def _add_model(app: FastAPI, desk: LabelDesk) -> None:
     def following(count: int = 10) -> Response:
         return json_response(desk.next(count))
 
+    @app.get("/api/surest")
+    def surest(count: int = 12) -> Response:
+        return json_response(desk.surest(count))
+
     @app.get("/api/doubtful")
     def doubtful(count: int = 40) -> Response:
         return json_response(desk.doubtful(count))
