@@ -118,7 +118,7 @@ BARS = [
         "Every flipped bit and every cut of a model is noticed; other formats, NaN are refused",
         "pytest -m 'slow or not slow' tests/storage/test_models.py",
         PARTLY,
-        "time and memory of a refusal are not bounded by a test; values changed under right checksums: "
+        "time and memory of a refusal are not bounded by a test; values under right checksums: "
         "tests/end_to_end/test_resigned_models.py",
     ),
     Bar(
