@@ -186,8 +186,11 @@ def count_of(number: int, noun: str, many: str = "") -> str:
     Example:
         >>> [count_of(n, noun) for n, noun in ((1, "class"), (0, "box"), (1200, "photo"))]
         ['1 class', '0 boxes', '1,200 photos']
+        >>> [count_of(2, noun) for noun in ("batch", "epoch")]
+        ['2 batches', '2 epochs']
     """
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    hisses = noun.endswith(("s", "x", "ch", "sh")) and noun != "epoch"
+    ending = "es" if hisses else "s"
     return f"{number:,} {noun if number == 1 else many or noun + ending}"
 
 

@@ -278,7 +278,7 @@ ENDINGS = [  # words after "classify", exit code, part of the error line
     (["fit", "{data}", *SMALL, "--imgsz", "24", "--out", "{file}"], 6, "file"),
     (["train", "{data}", *SMALL, "--out", "{new}", "--imgsz", "0"], 2, "imgsz must be"),
     (["val", "{empty}", "{data}", "--out", "{new}"], 5, "manifest.json"),
-    (["predict", "{model}", "{empty}", "--out", "{new}"], 4, "none of"),
+    (["predict", "{model}", "{empty}", "--out", "{new}"], 4, "the one input could not"),
     (["predict", "{model}", "{file}", "--out", "{new}"], 4, "E_FORMAT"),
     (["predict", "{file}", "{data}", "--out", "{new}"], 5, "file"),
 ]
