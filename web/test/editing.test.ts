@@ -3,33 +3,17 @@ import * as open from "../src/document";
 import * as editing from "../src/editing";
 import { addClass, classes, currentClass, session, showClasses } from "../src/session";
 import type { Box, Photo, Session } from "../src/types";
+import { photoWith } from "./photos";
 
 const A: Box = [0, 0, 100, 100];
 const B: Box = [200, 0, 260, 80];
 
-function photo(more: Partial<Photo> = {}): Photo {
-  return {
-    photo: "p",
-    index: 0,
-    width: 400,
-    height: 300,
-    revision: 3,
-    state: "unlabelled",
-    boxes: [],
-    can_undo: false,
-    can_redo: false,
-    suggestions: {
-      model: "1",
-      withheld: false,
-      items: [
-        { box: A, name: "ace", score: 1, confidence: 0.9 },
-        { box: B, name: "ten", score: 0, confidence: 0.6 },
-        { box: [300, 200, 320, 220], name: "ten", score: 0, confidence: 0.1 },
-      ],
-    },
-    ...more,
-  };
-}
+const ITEMS = [
+  { box: A, name: "ace", score: 1, confidence: 0.9 },
+  { box: B, name: "ten", score: 0, confidence: 0.6 },
+  { box: [300, 200, 320, 220] as Box, name: "ten", score: 0, confidence: 0.1 },
+];
+const photo = (more: Partial<Photo> = {}) => photoWith(ITEMS, more);
 
 const said = () => open.labels.value.map(({ box, name }) => [name, ...box]);
 

@@ -5,6 +5,7 @@ import * as editing from "../src/editing";
 import { acceptSheet, cells, left, loadSheet, right, SHEET, toggle } from "../src/looking";
 import { photos, session } from "../src/session";
 import type { Box, Content, Photo, Session } from "../src/types";
+import { photoWith } from "./photos";
 
 const A: Box = [0, 0, 100, 100];
 const NEAR_A: Box = [4, 4, 100, 100];
@@ -13,26 +14,12 @@ const B: Box = [200, 0, 260, 80];
 let server: Photo[];
 let put: [string, number, Content][];
 
-function photo(name: string, more: Partial<Photo> = {}): Photo {
-  const items = [
-    { box: A, name: "ace", score: 1, confidence: 0.9 },
-    { box: NEAR_A, name: "ten", score: 0, confidence: 0.8 },
-    { box: B, name: "ten", score: 0, confidence: 0.2 },
-  ];
-  return {
-    photo: name,
-    index: 0,
-    width: 400,
-    height: 300,
-    revision: 3,
-    state: "unlabelled",
-    boxes: [],
-    can_undo: false,
-    can_redo: false,
-    suggestions: { model: "1", withheld: false, items },
-    ...more,
-  };
-}
+const ITEMS = [
+  { box: A, name: "ace", score: 1, confidence: 0.9 },
+  { box: NEAR_A, name: "ten", score: 0, confidence: 0.8 },
+  { box: B, name: "ten", score: 0, confidence: 0.2 },
+];
+const photo = (name: string, more: Partial<Photo> = {}) => photoWith(ITEMS, { photo: name, ...more });
 
 const names = () => cells.value?.map((cell) => cell.photo.photo);
 
