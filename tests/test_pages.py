@@ -149,6 +149,31 @@ def test_notebook_is_kept_executed_and_without_errors(path: Path) -> None:
     assert str(ROOT.parent) not in path.read_text(encoding="utf-8")  # no paths of a machine
 
 
+# Smaller numbers, so that all cells run in seconds; as they stand they run with -m slow.
+SMALLER: dict[str, dict[str, str]] = {
+    "claims": {
+        "per_class=16": "per_class=8",
+        "splits=5": "splits=2",
+        "epochs=12, sizes=(96, 128)": "epochs=1, sizes=(64, 96)",
+        "count=40": "count=8",
+        "limit=10": "limit=3",
+    },
+    "layer_and_bins": {},
+    "twenty_photos": {
+        "count=60": "count=12",
+        "order[:20]": "order[:8]",
+        "order[20:]": "order[8:]",
+        "(5, 10)": "(4,)",
+        "range(200)": "range(10)",
+    },
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_with_less(path: Path, tmp_path: Path) -> None:
+    assert run_notebook(path, tmp_path, instead=SMALLER[path.stem]) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
