@@ -152,11 +152,12 @@ def test_notebook_is_kept_executed_and_without_errors(path: Path) -> None:
 # Smaller numbers, so that all cells run in seconds; as they stand they run with -m slow.
 SMALLER: dict[str, dict[str, str]] = {
     "claims": {
-        "per_class=16": "per_class=8",
+        "per_class=16": "per_class=4",
         "splits=5": "splits=2",
         "epochs=12, sizes=(96, 128)": "epochs=1, sizes=(64, 96)",
+        '"graph", 32, 100, (64, 64)': '"graph", 4, 30, (16, 16)',
         "count=40": "count=8",
-        "limit=10": "limit=3",
+        "limit=10": "limit=2",
     },
     "layer_and_bins": {},
     "twenty_photos": {

@@ -57,6 +57,7 @@ def _places(folder: Path) -> list:
     return [(row["epoch"], row.get("update")) for row in rows]
 
 
+@pytest.mark.slow
 def test_states_go_from_one_process_to_two_and_back(data: Path, tmp_path: Path) -> None:
     """Updates 0 to 2 alone, 3 and 4 by two, the last three alone; beside one all the way."""
     straight = tune(data, tmp_path / "straight", ALONE)
@@ -69,6 +70,7 @@ def test_states_go_from_one_process_to_two_and_back(data: Path, tmp_path: Path) 
     assert _places(out) == _places(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_process_that_is_lost_ends_the_others(data: Path, tmp_path: Path) -> None:
     (code, words), (other, _) = run_two(SCRIPT, "lost", data, tmp_path / "out")
     assert code == other == 1
