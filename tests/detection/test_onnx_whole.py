@@ -93,12 +93,12 @@ VARIANTS = {
 
 # Each takes ten seconds; these three differ from the others in a number or a shape.
 LONGER = ("one class", "one box regression", "all moved")
-NAMES = [
+CASES = [
     pytest.param(name, marks=pytest.mark.slow) if name in LONGER else name for name in VARIANTS
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CASES)
 def test_graph_finds_what_torch_finds(name: str) -> None:
     detector = draw_detector(**VARIANTS[name])
     data = export_whole(detector)
