@@ -29,6 +29,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent / "reliability"))
+
+from bars import tell
+
 from fuzz_kinds import KINDS, check_line
 from sppnet.errors import SppnetError
 
@@ -290,10 +294,7 @@ def main() -> None:
         real=Path(data) if data else None,
         keep=chosen.keep,
     )
-    text = json.dumps(tally.to_json(), indent=1)
-    print(text)
-    if chosen.out is not None:
-        chosen.out.write_text(text + "\n")
+    tell(tally.to_json(), chosen.out)
     sys.exit(1 if any(tally.counts[name] for name in FAULTS) else 0)
 
 

@@ -455,9 +455,8 @@ def see(person: Person, photo: str) -> tuple[list[Named], list[Named]]:
     things = [Named(*pair) for pair in zip(image.boxes.tolist(), names, strict=True)]
     if is_withheld(photo):
         return things, []
-    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    there = found.there.tolist()
-    columns = zip(found.boxes.tolist(), found.names, sure.tolist(), there, strict=True)
+    sure, there = found.sureness.tolist(), found.there.tolist()
+    columns = zip(found.boxes.tolist(), found.names, sure, there, strict=True)
     return things, [Named(*each) for each in columns]
 
 

@@ -25,7 +25,6 @@ import asyncio
 import contextlib
 import http.client
 import io
-import json
 import math
 import os
 import random
@@ -41,6 +40,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+sys.path.append(str(Path(__file__).parent / "reliability"))
+
+from bars import tell
 
 import serve
 
@@ -204,7 +207,6 @@ def serving(options: argparse.Namespace, *, stub: bool) -> Iterator[serve.Server
 
 def save_detector(folder: Path) -> None:
     """A small detector of random weights, with proposals by segmentation."""
-    sys.path.append(str(Path(__file__).parent / "reliability"))
     from laws import plain_detector
 
     plain_detector("graph", flip=False, side=224).save(folder)
@@ -426,10 +428,7 @@ def main() -> None:
         serve.serve_model(open_sleeper, (options.milliseconds / 1e3,), WORKERS)
         return
     found = BENCHES[options.what](options)
-    text = json.dumps(found, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+    tell(found, options.out)
     sys.exit(1 if found["beyond"] else 0)
 
 

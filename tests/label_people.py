@@ -92,7 +92,9 @@ class StandInSession:
         rows = Column([[1.0, 2.0, 11.0, 12.0]] if model else [])
         few = Column([0.9] if model else [])
         names = ("cat",) if model else ()
-        return SimpleNamespace(model=model, names=names, scores=few, confidence=few, boxes=rows)
+        return SimpleNamespace(
+            model=model, names=names, scores=few, confidence=few, sureness=few, boxes=rows
+        )
 
     def evaluate(self, most_photos=100, *, stop=lambda: False) -> Any:  # noqa: ARG002
         end = time.monotonic() + self.fit_seconds

@@ -188,8 +188,9 @@ class Tally:
         """End the command: one line with the counts if something failed, then the exit code."""
         code = self.exit_code()
         if code == NOTHING_USABLE:
-            words = "the one input" if self.listed == 1 else f"none of {self.listed:,} inputs"
-            raise NothingUsableError(f"{words} could {'not ' * (self.listed == 1)}be used")
+            if self.listed == 1:
+                raise NothingUsableError("the one input could not be used")
+            raise NothingUsableError(f"none of {self.listed:,} inputs could be used")
         if code == SOME_FAILED:
             note(f"{self.ok} of {count_of(self.listed, 'input')} done, {self.failed} failed")
         raise typer.Exit(code)

@@ -111,8 +111,8 @@ def scores_of(classifier: ImageClassifier, view: AnyView) -> ImageFunction:
     }
     if isinstance(classifier, TransferClassifier) and view is None and on_cpu:
         encoder, finish = classifier.encoder, classifier.score_rows
-        words = (View("native"), encoder.encode, 1, depends_on, encoder.workers, finish)
-        return ImageFunction(*words, resizes=True)
+        parts = (View("native"), encoder.encode, 1, depends_on, encoder.workers, finish)
+        return ImageFunction(*parts, resizes=True)
     return ImageFunction(
         View("native"),
         lambda images: classifier.score_images(images, view),

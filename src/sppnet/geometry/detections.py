@@ -94,6 +94,11 @@ class Detections(dict[str, Tensor]):
         return self.get("confidence")
 
     @property
+    def sureness(self) -> Tensor:
+        """(K,) float32 0..1: the confidence; where none was measured, scores count as log-odds."""
+        return self.scores.sigmoid() if self.confidence is None else self.confidence
+
+    @property
     def count(self) -> int:
         """How many things were found (``len`` counts the keys of the dict)."""
         return len(self["boxes"])

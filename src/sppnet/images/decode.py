@@ -183,7 +183,8 @@ def read_image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple
         InputError: As ``load_image``, as far as the header tells.
         ValueError: If ``max_pixels`` is out of range.
     """
-    return _read_header(path, max_pixels)[0]
+    with open_regular_file(path) as file:
+        return _read_header(file, path, max_pixels)[0]
 
 
 def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
@@ -200,8 +201,23 @@ def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tupl
         InputError: As ``read_image_size``.
         ValueError: If ``max_pixels`` is out of range.
     """
-    (height, width), orientation = _read_header(path, max_pixels)
+    with open_regular_file(path) as file:
+        (height, width), orientation = _read_header(file, path, max_pixels)
     return (width, height) if swaps_sides(orientation) else (height, width)
+
+
+def is_large(data: bytes) -> bool:
+    """Whether the header of an image file says that it has very many pixels; False without one.
+
+    Example:
+        >>> is_large(b"no image")
+        False
+    """
+    try:
+        height, width = _read_header(io.BytesIO(data), None, None)[0]
+    except InputError:
+        return False
+    return height * width > LARGE_PIXELS
 
 
 def to_image(source: ImageSource, *, compact: bool = False) -> Tensor:
@@ -265,19 +281,20 @@ def _decode(
         raise _as_input_error(error, file, name, path) from None
 
 
-def _read_header(path: str | Path, max_pixels: int | None) -> tuple[tuple[int, int], int]:
+def _read_header(
+    file: BinaryIO, path: str | Path | None, max_pixels: int | None
+) -> tuple[tuple[int, int], int]:
     """Upright size and EXIF orientation (1 for a TIFF, which Pillow turns unasked)."""
     limit = _pixel_limit(max_pixels)
-    with open_regular_file(path) as file:
-        name = _require_format(file, path)
-        try:
-            with QUIET_PILLOW:
-                image = _open(file, name, limit)
-                orientation = 1 if name == "TIFF" else _orientation(image, file)
-        except InputError as error:
-            raise InputError(error.message, path=path, code=error.code) from None
-        except Exception as error:
-            raise _as_input_error(error, file, name, path) from None
+    name = _require_format(file, path)
+    try:
+        with QUIET_PILLOW:
+            image = _open(file, name, limit)
+            orientation = 1 if name == "TIFF" else _orientation(image, file)
+    except InputError as error:
+        raise InputError(error.message, path=path, code=error.code) from None
+    except Exception as error:
+        raise _as_input_error(error, file, name, path) from None
     width, height = image.size
     return ((width, height) if swaps_sides(orientation) else (height, width)), orientation
 

@@ -74,6 +74,16 @@ class Listing:
         return words if self.own else ""
 
 
+def match_pattern(pattern: str) -> list[str]:
+    """Names that a pattern such as ``cam1/*.mp4`` fits, in order; none if it fits nothing.
+
+    Example:
+        >>> match_pattern("no/such/*.mp4")
+        []
+    """
+    return sorted(glob.glob(pattern, recursive=True), key=os.fsencode)  # noqa: PTH207 (absolute ones too)
+
+
 def has_image_suffix(path: str | Path) -> bool:
     """Tell whether a name ends as image files do; says nothing about the content.
 
@@ -250,7 +260,7 @@ class _Looked:
 
     def _expand_pattern(self, source: str) -> list[str]:
         """The files that a pattern matches, and those in the folders that it matches."""
-        matches = sorted(glob.glob(source, recursive=True), key=os.fsencode)  # noqa: PTH207 (absolute ones too)
+        matches = match_pattern(source)
         if not matches:
             self.problems.append(Problem(source, "matches no file", "E_NOTHING"))
         else:

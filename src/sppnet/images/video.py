@@ -6,7 +6,7 @@ A file of its own: what a frame is, and what may be opened, is the same for ever
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from sppnet.errors import InputError, OutputError, as_path
+from sppnet.images.listing import match_pattern
 from sppnet.images.transforms import array_to_tensor
 from sppnet.storage.temp_files import temporary_path
 
@@ -65,8 +66,7 @@ def find_videos(sources: Sequence[str | Path]) -> list[Path]:
     found: list[str] = []
     for source in map(str, sources):
         is_pattern = has_magic(source) and not Path(source).exists()
-        fits = sorted(glob(source, recursive=True)) if is_pattern else []  # noqa: PTH207
-        found += fits or [source]
+        found += (match_pattern(source) if is_pattern else []) or [source]
     return [Path(name) for name in dict.fromkeys(found)]
 
 

@@ -53,6 +53,11 @@ class ClassSuggestions:
     confidence: Tensor
     model: str
 
+    @property
+    def sureness(self) -> Tensor:
+        """The confidence, as of boxes (:attr:`Detections.sureness`)."""
+        return self.confidence
+
 
 @dataclass(frozen=True)
 class ClassModel:

@@ -79,7 +79,7 @@ class DetectorFunction:
             confidence of a detector without an operating point is the sigmoid of its score.
         """
         found = self._detector.predict(image, track=no_tracking)
-        sure = found.scores.sigmoid() if found.confidence is None else found.confidence
+        sure = found.sureness
         if context.conf_threshold is None:
             kept = reaches(found, usual_thresholds(self._detector))
         else:

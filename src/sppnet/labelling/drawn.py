@@ -38,14 +38,13 @@ class Suggestions(Detections):
 
     @classmethod
     def of(
-        cls, found: Detections, names: Sequence[str], model: str, there: Tensor | None = None
+        cls, found: Detections, names: Sequence[str], model: str, there: Tensor
     ) -> "Suggestions":
-        """Name the classes of detections."""
+        """Name the classes of detections, and say what is there."""
         made = cls(found.boxes, found.scores, found.labels, found.confidence)
         made.names = tuple(names[label] for label in found.labels.tolist())
         made.model = model
-        sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-        made.there = sure if there is None else there
+        made.there = there
         return made
 
     def as_boxes(self) -> list[SuggestedBox]:

@@ -150,14 +150,14 @@ def join_places(found: Detections, temperature: float) -> tuple[Tensor, Detectio
         ([0, 2], [0.28, -1.0])
     """
     near = box_iou(found.boxes, found.boxes) >= PLACE
+    nothing = torch.full((int(found.labels.amax()) + 1 if found.count else 0,), -torch.inf).double()
     free, rows, scores = torch.ones(len(near), dtype=torch.bool), [], []
     for row in found.scores.argsort(descending=True, stable=True).tolist():
         if not free[row]:
             continue
         own = near[row] & free
         free &= ~own
-        best = torch.full((int(found.labels.max()) + 1,), -torch.inf, dtype=torch.float64)
-        best.scatter_reduce_(0, found.labels[own], found.scores[own].double(), "amax")
+        best = nothing.scatter_reduce(0, found.labels[own], found.scores[own].double(), "amax")
         rows.append(row)
         if temperature:
             share = (best / temperature).sigmoid().sum().clamp(1e-9, 1 - 1e-9)
@@ -183,7 +183,7 @@ def measure_presence(
     """
     rows, places = join_places(found, temperature)
     sure = None if points is None else points.with_confidence(places).confidence
-    there = _sureness(found).clone()
+    there = found.sureness.clone()
     sure = (2 * places.scores).sigmoid() if sure is None else sure
     there[rows] = torch.maximum(there[rows], sure.to(there.dtype))
     return there
@@ -300,7 +300,7 @@ def measure_uncertainty(found: Detections) -> float:
         >>> measure_uncertainty(Detections(boxes, torch.tensor([0.0, -20.0]), labels))
         1.0
     """
-    sure = _sureness(found)
+    sure = found.sureness
     open_questions = 4 * sure * (1 - sure)
     return round(float(open_questions.sort(descending=True).values[:10].sum()), 6)
 
@@ -316,7 +316,7 @@ def count_things(found: Detections) -> int:
         >>> count_things(Detections(boxes, torch.tensor([1.0, -1.0]), labels))
         1
     """
-    return int((_sureness(found) >= SURE).sum())
+    return int((found.sureness >= SURE).sum())
 
 
 def choose_surest(candidates: Sequence[Candidate], count: int) -> list[str]:
@@ -410,7 +410,7 @@ def _doubt_photo(
     something else, or if a thing of its class is found beside it that no label is at. That thing is
     no doubt of its own then.
     """
-    sure = _sureness(found)
+    sure = found.sureness
     overlaps = box_iou(image.boxes, found.boxes)
     free = ~(overlaps >= OTHER).any(0)
     doubts, explained = [], torch.zeros_like(free)
@@ -450,11 +450,6 @@ def _share_inside(found: Detections, image: LabelledImage) -> Tensor:
         return torch.zeros(len(found.boxes))
     shared = box_intersection(found.boxes, image.boxes) / box_area(found.boxes)[:, None]
     return (shared * (found.labels[:, None] == image.labels)).amax(1)
-
-
-def _sureness(found: Detections) -> Tensor:
-    """(K,) confidence; where it was not measured, scores count as log-odds."""
-    return found.scores.sigmoid() if found.confidence is None else found.confidence
 
 
 def _corners(box: Tensor) -> tuple[float, float, float, float]:

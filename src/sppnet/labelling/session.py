@@ -302,7 +302,8 @@ class LabelSession(PhotoSession):
         self._improver.wake()
         model = self._loop.model
         if model is None:
-            return Suggestions.of(Detections.empty(), (), "")
+            nothing = Detections.empty()
+            return Suggestions.of(nothing, (), "", nothing.sureness)
         with self._improver.paused():
             made, names = self._loop.find(photo, model), model.detector.names
             temperature = model.detector.inference.softmax_temperature

@@ -314,9 +314,8 @@ class LabelDesk:
 
 def _items(found: Any) -> list[Json]:
     """Suggestions as the page has them, best first."""
-    sure = found.scores.sigmoid() if found.confidence is None else found.confidence
-    there = getattr(found, "there", sure)  # whole photos have none
-    columns = [found.names, found.scores.tolist(), sure.tolist(), there.tolist()]
+    there = getattr(found, "there", found.sureness)  # whole photos have none
+    columns = [found.names, found.scores.tolist(), found.sureness.tolist(), there.tolist()]
     rows = [dict(zip(("name", "score", "confidence", "there"), row, strict=True))
             for row in zip(*columns, strict=True)]  # fmt: skip
     boxes = getattr(found, "boxes", None)  # whole photos have none

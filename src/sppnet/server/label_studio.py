@@ -255,8 +255,7 @@ class StudioDesk:
         if not found.model:
             return []
         self.work.look_at(photo)
-        sure = (found.scores.sigmoid() if found.confidence is None else found.confidence).tolist()
-        rows = list(enumerate(zip(found.names, sure, strict=True)))
+        rows = list(enumerate(zip(found.names, found.sureness.tolist(), strict=True)))
         rows = [row for row in rows if not control.labels or row[1][0] in control.labels]
         shown = rows[:1] if control.takes_one else [r for r in rows if r[1][1] >= self.least]
         if not shown:  # an empty prediction would be kept, and not be asked for again

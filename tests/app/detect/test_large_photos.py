@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from sppnet import Detector
-from sppnet.app.detect import outcomes
 from sppnet.app.detect.outcomes import ReadImage
 from sppnet.classification import Classifier, View, build_classifier
 from sppnet.classification.predict import predict_files
@@ -24,7 +23,6 @@ LARGE = 2000  # pixels: all but the third
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Photos of which some count as large."""
     monkeypatch.setattr(decode, "LARGE_PIXELS", LARGE)
-    monkeypatch.setattr(outcomes, "LARGE_PIXELS", LARGE)
     draw = np.random.default_rng(0)
     paths = []
     for number, (width, height) in enumerate(SIDES):

@@ -18,13 +18,7 @@ from sppnet.detection import ExternalProposals
 from sppnet.detection.combined import AnyDetector
 from sppnet.errors import InputError
 from sppnet.geometry import Detections
-from sppnet.images.decode import (
-    LARGE_PIXELS,
-    decode_content,
-    number_of,
-    read_content,
-    read_stored_size,
-)
+from sppnet.images.decode import decode_content, is_large, number_of, read_content
 from sppnet.progress import work_ahead
 from sppnet.storage import FeatureCache, sha256_bytes
 from sppnet.storage.tensors import digest_of
@@ -85,7 +79,7 @@ class ReadImage:
         Raises:
             InputError: If the file cannot be decoded.
         """
-        if not self._is_large:
+        if not is_large(self.data):
             yield self.pixels
             return
         with _ONE_LARGE:
@@ -93,15 +87,6 @@ class ReadImage:
                 yield self.pixels
             finally:
                 self.__dict__.pop("pixels", None)
-
-    @cached_property
-    def _is_large(self) -> bool:
-        """Whether its header says that it has very many pixels."""
-        try:
-            height, width = read_stored_size(self.path)
-        except InputError:  # nor can it be decoded
-            return False
-        return height * width > LARGE_PIXELS
 
     @cached_property
     def key_part(self) -> str:

@@ -96,10 +96,9 @@ class TransferClassifier(ImageClassifier):
         """Score decoded images: n of (3, H, W) -> (n, K) float32 on the CPU."""
         if view is not None:
             raise ValueError(f"view must be None, the recipe has its own, got {view!r}")
-        if self.device.type == "cpu":  # each has the same bits alone
-            rows = [self.encoder.encode([image]) for image in images]
-        else:
-            rows = [self.encoder.encode(part) for part in [list(images)] if part]
+        alone = self.device.type == "cpu"  # where each has the same bits alone
+        batches = ([image] for image in images) if alone else [list(images)]
+        rows = [self.encoder.encode(batch) for batch in batches if batch]
         return self.score_rows(torch.cat(rows)) if rows else torch.empty(0, len(self.names))
 
     @torch.inference_mode()
