@@ -14,7 +14,9 @@ export interface Offer {
   fresh: boolean;
 }
 
+// Overlap from which on two boxes of one class show the same thing, and two of different classes.
 const SAME = 0.5;
+const COINCIDE = 0.7;
 
 let lastId = 0;
 
@@ -42,9 +44,7 @@ export function shown(
 ): Offer[] {
   return offers.filter(
     (offer) =>
-      offer.there >= threshold &&
-      !boxes.some((box) => covers(box, offer, 0.7)) &&
-      !rejected.some((box) => box.name === offer.name && iou(box.box, offer.box) >= SAME),
+      offer.there >= threshold && !boxes.some((box) => covers(box, offer)) && !isRejected(offer, rejected),
   );
 }
 
@@ -57,21 +57,21 @@ export function together(
 ): Offer[] {
   const taken: Offer[] = [];
   for (const offer of shown(offers, boxes, rejected, threshold))
-    if (!taken.some((one) => covers(one, offer, 0.7))) taken.push(offer);
+    if (!taken.some((one) => covers(one, offer))) taken.push(offer);
   return taken;
 }
 
-function covers(label: NamedBox, offer: Offer, other: number): boolean {
-  return iou(label.box, offer.box) >= (label.name === offer.name ? SAME : other);
+function covers(label: NamedBox, offer: Offer): boolean {
+  return iou(label.box, offer.box) >= (label.name === offer.name ? SAME : COINCIDE);
+}
+
+function isRejected(offer: Offer, rejected: readonly NamedBox[]): boolean {
+  return rejected.some((one) => one.name === offer.name && iou(one.box, offer.box) >= SAME);
 }
 
 /** What the detector takes a drawn box for: the surest that shows the same, however low the slider is. */
 export function nameAt(offers: readonly Offer[], rejected: readonly NamedBox[], box: Box): string | null {
-  const same = offers.filter(
-    (offer) =>
-      iou(offer.box, box) >= SAME &&
-      !rejected.some((one) => one.name === offer.name && iou(one.box, offer.box) >= SAME),
-  );
+  const same = offers.filter((offer) => iou(offer.box, box) >= SAME && !isRejected(offer, rejected));
   const surest = same.reduce<Offer | null>(
     (best, one) => (best && best.confidence >= one.confidence ? best : one),
     null,
