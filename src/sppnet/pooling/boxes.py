@@ -27,6 +27,7 @@ from sppnet.pooling.bins import (
 )
 from sppnet.pooling.operators import overriders, refuse_scripting
 from sppnet.pooling.regions import pool_regions
+from sppnet.progress import using_threads
 
 # Height and width in pixels, of all images or of each.
 ImageSize = tuple[int, int] | Sequence[tuple[int, int]]
@@ -241,7 +242,8 @@ def score_points(
             inner = (rows // down, columns // across)
             coarse = parts[level].view(cells.shape[1], down, across, -1) / (inner[0] * inner[1])
             folded += coarse.repeat_interleave(inner[0], 1).repeat_interleave(inner[1], 2)
-        table = (cells @ folded.flatten(1)).view(-1, weights.shape[1])
+        with using_threads(1):  # some libraries round otherwise with each number of them
+            table = (cells @ folded.flatten(1)).view(-1, weights.shape[1])
         own = torch.arange(rows * columns, device=cells.device)[:, None]
         for some, found in zip(boxes.split(AT_ONCE), products.split(AT_ONCE), strict=True):
             places, shares = _find_points(some, size_hw, (rows, columns), grids, points)

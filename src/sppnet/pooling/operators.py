@@ -207,12 +207,13 @@ def _gradient(
     """Gradients of the maps; with a graph of their own where a second derivative is asked for."""
     if torch._C._are_functorch_transforms_active():
         return list(_TransformedGradient.apply(grad, rows, _Pyramid(levels, mode), *maps))
+    again = torch.is_grad_enabled() and grad.requires_grad
+    if not again and is_unwatched([grad, *maps]):
+        return run_backward(grad, maps, rows, levels, mode, winners)
     # ``is_grads_batched`` of torch.autograd.grad comes with tensors that no operator's rule sees
     batched = not torch._C._dispatch_keys(grad).has(DispatchKey.Dense)
-    if batched or (torch.is_grad_enabled() and grad.requires_grad):
+    if batched or again:
         return torch_reference.backward(grad, maps, rows, levels, mode, again=not batched)
-    if is_unwatched([grad, *maps]):
-        return run_backward(grad, maps, rows, levels, mode, winners)
     return _call_gradient(grad, maps, rows, levels, mode)
 
 
@@ -264,6 +265,7 @@ class _Pyramid:
 
     levels: Sequence[Level]
     mode: str
+    watched: bool = True  # whether the call must go through the dispatcher
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.levels, self.mode))
@@ -280,10 +282,10 @@ class _Pool(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         rows, pyramid, *maps = inputs
         winners = None
-        if is_unwatched(maps):
-            pooled, winners = run_for_training(maps, rows, *pyramid)
-        else:
+        if pyramid.watched:
             pooled = _call_operator(maps, rows, *pyramid)
+        else:
+            pooled, winners = run_for_training(maps, rows, *pyramid)
         _save(ctx, winners, *inputs)
         return pooled
 
@@ -308,7 +310,8 @@ def _save(
 ) -> None:
     ctx.pyramid = pyramid
     ctx.save_for_backward(rows, winners, *maps)
-    ctx.save_for_forward(rows, winners, *maps)
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(rows, winners, *maps)
 
 
 class _TransformedPool(_Pool):
@@ -370,7 +373,7 @@ def pool(maps: Sequence[Tensor], rows: Tensor | None, levels: Sequence[Level], m
         return _TransformedPool.apply(rows, _Pyramid(levels, mode), *maps)
     backward = torch.is_grad_enabled() and any(each.requires_grad for each in maps)
     if backward or forward_ad._current_level >= 0:
-        return _Pool.apply(rows, _Pyramid(levels, mode), *maps)
+        return _Pool.apply(rows, _Pyramid(levels, mode, watched), *maps)
     if watched:
         return _call_operator(maps, rows, levels, mode)
     return run(maps, rows, levels, mode)

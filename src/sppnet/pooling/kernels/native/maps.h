@@ -73,18 +73,22 @@ inline void add_to(double* sum, double more) { *sum += more; }
 template <class T> inline void add_to(T* sum, float more) { store_some(sum, load_some(sum, 1) + more, 1); }
 template <class T> inline void add_to(T* sum, T more) { add_to(sum, load_some(&more, 1)[0]); }
 
-// Add the gradient of the bins of a level to the cells that won them, in lanes start to end.
+// Add the gradient of the bins of a level to the cells that won them, in lanes start to end. `width` is 0 where the winners
+// are rows and columns, and not numbers of cells.
 template <class F, class T>
 inline void send_back(
     const Pooled<F>& pooled, const Level& l, const Vec<F>* gradient, int64_t start, int64_t end, T* to,
-    int64_t channel, int64_t row, int64_t cell
+    int64_t channel, int64_t row, int64_t cell, int64_t width = 0
 ) {
     using Int = typename Vectors<F>::Int;
     for (int64_t b = 0; b < int64_t(l.n) * l.n; b++) {
         const Int* rows = (const Int*)(pooled.rows + l.first_bin + b);
         const Int* columns = (const Int*)(pooled.columns + l.first_bin + b);
         const F* more = (const F*)(gradient + b);
-        for (int64_t c = start; c < end; c++) add_to(to + c * channel + rows[c] * row + columns[c] * cell, more[c]);
+        for (int64_t c = start; c < end; c++) {
+            int64_t y = width ? rows[c] / width : rows[c], x = width ? rows[c] % width : columns[c];
+            add_to(to + c * channel + y * row + x * cell, more[c]);
+        }
     }
 }
 
@@ -156,8 +160,8 @@ template <class T, bool MEAN> struct MapsWork {
             } else if (winners) {
                 send_to_winners(*to, to_image, place, c, used, bench.cells);
             } else {
-                pool<WINNERS>(view, c - skip, used, blocks, bench);
-                add_gradient(*to, to_image, place, c, used, skip, bench);
+                bool numbers = pool<WINNERS>(view, c - skip, used, blocks, bench);
+                add_gradient(*to, to_image, numbers ? map->width : 0, place, c, used, skip, bench);
             }
             c += used;
         }
@@ -187,7 +191,7 @@ template <class T, bool MEAN> struct MapsWork {
     bool pool(const View<T>& view, int64_t c, int64_t used, int blocks, Bench<T>& bench) {
         if constexpr (M == MAXIMA)
             if (pool_fast<MAXIMA>(view, c, int(used), blocks, bench)) return true;
-        bool numbered = view.height * view.width <= MOST_NUMBERS && (M == MAXIMA || winners);
+        bool numbered = view.height * view.width <= MOST_NUMBERS;
         if constexpr (M != SUMS)  // winners tell -0.0 from 0.0
             if (numbered && pool_fast<WINNERS>(view, c, int(used), blocks, bench)) return true;
         if (blocks)
@@ -293,8 +297,9 @@ template <class T, bool MEAN> struct MapsWork {
         }
     }
 
+    // `width` is 0 where the winners are rows and columns.
     void add_gradient(
-        const Tensor& to, T* image, int64_t place, int64_t c, int64_t used, int64_t skip, Bench<T>& bench
+        const Tensor& to, T* image, int64_t width, int64_t place, int64_t c, int64_t used, int64_t skip, Bench<T>& bench
     ) {
         int64_t lane = lane_stride(to);
         for (Pooled<F>* block = bench.pooled; used > 0; block++, c += N, used -= N)
@@ -305,7 +310,7 @@ template <class T, bool MEAN> struct MapsWork {
                 copy_bins(l, place, c, count, pooled, bench.staged + skip * bins, false);
                 take_in<F>(bench.staged, bins, gradient);
                 T* first = image + (c - skip) * lane;
-                send_back<F>(*block, l, gradient, skip, skip + count, first, lane, to.row, to.cell);
+                send_back<F>(*block, l, gradient, skip, skip + count, first, lane, to.row, to.cell, width);
             }
     }
 
