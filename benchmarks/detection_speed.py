@@ -87,6 +87,7 @@ class Contest:
             max_proposals=limit,
             anchors=False,
             mirror="off",
+            crops="off",
             box_stages=1,
             box_bins="cells",  # what all ways have
             box_strength=400.0,

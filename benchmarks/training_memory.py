@@ -46,7 +46,7 @@ from sppnet.storage.files import sha256_bytes
 from sppnet.storage.runs import environment
 
 GOAL_BYTES = 3 * 2**30
-SETTINGS = DetectionConfig(weights="none", engine="torch", imgsz=(320,), mirror="off")
+SETTINGS = DetectionConfig(weights="none", engine="torch", imgsz=(320,), mirror="off", crops="off")
 DRAWN = DetectionConfig(
     weights="none", imgsz=(128,), max_proposals=200, max_anchors=50, proposals="grid"
 )

@@ -16,6 +16,7 @@ CONFIG = DetectionConfig(
     anchors=False,
     extra_positives=2,
     mirror="off",
+    crops="off",
     operating_point=False,
 )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sppnet.detection import CachedFeatures, propose
+from sppnet.detection.assign import Views
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import MissingPackageError
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
@@ -232,7 +233,7 @@ def test_progress_counts_the_usable_images(prepare, scenes, tmp_path: Path) -> N
 
 def test_maps_and_samples_can_be_gone_through_again(prepare, scenes) -> None:
     cached = prepare()
-    for passes in (cached.maps("maps"), cached.samples("samples", mirror=True)):
+    for passes in (cached.maps("maps"), cached.samples("samples", views=Views(mirror=True))):
         first, second = ([image.image_id for image, *_ in passes] for _ in range(2))
         assert first == second
         assert len(first) >= len(scenes)
@@ -285,8 +286,8 @@ def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_proposals(
     prepare, scenes
 ) -> None:
     cached = prepare()
-    cached.encode_all(mirror=True)
-    seen = list(cached.samples("", mirror=True))
+    cached.encode_all(views=Views(mirror=True))
+    seen = list(cached.samples("", views=Views(mirror=True)))
     assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(2)]
     for (image, _, proposals), (mirror, encoded, mirrored) in zip(
         seen[::2], seen[1::2], strict=True
@@ -299,5 +300,40 @@ def test_mirror_images_have_the_maps_of_mirrored_pixels_and_mirrored_proposals(
         for there, here in ((mirrored, proposals), (mirror.boxes, image.boxes)):
             assert torch.equal(there[:, [1, 3]], here[:, [1, 3]])
             assert torch.equal(there[:, [2, 0]], width - here[:, [0, 2]])
-    cached.encode_all(mirror=True)
+    cached.encode_all(views=Views(mirror=True))
     assert cached.cache.misses == 5 * len(scenes)  # 2 scales of 2 views, and the proposals
+
+
+def test_parts_have_the_maps_of_their_pixels_and_proposals_of_which_half_is_seen(
+    prepare, scenes
+) -> None:
+    cached, views = prepare(), Views(mirror=True, crops=True)
+    cached.encode_all(views=views)
+    seen = list(cached.samples("", views=views))
+    assert [view.path for view, *_ in seen] == [i.path for i in scenes for _ in range(4)]
+    for number in range(0, len(seen), 4):
+        (image, _, proposals), _, (part, encoded, inside), (mirror, _, mirrored) = seen[
+            number : number + 4
+        ]
+        (left, top), (height, width) = part.corner_xy, part.size_hw
+        pixels = load_image(image.path)[:, top : top + height, left : left + width]
+        assert torch.equal(part.load(), pixels)
+        assert torch.equal(mirror.load(), pixels.flip(-1))
+        fresh = cached.encoder.encode(pixels)
+        assert all(torch.equal(*pair) for pair in zip(encoded.maps, fresh.maps, strict=True))
+        expected = []
+        for x1, y1, x2, y2 in proposals.tolist():
+            box = [
+                max(x1 - left, 0),
+                max(y1 - top, 0),
+                min(x2 - left, width),
+                min(y2 - top, height),
+            ]
+            across, down = box[2] - box[0], box[3] - box[1]
+            if min(across, down) > 0 and across * down >= (x2 - x1) * (y2 - y1) / 2:
+                expected.append(box)
+        assert inside.tolist() == expected
+        assert torch.equal(mirrored[:, [2, 0]], width - inside[:, [0, 2]])
+    recomputed = cached.cache.misses
+    cached.encode_all(views=views)
+    assert cached.cache.misses == recomputed == 9 * len(scenes)  # 2 scales of 4 views, proposals

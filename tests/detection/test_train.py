@@ -42,6 +42,7 @@ SETTINGS = DetectionConfig(
     max_anchors=80,
     extra_positives=0,
     mirror="off",
+    crops="off",
     operating_point=False,
 )
 
@@ -275,7 +276,15 @@ PARTS = {
 READ_BY_TRAINING = {
     *("backbone", "layer", "weights", "engine", "imgsz", "max_long_side", "levels"),
     *("projection", "target_side", "anchors", "tune", "features", "classifier", "prefilter"),
-    *("mirror", "few_objects", "box_regression", "box_agnostic", "operating_point"),
+    *(
+        "mirror",
+        "few_objects",
+        "crops",
+        "very_few_objects",
+        "box_regression",
+        "box_agnostic",
+        "operating_point",
+    ),
 }
 OTHER = {
     "box_bins": "cells",

@@ -27,6 +27,7 @@ SMALL = {
     "proposals": "grid",
     "max_anchors": 40,
     "mirror": "off",
+    "crops": "off",
 }
 
 

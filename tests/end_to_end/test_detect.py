@@ -196,7 +196,7 @@ def test_settings_file_says_the_same_as_flags(data: Path, run: Path, tmp_path: P
     config.write_text(
         'backbone = "small5"\nweights = "none"\nproposals = "grid"\n'
         "imgsz = [160]\nmax_proposals = 150\n"
-        'max_anchors = 40\nmirror = "off"\n'
+        'max_anchors = 40\nmirror = "off"\ncrops = "off"\n'
     )
     words = ["detect", "train", str(data), "--config", str(config), "--out", str(tmp_path / "run")]
     assert main([*words, "--cache", str(run / "cache")]) == 0

@@ -70,7 +70,7 @@ def test_an_edit_after_opening_again_is_learnt_as_without_it(photos: Photos) -> 
                   for number in block.owners[block.is_used].tolist()}  # fmt: skip
         numbers = session._loop.learner.numbers.values()
         assert len(set(numbers)) == 6
-        assert {owner // 2 for owner in owners} <= set(numbers)
+        assert {owner // 4 for owner in owners} <= set(numbers)
 
 
 def test_what_was_edited_meanwhile_is_learnt_anew(kept: Photos) -> None:
@@ -119,3 +119,33 @@ def test_keeping_writes_only_what_is_new(kept: Photos) -> None:
         assert session.keep()
         assert not session.keep()
     assert not list(Path(kept.folder / ".sppnet").glob("*.tmp"))
+
+
+def test_views_of_a_photo_are_learnt_in_the_background_and_there_again(photos: Photos) -> None:
+    config = replace(CONFIG, mirror="on", crops="on")
+
+    def views(session: LabelSession) -> list[int]:
+        learnt = session._loop.learner.learnt
+        return [len(learnt[photos.folder / photo].views) for photo in session.photos[:3]]
+
+    with opened(photos, config) as session:
+        for photo in session.photos[:3]:
+            photos.label(session, photo)
+        session.refit(60)
+        assert views(session) == [1, 1, 1]  # nothing but the photos is convolved yet
+        while session.improve(60) > 59:
+            pass
+        assert views(session) == [4, 4, 4]
+        truth = photos.truth[session.photos[1]]
+        names = [photos.names[label] for label in truth.labels.tolist()]
+        session.set_boxes(session.photos[1], truth.boxes + 1.0, names)
+        session.refit(60)
+        assert views(session) == [4, 2, 4]  # an edit waits for no part
+        while session.improve(60) > 59:
+            pass
+        assert views(session) == [4, 4, 4]
+        weights = session._loop.learner.miner.weights_.clone()
+    with opened(photos, config) as again:
+        assert views(again) == [4, 4, 4]
+        assert torch.equal(again._loop.learner.miner.weights_, weights)
+        assert again.improve(60) < 59

@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 from labelled_scenes import CONFIG
 from sppnet.config.detection import DetectionConfig
 from sppnet.detection import build_cached_features, build_encoder
+from sppnet.detection.assign import Views
 from sppnet.detection.heads.hard_negatives import HardNegativeMiner
 from sppnet.labelling.folds import detect_held_out, summarise
 from sppnet.labelling.learner import WarmLearner
@@ -42,10 +43,10 @@ def scores(learner: WarmLearner, image) -> torch.Tensor:
 def test_learning_again_changes_nothing_but_what_changed(begin, images) -> None:
     learner = begin()
     for image in images[:3]:
-        learner.learn(image, mirrored=False)
+        learner.learn([image])
     learner.fit(early=False)
     before = scores(learner, images[4])
-    learner.learn(images[1], mirrored=False)
+    learner.learn([images[1]])
     learner.fit(early=False)
     learner.mine(images[1].path)
     learner.fit(early=False)
@@ -56,9 +57,9 @@ def test_learning_again_changes_nothing_but_what_changed(begin, images) -> None:
 def test_a_photo_that_is_forgotten_leaves_the_scores_of_the_others(begin, images) -> None:
     never, learner = begin(), begin()
     for image in images[:3]:
-        never.learn(image, mirrored=False)
-        learner.learn(image, mirrored=False)
-    learner.learn(images[3], mirrored=False)
+        never.learn([image])
+        learner.learn([image])
+    learner.learn([images[3]])
     learner.fit()
     learner.forget(images[3].path)
     for each in (never, learner):
@@ -72,23 +73,26 @@ def test_a_photo_that_is_forgotten_leaves_the_scores_of_the_others(begin, images
 
 def test_a_detector_is_not_changed_by_later_fits(begin, images) -> None:
     learner = begin()
-    learner.learn(images[0], mirrored=False)
+    learner.learn([images[0]])
     learner.fit()
     detector = learner.detector()
     before = {name: tensor.clone() for name, tensor in detector.tensors().items()}
     for image in images[1:4]:
-        learner.learn(image, mirrored=False)
+        learner.learn([image])
     learner.fit()
     assert all(torch.equal(before[name], each) for name, each in detector.tensors().items())
 
 
-def test_mirror_images_are_views_of_their_own(begin, images) -> None:
+@pytest.mark.parametrize(
+    ("views", "expected"), [(Views(True, False), {0, 1}), (Views(True, True), {0, 1, 2, 3})]
+)
+def test_views_of_a_photo_own_rows_each(begin, images, views: Views, expected: set[int]) -> None:
     learner = begin()
-    learner.learn(images[0], mirrored=True)
+    learner.learn(list(views.of(images[0])))
     learner.fit()
-    assert learner.learnt[images[0].path].views == 2
+    assert len(learner.learnt[images[0].path].views) == views.each
     owners = {int(owner) for block in learner.miner._svms.blocks for owner in block.owners}
-    assert owners == {0, 1}
+    assert owners == expected
     learner.forget(images[0].path)
     assert not any(block.is_used.any() for block in learner.miner._svms.blocks)
 
@@ -96,11 +100,11 @@ def test_mirror_images_are_views_of_their_own(begin, images) -> None:
 def test_anchors_are_learnt_when_there_are_enough_new_photos(begin, images) -> None:
     learner = begin(replace(CONFIG, anchors=True, anchor_shapes=2))
     assert not learner.wants_anchors
-    learner.learn(images[0], mirrored=False)
+    learner.learn([images[0]])
     assert learner.wants_anchors
     learner.anchors_anew()()()
     assert not learner.wants_anchors
-    learner.learn(images[1], mirrored=False)
+    learner.learn([images[1]])
     assert learner.wants_anchors  # twice as many
     learner.fit()
     assert learner.detector().anchors is not None
@@ -111,14 +115,14 @@ def test_photos_that_change_while_landmarks_are_chosen_are_summed_as_they_are(
 ) -> None:
     learner = begin()
     for image in images[:3]:
-        learner.learn(image, mirrored=False)
+        learner.learn([image])
     assert learner.wants_landmarks
     use = learner.landmarks_anew()()
     learner.forget(images[0].path)
-    learner.learn(images[3], mirrored=False)
+    learner.learn([images[3]])
     use()
     numbers = {each.number for each in learner.learnt.values()}
-    assert {owner // 2 for owner in learner.boxes._samples} == numbers
+    assert {owner // 4 for owner in learner.boxes._samples} == numbers
 
 
 def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(
@@ -139,7 +143,7 @@ def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(
     monkeypatch.setattr(HardNegativeMiner, "choose", spy)
     for unfinished in (False, True):
         learner = begin()
-        learner.learn(partly, mirrored=False, unfinished=unfinished)
+        learner.learn([partly], unfinished=unfinished)
     finished, suspicious = believed
     doubted = finished & ~suspicious
     assert not (suspicious & ~finished).any()
@@ -155,7 +159,7 @@ def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(
 def test_models_without_a_photo_do_not_know_it(begin, images) -> None:
     learner = begin()
     for image in images[:4]:
-        learner.learn(image, mirrored=False)
+        learner.learn([image])
     learner.fit()
     path = images[0].path
     whole, without = learner.detector(), learner.without([path])
@@ -167,7 +171,7 @@ def test_models_without_a_photo_do_not_know_it(begin, images) -> None:
 def test_every_photo_is_held_out_once(begin, images) -> None:
     learner = begin()
     for image in images[:5]:
-        learner.learn(image, mirrored=False)
+        learner.learn([image])
     learner.fit()
     held = detect_held_out(learner, {str(image.path): image for image in images[:5]}, folds=2)
     assert set(held.found) == {str(image.path) for image in images[:5]}

@@ -70,7 +70,7 @@ def test_a_photo_that_was_taken_back_leaves_no_trace(session, photos) -> None:
     assert held - set(learner.learnt) == {photos.folder / three}
     owners = {int(o) for block in learner.miner._svms.blocks for o in block.owners[block.is_used]}
     numbers = {each.number for each in learner.learnt.values()}
-    assert {owner // 2 for owner in owners} <= numbers
+    assert {owner // 4 for owner in owners} <= numbers
 
 
 def test_an_edit_touches_the_rows_of_its_photo_only(session, photos) -> None:
@@ -81,7 +81,7 @@ def test_an_edit_touches_the_rows_of_its_photo_only(session, photos) -> None:
     learner = session._loop.learner
     seen = []
     learn = learner.learn
-    learner.learn = lambda image, **more: (seen.append(image.path.name), learn(image, **more))
+    learner.learn = lambda views, **more: (seen.append(views[0].path.name), learn(views, **more))
     photo = session.photos[1]
     boxes = photos.truth[photo].boxes + 1.0
     names = [photos.names[label] for label in photos.truth[photo].labels.tolist()]

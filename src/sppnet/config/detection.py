@@ -234,6 +234,11 @@ class DetectionConfig:
     """Whether SVMs and box regression also learn from mirror images; auto: where labels are few."""
     few_objects: CountOrNone = 400
     """Labels are few where a class has fewer objects than this on average."""
+    crops: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
+    """Whether they also learn from a part of each photo, cut out at random; auto: where labels are
+    very few."""
+    very_few_objects: CountOrNone = 100
+    """Labels are very few where a class has fewer objects than this on average."""
     use_difficult: Annotated[bool, Flag(group="SVM")] = False
     """Whether objects marked difficult are positives."""
     extra_positives: CountOrNone = 6

@@ -43,6 +43,7 @@ PAPER_TRAINING: Mapping[str, Any] = {
     "classifier": "svm",
     "prefilter": 0,
     "mirror": "off",
+    "crops": "off",
     "use_difficult": False,
     "extra_positives": 0,
     "negative_below": 0.3,

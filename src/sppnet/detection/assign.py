@@ -3,13 +3,14 @@
 And the objects with the trunk: at which sizes images are convolved.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sppnet.config.detection import TARGET_SIDE
+from sppnet.config.detection import TARGET_SIDE, DetectionConfig
 from sppnet.geometry import box_iou
 from sppnet.geometry.boxes import box_area, box_intersection
 from sppnet.images import LabelledImage
@@ -86,33 +87,68 @@ def trainable_objects(image: LabelledImage, use_difficult: bool = False) -> Tens
     return ~image.crowd & (~image.difficult | use_difficult)
 
 
-def wants_mirror(
-    images: Sequence[LabelledImage],
-    num_classes: int,
-    mirror: str = "auto",
-    use_difficult: bool = False,
-    few_objects: int = 400,
-) -> bool:
-    """Decide whether mirror images are learnt from, too.
+class Views(NamedTuple):
+    """What is learnt from each photo besides itself.
+
+    Args:
+        mirror: Its mirror image.
+        crops: A part of it that is cut out at random; with ``mirror``, that of the part, too.
+    """
+
+    mirror: bool = False
+    crops: bool = False
+
+    @property
+    def each(self) -> int:
+        """How many there are of each photo: 1, 2 or 4.
+
+        Example:
+            >>> Views().each, Views(mirror=True, crops=True).each
+            (1, 4)
+        """
+        return (1 + self.mirror) * (1 + self.crops)
+
+    def of(self, image: LabelledImage) -> Iterator[LabelledImage]:
+        """Give an image and what is learnt beside it, one after the other."""
+        for is_part in range(1 + self.crops):
+            part = image.crop_at_random() if is_part else image
+            yield part
+            if self.mirror:
+                yield part.mirror()
+
+    def fix(self, config: DetectionConfig) -> DetectionConfig:
+        """Give a configuration that asks for just these, however few labels there are."""
+        mirror, crops = ("on" if each else "off" for each in self)
+        return replace(config, mirror=mirror, crops=crops)
+
+
+ITSELF = Views()
+
+
+def choose_views(
+    images: Sequence[LabelledImage], num_classes: int, config: DetectionConfig
+) -> Views:
+    """Decide whether mirror images and parts are learnt from, too: where labels are few.
 
     Args:
         images: The images to learn from; crowds do not count as objects.
         num_classes: K.
-        mirror: ``on``, ``off``, or ``auto``: where there are few objects per class.
-        use_difficult: Whether objects marked difficult are learnt from.
-        few_objects: Fewer than this per class are few.
-
-    Returns:
-        Whether they are.
+        config: Its ``mirror`` and ``crops`` are ``on``, ``off`` or ``auto``: where a class has
+            fewer than ``few_objects``, or ``very_few_objects``, on average.
 
     Example:
-        >>> wants_mirror([], 3, "auto"), wants_mirror([], 3, "off")
-        (True, False)
+        >>> choose_views([], 3, DetectionConfig(crops="off"))
+        Views(mirror=True, crops=False)
     """
-    if mirror != "auto":
-        return mirror == "on"
-    objects = sum(int(trainable_objects(image, use_difficult).sum()) for image in images)
-    return objects < few_objects * num_classes
+    objects = sum(int(trainable_objects(each, config.use_difficult).sum()) for each in images)
+
+    def is_wanted(wish: str, few: int) -> bool:
+        return wish == "on" or (wish == "auto" and objects < few * num_classes)
+
+    return Views(
+        is_wanted(config.mirror, config.few_objects),
+        is_wanted(config.crops, config.very_few_objects),
+    )
 
 
 def label_proposals(

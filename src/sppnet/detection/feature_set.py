@@ -11,6 +11,7 @@ from typing import Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from sppnet.detection.assign import ITSELF, Views
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.detection.proposals.precomputed import ExternalProposals
@@ -22,7 +23,7 @@ from sppnet.detection.proposals.propose import (
 )
 from sppnet.errors import InputError, Problem
 from sppnet.geometry import flip_boxes
-from sppnet.images import LabelledImage, flip_left_right
+from sppnet.images import LabelledImage
 from sppnet.images.decode import decode_content, number_of, read_content
 from sppnet.progress import Track, no_tracking, work_ahead
 from sppnet.storage import FeatureCache, WriteBehind, sha256_bytes
@@ -31,6 +32,8 @@ from sppnet.storage.tensors import bytes_to_tensors, digest_of, tensors_to_bytes
 
 MAPS_VERSION = 2  # raise it whenever resizing or the trunks compute other maps from the same input
 CHANGED = "the file was changed while the run worked on it"
+# A part of an image has the proposals of which this share of the area is seen there.
+SEEN_PROPOSAL = 0.5
 T = TypeVar("T")
 P = ParamSpec("P")
 Put = Callable[[str, dict[str, Tensor]], None]
@@ -126,10 +129,6 @@ class CachedFeatures:
         numbers = [number_of(self._digest(image)) for image in self.usable]
         return torch.tensor(numbers, dtype=torch.int64)
 
-    def views(self, *, mirror: bool = False) -> list[LabelledImage]:
-        """The usable images, each followed by its mirror image if ``mirror`` is set."""
-        return list_views(self.usable, mirror=mirror)
-
     def to_bytes(self) -> bytes:
         """What other processes must know to have the same images and proposals."""
         anchors = self.anchors
@@ -170,18 +169,18 @@ class CachedFeatures:
         for _, ready in work_ahead(shown, self.attempt(self.propose_from_pixels), workers):
             ready.result()
 
-    def encode_all(self, track: Track = no_tracking, *, mirror: bool = False) -> None:
+    def encode_all(self, track: Track = no_tracking, *, views: Views = ITSELF) -> None:
         """Convolve every image at every scale.
 
         Args:
             track: Shows progress.
-            mirror: Whether the mirror images are convolved, too.
+            views: What is convolved of each image.
         """
         images = self.usable
-        views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
+        seen, total = each_view(images, views), len(images) * views.each
         with WriteBehind(self.cache) as later:
             encode = torch.no_grad()(self.attempt(lambda image: self.encoded(image, put=later.put)))
-            shown = track(views, "convolving images", total=total)
+            shown = track(seen, "convolving images", total=total)
             for _, ready in work_ahead(shown, encode, self.encoder.workers):
                 ready.result()
 
@@ -197,16 +196,18 @@ class CachedFeatures:
         """Give the proposals of an image; those from pixels and from maps take turns.
 
         Args:
-            image: One of the images, or the mirror image of one.
+            image: One of the images, or a view of one.
 
         Returns:
-            (K, 4) xyxy in pixels; a mirror image has the mirrored boxes of its original.
+            (K, 4) xyxy in pixels; a view has those of its original of which half is seen.
 
         Raises:
             InputError: If the image cannot be read, or a file of proposals has none for it.
         """
         if image.is_mirrored:
             return flip_boxes(self.propose(image.mirror()), image.size_hw[1])
+        if image.part_of is not None:
+            return _inside(image, self.propose(image.part_of))
         found = self.propose_from_pixels(image)
         if self.anchors is None:
             return found
@@ -216,7 +217,7 @@ class CachedFeatures:
         """Give the proposals of an image from its pixels, or from the file if there is one.
 
         Args:
-            image: One of the images, or the mirror image of one.
+            image: One of the images, or a view of one.
 
         Returns:
             (K, 4) xyxy in pixels, at most ``max_proposals``.
@@ -226,6 +227,8 @@ class CachedFeatures:
         """
         if image.is_mirrored:
             return flip_boxes(self.propose_from_pixels(image.mirror()), image.size_hw[1])
+        if image.part_of is not None:
+            return _inside(image, self.propose_from_pixels(image.part_of))
         if self.external is not None:
             return self.external.look_up(image.path, image.size_hw)[: self.max_proposals]
         key = self.cache.make_key(
@@ -279,7 +282,7 @@ class CachedFeatures:
         """Give the feature maps of an image.
 
         Args:
-            image: One of the images, or the mirror image of one.
+            image: One of the images, or a view of one.
             put: Stores a map that had to be computed; the cache's own ``put`` if None.
 
         Returns:
@@ -319,6 +322,7 @@ class CachedFeatures:
 
     def _map_key(self, image: LabelledImage, short_side: int) -> str:
         """Everything that a map depends on."""
+        part = {} if image.part_of is None else {"part": (*image.corner_xy, *image.size_hw)}
         return self.cache.make_key(
             kind=f"map of {type(self.encoder).__name__}",
             version=MAPS_VERSION,
@@ -326,6 +330,7 @@ class CachedFeatures:
             flipped=image.is_mirrored,
             short_side=short_side,
             maps=self._encoding(),
+            **part,
         )
 
     def _encoding(self) -> tuple[str | int, ...]:
@@ -346,23 +351,23 @@ class CachedFeatures:
 
     @repeatable
     def maps(
-        self, description: str, track: Track = no_tracking, *, mirror: bool = False
+        self, description: str, track: Track = no_tracking, *, views: Views = ITSELF
     ) -> Iterator[tuple[LabelledImage, EncodedImage]]:
         """Go through the usable images with their maps, as often as wanted.
 
         Args:
             description: Says what the pass is for while ``track`` shows its progress.
             track: Shows progress.
-            mirror: Whether each image is followed by its mirror image.
+            views: What is given of each image.
 
         Yields:
             An image and its maps; an image that turns out to be bad is left out.
         """
         images = self.usable
-        views, total = each_view(images, mirror=mirror), len(images) * (1 + mirror)
+        seen, total = each_view(images, views), len(images) * views.each
         # maps are read, and their checksums made, while those of the image before are worked on
         encode = torch.no_grad()(self.attempt(self.encoded))  # another thread has its own mode
-        read = work_ahead(track(views, description, total=total), encode)
+        read = work_ahead(track(seen, description, total=total), encode)
         for image, ready in read:
             encoded = ready.result()
             if encoded is not None:
@@ -370,20 +375,20 @@ class CachedFeatures:
 
     @repeatable
     def samples(
-        self, description: str, track: Track = no_tracking, *, mirror: bool = False
+        self, description: str, track: Track = no_tracking, *, views: Views = ITSELF
     ) -> Iterator[tuple[LabelledImage, EncodedImage, Tensor]]:
         """Go through the usable images with maps and proposals, as often as wanted.
 
         Args:
             description: Says what the pass is for while ``track`` shows its progress.
             track: Shows progress.
-            mirror: Whether each image is followed by its mirror image.
+            views: What is given of each image.
 
         Yields:
             An image, its maps and its (K, 4) proposals, xyxy in pixels; an image that turns out to
             be bad is left out.
         """
-        for image, encoded in self.maps(description, track, mirror=mirror):
+        for image, encoded in self.maps(description, track, views=views):
             proposals = self.attempt(self.propose)(image)
             if proposals is not None:
                 yield image, encoded, proposals
@@ -403,9 +408,9 @@ class CachedFeatures:
         if sha256_bytes(data) != self._digests.setdefault(image.path, sha256_bytes(data)):
             raise InputError(CHANGED, path=image.path, code="E_UNREADABLE")
         pixels = decode_content(data, image.path)
-        if pixels.shape[1:] != image.size_hw:
+        if pixels.shape[1:] != (image.part_of or image).size_hw:
             raise InputError(CHANGED, path=image.path, code="E_UNREADABLE")
-        return flip_left_right(pixels) if image.is_mirrored else pixels
+        return image.show(pixels)
 
     def attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
         """Wrap a function of an image, so that a bad image is recorded and does not end the run."""
@@ -424,19 +429,18 @@ class CachedFeatures:
         return attempt
 
 
-def list_views(images: Sequence[LabelledImage], *, mirror: bool) -> list[LabelledImage]:
-    """List images, each followed by its mirror image if ``mirror`` is set.
+def _inside(part: LabelledImage, proposals: Tensor) -> Tensor:
+    """Proposals of the whole image in a part of it, clipped, if half of their area is seen."""
+    inside, seen = part.clip(proposals)
+    return inside[seen >= SEEN_PROPOSAL]
+
+
+def each_view(images: Iterable[LabelledImage], views: Views) -> Iterator[LabelledImage]:
+    """Give what is learnt from each image, one after the other; nothing of it is kept.
 
     Example:
-        >>> list_views([], mirror=True)
+        >>> list(each_view([], ITSELF))
         []
     """
-    return list(each_view(images, mirror=mirror))
-
-
-def each_view(images: Iterable[LabelledImage], *, mirror: bool) -> Iterator[LabelledImage]:
-    """Give what :func:`list_views` lists, one after the other; mirror images are not kept."""
     for image in images:
-        yield image
-        if mirror:
-            yield image.mirror()
+        yield from views.of(image)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sppnet.backbones import Backbone, build_backbone
 from sppnet.config.detection import DetectionConfig, InferenceConfig
-from sppnet.detection.assign import SamplingConfig, choose_short_sides, wants_mirror
+from sppnet.detection.assign import ITSELF, SamplingConfig, Views, choose_short_sides, choose_views
 from sppnet.detection.detector import Detector
 from sppnet.detection.encoder import EncodedImage, Encoder
 from sppnet.detection.feature_set import CachedFeatures
@@ -332,11 +332,9 @@ class _Training:
             trim_heap()
 
     @property
-    def mirror(self) -> bool:
-        """Whether mirror images are learnt from, too."""
-        config = self.config
-        wish = (config.mirror, config.use_difficult, config.few_objects)
-        return wants_mirror(self.cached.images, len(self.names), *wish)
+    def views(self) -> Views:
+        """What is learnt from each image."""
+        return choose_views(self.cached.images, len(self.names), self.config)
 
     @property
     def wants_points(self) -> bool:
@@ -345,7 +343,7 @@ class _Training:
 
     def run(self, checkpoints: Checkpoints | None) -> Detector:
         """Go through all stages; a tuned trunk makes new maps, and anchors are learnt again."""
-        self._extract_features(mirror=self.mirror and self.config.tune != "network")
+        self._extract_features(ITSELF if self.config.tune == "network" else self.views)
         tuned = TunedParts()
         if self.config.tune != "none":
             with self.stage("tuning"):
@@ -353,7 +351,7 @@ class _Training:
         if tuned.encoder is not None:
             images = self.cached.usable
             self.cached = replace(self.cached, images=images, encoder=tuned.encoder, anchors=None)
-            self._extract_features(mirror=self.mirror)
+            self._extract_features(self.views)
         classifier, box_regressor = self._train_classifier(tuned), self._fit_boxes(tuned)
         detector = Detector(
             self.cached.encoder,
@@ -395,17 +393,17 @@ class _Training:
 
     def _fit_judges(self) -> Iterator[tuple[list[LabelledImage], RegionClassifier]]:
         """Fit a classifier of any kind to some photos, to judge the others."""
-        config = replace(self.config, mirror="on" if self.mirror else "off", operating_point=False)
+        config = replace(self.views.fix(self.config), operating_point=False)
         shared: dict[str, Any] = {"timed": nullcontext, "shared_scaler": self._scaler}
         for held, rest in self._parts():
             training = replace(self, cached=self.cached.subset(rest), config=config, **shared)
             with suppress(NothingUsableError):  # its objects are all difficult
                 yield held, training._train_classifier(TunedParts())
 
-    def _extract_features(self, *, mirror: bool) -> None:
+    def _extract_features(self, views: Views) -> None:
         """Convolve the images, and learn anchors on their maps."""
         with self.stage("features"):
-            self.cached.encode_all(self.track, mirror=mirror)
+            self.cached.encode_all(self.track, views=views)
         if not self.cached.usable:
             raise NothingUsableError("no image of the data set can be used")
         if self.config.anchors:
@@ -444,7 +442,7 @@ class _Training:
             features = tuned.features(self.config.layer_of_features)
             scale, constants = self._scaler.factor(features), svm_config(self.config)
             parts = (self.cached, len(self.names), features, constants)
-            trainer = SvmTrainer(*parts, scale=scale, mirror=self.mirror)
+            trainer = SvmTrainer(*parts, scale=scale, views=self.views)
             trainer.collect_positives(self.track)
         with self.stage("svm"):
             linear = trainer.mine(self.track, keep_positives=kind == "kernel")
@@ -470,7 +468,7 @@ class _Training:
             scale = self._scaler.factor(RegionFeatures())
             constants = cascade_config(config, class_agnostic=self._classes_share(scale))
             cascade = BoxCascade(len(self.names), constants, config.seed)
-            samples = self.cached.samples("fitting boxes", self.track, mirror=self.mirror)
+            samples = self.cached.samples("fitting boxes", self.track, views=self.views)
             return cascade.fit(samples, self.cached.encoder, scale)
 
     def _classes_share(self, scale: float) -> bool:

@@ -24,11 +24,16 @@ from sppnet.errors import (
     NothingUsableError,
     Problem,
 )
-from sppnet.geometry import flip_boxes
-from sppnet.images.decode import load_compact, read_image_size, read_stored_size
+from sppnet.geometry import clip_boxes, flip_boxes
+from sppnet.geometry.boxes import box_area
+from sppnet.images.decode import load_compact, number_of, read_image_size, read_stored_size
 from sppnet.images.listing import distinct_ids, relative_names
 from sppnet.images.transforms import flip_left_right
-from sppnet.storage.files import read_lines
+from sppnet.storage.files import read_lines, sha256_bytes
+
+# Of the sides of an image, for a part of it; an object is seen if this share of its area is.
+SMALLEST_PART, SEEN = 0.6, 0.9
+MOST_DRAWS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,9 @@ class LabelledImage:
         is_mirrored: Whether left and right are exchanged after decoding; the boxes are already.
         stated_boxes: (K, 4) float32 xyxy as the file says, which scores are measured by; None where
             no box reaches beyond the image.
+        part_of: The whole image, if this is a part of it that is cut out after decoding, before it
+            is mirrored. ``size_hw`` and all boxes are those of the part.
+        corner_xy: (x, y) of the part's top left pixel in the whole image.
     """
 
     path: Path
@@ -63,13 +71,21 @@ class LabelledImage:
     areas: Tensor | None = None
     is_mirrored: bool = False
     stated_boxes: Tensor | None = None
+    part_of: "LabelledImage | None" = None
+    corner_xy: tuple[int, int] = (0, 0)
 
     def load(self) -> Tensor:
         """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``.
 
         More than 25,000,000 pixels are left in uint8, 0..255, which :func:`resize_image` takes.
         """
-        pixels = load_compact(self.path)
+        return self.show(load_compact(self.path))
+
+    def show(self, pixels: Tensor) -> Tensor:
+        """Cut and mirror the (3, H, W) pixels of the whole file as this image has them."""
+        (left, top), (height, width) = self.corner_xy, self.size_hw
+        if self.part_of is not None:
+            pixels = pixels[:, top : top + height, left : left + width].contiguous()
         return flip_left_right(pixels) if self.is_mirrored else pixels
 
     def mirror(self) -> "LabelledImage":
@@ -77,6 +93,60 @@ class LabelledImage:
         boxes, stated = flip_boxes(self.boxes, self.size_hw[1]), self.stated_boxes
         stated = None if stated is None else flip_boxes(stated, self.size_hw[1])
         return replace(self, boxes=boxes, stated_boxes=stated, is_mirrored=not self.is_mirrored)
+
+    def clip(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Move boxes of the whole image into this part.
+
+        Args:
+            boxes: (W, 4) xyxy in pixels of the whole image.
+
+        Returns:
+            (W, 4) in pixels of the part, clipped, and (W,) the share of each that is seen.
+        """
+        inside = clip_boxes(boxes - boxes.new_tensor(self.corner_xy * 2), self.size_hw)
+        return inside, box_area(inside) / box_area(boxes).clamp(min=1e-9)
+
+    def crop(self, corner_xy: tuple[int, int], size_hw: tuple[int, int]) -> "LabelledImage":
+        """Cut out a part of an image that is not mirrored; its boxes are clipped.
+
+        An object of which less than nine tenths are seen is marked difficult there; one of which
+        less than a pixel is left has no box any more.
+
+        Args:
+            corner_xy: (x, y) of the part's top left pixel.
+            size_hw: (height, width) of the part, inside the image.
+        """
+        part = replace(self, size_hw=size_hw, part_of=self, corner_xy=corner_xy)
+        boxes, seen = part.clip(self.boxes)
+        left = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+        return replace(
+            part,
+            boxes=boxes[left],
+            labels=self.labels[left],
+            difficult=(self.difficult | (seen < SEEN))[left],
+            crowd=self.crowd[left],
+            truncated=(self.truncated | (seen < 1))[left],
+            areas=None,
+            stated_boxes=None,
+        )
+
+    def crop_at_random(self) -> "LabelledImage":
+        """Cut out a part with sides of 60 to 100 %, in which an object is seen if there is one.
+
+        The file's name alone decides where to look first, so the part of a photo stays the same
+        from run to run, and hardly ever changes with its labels.
+        """
+        seed = number_of(sha256_bytes(os.fsencode(self.path.name)))
+        draw, (height, width) = torch.Generator().manual_seed(seed), self.size_hw
+        for _ in range(MOST_DRAWS):
+            share, right, down = torch.rand(3, generator=draw, dtype=torch.float64).tolist()
+            share = SMALLEST_PART + (1 - SMALLEST_PART) * share
+            size = max(1, int(height * share)), max(1, int(width * share))
+            corner = round(right * (width - size[1])), round(down * (height - size[0]))
+            part = self.crop(corner, size)
+            if not len(self.boxes) or not bool((part.difficult | part.crowd).all()):
+                break
+        return part
 
 
 @dataclass(frozen=True, eq=False)

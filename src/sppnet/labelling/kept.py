@@ -14,19 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sppnet.detection.assign import Views
 from sppnet.detection.heads.box_sums import BoxSums
 from sppnet.detection.proposals.anchors import LearntAnchors
 from sppnet.detection.train import cascade_config
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.labelling.drawn import said_of
-from sppnet.labelling.learner import Learnt, WarmLearner
+from sppnet.labelling.learner import Learnt, WarmLearner, owners_of
 from sppnet.labelling.loop import LearningLoop
 from sppnet.storage import FeatureCache
 from sppnet.storage.tensors import digest_of, read_parts, trim_heap, write_parts
 
 FILE = "learnt"  # in the folder of the store
-VERSION = 1  # raise it whenever what is kept means something else
+VERSION = 2  # raise it whenever what is kept means something else
 UNUSABLE = (UnusableFileError, LookupError, RuntimeError, StopIteration, TypeError, ValueError)
 Parts = Iterator[dict[str, Tensor]]
 
@@ -100,7 +101,7 @@ class KeptLearning:
                 gone.append(each["number"])
             elif each["unfinished"]:
                 loop.unfinished = photo
-        owners = {2 * number + side for number in gone for side in (0, 1)}
+        owners = {owner for number in gone for owner in owners_of(number)}
         if gone and learner.miner is not None and learner.boxes is not None:
             learner.miner.drop(owners)
             for owner in owners:
@@ -125,7 +126,9 @@ class KeptLearning:
         image = loop.image(labels) if is_same and photo in loop.places else None
         if image is None:
             return False
-        known = Learnt(image, each["views"], each["unfinished"], each["number"])
+        views = list(Views(mirror=True, crops=True).of(image))
+        views = [views[place] for place in each["views"]]
+        known = Learnt(views, each["unfinished"], each["number"])
         loop.learner.learnt[image.path] = known
         return True
 
@@ -136,10 +139,11 @@ class KeptLearning:
         for path, number in learner.numbers.items():
             known = learner.learnt.get(path)
             row = {"photo": path.relative_to(loop.folder).as_posix(), "number": number}
-            row |= {"views": 0, "unfinished": False}
+            row |= {"views": [], "unfinished": False}
             if known is not None:
                 boxes, classes = loop.learnt_of(known.image)
-                row |= {"views": known.views, "unfinished": known.unfinished}
+                views = [known.owner_of(view) - owners_of(number)[0] for view in known.views]
+                row |= {"views": views, "unfinished": known.unfinished}
                 row |= {"boxes": boxes, "classes": classes, "stamp": _stamp(path)}
             photos.append(row)
         return {

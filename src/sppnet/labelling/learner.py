@@ -1,12 +1,12 @@
 """A detector that stays warm: what a photo teaches is added and taken away, nothing is begun anew.
 
-Each view of a photo (itself, and its mirror image) owns its rows: positives and hard negatives of
-the SVMs, samples of the box regression. An edit drops the rows of its photo and adds new ones; the
-fits start from the last solution.
+Each view of a photo (itself, its mirror image, a part of it) owns its rows: positives and hard
+negatives of the SVMs, samples of the box regression. An edit drops the rows of its photo and adds
+new ones; the fits start from the last solution.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sppnet.config.detection import DetectionConfig, InferenceConfig
 from sppnet.detection import CachedFeatures, Detector, LinearRegionClassifier
-from sppnet.detection.assign import trainable_objects, wants_mirror
+from sppnet.detection.assign import Views, choose_views, trainable_objects
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.heads.box_regression import BoxCascade, RidgeBoxRegressor
 from sppnet.detection.heads.box_sums import BoxSums, Landmarks, classes_share
@@ -65,24 +65,28 @@ class Learnt:
     """What has been learnt from a photo.
 
     Args:
-        image: With the labels that were learnt.
-        views: 1 for the photo itself, 2 with its mirror image.
+        views: The photo with the labels that were learnt, and what is learnt from beside it.
         unfinished: Whether it was taken for a photo that is still being worked on.
-        number: Of the photo; its views own rows 2 * number and 2 * number + 1.
+        number: Of the photo; see :func:`owners_of`.
     """
 
-    image: LabelledImage
-    views: int
+    views: Sequence[LabelledImage]
     unfinished: bool
     number: int
 
-    def list_views(self) -> list[LabelledImage]:
-        """The photo, and its mirror image if that is learnt from, too."""
-        return [self.image, self.image.mirror()][: self.views]
+    @property
+    def image(self) -> LabelledImage:
+        """The photo itself."""
+        return self.views[0]
 
     def owner_of(self, view: LabelledImage) -> int:
         """The number that a view's rows belong to."""
-        return 2 * self.number + view.is_mirrored
+        return owners_of(self.number)[2 * (view.part_of is not None) + view.is_mirrored]
+
+
+def owners_of(number: int) -> range:
+    """The numbers that rows of a photo belong to: its own, then as ``Views`` gives the others."""
+    return range(4 * number, 4 * number + 4)
 
 
 class WarmLearner:
@@ -113,7 +117,7 @@ class WarmLearner:
         self.learnt: dict[Path, Learnt] = {}
         self.scale = 0.0
         self.numbers: dict[Path, int] = {}
-        self._maps: OrderedDict[tuple[Path, bool], EncodedImage] = OrderedDict()
+        self._maps: OrderedDict[Hashable, EncodedImage] = OrderedDict()
         self._maps_lock = Lock()
         self.anchor_photos = 0
         self.landmark_photos = 0
@@ -137,12 +141,10 @@ class WarmLearner:
         return self.cached.encoder.backbone.channels
 
     @property
-    def mirror(self) -> bool:
-        """Whether mirror images are learnt from: where labels are few, as in ``detect train``."""
+    def views(self) -> Views:
+        """What is learnt from each photo: more where labels are few, as in ``detect train``."""
         images = [each.image for each in self.learnt.values()]
-        config = self.config
-        wish = (config.mirror, config.use_difficult, config.few_objects)
-        return wants_mirror(images, max(1, len(self.names)), *wish)
+        return choose_views(images, max(1, len(self.names)), self.config)
 
     @property
     def wants_anchors(self) -> bool:
@@ -171,7 +173,7 @@ class WarmLearner:
 
     def encoded(self, view: LabelledImage) -> EncodedImage:
         """Give the maps of a view, from memory if it was in use lately; InputError."""
-        key = (view.path, view.is_mirrored)
+        key = (view.path, view.is_mirrored, view.corner_xy, view.size_hw)
         with self._maps_lock:
             found = self._maps.get(key)
         if found is None:
@@ -184,28 +186,28 @@ class WarmLearner:
                 self._maps.popitem(last=False)
         return found
 
-    def learn(self, image: LabelledImage, *, mirrored: bool, unfinished: bool = False) -> None:
+    def learn(self, views: Sequence[LabelledImage], *, unfinished: bool = False) -> None:
         """Learn what a photo says now, in place of what it said before.
 
         Args:
-            image: With its labels, numbers of :attr:`names`.
-            mirrored: Whether its mirror image is learnt from as well.
+            views: The photo with its labels, numbers of :attr:`names`, and what is learnt from
+                beside it.
             unfinished: Whether things on it may still lack a box: regions that look like the
                 objects are then no negatives.
 
         Raises:
             InputError: If the photo cannot be read; nothing is learnt from it then.
         """
-        self.forget(image.path)
-        self.encoded(image)  # before anything is changed
-        number = self.numbers.setdefault(image.path, len(self.numbers))
-        known = Learnt(image, 1 + mirrored, unfinished, number)
-        self.learnt[image.path] = known
+        path = views[0].path
+        self.forget(path)
+        self.encoded(views[0])  # before anything is changed
+        known = Learnt(views, unfinished, self.numbers.setdefault(path, len(self.numbers)))
+        self.learnt[path] = known
         self.share_images()
         if not self.names:  # there is no class that it could be a negative of
             return
         self._begin()
-        for view in known.list_views():
+        for view in known.views:
             self._learn_view(view, known.owner_of(view), unfinished)
         if self.boxes is not None:
             self._sum_views(self.boxes, known)
@@ -216,7 +218,7 @@ class WarmLearner:
         if known is None:
             return
         self.share_images()
-        owners = {2 * known.number, 2 * known.number + 1}
+        owners = set(owners_of(known.number))
         if self.miner is not None and self.boxes is not None:
             self.miner.drop(owners)
             for owner in owners:
@@ -226,7 +228,7 @@ class WarmLearner:
         """Look through a photo that is known already for further hard negatives."""
         self._begin()
         known = self.learnt[path]
-        for view in known.list_views():
+        for view in known.views:
             self._mine_view(view, known.owner_of(view), known.unfinished)
 
     def fit(self, *, early: bool = True, local: bool = False) -> None:
@@ -284,7 +286,7 @@ class WarmLearner:
                 boxes.grow(len(self.names))
                 for path, each in known.items():
                     if self.learnt.get(path) is not each:
-                        for view in each.list_views():
+                        for view in each.views:
                             boxes.drop(each.owner_of(view))
                 self.boxes = boxes
                 for path, each in self.learnt.items():
@@ -479,8 +481,9 @@ class WarmLearner:
 
     def _sum_views(self, boxes: BoxSums, known: Learnt) -> None:
         """Add the samples of the box regression of a photo."""
-        most = max(8, MOST_BOX_SAMPLES // (2 * max(1, len(self.learnt))))
-        for view in known.list_views():
+        views = max(2, self.views.each) * max(1, len(self.learnt))
+        most = max(8, MOST_BOX_SAMPLES // views)
+        for view in known.views:
             if len(view.boxes):
                 encoded, proposals = self.encoded(view), self.cached.propose(view)
                 boxes.add(known.owner_of(view), view, encoded, proposals, most)

@@ -17,6 +17,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
+from sppnet.detection.assign import Views
 from sppnet.errors import Findings, InputError, NothingUsableError, Problem
 from sppnet.evaluation.operating_point import OperatingPoints
 from sppnet.geometry import Detections
@@ -25,7 +26,7 @@ from sppnet.images.readers.labels import label_image
 from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.drawn import said_of
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out
-from sppnet.labelling.learner import Model, WarmLearner, Work
+from sppnet.labelling.learner import Learnt, Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
@@ -227,8 +228,8 @@ class LearningLoop:
         self._fits += 1
         self.model = Model(self.full, f"full {self._edit}.{self._fits} {self._start}")
 
-    def _learn(self, photo: str, *, mirrored: bool | None = None) -> None:
-        """Learn one photo as the store has it; mirror images only if they are convolved."""
+    def _learn(self, photo: str, *, parts: bool = False) -> None:
+        """Learn one photo as the store has it; other views of it only if they are convolved."""
         labels = self.store.labels(photo)
         path = self.folder / photo
         if labels.state == UNLABELLED:
@@ -241,11 +242,11 @@ class LearningLoop:
         if image is None:
             self.learner.forget(path)
             return
-        if mirrored is None:
-            mirrored = self.learner.mirror and self.is_convolved(image.mirror())
+        mirror, crops = self.learner.views
+        _, *beside = Views(mirror, crops and parts).of(image)
+        views = [image, *filter(self.is_convolved, beside)]
         try:
-            unfinished = photo == self.unfinished
-            self.learner.learn(image, mirrored=mirrored, unfinished=unfinished)
+            self.learner.learn(views, unfinished=photo == self.unfinished)
         except InputError as error:
             self.learner.forget(path)
             self.problems.append(Problem.of(error, "photo left out"))
@@ -276,7 +277,7 @@ class LearningLoop:
         return ahead is not None or self._look_ahead()
 
     def _long_work(self) -> Work | None:
-        """Work of many seconds, if there is some: anchors, landmarks, a mirror image's maps."""
+        """Work of many seconds, if there is some: anchors, landmarks, maps of further views."""
         learner = self.learner
         if self.pending or not learner.is_ready:
             return None
@@ -284,14 +285,15 @@ class LearningLoop:
             return self._published(learner.anchors_anew())
         if learner.wants_landmarks:
             return self._published(learner.landmarks_anew())
-        lone = self._without_mirror()
+        wanted = learner.views
+        lone = next(filter(self._lacks(wanted), learner.learnt.values()), None)
         if lone is None:
             return None
-        view = learner.learnt[self.folder / lone].image.mirror()
 
         def convolve() -> Callable[[], None]:
-            learner.cached.attempt(learner.cached.encoded)(view)
-            return lambda: self._learn_mirror(lone)
+            for view in wanted.of(lone.image):
+                learner.cached.attempt(learner.cached.encoded)(view)
+            return lambda: self._learn_views(self.name_of(lone.image))
 
         return convolve
 
@@ -310,10 +312,10 @@ class LearningLoop:
 
         return whole
 
-    def _learn_mirror(self, photo: str) -> None:
-        """Learn from the mirror image, too, unless the photo was edited or forgotten meanwhile."""
+    def _learn_views(self, photo: str) -> None:
+        """Learn from all views, unless the photo was edited or forgotten meanwhile."""
         if self.folder / photo in self.learner.learnt and photo not in self.pending:
-            self._learn(photo, mirrored=True)
+            self._learn(photo, parts=True)
             self.is_polished = False
 
     def _improve_model(self) -> bool:
@@ -355,12 +357,10 @@ class LearningLoop:
                 return True
         return False
 
-    def _without_mirror(self) -> str | None:
-        """A labelled photo whose mirror image is still to be learnt from."""
-        if not self.learner.mirror:
-            return None
-        return next((self.name_of(each.image) for each in self.learner.learnt.values()
-                     if each.views == 1 and len(each.image.boxes)), None)  # fmt: skip
+    @staticmethod
+    def _lacks(wanted: Views) -> Callable[[Learnt], bool]:
+        """Tell whether a labelled photo has views that are still to be learnt from."""
+        return lambda each: len(each.views) < wanted.each and len(each.image.boxes) > 0
 
     def _not_convolved(self, count: int) -> Iterator[str]:
         """Photos without maps, from the one that is looked at on."""

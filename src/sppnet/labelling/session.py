@@ -271,7 +271,7 @@ class LabelSession(PhotoSession):
         return self.state
 
     def improve(self, seconds: float = 60.0) -> float:
-        """Do the background's work now: mirror images, anchors, further negatives, more photos.
+        """Do the background's work now: further views, anchors, further negatives, more photos.
 
         Args:
             seconds: At most about so long.

@@ -16,6 +16,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
+from sppnet.detection.assign import Views
 from sppnet.evaluation import evaluate_detections
 from sppnet.images import draw_detection_set, open_detection_dataset
 from sppnet.storage import FeatureCache
@@ -27,6 +28,7 @@ SMALL = DetectionConfig(
     max_proposals=40,
     max_anchors=20,
     mirror="off",
+    crops="off",
     operating_point=False,
 )
 
@@ -110,7 +112,16 @@ def test_what_the_user_named_is_not_tried() -> None:
     named = DetectionConfig(imgsz=(300,), box_strength=7.0, max_anchors=5)
     tried = {name for changes in candidates(named, [300]) for name in changes}
     assert tried.isdisjoint({"imgsz", "box_strength", "max_anchors", "max_proposals"})
-    assert "levels" in tried
+    assert {"levels", "crops"} < tried
+
+
+def test_parts_are_tried_where_they_are_not_learnt_from_anyway(scenes) -> None:
+    assert {"crops": "on"} not in candidates(DetectionConfig(), [300], Views(crops=True))
+    assert {"crops": "on"} in candidates(DetectionConfig(), [300], Views(mirror=True))
+    config = DetectionConfig(backbone="small5", weights="none", very_few_objects=0)
+    budget = Played(scenes.images, scenes.names, config, None, 1e6, 5.0, scores={"crops": 0.3})
+    assert budget.choose()[0].crops == "on"
+    assert budget._cost({"crops": "on"}) == 2.0
 
 
 def test_larger_trunks_are_tried_where_their_weights_are_installed(monkeypatch) -> None:

@@ -304,7 +304,7 @@ def _next_blocks(folder: Path, config: "DemoConfig") -> list[object]:
         (f"sppnet classify predict {folder}/classifier IMAGES --out named", "names for them"),
         (
             f"sppnet detect train {folder}/scenes --backbone small5 --weights "
-            f"{folder}/trunk.safetensors --no-anchors --mirror off --imgsz {sides} "
+            f"{folder}/trunk.safetensors --no-anchors --mirror off --crops off --imgsz {sides} "
             f"--levels {levels} --out again",
             "step 3 by hand",
         ),

@@ -154,6 +154,7 @@ class DemoConfig:
             max_proposals=self.max_proposals,
             anchors=False,  # the drawn objects have contours that segmentation finds
             mirror="off",
+            crops="off",
             svm_cost=self.svm_cost,
             box_strength=self.box_strength,
             box_bins="cells",  # the strength was chosen for these

@@ -17,7 +17,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.assign import STEP
+from sppnet.detection.assign import ITSELF, STEP, Views, choose_views
 from sppnet.evaluation import summarise_detections
 from sppnet.geometry import Detections
 from sppnet.images import LabelledImage
@@ -77,12 +77,15 @@ class Trial:
         return cls(changes, *(values[name] or 0.0 for name in ("ap50", "ap75", "seconds")))
 
 
-def candidates(config: DetectionConfig, short_sides: Sequence[int]) -> list[Changes]:
+def candidates(
+    config: DetectionConfig, short_sides: Sequence[int], views: Views = ITSELF
+) -> list[Changes]:
     """List changes to try, in the order in which they usually pay; what the user named stays.
 
     Args:
         config: The settings that were given.
         short_sides: The scales that they lead to.
+        views: What they lead to learning from each photo.
 
     Returns:
         Changes of settings, each to be tried on top of those that helped before it.
@@ -90,11 +93,12 @@ def candidates(config: DetectionConfig, short_sides: Sequence[int]) -> list[Chan
     Example:
         >>> tried = candidates(DetectionConfig(levels=(1, 2)), [400])
         >>> tried[:2], any("levels" in each for each in tried)
-        ([{'imgsz': (608,)}, {'imgsz': (400, 800)}], False)
+        ([{'crops': 'on'}, {'imgsz': (608,)}], False)
     """
     larger, smaller = (_scaled(short_sides, factor) for factor in (1.5, 0.7))
     pyramid = tuple(sorted({*short_sides, *_scaled(short_sides[-1:], 2.0)}))
     wanted: list[Changes] = [
+        *([] if views.crops else [{"crops": "on"}]),
         {"imgsz": larger},
         {"imgsz": pyramid},
         {"imgsz": smaller},
@@ -179,7 +183,7 @@ class Budget:
         end = self.clock() + self.seconds - sum(trial.seconds for trial in earlier.values())
         trials: list[Trial] = []
         best: Trial | None = None
-        for step in [{}, *candidates(self.config, self._short_sides)]:
+        for step in [{}, *candidates(self.config, self._short_sides, self._views({}))]:
             changes = {**(best.changes if best else {}), **step}
             trial = earlier.get(_key(changes))
             if trial is None:
@@ -202,8 +206,9 @@ class Budget:
         draw = torch.Generator().manual_seed(self.config.seed)
         mixed = [self.images[i] for i in torch.randperm(len(self.images), generator=draw).tolist()]
         mixed.sort(key=lambda image: not len(image.boxes))  # so that every part has objects
-        # the scales are those of the training, not of a part
-        config = replace(self._with({"imgsz": self._short_sides, **changes}), operating_point=False)
+        # scales and views are those of the training, not of a part
+        config = self._views(changes).fix(self._with({"imgsz": self._short_sides, **changes}))
+        config = replace(config, operating_point=False)
         scores = cross_validate(
             hold_out_in_turn(mixed, FOLDS),
             self.names,
@@ -217,6 +222,10 @@ class Budget:
 
     def _with(self, changes: Changes) -> DetectionConfig:
         return replace(self.config, **changes)
+
+    def _views(self, changes: Changes) -> Views:
+        """What settings with some changes learn from each photo."""
+        return choose_views(self.images, len(self.names), self._with(changes))
 
     @cached_property
     def _short_sides(self) -> tuple[int, ...]:
@@ -238,7 +247,8 @@ class Budget:
         """Time relative to that of the given settings."""
         sides = changes.get("imgsz", self._short_sides)
         pixels = sum(side**2 for side in sides) / sum(side**2 for side in self._short_sides)
-        return 1 - CONVOLUTION_SHARE + CONVOLUTION_SHARE * pixels
+        views = self._views(changes).each / self._views({}).each
+        return views * (1 - CONVOLUTION_SHARE + CONVOLUTION_SHARE * pixels)
 
 
 def hold_out_in_turn(

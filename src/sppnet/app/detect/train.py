@@ -37,7 +37,7 @@ from sppnet.detection import (
     build_encoder,
     train_detector,
 )
-from sppnet.detection.assign import wants_mirror
+from sppnet.detection.assign import choose_views
 from sppnet.detection.finetune.network import tune_network
 from sppnet.detection.train import FEW_PHOTOS, network_tuning_config
 from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, count_of
@@ -295,10 +295,9 @@ class TrainingJob:
         be trained on there are no stages. The number is how many times as many images there are.
         """
         config = self.config
-        wish = (config.mirror, config.use_difficult, config.few_objects)
-        mirror = wants_mirror(dataset.images, len(dataset.names), *wish)
+        views = choose_views(dataset.images, len(dataset.names), config)
         updates = min(config.tune_updates, PROBE_UPDATES)
-        small = replace(config, mirror="on" if mirror else "off", tune_updates=updates)
+        small = replace(views.fix(config), tune_updates=updates)
         labelled = [image for image in dataset.images if len(image.boxes)]
         count = min(PROBE_IMAGES, max(1, len(labelled) // SHARE_TO_PROBE))
         images = labelled[:: max(1, len(labelled) // count)][:count]

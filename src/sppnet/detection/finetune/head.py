@@ -14,13 +14,14 @@ from torch.nn.functional import cross_entropy
 
 from sppnet.detection.assign import (
     SamplingConfig,
+    Views,
     label_proposals,
     sample_proposals,
     target_boxes,
     trainable_objects,
 )
 from sppnet.detection.encoder import Encoder
-from sppnet.detection.feature_set import CachedFeatures, list_views
+from sppnet.detection.feature_set import CachedFeatures, each_view
 from sppnet.detection.heads.region_head import COMPACT_WIDTHS, RegionHead
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import boxes_to_deltas
@@ -429,7 +430,7 @@ def gather_proposals(
         SPP-net, section 4.1; spp_finetune_voc.m of the authors' code.
     """
     encoder = cached.encoder
-    views = list_views(images, mirror=config.flip)
+    views = list(each_view(images, Views(mirror=config.flip)))
     count, per_image = config.fit_budget(len(views), encoder.length)
     draw = torch.Generator().manual_seed(derive_seed(config.seed, "images"))
     order = torch.randperm(len(views), generator=draw)[:count].tolist()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sppnet.config.fields import Count, CountOrNone, Positive, Within, check_fields
-from sppnet.detection.assign import inside_crowd, trainable_objects
+from sppnet.detection.assign import ITSELF, Views, inside_crowd, trainable_objects
 from sppnet.detection.encoder import EncodedImage
 from sppnet.detection.feature_set import CachedFeatures
 from sppnet.detection.heads.classifiers import LinearRegionClassifier
@@ -153,7 +153,7 @@ class SvmTrainer:
         features: What the classifiers see of a region.
         config: The constants.
         scale: Factor that gives the features the mean norm that the SVMs expect.
-        mirror: Whether mirror images are learnt from, too.
+        views: What is learnt from each image.
 
     Source:
         SPP-net, section 4.1; spp_train.m of the authors' code.
@@ -167,7 +167,7 @@ class SvmTrainer:
         config: SvmConfig | None = None,
         *,
         scale: float,
-        mirror: bool = False,
+        views: Views = ITSELF,
     ) -> None:
         self.cached = cached
         self.encoder = cached.encoder
@@ -176,7 +176,7 @@ class SvmTrainer:
         self.config = config or SvmConfig()
         self.mining = replace(self.config.mining, seed=self.config.seed)
         self.scale = scale
-        self.mirror = mirror
+        self.views = views
         self.draw = torch.Generator().manual_seed(self.config.seed)
         self._numbers = {image.image_id: n for n, image in enumerate(cached.images)}
 
@@ -190,7 +190,7 @@ class SvmTrainer:
         limit = max(1, self.mining.most_rows(length) // (2 * self.num_classes))
         self.count_extras()
         kept = [ReservoirSample(limit, length) for _ in range(self.num_classes)]
-        for image, encoded in self.cached.maps("describing objects", track, mirror=self.mirror):
+        for image, encoded in self.cached.maps("describing objects", track, views=self.views):
             boxes, labels = self.positives_of(image)
             rows = self.describe(encoded, self.encoder.assign_regions(encoded, boxes))
             for label in labels.unique().tolist():
@@ -221,7 +221,7 @@ class SvmTrainer:
         miner = HardNegativeMiner(self.positives, self.mining, self.counts, self._owners)
         if not keep_positives:
             self.positives = []
-        samples = self.cached.samples("mining hard negatives", track, mirror=self.mirror)
+        samples = self.cached.samples("mining hard negatives", track, views=self.views)
         for image, encoded, proposals in samples:
             objects = image.boxes[trainable_objects(image, self.config.use_difficult)]
             boxes, regions = self.distinct(encoded, torch.cat([objects, proposals]))
@@ -271,7 +271,7 @@ class SvmTrainer:
         """Take an image's objects and proposals close to them, after :meth:`count_extras`.
 
         Args:
-            image: One of the images, or the mirror image of one.
+            image: One of the images, or a view of one.
 
         Returns:
             (P, 4) boxes, xyxy in pixels, the objects' own first, and their (P,) classes.
@@ -293,7 +293,7 @@ class SvmTrainer:
 
     def _negatives(self, track: Track) -> Iterator[tuple[Tensor, Tensor]]:
         """Per image, (W, D) features of some proposals and (W, K) whether each is a negative."""
-        samples = self.cached.samples("mining for the kernel", track, mirror=self.mirror)
+        samples = self.cached.samples("mining for the kernel", track, views=self.views)
         for image, encoded, proposals in samples:
             boxes, regions = self.distinct(encoded, proposals)
             some = torch.randperm(len(boxes), generator=self.draw)[: self.config.kernel_proposals]
