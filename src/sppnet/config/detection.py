@@ -237,7 +237,7 @@ class DetectionConfig:
     crops: Annotated[str, OneOf(("auto", "on", "off"))] = "auto"
     """Whether they also learn from a part of each photo, cut out at random; auto: where labels are
     very few."""
-    very_few_objects: CountOrNone = 100
+    very_few_objects: CountOrNone = 75
     """Labels are very few where a class has fewer objects than this on average."""
     use_difficult: Annotated[bool, Flag(group="SVM")] = False
     """Whether objects marked difficult are positives."""
