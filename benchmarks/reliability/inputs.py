@@ -1,4 +1,4 @@
-r"""Bad and odd inputs, counted: ids A1, A3, A5, A7, A8 and C10 of docs/reliability.md.
+r"""Bad and odd inputs, counted: ids A1, A3, A5, A7, A8, A11 and C10 of docs/reliability.md.
 
     python benchmarks/reliability/inputs.py truncated
 
@@ -7,14 +7,16 @@ where only bytes after the last pixel are gone, the pixels of the whole file. ``
 from 1 x 1 to 64 x 64, and strips of up to 20,000 pixels, through a classifier and through the
 pooling of a region. ``bombs``: small files of very large pictures are refused, and small pictures
 whose files hold profiles, texts or frames without end are read, with seconds and memory.
-``trees``: a folder of 100,000 files is listed. ``batch``: 1,000 photos, every fifth of which is
-damaged, are classified by the command, and the 800 good ones alone by another run of it.
-``memory``: photos of 0.01 to 99 million pixels and of any aspect through both commands of
+``refusals``: models that are damaged, hostile or of another format, some of 100 MB, each with
+seconds and memory. ``trees``: a folder of 100,000 files is listed. ``batch``: 1,000 photos, every
+fifth of which is damaged, are classified by the command, and the 800 good ones alone by another run
+of it. ``memory``: photos of 0.01 to 99 million pixels and of any aspect through both commands of
 prediction, whose most memory must be below 2 GiB. Prints JSON.
 """
 
 import argparse
 import csv
+import io
 import json
 import os
 import random
@@ -41,7 +43,7 @@ from laws import plain_detector
 from image_files import encode, encoded_formats, photo, tree_hash
 from serve import png_of
 from small_photos import draw_folders
-from sppnet.errors import InputError, SppnetError
+from sppnet.errors import InputError, SppnetError, UnusableFileError
 from sppnet.images import decode_image, list_images, load_image
 
 SLOW_SECONDS = 2.0
@@ -208,6 +210,84 @@ def one_bomb(path: Path) -> dict[str, Any]:
     return {"code": code, "seconds": round(seconds, 4), "megabytes_more": round(more, 1)}
 
 
+def refusals(megabytes: int = 100) -> dict[str, Any]:
+    """Refuse models that are damaged, hostile or of another format, some of them large."""
+    from sppnet.storage import load_model, save_model
+    from sppnet.storage.models import manifest_text
+    from sppnet.storage.tensors import tensors_to_bytes
+
+    def header(entries: dict[str, Any], body: bytes) -> bytes:
+        text = json.dumps(entries).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + body
+
+    small = {"w": torch.ones(4)}
+    large = {"w": torch.ones(megabytes * 2**18)}
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    pickle_of = io.BytesIO()
+    torch.save(small, pickle_of)
+    mark = Path("sppnet-mark-of-a-pickle")
+    hostile = b"cposix\nsystem\n(S'touch " + bytes(mark) + b"'\ntR."
+    whole = tensors_to_bytes(large)
+    middle = len(whole) // 2
+    signed = {
+        "0 bytes": b"",
+        "a pickle that runs a command": hostile,
+        "torch.save": pickle_of.getvalue(),
+        "tar of old versions": b"weights".ljust(257, b"\0") + b"ustar" + bytes(10_000),
+        "a header of 100,000 tensors": header({f"t{n}": entry for n in range(100_000)}, bytes(4)),
+        "overlapping tensors": header({"a": entry, "b": entry}, bytes(4)),
+        "a header of 2^40 bytes": (2**40).to_bytes(8, "little") + b"{}",
+        "2^60 numbers": header({"a": {**entry, "shape": [2**60]}}, bytes(4)),
+        "NaN": tensors_to_bytes({"w": torch.tensor([1.0, float("nan")])}),
+        "infinity": tensors_to_bytes({"w": torch.tensor([1.0, float("inf")])}),
+    }
+    changed = {
+        "a flipped bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "the last byte is gone": whole[:-1],
+        "one more byte": whole + b"x",
+    }
+    found, wrong = {}, 0
+    with tempfile.TemporaryDirectory() as name:
+        for title, data in {**signed, **changed, "another kind": whole, "a folder": b""}.items():
+            folder = Path(name) / title.replace("/", " ")
+            folder.mkdir()
+            listed = whole if title in changed else data
+            files = {"config.json": b"{}", "model.safetensors": data}
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            files["model.safetensors"] = listed
+            kind = "other" if title == "another kind" else "toy"
+            (folder / "manifest.json").write_text(manifest_text(kind, files))
+            if title == "a folder":
+                (folder / "model.safetensors").unlink()
+                (folder / "model.safetensors").mkdir()
+        del whole, large, changed, signed, data, listed, files, content
+        save_model(Path(name) / "whole", "toy", {}, small)
+        load_model(Path(name) / "whole", "toy")
+        for folder in sorted(Path(name).iterdir()):
+            before, begin, code = start_of_peak(), time.process_time(), "read"
+            try:
+                load_model(folder, "toy")
+            except UnusableFileError as error:
+                code = error.code
+                wrong += error.exit_code != 5 or "\n" in str(error)
+            seconds = time.process_time() - begin
+            more = peak_since() - before
+            wrong += (code == "read") != (folder.name == "whole")
+            wrong += seconds > 2 or more > 200
+            found[folder.name] = {
+                "code": code,
+                "seconds": round(seconds, 3),
+                "megabytes_more": round(more, 1),
+            }
+    wrong += mark.exists()
+    slowest = max(each["seconds"] for each in found.values())
+    most = max(each["megabytes_more"] for each in found.values())
+    figures = {"models": len(found), "wrong": wrong, "slowest_seconds": slowest}
+    return {**figures, "megabytes_more": most, "each": found}
+
+
 def trees(files: int = 100_000) -> dict[str, Any]:
     """List a folder of very many files."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
@@ -333,6 +413,7 @@ WORK: dict[str, Callable[[], dict[str, Any]]] = {
     "truncated": truncated,
     "shapes": shapes,
     "bombs": bombs,
+    "refusals": refusals,
     "trees": trees,
     "batch": batch,
     "memory": memory,

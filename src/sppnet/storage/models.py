@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -215,10 +215,9 @@ def read_listed(path: Path, manifest: Mapping[str, Any], max_bytes: int) -> byte
 
 def _read_present(folder: Path, read: Callable[[Path], T]) -> T:
     """Read a folder, twice if need be: a save elsewhere may swap it while it is read."""
-    try:
+    with suppress(UnusableFileError):
         return read(_present(folder))
-    except UnusableFileError:
-        return read(_present(folder))
+    return read(_present(folder))  # out of the handler, whose error still held the first reading
 
 
 def _load(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
