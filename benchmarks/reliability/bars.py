@@ -192,17 +192,21 @@ BARS = [
     Bar(
         "C5",
         "A full disk is exit code 6, keeps what was there, and work goes on when there is room",
-        "pytest tests/storage tests/app/test_main.py -k 'full_disk or fills'",
+        "pytest tests/storage tests/app/test_main.py tests/app/test_console.py "
+        "tests/app/detect/test_train.py tests/app/classify/test_fit.py "
+        "-k 'full_disk or fills or too_little_room or disk_that_will_not_do'",
         PARTLY,
-        "no warning before the work that the disk will not do",
+        "whole commands on a small disk are not run, but every call of what they write fails in "
+        "C3; the server keeps uploads in memory",
     ),
     Bar(
         "C6",
-        "Places that cannot be written are said before the work",
+        "Places that cannot be written are said before the work; files are read back before they "
+        "get their names",
         "pytest tests/storage tests/end_to_end/test_detect.py -k 'unwritable or unusable or "
-        "cannot_be_written or permission or removed_meanwhile'",
+        "cannot_be_written or permission or removed_meanwhile or reads_back'",
         PARTLY,
-        "only models are read back after writing",
+        "videos that OpenCV writes and edits in SQLite are not read back",
     ),
     Bar(
         "C7",
