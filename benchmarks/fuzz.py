@@ -2,9 +2,9 @@ r"""Feeds spoilt files to the readers and counts what is worse than a refusal in
 
     python benchmarks/fuzz.py annotations --minutes 20 --seed 0
 
-KIND is one of images, annotations, proposals, detections, models. Every input is made of a sample
-by random changes that only the seed and its number decide, and is read in a child process, which
-is started anew after it dies. Counted are signals, tracebacks (whatever is no error of
+KIND is one of images, annotations, trainings, proposals, detections, models. Every input is made of
+a sample by random changes that only the seed and its number decide, and is read in a child process,
+which is started anew after it dies. Counted are signals, tracebacks (whatever is no error of
 `sppnet.errors` in one line, wrong answers included), inputs that take over 5 s of processor time
 or stand still for ten minutes, and inputs that take over 500 MB of memory beside what the child
 had before. Those inputs are kept in the folder of --keep; --only NUMBER runs one again. With the

@@ -151,6 +151,45 @@ class Annotations(Kind):
             assert image.boxes.isfinite().all(), f"{image.boxes}"
 
 
+class Trainings(Annotations):
+    """The same data sets, on whose labels a small detector is fine-tuned and fitted."""
+
+    def read(self) -> None:
+        """Train on what can be read; losses, and weights that gradients made, must be finite."""
+        import torch
+
+        from sppnet.backbones import build_backbone
+        from sppnet.config.detection import DetectionConfig
+        from sppnet.detection import Encoder
+        from sppnet.detection.train import build_cached_features, train_detector
+        from sppnet.images import open_detection_dataset
+        from sppnet.storage import FeatureCache
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        config = DetectionConfig(
+            proposals="grid",
+            max_proposals=20,
+            max_anchors=20,
+            tune="network",
+            tune_updates=3,
+            widths=(8, 8),
+            mirror="off",
+        )
+        dataset = open_detection_dataset(self.folder / "input")
+        encoder = Encoder(build_backbone("small5"), short_sides=(32,), levels=(1, 2))
+        shutil.rmtree(self.folder / "made", ignore_errors=True)
+        cache = FeatureCache(self.folder / "made" / "cache")
+        cached = build_cached_features(config, dataset.images, encoder, cache)
+        try:
+            detector = train_detector(cached, dataset.names, config, workers=1)
+        except SppnetError as error:
+            if "not finite" in error.message:
+                raise AssertionError(error.message) from error
+            raise
+        detector.save(self.folder / "made" / "model")  # which refuses weights that are not finite
+
+
 def _copy_some(source: Path, target: Path, count: int = 3) -> None:
     """The first images of a VOC set with their annotations and lists."""
     for path in sorted((source / "Annotations").glob("*.xml"))[:count]:
@@ -377,6 +416,7 @@ def run_command(*words: str) -> None:
 KINDS: dict[str, type[Kind]] = {
     "images": Images,
     "annotations": Annotations,
+    "trainings": Trainings,
     "proposals": Proposals,
     "detections": Detections,
     "models": Models,

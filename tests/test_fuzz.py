@@ -68,7 +68,14 @@ def in_this_process(tmp_path: Path):
     return read
 
 
-COUNTS = {"images": 80, "annotations": 12, "proposals": 100, "detections": 12, "models": 20}
+COUNTS = {
+    "images": 80,
+    "annotations": 12,
+    "trainings": 12,
+    "proposals": 100,
+    "detections": 12,
+    "models": 20,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

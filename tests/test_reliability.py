@@ -6,6 +6,7 @@ from pathlib import Path
 
 import arm
 import bars
+import inputs
 import matrix
 import mutants
 import mutations
@@ -184,3 +185,10 @@ def test_other_bits_of_another_processor_are_seen() -> None:
     nothing = np.array([np.nan, 1.0])
     assert arm.different({"a": nothing}, {"a": -nothing * [1, -1]}) == []
     assert arm.different({"a": nothing}, {"a": one["a"]}) == ["a"]
+
+
+def test_memory_that_is_held_for_a_moment_is_seen() -> None:
+    for size in (0, 50):
+        before = inputs.start_of_peak()
+        len(b"x" * (size * 2**20))
+        assert abs(inputs.peak_since() - before - size) < size / 2 + 8

@@ -105,13 +105,13 @@ def import_everything() -> None:
 
 
 def write_and_read(folder: Path) -> None:
-    from sppnet.storage import files
+    from sppnet.storage import files, temp_files
 
     files.write_bytes(folder / "a", b"one\ntwo\r\n\x1a\n")
     assert files.read_bytes(folder / "a") == b"one\ntwo\r\n\x1a\n"
     files.write_json(folder / "b.json", {"a": [1, None]})
     assert files.read_json(files.ensure_output_folder(folder) / "b.json") == {"a": [1, None]}
-    files._REPLACE_TRIES = 3
+    temp_files.REPLACE_TRIES = 3
     with (folder / "a").open("rb"), _raises("OutputError"):  # somebody reads it all the time
         files.write_text(folder / "a", "new")
     assert files.read_capped(folder / "a", 100).startswith(b"one")

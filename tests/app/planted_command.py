@@ -1,6 +1,7 @@
 """A program for tests: ``sppnet planted ENDING`` ends in the way its word says."""
 
 import errno
+import logging
 import sys
 import time
 import types
@@ -55,6 +56,8 @@ def planted(ending: str, seed: Seed = 0, debug: Debug = False) -> None:
         raise typer.Exit(report_problems([Problem("a.xml", "box is empty", "E_BOX", line=3)]))
     if ending == "warning":
         warnings.warn("first line\nsecond line", stacklevel=1)
+    if ending == "log":
+        logging.getLogger("sppnet.images").warning("%s", "first line\nsecond line")
     if ending == "lines":
         print_lines()
     if ending == "sleep":

@@ -1,5 +1,8 @@
 """Counting inputs, tables, and words for times and sizes."""
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import pytest
 
 from sppnet.app import console
@@ -76,3 +79,18 @@ def test_a_name_cannot_forge_a_line_or_move_the_cursor(capsys) -> None:
     first, _, *rows = out.splitlines()
     assert first == r"class cat\ndone: 0 errors\x1b[2K"
     assert len({len(row) for row in rows}) == 1  # the columns still stand under each other
+
+
+@pytest.mark.parametrize(("planned", "is_said"), [(999, False), (1001, True)])
+def test_too_little_room_is_said_before_the_work(
+    tmp_path: Path, capsys, monkeypatch, planned: int, is_said: bool
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: asked.append(path) or Mock(free=1000, total=5000)
+    )
+    console.warn_of_space(tmp_path / "not" / "yet", planned, "--cache DIR writes elsewhere")
+    said = capsys.readouterr().err
+    assert asked == [tmp_path]
+    assert ("1.0 kB are free; --cache DIR writes elsewhere" in said) == is_said
+    assert said.count("\n") == is_said

@@ -110,8 +110,9 @@ def test_debug_shows_the_traceback(how: str, tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1] == "sppnet: error: RuntimeError: two lines (E_BUG)"
 
 
-def test_warnings_of_libraries_are_one_line(tmp_path: Path) -> None:
-    result = call(["planted", "warning"], tmp_path)
+@pytest.mark.parametrize("how", ["warning", "log"])
+def test_warnings_of_libraries_are_one_line(how: str, tmp_path: Path) -> None:
+    result = call(["planted", how], tmp_path)
     assert result.stderr == "sppnet: warning: first line second line\n"
 
 

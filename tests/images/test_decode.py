@@ -2,12 +2,14 @@
 
 import io
 import os
+import random
 import socket
 import struct
 import threading
 import time
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ from PIL import Image, features
 
 from image_files import encode, encoded_formats, photo
 from sppnet.errors import InputError
-from sppnet.images import decode_image, load_image, read_image_size, to_image
-from sppnet.images.decode import read_stored_size
+from sppnet.images import decode, decode_image, load_image, read_image_size, to_image
+from sppnet.images.decode import decode_content, read_content, read_stored_size
 
 PICTURE = photo()
 TRUTH = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1).float() / 255
@@ -221,6 +223,72 @@ def test_the_first_frame_is_taken(name):
     tolerance = 0 if name in ("WEBP", "PNG", "TIFF") else 0.25
     assert distance(image) <= tolerance
     assert float((image - TRUTH).abs().mean()) < 0.03
+
+
+def animation(name):
+    first, *others = (photo(seed=seed) for seed in (0, 1, 2))
+    return encode(first, name, save_all=True, append_images=others)
+
+
+def multi_frame_mpo(kind):
+    """A file of three JPEGs whose index calls the second and third by the MPF number of a kind."""
+    data = bytearray(animation("MPO"))
+    at = data.index(b"MPF\0") + 4 + 8 + 2 + 3 * 12 + 4  # behind the three tags of the index
+    assert data[at : at + 4] == struct.pack("<L", 0x030000)
+    for number in (1, 2):
+        data[at + 16 * number : at + 16 * number + 4] = struct.pack("<L", kind)
+    return bytes(data)
+
+
+@pytest.fixture
+def told(monkeypatch, caplog):
+    monkeypatch.setattr(decode, "_told", set())
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("name", ["WEBP", "PNG", "TIFF", "GIF", "MPO"])
+def test_frames_that_are_passed_over_are_told_once_a_file(tmp_path, told, name):
+    path = tmp_path / "a"
+    path.write_bytes(multi_frame_mpo(0x020003) if name == "MPO" else animation(name))
+    load_image(path)
+    decode_content(path.read_bytes(), path)
+    assert told() == [f"{str(path)!r}: only the first of its frames is used"]
+
+
+@pytest.mark.parametrize("name", ["WEBP", "PNG", "TIFF", "GIF", "JPEG", "BMP", "PPM"])
+def test_a_file_of_one_frame_tells_nothing(tmp_path, told, name):
+    (tmp_path / "a").write_bytes(encode(photo(), name))
+    load_image(tmp_path / "a")
+    assert told() == []
+
+
+@pytest.mark.parametrize("kind", [0, 0x010001, 0x010002])
+def test_thumbnails_of_a_jpeg_are_no_frames(tmp_path, told, kind):
+    (tmp_path / "a").write_bytes(multi_frame_mpo(kind))
+    load_image(tmp_path / "a")
+    assert told() == []
+
+
+def test_what_stands_behind_the_first_frame_of_a_gif_spoils_nothing(tmp_path, told):
+    data = encode(photo(), "GIF")
+    whole = decode_image(data)
+    generator = random.Random(0)
+    for _ in range(300):
+        tail = generator.choice([b",", b"!", b"!\xf9", b"!\xff"]) + generator.randbytes(
+            generator.randrange(30)
+        )
+        (tmp_path / "a").write_bytes(data[:-1] + tail)
+        assert torch.equal(load_image(tmp_path / "a"), whole)
+
+
+def test_a_folder_of_animations_is_told_of_with_an_end(tmp_path, told):
+    data = animation("GIF")
+    for number in range(decode.MOST_TOLD + 5):
+        decode_content(data, tmp_path / f"{number}.gif")
+    assert len(told()) == decode.MOST_TOLD
+    assert told()[-1].endswith(
+        "19.gif': only the first of its frames is used; further files are not named"
+    )
 
 
 # --- orientation ---------------------------------------------------------------------------------
@@ -434,6 +502,107 @@ def test_fifo_never_blocks(tmp_path):
     start = time.perf_counter()
     assert code_of(tmp_path / "a.jpg") == "E_UNREADABLE"
     assert time.perf_counter() - start < 1
+
+
+class MeddledFile(io.FileIO):
+    """A file to which something happens before one of its blocks is read."""
+
+    def __init__(self, path, at, act):
+        super().__init__(path)
+        self.reads, self.at, self.act = 0, at, act
+
+    def readinto(self, block):
+        if self.reads == self.at:
+            self.act()
+        self.reads += 1
+        return super().readinto(block)
+
+
+def read_or_code(path):
+    try:
+        return load_image(path), ""
+    except InputError as error:
+        return None, error.code
+
+
+OTHER = photo(seed=5)
+
+
+def meddle(path, name, how):
+    """Let the file grow, shrink, vanish, be replaced, or be written over where it lies."""
+    other = encode(OTHER, name)
+    if how == "grows":
+        with path.open("ab") as file:
+            file.write(b"more" * 2000)
+    elif how in ("shrinks", "empties"):
+        os.truncate(path, path.stat().st_size // 2 if how == "shrinks" else 0)
+    elif how == "vanishes":
+        path.unlink()
+    elif how == "replaced":
+        path.with_suffix(".new").write_bytes(other)
+        path.with_suffix(".new").replace(path)
+    else:
+        with path.open("r+b") as file:
+            file.write(other)
+
+
+@pytest.mark.parametrize(
+    "how", ["grows", "shrinks", "empties", "vanishes", "replaced", "written over"]
+)
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_a_file_may_change_at_every_block_that_is_read(tmp_path, monkeypatch, name, how):
+    path, data = tmp_path / "a", encode(PICTURE, name)
+    whole, other = decode_image(data), decode_image(encode(OTHER, name))
+    ended = 0
+    for at in range(400):
+        path.write_bytes(data)
+        act = partial(meddle, path, name, how)
+        file = MeddledFile(path, at, act)
+        monkeypatch.setattr(
+            decode, "open_regular_file", lambda _, file=file: io.BufferedReader(file, 64)
+        )
+        image, code = read_or_code(path)
+        if image is None:
+            assert how in ("shrinks", "empties", "written over")
+            assert code in ("E_EMPTY", "E_TRUNCATED", "E_UNREADABLE", "E_FORMAT")
+            ended += 1
+            continue
+        if how == "written over":
+            assert image.isfinite().all()
+        elif how in ("shrinks", "empties"):
+            assert torch.equal(image, whole)
+        else:  # what was opened is read to its end, whoever has the name now
+            assert torch.equal(image, whole)
+            assert not torch.equal(image, other)
+        if file.reads <= at:
+            break
+    assert at > 0
+    assert ended or how not in ("shrinks", "empties")
+
+
+def test_a_file_that_changes_between_two_readings_is_one_of_both(tmp_path):
+    path, stop = tmp_path / "a.png", threading.Event()
+    pictures = [photo(40, 50, seed) for seed in (1, 2)]
+    contents = [encode(picture, "PNG") for picture in pictures]
+    path.write_bytes(contents[0])
+
+    def replace():
+        number = 0
+        while not stop.is_set():
+            number += 1
+            path.with_suffix(".new").write_bytes(contents[number % 2])
+            path.with_suffix(".new").replace(path)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        found = [load_image(path) for _ in range(150)]
+        found += [decode_content(read_content(path), path) for _ in range(150)]
+    finally:
+        stop.set()
+        thread.join()
+    wanted = [decode_image(content) for content in contents]
+    assert all(any(torch.equal(image, each) for each in wanted) for image in found)
 
 
 def test_folder_socket_device_missing_and_odd_names(tmp_path, monkeypatch):

@@ -79,6 +79,26 @@ def test_exported_program_serves_all_sizes(name: str) -> None:
         assert torch.equal(program.module()(*values), module(*values))
 
 
+@pytest.mark.parametrize("name", ["map", "regions"])
+def test_nothing_in_nothing_out_of_programs_and_maps_of_no_cells_are_refused(name: str) -> None:
+    module, example = MODULES[name](), inputs(SHAPES[0], name)
+    free = (FREE, {0: Dim.DYNAMIC})[: len(example)]
+    exported = torch.export.export(module, example, dynamic_shapes=free).module()
+    compiled = torch.compile(module, dynamic=True, backend="aot_eager")
+    none = (torch.zeros(0, 5, dtype=torch.long),)[: len(example) - 1]
+    for pool in (module, exported, compiled):
+        for count in (0, 2)[: len(example)]:
+            features = torch.zeros(count, 3, 4, 7, requires_grad=True)
+            pooled = pool(features, *none)
+            assert pooled.shape == (0, 3 * (49 + 25 + 4))
+            pooled.sum().backward()
+            assert features.grad is not None
+            assert not features.grad.any()
+        for shape in ((2, 3, 0, 4), (2, 3, 4, 0), (0, 3, 0, 0)):
+            with pytest.raises(ValueError, match="H and W at least 1"):
+                pool(torch.zeros(shape), *none)
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_compiled_graph_serves_all_sizes_with_gradients(name: str) -> None:
     counter = CompileCounterWithBackend("aot_eager")

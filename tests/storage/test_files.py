@@ -25,7 +25,14 @@ from sppnet.storage import (
 )
 from sppnet.storage import files as storage_files
 from sppnet.storage.files import open_regular_file, parse_json, read_capped, read_lines
-from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
+from storage_faults import (
+    fail_call,
+    failure_of,
+    file_size_limit,
+    lie_once,
+    names_in,
+    without_root,
+)
 
 
 def test_replaces_a_file_and_leaves_no_other(tmp_path: Path) -> None:
@@ -89,6 +96,17 @@ def test_text_that_utf8_lacks_is_escaped(tmp_path: Path) -> None:
 
 
 # --- failures of the disk ---------------------------------------------------------------------
+
+
+def test_what_reads_back_differently_is_not_written(tmp_path: Path, monkeypatch) -> None:
+    write_text(tmp_path / "a.json", "old")
+    monkeypatch.setattr("os.write", lie_once(b"new", b"nev"))
+    with pytest.raises(OutputError, match="reads back differently from what was written"):
+        write_bytes(tmp_path / "a.json", iter([b"begin", b"new", b"end"]))
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert names_in(tmp_path) == ["a.json"]
+    write_bytes(tmp_path / "a.json", iter([b"begin", b"new", b"end"]))
+    assert (tmp_path / "a.json").read_text() == "beginnewend"
 
 
 def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:

@@ -110,3 +110,22 @@ def test_several_processes_share_one_cache(ask: Ask, tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     assert sum(1 for _ in cache.keys()) == 30  # noqa: SIM118
     assert not unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_eight_processes_share_one_cache_and_one_is_killed(
+    ask: Ask, tmp_path: Path, rounds: int
+) -> None:
+    generator, killed = random.Random(0), 0
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        codes = ask("share and kill", folder, generator.uniform(0.0, 0.2))
+        assert codes[0] in (0, -9)  # it may have been done before
+        assert codes[1:] == [0] * 7
+        killed += codes[0] == -9
+        cache = FeatureCache(folder)
+        assert sum(1 for _ in cache.keys()) == 30  # noqa: SIM118
+        assert all(cache.get(key) for key in cache.keys())  # noqa: SIM118
+        assert cache.damaged == 0
+        assert not unfinished(folder)
+    assert killed

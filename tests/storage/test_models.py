@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from sppnet.errors import OutputError, UnusableFileError
-from sppnet.storage import is_model, load_model, models, read_kind, restore_model, save_model
+from sppnet.storage import files, is_model, load_model, models, read_kind, restore_model, save_model
 from sppnet.storage.models import manifest_text, read_answers
 from sppnet.storage.tensors import tensors_to_bytes
-from storage_faults import fail_call, failure_of, file_size_limit, names_in, without_root
+from storage_faults import (
+    fail_call,
+    failure_of,
+    file_size_limit,
+    lie_once,
+    names_in,
+    without_root,
+)
 
 CONFIG = {"names": ["cat", "é\n"], "levels": [1, 2], "lambda": 1e-3, "none": None, "deep": {"a": 1}}
 TENSORS = {"svm.weight": torch.tensor([[0.5, -0.0, 3.0]]), "steps": torch.tensor([7])}
@@ -294,7 +301,7 @@ def test_a_kill_before_the_old_one_is_removed_keeps_the_new_model(model: Path) -
 def test_a_file_that_reads_back_differently_is_no_saved_model(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "read_bytes", lambda _, limit: b"x" * limit)
+    monkeypatch.setattr(files.os, "write", lie_once(b"index", b"INDEX"))
     with pytest.raises(OutputError, match="reads back differently") as caught:
         save_model(model, "toy", {"index": 2}, {})
     assert caught.value.path.parent == model

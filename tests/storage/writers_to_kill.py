@@ -2,7 +2,8 @@
 
 Protocol: a line "WRITER<tab>FOLDER<tab>SECONDS" on stdin; the answer is one JSON line with what the
 writer had acknowledged when SIGKILL reached it. "share<tab>FOLDER<tab>COUNT" runs COUNT writers on
-one cache to their end and answers their exit codes.
+one cache to their end and answers their exit codes; "share and kill<tab>FOLDER<tab>SECONDS" runs
+eight, kills the first after SECONDS, and answers the same.
 """
 
 import json
@@ -93,6 +94,19 @@ def share(folder: Path, processes: int) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
+def share_and_kill(folder: Path, seconds: float) -> list[int]:
+    """Let eight processes fill and read one cache, and kill the first of them after a while."""
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            os._exit(use_cache(folder))
+        children.append(child)
+    time.sleep(seconds)
+    os.kill(children[0], signal.SIGKILL)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
 def use_cache(folder: Path) -> int:
     """Read or write 30 keys twice; count answers that are wrong."""
     cache, wrong = FeatureCache(folder), 0
@@ -110,6 +124,8 @@ def main() -> None:
         task, folder, number = line.rstrip("\n").split("\t")
         if task == "share":
             answer = share(Path(folder), int(number))
+        elif task == "share and kill":
+            answer = share_and_kill(Path(folder), float(number))
         else:
             answer = trial(task, Path(folder), float(number))
         print(json.dumps(answer), flush=True)

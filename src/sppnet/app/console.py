@@ -5,6 +5,7 @@ that goes away (``sppnet info | head -1``) stops nothing: what is left to say is
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -228,6 +229,21 @@ def report_data_changes(run: "RunFolder") -> None:
         note("what was learnt before is not used: training again")
     for change in changes.scored:
         warn(f"the images to score on changed since the run began: {change}")
+
+
+def warn_of_space(folder: Path, planned: float, instead: str) -> None:
+    """Say before the work that a disk has less room than the work is going to take.
+
+    Args:
+        folder: Where it will write; it need not be there yet.
+        planned: Bytes that it will write.
+        instead: What the user can do about it.
+    """
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    if planned > free:
+        need = f"the work will write about {human_bytes(planned)} to {folder}"
+        warn(f"{need}, where {human_bytes(free)} are free; {instead}")
 
 
 @contextmanager

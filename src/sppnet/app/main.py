@@ -10,6 +10,7 @@ blocks save what is finished; the exit code is 128 + the signal (130, 143).
 """
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -172,6 +173,7 @@ def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
     """
     if not console.debug_wanted():
         warnings.showwarning = _warn_in_one_line
+    logging.getLogger("sppnet").addHandler(_LINES)
     try:
         return _invoke(list(arguments), signals)
     except _WordError as problem:
@@ -257,6 +259,16 @@ def _warn_in_one_line(
     line: str | None = None,
 ) -> None:
     console.warn(" ".join(str(message).split()))
+
+
+class _Lines(logging.Handler):
+    """Prints what the rooms log as warnings of one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.warn(" ".join(record.getMessage().split()))
+
+
+_LINES = _Lines()
 
 
 def _flush(stream: TextIO | None) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from sppnet.errors import InputError
+from sppnet.errors import InputError, quote_path
 from sppnet.images.formats import (
     FORMAT_NAMES,
     HEAD_BYTES,
@@ -38,6 +38,8 @@ from sppnet.images.formats import (
 )
 from sppnet.images.transforms import (
     array_to_tensor,
+    fit_clear_grey,
+    has_more_frames,
     pixels_to_tensor,
     read_orientation,
     swaps_sides,
@@ -54,10 +56,11 @@ MAX_FILE_BYTES = 1 << 30
 PILLOW_MAX_PIXELS = 178_956_970
 # These are decoded row by row: what comes before a cut can be shown.
 _ROW_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
-# Pillow makes 0..255 of grey of 2 and 4 bits; its names of these pixels, and the steps.
-_GREY_STEPS = {"L;2": 85, "L;4": 17}
 # Pillow's names of samples with the high byte first, and in the order of this machine.
 _NATIVE = {"F;32BF": "F;32NF", "I;32B": "I;32N", "I;32BS": "I;32NS", "I;16BS": "I;16NS"}
+LOGGER = logging.getLogger("sppnet.images")
+MOST_TOLD = 20  # files whose further frames are told of
+_told: set[str] = set()
 # What a caller may have in hand; `to_image` makes a tensor of it.
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -74,7 +77,8 @@ def load_image(
     The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO, PPM, and HEIC with the
     extra ``sppnet[heif]``), the size limit is decided
     from the header before pixels are allocated, EXIF orientation is applied, the first frame is
-    taken. Colour profiles are not applied. Reading never blocks and never changes the file.
+    taken (the logger ``sppnet.images`` says once that a file has more). Colour profiles are not
+    applied. Reading never blocks and never changes the file.
 
     Args:
         path: The file; a folder, pipe or device is refused.
@@ -153,10 +157,7 @@ def decode_content(data: bytes, path: str | Path) -> Tensor:
     Raises:
         InputError: If it is not an image, damaged or too large.
     """
-    try:
-        return decode_image(data, compact=True)
-    except InputError as error:
-        raise InputError(error.message, path=path, code=error.code) from None
+    return _decode(io.BytesIO(data), path, None, False, True)
 
 
 def content_number(data: bytes) -> int:
@@ -267,18 +268,29 @@ def _decode(
     name = _require_format(file, path)
     try:
         with QUIET_PILLOW:
-            image = _open(file, name, limit)
+            opened = _open(file, name, limit)
             if name == "JPEG":
                 check_jpeg(file)
-            image = _load_pixels(image, name, allow_cut)
+            image = _load_pixels(opened, name, allow_cut)
             # A TIFF is turned by Pillow itself while it loads.
             orientation = 1 if name == "TIFF" else _orientation(image, file)
             is_large = image.width * image.height > LARGE_PIXELS
-            return pixels_to_tensor(image, orientation, as_bytes=compact and is_large)
+            pixels = pixels_to_tensor(image, orientation, as_bytes=compact and is_large)
+            if path and has_more_frames(opened):
+                _tell_frames(str(path))
+            return pixels
     except InputError as error:
         raise InputError(error.message, path=path, code=error.code) from None
     except Exception as error:  # decoders of hostile bytes raise anything
         raise _as_input_error(error, file, name, path) from None
+
+
+def _tell_frames(path: str) -> None:
+    """Say once of a file, and of so many files at most, that frames were passed over."""
+    if path not in _told and len(_told) < MOST_TOLD:
+        _told.add(path)
+        rest = "" if len(_told) < MOST_TOLD else "; further files are not named"
+        LOGGER.warning("%sonly the first of its frames is used%s", quote_path(path), rest)
 
 
 def _read_header(
@@ -361,7 +373,7 @@ def _load_frame(image: Image.Image, name: str, allow_cut: bool) -> Image.Image:
     """Decode the first frame; keep the rows that are there if a cut file is allowed."""
     if name == "WEBP" and image.width * image.height > LARGE_PIXELS:
         return _load_large_webp(image)
-    _fit_clear_grey(image)
+    fit_clear_grey(image)
     _take_native_order(image)
     try:
         image.load()
@@ -388,15 +400,6 @@ def _take_native_order(image: Image.Image) -> None:
     if sys.byteorder == "little" and tiles and tiles[0][0] == "libtiff":
         kind, *rest = tiles[0].args
         image.tile = [tiles[0]._replace(args=(_NATIVE.get(kind, kind), *rest))]  # type: ignore[attr-defined]
-
-
-def _fit_clear_grey(image: Image.Image) -> None:
-    """Scale the grey that a PNG of 2 or 4 bits names as transparent as its pixels will be."""
-    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    codec = tiles[0][3] if tiles else None
-    kind = codec[0] if isinstance(codec, tuple) else codec
-    if image.format == "PNG" and isinstance(clear, int) and kind in _GREY_STEPS:
-        image.info["transparency"] = clear * _GREY_STEPS[kind] & 255
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
@@ -436,7 +439,7 @@ def _pillow_to_tensor(image: Image.Image) -> Tensor:
     if 0 in image.size:
         raise ValueError(f"image must not be empty, got size {image.size}")
     with QUIET_PILLOW:
-        _fit_clear_grey(image)
+        fit_clear_grey(image)
         _take_native_order(image)
         image.load()
         block = image.info.get("exif")

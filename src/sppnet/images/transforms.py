@@ -21,6 +21,9 @@ _FLOAT_SLACK = 1e-3
 # Tensors may miss it by rounding.
 _SLACK = 1e-4
 _MIN_IS_WHITE = 0  # TIFF's PhotometricInterpretation
+# Pillow makes 0..255 of grey of 2 and 4 bits; its names of these pixels, and the steps.
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+_MPF_ENTRIES = 0xB002  # of the index of pictures that stand behind a JPEG in one file
 _ORIENTATION_TAG = 0x0112
 
 
@@ -139,6 +142,15 @@ def _is_alpha_unused(image: Image.Image) -> bool:
         return False
     alpha: object = image.getextrema()[-1]
     return alpha == (0, 0)
+
+
+def fit_clear_grey(image: Image.Image) -> None:
+    """Scale the grey that a PNG of 2 or 4 bits names as transparent as its pixels will be."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    codec = tiles[0][3] if tiles else None
+    kind = codec[0] if isinstance(codec, tuple) else codec
+    if image.format == "PNG" and isinstance(clear, int) and kind in _GREY_STEPS:
+        image.info["transparency"] = clear * _GREY_STEPS[kind] & 255
 
 
 def _fit_clear_colour(image: Image.Image) -> None:
@@ -416,3 +428,23 @@ def read_orientation(exif_block: bytes | None) -> int:
     except Exception:  # Pillow's parser raises whatever a hostile block makes it trip over
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def has_more_frames(image: Image.Image) -> bool:
+    """Whether an opened file holds frames behind the first; the thumbnails of a JPEG are none.
+
+    Args:
+        image: As Pillow opened it. Only the place behind its first frame is looked at.
+
+    Example:
+        >>> has_more_frames(Image.new("RGB", (3, 2)))
+        False
+    """
+    entries = getattr(image, "mpinfo", {}).get(_MPF_ENTRIES)
+    if entries is not None:
+        kinds = [entry["Attribute"]["MPType"] for entry in entries[1:]]
+        return any(kind.startswith("Multi-Frame") for kind in kinds)
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow's reader of GIF raises whatever stands behind the first frame
+        return False

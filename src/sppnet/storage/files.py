@@ -16,7 +16,6 @@ import math
 import numbers
 import os
 import stat
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BufferedReader
@@ -30,6 +29,7 @@ from sppnet.storage.temp_files import (
     READ_FLAGS,
     fsync_folder,
     make_folders,
+    replace_closed,
     temporary_path,
     try_lock,
 )
@@ -37,8 +37,6 @@ from sppnet.storage.temp_files import (
 DEFAULT_MAX_BYTES = 256 * 2**20
 _BLOCK = 64 * 2**20
 _HOLLOW_BYTES = 10_000_000
-# A reader on Windows keeps a file from being replaced; it is waited for so many times 10 ms.
-_REPLACE_TRIES = 100
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -293,7 +291,7 @@ def sha256_file(path: str | Path) -> str:
 def write_bytes(
     path: str | Path, data: bytes | Iterable[bytes], *, temporary_folder: Path | None = None
 ) -> None:
-    """Write a file so that it is whole and on the disk when this returns.
+    """Write a file so that it is whole and on the disk when this returns, and read it back.
 
     A symbolic link is followed; what is there and is no regular file (a device, a pipe, a folder)
     is refused.
@@ -432,36 +430,37 @@ def _check_replaceable(target: Path) -> None:
 
 
 def _write_and_rename(temporary: Path, target: Path, data: bytes | Iterable[bytes]) -> None:
-    """Fill the temporary file, flush it, give it its name; leave nothing behind on failure."""
+    """Fill the temporary file, flush it, read it, name it; leave nothing behind on failure."""
     descriptor = os.open(temporary, CREATE_FLAGS, 0o666)
     try:
         try:
             try_lock(descriptor)
+            digest = hashlib.sha256()
             for part in [data] if isinstance(data, bytes) else data:
                 _write_all(descriptor, part)
+                digest.update(part)
             os.fsync(descriptor)
+            _require_same(descriptor, digest.digest())
             if not ON_WINDOWS:  # under the lock, so that nobody sweeps it away
                 temporary.replace(target)
         finally:
             os.close(descriptor)
         if ON_WINDOWS:
-            _replace_closed(temporary, target)
+            replace_closed(temporary, target)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
 
 
-def _replace_closed(temporary: Path, target: Path) -> None:
-    """Rename on Windows, which refuses while somebody reads the target."""
-    for _ in range(_REPLACE_TRIES):
-        try:
-            temporary.replace(target)
-        except PermissionError:
-            time.sleep(0.01)
-        else:
-            return
-    temporary.replace(target)
+def _require_same(descriptor: int, digest: bytes) -> None:
+    """Read back what was written: success is not reported on the system's word alone."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    found = hashlib.sha256()
+    while block := os.read(descriptor, 2**20):
+        found.update(block)
+    if found.digest() != digest:
+        raise OSError(errno.EIO, "reads back differently from what was written")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

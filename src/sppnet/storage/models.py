@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -215,10 +215,9 @@ def read_listed(path: Path, manifest: Mapping[str, Any], max_bytes: int) -> byte
 
 def _read_present(folder: Path, read: Callable[[Path], T]) -> T:
     """Read a folder, twice if need be: a save elsewhere may swap it while it is read."""
-    try:
+    with suppress(UnusableFileError):
         return read(_present(folder))
-    except UnusableFileError:
-        return read(_present(folder))
+    return read(_present(folder))  # out of the handler, whose error still held the first reading
 
 
 def _load(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -318,7 +317,7 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
         if descriptor is not None:
             try_lock(descriptor)
         for name, data in files.items():
-            _write_checked(temporary / name, data, target / name)
+            _write_for(target / name, temporary / name, data)
         _swap(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -328,15 +327,12 @@ def _write_and_swap(target: Path, files: Mapping[str, bytes]) -> None:
             os.close(descriptor)
 
 
-def _write_checked(path: Path, data: bytes, target: Path) -> None:
-    """Write a file and read it back: success is not reported on the system's word alone."""
+def _write_for(target: Path, path: Path, data: bytes) -> None:
+    """Write an unfinished file; an error names the place that the user knows."""
     try:
         write_bytes(path, data)
-        intact = read_bytes(path, len(data)) == data
-    except (OutputError, UnusableFileError) as error:  # name the place the user knows
+    except OutputError as error:
         raise OutputError(error.message, path=target) from error
-    if not intact:
-        raise OutputError("reads back differently from what was written", path=target)
 
 
 def _swap(temporary: Path, target: Path) -> None:

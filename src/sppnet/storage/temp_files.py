@@ -29,6 +29,8 @@ TEMPORARY_NAME = re.compile(r"\..*\.tmp-(?P<pid>\d+)-[0-9a-f]{8}", re.DOTALL)
 # number says.
 STALE_SECONDS = 3600.0
 _NAME_BYTES = 200
+# A reader on Windows keeps a file from being replaced; it is waited for so many times 10 ms.
+REPLACE_TRIES = 100
 # O_NONBLOCK keeps open() from waiting for the writer of a FIFO; regular files ignore it.
 READ_FLAGS = (
     os.O_RDONLY
@@ -36,7 +38,7 @@ READ_FLAGS = (
     | getattr(os, "O_NOCTTY", 0)
     | getattr(os, "O_BINARY", 0)
 )
-CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def temporary_path(target: Path, folder: Path | None = None) -> Path:
@@ -139,3 +141,15 @@ def fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def replace_closed(temporary: Path, target: Path) -> None:
+    """Rename on Windows, which refuses while somebody reads the target."""
+    for _ in range(REPLACE_TRIES):
+        try:
+            temporary.replace(target)
+        except PermissionError:
+            time.sleep(0.01)
+        else:
+            return
+    temporary.replace(target)

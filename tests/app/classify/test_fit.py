@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -263,3 +264,12 @@ def test_changed_labels_are_said_and_fitted(tmp_path: Path, capsys) -> None:
         if len(models) == 1:
             (data / "disc" / "000.png").rename(data / "level" / "disc.png")
     assert models[0] != models[1] == models[2]
+
+
+def test_a_disk_that_will_not_do_is_said_before_the_features(
+    data: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Mock(free=1000))
+    words = [*SMALL, "--out", str(tmp_path / "run"), "--dry-run"]
+    assert main(["classify", "fit", str(data), *words]) == 0
+    assert "where 1.0 kB are free; --cache DIR" in capsys.readouterr().err

@@ -252,3 +252,24 @@ def test_a_small_cache_gives_the_same_model_and_the_plan_says_so(
     assert bound <= 100_000 < whole
     one, other = (tmp_path / name / "model" / "model.safetensors" for name in "ab")
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["dry run", "run", "budget", "small cache"])
+def test_a_disk_that_will_not_do_is_said_before_the_work(
+    data: Path, tmp_path: Path, capsys, monkeypatch, way: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Mock(free=100_000))
+    more = {
+        "dry run": ["--dry-run"],
+        "budget": ["--budget", "0"],
+        "small cache": ["--cache-size", "0.00005"],
+    }
+    out = ["--out", str(tmp_path / "run"), "--max-proposals", "20"]
+    assert main(["detect", "train", str(data), *SMALL, *out, *more.get(way, [])]) == 0
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if "100.0 kB are free; --cache DIR" in line]
+    assert len(lines) == (way != "small cache")
+    if way == "run":
+        assert said.index(lines[0]) < said.index("sppnet: plan: ")
+        assert main(["detect", "train", str(data), *SMALL, *out]) == 0
+        assert "are free" not in capsys.readouterr().err

@@ -8,6 +8,7 @@ from torch import Tensor
 from oracles.support_vectors import descend, hinge_objective
 from sppnet.detection.heads import example_blocks
 from sppnet.detection.heads.dual_svm import BLOCK, DualCoordinateDescentSvm
+from sppnet.errors import UsageError
 
 COST = 0.001
 
@@ -48,6 +49,16 @@ def test_dual_and_primal_meet(bias_factor: float) -> None:
     svms, value = _fitted(bias_factor)
     assert svms.dual_objective(0) <= value * (1 + 1e-6)
     assert svms.dual_objective(0) == pytest.approx(value, rel=2e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 65_520.0])
+def test_rows_that_are_not_finite_as_they_are_kept_are_no_silent_nan(value: float) -> None:
+    rows, signs = _rows()
+    rows[5, 2] = value
+    svms = DualCoordinateDescentSvm(rows.shape[1], 1)
+    svms.add(rows, *_bounds(signs))
+    with pytest.raises(UsageError, match="must be finite and below 65,520"):
+        svms.fit([0], 1e-3)
 
 
 def test_objective_is_the_sum_written_out() -> None:

@@ -105,6 +105,20 @@ def test_one_file_pools_any_number_of_regions(
         assert nothing.shape == (0, 3 * sum(n * n for n in levels))
 
 
+@pytest.mark.parametrize("mode", ["max", "avg"])
+@pytest.mark.parametrize("regions", [False, True])
+def test_nothing_in_nothing_out_and_maps_of_no_cells_have_no_number(
+    mode: str, regions: bool
+) -> None:
+    session = session_of((6, 3, 2, 1), mode, regions)
+    none = (torch.zeros(0, 5, dtype=torch.long),)[: int(regions)]
+    for shape in ((0, 3, 7, 9), (2, 0, 3, 3), (0, 0, 1, 1)):
+        found = run(session, torch.zeros(shape), *none)
+        assert found.shape == (0 if regions else shape[0], shape[1] * 50)
+    for shape in ((2, 3, 0, 4), (2, 3, 4, 0), (0, 3, 0, 0)):  # a graph cannot refuse them
+        assert not run(session, torch.zeros(shape), *none).isfinite().any()
+
+
 def test_regions_that_touch_every_edge_and_coincide() -> None:
     features = fill((2, 2, 6, 9), "NaN")
     rows = torch.tensor(

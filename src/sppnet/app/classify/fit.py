@@ -14,6 +14,7 @@ from sppnet.app.console import (
     note,
     options_to_blame,
     say,
+    warn_of_space,
 )
 from sppnet.app.options import choose_device
 from sppnet.app.progress import Stage, announce, track
@@ -105,6 +106,11 @@ def run_fit(
     extractors = make_extractors(job)
     splits = data.splits()  # says now if a class is too small
     estimate = estimate_features(data, extractors)
+    warn_of_space(
+        cache or options.out,
+        4 * estimate.length * len(data.paths),
+        "--cache DIR writes elsewhere",
+    )
     if options.dry_run:
         _say_plan(data, estimate)
         return

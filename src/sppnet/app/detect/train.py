@@ -24,6 +24,7 @@ from sppnet.app.console import (
     say,
     say_table,
     warn,
+    warn_of_space,
 )
 from sppnet.app.detect.budget import FEWEST_PHOTOS, Budget, Trial
 from sppnet.app.options import choose_device
@@ -291,8 +292,10 @@ class TrainingJob:
     ) -> tuple[list[Stage], float]:
         """Train on a few images spread over the data set, and take the time of every stage.
 
-        What is computed of them is kept, so that the run itself has it. Without an image that can
-        be trained on there are no stages. The number is how many times as many images there are.
+        What is computed of them is kept, so that the run itself has it, and its size tells whether
+        the disk has room for that of all images: if not, the user hears so now. Without an image
+        that can be trained on there are no stages. The number is how many times as many images
+        there are.
         """
         config = self.config
         views = choose_views(dataset.images, len(dataset.names), config)
@@ -302,7 +305,7 @@ class TrainingJob:
         count = min(PROBE_IMAGES, max(1, len(labelled) // SHARE_TO_PROBE))
         images = labelled[:: max(1, len(labelled) // count)][:count]
         cached = build_cached_features(small, images, encoder, cache, external=external)
-        stages = Stages()
+        stages, held = Stages(), cache.num_bytes()
         with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), catch_warnings():
             simplefilter("ignore")
             with suppress(SppnetError, ValueError):
@@ -318,6 +321,12 @@ class TrainingJob:
                 with stages.stage("save"):
                     detector.save(Path(folder) / "model")
         share = len(dataset) / max(1, len(cached.usable))
+        planned = share * (cache.num_bytes() - held)
+        warn_of_space(
+            self.cache_folder,
+            planned if self.most_bytes is None else min(planned, self.most_bytes),
+            "--cache DIR writes elsewhere, --cache-size GB less",
+        )
         factors = {"save": 1.0, "tuning": config.tune_updates / max(1, updates)}
         seconds = stages.seconds().items()
         return [Stage(name, value * factors.get(name, share)) for name, value in seconds], share

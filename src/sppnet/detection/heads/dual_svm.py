@@ -1,6 +1,7 @@
 """Linear SVMs of several classes over shared examples, by block coordinate ascent on the dual."""
 
 from collections.abc import Collection, Sequence
+from math import isfinite
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from sppnet.detection.heads.example_blocks import (
     Labels,
     row_products,
 )
+from sppnet.errors import UsageError
 from sppnet.storage.tensors import RowStore
 
 BLOCK = 64  # rows; their products with each other are kept
@@ -164,6 +166,9 @@ class DualCoordinateDescentSvm:
 
         Returns:
             The value of the primal objective of each, of what was visited.
+
+        Raises:
+            UsageError: If rows are not finite as float16.
         """
         if not labels:
             return []
@@ -176,6 +181,9 @@ class DualCoordinateDescentSvm:
             some = order[first : first + TOGETHER]
             self._fit_together(some, tolerance, start)
             found |= zip(some.tolist(), self._score_all(some, start).tolist(), strict=True)
+        if not all(map(isfinite, found.values())):
+            most = "below 65,520, the most that float16 holds; a smaller feature_norm makes them so"
+            raise UsageError(f"the features of the SVMs must be finite and {most}")
         return [found[label] for label in labels]
 
     def _fit_together(self, labels: Labels, tolerance: float, start: int) -> None:
