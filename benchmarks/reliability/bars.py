@@ -486,18 +486,17 @@ BARS = [
     ),
     Bar(
         "F7",
-        "Errors say no path, address or version",
-        "pytest tests/server/test_serve_app.py tests/server/test_answers.py "
-        "tests/images/test_decode.py -k 'bad_photos or absolute or addresses'",
-        PARTLY,
-        "errors have no number that leads to the log",
+        "Errors say no path, address or version; those of the server have a number that leads to "
+        "a line of its log",
+        "pytest tests/server/test_serve_log.py tests/server/test_serve_hostile.py "
+        "tests/server/test_serve_app.py tests/server/test_answers.py tests/images/test_decode.py "
+        "-k 'number or own or spoilt or bad_photos or absolute or addresses'",
     ),
     Bar(
         "F8",
-        "A name forges no line of a log",
-        "pytest tests/app/test_console.py tests/storage/test_files.py -k 'forge or large_name'",
-        PARTLY,
-        "lines of requests are not tried",
+        "Names, headers and paths forge no line of a log; none is longer than 4 kB",
+        "pytest tests/server/test_serve_log.py tests/app/test_console.py "
+        "tests/storage/test_files.py -k 'forge or large_name or four_kilobytes'",
     ),
     Bar(
         "F9",

@@ -76,3 +76,15 @@ def test_a_name_cannot_forge_a_line_or_move_the_cursor(capsys) -> None:
     first, _, *rows = out.splitlines()
     assert first == r"class cat\ndone: 0 errors\x1b[2K"
     assert len({len(row) for row in rows}) == 1  # the columns still stand under each other
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\U0001f600", "\udcff"])
+def test_a_line_of_a_log_has_at_most_four_kilobytes(capsys, letter: str) -> None:
+    for tell in (console.note, console.warn, console.error):
+        tell(f"begin {1_000_000 * letter} (E_END)")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert len(line.encode()) < 4096
+        assert "begin" in line
+        assert line.endswith("(E_END)")

@@ -148,7 +148,9 @@ def test_a_broken_photo_is_one_error_without_paths(served) -> None:
         assert "Traceback" not in answer.text
 
 
-def test_a_bug_is_one_line_without_details(served, monkeypatch) -> None:
+def test_a_bug_is_one_line_without_details_and_leads_to_the_log(
+    served, monkeypatch, capsys
+) -> None:
     def explode(*_: object) -> None:
         raise RuntimeError("secret /root/place")
 
@@ -156,6 +158,8 @@ def test_a_bug_is_one_line_without_details(served, monkeypatch) -> None:
     answer = served.ann.get("/api/photos")
     assert error_of(answer) == (500, "E_BUG")
     assert "secret" not in answer.text
+    number = answer.json()["error"]["id"]
+    assert f"[{number}] a request met a bug: RuntimeError" in capsys.readouterr().err
 
 
 def test_pictures_are_asked_for_once(served) -> None:
