@@ -302,6 +302,12 @@ def test_the_page_can_tell_stores_apart(served) -> None:
     assert served.ann.get("/api/session").json()["store"] == served.store.fact("id") != ""
 
 
+def test_edits_have_a_most_of_boxes_and_letters(served) -> None:
+    assert error_of(served.ann.draw("a.jpg", 0, *[BOX] * 5001)) == (400, "E_VALUE")
+    assert error_of(served.ann.draw("a.jpg", 0, BOX, name="x" * 201)) == (400, "E_VALUE")
+    assert served.ann.draw("a.jpg", 0, *[BOX] * 5000, name="x" * 200).status_code == 200
+
+
 def test_an_author_is_any_short_name(served) -> None:
     body = {"boxes": [{"box": BOX, "name": "cat"}]}
     for name, status in (("J%C3%B6rg", 200), ("x" * 81, 400), ("a%0Ab", 400)):

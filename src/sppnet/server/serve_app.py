@@ -152,6 +152,7 @@ def build_serve_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     metrics = Metrics(pool, lambda: guard.held)
     _add_errors(app)

@@ -365,7 +365,10 @@ class Served(NamedTuple):
         async def send(message: Any) -> None:
             messages.append(message)
 
-        asyncio.run(self.app(scope, receive, send))
+        async def answer() -> None:
+            await self.app(scope, receive, send)
+
+        asyncio.run(answer())
         begin, *parts = messages
         return begin["status"], json.loads(b"".join(part["body"] for part in parts))
 
