@@ -13,7 +13,8 @@ slowly, uploads that break off, damaged photos, bombs, a photo that takes more m
 two workers are killed meanwhile. Every answer is compared with that of the model called here.
 ``memory``: resident bytes of the server and its workers after 100 requests and after all.
 ``hostile``: requests of which photo, form, headers or the bytes themselves were spoilt, to a model
-that decodes the photo; what counts are 500s, dead workers, and the server itself. Leaves
+that decodes the photo; what counts are 500s, answers that tell a path, an address or a version,
+dead workers, and the server itself. Leaves
 serve_WHAT.json in the folder of ``--out``.
 """
 
@@ -48,6 +49,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 CLIENTS = 8
 JPEG = {"Content-Type": "image/jpeg"}
+# what no answer may say: where something lies, on a disk or in memory, and what it was made with
+LEAKS = re.compile(
+    rb"Traceback|0x[0-9a-f]{6}|\.py\b|site-packages|[ '\"]/(?:usr|home|root|tmp|proc|var|etc)/"
+    rb"|(?:Pillow|torch|uvicorn|starlette|h11|Python)[ /-]?\d"
+)
+LEAK = -1
 TEXT_OF_ANSWER = re.compile(r'"images": \[(.*)\]\}\s*', re.S)
 
 
@@ -451,7 +458,7 @@ def hostile_request(draw: random.Random, host: str, images: Sequence[bytes]) -> 
 
 
 def send_bytes(host: str, data: bytes) -> int:
-    """Send bytes and read the status of what comes back; 0 if nothing does."""
+    """Send bytes and read the status of what comes back; 0 if nothing does, `LEAK` if it tells."""
     name, port = host.split(":")
     with contextlib.suppress(OSError), socket.create_connection((name, int(port)), 60) as line:
         line.settimeout(5)  # a length may be spoilt, then it waits for more
@@ -461,6 +468,8 @@ def send_bytes(host: str, data: bytes) -> int:
         with contextlib.suppress(OSError):
             while block := line.recv(65_536):
                 said += block
+        if LEAKS.search(said):
+            return LEAK
         found = re.match(rb"HTTP/1\.1 (\d{3})", said)
         return int(found[1]) if found else 0
     return 0
@@ -490,6 +499,7 @@ def bench_hostile(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
         "answers_500": statuses[500],
+        "answers_that_tell": statuses[LEAK],
         "workers_lost": lost,
         "server_crashes": int(not is_alive),
     }

@@ -69,6 +69,13 @@ def open_once(folder: str) -> Obedient:
     return model
 
 
+def open_kept(folder: str) -> Obedient:
+    """A model whose weights may be removed."""
+    if not (Path(folder) / "weights").exists():
+        raise UnusableFileError("the file does not exist", path="weights", code="E_MISSING")
+    return Obedient()
+
+
 def order(word: str, more: object = "") -> bytes:
     """A photo, by its first bytes, that says what to do."""
     return b"GIF89a" + f"{word} {more}".encode()

@@ -37,6 +37,31 @@ def test_every_place_in_the_docs_exists() -> None:
     assert wrong == {}
 
 
+def limits_without_a_test(page: str) -> list[str]:
+    """Rows of a table of limits whose last cell names no test that exists."""
+    table = page.partition("| limit | value |")[2].partition("\n\n")[0]
+    found = rows("| limit | value |" + table)[1:]
+    return [
+        row[0]
+        for row in found
+        if row[-1] != "there" and not (_PLACE.fullmatch(row[-1]) and exists(row[-1].strip("`")))
+    ]
+
+
+def test_every_limit_of_the_threat_model_names_its_test() -> None:
+    for name, least in (("threat_model.md", 14), ("serving.md", 14)):
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert page.count("\n| ") >= least
+        assert limits_without_a_test(page) == []
+
+
+def test_a_limit_without_a_test_is_caught() -> None:
+    table = "| limit | value | test |\n| --- | --- | --- |\n"
+    good = "`tests/test_docs.py::test_planted_places_are_caught`"
+    page = f"{table}| a | 1 | {good} |\n| b | 1 | - |\n| c | 1 | `tests/test_docs.py::test_no` |\n"
+    assert limits_without_a_test(page) == ["b", "c"]
+
+
 def test_planted_places_are_caught() -> None:
     planted = "`src/sppnet/none.py` `tests/test_docs.py::test_nothing` `tests/none.py::test_a`"
     assert len(missing_places(planted)) == 3

@@ -7,7 +7,11 @@ rule.
 
 import errno
 import os
+import secrets
+import sys
+import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +141,28 @@ def failure_text(error: Exception) -> str:
     return f"a bug: {type(error).__name__}"
 
 
+def note_bug(what: str, error: Exception, number: str = "") -> str:
+    """Write the line of a bug that a server survives to stderr; with SPPNET_DEBUG, where it is.
+
+    Args:
+        what: What met it, such as ``"a request"``.
+        error: What was raised.
+        number: That whoever asked is told, so that the line can be found; a new one if empty.
+
+    Returns:
+        The number, 8 hexadecimal digits.
+    """
+    number = number or secrets.token_hex(4)
+    words, hint = f"{what} met {failure_text(error)}", "--debug shows where"
+    with suppress(AttributeError, OSError, ValueError):  # nobody listens
+        if os.environ.get("SPPNET_DEBUG", "") not in ("", "0"):
+            hint = "it is this one"
+            traceback.print_exception(error)
+        sys.stderr.write(f"sppnet: warning: [{number}] {words}; {hint}\n")
+        sys.stderr.flush()
+    return number
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether something failed because memory ran out, whichever library says so.
 
@@ -224,16 +250,16 @@ def quote_path(path: str | Path | None) -> str:
     return f"{str(path)!r}: " if path else ""
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, most: int = MOST_LETTERS) -> str:
     """Cut the middle out of a message that quotes more than anybody reads.
 
     Example:
         >>> len(shorten("x" * 100_000)) < 1100
         True
     """
-    if len(text) <= MOST_LETTERS:
+    if len(text) <= most:
         return text
-    half = MOST_LETTERS // 2
+    half = most // 2
     return f"{text[:half]} ... {len(text) - 2 * half} letters left out ... {text[-half:]}"
 
 

@@ -94,3 +94,15 @@ def test_too_little_room_is_said_before_the_work(
     assert asked == [tmp_path]
     assert ("1.0 kB are free; --cache DIR writes elsewhere" in said) == is_said
     assert said.count("\n") == is_said
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\U0001f600", "\udcff"])
+def test_a_line_of_a_log_has_at_most_four_kilobytes(capsys, letter: str) -> None:
+    for tell in (console.note, console.warn, console.error):
+        tell(f"begin {1_000_000 * letter} (E_END)")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert len(line.encode()) < 4096
+        assert "begin" in line
+        assert line.endswith("(E_END)")

@@ -2,6 +2,8 @@
 
 The paper's networks as a whole: heads, baselines, initial values, the layer table."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,6 +130,20 @@ def test_zero_row_has_no_direction() -> None:
 def test_wrong_arguments_are_named(call, rule: str) -> None:
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+@pytest.mark.parametrize("lengths", [(295, 2), (7, 9), (296, 7, 5), (96, 3), (1, 4)])
+def test_rows_that_begin_anywhere_in_memory_have_the_same_bits(lengths: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    head = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(lengths)))
+    row = torch.randn(1, lengths[0])
+    with torch.no_grad():
+        alone = apply_in_blocks(head, row)
+        for count in (1, 2, 5, 31, 32, 70):
+            for place in {0, count // 3, count // 2, count - 1}:
+                rows = torch.randn(count, lengths[0])
+                rows[place] = row
+                assert torch.equal(apply_in_blocks(head, rows)[place], alone[0])
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 70])

@@ -60,6 +60,22 @@ def test_a_listener_that_does_not_read_is_let_go(monkeypatch) -> None:
     assert not hub._listeners
 
 
+def test_one_listener_too_many_hears_nothing() -> None:
+    hub = EventHub()
+
+    async def listen() -> tuple[list[str], list[str]]:
+        listeners = [hub.listen([("first", 0)]) for _ in range(events.MOST_LISTENERS)]
+        heard = [await anext(each) for each in listeners]
+        beyond = [text async for text in hub.listen([("first", 0)])]
+        await listeners[0].aclose()
+        again = hub.listen([("first", 0)])
+        heard.append(await anext(again))
+        return heard, beyond
+
+    heard, beyond = asyncio.run(listen())
+    assert (len(heard), beyond) == (65, [])
+
+
 def test_closing_lets_all_go_and_nobody_in() -> None:
     hub = EventHub()
 

@@ -148,7 +148,9 @@ def test_a_broken_photo_is_one_error_without_paths(served) -> None:
         assert "Traceback" not in answer.text
 
 
-def test_a_bug_is_one_line_without_details(served, monkeypatch) -> None:
+def test_a_bug_is_one_line_without_details_and_leads_to_the_log(
+    served, monkeypatch, capsys
+) -> None:
     def explode(*_: object) -> None:
         raise RuntimeError("secret /root/place")
 
@@ -156,6 +158,8 @@ def test_a_bug_is_one_line_without_details(served, monkeypatch) -> None:
     answer = served.ann.get("/api/photos")
     assert error_of(answer) == (500, "E_BUG")
     assert "secret" not in answer.text
+    number = answer.json()["error"]["id"]
+    assert f"[{number}] a request met a bug: RuntimeError" in capsys.readouterr().err
 
 
 def test_pictures_are_asked_for_once(served) -> None:
@@ -296,6 +300,12 @@ def test_a_page_that_comes_does_not_hold_up_the_others(served, monkeypatch) -> N
 
 def test_the_page_can_tell_stores_apart(served) -> None:
     assert served.ann.get("/api/session").json()["store"] == served.store.fact("id") != ""
+
+
+def test_edits_have_a_most_of_boxes_and_letters(served) -> None:
+    assert error_of(served.ann.draw("a.jpg", 0, *[BOX] * 5001)) == (400, "E_VALUE")
+    assert error_of(served.ann.draw("a.jpg", 0, BOX, name="x" * 201)) == (400, "E_VALUE")
+    assert served.ann.draw("a.jpg", 0, *[BOX] * 5000, name="x" * 200).status_code == 200
 
 
 def test_an_author_is_any_short_name(served) -> None:

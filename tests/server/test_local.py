@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from label_people import PORT
+from sppnet.server import local
 from sppnet.server.local import Guard
 
 ALLOWED = {"host": f"127.0.0.1:{PORT}"}
@@ -85,6 +86,19 @@ def test_large_bodies_are_refused_announced_or_not(client) -> None:
     for content in (b"x" * 1001, parts()):
         answer = client.put("/", content=content, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "E_TOO_LARGE")
+
+
+def test_all_bodies_together_have_a_most(monkeypatch) -> None:
+    monkeypatch.setattr(local, "MAX_BODIES", 1500)
+    app = Guard(echo, lambda: PORT, max_body=1000)
+    client = TestClient(app, base_url=f"http://127.0.0.1:{PORT}")
+    app.held = 600  # of others
+    answer = client.put("/", content=b"x" * 1000, headers={"X-Sppnet": "1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "E_FULL")
+    assert answer.headers["retry-after"] == "5"
+    app.held -= 600
+    assert app.held == 0
+    assert client.put("/", content=b"x" * 1000, headers={"X-Sppnet": "1"}).text == "1000 bytes"
 
 
 def test_half_a_body_reaches_no_route() -> None:

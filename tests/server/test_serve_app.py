@@ -22,6 +22,7 @@ from sppnet.server.workers import PoolLimits, WorkerPool
 
 TOKEN = "a-token-of-some-letters"
 GIF = {"Content-Type": "image/gif"}
+WITH_A_LINE = {"E_BUG", "E_WORKER", "E_MEMORY"}
 LIMITS = UploadLimits(photos=3, photo_bytes=100_000)
 
 
@@ -57,6 +58,8 @@ def send(client: TestClient, *photos: bytes, names=None):
 
 def code_of(answer) -> tuple[int, str]:
     said = answer.json()["error"]
+    number = said.pop("id", "")  # of a line of the log
+    assert bool(number) == (said["code"] in WITH_A_LINE)
     assert said == {"code": said["code"], "message": PROBLEMS[said["code"]][1]}
     assert PROBLEMS[said["code"]][0] == answer.status_code
     return answer.status_code, said["code"]

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
-from serve_models import open_dying, open_none, open_obedient, open_once, order
+from serve_models import open_dying, open_kept, open_none, open_obedient, open_once, order
 from sppnet.errors import OutputError, UnusableFileError
+from sppnet.server.serve_app import build_serve_app
+from sppnet.server.serve_gate import Access, UploadLimits
 from sppnet.server.workers import BusyError, NotReadyError, PoolLimits, Reply, WorkerPool
 
 SOON = 60.0  # seconds on a busy machine
@@ -88,6 +91,15 @@ def test_a_photo_that_takes_too_long_is_given_up() -> None:
         wait_for(lambda: pool.is_ready)
         assert ask(pool, "fine")[0].code == ""
         assert pool.deaths == {"E_TIMEOUT": 1}
+
+
+def test_a_photo_that_waited_too_long_is_not_looked_at() -> None:
+    with pool_of(seconds=1.0, queue=8) as pool:
+        futures = pool.submit([("a.gif", order("slow"))] * 5 + [("b.gif", order("die"))])
+        codes = [future.result(SOON).code for future in futures]
+        assert codes[0] == ""
+        assert codes[-1] == "E_TIMEOUT"
+        assert pool.deaths["E_WORKER"] == 0
 
 
 def test_a_child_that_is_stopped_is_replaced_even_while_a_photo_is_sent() -> None:
@@ -175,6 +187,35 @@ def test_answers_are_never_those_of_another_model(tmp_path) -> None:
         assert not pool.is_ready
         with pytest.raises(NotReadyError):
             pool.submit([("a.gif", order("fine"))])
+
+
+def test_health_and_readiness_tell_the_truth_within_a_second(tmp_path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"")
+    with pool_of(open_kept, (str(tmp_path),), queue=2) as pool:
+        app = build_serve_app(pool, Access(), UploadLimits(), lambda: 8000)
+        client = TestClient(app, base_url="http://127.0.0.1:8000")
+
+        def told() -> tuple[int, int]:
+            return tuple(client.get(page).status_code for page in ("/health", "/ready"))
+
+        assert told() == (200, 200)
+        weights.unlink()
+        assert ask(pool, "fine")[0].code == ""  # what was read is there still
+        futures = pool.submit([("a.gif", order("slow"))] * 2)
+        assert told() == (200, 200)  # a full queue is no reason to send nothing ever again
+        assert [future.result(SOON).code for future in futures] == ["", ""]
+        end = time.monotonic() + 1.0
+        os.kill(pool.processes()[0], signal.SIGKILL)
+        while told() != (200, 503):
+            assert time.monotonic() < end
+        wait_for(lambda: pool.deaths["E_NOT_READY"] >= 2)  # others cannot start without weights
+        assert told() == (200, 503)
+        with pytest.raises(NotReadyError):
+            pool.submit([("a.gif", order("fine"))])
+        weights.write_bytes(b"")
+        wait_for(lambda: told() == (200, 200))
+        assert ask(pool, "fine")[0].code == ""
 
 
 def test_photos_in_the_queue_are_refused_when_the_pool_is_closed() -> None:

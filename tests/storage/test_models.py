@@ -3,11 +3,14 @@
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from resigned_models import make_classifier, make_detector
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage import files, is_model, load_model, models, read_kind, restore_model, save_model
 from sppnet.storage.models import manifest_text, read_answers
@@ -369,3 +372,43 @@ def test_an_unfinished_save_of_a_dead_process_is_swept_and_nothing_else(model: P
         (unfinished / "config.json").write_text("{}")
     save_model(model, "toy", {"index": 2}, {})
     assert names_in(model.parent) == [unfinished.name, "model"]
+
+
+PICKLE_IS_AN_ERROR = """
+import io, pickle, sys
+
+import torch
+from sppnet import Detector
+from sppnet.classification import load_classifier
+
+def refuse(event, _):
+    if event == "pickle.find_class":
+        raise RuntimeError("something is unpickled")
+
+class NoUnpickler:
+    def __init__(self, *_, **__):
+        raise RuntimeError("something is unpickled")
+
+sys.addaudithook(refuse)
+try:
+    pickle.loads(pickle.dumps(io.BytesIO))
+    raise SystemExit("the hook sees nothing")
+except RuntimeError:
+    pickle.Unpickler = pickle._Unpickler = pickle.load = pickle.loads = NoUnpickler
+    torch.load = NoUnpickler
+image = torch.rand(3, 50, 70)
+Detector.load(sys.argv[1]).predict(image)
+for folder in sys.argv[2:]:
+    load_classifier(folder).predict([image])
+print("loaded")
+"""
+
+
+def test_nothing_is_unpickled_while_models_are_loaded_and_asked(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("detector", "spp", "transfer", "carried")]
+    make_detector("linear").save(folders[0])
+    for folder in folders[1:]:
+        make_classifier(folder.name).save(folder)
+    words = [sys.executable, "-c", PICKLE_IS_AN_ERROR, *map(str, folders)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("loaded\n", 0), done.stderr

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import typer
 
-from sppnet.errors import NothingUsableError, Problem, SppnetError, UsageError, count_of, printable
+from sppnet.errors import (
+    NothingUsableError,
+    Problem,
+    SppnetError,
+    UsageError,
+    count_of,
+    printable,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from sppnet.images.listing import Listing
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 DONE, BUG, WRONG_USAGE, SOME_FAILED, NOTHING_USABLE, UNUSABLE_FILE, NO_OUTPUT = range(7)
 RED, YELLOW = 31, 33
 CACHE_WORTH_A_WORD = 1_000_000  # bytes
+MOST_LINE = 3800  # bytes of a line on stderr, four a letter at most
 NEXT_RUN = "the next run takes what it needs from"
 
 
@@ -57,17 +66,23 @@ def in_silence(wanted: bool) -> Iterator[None]:
 
 def note(text: str) -> None:
     """Print a line about the run to stderr."""
-    _write(sys.stderr, f"sppnet: {printable(text)}")
+    _write(sys.stderr, f"sppnet: {_one_line(text)}")
 
 
 def warn(what: object) -> None:
     """Print a line about something that was survived to stderr."""
-    _write(sys.stderr, f"sppnet: {_coloured('warning', YELLOW)}: {printable(str(what))}")
+    _write(sys.stderr, f"sppnet: {_coloured('warning', YELLOW)}: {_one_line(what)}")
 
 
 def error(what: SppnetError | Problem | str) -> None:
     """Print the line of a failure to stderr: ``sppnet: error: 'path': what is wrong (CODE)``."""
-    _write(sys.stderr, f"sppnet: {_coloured('error', RED)}: {printable(str(what))}")
+    _write(sys.stderr, f"sppnet: {_coloured('error', RED)}: {_one_line(what)}")
+
+
+def _one_line(what: object) -> str:
+    """A line that a log can hold: nothing of it ends or colours a line, at most 4 kB."""
+    text = printable(str(what))
+    return text if len(text.encode()) <= MOST_LINE else shorten(text, MOST_LINE // 4)
 
 
 def say_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

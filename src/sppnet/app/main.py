@@ -44,11 +44,11 @@ COMMANDS = {
     "reproduce": "Measure a table or the claims of the paper, both numbers side by side.",
     "benchmark": "Measure the speed of this machine beside named peers.",
     "export": "Write a classifier, a detector or the pooling as ONNX, checked by onnxruntime.",
-    "doctor": "Check that models are whole and answer as they did where they were saved.",
+    "doctor": "Check this installation, and that models are whole and answer as they did.",
     "info": "Show versions, kernels, devices and limits.",
 }
 # commands that share a module with another one: that module, and the name of their app in it
-SHARED = {"compare": ("evaluate", "compare_app"), "doctor": ("info", "doctor_app")}
+SHARED = {"compare": ("evaluate", "compare_app")}
 # typer's errors about words on the command line; the class has no public name in every version
 _WordError = cast(type[Exception], typer.BadParameter.__mro__[2])
 _MEMORY_HELP = (

@@ -17,6 +17,7 @@ from sppnet.pooling import SpatialPyramidPool, check_levels, num_bins
 from sppnet.pooling.bins import DEFAULT_LEVELS
 
 ROWS = 32  # every call of a head has this many rows, so that a result never depends on its batch
+_ALIGNED = 4  # floats of 16 bytes, which processors load at once
 HIDDEN = (4096, 4096)
 DROPOUT = 0.5
 MOST_LAYERS = 1000  # of a head; more are no head but a damaged file
@@ -331,20 +332,34 @@ def _pool_batch(backbone: nn.Module, pool: nn.Module, batch: Tensor) -> Tensor:
 def apply_in_blocks(head: Callable[[Tensor], Tensor], rows: Tensor, block: int = ROWS) -> Tensor:
     """Run a head over rows in calls of one fixed size, the last one filled up with zeros.
 
-    Matrix products pick their order of summation by the number of rows; with one number a row's
-    result has the same bits alone and in any company.
+    Matrix products pick their order of summation by the number of rows, and by where in memory a
+    row begins; with one number, and rows that begin alike, a row's result has the same bits alone
+    and in any company.
 
     Args:
         head: Module from (block, D) to (block, K) that treats every row by itself.
         rows: (N, D); N may be 0.
-        block: Rows of each call.
+        block: Rows of each call, a multiple of 4.
 
     Returns:
         (N, K).
     """
-    padding = rows.new_zeros(-len(rows) % block or (0 if len(rows) else block), rows.shape[1])
-    filled = torch.cat([rows, padding])  # (a multiple of block, D)
-    return torch.cat([head(part) for part in filled.split(block)])[: len(rows)]
+    step = _ALIGNED if _begin_unlike(head, rows.shape[1]) else 1
+    count = max(1, -(-len(rows) * step // block)) * block
+    filled = rows.new_zeros(count, rows.shape[1])  # calls of `block` rows
+    filled[: len(rows) * step : step] = rows
+    return torch.cat([head(part)[::step] for part in filled.split(block)])[: len(rows)]
+
+
+def _begin_unlike(head: Callable[[Tensor], Tensor], length: int) -> bool:
+    """Whether rows of some layer do not all begin at a multiple of 16 bytes.
+
+    Products with fewer than 16 columns add up such rows in another order (MKL of torch 2.14). Every
+    fourth row begins alike, whatever its length.
+    """
+    layers = head.modules() if isinstance(head, nn.Module) else ()
+    lengths = [each.in_features for each in layers if isinstance(each, nn.Linear)]
+    return any(each % _ALIGNED for each in (length, *lengths))
 
 
 def device_of(module: nn.Module) -> torch.device:

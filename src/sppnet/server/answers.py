@@ -1,6 +1,7 @@
 """Answers in JSON, errors as one line each, and events that every open page hears.
 
-Errors have no traceback and no absolute paths.
+Errors have no traceback and no absolute paths; one that is not the client's has a number, which
+leads to a line on stderr.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from sppnet.errors import (
     SppnetError,
     UsageError,
     failure_text,
+    note_bug,
     printable,
     shorten,
 )
@@ -90,32 +92,36 @@ def json_response(content: Any, status: int = 200, **headers: str) -> Response:
     return Response(json_text(content, None), status, headers, "application/json")
 
 
-def problem_response(status: int, code: str, message: str, **more: Any) -> Response:
+def problem_response(
+    status: int, code: str, message: str, number: str = "", **more: Any
+) -> Response:
     """Answer with an error.
 
     Args:
         status: Of HTTP.
         code: For programs.
         message: For people, one line.
+        number: Of the line of the log that says more; empty if there is none.
         **more: Beside ``error``, such as both versions of a conflict.
     """
     error = {"code": code, "message": printable(shorten(message))}
-    return json_response({"error": error, **more}, status)
+    return json_response({"error": error | ({"id": number} if number else {}), **more}, status)
 
 
-def refusal(code: str, seconds: int = 0) -> Response:
+def refusal(code: str, seconds: int = 0, number: str = "") -> Response:
     """Answer with one of :data:`PROBLEMS`.
 
     Args:
         code: Its name; one that is not in the table is a bug.
         seconds: After which it is worth to ask again; 0 says nothing of that.
+        number: Of the line of the log that says more; empty if there is none.
 
     Example:
         >>> refusal("E_BUSY", 3).headers["retry-after"]
         '3'
     """
     code = code if code in PROBLEMS else "E_BUG"
-    answer = problem_response(PROBLEMS[code][0], code, PROBLEMS[code][1])
+    answer = problem_response(PROBLEMS[code][0], code, PROBLEMS[code][1], number)
     if seconds:
         answer.headers["retry-after"] = str(seconds)
     return answer
@@ -138,10 +144,11 @@ def error_response(error: Exception, hidden: Iterable[Path] = (), **more: Any) -
         return problem_response(_status_of(error), error.code, text, **more)
     if isinstance(error, ValueError | TypeError):
         return problem_response(400, "E_VALUE", str(error), **more)
+    number = note_bug("a request", error)
     if isinstance(error, OSError):  # a full disk
-        return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", **more)
+        return problem_response(500, "E_OUTPUT", error.strerror or "the disk fails", number, **more)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return problem_response(status, "E_BUG", failure_text(error), **more)
+    return problem_response(status, "E_BUG", failure_text(error), number, **more)
 
 
 def has_controls(text: str) -> bool:

@@ -86,7 +86,7 @@ def build_label_app(
     Returns:
         An ASGI application for 127.0.0.1.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _add_errors(app, desk)
     _add_lists(app, desk)
     _add_photo(app, desk)

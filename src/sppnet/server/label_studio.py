@@ -439,7 +439,7 @@ def build_label_studio_app(
         port: Gives the port that we listen on.
         access: Who may ask; this machine if None.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
 
     @app.get("/health")
     def health() -> Response:

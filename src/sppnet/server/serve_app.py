@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
+from sppnet.errors import note_bug
 from sppnet.server.answers import PROBLEMS, json_response, refusal
 from sppnet.server.serve_gate import (
     MULTIPART,
@@ -50,6 +51,7 @@ class Problem(BaseModel):
 
     code: Literal[tuple(PROBLEMS)]  # type: ignore[valid-type]
     message: str
+    id: str | None = Field(None, description="Of the line of the server's log that says more.")
 
 
 class Refused(BaseModel):
@@ -150,6 +152,7 @@ def build_serve_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     metrics = Metrics(pool, lambda: guard.held)
     _add_errors(app)
@@ -170,8 +173,8 @@ def _add_errors(app: FastAPI) -> None:
         return answer
 
     @app.exception_handler(Exception)
-    def bug(_: Request, error: Exception) -> Response:  # noqa: ARG001
-        return refusal("E_BUG")
+    def bug(_: Request, error: Exception) -> Response:
+        return refusal("E_BUG", number=note_bug("a request", error))
 
 
 def _problems(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -255,23 +258,23 @@ def _write(pool: WorkerPool, photos: Sequence[Photo], replies: Sequence[Reply]) 
     """Put the texts of the children together, as they are."""
     codes = [reply.code for reply in replies]
     if all(codes):
-        worst = max(codes, key=lambda code: PROBLEMS.get(code, (500, ""))[0])
-        return refusal(worst, 5 if worst == "E_NOT_READY" else 0)
+        worst = max(replies, key=lambda reply: PROBLEMS.get(reply.code, (500, ""))[0])
+        return refusal(worst.code, 5 if worst.code == "E_NOT_READY" else 0, worst.number)
     texts = [
-        _refused_photo(name, reply.code) if reply.code else reply.text
+        _refused_photo(name, reply) if reply.code else reply.text
         for (name, _), reply in zip(photos, replies, strict=True)
     ]
     head = json.dumps({key: pool.about[key] for key in ("kind", "model")})
     answer = Response(f'{head[:-1]}, "images": [{", ".join(texts)}]}}\n')
     answer.headers["content-type"] = "application/json"
-    waited, worked = (max(times) for times in zip(*(each[2:] for each in replies), strict=True))
+    waited, worked = (max(times) for times in zip(*(each[2:4] for each in replies), strict=True))
     answer.headers["server-timing"] = f"queue;dur={1e3 * waited:.1f}, work;dur={1e3 * worked:.1f}"
     return answer
 
 
-def _refused_photo(name: str, code: str) -> str:
-    code = code if code in PROBLEMS else "E_BUG"
-    return json.dumps({"file": name, "error": {"code": code, "message": PROBLEMS[code][1]}})
+def _refused_photo(name: str, reply: Reply) -> str:
+    error = json.loads(bytes(refusal(reply.code, number=reply.number).body))
+    return json.dumps({"file": name, **error})
 
 
 def _add_facts(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: "Metrics") -> None:

@@ -7,6 +7,7 @@ back.
 
 import base64
 import hmac
+import logging
 import platform
 import re
 import time
@@ -33,6 +34,8 @@ FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}
 MOST_BODY = 100_000_000  # bytes of the photos of one request
 SMALL_BODY = 65_536  # bytes, of requests that send no photo, and around photos
 MOST_NAME, MOST_HEADERS = 255, 20  # letters of a photo's name, header lines of a part
+# its warnings are the clients' doing, and would stand in the log without a name before them
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::(\d{1,5}))?")
 # a body that is a photo; the last two are what curl and Python's libraries say of bytes untold
 _RAW = re.compile(r"image/[\w.+-]+|application/octet-stream|application/x-www-form-urlencoded|")

@@ -12,11 +12,11 @@ import json
 import math
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -33,6 +33,7 @@ from sppnet.errors import (
     UnusableFileError,
     UsageError,
     is_out_of_memory,
+    note_bug,
 )
 
 MOST_ANSWER = 1 << 26  # bytes that a child may answer with
@@ -81,12 +82,14 @@ class Reply(NamedTuple):
         text: The answer in JSON.
         waited: Seconds in the queue.
         seconds: Seconds that the child took.
+        number: Of the line on stderr that says more; empty if there is none.
     """
 
     code: str
     text: str = ""
     waited: float = 0.0
     seconds: float = 0.0
+    number: str = ""
 
 
 class BusyError(Exception):
@@ -113,11 +116,12 @@ class _Job:
     photo: bytes
     future: "Future[Reply]" = field(default_factory=Future)
     begin: float = field(default_factory=time.monotonic)
+    number: str = field(default_factory=lambda: secrets.token_hex(4))  # in the log
 
-    def finish(self, code: str, text: str = "", seconds: float = 0.0) -> None:
+    def finish(self, code: str, text: str = "", seconds: float = 0.0, number: str = "") -> None:
         """Tell whoever waits; the future must be running."""
         waited = time.monotonic() - self.begin - seconds
-        self.future.set_result(Reply(code, text, waited, seconds))
+        self.future.set_result(Reply(code, text, waited, seconds, number))
 
 
 class WorkerPool:
@@ -295,10 +299,11 @@ class WorkerPool:
             if job.future.set_running_or_notify_cancel():
                 job.finish("E_NOT_READY")
 
-    def _note_loss(self, code: str) -> None:
-        """Count a child that is gone, and say so."""
+    def _note_loss(self, code: str, number: str = "") -> None:
+        """Count a child that is gone, and say so, and with which photo."""
         self.deaths[code] += 1
-        self.tell(f"a worker was lost ({code}); another one takes its place")
+        mark = f"[{number}] " if number else ""
+        self.tell(f"{mark}a worker was lost ({code}); another one takes its place")
 
     def _pause(self, seconds: float) -> None:
         """Rest before another child is started, unless there was no death for long."""
@@ -313,13 +318,14 @@ class WorkerPool:
             if begin - job.begin > self.limits.seconds:
                 job.finish("E_TIMEOUT")
                 continue
-            code, text = child.ask(job.name, job.photo, self.limits.seconds)
+            code, text = child.ask(job, self.limits.seconds)
             seconds = time.monotonic() - begin
             if not code:
                 self._mean += 0.1 * (seconds - self._mean)
-            job.finish(code, text, seconds)
-            if not child.is_alive:
-                self._note_loss(code)
+            if is_lost := not child.is_alive:
+                self._note_loss(code, job.number)
+            job.finish(code, text, seconds, job.number if is_lost or code == "E_BUG" else "")
+            if is_lost:
                 return
 
     def _take(self, child: "_Child") -> _Job | None:
@@ -382,12 +388,12 @@ class _Child:
         self._has_greeted = True
         return dict(said)
 
-    def ask(self, name: str, photo: bytes, seconds: float) -> tuple[str, str]:
+    def ask(self, job: _Job, seconds: float) -> tuple[str, str]:
         """Let it look at a photo: code and text of the answer; it may be lost then."""
         self._deadline = time.monotonic() + seconds
         try:
-            self._pipe.send_bytes(name.encode("utf-8", "replace"))
-            self._pipe.send_bytes(photo)
+            for part in (job.number.encode(), job.name.encode("utf-8", "replace"), job.photo):
+                self._pipe.send_bytes(part)
             code = self._pipe.recv_bytes(64).decode("ascii")
             text = self._pipe.recv_bytes(MOST_ANSWER).decode("ascii")
         except (EOFError, OSError, ValueError):  # it died, was killed, or sent what it must not
@@ -439,8 +445,8 @@ def work(pipe: Connection, open_model: OpenModel, arguments: Sequence[Any], mega
     _say(pipe, model.describe())
     with suppress(EOFError, OSError):  # the server has gone
         while True:
-            name, photo = pipe.recv_bytes().decode("utf-8"), pipe.recv_bytes()
-            code, text = _answer(model, name, photo)
+            number, name, photo = (pipe.recv_bytes() for _ in range(3))
+            code, text = _answer(model, number.decode(), name.decode("utf-8"), photo)
             pipe.send_bytes(code.encode("ascii"))
             pipe.send_bytes(text.encode("ascii"))
 
@@ -449,7 +455,7 @@ def _say(pipe: Connection, words: dict[str, Any]) -> None:
     pipe.send_bytes(json.dumps(words).encode("ascii"))
 
 
-def _answer(model: Model, name: str, photo: bytes) -> tuple[str, str]:
+def _answer(model: Model, number: str, name: str, photo: bytes) -> tuple[str, str]:
     """Code and text for one photo, whatever happens; only the code of an error leaves the child."""
     try:
         return "", json.dumps(model.answer(name, photo), allow_nan=False)
@@ -458,11 +464,7 @@ def _answer(model: Model, name: str, photo: bytes) -> tuple[str, str]:
     except Exception as error:
         if is_out_of_memory(error):
             return "E_MEMORY", ""
-        if os.environ.get("SPPNET_DEBUG", "") not in ("", "0"):
-            traceback.print_exc()
-        else:
-            words = f"a photo met a bug: {type(error).__name__}; --debug shows where"
-            sys.stderr.write(f"sppnet: warning: {words}\n")
+        note_bug("a photo", error, number)
         return "E_BUG", ""
 
 

@@ -11,7 +11,7 @@ from image_files import write_image
 from images.readers.drawn_sets import assert_same
 from sppnet.errors import NothingUsableError, UnusableFileError, UsageError
 from sppnet.images import find_layout, list_splits, open_detection_dataset, read_coco
-from sppnet.images.readers.coco import _mask_box, read_coco_index
+from sppnet.images.readers.coco import MAX_JSON_BYTES, _mask_box, read_coco_index
 
 
 def to_coco(dataset) -> dict:
@@ -344,6 +344,14 @@ def test_a_coco_set_of_several_splits_asks_for_one(tmp_path):
         open_detection_dataset(tmp_path)
     assert list_splits(tmp_path) == ["other", "set"]
     assert len(open_detection_dataset(tmp_path / "set.json")) == 2
+
+
+def test_an_index_of_more_than_a_gigabyte_is_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(MAX_JSON_BYTES + 1)  # nothing is written
+    with pytest.raises(UnusableFileError, match="1,000,000,000 bytes"):
+        read_coco_index(path)
 
 
 @pytest.mark.parametrize("entry", ["[],", "{},", "[ ],", "[[]],"])
