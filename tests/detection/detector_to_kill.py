@@ -15,7 +15,7 @@ from sppnet.app.main import main
 
 SMALL = [
     *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"),
-    *("--max-anchors", "60", "--mirror", "off"),
+    *("--max-anchors", "60", "--mirror", "off", "--crops", "off"),
 ]
 
 

@@ -23,7 +23,7 @@ from sppnet.images import draw_detection_set
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "160"),
-    *("--max-anchors", "40", "--mirror", "off"),
+    *("--max-anchors", "40", "--mirror", "off", "--crops", "off"),
 ]
 FEW = ["--max-proposals", "150"]
 
@@ -475,7 +475,16 @@ def test_output_that_cannot_be_written_is_said_first(data: Path, tmp_path: Path,
 
 def test_trained_weights_come_without_a_network(data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
-    trunk = ["--backbone", "efficientnet_lite0", "--imgsz", "96", "--mirror", "off"]
+    trunk = [
+        "--backbone",
+        "efficientnet_lite0",
+        "--imgsz",
+        "96",
+        "--mirror",
+        "off",
+        "--crops",
+        "off",
+    ]
     words = ["detect", "train", str(data), *trunk, "--proposals", "grid", "--max-proposals", "20"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     trained = Detector.load(tmp_path / "run" / "model").encoder.backbone

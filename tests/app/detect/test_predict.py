@@ -25,7 +25,7 @@ from sppnet.storage import write_bytes
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"),
-    *("--max-anchors", "40", "--mirror", "off"),
+    *("--max-anchors", "40", "--mirror", "off", "--crops", "off"),
 ]
 # Words that change a result, for every option; {} is a folder with models and files of proposals.
 INFERENCE: dict[str, list[str]] = {

@@ -18,7 +18,7 @@ from sppnet.storage import FeatureCache
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "64"),
-    *("--max-anchors", "40", "--mirror", "off"),
+    *("--max-anchors", "40", "--mirror", "off", "--crops", "off"),
 ]
 TUNED = ["--tune", "head", "--tune-updates", "4", "--widths", "8,8"]
 

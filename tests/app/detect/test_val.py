@@ -14,7 +14,7 @@ from sppnet.storage import sha256_file
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = [
     *("--backbone", "small5", "--weights", "none", "--proposals", "grid", "--imgsz", "96"),
-    *("--max-anchors", "40", "--mirror", "off"),
+    *("--max-anchors", "40", "--mirror", "off", "--crops", "off"),
 ]
 QUICK = ["--max-proposals", "60", "--no-operating-point"]
 

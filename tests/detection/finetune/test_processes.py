@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("tuning_in_processes.py")
 WORDS = ("--backbone", "small5", "--weights", "none", "--imgsz", "96", "--proposals", "grid",
          "--max-proposals", "60", "--no-operating-point", "--no-box-regression", "--no-anchors",
-         "--mirror", "off", "--tune", "network", "--tune-updates", "4", "--widths", "16,16",
-         "--workers", "1", "--device", "cpu")  # fmt: skip
+         "--mirror", "off", "--crops", "off", "--tune", "network", "--tune-updates", "4",
+         "--widths", "16,16", "--workers", "1", "--device", "cpu")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
