@@ -532,6 +532,7 @@ def main() -> None:
     from sppnet.storage import write_json
     from sppnet.storage.runs import environment
 
+    options.out.mkdir(parents=True, exist_ok=True)  # before the work
     found = BENCHES[options.what](options)
     print(json.dumps(found, indent=2))
     write_json(options.out / f"serve_{options.what}.json", {**found, "environment": environment()})

@@ -131,7 +131,9 @@ def _result_of(check: Callable[..., None], *words: Any) -> str:
 def show_checks(title: str, checks: Mapping[str, str]) -> None:
     """Print a line for each check, and how many are right."""
     right = sum(result == OK for result in checks.values())
-    say(f"{title}: {right} of {count_of(len(checks), 'check')} {OK}")
+    absent = sum(result.startswith(NOT_HERE) for result in checks.values())
+    rest = f", {absent} not here" if absent else ""
+    say(f"{title}: {right} of {count_of(len(checks), 'check')} {OK}{rest}")
     for name, result in checks.items():
         say(f"  {OK if result == OK else '--':<4}{name}{'' if result == OK else f': {result}'}")
 
