@@ -424,6 +424,19 @@ def test_large_webp_is_refused_before_its_decoder_allocates(kind):
     assert caught.value.code == "E_TOO_LARGE"
 
 
+@pytest.mark.parametrize("place", [24, 27])  # of the width less one, and of the height
+def test_webp_canvas_longer_than_any_picture_is_refused(place):
+    frames = [PICTURE, PICTURE.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    data = bytearray(file.getvalue())
+    assert decode_image(bytes(data)).shape == (3, 24, 36)
+    data[place : place + 3] = (1 << 20).to_bytes(3, "little")
+    with pytest.raises(InputError, match="at most 16,383 pixels") as caught:
+        decode_image(bytes(data))
+    assert caught.value.code == "E_TOO_LARGE"
+
+
 def test_webp_canvas_agrees_with_the_decoder():
     for options in ({"lossless": True}, {"quality": 50}, {"lossless": True, "exif": exif_block(6)}):
         data = encode(PICTURE, "WEBP", **options)

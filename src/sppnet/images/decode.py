@@ -25,6 +25,7 @@ from sppnet.errors import InputError, quote_path
 from sppnet.images.formats import (
     FORMAT_NAMES,
     HEAD_BYTES,
+    WEBP_SIDE,
     check_jpeg,
     check_tiff,
     is_cut_short,
@@ -330,6 +331,9 @@ def _open(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
     file.seek(0)
     if name == "WEBP" and (canvas := webp_canvas(file.read(HEAD_BYTES))):
         _check_size(canvas, max_pixels)
+        if max(canvas) > WEBP_SIDE:
+            rule = f"its sides must be at most {WEBP_SIDE:,} pixels, are {canvas}"
+            raise InputError(rule, code="E_TOO_LARGE")
     if name == "TIFF":
         check_tiff(file)
     require_decoder(name)

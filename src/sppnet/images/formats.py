@@ -34,6 +34,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 FORMAT_NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF, MPO or PPM"
 HEIF_MODULE = "pillow_heif"
 HEAD_BYTES = 32
+WEBP_SIDE = 16_383  # of the longest picture; only a spoilt header has a larger canvas for it
 MAX_STRIPS = 65_536
 # A progressive JPEG has 10 in practice, 20 at most; each goes over all pixels again.
 MAX_SCANS = 50
