@@ -258,6 +258,11 @@ def _warn_in_one_line(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
+    _warn(message)
+
+
+def _warn(message: Warning | str) -> None:
+    """Print a warning that may have several lines as one."""
     console.warn(" ".join(str(message).split()))
 
 
@@ -265,7 +270,7 @@ class _Lines(logging.Handler):
     """Prints what the rooms log as warnings of one line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.warn(" ".join(record.getMessage().split()))
+        _warn(record.getMessage())
 
 
 _LINES = _Lines()

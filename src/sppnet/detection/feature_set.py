@@ -204,10 +204,8 @@ class CachedFeatures:
         Raises:
             InputError: If the image cannot be read, or a file of proposals has none for it.
         """
-        if image.is_mirrored:
-            return flip_boxes(self.propose(image.mirror()), image.size_hw[1])
-        if image.part_of is not None:
-            return _inside(image, self.propose(image.part_of))
+        if (seen := _in_view(image, self.propose)) is not None:
+            return seen
         found = self.propose_from_pixels(image)
         if self.anchors is None:
             return found
@@ -225,10 +223,8 @@ class CachedFeatures:
         Raises:
             InputError: If the image cannot be read, or a file of proposals has none for it.
         """
-        if image.is_mirrored:
-            return flip_boxes(self.propose_from_pixels(image.mirror()), image.size_hw[1])
-        if image.part_of is not None:
-            return _inside(image, self.propose_from_pixels(image.part_of))
+        if (seen := _in_view(image, self.propose_from_pixels)) is not None:
+            return seen
         if self.external is not None:
             return self.external.look_up(image.path, image.size_hw)[: self.max_proposals]
         key = self.cache.make_key(
@@ -429,10 +425,14 @@ class CachedFeatures:
         return attempt
 
 
-def _inside(part: LabelledImage, proposals: Tensor) -> Tensor:
-    """Proposals of the whole image in a part of it, clipped, if half of their area is seen."""
-    inside, seen = part.clip(proposals)
-    return inside[seen >= SEEN_PROPOSAL]
+def _in_view(view: LabelledImage, propose: Callable[[LabelledImage], Tensor]) -> Tensor | None:
+    """Proposals of the original, where a view of it shows at least half; None of an original."""
+    if view.is_mirrored:
+        return flip_boxes(propose(view.mirror()), view.size_hw[1])
+    if view.part_of is not None:
+        inside, seen = view.clip(propose(view.part_of))
+        return inside[seen >= SEEN_PROPOSAL]
+    return None
 
 
 def each_view(images: Iterable[LabelledImage], views: Views) -> Iterator[LabelledImage]:

@@ -26,10 +26,10 @@ from sppnet.errors import (
 )
 from sppnet.geometry import clip_boxes, flip_boxes
 from sppnet.geometry.boxes import box_area
-from sppnet.images.decode import load_compact, number_of, read_image_size, read_stored_size
+from sppnet.images.decode import content_number, load_compact, read_image_size, read_stored_size
 from sppnet.images.listing import distinct_ids, relative_names
 from sppnet.images.transforms import flip_left_right
-from sppnet.storage.files import read_lines, sha256_bytes
+from sppnet.storage.files import read_lines
 
 # Of the sides of an image, for a part of it; an object is seen if this share of its area is.
 SMALLEST_PART, SEEN = 0.6, 0.9
@@ -136,7 +136,7 @@ class LabelledImage:
         The file's name alone decides where to look first, so the part of a photo stays the same
         from run to run, and hardly ever changes with its labels.
         """
-        seed = number_of(sha256_bytes(os.fsencode(self.path.name)))
+        seed = content_number(os.fsencode(self.path.name))
         draw, (height, width) = torch.Generator().manual_seed(seed), self.size_hw
         for _ in range(MOST_DRAWS):
             share, right, down = torch.rand(3, generator=draw, dtype=torch.float64).tolist()

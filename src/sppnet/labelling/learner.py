@@ -481,7 +481,7 @@ class WarmLearner:
 
     def _sum_views(self, boxes: BoxSums, known: Learnt) -> None:
         """Add the samples of the box regression of a photo."""
-        views = max(2, self.views.each) * max(1, len(self.learnt))
+        views = max(2, len(known.views)) * max(1, len(self.learnt))
         most = max(8, MOST_BOX_SAMPLES // views)
         for view in known.views:
             if len(view.boxes):

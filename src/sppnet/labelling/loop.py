@@ -26,7 +26,7 @@ from sppnet.images.readers.labels import label_image
 from sppnet.labelling.base import MOST_AHEAD, MOST_FEATURES, name_start
 from sppnet.labelling.drawn import said_of
 from sppnet.labelling.folds import Candidate, HeldOut, detect_held_out
-from sppnet.labelling.learner import Learnt, Model, WarmLearner, Work
+from sppnet.labelling.learner import Model, WarmLearner, Work
 from sppnet.storage import FeatureCache
 from sppnet.storage.label_store import LabelStore
 from sppnet.storage.labels import EMPTY, UNLABELLED, PhotoLabels
@@ -286,7 +286,8 @@ class LearningLoop:
         if learner.wants_landmarks:
             return self._published(learner.landmarks_anew())
         wanted = learner.views
-        lone = next(filter(self._lacks(wanted), learner.learnt.values()), None)
+        labelled = [each for each in learner.learnt.values() if len(each.image.boxes)]
+        lone = next((each for each in labelled if len(each.views) < wanted.each), None)
         if lone is None:
             return None
 
@@ -356,11 +357,6 @@ class LearningLoop:
                 self.find(photo, model)
                 return True
         return False
-
-    @staticmethod
-    def _lacks(wanted: Views) -> Callable[[Learnt], bool]:
-        """Tell whether a labelled photo has views that are still to be learnt from."""
-        return lambda each: len(each.views) < wanted.each and len(each.image.boxes) > 0
 
     def _not_convolved(self, count: int) -> Iterator[str]:
         """Photos without maps, from the one that is looked at on."""

@@ -23,6 +23,7 @@ from sppnet.images.canary import canary_image
 from sppnet.pooling import SpatialPyramidPool, pool_regions, spatial_pyramid_pool
 from sppnet.pooling.kernels import torch_reference
 from sppnet.pooling.onnx.export import draw_regions, export_onnx, pooling_recipe
+from sppnet.progress import using_threads
 from sppnet.storage import FeatureCache, load_model, save_model
 
 LEVELS = (1, 2, 3, 6)
@@ -169,13 +170,10 @@ def check_kernels() -> None:
 
 def check_thread_counts() -> None:
     """One thread and all of them give the same bits."""
-    maps, count = draw(8, 64, 30, 30), torch.get_num_threads()
+    maps = draw(8, 64, 30, 30)
     several = spatial_pyramid_pool(maps, LEVELS)
-    try:
-        torch.set_num_threads(1)
+    with using_threads(1):
         require(same(several, spatial_pyramid_pool(maps, LEVELS)), "other bits on one thread")
-    finally:
-        torch.set_num_threads(count)
 
 
 def check_program() -> None:
