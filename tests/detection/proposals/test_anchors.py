@@ -11,6 +11,7 @@ from sppnet.detection.proposals.anchor_boxes import NormalEquations, PrincipalCo
 from sppnet.detection.proposals.anchors import AnchorConfig, AnchorProposer, MapGeometry
 from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_iou
+from sppnet.progress import using_threads
 
 GEOMETRY = MapGeometry(stride=8.0, centre=4.0, short_sides=(160,), target_side=64.0)
 
@@ -104,6 +105,17 @@ def test_proposals_differ_and_stay_inside_the_image() -> None:
     assert float(boxes.min()) >= 0
     assert bool((boxes.amax(0)[2:] <= torch.tensor([200.0, 160.0])).all())
     assert bool(((boxes[:, 2:] - boxes[:, :2]) >= 1).all())
+
+
+@pytest.mark.parametrize("bins", [1, 3])
+def test_threads_change_no_bit(bins: int) -> None:
+    proposer, (_, encoded) = _fitted(bins=bins), _scene(102)
+    with using_threads(1):
+        alone = proposer.propose(encoded, 200)
+    for count in (2, 3, 4):
+        with using_threads(count):
+            found = proposer.propose(encoded, 200)
+        assert all(torch.equal(*pair) for pair in zip(found, alone, strict=True))
 
 
 def test_proposals_are_in_pixels_of_the_original_image() -> None:

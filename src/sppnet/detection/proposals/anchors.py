@@ -22,6 +22,7 @@ from sppnet.errors import NothingUsableError
 from sppnet.geometry import box_area, box_iou, boxes_to_deltas, clip_boxes, deltas_to_boxes, nms
 from sppnet.geometry.boxes import box_intersection
 from sppnet.images import LabelledImage
+from sppnet.progress import using_threads
 
 Samples = Iterable[tuple[LabelledImage, EncodedImage]]
 NEGATIVE, NEITHER = -1, -2
@@ -344,6 +345,7 @@ class AnchorProposer:
         kept = nms(moved, scores, self._config.nms_threshold)[:limit]
         return moved[kept], scores[kept]
 
+    @using_threads(1)  # as in training: it is faster, and some libraries round otherwise with each
     def _respond(self, encoded: EncodedImage) -> tuple[Tensor, Tensor]:
         """(N, 4) anchors of all shapes on all cells, and (N, 5) their scores and deltas."""
         boxes, responses = [], []
