@@ -40,6 +40,11 @@ def scores(learner: WarmLearner, image) -> torch.Tensor:
     return detector.score(learner.encoded(image), boxes)
 
 
+def owners_that_count(miner: HardNegativeMiner) -> set[int]:
+    blocks = miner._svms.blocks
+    return {int(owner) for block in blocks for owner in block.owners[block.is_used]}
+
+
 def test_learning_again_changes_nothing_but_what_changed(begin, images) -> None:
     learner = begin()
     for image in images[:3]:
@@ -154,6 +159,30 @@ def test_of_an_unfinished_photo_what_looks_like_its_thing_is_no_negative(
     thing = encoder.describe(encoded, partly.boxes)[0]
     alike = cosine_similarity(encoder.describe(encoded, boxes), thing[None])
     assert alike[doubted].min() >= alike[suspicious].max() - 1e-5
+
+
+@pytest.mark.parametrize("views", [Views(False, False), Views(True, False), Views(True, True)])
+def test_a_model_without_a_photo_has_the_rows_of_all_others(
+    begin, images, monkeypatch, views: Views
+) -> None:
+    learner = begin()
+    for image in images[:4]:
+        learner.learn(list(views.of(image)))
+    learner.fit()
+    whole = owners_that_count(learner.miner)
+    left, leave_out = [], HardNegativeMiner.without
+
+    def spy(*args: object, **kwargs: object) -> HardNegativeMiner:
+        left.append(leave_out(*args, **kwargs))
+        return left[-1]
+
+    monkeypatch.setattr(HardNegativeMiner, "without", spy)
+    for image in images[:4]:
+        learner.without([image.path])
+        known = learner.learnt[image.path]
+        own = {known.owner_of(view) for view in known.views}
+        assert own <= whole
+        assert owners_that_count(left[-1]) == whole - own
 
 
 def test_models_without_a_photo_do_not_know_it(begin, images) -> None:

@@ -353,9 +353,8 @@ class WarmLearner:
         """
         detector = self.detector()
         if self.miner is not None:
-            numbers = [self.learnt[path].number for path in paths]
-            sides = {2 * number + side for number in numbers for side in (0, 1)}
-            miner = self.miner.without(sides, early=True)
+            owners = {owner for path in paths for owner in owners_of(self.learnt[path].number)}
+            miner = self.miner.without(owners, early=True)
             detector.classifier = linear_classifier(miner, self.scale)
         return detector
 
