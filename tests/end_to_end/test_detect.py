@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -464,6 +466,19 @@ def test_no_input_is_changed(data: Path, tmp_path: Path) -> None:
     assert new.config() == old.config()
     assert all(torch.equal(new.tensors()[name], each) for name, each in old.tensors().items())
     assert hash_files(data) == before
+
+
+def test_a_set_without_empty_photos_is_told_so(data: Path, tmp_path: Path, capsys) -> None:
+    photos = copytree(data, tmp_path / "photos")
+    # with these the random trunk finds enough for an operating point
+    finds = ["--levels", "1,2,3,6", "--box-strength", "4000", "--box-agnostic", "off"]
+    words = ["detect", "train", str(photos), *SMALL, "--max-proposals", "60", *finds]
+    assert main([*words, "--box-bins", "cells", "--out", str(tmp_path / "all")]) == 0
+    assert "every photo shows a thing" in capsys.readouterr().out
+    labels = min((photos / "Annotations").iterdir())
+    labels.write_text(re.sub(r"<object>.*</object>", "", labels.read_text(), flags=re.DOTALL))
+    assert main([*words, "--box-bins", "cells", "--out", str(tmp_path / "one")]) == 0
+    assert "every photo shows a thing" not in capsys.readouterr().out
 
 
 def test_output_that_cannot_be_written_is_said_first(data: Path, tmp_path: Path, capsys) -> None:

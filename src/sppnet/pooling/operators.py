@@ -175,25 +175,24 @@ def _take_regions_apart(
 def _save_maps(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, levels, ctx.mode, *columns = inputs
     ctx.levels = _join(levels, *columns or [None])
-    ctx.nothing = (None,) * (len(inputs) - 1)
     ctx.save_for_backward(*maps)
 
 
 def _save_regions(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     maps, rows, levels, ctx.mode, *columns = inputs
     ctx.levels = _join(levels, *columns or [None])
-    ctx.nothing = (None,) * (len(inputs) - 1)
     ctx.save_for_backward(rows, *maps)
 
 
 def _maps_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    maps = list(ctx.saved_tensors)
-    return _gradient(grad, maps, None, ctx.levels, ctx.mode), *ctx.nothing
+    nothing = (None,) * (len(ctx.needs_input_grad) - 1)  # `inputs` above has defaults, too
+    return _gradient(grad, list(ctx.saved_tensors), None, ctx.levels, ctx.mode), *nothing
 
 
 def _regions_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     rows, *maps = ctx.saved_tensors
-    return _gradient(grad, maps, rows, ctx.levels, ctx.mode), *ctx.nothing
+    nothing = (None,) * (len(ctx.needs_input_grad) - 1)
+    return _gradient(grad, maps, rows, ctx.levels, ctx.mode), *nothing
 
 
 def _gradient(

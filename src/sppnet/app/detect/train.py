@@ -63,6 +63,10 @@ PROBE_IMAGES, SHARE_TO_PROBE, PROBE_UPDATES = 3, 4, 4
 TRIALS = "trials"  # folder of what was tried
 SECONDS_PER_MINUTE = 60.0
 GIGABYTE = 10**9
+ALL_SHOW_THINGS = (
+    "every photo shows a thing, so nobody knows what it takes for one where there is none: photos "
+    "without things, kept as empty, tell and teach it"
+)
 
 
 @dataclass
@@ -211,6 +215,8 @@ class TrainingJob:
         points = detector.operating_points
         if points is not None:
             say(f"{points.describe(dataset.names)}; {points.expect()}")
+            if all(len(image.boxes) for image in dataset):
+                say(ALL_SHOW_THINGS)
         else:
             say("no operating point was found; `sppnet detect val` finds it on labelled photos")
         return report_problems(problems)
