@@ -279,6 +279,7 @@ HEAD_SECONDS = 10.0  # for the head of a request, from its first byte or the con
 IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets go
 READ_SECONDS = 30.0  # for a client to read what was sent
 MOST_CONNECTIONS = 512
+LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
 MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
 _CROWDED = "is_crowded"  # in the state of requests on connections beyond those
 
@@ -303,38 +304,34 @@ class _Wire(h11.Connection):
 class PatientProtocol(H11Protocol):
     """HTTP that waits for so long and no longer: uvicorn's own waits for heads for ever.
 
-    One connection too many takes the place of the one that rests: which never asked, or else asked
-    before, and waits for a request for the longest time. Where none rests, the requests of the new
-    one are for the guard to refuse, as it refuses others; uvicorn's own limit would refuse those of
-    all connections then, in a text of its own.
+    One connection too many takes the place of the one that waits for a request for the longest
+    time, if there is one: at best it never asked. Else its requests are for the guard to refuse;
+    uvicorn's own limit would refuse those of all connections, in a text of its own.
     """
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.conn = _Wire(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
         super().connection_made(transport)
+        self.conn = _Wire(h11.SERVER)
         self._since = self.loop.time()
-        if len(self.connections) > MOST_CONNECTIONS and not self._take_place():
-            self.app_state = {**self.app_state, _CROWDED: True}
+        if len(self.connections) > MOST_CONNECTIONS:
+            self.app_state = {**self.app_state, _CROWDED: not self._take_place(LEAST_REST)}
         self._head: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self._wait_for_head()
 
-    def _take_place(self) -> bool:
-        """Close the connection that can best be spared; false if there is none."""
+    def _take_place(self, rest: float = 0.0) -> bool:
+        """Close the one that can best be spared of those that rest for so long, if there is one."""
+        latest = self.loop.time() - rest
         spare = min(
             (each for each in self.connections if isinstance(each, PatientProtocol)
-             and each is not self and each._rests),
+             and each is not self and each._rests and each._since <= latest),
             key=lambda each: (each.cycle is not None, each._since), default=None,
         )  # fmt: skip
-        if spare is None:
-            return False
-        spare.transport.close()
-        self.connections.discard(spare)
-        return True
+        if spare is not None:
+            spare.transport.close()
+            self.connections.discard(spare)
+        return spare is not None
 
     @property
     def _rests(self) -> bool:
@@ -348,6 +345,9 @@ class PatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that is still not whole has the seconds since its first byte."""
+        if self.app_state.get(_CROWDED, False):
+            is_crowded = len(self.connections) > MOST_CONNECTIONS and not self._take_place()
+            self.app_state = {**self.app_state, _CROWDED: is_crowded}
         super().data_received(data)
         if self._rests:
             self._wait_for_head()
@@ -440,8 +440,7 @@ class LocalServer(uvicorn.Server):
                 proxy_headers=False,
             )
         )
-        self.host, self.port = host, port
-        self._ready, self._ending = ready, ending
+        self.host, self.port, self._ready, self._ending = host, port, ready, ending
         self.signal: signal.Signals | None = None
 
     def listen(self) -> None:
@@ -487,9 +486,9 @@ class LocalServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Hear signals where that is possible, which is in the main thread only."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
         try:
-            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            before = {number: signal.signal(number, self.handle_exit)
+                      for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
         except ValueError:
             yield
             return
