@@ -277,7 +277,7 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 
 HEAD_SECONDS = 10.0  # for the head of a request, from its first byte or the connection's begin
 IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets go
-READ_SECONDS = 30.0  # for a client to read what was sent
+READ_SECONDS = 20.0  # for a client to read what was sent
 MOST_CONNECTIONS = 512
 LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
 MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
