@@ -312,7 +312,7 @@ BARS = [
         "python benchmarks/serve_sizes.py",
         PARTLY,
         "256 kB are read at once, the bar is 64; python-multipart is installed, for forms of "
-        "several photos, of which one of up to twice its limit is read",
+        "several photos, of which one of up to 30 MB is read",
         slow=True,
     ),
     Bar(

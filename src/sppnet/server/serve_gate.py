@@ -238,8 +238,8 @@ def photo_fault(photo: bytes, limits: UploadLimits) -> str:
 class Form(Blocks):
     r"""Finds the photos of a form while it comes; what is none is refused before it is there.
 
-    Of a photo that is too large so much is kept that :func:`photo_fault` sees it; one of twice as
-    many bytes is the end of the form.
+    Of a photo that is too large so much is kept that :func:`photo_fault` sees it; one of half as
+    many bytes more is the end of the form.
 
     Args:
         headers: Of the request.
@@ -329,7 +329,7 @@ class Form(Blocks):
 
     def _keep(self, data: bytes) -> None:
         self._size += len(data)
-        if self._size > 2 * self._most_bytes:
+        if self._size > 1.5 * self._most_bytes:
             raise BodyError("E_TOO_LARGE")
         part = data[: max(0, self._most_bytes + 1 - len(self._photo))]
         self._photo += part
