@@ -90,7 +90,9 @@ def open_decoder(decodes: bool) -> Decoder:
     return Decoder(decodes=decodes)
 
 
-def serve_model(open_model: Callable[..., Any], arguments: Sequence[Any], workers: int = 2) -> None:
+def serve_model(
+    open_model: Callable[..., Any], arguments: Sequence[Any], workers: int = 2, queue: int = 32
+) -> None:
     """Serve a model that is opened so in each worker, until a signal comes."""
     from sppnet.app.console import say
     from sppnet.server.local import LocalServer
@@ -99,7 +101,7 @@ def serve_model(open_model: Callable[..., Any], arguments: Sequence[Any], worker
     from sppnet.server.workers import PoolLimits, WorkerPool
 
     os.environ["SPPNET_MAX_PIXELS"] = "25000000"
-    pool = WorkerPool(open_model, arguments, PoolLimits(workers, megabytes=1000))
+    pool = WorkerPool(open_model, arguments, PoolLimits(workers, queue, megabytes=1000))
     pool.start()
     app = build_serve_app(pool, Access(), UploadLimits(), lambda: server.port)
     server = LocalServer(app, 0, lambda port: say(f"http://127.0.0.1:{port}/"), pool.drain)

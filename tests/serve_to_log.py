@@ -13,14 +13,14 @@ from sppnet.server.serve_gate import Access, UploadLimits
 from sppnet.server.workers import PoolLimits, WorkerPool
 
 
-def _split_or_fail(headers: Any, body: bytes, most: int) -> list[tuple[str, bytes]]:
-    if "x-bug" in headers:
-        raise KeyError(headers["x-bug"])
-    return split_upload(headers, body, most)
+async def _photos_or_fail(request: Any) -> list[tuple[str, bytes]]:
+    if "x-bug" in request.headers:
+        raise KeyError(request.headers["x-bug"])
+    return await photos_of(request)
 
 
 if __name__ == "__main__":
-    split_upload = serve_app.split_upload
-    serve_app.split_upload = _split_or_fail
+    photos_of = serve_app._photos
+    serve_app._photos = _photos_or_fail
     pool = WorkerPool(open_obedient, (), PoolLimits(workers=1, seconds=60, megabytes=500), warn)
     _serve(pool, Access(), UploadLimits(4, 5_000_000), "127.0.0.1", 0)

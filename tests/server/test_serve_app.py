@@ -11,13 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from starlette.datastructures import Headers
 from starlette.testclient import TestClient
 
 from label_people import PORT
 from serve_models import open_obedient, order
 from sppnet.server.answers import PROBLEMS
+from sppnet.server.local import BodyError
 from sppnet.server.serve_app import build_serve_app
-from sppnet.server.serve_gate import Access, UploadLimits, plain_name
+from sppnet.server.serve_gate import Access, Form, UploadLimits, plain_name
 from sppnet.server.workers import PoolLimits, WorkerPool
 
 TOKEN = "a-token-of-some-letters"
@@ -148,11 +150,50 @@ PART = ("--x", 'Content-Disposition: form-data; name="photo"; filename="a.gif"',
         (form(*PART, boundary="x" * 300), (400, "E_MULTIPART")),
         (form("--x", *[f"A{n}: b" for n in range(50)], *PART[1:]), (400, "E_MULTIPART")),
         (form("--x", "no header at all", *PART[2:]), (400, "E_MULTIPART")),
+        (form("--x", "A: " + "b" * 9000, *PART[1:]), (400, "E_MULTIPART")),
+        (form("preamble", *PART), (400, "E_MULTIPART")),
         (form(*PART * 4), (413, "E_PHOTOS")),
     ],
 )  # fmt: skip
 def test_forms_that_are_none_are_refused(client, body: dict, wanted) -> None:
     assert code_of(client.post("/v1/predict", **body)) == wanted
+
+
+HEAD = f"{PART[0]}\r\n{PART[1]}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("begin", "wanted", "most"),
+    [
+        (b"preamble", "E_MULTIPART", 0),
+        (b'--x\r\nContent-Disposition: form-data; name="url"\r\n\r\n', "E_VALUE", 0),
+        (b"--x\r\nA: ", "E_MULTIPART", 10_000),
+        ((HEAD + b"GIF89a\r\n") * 4, "E_PHOTOS", 0),
+        (HEAD + b"GIF89a\r\n--x--\r\n", "E_MULTIPART", 66_000),
+        (HEAD, "E_TOO_LARGE", 150_000),
+        (HEAD[:-2], "E_MULTIPART", 10_000),
+    ],
+)
+def test_what_is_no_form_is_refused_before_the_rest_of_it_came(begin, wanted, most) -> None:
+    reader = Form(Headers({"content-type": "multipart/form-data; boundary=x"}), LIMITS)
+    taken = kept = 0
+    said = ""
+    try:
+        kept += reader.take(begin)
+        for _ in range(10_000):
+            kept += reader.take(b"a" * 1000)
+            taken += 1000
+    except BodyError as error:
+        said = str(error)
+    assert said == wanted
+    assert most / 3 <= taken <= most
+    assert kept <= LIMITS.photo_bytes + 1
+
+
+def test_a_photo_that_is_too_large_is_said_so_in_its_place(client) -> None:
+    good, bad = send(client, order("fine"), order("fine") + bytes(130_000)).json()["images"]
+    assert good["names"] == [hashlib.sha256(order("fine")).hexdigest()]
+    assert bad["error"]["code"] == "E_TOO_LARGE"
 
 
 def test_names_are_only_said_back(client) -> None:

@@ -134,6 +134,37 @@ def test_a_body_that_drips_is_refused(server) -> None:
         assert (status, json.loads(body)["error"]["code"]) == (408, "E_SLOW")
 
 
+def test_a_body_must_come_at_some_rate(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "BODY_SECONDS", SOON)
+    monkeypatch.setattr(local, "BODY_GRACE", 1.0)
+    monkeypatch.setattr(local, "LEAST_RATE", 1000)
+    photo = order("fine", "x" * 3000)
+    for step, wanted in ((400, 200), (40, 408)):  # 2,000 and 200 bytes a second
+        with connect(server) as line:
+            line.sendall(photo_head(server, len(photo)))
+            begin = time.monotonic()
+            with contextlib.suppress(OSError):
+                for start in range(0, len(photo), step):
+                    line.sendall(photo[start : start + step])
+                    time.sleep(0.2)
+            assert read_answer(line)[0] == wanted
+            assert time.monotonic() - begin > 1.0
+
+
+def test_a_body_of_crumbs_is_refused(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "MOST_CHUNKS", 50)
+    for count, wanted in ((50, 200), (51, 413)):
+        photo = order("fine", "x" * 60)[:count]
+        body = b"".join(b"1\r\n%c\r\n" % letter for letter in photo)
+        with connect(server) as line:
+            line.sendall(head(server, "Content-Type: image/gif", "Transfer-Encoding: chunked"))
+            line.sendall(body + b"0\r\n\r\n")
+            status, said = read_answer(line)
+            assert status == wanted
+            assert wanted == 200 or json.loads(said)["error"]["code"] == "E_TOO_LARGE"
+    assert is_served(server)
+
+
 def test_a_client_that_does_not_read_is_let_go(server) -> None:
     ask = head(server, method="GET", path="/docs")
     with socket.socket() as line:
@@ -232,13 +263,14 @@ def test_clients_that_hang_up_leave_nothing_behind(server, pool) -> None:
 
 def test_a_connection_too_many_is_refused_and_the_others_go_on(server, monkeypatch) -> None:
     monkeypatch.setattr(local, "MOST_CONNECTIONS", 2)
-    ask = head(server, method="GET", path="/health")
+    monkeypatch.setattr(local, "BODY_SECONDS", SOON)
+    photo = order("fine")
     with connect(server) as first, connect(server) as second:
-        for line in (first, second):
-            line.sendall(ask)
-            assert read_answer(line)[0] == 200
-        photo = order("fine")
-        for request in (photo_head(server, len(photo)) + photo, ask):
+        for line in (first, second):  # both send a body
+            line.sendall(photo_head(server, len(photo)) + photo[:3])
+        time.sleep(0.3)
+        for request in (photo_head(server, len(photo)) + photo,
+                        head(server, method="GET", path="/health")):  # fmt: skip
             with connect(server) as third:
                 third.sendall(request)
                 said = read_all(third)  # until it is closed
@@ -248,12 +280,30 @@ def test_a_connection_too_many_is_refused_and_the_others_go_on(server, monkeypat
             assert b"x-content-type-options: nosniff" in top.lower()
             assert json.loads(body)["error"]["code"] == "E_FULL"
         for line in (first, second):
-            line.sendall(ask)
+            line.sendall(photo[3:])
             assert read_answer(line)[0] == 200
     end = time.monotonic() + SOON
     while not is_served(server) and time.monotonic() < end:
         time.sleep(0.05)
     assert is_served(server)
+
+
+def test_a_new_connection_takes_the_place_of_who_rests_longest(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(local, "HEAD_SECONDS", SOON)
+    ask = head(server, method="GET", path="/health")
+    with contextlib.ExitStack() as open_lines:
+        known, dripping, silent = (open_lines.enter_context(connect(server)) for _ in range(3))
+        known.sendall(ask)
+        assert read_answer(known)[0] == 200
+        dripping.sendall(b"GET /hea")
+        added = []
+        for line in (dripping, silent, known):  # who never asked goes first, the oldest before
+            added.append(open_lines.enter_context(connect(server)))
+            for each in added:
+                each.sendall(ask)
+                assert read_answer(each)[0] == 200
+            assert read_all(line) == b""
 
 
 def test_a_request_that_was_on_its_way_when_the_end_came_is_answered(server, monkeypatch) -> None:

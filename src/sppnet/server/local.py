@@ -6,7 +6,8 @@ out: the Host must be a name of this machine with our port (a site that lets its
 ours, and whatever writes needs a header that a page elsewhere cannot set without being asked.
 
 Whoever sends slowly is let go: heads, bodies and the reading of answers have their seconds, a body
-its bytes, and all bodies together theirs.
+its bytes and its chunks, and all bodies together theirs. Where all connections are taken, the one
+that has asked for nothing for the longest time makes room.
 """
 
 import asyncio
@@ -14,7 +15,9 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from types import FrameType
+from typing import Any
 
 import h11
 import uvicorn
@@ -31,7 +34,9 @@ WRITE_HEADER = "x-sppnet"
 MAX_BODY = 8_000_000  # bytes; 500 boxes take 50,000
 MAX_BODIES = 256_000_000  # bytes of all bodies that are in memory at once
 BODY_SECONDS = 30.0
+BODY_GRACE, LEAST_RATE = 5.0, 16_000  # seconds; bytes in each second after those
 DISCARD_SECONDS = 2.0  # for the rest of a body that nobody wants, so that the answer is read
+MOST_DISCARDED = 20_000_000  # bytes of it
 _READS = {"GET", "HEAD"}
 OWN_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
@@ -50,6 +55,31 @@ SAFE_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "x-frame-options": "DENY",
 }
+
+
+class BodyError(Exception):
+    """A body that cannot be taken; its text is one of ``PROBLEMS``."""
+
+
+class Blocks:
+    """Keeps a body as it comes."""
+
+    def __init__(self) -> None:
+        self._blocks: list[bytes] = []
+
+    def take(self, block: bytes) -> int:
+        """Take what came; gives how many bytes more are kept now.
+
+        Raises:
+            BodyError: If nothing of the body is wanted any more.
+        """
+        self._blocks.append(block)
+        return len(block)
+
+    def whole(self) -> bytes:
+        """Give the body, once, as far as the application is to read it."""
+        blocks, self._blocks = self._blocks, []
+        return b"".join(blocks)
 
 
 class Guard:
@@ -82,7 +112,7 @@ class Guard:
         if scope["type"] != "http":  # no other protocol is spoken here
             return
         headers = Headers(scope=scope)
-        body = _Body(receive, headers, self, self.most_bytes(scope))
+        body = _Body(receive, headers, self, self.most_bytes(scope), self.blocks(scope))
         answer = _with_headers(scope, body.finish_before(send))
         refused = self.refuse(scope, headers)
         if scope.get("state", {}).get(_CROWDED, False):
@@ -98,7 +128,11 @@ class Guard:
             else:
                 await refused(scope, body.replay, answer)
         finally:
-            self.held -= body.size
+            self.held -= body.held
+
+    def blocks(self, scope: Scope) -> Blocks:  # noqa: ARG002
+        """Give what keeps the body of a request."""
+        return Blocks()
 
     def most_bytes(self, scope: Scope) -> int:  # noqa: ARG002
         """Give the bytes that the body of a request may have."""
@@ -138,37 +172,45 @@ class Guard:
 class _Body:
     """The body of a request: read whole, within limits, or refused and thrown away."""
 
-    def __init__(self, receive: Receive, headers: Headers, guard: Guard, most: int) -> None:
+    def __init__(
+        self, receive: Receive, headers: Headers, guard: Guard, most: int, blocks: Blocks
+    ) -> None:
         self._receive, self._headers, self._guard, self._most = receive, headers, guard, most
+        self._blocks = blocks
         said = headers.get("content-length", "0")
         self._said = int(said[:20]) if said.isascii() and said.isdecimal() else -1
         self.is_over = self._said == 0 and "transfer-encoding" not in headers
         self.is_broken = False
-        self.size = 0  # bytes that are held
+        self.size = self.held = 0  # bytes that came, and those that are kept
         self._whole: bytes | None = None
 
     async def read(self) -> Response | None:
         """Read all of it; gives why it is refused, or None."""
         if not 0 <= self._said <= self._most:
             return refusal("E_TOO_LARGE")
+        begin = asyncio.get_running_loop().time()
         try:
-            return await asyncio.wait_for(self._collect(), BODY_SECONDS)
+            async with asyncio.timeout(min(BODY_GRACE, BODY_SECONDS)) as patience:
+                while not self.is_over and not self.is_broken:
+                    self._keep(await self._next())
+                    seconds = min(BODY_SECONDS, BODY_GRACE + self.size / LEAST_RATE)
+                    patience.reschedule(begin + seconds)
         except TimeoutError:
             return refusal("E_SLOW")
-
-    async def _collect(self) -> Response | None:
-        parts: list[bytes] = []
-        while not self.is_over and not self.is_broken:
-            part = await self._next()
-            self.size += len(part)
-            self._guard.held += len(part)
-            if self.size > self._most:
-                return refusal("E_TOO_LARGE")
-            if self._guard.held > MAX_BODIES:
-                return refusal("E_FULL", 5)
-            parts.append(part)
-        self._whole = b"".join(parts)
+        except BodyError as error:
+            return refusal(str(error), 5 if str(error) == "E_FULL" else 0)
+        self._whole = self._blocks.whole()
         return None
+
+    def _keep(self, part: bytes) -> None:
+        self.size += len(part)
+        if self.size > self._most:
+            raise BodyError("E_TOO_LARGE")
+        kept = self._blocks.take(part)
+        self.held += kept
+        self._guard.held += kept
+        if self._guard.held > MAX_BODIES:
+            raise BodyError("E_FULL")
 
     async def _next(self) -> bytes:
         message = await self._receive()
@@ -209,7 +251,7 @@ class _Body:
         """Read and forget, for a while."""
         if "expect" in self._headers:  # it was never asked to send
             return
-        left = self._most
+        left = min(self._most, MOST_DISCARDED)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DISCARD_SECONDS):
                 while left > 0 and not self.is_over and not self.is_broken:
@@ -235,33 +277,79 @@ def _with_headers(scope: Scope, send: Send) -> Send:
 
 HEAD_SECONDS = 10.0  # for the head of a request, from its first byte or the connection's begin
 IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets go
-READ_SECONDS = 30.0  # for a client to read what was sent
-
-
+READ_SECONDS = 20.0  # for a client to read what was sent
 MOST_CONNECTIONS = 512
+LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
+MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
 _CROWDED = "is_crowded"  # in the state of requests on connections beyond those
+
+
+class _Wire(h11.Connection):
+    """HTTP of which no body may come in crumbs."""
+
+    chunks = 0  # of the body that comes
+
+    def next_event(self) -> Any:
+        """Give what came next."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.chunks = 0
+        elif isinstance(event, h11.Data) and event.chunk_start:
+            self.chunks += 1
+            if self.chunks > MOST_CHUNKS:
+                raise h11.RemoteProtocolError("too many chunks", 413)
+        return event
 
 
 class PatientProtocol(H11Protocol):
     """HTTP that waits for so long and no longer: uvicorn's own waits for heads for ever.
 
-    Requests on a connection that is one too many are for the guard to refuse, as it refuses others;
-    uvicorn's own limit would refuse those of all connections then, in a text of its own.
+    One connection too many takes the place of the one that waits for a request for the longest
+    time, if there is one: at best it never asked. Else its requests are for the guard to refuse;
+    uvicorn's own limit would refuse those of all connections, in a text of its own.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
         super().connection_made(transport)
+        self.conn = _Wire(h11.SERVER)
+        self._since = self.loop.time()
         if len(self.connections) > MOST_CONNECTIONS:
-            self.app_state = {**self.app_state, _CROWDED: True}
+            self.app_state = {**self.app_state, _CROWDED: not self._take_place(LEAST_REST)}
         self._head: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
         self._wait_for_head()
 
+    def _take_place(self, rest: float = 0.0) -> bool:
+        """Close the one that can best be spared of those that rest for so long, if there is one."""
+        latest = self.loop.time() - rest
+        spare = min(
+            (each for each in self.connections if isinstance(each, PatientProtocol)
+             and each is not self and each._rests and each._since <= latest),
+            key=lambda each: (each.cycle is not None, each._since), default=None,
+        )  # fmt: skip
+        if spare is not None:
+            spare.transport.close()
+            self.connections.discard(spare)
+        return spare is not None
+
+    @property
+    def _rests(self) -> bool:
+        """Whether no whole head of a request is here that is not answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request from now on."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that is still not whole has the seconds since its first byte."""
+        if self.app_state.get(_CROWDED, False):
+            is_crowded = len(self.connections) > MOST_CONNECTIONS and not self._take_place()
+            self.app_state = {**self.app_state, _CROWDED: is_crowded}
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self._rests:
             self._wait_for_head()
         elif self._head is not None:
             self._head.cancel()
@@ -290,12 +378,15 @@ class PatientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        """Refuse what is no HTTP, as every refusal looks."""
+        """Refuse what is no HTTP, or comes in crumbs, as every refusal looks."""
         refused = problem_response(400, "E_HTTP", "the request is not HTTP")
+        if isinstance(self.conn, _Wire) and self.conn.chunks > MOST_CHUNKS:
+            refused = refusal("E_TOO_LARGE")
+        status = HTTPStatus(refused.status_code)
         fixed = {"connection": "close", "content-security-policy": OWN_POLICY, **SAFE_HEADERS}
         head = [*refused.raw_headers, *((k.encode(), v.encode()) for k, v in fixed.items())]
         parts = [
-            h11.Response(status_code=400, headers=head, reason=b"Bad Request"),
+            h11.Response(status_code=status, headers=head, reason=status.phrase.encode()),
             h11.Data(data=bytes(refused.body)),
             h11.EndOfMessage(),
         ]
@@ -349,8 +440,7 @@ class LocalServer(uvicorn.Server):
                 proxy_headers=False,
             )
         )
-        self.host, self.port = host, port
-        self._ready, self._ending = ready, ending
+        self.host, self.port, self._ready, self._ending = host, port, ready, ending
         self.signal: signal.Signals | None = None
 
     def listen(self) -> None:
@@ -396,9 +486,9 @@ class LocalServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Hear signals where that is possible, which is in the main thread only."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
         try:
-            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+            before = {number: signal.signal(number, self.handle_exit)
+                      for number in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
         except ValueError:
             yield
             return

@@ -22,26 +22,23 @@ from jinja2 import Environment
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from sppnet.errors import note_bug
 from sppnet.server.answers import PROBLEMS, json_response, refusal
+from sppnet.server.local import BodyError
 from sppnet.server.serve_gate import (
+    FORM,
     MULTIPART,
     OPEN_PATHS,
     PREDICT,
-    SMALL_BODY,
     Access,
     Photo,
     ServeGuard,
-    UploadError,
     UploadLimits,
-    media_type,
     photo_fault,
-    split_upload,
 )
 from sppnet.server.workers import BusyError, NotReadyError, Reply, WorkerPool
 
@@ -210,15 +207,9 @@ def _add_predict(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: 
         if any was answered. A photo's entries are those that `predict` of the command line writes.
         """
         try:
-            body = await request.body()
-            words = (request.headers, body, limits.photos)
-            # other work takes less time than another thread
-            is_long = len(body) >= SMALL_BODY and media_type(request.headers) == MULTIPART
-            photos = (
-                await run_in_threadpool(split_upload, *words) if is_long else split_upload(*words)
-            )
+            photos = await _photos(request)
             replies = await _ask(request, pool, photos, limits)
-        except UploadError as error:
+        except BodyError as error:
             return refusal(str(error))
         except BusyError as error:
             return refusal("E_BUSY", error.seconds)
@@ -227,6 +218,13 @@ def _add_predict(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: 
         for reply in replies:
             metrics.count_photo(reply)
         return _write(pool, photos, replies)
+
+
+async def _photos(request: Request) -> list[Photo]:
+    """The photos of a request: those of its form, or its body."""
+    body = await request.body()  # empty for a form, and read, so that next is that the client goes
+    form = request.scope.get(FORM)
+    return [("photo", body)] if form is None else form.photos()
 
 
 async def _ask(

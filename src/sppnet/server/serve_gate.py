@@ -25,10 +25,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sppnet.images.formats import HEAD_BYTES, sniff_format
 from sppnet.server.answers import refusal
-from sppnet.server.local import LOOPBACK_NAMES, Guard
+from sppnet.server.local import LOOPBACK_NAMES, Blocks, BodyError, Guard
 from sppnet.server.workers import WorkerPool
 
 PREDICT, MULTIPART = "/v1/predict", "multipart/form-data"
+FORM = "sppnet.form"  # where the form of a request is in its scope
 OPEN_PATHS = {"/health", "/ready"}  # that need no token
 FORMATS = {"JPEG", "PNG", "WEBP", "GIF", "BMP"}
 MOST_BODY = 100_000_000  # bytes of the photos of one request
@@ -182,6 +183,14 @@ class ServeGuard(Guard):
 
         await super().__call__(scope, receive, count)
 
+    def blocks(self, scope: Scope) -> Blocks:
+        """Give what keeps a body: a form, which predict finds in the scope, or its bytes."""
+        headers = Headers(scope=scope)
+        if scope["path"] != PREDICT or media_type(headers) != MULTIPART:
+            return super().blocks(scope)
+        form = scope[FORM] = Form(headers, self.limits)
+        return form
+
     def most_bytes(self, scope: Scope) -> int:
         """Give the bytes of a body: of many photos, of one, or next to none."""
         if scope["path"] != PREDICT:
@@ -209,10 +218,6 @@ def media_type(headers: Headers) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-class UploadError(Exception):
-    """A body that cannot be split into photos; its text is one of ``PROBLEMS``."""
-
-
 Photo = tuple[str, bytes]  # its name and its file
 
 
@@ -230,50 +235,63 @@ def photo_fault(photo: bytes, limits: UploadLimits) -> str:
     return "" if sniff_format(photo[:HEAD_BYTES]) in FORMATS else "E_FORMAT"
 
 
-def split_upload(headers: Headers, body: bytes, most: int) -> list[Photo]:
-    """Find the photos in a body: a name and the bytes of each.
+class Form(Blocks):
+    r"""Finds the photos of a form while it comes; what is none is refused before it is there.
+
+    Of a photo that is too large so much is kept that :func:`photo_fault` sees it; one of half as
+    many bytes more is the end of the form.
 
     Args:
         headers: Of the request.
-        body: All of it.
-        most: How many photos are taken.
-
-    Raises:
-        UploadError: If it is not what its header says, or has none, or too many.
+        limits: Of photos.
 
     Example:
-        >>> split_upload(Headers({"content-type": "image/png"}), b"...", 1)
-        [('photo', b'...')]
+        >>> headers = Headers({"content-type": "multipart/form-data; boundary=x"})
+        >>> form = Form(headers, UploadLimits())
+        >>> head = b'--x\r\nContent-Disposition: form-data; name="p"; filename="a.png"\r\n\r\n'
+        >>> form.take(head + b"\x89PNG...\r\n--x--\r\n")
+        7
+        >>> form.photos()
+        [('a.png', b'\x89PNG...')]
     """
-    if media_type(headers) != MULTIPART:
-        return [("photo", body)]
-    _, words = parse_options_header(headers["content-type"])
-    if not 0 < len(words.get(b"boundary", b"")) <= 200:
-        raise UploadError("E_MULTIPART")
-    parts = _Parts(most)
-    try:
-        parser = MultipartParser(words[b"boundary"], parts.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise UploadError("E_MULTIPART") from error
-    if not parts.is_whole:
-        raise UploadError("E_MULTIPART")
-    if not parts.photos:
-        raise UploadError("E_NOTHING")
-    return parts.photos
 
-
-class _Parts:
-    """Takes the parts of a form one after the other."""
-
-    def __init__(self, most: int) -> None:
-        self.photos: list[Photo] = []
-        self.is_whole = False
-        self._most = most
+    def __init__(self, headers: Headers, limits: UploadLimits) -> None:
+        super().__init__()
+        self._most, self._most_bytes = limits.photos, limits.photo_bytes
+        self._photos: list[Photo] = []
+        self._is_whole, self._after = False, 0
+        self._kept = 0
         self._begin()
+        boundary = parse_options_header(headers["content-type"])[1].get(b"boundary", b"")
+        self._parser = None
+        if 0 < len(boundary) <= 200:
+            self._parser = MultipartParser(boundary, self._callbacks())
 
-    def callbacks(self) -> Any:
+    def take(self, block: bytes) -> int:
+        """Take what came of the form."""
+        self._after += len(block) if self._is_whole else 0
+        if self._parser is None or self._after > SMALL_BODY:
+            raise BodyError("E_MULTIPART")
+        before = self._kept
+        try:
+            self._parser.write(block)
+        except (FormParserError, ValueError) as error:
+            raise BodyError("E_MULTIPART") from error
+        return self._kept - before
+
+    def photos(self) -> list[Photo]:
+        """Give a name and the bytes of each photo.
+
+        Raises:
+            BodyError: If the form is not whole, or has none.
+        """
+        if not self._is_whole:
+            raise BodyError("E_MULTIPART")
+        if not self._photos:
+            raise BodyError("E_NOTHING")
+        return self._photos
+
+    def _callbacks(self) -> Any:
         """What the parser calls."""
         return {
             "on_part_begin": self._begin,
@@ -281,36 +299,47 @@ class _Parts:
             "on_header_field": lambda data, a, b: self._field.extend(data[a:b]),
             "on_header_value": lambda data, a, b: self._value.extend(data[a:b]),
             "on_header_end": self._end_header,
-            "on_part_data": lambda data, a, b: self._blocks.append(data[a:b]),
+            "on_headers_finished": self._end_headers,
+            "on_part_data": lambda data, a, b: self._keep(data[a:b]),
             "on_part_end": self._end,
             "on_end": self._finish,
         }
 
     def _begin(self) -> None:
+        if len(self._photos) == self._most:
+            raise BodyError("E_PHOTOS")
         self._name: bytes | None = None
-        self._blocks: list[bytes] = []
-        self._headers = 0
+        self._photo = bytearray()
+        self._size = self._headers = 0
         self._begin_header()
 
     def _begin_header(self) -> None:
         self._field, self._value = bytearray(), bytearray()
         self._headers += 1
         if self._headers > MOST_HEADERS:
-            raise UploadError("E_MULTIPART")
+            raise BodyError("E_MULTIPART")
 
     def _end_header(self) -> None:
         if bytes(self._field).lower() == b"content-disposition":
             self._name = parse_options_header(bytes(self._value))[1].get(b"filename")
 
-    def _end(self) -> None:
+    def _end_headers(self) -> None:
         if self._name is None:  # a text, such as a URL or a path: none is ever taken
-            raise UploadError("E_VALUE")
-        if len(self.photos) == self._most:
-            raise UploadError("E_PHOTOS")
-        self.photos.append((plain_name(self._name), b"".join(self._blocks)))
+            raise BodyError("E_VALUE")
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > 1.5 * self._most_bytes:
+            raise BodyError("E_TOO_LARGE")
+        part = data[: max(0, self._most_bytes + 1 - len(self._photo))]
+        self._photo += part
+        self._kept += len(part)
+
+    def _end(self) -> None:
+        self._photos.append((plain_name(self._name or b""), bytes(self._photo)))
 
     def _finish(self) -> None:
-        self.is_whole = True
+        self._is_whole = True
 
 
 def plain_name(said: bytes) -> str:
