@@ -6,9 +6,11 @@ Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4
 imports torch inside its functions, so that ``--help`` is quick.
 
 The first signal raises KeyboardInterrupt in the main thread, so that ``with`` and ``finally``
-blocks save what is finished; the exit code is 128 + the signal (130, 143).
+blocks save what is finished; the exit code is 128 + the signal (130, 143). A signal that comes when
+all is done, while Python tidies up, changes nothing.
 """
 
+import atexit
 import errno
 import logging
 import os
@@ -58,6 +60,14 @@ _MEMORY_HELP = (
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks the command to stop.
+
+    Where KeyboardInterrupt itself passes through ``exec`` of a text, such as that of a dataclass
+    that is being made, Python kills itself by SIGINT in the end, whatever was caught.
+    """
+
+
 class StopSignals:
     """Remembers which signal came; installed once, by the command line only.
 
@@ -76,6 +86,21 @@ class StopSignals:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
+    def end_with(self, code: int) -> None:
+        """From now on a signal ends the process at once, and the code stays that of the work.
+
+        While Python takes itself apart it heeds no handler, and SIGINT would kill it: then they are
+        ignored.
+        """
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            os._exit(code)
+
+        for number in _SIGNALS:
+            if signal.getsignal(number) == self._stop:
+                atexit.register(signal.signal, number, signal.SIG_IGN)
+                signal.signal(number, leave)
+
     @property
     def exit_code(self) -> int | None:
         """Give 128 + the signal, or None if none came."""
@@ -87,7 +112,7 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        raise KeyboardInterrupt
+        raise Stopped
 
 
 class LazyCommands(TyperGroup):
@@ -151,8 +176,12 @@ def run() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     signals = StopSignals()
     signals.install()
-    code = main(sys.argv[1:], signals)
-    _flush(sys.stdout)
+    try:
+        code = main(sys.argv[1:], signals)
+        _flush(sys.stdout)
+        signals.end_with(code)
+    except KeyboardInterrupt:  # before the first line of the command or after the last
+        code = signals.exit_code or 130
     sys.exit(code)
 
 
