@@ -1,5 +1,6 @@
 """A program for tests: ``sppnet planted ENDING`` ends in the way its word says."""
 
+import atexit
 import errno
 import logging
 import sys
@@ -62,6 +63,10 @@ def planted(ending: str, seed: Seed = 0, debug: Debug = False) -> None:
         print_lines()
     if ending == "sleep":
         sleep()
+    if ending == "sleep in a text":
+        exec("sleep()", globals())  # as dataclasses do
+    if ending == "sleep afterwards":
+        atexit.register(sleep)
     say("over")
 
 

@@ -199,10 +199,15 @@ def heeded_signals() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def start_sleeping(cwd: Path) -> subprocess.Popen[str]:
+def start_sleeping(cwd: Path, ending: str = "sleep") -> subprocess.Popen[str]:
     """Start the planted command and wait until it sleeps."""
+    place, module = os.path.split(PLANTED[1])
     process = subprocess.Popen(
-        [*PLANTED, "planted", "sleep"], cwd=cwd, stderr=subprocess.PIPE, text=True
+        [PLANTED[0], "-m", module.removesuffix(".py"), "planted", ending],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([place, *sys.path])},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "sppnet: ready\n"
@@ -219,6 +224,26 @@ def test_signal_saves_and_ends_with_its_code(number: int, code: int, tmp_path: P
     assert (tmp_path / "saved").exists()
     assert shown.startswith("sppnet: stopped")
     assert shown.count("\n") == 1
+
+
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize(
+    ("ending", "number", "code"),
+    [
+        ("sleep in a text", signal.SIGINT, 130),  # for which Python itself would die of SIGINT
+        ("sleep in a text", signal.SIGTERM, 143),
+        ("sleep afterwards", signal.SIGINT, 0),
+        ("sleep afterwards", signal.SIGTERM, 0),
+    ],
+)
+def test_signal_at_odd_moments_does_not_change_the_code(
+    ending: str, number: int, code: int, tmp_path: Path
+) -> None:
+    with start_sleeping(tmp_path, ending) as process:
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=5)
+    assert process.returncode == code
+    assert "Traceback" not in shown
 
 
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Stopped(KeyboardInterrupt):
     """A signal asks the command to stop.
 
     Where KeyboardInterrupt itself passes through ``exec`` of a text, such as that of a dataclass
-    that is being made, Python kills itself by SIGINT in the end, whatever was caught.
+    that is being made, ``python -m`` kills itself by SIGINT in the end, whatever was caught.
     """
 
 
@@ -85,20 +85,17 @@ class StopSignals:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
+                # the last of all that is done at the end: then no handler is called any more
+                atexit.register(signal.signal, number, signal.SIG_IGN)
 
     def end_with(self, code: int) -> None:
-        """From now on a signal ends the process at once, and the code stays that of the work.
-
-        While Python takes itself apart it heeds no handler, and SIGINT would kill it: then they are
-        ignored.
-        """
+        """From now on a signal ends the process at once, and the code stays that of the work."""
 
         def leave(number: int, frame: FrameType | None) -> None:
             os._exit(code)
 
         for number in _SIGNALS:
             if signal.getsignal(number) == self._stop:
-                atexit.register(signal.signal, number, signal.SIG_IGN)
                 signal.signal(number, leave)
 
     @property
