@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 
 TRUNK = "--backbone small5 --weights none"
@@ -50,6 +52,7 @@ MODULES = (
 )
 OWN = re.compile(r"(^|/)(cache|unfinished|checkpoints)/|(^|/)(\.lock|run\.json|stages\.json)$")
 TIMES = re.compile(r"\d[\d.]* (?:ms|s)\b|<svg [^>]*time per stage.*?</svg>", re.DOTALL)
+UNTOLD, STAMPED = ("looked_at", "threads", "machine"), 6
 PATIENCE = 120.0  # seconds until a run that does not end is killed
 MOMENT = 0.002
 
@@ -155,12 +158,14 @@ class Run:
             self.pid = self.child.pid
         else:
             sys.stdout.flush()
-            # a signal that comes before the command listens waits until it does
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+            listens, ready = os.pipe()
             self.pid = os.fork()
             if not self.pid:
-                _be(words, folder, program, before)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+                _be(words, folder, program, before, ready)
+            os.close(ready)
+            os.read(listens, 1)  # so that no signal comes before it listens
+            os.close(listens)
+            self.begin = time.monotonic()
 
     def kill(self, number: int) -> None:
         """Send a signal; nothing happens if it has ended, for nobody has waited for it yet."""
@@ -180,30 +185,32 @@ class Run:
             time.sleep(MOMENT)
 
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-
-
 def _be(
     words: Sequence[str],
     folder: Path,
     program: Callable[[], int] | None,
     before: Callable[[], None],
+    ready: int,
 ) -> None:
     """Be the command, in a fork; never comes back."""
     code = 1
     try:
-        from sppnet.app.main import StopSignals, main
+        from sppnet.app import main
 
         os.chdir(folder)
         said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         os.dup2(said, 1)
         os.dup2(said, 2)
+        sys.stdout = os.fdopen(1, "w", closefd=False)  # where something stands before them
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         before()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signals = StopSignals()
+        signals = main.StopSignals()
         signals.install()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-        code = program() if program else main(list(words), signals)
+        os.write(ready, b".")
+        os.close(ready)
+        run = main._run_until_stopped
+        code = program() if program else run(list(words), signals)
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 1
     except BaseException:
@@ -218,7 +225,8 @@ def ending(run: Path) -> dict[str, str]:
     """SHA-256 of every file that a run leaves for its user, without times.
 
     Caches, checkpoints, locks and the record of the run itself are left out. Of JSON, tables and
-    pages the seconds and milliseconds are; of Parquet the rows count, in the order of their paths.
+    pages what they say of seconds and threads is; of Parquet the rows count, in the order of their
+    paths, and of JPEG the pixels.
     """
     files = (path for part in ("out", "model") for path in sorted((run / part).rglob("*")))
     named = {path.relative_to(run).as_posix(): path for path in files if path.is_file()}
@@ -233,7 +241,13 @@ def _digest(path: Path) -> str:
     """SHA-256 of what a file says beside times."""
     data = path.read_bytes()
     if path.suffix == ".json":
-        data = json.dumps(_timeless(json.loads(data))).encode()
+        document = json.loads(data)
+        if path.name == "manifest.json":
+            del document["sha256"]  # of all that it says
+        data = json.dumps(_timeless(document)).encode()
+    elif path.suffix == ".jpg":  # its comment says on how many threads
+        image = Image.open(path)
+        data = f"{image.size}".encode() + image.tobytes()
     elif path.suffix == ".jsonl":
         data = json.dumps([_timeless(json.loads(line)) for line in data.splitlines()]).encode()
     elif path.name == "log.csv":  # its last column are the seconds
@@ -244,10 +258,12 @@ def _digest(path: Path) -> str:
 
 
 def _timeless(value: Any) -> Any:
-    """A value of JSON without what it says of times."""
+    """A value of JSON without what it says of times and of the number of threads."""
     if isinstance(value, dict):
-        kept = {key: each for key, each in value.items() if not key.startswith("seconds")}
-        return {key: _timeless(each) for key, each in kept.items() if key != "looked_at"}
+        kept = {key: each for key, each in value.items() if key not in UNTOLD}
+        return {key: _timeless(each) for key, each in kept.items() if key[:7] != "seconds"}
+    if isinstance(value, list) and len(value) == STAMPED and isinstance(value[-1], int):
+        value = value[:-2]  # of a file that was learnt from: when it was changed
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

@@ -173,13 +173,18 @@ def run() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     signals = StopSignals()
     signals.install()
+    sys.exit(_run_until_stopped(sys.argv[1:], signals))
+
+
+def _run_until_stopped(arguments: Sequence[str], signals: StopSignals) -> int:
+    """Run one command line; a signal may come at any moment of it."""
     try:
-        code = main(sys.argv[1:], signals)
+        code = main(arguments, signals)
         _flush(sys.stdout)
         signals.end_with(code)
     except KeyboardInterrupt:  # before the first line of the command or after the last
-        code = signals.exit_code or 130
-    sys.exit(code)
+        return _explain_stop(signals)
+    return code
 
 
 def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
@@ -224,9 +229,14 @@ def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
     except SystemExit as ending:  # how typer ends on a closed pipe
         code = console.DONE if isinstance(ending.__context__, OSError) else ending.code
     if code == 130:
-        code = (signals and signals.exit_code) or 130
-        console.note("stopped; what is finished is kept, the same command goes on from there")
+        return _explain_stop(signals)
     return code if isinstance(code, int) else console.DONE
+
+
+def _explain_stop(signals: StopSignals | None) -> int:
+    """Say that a signal stopped the command; the exit code."""
+    console.note("stopped; what is finished is kept, the same command goes on from there")
+    return (signals and signals.exit_code) or 130
 
 
 def _explain_words(problem: Exception) -> int:
