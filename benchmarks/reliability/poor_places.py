@@ -3,13 +3,14 @@ r"""Runs every long command in poor environments: id C12.
     python benchmarks/reliability/poor_places.py
 
 ``clock``: the time of day jumps a day forth or back at a random moment of the command (``clock.c``,
-a library below the program). ``files``: 64 open files. ``processes``: as a user who may have 1, 4
-or 16 processes and threads in all (as root: limits of processes do not hold for root). ``rooms``:
+a library below the program). ``files``: 64 open files. ``processes``: as a user who may have 2, 4
+or 16 processes and threads in all (as root: limits of processes do not hold for root), of which
+torch may use one. ``rooms``:
 no folder for temporary files can be written, and once not even the folder in which the command
 runs. Right is the result of a run in peace, or, but for clocks and files, one line with a code and
 exit code 6; never a traceback, a signal, or a negative time. Every kind of poverty is shown to be
-one: a program that looks for it must see it. Needs Linux, a C compiler as ``cc``, setpriv and
-unshare. Prints JSON.
+one: a program that looks for it must see it. Needs Linux, root for limits of processes, a C
+compiler as ``cc``, setpriv and unshare. Prints JSON.
 """
 
 import argparse
@@ -36,7 +37,8 @@ NOBODY = 65_534
 NO_OUTPUT = 6
 MOST_SECONDS = 3600  # of what a small command may say that it took
 CLOCK = Path(__file__).with_name("clock.c")
-SETPRIV = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+USER = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+MAY_READ = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")  # Python, too
 ROOMS = "/tmp /var/tmp /usr/tmp"
 
 
@@ -82,14 +84,15 @@ def limits() -> list[Poverty]:
         "import os\ntry:\n  kept = [os.dup(0) for _ in range(80)]\nexcept OSError: exit(0)\nexit(1)"
     )
     found = [Poverty("64 files", ("prlimit", "--nofile=64"), probe=probe)]
-    for most in (1, 4, 16):
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    for most in (2, 4, 16):
         threads = (
             "import threading, time\ntry:\n"
             f"  for _ in range({most}): threading.Thread(target=time.sleep, args=[1]).start()\n"
             "except RuntimeError: exit(0)\nexit(1)"
         )
-        within = (*SETPRIV, "prlimit", f"--nproc={most}")
-        found.append(Poverty(f"{most} processes", within, may_refuse=True, probe=threads))
+        within = (*USER, *MAY_READ, "prlimit", f"--nproc={most}")
+        found.append(Poverty(f"{most} processes", within, one, may_refuse=True, probe=threads))
     return found
 
 
@@ -98,7 +101,9 @@ def rooms() -> list[Poverty]:
     mounts = "; ".join(
         f"[ ! -d {room} ] || mount -t tmpfs -o ro none {room}" for room in ROOMS.split()
     )
-    probe = "import tempfile\ntry: tempfile.mkdtemp(dir='/tmp')\nexcept OSError: exit(0)\nexit(1)"
+    probe = (
+        "import tempfile\ntry: tempfile.TemporaryFile(dir='/tmp')\nexcept OSError: exit(0)\nexit(1)"
+    )
     shell = ("unshare", "-Urm", "sh", "-c")
     here = (*shell, f'{mounts}; exec "$@"', "sh")
     nowhere = (*shell, f'{mounts}; cd /proc; exec "$@"', "sh")

@@ -38,6 +38,8 @@ ERRORS = {
     "cpu": RuntimeError("[enforce fail at a.cpp:1] . DefaultCPUAllocator: not enough memory: you"),
     "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
     "enomem": OSError(12, "Cannot allocate memory"),
+    "threads": RuntimeError("can't start new thread"),
+    "rooms": FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
     "hostile": InputError("\x1b[31mred", path="a\nb\udcff.jpg", code="E_FORMAT"),
 }
 

@@ -41,6 +41,16 @@ ENDINGS = [
     ("onednn", 6, f"the memory does not suffice (could not create a primitive); {HELP}"),
     ("cuda", 6, f"the memory does not suffice (CUDA out of memory); {HELP}"),
     ("enomem", 6, f"the memory does not suffice ([Errno 12] Cannot allocate memory); {HELP}"),
+    (
+        "threads",
+        6,
+        "the system lets this user begin no more threads or processes (ulimit -u) (E_THREADS)",
+    ),
+    (
+        "rooms",
+        6,
+        "no folder for temporary files can be written; TMPDIR names another one (E_OUTPUT)",
+    ),
     ("usage", 2, "--x must be 1, got 2 (E_USAGE)"),
     ("package", 2, "needs tea: pip install tea (E_PACKAGE)"),
     ("some", 3, "'bad': the file is empty (E_EMPTY)"),

@@ -1,9 +1,9 @@
 """The command ``sppnet``: runs a command's module, turns every ending into a line and a code.
 
 Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4 nothing usable,
-5 a model or annotation file is unusable, 6 output cannot be written or the memory does not suffice,
-130 and 143 stopped by SIGINT and SIGTERM. A command's module is imported when it is called, and
-imports torch inside its functions, so that ``--help`` is quick.
+5 a model or annotation file is unusable, 6 output cannot be written, or memory or threads do not
+suffice, 130 and 143 stopped by SIGINT and SIGTERM. A command's module is imported when it is
+called, and imports torch inside its functions, so that ``--help`` is quick.
 
 The first signal raises KeyboardInterrupt in the main thread, so that ``with`` and ``finally``
 blocks save what is finished; the exit code is 128 + the signal (130, 143). A signal that comes when
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
     except typer.Abort:
         return console.WRONG_USAGE
     except Exception as problem:
-        return _explain_memory(problem) or _explain_bug(problem)
+        return _explain_memory(problem) or _explain_threads(problem) or _explain_bug(problem)
 
 
 def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
@@ -257,6 +257,9 @@ def _explain_system(problem: OSError) -> int:
     """Tell a full or read-only disk, which is the user's to mend, from a bug."""
     if isinstance(problem, BrokenPipeError):
         return console.DONE  # the reader had all it wanted
+    if "No usable temporary directory" in str(problem):  # of Python's tempfile
+        line = "no folder for temporary files can be written; TMPDIR names another one"
+        return _fail(OutputError(line), console.NO_OUTPUT)
     if problem.errno in _OUTPUT_ERRNOS:
         return _fail(
             OutputError(problem.strerror or str(problem), path=problem.filename), console.NO_OUTPUT
@@ -271,6 +274,14 @@ def _explain_memory(problem: Exception) -> int:
     detail = " ".join(str(problem).split()).split(". ")[0][:120]
     line = f"the memory does not suffice{f' ({detail})' if detail else ''}; {_MEMORY_HELP}"
     return _fail(OutputError(line, code="E_MEMORY"), console.NO_OUTPUT)
+
+
+def _explain_threads(problem: Exception) -> int:
+    """Say which limit is reached where no thread can be begun; 0 if that is not what went wrong."""
+    if not isinstance(problem, RuntimeError) or "can't start new thread" not in str(problem):
+        return 0
+    line = "the system lets this user begin no more threads or processes (ulimit -u)"
+    return _fail(OutputError(line, code="E_THREADS"), console.NO_OUTPUT)
 
 
 def _explain_bug(problem: Exception) -> int:
