@@ -67,6 +67,11 @@ def planted(ending: str, seed: Seed = 0, debug: Debug = False) -> None:
         sleep()
     if ending == "sleep in a text":
         exec("sleep()", globals())  # as dataclasses do
+    if ending == "sleep badly":
+        try:
+            sleep()
+        except KeyboardInterrupt as stop:
+            raise RecursionError("maximum recursion depth exceeded") from stop
     if ending == "sleep afterwards":
         atexit.register(sleep)
     say("over")

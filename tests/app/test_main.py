@@ -242,6 +242,7 @@ def test_signal_saves_and_ends_with_its_code(number: int, code: int, tmp_path: P
     [
         ("sleep in a text", signal.SIGINT, 130),  # for which Python itself would die of SIGINT
         ("sleep in a text", signal.SIGTERM, 143),
+        ("sleep badly", signal.SIGINT, 130),
         ("sleep afterwards", signal.SIGINT, 0),
         ("sleep afterwards", signal.SIGTERM, 0),
     ],

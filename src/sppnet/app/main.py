@@ -216,6 +216,8 @@ def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
     except typer.Abort:
         return console.WRONG_USAGE
     except Exception as problem:
+        if signals is not None and signals.received is not None:
+            return _explain_stop(signals)  # a library made another error of the stop
         return _explain_memory(problem) or _explain_threads(problem) or _explain_bug(problem)
 
 
