@@ -168,22 +168,3 @@ def test_endings_in_poor_places_are_judged(tmp_path: Path) -> None:
     assert poor_places.faults(ended, {"a": "2"}, {"a": "1"}, may_refuse=True) == ["other bytes: a"]
     (tmp_path / "metrics.json").write_text('{"seconds": {"svm": -86399.5}, "ap": -1}')
     assert poor_places.times_wrong(tmp_path) == ["time .seconds.svm"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["stops.py", "signals", "--points", "2", "--commands", "embed", "evaluate"],
-        ["stops.py", "kills", "--points", "2", "--commands", "classify predict"],
-        ["poor_places.py", "--points", "1", "--commands", "classify predict"],
-    ],
-)
-def test_the_programs_in_small(words: list[str], tmp_path: Path) -> None:
-    if words[0] == "poor_places.py" and os.geteuid():
-        pytest.skip("limits of processes need root")
-    program = Path(stops.__file__).with_name(words[0])
-    report = tmp_path / "figures.json"
-    command = [sys.executable, str(program), *words[1:], "--out", str(report)]
-    assert subprocess.run(command, check=False).returncode == 0
-    assert json.loads(report.read_text())["wrong"] == 0

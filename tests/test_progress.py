@@ -70,3 +70,20 @@ def test_who_stops_early_does_not_wait_for_the_rest() -> None:
     time.sleep(0.01)
     assert len(begun) <= 4
     assert threading.active_count() < 20
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_no_thread_can_be_begun_those_that_are_do_not_wait_for_ever(monkeypatch) -> None:
+    begin, before = threading.Thread.start, set(threading.enumerate())
+
+    def refuse_the_second(thread: threading.Thread) -> None:
+        if set(threading.enumerate()) - before:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
+    with pytest.raises(RuntimeError, match="new thread"):
+        next(work_ahead(range(3), str, 2))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()

@@ -173,8 +173,8 @@ BARS = [
         "bash -c \"pytest -q -m 'slow or not slow' tests/storage/test_kill.py && "
         f'{HERE}/stops.py kills --points 200"',
         PARTLY,
-        "a photo in each thread is looked at again after a kill, but of rows (embed) what came "
-        "since the last file, 30 s at most",
+        "detect predict was not killed yet; a photo in each thread is looked at again, but of rows "
+        "(embed) what came since the last file, 30 s at most",
         slow=True,
     ),
     Bar(
@@ -226,7 +226,8 @@ BARS = [
         "within 5 s, the second at once; the same words go on to the same bytes",
         f"{HERE}/stops.py signals --points 50",
         PARTLY,
-        "servers: D8; before Python has the program, a signal ends Python itself",
+        "16 to 22 points a command so far; two signals while a library computes are taken for one; "
+        "one in a callback of an import is dropped by Python; servers: D8",
         slow=True,
     ),
     Bar(

@@ -137,8 +137,12 @@ def _threads_of_their_own(workers: int) -> ThreadPoolExecutor:
         begun.wait()
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
-    for _ in range(workers):
-        pool.submit(int)  # each begins a thread: none is free yet
+    try:
+        for _ in range(workers):
+            pool.submit(int)  # each begins a thread: none is free yet
+    except RuntimeError:  # the system allows no more; those that wait would wait for ever
+        begun.abort()
+        raise
     begun.wait()
     torch.set_num_threads(usual)  # what a thread said was for those that begin later, too
     return pool
