@@ -249,7 +249,7 @@ BARS = [
         "C12",
         "Poor environments: clocks that jump by a day, 64 files, 2 to 16 processes, no /tmp, no "
         "HOME, C locale: the right result, or one line and exit code 6",
-        f"bash -c 'pytest -q tests/app/test_main.py -k poor && {HERE}/poor_places.py'",
+        f"bash -c 'pytest -q tests/app/test_main.py -k poor && {HERE}/poor_places.py --points 1'",
         PARTLY,
         "where torch may use more threads than the user, OpenMP ends the process with 1",
         slow=True,
