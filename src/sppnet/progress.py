@@ -62,7 +62,8 @@ def work_ahead(
     Args:
         items: Taken one after the other.
         work: What is done with each; what it raises, ``result()`` of the future raises.
-        workers: Items that are worked on at the same time.
+        workers: Items that are worked on at the same time; 0 for no other threads: each item is
+            worked on when it is asked for.
         alone: Whether each of several workers computes with one thread.
 
     Yields:
@@ -72,6 +73,9 @@ def work_ahead(
         >>> [(item, found.result()) for item, found in work_ahead([1, 2, 3], lambda n: n * n)]
         [(1, 1), (2, 4), (3, 9)]
     """
+    if not workers:
+        yield from ((item, _done(work, item)) for item in items)
+        return
     waiting: deque[tuple[T, Future[Result]]] = deque()
     is_alone = alone and workers > 1
     pool = _threads_of_their_own(workers) if is_alone else ThreadPoolExecutor(workers)
@@ -87,6 +91,16 @@ def work_ahead(
         pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
+
+
+def _done(work: Callable[[T], Result], item: T) -> Future[Result]:
+    """The future of what is worked on here and now."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(work(item))
+    except Exception as error:  # raised where the result is asked for, as from other threads
+        future.set_exception(error)
+    return future
 
 
 @contextmanager
@@ -123,8 +137,12 @@ def _threads_of_their_own(workers: int) -> ThreadPoolExecutor:
         begun.wait()
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
-    for _ in range(workers):
-        pool.submit(int)  # each begins a thread: none is free yet
+    try:
+        for _ in range(workers):
+            pool.submit(int)  # each begins a thread: none is free yet
+    except RuntimeError:  # the system allows no more; those that wait would wait for ever
+        begun.abort()
+        raise
     begun.wait()
     torch.set_num_threads(usual)  # what a thread said was for those that begin later, too
     return pool

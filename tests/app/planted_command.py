@@ -1,5 +1,6 @@
 """A program for tests: ``sppnet planted ENDING`` ends in the way its word says."""
 
+import atexit
 import errno
 import logging
 import sys
@@ -37,6 +38,8 @@ ERRORS = {
     "cpu": RuntimeError("[enforce fail at a.cpp:1] . DefaultCPUAllocator: not enough memory: you"),
     "cuda": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has"),
     "enomem": OSError(12, "Cannot allocate memory"),
+    "threads": RuntimeError("can't start new thread"),
+    "rooms": FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
     "hostile": InputError("\x1b[31mred", path="a\nb\udcff.jpg", code="E_FORMAT"),
 }
 
@@ -62,6 +65,15 @@ def planted(ending: str, seed: Seed = 0, debug: Debug = False) -> None:
         print_lines()
     if ending == "sleep":
         sleep()
+    if ending == "sleep in a text":
+        exec("sleep()", globals())  # as dataclasses do
+    if ending == "sleep badly":
+        try:
+            sleep()
+        except KeyboardInterrupt as stop:
+            raise RecursionError("maximum recursion depth exceeded") from stop
+    if ending == "sleep afterwards":
+        atexit.register(sleep)
     say("over")
 
 

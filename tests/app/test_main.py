@@ -41,6 +41,16 @@ ENDINGS = [
     ("onednn", 6, f"the memory does not suffice (could not create a primitive); {HELP}"),
     ("cuda", 6, f"the memory does not suffice (CUDA out of memory); {HELP}"),
     ("enomem", 6, f"the memory does not suffice ([Errno 12] Cannot allocate memory); {HELP}"),
+    (
+        "threads",
+        6,
+        "the system lets this user begin no more threads or processes (ulimit -u) (E_THREADS)",
+    ),
+    (
+        "rooms",
+        6,
+        "no folder for temporary files can be written; TMPDIR names another one (E_OUTPUT)",
+    ),
     ("usage", 2, "--x must be 1, got 2 (E_USAGE)"),
     ("package", 2, "needs tea: pip install tea (E_PACKAGE)"),
     ("some", 3, "'bad': the file is empty (E_EMPTY)"),
@@ -199,10 +209,15 @@ def heeded_signals() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def start_sleeping(cwd: Path) -> subprocess.Popen[str]:
+def start_sleeping(cwd: Path, ending: str = "sleep") -> subprocess.Popen[str]:
     """Start the planted command and wait until it sleeps."""
+    place, module = os.path.split(PLANTED[1])
     process = subprocess.Popen(
-        [*PLANTED, "planted", "sleep"], cwd=cwd, stderr=subprocess.PIPE, text=True
+        [PLANTED[0], "-m", module.removesuffix(".py"), "planted", ending],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([place, *sys.path])},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     assert process.stderr.readline() == "sppnet: ready\n"
@@ -219,6 +234,27 @@ def test_signal_saves_and_ends_with_its_code(number: int, code: int, tmp_path: P
     assert (tmp_path / "saved").exists()
     assert shown.startswith("sppnet: stopped")
     assert shown.count("\n") == 1
+
+
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize(
+    ("ending", "number", "code"),
+    [
+        ("sleep in a text", signal.SIGINT, 130),  # for which Python itself would die of SIGINT
+        ("sleep in a text", signal.SIGTERM, 143),
+        ("sleep badly", signal.SIGINT, 130),
+        ("sleep afterwards", signal.SIGINT, 0),
+        ("sleep afterwards", signal.SIGTERM, 0),
+    ],
+)
+def test_signal_at_odd_moments_does_not_change_the_code(
+    ending: str, number: int, code: int, tmp_path: Path
+) -> None:
+    with start_sleeping(tmp_path, ending) as process:
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=5)
+    assert process.returncode == code
+    assert "Traceback" not in shown
 
 
 def test_second_signal_ends_at_once(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def _spoiled(scenes, tmp_path: Path):
     return [bad[0], scenes[1], bad[1], scenes[2], bad[2]]
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [0, 1, 4])
 def test_bad_images_are_recorded_once_and_left_out(
     prepare, scenes, tmp_path: Path, workers: int
 ) -> None:

@@ -1,14 +1,16 @@
 """The command ``sppnet``: runs a command's module, turns every ending into a line and a code.
 
 Exit codes: 0 done, 1 a bug, 2 wrong usage, 3 finished but some inputs failed, 4 nothing usable,
-5 a model or annotation file is unusable, 6 output cannot be written or the memory does not suffice,
-130 and 143 stopped by SIGINT and SIGTERM. A command's module is imported when it is called, and
-imports torch inside its functions, so that ``--help`` is quick.
+5 a model or annotation file is unusable, 6 output cannot be written, or memory or threads do not
+suffice, 130 and 143 stopped by SIGINT and SIGTERM. A command's module is imported when it is
+called, and imports torch inside its functions, so that ``--help`` is quick.
 
 The first signal raises KeyboardInterrupt in the main thread, so that ``with`` and ``finally``
-blocks save what is finished; the exit code is 128 + the signal (130, 143).
+blocks save what is finished; the exit code is 128 + the signal (130, 143). A signal that comes when
+all is done, while Python tidies up, changes nothing.
 """
 
+import atexit
 import errno
 import logging
 import os
@@ -58,6 +60,14 @@ _MEMORY_HELP = (
 _OUTPUT_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asks the command to stop.
+
+    Where KeyboardInterrupt itself passes through ``exec`` of a text, such as that of a dataclass
+    that is being made, ``python -m`` kills itself by SIGINT in the end, whatever was caught.
+    """
+
+
 class StopSignals:
     """Remembers which signal came; installed once, by the command line only.
 
@@ -75,6 +85,18 @@ class StopSignals:
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
+                # the last of all that is done at the end: then no handler is called any more
+                atexit.register(signal.signal, number, signal.SIG_IGN)
+
+    def end_with(self, code: int) -> None:
+        """From now on a signal ends the process at once, and the code stays that of the work."""
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            os._exit(code)
+
+        for number in _SIGNALS:
+            if signal.getsignal(number) == self._stop:
+                signal.signal(number, leave)
 
     @property
     def exit_code(self) -> int | None:
@@ -87,7 +109,7 @@ class StopSignals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        raise KeyboardInterrupt
+        raise Stopped
 
 
 class LazyCommands(TyperGroup):
@@ -151,9 +173,18 @@ def run() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     signals = StopSignals()
     signals.install()
-    code = main(sys.argv[1:], signals)
-    _flush(sys.stdout)
-    sys.exit(code)
+    sys.exit(_run_until_stopped(sys.argv[1:], signals))
+
+
+def _run_until_stopped(arguments: Sequence[str], signals: StopSignals) -> int:
+    """Run one command line; a signal may come at any moment of it."""
+    try:
+        code = main(arguments, signals)
+        _flush(sys.stdout)
+        signals.end_with(code)
+    except KeyboardInterrupt:  # before the first line of the command or after the last
+        return _explain_stop(signals)
+    return code
 
 
 def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
@@ -185,7 +216,9 @@ def main(arguments: Sequence[str], signals: StopSignals | None = None) -> int:
     except typer.Abort:
         return console.WRONG_USAGE
     except Exception as problem:
-        return _explain_memory(problem) or _explain_bug(problem)
+        if signals is not None and signals.received is not None:
+            return _explain_stop(signals)  # a library made another error of the stop
+        return _explain_memory(problem) or _explain_threads(problem) or _explain_bug(problem)
 
 
 def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
@@ -198,9 +231,14 @@ def _invoke(arguments: list[str], signals: StopSignals | None) -> int:
     except SystemExit as ending:  # how typer ends on a closed pipe
         code = console.DONE if isinstance(ending.__context__, OSError) else ending.code
     if code == 130:
-        code = (signals and signals.exit_code) or 130
-        console.note("stopped; what is finished is kept, the same command goes on from there")
+        return _explain_stop(signals)
     return code if isinstance(code, int) else console.DONE
+
+
+def _explain_stop(signals: StopSignals | None) -> int:
+    """Say that a signal stopped the command; the exit code."""
+    console.note("stopped; what is finished is kept, the same command goes on from there")
+    return (signals and signals.exit_code) or 130
 
 
 def _explain_words(problem: Exception) -> int:
@@ -221,6 +259,9 @@ def _explain_system(problem: OSError) -> int:
     """Tell a full or read-only disk, which is the user's to mend, from a bug."""
     if isinstance(problem, BrokenPipeError):
         return console.DONE  # the reader had all it wanted
+    if "No usable temporary directory" in str(problem):  # of Python's tempfile
+        line = "no folder for temporary files can be written; TMPDIR names another one"
+        return _fail(OutputError(line), console.NO_OUTPUT)
     if problem.errno in _OUTPUT_ERRNOS:
         return _fail(
             OutputError(problem.strerror or str(problem), path=problem.filename), console.NO_OUTPUT
@@ -235,6 +276,14 @@ def _explain_memory(problem: Exception) -> int:
     detail = " ".join(str(problem).split()).split(". ")[0][:120]
     line = f"the memory does not suffice{f' ({detail})' if detail else ''}; {_MEMORY_HELP}"
     return _fail(OutputError(line, code="E_MEMORY"), console.NO_OUTPUT)
+
+
+def _explain_threads(problem: Exception) -> int:
+    """Say which limit is reached where no thread can be begun; 0 if that is not what went wrong."""
+    if not isinstance(problem, RuntimeError) or "can't start new thread" not in str(problem):
+        return 0
+    line = "the system lets this user begin no more threads or processes (ulimit -u)"
+    return _fail(OutputError(line, code="E_THREADS"), console.NO_OUTPUT)
 
 
 def _explain_bug(problem: Exception) -> int:

@@ -152,7 +152,7 @@ class Detector(HubModel):
             split: Part of a folder to learn from; "train" or "trainval" if None and there is one.
             cache: Folder in which maps and proposals are kept for a second call; None keeps none.
             device: Where to compute.
-            workers: Threads that look for proposals.
+            workers: Threads that look for proposals; 0 for none but the caller.
             track: Shows progress, on a terminal unless told otherwise.
             **settings: Fields of :class:`sppnet.DetectionConfig` to change.
 

@@ -161,7 +161,7 @@ class CachedFeatures:
         """Compute the proposals of every image from its pixels.
 
         Args:
-            workers: Threads, each of which works on one image at a time.
+            workers: Threads, each of which works on one image at a time; 0 for none but the caller.
             track: Shows progress.
         """
         images = self.usable  # counted before the threads begin to find bad ones

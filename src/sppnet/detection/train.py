@@ -187,7 +187,7 @@ def train_detector(
         cached: The images, with the encoder and the cache.
         names: Class names in the order of the labels.
         config: The constants; the same seed gives the same detector.
-        workers: Threads that look for proposals.
+        workers: Threads that look for proposals; 0 for none but the caller.
         track: Shows progress.
         stage: ``stage(name)`` is a context that times a stage.
         checkpoints: Where the state of a fine-tuning is kept; None keeps none.

@@ -112,6 +112,16 @@ def test_options_of_the_features(data: Path, tmp_path: Path, option: list[str]) 
     assert config["about"]["settings"]["imgsz"] == 32
 
 
+def test_what_a_killed_prediction_left_unfinished_is_removed(
+    data: Path, fitted: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / ".predictions.json.tmp-99999999-0123abcd"
+    left.write_text("half")
+    words = [str(fitted / "model"), str(data / "disc" / "000.png"), "--out", str(tmp_path)]
+    assert main(["classify", "predict", *words]) == 0
+    assert not left.exists()
+
+
 def test_train_then_val_then_predict(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["classify", "train", str(data), *SMALL, "--imgsz", "32,40", "--epochs", "2"]

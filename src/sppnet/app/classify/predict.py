@@ -58,6 +58,7 @@ from sppnet.images import (
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes, write_json
 from sppnet.storage.files import json_text, write_text
+from sppnet.storage.temp_files import stale_temp_files
 
 UNFINISHED, PICTURES = "unfinished", "pictures"
 SHOWN = 20
@@ -170,6 +171,8 @@ def run_predict(
         _say_plan(classifier, listing.paths, chosen)
         return
     cache = FeatureCache(ensure_output_folder(out) / UNFINISHED)
+    for left in stale_temp_files(out):  # of a run that was killed
+        left.unlink()
     found, counts = _Rows(cache), Counter(dict.fromkeys(classifier.names, 0))
     for each in predict_each(classifier, listing.paths, chosen, cache, show):
         if isinstance(each, Problem):
