@@ -11,6 +11,7 @@ import pytest
 from sppnet.storage.temp_files import (
     STALE_SECONDS,
     make_folders,
+    remove_leftovers,
     stale_temp_files,
     temporary_path,
     try_lock,
@@ -38,6 +39,20 @@ def test_a_locked_leftover_has_a_living_writer(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert stale_temp_files(tmp_path) == []
     assert stale_temp_files(tmp_path) == [path]
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    gone, name = "99999999-0123abcd", ".a.json.tmp-"
+    kept = [tmp_path / "others" / f"{name}{gone}", tmp_path / "pictures" / "a.json"]
+    removed = [tmp_path / f"{name}{gone}", tmp_path / "pictures" / "deep" / f"{name}{gone}"]
+    busy = temporary_path(tmp_path / "pictures" / "mine")
+    for each in (*kept, *removed, busy):
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.touch()
+    (tmp_path / f".folder.tmp-{gone}").mkdir()
+    remove_leftovers(tmp_path, "pictures", "missing")
+    assert not any(each.exists() for each in removed)
+    assert all(each.exists() for each in (*kept, busy))
 
 
 def test_a_name_is_cut_between_characters(tmp_path: Path) -> None:

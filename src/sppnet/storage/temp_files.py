@@ -63,6 +63,19 @@ def stale_temp_files(folder: Path) -> list[Path]:
     return [path for path, match in matches if match and _is_abandoned(path, int(match["pid"]))]
 
 
+def remove_leftovers(folder: Path, *trees: str) -> None:
+    """Remove the files that killed processes left half written.
+
+    Args:
+        folder: Is looked through itself.
+        *trees: Names of folders in it that are looked through with all that is in them.
+    """
+    within = [Path(place) for name in trees for place, _, _ in os.walk(folder / name)]
+    for left in (left for place in (folder, *within) for left in stale_temp_files(place)):
+        with suppress(OSError):  # somebody else has removed it, or it is a folder
+            left.unlink()
+
+
 def try_lock(descriptor: int) -> bool:
     """Take the exclusive lock of an open file, if it is free; closing or dying frees it.
 

@@ -435,6 +435,20 @@ def test_a_model_without_an_operating_point_counts_from_zero_and_says_so(
     assert all("confidence" not in each for each in _found(out))
 
 
+def test_what_a_killed_prediction_left_half_written_is_removed(
+    places: Path, cameras: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "overlays" / "deep").mkdir(parents=True)
+    folders = (out, out / "overlays", out / "overlays" / "deep")
+    left = [folder / ".a.jpg.tmp-99999999-0123abcd" for folder in folders]
+    for each in left:
+        each.write_text("half")
+    words = ["detect", "predict", str(places / "model"), str(cameras / "cam1"), "--out", str(out)]
+    assert main(words) == 0
+    assert not any(each.exists() for each in left)
+
+
 def test_a_video_gives_counts_and_a_drawn_video(
     data: Path, places: Path, tmp_path: Path, capsys
 ) -> None:

@@ -58,7 +58,7 @@ from sppnet.images import (
 from sppnet.progress import Track
 from sppnet.storage import FeatureCache, ensure_output_folder, write_bytes, write_json
 from sppnet.storage.files import json_text, write_text
-from sppnet.storage.temp_files import stale_temp_files
+from sppnet.storage.temp_files import remove_leftovers
 
 UNFINISHED, PICTURES = "unfinished", "pictures"
 SHOWN = 20
@@ -87,7 +87,8 @@ def run_val(
         _say_plan(classifier, dataset.paths, chosen)
         return
     begin = time.perf_counter()
-    found = _predict(classifier, dataset.paths, chosen, ensure_output_folder(out))
+    remove_leftovers(ensure_output_folder(out), PICTURES)
+    found = _predict(classifier, dataset.paths, chosen, out)
     seconds = time.perf_counter() - begin
     shared.report_each(found.problems)
     if not len(found.kept):
@@ -171,8 +172,7 @@ def run_predict(
         _say_plan(classifier, listing.paths, chosen)
         return
     cache = FeatureCache(ensure_output_folder(out) / UNFINISHED)
-    for left in stale_temp_files(out):  # of a run that was killed
-        left.unlink()
+    remove_leftovers(out, PICTURES)
     found, counts = _Rows(cache), Counter(dict.fromkeys(classifier.names, 0))
     for each in predict_each(classifier, listing.paths, chosen, cache, show):
         if isinstance(each, Problem):

@@ -41,6 +41,7 @@ from sppnet.images.listing import DETECTIONS, OVERLAYS, Listing, distinct_ids
 from sppnet.images.video import VideoWriter, frame_rate
 from sppnet.progress import Track
 from sppnet.storage import ensure_output_folder, sha256_bytes, write_bytes
+from sppnet.storage.temp_files import remove_leftovers
 from sppnet.storage.tensors import digest_of
 
 LONGEST_STEM = 240  # bytes; with a number and an ending it must fit into the 255 of a name
@@ -109,7 +110,7 @@ class VideoJob:
             if (self.out / f"{video.stem}.mp4").resolve() == video.resolve():
                 raise UsageError(f"--out {self.out} would put what is drawn over it", path=video)
         detector = open_detectors(self.models, self.device, self.overrides)
-        ensure_output_folder(self.out)
+        remove_leftovers(ensure_output_folder(self.out))
         tally = Tally(listed=len(self.videos))
         for video in self.videos:
             try:
@@ -185,8 +186,9 @@ class PredictionJob:
         detector = open_detectors(self.models, self.device, self.overrides)
         thresholds, why = self._thresholds(detector)
         note(why)
+        remove_leftovers(ensure_output_folder(self.out), OVERLAYS)
         store = OutcomeStore(
-            ensure_output_folder(self.out) / "cache",
+            self.out / "cache",
             detector,
             self.proposals_file,
             fresh=fresh,

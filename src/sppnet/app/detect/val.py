@@ -34,6 +34,7 @@ from sppnet.images import DetectionDataset, LabelledImage, open_detection_datase
 from sppnet.images.listing import DETECTIONS
 from sppnet.storage import ensure_output_folder, write_json
 from sppnet.storage.runs import environment
+from sppnet.storage.temp_files import remove_leftovers
 
 
 @dataclass
@@ -75,7 +76,7 @@ class ScoringJob:
             NothingUsableError: If no image of the split could be scored.
         """
         detector, dataset = self._open()
-        ensure_output_folder(self.out)
+        remove_leftovers(ensure_output_folder(self.out))
         store = OutcomeStore(self.out / "cache", detector, self.proposals_file, fresh=fresh)
         problems = list(dataset.problems)
         outcomes: dict[LabelledImage, ImageOutcome] = {}
