@@ -266,7 +266,7 @@ BARS = [
         "D1",
         "Of 20,000 requests over 64 connections every one gets its own answer",
         "python benchmarks/serve_answers.py stub",
-        PARTLY,
+        MET,
         "2,000 of a real model to the letter: `serve_answers.py model`; a form's photos are shared "
         "out among the workers, none computed together",
         slow=True,
@@ -310,7 +310,7 @@ BARS = [
         "1,000 clients that drip heads or bodies, say nothing or do not read are let go, and "
         "nobody else is refused meanwhile",
         "python benchmarks/serve_slow.py",
-        PARTLY,
+        MET,
         "the two 99th percentiles are of a machine with other work",
         slow=True,
     ),

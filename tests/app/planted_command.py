@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import hashlib
 import logging
 import sys
 import time
@@ -67,6 +68,9 @@ def planted(ending: str, seed: Seed = 0, debug: Debug = False) -> None:
         sleep()
     if ending == "sleep in a text":
         exec("sleep()", globals())  # as dataclasses do
+    if ending == "compute":
+        note("ready")
+        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 60_000_000)  # no signal is heeded meanwhile
     if ending == "sleep badly":
         try:
             sleep()

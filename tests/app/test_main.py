@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -265,3 +266,15 @@ def test_second_signal_ends_at_once(tmp_path: Path) -> None:
             pass
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=5) == 143
+
+
+@pytest.mark.usefixtures("heeded_signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_second_signal_ends_a_computation(number: int, code: int, tmp_path: Path) -> None:
+    with start_sleeping(tmp_path, "compute") as process:
+        time.sleep(0.5)
+        process.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):  # the first waits for the end of it
+            process.wait(timeout=1)
+        process.send_signal(number)
+        assert process.wait(timeout=5) == code
