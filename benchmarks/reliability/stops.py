@@ -355,6 +355,7 @@ def main() -> None:
     chosen.commands = chosen.commands or (WORDS if chosen.way == "signals" else PREDICTING)
     # Nothing has computed here yet, so there are no threads that a fork could lose.
     warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch has no other threads in a fork
     import_all()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

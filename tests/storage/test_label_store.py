@@ -319,18 +319,22 @@ def test_names_of_whole_photos_are_kept_as_boxes_are(store: LabelStore) -> None:
     store.put("a.jpg", [], names=["cat", "dog"])
     store.put("b.jpg", [CAT], author="Ann")
     store.put("a.jpg", [], state="empty")
-    again = reopened(store)
-    assert again.undo("a.jpg").names == ("cat", "dog")
-    assert [each.names for each in again.history("a.jpg")] == [("cat", "dog"), (), ("cat", "dog")]
-    again.merge_classes("dog", "cat")
-    assert again.labels("a.jpg").names == ("cat",)
-    assert again.labels("b.jpg").boxes == (CAT,)
-    assert again.count_labelled() == 2
-    with pytest.raises(ValueError, match="must not be empty"):
-        again.put("a.jpg", [], names=[""])
-    with pytest.raises(ValueError, match="labelled if they have boxes"):
-        again.put("a.jpg", [], names=["cat"], state="empty")
-    again.close()
+    with reopened(store) as again:
+        assert again.undo("a.jpg").names == ("cat", "dog")
+        assert [each.names for each in again.history("a.jpg")] == [
+            ("cat", "dog"),
+            (),
+            ("cat", "dog"),
+        ]
+        again.merge_classes("dog", "cat")
+        assert again.labels("a.jpg").names == ("cat",)
+        assert again.labels("b.jpg").boxes == (CAT,)
+        assert again.count_labelled() == 2
+        with pytest.raises(ValueError, match="must not be empty"):
+            again.put("a.jpg", [], names=[""])
+        with pytest.raises(ValueError, match="labelled if they have boxes"):
+            again.put("a.jpg", [], names=["cat"], state="empty")
+        again.close()
 
 
 def test_classes_that_cannot_be_merged_or_split_are_said(store: LabelStore) -> None:
@@ -415,3 +419,14 @@ def test_what_else_is_known_of_a_photo_goes_unless_it_is_to_be_kept(store: Label
     edit = PhotoLabels("a.jpg", 1, "labelled", (DOG,), {"depth": 3})
     assert store.put_all([edit], keep_extra=True)[0].extra == {"folder": "x"}
     assert store.put_all([edit])[0].extra == {"depth": 3}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks Linux which files are open")
+def test_a_store_that_is_refused_is_closed(tmp_path: Path) -> None:
+    LabelStore(tmp_path / "s", tmp_path).close()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError) as refused:
+        LabelStore(tmp_path / "s", tmp_path / "other")
+    names = [os.path.realpath(place) for place in Path("/proc/self/fd").iterdir()]
+    assert refused.value is not None  # its frames still hold the store
+    assert not [name for name in names if name.startswith(str(tmp_path))]

@@ -1,6 +1,7 @@
 """``ClassSession``: name whole photos, and have a classifier that learns from each name at once."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from threading import RLock
@@ -121,9 +122,12 @@ class ClassSession(PhotoSession):
             OutputError: If the store cannot be made.
         """
         photos = list_photos(folder)
-        kept = open_store(folder, store, "classify", photos)
-        config = config or FitConfig()
-        return cls(Path(folder), kept, config, background=background, author=author, photos=photos)
+        with ExitStack() as undone:  # a store that nobody can reach is closed
+            kept = undone.enter_context(open_store(folder, store, "classify", photos))
+            config, folder = config or FitConfig(), Path(folder)
+            session = cls(folder, kept, config, background=background, author=author, photos=photos)
+            undone.pop_all()
+        return session
 
     @property
     def state(self) -> SessionState:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -150,16 +151,19 @@ class LabelSession(PhotoSession):
             OutputError: If the store cannot be made.
         """
         photos = list_photos(folder)
-        kept = open_store(folder, store, "detect", photos)
-        return cls(
-            Path(folder),
-            kept,
-            config or DetectionConfig(),
-            background=background,
-            author=author,
-            learns_edits=learns_edits,
-            photos=photos,
-        )
+        with ExitStack() as undone:  # a store that nobody can reach is closed
+            kept = undone.enter_context(open_store(folder, store, "detect", photos))
+            session = cls(
+                Path(folder),
+                kept,
+                config or DetectionConfig(),
+                background=background,
+                author=author,
+                learns_edits=learns_edits,
+                photos=photos,
+            )
+            undone.pop_all()
+        return session
 
     @property
     def state(self) -> SessionState:

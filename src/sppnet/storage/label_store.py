@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -67,8 +67,7 @@ class LabelStore:
         self.folder = Path(folder)
         self.path = self.folder / STORE_FILE
         self._lock = threading.RLock()
-        self._labelled: set[str] = set()  # as of edit `_counted`
-        self._counted = 0
+        self._labelled, self._counted = set[str](), 0  # as of edit `_counted`
         if photos is None and not self.path.is_file():
             raise UsageError(f"there is no label store ({STORE_FILE}) here", path=self.folder)
         if photos is not None:
@@ -80,9 +79,10 @@ class LabelStore:
             self._db = sqlite3.connect(
                 self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                self._db.execute(f"PRAGMA {pragma}")
-        self._prepare(photos)
+        with ExitStack() as undone:
+            undone.callback(self._db.close)
+            self._prepare(photos)
+            undone.pop_all()
 
     def __enter__(self) -> "LabelStore":
         return self
@@ -322,6 +322,9 @@ class LabelStore:
 
     def _prepare(self, photos: str | Path | None) -> None:
         """Make the tables of a new store, or check those of an old one."""
+        with self._failures():
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                self._db.execute(f"PRAGMA {pragma}")
         with self._writing():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and photos is not None:

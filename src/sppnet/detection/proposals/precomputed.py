@@ -1,6 +1,5 @@
 """Proposals that another program computed: npz, COCO results JSON, or the MAT files of 2014."""
 
-import lzma
 import math
 import os
 import struct
@@ -30,10 +29,11 @@ from sppnet.storage.files import read_bytes, read_json, sha256_bytes
 MAX_BYTES = 2 << 30  # of a file, and of what is unpacked from it
 # Proposals may reach this far beyond the image: rounding, or another convention of corners.
 SLACK_PIXELS = 2.0
-# zipfile: NotImplementedError for methods, RuntimeError for passwords; ast, tokenize: for headers
+NPZ_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # those that NumPy writes
+# zipfile: NotImplementedError for versions, RuntimeError for passwords; ast, tokenize: for headers
 _NPZ_FAULTS = (
     OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError,
-    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error,
+    SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 MAT_HEADER, MAT_START = 128, 4096
 MOST_RATIO = 250  # of unpacked to packed bytes; boxes come to about 10
@@ -214,6 +214,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     """One array; its header must announce as many bytes as there are before they are read."""
+    if member.compress_type not in NPZ_METHODS:
+        raise ValueError(f"{member.filename!r} is packed by method {member.compress_type}")
     with archive.open(member) as file:
         version = read_magic(file)
         read_header = {(1, 0): read_array_header_1_0, (2, 0): read_array_header_2_0}[version]
