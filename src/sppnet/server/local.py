@@ -325,7 +325,7 @@ class PatientProtocol(H11Protocol):
         latest = self.loop.time() - rest
         spare = min(
             (each for each in self.connections if isinstance(each, PatientProtocol)
-             and each is not self and each._rests and each._since <= latest),
+             and each._since <= latest and each._rests and each is not self),
             key=lambda each: (each.cycle is not None, each._since), default=None,
         )  # fmt: skip
         if spare is not None:
