@@ -225,6 +225,7 @@ def main() -> None:
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="Not below /tmp.")
     parser.add_argument("--out", type=Path, help="JSON file of the figures.")
     chosen = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # in peace as where there are no more
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(dir=chosen.memory) as folder:
         figures = measure(Path(folder), chosen)

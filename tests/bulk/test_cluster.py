@@ -103,6 +103,23 @@ def test_a_damaged_file_is_named(photos, tmp_path):
         assert store.finished() == set()
 
 
+def test_a_file_is_not_called_damaged_where_threads_are_missing(photos, tmp_path, monkeypatch):
+    with ParquetRows(tmp_path, NOTHING) as store:
+        store.add(look_at(NOTHING, _paths(photos)[:2]))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        said = "Failed to launch worker thread: Resource temporarily unavailable"
+        raise OSError(f"Unknown error: {said}")  # as Arrow words it
+
+    monkeypatch.setattr(parquet.ParquetFile, "read", refuse)
+    with (
+        ParquetRows(tmp_path, NOTHING) as store,
+        pytest.raises(RuntimeError, match="can't start new thread"),  # told as E_THREADS
+    ):
+        store.finished()
+    assert (tmp_path / "rows" / "part-000000.parquet").exists()
+
+
 def test_two_commands_do_not_write_into_one_folder(tmp_path):
     with ParquetRows(tmp_path, NOTHING), pytest.raises(OutputError, match="another command"):
         ParquetRows(tmp_path, NOTHING)

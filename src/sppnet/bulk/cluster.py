@@ -228,6 +228,8 @@ class ParquetRows:
             yield
         except (OSError, pyarrow.ArrowException, KeyError) as error:
             words = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if "launch worker thread" in words:  # the file is sound
+                raise RuntimeError("can't start new thread") from error
             rule = f"is damaged ({words}); delete it, and its photos are looked at again"
             raise UnusableFileError(rule, path=part, code="E_FORMAT") from error
 
