@@ -3,7 +3,7 @@
 Protocol: a line "WRITER<tab>FOLDER<tab>SECONDS" on stdin; the answer is one JSON line with what the
 writer had acknowledged when SIGKILL reached it. "share<tab>FOLDER<tab>COUNT" runs COUNT writers on
 one cache to their end and answers their exit codes; "share and kill<tab>FOLDER<tab>SECONDS" runs
-eight, kills the first after SECONDS, and answers the same.
+eight, kills the last after SECONDS, and answers the same.
 """
 
 import json
@@ -95,7 +95,7 @@ def share(folder: Path, processes: int) -> list[int]:
 
 
 def share_and_kill(folder: Path, seconds: float) -> list[int]:
-    """Let eight processes fill and read one cache, and kill the first of them after a while."""
+    """Let eight processes fill and read one cache, and kill the last of them after a while."""
     children = []
     for _ in range(8):
         child = os.fork()
@@ -103,7 +103,7 @@ def share_and_kill(folder: Path, seconds: float) -> list[int]:
             os._exit(use_cache(folder))
         children.append(child)
     time.sleep(seconds)
-    os.kill(children[0], signal.SIGKILL)
+    os.kill(children[-1], signal.SIGKILL)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 

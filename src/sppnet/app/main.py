@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -80,7 +79,6 @@ class StopSignals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._process = 0
-        self._told: socket.socket | None = None
 
     def install(self) -> None:
         """Listen to SIGINT and SIGTERM, unless the caller had them ignored (``nohup``)."""
@@ -94,21 +92,22 @@ class StopSignals:
 
     def _watch(self) -> None:
         """End at the second signal even while a library computes: Python heeds none meanwhile."""
-        heard, told = socket.socketpair()
-        told.setblocking(False)
-        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-        if hasattr(os, "register_at_fork"):  # a worker that is forked would tell of its own signals
-            os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+        if not hasattr(os, "register_at_fork"):  # Windows, where a pipe always blocks
+            return
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        # a worker that is forked would tell of its own signals
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
         def watch() -> None:
             count = 0
-            while numbers := heard.recv(16):
+            while numbers := os.read(heard, 16):
                 ours = [each for each in numbers if signal.getsignal(each) == self._stop]
                 count += len(ours)
                 if ours and count > 1:
                     os._exit(128 + ours[-1])
 
-        self._told = told  # or it would be closed
         threading.Thread(target=watch, name="sppnet-signals", daemon=True).start()
 
     def end_with(self, code: int) -> None:
