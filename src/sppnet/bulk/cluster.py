@@ -36,7 +36,7 @@ from sppnet.errors import OutputError, SppnetError, UnusableFileError, UsageErro
 from sppnet.images.decode import MAX_PIXELS_VARIABLE
 from sppnet.storage import ensure_output_folder, read_bytes, write_bytes
 from sppnet.storage.files import json_text
-from sppnet.storage.temp_files import stale_temp_files, try_lock
+from sppnet.storage.temp_files import remove_leftovers, try_lock
 
 if TYPE_CHECKING:
     import pyarrow
@@ -130,8 +130,7 @@ class ParquetRows:
         """Take the lock, sweep, and look at what is there."""
         if not try_lock(self._lock):
             raise OutputError("another command writes here", path=self.folder)
-        for left in stale_temp_files(self.folder):
-            left.unlink()
+        remove_leftovers(self.folder)
         for part in self.parts():
             if fresh:
                 part.unlink()

@@ -18,7 +18,7 @@ from torch import Tensor
 from sppnet.errors import OutputError, UnusableFileError
 from sppnet.storage.files import output_error, read_bytes, write_bytes
 from sppnet.storage.runs import package_versions
-from sppnet.storage.temp_files import ON_WINDOWS, make_folders, stale_temp_files
+from sppnet.storage.temp_files import ON_WINDOWS, make_folders, remove_leftovers
 from sppnet.storage.tensors import bytes_to_tensors, tensors_to_bytes
 
 # Part of every key and every header: a new layout of records can never meet an old one.
@@ -79,9 +79,7 @@ class FeatureCache:
         self._temporary_folder = self.folder / "unfinished"
         _make_private(self.folder)
         _make_private(self._temporary_folder)
-        for path in stale_temp_files(self._temporary_folder):
-            with suppress(OSError):  # another process may sweep at the same time
-                path.unlink()
+        remove_leftovers(self._temporary_folder)
 
     @staticmethod
     def make_key(**parts: Part) -> str:

@@ -71,9 +71,10 @@ def remove_leftovers(folder: Path, *trees: str) -> None:
         *trees: Names of folders in it that are looked through with all that is in them.
     """
     within = [Path(place) for name in trees for place, _, _ in os.walk(folder / name)]
-    for left in (left for place in (folder, *within) for left in stale_temp_files(place)):
-        with suppress(OSError):  # somebody else has removed it, or it is a folder
-            left.unlink()
+    for place in (folder, *within):
+        for left in stale_temp_files(place):
+            with suppress(OSError):  # another process sweeps at the same time, or it is a folder
+                left.unlink()
 
 
 def try_lock(descriptor: int) -> bool:
