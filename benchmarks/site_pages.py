@@ -18,9 +18,8 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import nbclient
 import nbformat
@@ -29,7 +28,7 @@ from sppnet.app.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-NOTHING: Mapping[str, str] = MappingProxyType({})
+
 sys.path.insert(0, str(ROOT / "tests"))
 
 from readme_blocks import commands_of, fenced_blocks  # noqa: E402 - it lies among the tests
@@ -87,25 +86,16 @@ def draw_data() -> int:
     return run_page(INDEX)
 
 
-def run_notebook(
-    path: Path, folder: Path, *, instead: Mapping[str, str] = NOTHING, keep: bool = False
-) -> int:
+def run_notebook(path: Path, folder: Path, *, keep: bool = False) -> int:
     """Execute a notebook in a folder; how many cells of code ran.
 
     Args:
         path: The notebook.
         folder: Where it runs.
-        instead: What is written in place of texts that stand in it once, such as smaller numbers.
         keep: Write it with what it shows.
-
-    Raises:
-        ValueError: If such a text does not stand in it once.
     """
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    for text, other in instead.items():
-        (cell,) = (cell for cell in code if text in cell.source)
-        cell.source = cell.source.replace(text, other)
     nbclient.NotebookClient(
         notebook, timeout=LONGEST, resources={"metadata": {"path": str(folder)}}
     ).execute()

@@ -149,33 +149,15 @@ def test_notebook_is_kept_executed_and_without_errors(path: Path) -> None:
     assert str(ROOT.parent) not in path.read_text(encoding="utf-8")  # no paths of a machine
 
 
-# Smaller numbers, so that all cells run in seconds; as they stand they run with -m slow.
-SMALLER: dict[str, dict[str, str]] = {
-    "claims": {
-        "per_class=16": "per_class=4",
-        "splits=5": "splits=2",
-        "epochs=12, sizes=(96, 128)": "epochs=1, sizes=(64, 96)",
-        '"graph", 32, 100, (64, 64)': '"graph", 4, 30, (16, 16)',
-        "count=40": "count=8",
-        "limit=10": "limit=2",
-    },
-    "layer_and_bins": {},
-    "twenty_photos": {
-        "count=60": "count=12",
-        "order[:20]": "order[:8]",
-        "order[20:]": "order[8:]",
-        "(5, 10)": "(4,)",
-        "range(200)": "range(10)",
-    },
-}
+QUICK = "layer_and_bins"  # in seconds; the others take a minute
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_with_less(path: Path, tmp_path: Path) -> None:
-    assert run_notebook(path, tmp_path, instead=SMALLER[path.stem]) > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem == QUICK else [pytest.mark.slow])
+        for path in NOTEBOOKS
+    ],
+)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     assert run_notebook(path, tmp_path) > 0

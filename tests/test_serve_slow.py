@@ -40,6 +40,7 @@ def test_each_line_of_the_bar_is_seen_to_be_broken(change: dict, wanted: list[st
     assert serve_slow.judge(seen, held["kilobytes"], is_again=False)["beyond"] == wanted
 
 
+@pytest.mark.slow
 def test_a_few_slow_clients_are_let_go() -> None:
     options = Namespace(share=0.02, seconds=16.0, milliseconds=5.0, again=False)
     counts = {"heads": 5, "bodies": 5, "idle": 10, "readers": 0}
