@@ -11,6 +11,7 @@ from sppnet.detection.assign import Views
 from sppnet.detection.proposals.anchors import AnchorProposer
 from sppnet.errors import MissingPackageError
 from sppnet.images import draw_detection_set, load_image, open_detection_dataset
+from sppnet.images.decode import decode_content
 from sppnet.storage import FeatureCache
 
 
@@ -60,7 +61,7 @@ def test_second_pass_neither_convolves_nor_proposes(prepare, scenes, monkeypatch
     cached = prepare()
     monkeypatch.setattr(cached.encoder, "encode_scale", refuse)
     monkeypatch.setattr("sppnet.detection.feature_set.propose", refuse)
-    monkeypatch.setattr("sppnet.images.dataset.load_compact", refuse)
+    monkeypatch.setattr("sppnet.detection.feature_set.decode_content", refuse)
     second = [(e.maps, w) for _, e, w in cached]
     assert len(second) == len(first) == len(scenes)
     for (maps, proposals), (maps_again, proposals_again) in zip(first, second, strict=True):
@@ -337,3 +338,15 @@ def test_parts_have_the_maps_of_their_pixels_and_proposals_of_which_half_is_seen
     recomputed = cached.cache.misses
     cached.encode_all(views=views)
     assert cached.cache.misses == recomputed == 9 * len(scenes)  # 2 scales of 4 views, proposals
+
+
+def test_a_photo_is_decoded_once_for_all_that_is_seen_of_it(prepare, scenes, monkeypatch) -> None:
+    cached, decoded = prepare(short_sides=(64, 96)), []
+
+    def count(data: bytes, path: Path) -> torch.Tensor:
+        decoded.append(path)
+        return decode_content(data, path)
+
+    monkeypatch.setattr("sppnet.detection.feature_set.decode_content", count)
+    cached.encode_all(views=Views(mirror=True, crops=True))
+    assert sorted(decoded) == sorted(image.path for image in scenes)

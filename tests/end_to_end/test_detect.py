@@ -155,7 +155,7 @@ def test_lost_model_is_trained_again_from_the_cache(
     def refuse(*args):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("sppnet.images.dataset.load_compact", refuse)
+    monkeypatch.setattr("sppnet.detection.feature_set.decode_content", refuse)
     assert main(["detect", "train", str(data), *SMALL, *FEW, "--out", str(copy)]) == 0
     first, second = (each / "model" / "model.safetensors" for each in (run, copy))
     assert first.read_bytes() == second.read_bytes()

@@ -23,6 +23,7 @@ from image_files import encode, encoded_formats, photo
 from sppnet.errors import InputError
 from sppnet.images import decode, decode_image, load_image, read_image_size, to_image
 from sppnet.images.decode import decode_content, read_content, read_stored_size
+from sppnet.images.transforms import as_floats
 
 PICTURE = photo()
 TRUTH = torch.from_numpy(np.array(PICTURE)).permute(2, 0, 1).float() / 255
@@ -393,16 +394,21 @@ def test_the_limit_can_be_set_for_a_process_and_its_children(monkeypatch, tmp_pa
     assert torch.equal(load_image(path), TRUTH)
 
 
-@pytest.mark.parametrize("name", ["PNG", "WEBP", "JPEG", "RGBA webp"])
-def test_a_large_image_may_stay_bytes_and_has_the_same_pixels(monkeypatch, name):
+IN_BYTES = {"1", "1 tiff", "L", "L bmp", "P", "P 4 bit", "P 2 bit", *encoded_formats(PICTURE)}
+
+
+@pytest.mark.parametrize("name", [*MODES, *encoded_formats(PICTURE)])
+def test_what_has_eight_bits_may_stay_bytes_and_has_the_same_pixels(monkeypatch, name):
     data = MODES[name][0] if name in MODES else encoded_formats(PICTURE)[name]
-    whole = decode_image(data)
-    assert torch.equal(decode_image(data, compact=True), whole)
+    whole, small = decode_image(data), decode_image(data, compact=True)
+    assert whole.dtype == torch.float32
+    assert small.dtype == (torch.uint8 if name in IN_BYTES else torch.float32)
+    assert torch.equal(as_floats(small), whole)
     monkeypatch.setattr("sppnet.images.decode.LARGE_PIXELS", 100)
     assert torch.equal(decode_image(data), whole)
-    small = decode_image(data, compact=True)
-    assert small.dtype == torch.uint8
-    assert float((small.float() / 255 - whole).abs().max()) <= (0.51 / 255 if "RGBA" in name else 0)
+    rounded = decode_image(data, compact=True)
+    assert rounded.dtype == torch.uint8
+    assert distance(as_floats(rounded), whole) <= (0 if name in IN_BYTES else 0.51 / 255)
 
 
 WEBP_BOMBS = {
@@ -610,7 +616,7 @@ def test_a_file_that_changes_between_two_readings_is_one_of_both(tmp_path):
     thread.start()
     try:
         found = [load_image(path) for _ in range(150)]
-        found += [decode_content(read_content(path), path) for _ in range(150)]
+        found += [as_floats(decode_content(read_content(path), path)) for _ in range(150)]
     finally:
         stop.set()
         thread.join()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
@@ -177,11 +177,16 @@ class CachedFeatures:
             views: What is convolved of each image.
         """
         images = self.usable
-        seen, total = each_view(images, views), len(images) * views.each
         with WriteBehind(self.cache) as later:
-            encode = torch.no_grad()(self.attempt(lambda image: self.encoded(image, put=later.put)))
-            shown = track(seen, "convolving images", total=total)
-            for _, ready in work_ahead(shown, encode, self.encoder.workers):
+
+            @torch.no_grad()
+            def encode(image: LabelledImage) -> None:
+                pixels = cache(partial(self._decode, image))  # once for all that is seen of it
+                for view in views.of(image):
+                    self.encoded(view, later.put, pixels)
+
+            shown = track(images, "convolving images", total=len(images))
+            for _, ready in work_ahead(shown, self.attempt(encode), self.encoder.workers):
                 ready.result()
 
     def propose_learnt(self, track: Track = no_tracking) -> None:
@@ -239,7 +244,7 @@ class CachedFeatures:
         record = self.cache.get(key)
         if record is None:
             found = propose(
-                self._pixels(image),
+                self._decode(image),
                 self.method,
                 self.max_proposals,
                 self.seed,
@@ -274,12 +279,19 @@ class CachedFeatures:
             (put or self.cache.put)(key, record)
         return record["boxes"]
 
-    def encoded(self, image: LabelledImage, put: Put | None = None) -> EncodedImage:
+    def encoded(
+        self,
+        image: LabelledImage,
+        put: Put | None = None,
+        decode: Callable[[], Tensor] | None = None,
+    ) -> EncodedImage:
         """Give the feature maps of an image.
 
         Args:
             image: One of the images, or a view of one.
             put: Stores a map that had to be computed; the cache's own ``put`` if None.
+            decode: Gives the pixels of the whole file, where a map has to be computed; None to
+                read them.
 
         Returns:
             The maps at every scale.
@@ -293,7 +305,8 @@ class CachedFeatures:
             key = self._map_key(image, short_side)
             record = self.cache.get(key)
             if record is None:
-                pixels = self._pixels(image) if pixels is None else pixels
+                if pixels is None:
+                    pixels = image.show(self._decode(image) if decode is None else decode())
                 record = self._convolve(pixels, short_side)
                 (put or self.cache.put)(key, record)
             maps.append(record["map"].permute(0, 3, 1, 2).to(self.encoder.device))
@@ -395,8 +408,8 @@ class CachedFeatures:
             self._digests[image.path] = sha256_bytes(read_content(image.path))
         return self._digests[image.path]
 
-    def _pixels(self, image: LabelledImage) -> Tensor:
-        """Decode the bytes under whose hash results are kept: (3, H, W), RGB 0..1.
+    def _decode(self, image: LabelledImage) -> Tensor:
+        """Decode the bytes under whose hash results are kept: (3, H, W) of the whole file.
 
         A photo that was exchanged during the run is left out: its boxes belong to another one.
         """
@@ -406,7 +419,7 @@ class CachedFeatures:
         pixels = decode_content(data, image.path)
         if pixels.shape[1:] != (image.part_of or image).size_hw:
             raise InputError(CHANGED, path=image.path, code="E_UNREADABLE")
-        return image.show(pixels)
+        return pixels
 
     def attempt(self, work: Callable[[LabelledImage], T]) -> Callable[[LabelledImage], T | None]:
         """Wrap a function of an image, so that a bad image is recorded and does not end the run."""

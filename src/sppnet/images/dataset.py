@@ -26,7 +26,7 @@ from sppnet.errors import (
 )
 from sppnet.geometry import clip_boxes, flip_boxes
 from sppnet.geometry.boxes import box_area
-from sppnet.images.decode import content_number, load_compact, read_image_size, read_stored_size
+from sppnet.images.decode import content_number, load_image, read_image_size, read_stored_size
 from sppnet.images.listing import distinct_ids, relative_names
 from sppnet.images.transforms import flip_left_right
 from sppnet.storage.files import read_lines
@@ -74,12 +74,12 @@ class LabelledImage:
     part_of: "LabelledImage | None" = None
     corner_xy: tuple[int, int] = (0, 0)
 
-    def load(self) -> Tensor:
+    def load(self, *, compact: bool = False) -> Tensor:
         """Decode the image: (3, H, W) float32, RGB, 0..1; raises ``InputError``.
 
-        More than 25,000,000 pixels are left in uint8, 0..255, which :func:`resize_image` takes.
+        With ``compact`` mostly uint8, 0..255, as :func:`load_image` says.
         """
-        return self.show(load_compact(self.path))
+        return self.show(load_image(self.path, compact=compact))
 
     def show(self, pixels: Tensor) -> Tensor:
         """Cut and mirror the (3, H, W) pixels of the whole file as this image has them."""

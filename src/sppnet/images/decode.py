@@ -40,6 +40,7 @@ from sppnet.images.formats import (
 from sppnet.images.transforms import (
     array_to_tensor,
     fit_clear_grey,
+    has_bytes,
     has_more_frames,
     pixels_to_tensor,
     read_orientation,
@@ -50,7 +51,7 @@ from sppnet.storage.files import open_regular_file, read_capped
 
 MAX_PIXELS = 100_000_000
 MAX_PIXELS_VARIABLE = "SPPNET_MAX_PIXELS"  # set by --max-pixels, for child processes, too
-# Up to here pixels are floats; larger photos may stay bytes, a quarter of that, until resized.
+# Up to here pixels of more than 8 bits are floats; larger photos may be rounded to bytes.
 LARGE_PIXELS = 25_000_000
 MAX_FILE_BYTES = 1 << 30
 # Pillow refuses twice its own warning limit whatever is asked of it.
@@ -62,7 +63,6 @@ _NATIVE = {"F;32BF": "F;32NF", "I;32B": "I;32N", "I;32BS": "I;32NS", "I;16BS": "
 LOGGER = logging.getLogger("sppnet.images")
 MOST_TOLD = 20  # files whose further frames are told of
 _told: set[str] = set()
-# What a caller may have in hand; `to_image` makes a tensor of it.
 ImageSource = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -76,10 +76,10 @@ def load_image(
     """Read an image file as RGB.
 
     The format is told by content (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO, PPM, and HEIC with the
-    extra ``sppnet[heif]``), the size limit is decided
-    from the header before pixels are allocated, EXIF orientation is applied, the first frame is
-    taken (the logger ``sppnet.images`` says once that a file has more). Colour profiles are not
-    applied. Reading never blocks and never changes the file.
+    extra ``sppnet[heif]``), the size limit is decided from the header before pixels are
+    allocated, EXIF orientation is applied, the first frame is taken (the logger ``sppnet.images``
+    says once that a file has more). Colour profiles are not applied. Reading never blocks and
+    never changes the file.
 
     Args:
         path: The file; a folder, pipe or device is refused.
@@ -87,11 +87,11 @@ def load_image(
             what the variable SPPNET_MAX_PIXELS says.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early; the missing rows are black
             or grey. Try without first: then the caller knows which images were cut.
-        compact: Leave an image of more than 25,000,000 pixels in bytes, for a caller that resizes
-            it (:func:`resize_image` gives what floats would give).
+        compact: Leave what is 8 bits a channel in bytes, and more than 25,000,000 pixels of any
+            kind, for a caller that resizes it (:func:`resize_image` gives what floats would give).
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
+        (3, H, W) float32, RGB, 0..1, finite; if ``compact``, mostly uint8, 0..255.
 
     Raises:
         InputError: With code E_EMPTY, E_TRUNCATED, E_FORMAT, E_TOO_LARGE or E_UNREADABLE.
@@ -124,10 +124,10 @@ def decode_image(
         data: The file's bytes, or a seekable binary file.
         max_pixels: As for ``load_image``.
         allow_truncated: Accept a JPEG, PNG, GIF or BMP that ends early.
-        compact: As for ``load_image``.
+        compact: Leave what is 8 bits a channel in bytes.
 
     Returns:
-        (3, H, W) float32, RGB, 0..1, finite; if ``compact`` and large, uint8, 0..255.
+        As ``load_image``.
 
     Raises:
         InputError: As ``load_image``.
@@ -153,7 +153,7 @@ def read_content(path: str | Path) -> bytes:
 
 
 def decode_content(data: bytes, path: str | Path) -> Tensor:
-    """Decode an image file's content, to be resized; errors name the file; large ones stay bytes.
+    """Decode an image file's content, to be resized; errors name the file; bytes stay bytes.
 
     Raises:
         InputError: If it is not an image, damaged or too large.
@@ -209,7 +209,7 @@ def read_stored_size(path: str | Path, *, max_pixels: int | None = None) -> tupl
 
 
 def is_large(data: bytes) -> bool:
-    """Whether the header of an image file says that it has very many pixels; False without one.
+    """Whether an image file's header says that it has very many pixels; False without one.
 
     Example:
         >>> is_large(b"no image")
@@ -228,7 +228,7 @@ def to_image(source: ImageSource, *, compact: bool = False) -> Tensor:
     Args:
         source: A file's path; a Pillow image (its EXIF orientation is applied); a uint8 array
             (H, W, 3) in RGB order; a tensor (3, H, W), uint8 or floating point 0..1.
-        compact: Leave a file of very many pixels in bytes, as :func:`load_image` does.
+        compact: Leave the pixels of a file in bytes, as :func:`load_image` does.
 
     Returns:
         (3, H, W) float32, RGB, 0..1. A float32 tensor is returned as it is.
@@ -275,8 +275,8 @@ def _decode(
             image = _load_pixels(opened, name, allow_cut)
             # A TIFF is turned by Pillow itself while it loads.
             orientation = 1 if name == "TIFF" else _orientation(image, file)
-            is_large = image.width * image.height > LARGE_PIXELS
-            pixels = pixels_to_tensor(image, orientation, as_bytes=compact and is_large)
+            keep = has_bytes(image) or image.width * image.height > LARGE_PIXELS
+            pixels = pixels_to_tensor(image, orientation, as_bytes=compact and keep)
             if path and has_more_frames(opened):
                 _tell_frames(str(path))
             return pixels

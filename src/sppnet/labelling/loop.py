@@ -394,7 +394,7 @@ class LearningLoop:
         if blank is None:
             raise InputError("the photo cannot be used", path=self.folder / photo)
         if model.detector is self.full:
-            pixels = blank.load()
+            pixels = blank.load(compact=True)
             encoded = self.full.encode(pixels)
             found = self.full.detect(encoded, self.full.propose(pixels, encoded))
         else:

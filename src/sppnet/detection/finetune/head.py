@@ -44,7 +44,7 @@ class ImageSample:
     """Proposals of one image that teach the network in one update.
 
     Args:
-        image: (3, H, W) RGB 0..1, mirrored where that was drawn.
+        image: (3, H, W) RGB 0..1, or bytes, mirrored where that was drawn.
         short_side: Length that its short side gets.
         boxes: (P, 4) proposals, xyxy in pixels of ``image``.
         labels: (P,) class, or K for the background.
@@ -127,7 +127,7 @@ class ProposalSampler:
         boxes, labels = boxes[rows], labels[rows]
         targets = target_boxes(boxes, image, labels, self.use_difficult)
         deltas = boxes_to_deltas(boxes, targets)
-        return ImageSample(image.load(), short_side, boxes, labels, deltas)
+        return ImageSample(image.load(compact=True), short_side, boxes, labels, deltas)
 
 
 def split_images(
