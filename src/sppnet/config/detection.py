@@ -406,7 +406,7 @@ class InferenceConfig:
     """The most boxes of each class, best first, that box regression refines; 0 for all."""
     rescore: bool = True
     """Whether a refined box is scored again; its score is then the mean of both."""
-    vote_overlap: Annotated[float, Within(0, 1)] = 0.7
+    vote_overlap: Annotated[float, Within(0, 1)] = 0.8
     """Least IoU of the boxes that vote for a refined box; 1 for no voting."""
     softmax_temperature: AtLeastZero = 0.125
     """Temperature of a softmax in which the classes of SVMs compete for a box, so that what one
