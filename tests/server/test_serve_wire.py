@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -349,6 +350,32 @@ def test_a_new_connection_takes_the_place_of_who_rests_longest(server, monkeypat
                 each.sendall(ask)
                 assert read_answer(each)[0] == 200
             assert read_all(line) == b""
+
+
+def test_a_burst_of_connections_is_kept_and_comes_in_a_few_at_a_time(server) -> None:
+    here, counts = server.made.server_state.connections, []
+    with contextlib.ExitStack() as open_lines:
+        open_lines.enter_context(connect(server))
+        end = time.monotonic() + SOON
+        while not here and time.monotonic() < end:
+            time.sleep(0.01)
+        (loop,) = (each.loop for each in here)
+
+        def look() -> None:
+            counts.append(len(here))
+            if counts[-1] < 200 and time.monotonic() < end:
+                loop.call_soon(look)
+
+        loop.call_soon_threadsafe(time.sleep, 0.7)
+        begin = time.monotonic()
+        loop.call_soon_threadsafe(look)
+        for _ in range(250):  # while it hears nobody; what is not kept comes again after a second
+            open_lines.enter_context(connect(server))
+        assert time.monotonic() - begin < 0.7
+        while counts[-1:] < [200] and time.monotonic() < end:
+            time.sleep(0.01)
+    assert counts[-1] >= 200
+    assert max(after - before for before, after in pairwise(counts)) <= local.MOST_ACCEPTED
 
 
 def refusal_of(server, request: bytes) -> tuple[bytes, list[bytes], bytes]:

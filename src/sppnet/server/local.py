@@ -163,8 +163,7 @@ class _Body:
         said = headers.get("content-length", "0")
         self._said = int(said[:20]) if said.isascii() and said.isdecimal() else -1
         self.is_over = self._said == 0 and "transfer-encoding" not in headers
-        self.is_broken = False
-        self.size = self.held = 0  # bytes that came, and those that are kept
+        self.is_broken, self.size, self.held = False, 0, 0  # bytes that came, that are kept
         self._whole: bytes | None = None
 
     async def read(self) -> Response | None:
@@ -217,12 +216,10 @@ class _Body:
         """
 
         async def answer(message: Message) -> None:
-            if self.is_over:
-                await send(message)
-            elif message["type"] == "http.response.start":
+            is_start = message["type"] == "http.response.start"
+            if is_start and not self.is_over:
                 MutableHeaders(scope=message)["connection"] = "close"
-                await send(message)
-            elif message.get("more_body", False):
+            if self.is_over or is_start or message.get("more_body", False):
                 await send(message)
             else:
                 await send({**message, "more_body": True})
@@ -247,6 +244,8 @@ HEAD_SECONDS = 10.0  # for the head of a request, from its first byte or the con
 IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets go
 READ_SECONDS = 20.0  # for a client to read what was sent
 MOST_CONNECTIONS = 512
+MOST_WAITING = 2048  # of them, beside, that the system keeps
+MOST_ACCEPTED = 64  # of those at a time, so that these are heard before others come
 LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
 MOST_UNSENT = 16_384  # bytes of answers that the system keeps beside those on their way
 MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
@@ -271,7 +270,7 @@ class _Wire(h11.Connection):
 
 
 class _Resting:
-    """Connections that wait for a request: those that never asked, and the others, oldest first.
+    """Connections of a server that wait for a request: who never asked, the others; oldest first.
 
     Nothing here looks at all of them: that would be done at every byte of a thousand slow clients.
     """
@@ -311,7 +310,6 @@ class PatientProtocol(H11Protocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(MOST_UNSENT)
         self.conn = _Wire(h11.SERVER)
-        # one for all connections of a server
         self._resting: _Resting = vars(self.server_state).setdefault("resting", _Resting())
         self._resting.add(self, self.loop.time())
         if len(self.connections) > MOST_CONNECTIONS:
@@ -430,6 +428,7 @@ class LocalServer(uvicorn.Server):
                 date_header=False,
                 timeout_graceful_shutdown=grace,
                 timeout_keep_alive=IDLE_SECONDS,
+                backlog=MOST_ACCEPTED,
                 lifespan="off",
                 ws="none",
                 proxy_headers=False,
@@ -456,8 +455,9 @@ class LocalServer(uvicorn.Server):
             self.port = self.servers[0].sockets[0].getsockname()[1]
             gc.collect()
             gc.freeze()  # else all that was imported is looked through again while clients wait
-            for line in self.servers[0].sockets:  # what is set holds for all its connections
-                with contextlib.suppress(AttributeError):  # a system that does not know it
+            for listening in self.servers[0].sockets:  # what is set holds for all its connections
+                with listening.dup() as line, contextlib.suppress(AttributeError):
+                    line.listen(MOST_WAITING)
                     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
             ready = threading.Thread(target=self._ready, args=(self.port,), daemon=True)
             ready.start()  # it may wait for a browser that waits for us
