@@ -58,13 +58,6 @@ def has_gone(line: socket.socket) -> bool:
 async def be_slow(kind: str, host: str) -> float:
     """One slow connection; gives for how many seconds it was there, infinite if it still is."""
     name, port = host.split(":")
-    first = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
-    said = {
-        "heads": first + "X: ",
-        "bodies": first + "Content-Length: 1000000\r\n\r\n",
-        "readers": f"GET /docs HTTP/1.1\r\nHost: {host}\r\n\r\n" * 1000,
-        "idle": "",
-    }[kind]
     loop, begin = asyncio.get_running_loop(), time.monotonic()
     with socket.socket() as line:
         line.setblocking(False)
@@ -73,17 +66,44 @@ async def be_slow(kind: str, host: str) -> float:
         try:
             await loop.sock_connect(line, (name, int(port)))
             begin = time.monotonic()
-            left = said.encode()
-            while not has_gone(line):
-                with contextlib.suppress(BlockingIOError):
-                    left = left[line.send(left) :] if left else left
-                if time.monotonic() > begin + PATIENCE:
-                    return math.inf
-                await asyncio.sleep(PAUSE / 5 if kind == "idle" else PAUSE)
-                left = left or (b"x" if kind in ("heads", "bodies") else b"")
+            async with asyncio.timeout(PATIENCE):
+                sending = asyncio.create_task(send_slowly(line, kind, host))
+                try:
+                    await wait_until_gone(line, kind)
+                finally:
+                    sending.cancel()
+        except TimeoutError:
+            return math.inf
         except OSError:  # it was reset
             pass
     return time.monotonic() - begin
+
+
+async def send_slowly(line: socket.socket, kind: str, host: str) -> None:
+    """Send what such a client has to say, and then a byte now and then, until it is cancelled."""
+    first = f"POST /v1/predict HTTP/1.1\r\nHost: {host}\r\nContent-Type: image/jpeg\r\n"
+    said = {
+        "heads": first + "X: ",
+        "bodies": first + "Content-Length: 1000000\r\n\r\n",
+        "readers": f"GET /docs HTTP/1.1\r\nHost: {host}\r\n\r\n" * 1000,
+        "idle": "",
+    }[kind]
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):  # whoever waits for the end sees it, too
+        await loop.sock_sendall(line, said.encode())
+        while kind in ("heads", "bodies"):
+            await asyncio.sleep(PAUSE)
+            await loop.sock_sendall(line, b"x")
+
+
+async def wait_until_gone(line: socket.socket, kind: str) -> None:
+    """Wait until the server has closed a connection; readers look only, the others are told."""
+    if kind == "readers":
+        while not has_gone(line):
+            await asyncio.sleep(PAUSE)
+        return
+    while await asyncio.get_running_loop().sock_recv(line, 65_536):
+        pass
 
 
 async def attack(host: str, counts: dict[str, int], until: float) -> dict[str, list[float]]:
@@ -128,20 +148,16 @@ def kilobytes_of_idle(server: serve.Server, count: int) -> float:
     return (after - before) * 1.024 / count
 
 
-def sockets(process: int) -> int:
-    """How many sockets a process has open."""
-    count = 0
-    for place in Path(f"/proc/{process}/fd").iterdir():
-        with contextlib.suppress(OSError):  # it was closed meanwhile
-            count += str(place.readlink()).startswith("socket:")
-    return count
+def open_files(process: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(list(os.scandir(f"/proc/{process}/fd")))
 
 
 async def seconds_until_gone(server: serve.Server, seconds: float) -> float:
     """How long the server had more connections than those of this process; infinite if longer."""
 
     def excess() -> int:
-        return sockets(server.process.pid) - sockets(os.getpid())
+        return open_files(server.process.pid) - open_files(os.getpid())
 
     few, begin = excess() + 5, math.inf
     last, end = math.inf, time.monotonic() + seconds
@@ -160,8 +176,13 @@ async def measure(server: serve.Server, words: Sequence[str], seconds: float) ->
     await serve_load.at_a_pace(host, photo, RATE, seconds / 4)  # everything is loaded then
     quiet = await serve_load.at_a_pace(host, photo, RATE, seconds / 2)
     slow = await asyncio.create_subprocess_exec(
-        sys.executable, __file__, *words, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, __file__, *words,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert slow.stdin is not None
+    assert slow.stdout is not None
+    await slow.stdout.readline()  # it is loaded: that is no part of an attack
+    slow.stdin.write(b"\n")
     watching = asyncio.create_task(seconds_until_gone(server, seconds))
     meanwhile = await serve_load.at_a_pace(host, photo, RATE, seconds)
     said, _ = await slow.communicate()
@@ -227,6 +248,8 @@ def main() -> None:
     allow_files(4096)
     counts = {kind: math.ceil(options.share * count) for kind, count in COUNTS.items()}
     if options.attack:
+        print("ready", flush=True)
+        sys.stdin.readline()
         until = time.monotonic() + (options.seconds - 5 if options.again else -1)
         print(json.dumps(asyncio.run(attack(options.attack, counts, until))))
         return

@@ -50,6 +50,23 @@ def test_a_few_slow_clients_are_let_go() -> None:
     assert all(found["gone_after_seconds"][kind] < 16 for kind in ("heads", "bodies", "idle"))
 
 
+def test_it_is_seen_when_a_server_lets_go() -> None:
+    async def let_go(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        writer.transport.abort()
+
+    async def main() -> list[float]:
+        server = await asyncio.start_server(let_go, "127.0.0.1")
+        name, port = server.sockets[0].getsockname()
+        times = (serve_slow.be_slow(kind, f"{name}:{port}") for kind in serve_slow.COUNTS)
+        try:
+            return await asyncio.gather(*times)
+        finally:
+            server.close()
+
+    assert all(0.4 < seconds < 5 for seconds in asyncio.run(main()))
+
+
 def test_a_server_that_waits_for_ever_is_seen(monkeypatch) -> None:
     monkeypatch.setattr(serve_slow, "PATIENCE", 1.5)
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -1,7 +1,10 @@
 """Requests that our own page does not send are refused before a route sees them."""
 
 import asyncio
+import random
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from starlette.requests import Request
@@ -137,3 +140,66 @@ def test_every_answer_tells_the_browser_what_it_may_do(client) -> None:
     assert client.get("/").headers["content-security-policy"].startswith("default-src 'self';")
     report = client.get("/report/1/x").headers["content-security-policy"]
     assert report.startswith("default-src 'none';")
+
+
+class Connection(SimpleNamespace):
+    """What is asked of one that waits for a request."""
+
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+def test_the_one_to_be_spared_is_the_oldest_that_never_asked_else_the_oldest() -> None:
+    draw, resting, here = random.Random(0), local._Resting(), {}
+    seen = set()
+    for now in range(3000):
+        if here and draw.random() < 0.45:
+            gone = draw.choice(list(here))
+            del here[gone]
+            resting.discard(gone)
+        else:
+            one = Connection(cycle=draw.choice([None, 1]))
+            here[one] = now
+            resting.add(one, now)
+        asking = draw.choice([*here, None])
+        latest = now - draw.choice([0, 5, 50])
+        wanted = min(
+            (each for each in here if here[each] <= latest and each is not asking),
+            key=lambda each: (each.cycle is not None, here[each]), default=None,
+        )  # fmt: skip
+        # whoever never asked is newer: then one that did is old enough, and goes
+        assert resting.spare(latest, asking) is wanted
+        seen.add((wanted is None, wanted and wanted.cycle))
+    assert seen == {(True, None), (False, None), (False, 1)}
+
+
+def test_nobody_looks_at_all_connections_that_rest() -> None:
+    resting = local._Resting()
+    for now in range(30_000):
+        resting.add(Connection(cycle=None), now)
+    end, count = time.monotonic() + 3, 0  # 0.03 do; a look at all of them each time takes minutes
+    while time.monotonic() < end and (one := resting.spare(30_000, None)) is not None:
+        resting.discard(one)
+        count += 1
+    assert count == 30_000
+
+
+def test_others_are_heard_between_two_of_many_that_are_late_at_once() -> None:
+    events = []
+
+    async def be_late(guard: Guard) -> None:
+        await guard.wait_for_turn()
+        events.append("late")
+
+    async def be_heard() -> None:
+        while events.count("late") < 50:
+            events.append("heard")
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        guard = Guard(echo, lambda: PORT)
+        await asyncio.gather(be_heard(), *(be_late(guard) for _ in range(50)))
+
+    asyncio.run(main())
+    assert events.count("late") == 50
+    assert "late late" not in " ".join(events)

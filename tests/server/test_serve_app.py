@@ -16,8 +16,7 @@ from starlette.testclient import TestClient
 
 from label_people import PORT
 from serve_models import open_obedient, order
-from sppnet.server.answers import PROBLEMS
-from sppnet.server.local import BodyError
+from sppnet.server.answers import PROBLEMS, BodyError
 from sppnet.server.serve_app import build_serve_app
 from sppnet.server.serve_gate import Access, Form, UploadLimits, plain_name
 from sppnet.server.workers import PoolLimits, WorkerPool

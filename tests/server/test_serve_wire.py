@@ -1,20 +1,22 @@
 """The wire: clients that dawdle, lie, hang up or speak no HTTP, on a real socket."""
 
 import contextlib
+import gc
 import json
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from serve_models import open_obedient, order
-from sppnet.server import local
-from sppnet.server.local import LocalServer
+from sppnet.server import local, serve_app
+from sppnet.server.local import Guard, LocalServer
 from sppnet.server.serve_app import build_serve_app
-from sppnet.server.serve_gate import Access, UploadLimits
+from sppnet.server.serve_gate import Access, ServeGuard, UploadLimits
 from sppnet.server.workers import PoolLimits, WorkerPool
 
 LIMITS = UploadLimits(photos=3, photo_bytes=3_000_000)
@@ -180,6 +182,50 @@ def test_a_client_that_does_not_read_is_let_go(server) -> None:
     assert is_served(server)
 
 
+def test_little_is_answered_to_a_client_that_does_not_read(server, monkeypatch) -> None:
+    monkeypatch.setattr(local, "READ_SECONDS", SOON)
+    ask, answered = head(server, method="GET", path="/docs"), server.made.server_state
+    with connect(server) as line:
+        line.sendall(ask)
+        length = len(read_answer(line)[1])
+    before = answered.total_requests
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.connect(("127.0.0.1", server.port))
+        line.sendall(ask * 500)
+        time.sleep(1.5)
+        count = answered.total_requests - before
+        assert count < 100_000 / length  # without a limit the system takes some megabytes
+        for _ in range(3):
+            time.sleep(0.1)
+            assert answered.total_requests - before == count
+
+
+def test_the_page_is_made_once_for_all_that_ask_at_once(server, monkeypatch) -> None:
+    made, environment = [], serve_app.Environment
+
+    def note(**settings):
+        made.append(time.sleep(0.2))
+        return environment(**settings)
+
+    monkeypatch.setattr(serve_app, "Environment", note)
+    with contextlib.ExitStack() as open_lines:
+        lines = [open_lines.enter_context(connect(server)) for _ in range(8)]
+        for line in lines:
+            line.sendall(head(server, method="GET", path="/docs"))
+        assert {read_answer(line)[0] for line in lines} == {200}
+    assert len(made) == 1
+
+
+def test_what_was_there_before_is_not_looked_through_again_while_clients_wait(server) -> None:
+    assert gc.get_freeze_count() > 10_000
+    server.made.stop()
+    end = time.monotonic() + SOON
+    while gc.get_freeze_count() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert gc.get_freeze_count() == 0
+
+
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
@@ -304,6 +350,107 @@ def test_a_new_connection_takes_the_place_of_who_rests_longest(server, monkeypat
                 each.sendall(ask)
                 assert read_answer(each)[0] == 200
             assert read_all(line) == b""
+
+
+def test_a_burst_of_connections_is_kept_and_comes_in_a_few_at_a_time(server) -> None:
+    here, counts = server.made.server_state.connections, []
+    with contextlib.ExitStack() as open_lines:
+        open_lines.enter_context(connect(server))
+        end = time.monotonic() + SOON
+        while not here and time.monotonic() < end:
+            time.sleep(0.01)
+        (loop,) = (each.loop for each in here)
+
+        def look() -> None:
+            counts.append(len(here))
+            if counts[-1] < 200 and time.monotonic() < end:
+                loop.call_soon(look)
+
+        loop.call_soon_threadsafe(time.sleep, 0.7)
+        begin = time.monotonic()
+        loop.call_soon_threadsafe(look)
+        for _ in range(250):  # while it hears nobody; what is not kept comes again after a second
+            open_lines.enter_context(connect(server))
+        assert time.monotonic() - begin < 0.7
+        while counts[-1:] < [200] and time.monotonic() < end:
+            time.sleep(0.01)
+    assert counts[-1] >= 200
+    assert max(after - before for before, after in pairwise(counts)) <= local.MOST_ACCEPTED
+
+
+def refusal_of(server, request: bytes) -> tuple[bytes, list[bytes], bytes]:
+    """First line, headers and body of the one answer on a connection that is closed then."""
+    with connect(server) as line:
+        line.sendall(request)
+        top, _, body = read_all(line).partition(b"\r\n\r\n")
+    first, *headers = top.split(b"\r\n")
+    return first, sorted(each.lower() for each in headers), body
+
+
+def test_what_there_is_no_room_for_is_refused_at_its_first_bytes(server, monkeypatch) -> None:
+    passed = []
+
+    async def note(self, scope, receive, send) -> None:
+        passed.append(scope["path"])
+        await call(self, scope, receive, send)
+
+    call = Guard.__call__
+    monkeypatch.setattr(Guard, "__call__", note)
+    monkeypatch.setattr(WorkerPool, "is_full", property(lambda _: True))
+    busy = photo_head(server, 5) + b"GIF89"
+    form = head(server, "Content-Type: multipart/form-data; boundary=x", "Content-Length: 2")
+    for request in (busy, form + b"--", busy.replace(b"Host: ", b"HOST:   ")):
+        first, headers, body = refusal_of(server, request)
+        assert first == b"HTTP/1.1 429 Too Many Requests"
+        assert json.loads(body)["error"]["code"] == "E_BUSY"
+        assert b"retry-after: 1" in headers
+    assert passed == []
+    early = refusal_of(server, busy)
+    with monkeypatch.context() as patch:
+        patch.setattr(ServeGuard, "refuse_first", lambda *_: None)
+        assert refusal_of(server, busy.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)) == early
+    assert passed == ["/v1/predict"]
+    with connect(server) as line:
+        line.sendall(head(server, method="GET", path="/metrics"))
+        said = read_answer(line)[1]
+    assert b'sppnet_requests_total{page="/v1/predict",status="429"}' in said
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ((b"127.0.0.1:", b"evil.example:"), b"403 Forbidden"),
+        ((b"Host: ", b"Origin: http://evil.example\r\nHost: "), b"403 Forbidden"),
+        ((b"image/gif", b"text/html"), b"415 Unsupported Media Type"),
+        ((b"POST /v1", b"GET /v1"), b"405 Method Not Allowed"),
+        ((b"/v1/predict", b"/v1/other"), b"404 Not Found"),
+        ((b"Content-Length: 5", b"Content-Length: 5\r\nContent-Length: 6"), b"400 Bad Request"),
+        ((b"Content-Length:", b"Content-Length :"), b"400 Bad Request"),
+        ((b"Host: ", b"Host: a\r\nHost: "), b"400 Bad Request"),
+    ],
+)
+def test_other_faults_are_told_before_that_there_is_no_room(
+    server, monkeypatch, change: tuple[bytes, bytes], wanted: bytes
+) -> None:
+    monkeypatch.setattr(WorkerPool, "is_full", property(lambda _: True))
+    request = photo_head(server, 5, "Connection: close") + b"GIF89"
+    assert refusal_of(server, request)[0] == b"HTTP/1.1 429 Too Many Requests"
+    assert refusal_of(server, request.replace(*change))[0] == b"HTTP/1.1 " + wanted
+
+
+def test_a_body_for_which_there_is_no_room_is_thrown_away_for_a_while(server, monkeypatch) -> None:
+    monkeypatch.setattr(WorkerPool, "is_full", property(lambda _: True))
+    with connect(server) as line:
+        line.sendall(photo_head(server, 2_500_000) + bytes(500_000))
+        assert read_answer(line)[0] == 429  # before the rest is sent
+        line.sendall(bytes(2_000_000))  # nothing is reset
+        assert line.recv(10) == b""
+    with connect(server) as line:
+        line.sendall(photo_head(server, 1000) + b"x")
+        assert read_answer(line)[0] == 429
+        begin = time.monotonic()
+        assert line.recv(10) == b""
+        assert 1.0 < time.monotonic() - begin < SOON / 2
 
 
 def test_a_request_that_was_on_its_way_when_the_end_came_is_answered(server, monkeypatch) -> None:

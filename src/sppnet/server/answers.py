@@ -1,4 +1,4 @@
-"""Answers in JSON, errors as one line each, and events that every open page hears.
+"""Answers in JSON, errors as one line each, headers of all, events that every open page hears.
 
 Errors have no traceback and no absolute paths; one that is not the client's has a number, which
 leads to a line on stderr.
@@ -13,7 +13,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
+from starlette.types import Message, Scope, Send
 
 from sppnet.errors import (
     InputError,
@@ -62,6 +64,10 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "E_TIMEOUT": (503, "the photo took longer than it may"),
     "E_WORKER": (503, "the worker that looked at the photo died"),
 }
+
+
+class BodyError(Exception):
+    """A body that cannot be taken; its text is one of ``PROBLEMS``."""
 
 
 class NotFoundError(UsageError):
@@ -179,6 +185,65 @@ def _status_of(error: SppnetError) -> int:
     own = {"E_NOT_FOUND": 404, "E_PRECONDITION": 428, "E_CONFLICT": 409, "E_NOT_READY": 503}
     found = (status for kind, status in _STATUS if isinstance(error, kind))
     return own.get(error.code) or next(found, 500)
+
+
+OWN_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'"
+)
+# Pages with pictures and styles inside, and no script at all, and what their paths begin with.
+REPORT_POLICY = (
+    "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGES = ("/report/", "/docs")
+SAFE_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+
+
+def with_headers(scope: Scope, send: Send) -> Send:
+    """Let an answer say what a browser may do with it.
+
+    Args:
+        scope: Of the request.
+        send: Of ASGI.
+    """
+    policy = REPORT_POLICY if scope["path"].startswith(_PAGES) else OWN_POLICY
+    fixed = {"content-security-policy": policy, **SAFE_HEADERS}
+
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in fixed.items():
+                headers[name] = value
+            if "cache-control" not in headers:
+                headers["cache-control"] = "no-store"
+        await send(message)
+
+    return answer
+
+
+def raw_answer(answer: Response) -> bytes:
+    r"""Give an answer as it goes over the wire: the last one there, to what reaches no application.
+
+    Args:
+        answer: With its body.
+
+    Example:
+        >>> raw_answer(refusal("E_BUSY")).partition(b"\r\n")[0]
+        b'HTTP/1.1 429 Too Many Requests'
+    """
+    first = f"HTTP/1.1 {answer.status_code} {HTTPStatus(answer.status_code).phrase}".encode()
+    fixed = {"connection": "close", "cache-control": "no-store"}
+    fixed |= {"content-security-policy": OWN_POLICY, **SAFE_HEADERS}
+    own = (name + b": " + value for name, value in answer.raw_headers)
+    others = (f"{name}: {value}".encode() for name, value in fixed.items())
+    return b"\r\n".join([first, *own, *others, b"", bytes(answer.body)])
 
 
 SILENCE = 15.0  # seconds after which a comment is sent, so that the connection is kept

@@ -12,10 +12,12 @@ that has asked for nothing for the longest time makes room.
 
 import asyncio
 import contextlib
+import gc
 import signal
+import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -27,7 +29,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sppnet.errors import OutputError
-from sppnet.server.answers import problem_response, refusal
+from sppnet.server.answers import (
+    BodyError,
+    problem_response,
+    raw_answer,
+    refusal,
+    with_headers,
+)
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 WRITE_HEADER = "x-sppnet"
@@ -37,28 +45,6 @@ BODY_SECONDS = 30.0
 BODY_GRACE, LEAST_RATE = 5.0, 16_000  # seconds; bytes in each second after those
 DISCARD_SECONDS = 2.0  # for the rest of a body that nobody wants, so that the answer is read
 MOST_DISCARDED = 20_000_000  # bytes of it
-_READS = {"GET", "HEAD"}
-OWN_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; object-src 'none'"
-)
-# Pages with pictures and styles inside, and no script at all, and what their paths begin with.
-REPORT_POLICY = (
-    "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_PAGES = ("/report/", "/docs")
-SAFE_HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "x-frame-options": "DENY",
-}
-
-
-class BodyError(Exception):
-    """A body that cannot be taken; its text is one of ``PROBLEMS``."""
 
 
 class Blocks:
@@ -89,20 +75,12 @@ class Guard:
         app: What answers the requests that are let in.
         port: Gives the port that we listen on.
         max_body: Bytes of a request's body.
-
-    Example:
-        >>> Guard(lambda scope, receive, send: None, lambda: 8000).hosts[0]
-        '127.0.0.1:8000'
     """
 
     def __init__(self, app: ASGIApp, port: Callable[[], int], *, max_body: int = MAX_BODY) -> None:
         self.app, self.port, self.max_body = app, port, max_body
         self.held = 0  # bytes of all bodies that are here
-
-    @property
-    def hosts(self) -> list[str]:
-        """Host headers that mean us."""
-        return [f"{name}:{self.port()}" for name in LOOPBACK_NAMES]
+        self._letting_go = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -113,7 +91,7 @@ class Guard:
             return
         headers = Headers(scope=scope)
         body = _Body(receive, headers, self, self.most_bytes(scope), self.blocks(scope))
-        answer = _with_headers(scope, body.finish_before(send))
+        answer = with_headers(scope, body.finish_before(send))
         refused = self.refuse(scope, headers)
         if scope.get("state", {}).get(_CROWDED, False):
             refused = refusal("E_FULL", 1)
@@ -129,6 +107,11 @@ class Guard:
                 await refused(scope, body.replay, answer)
         finally:
             self.held -= body.held
+
+    async def wait_for_turn(self) -> None:
+        """Let others be heard between two of many that are late at once."""
+        async with self._letting_go:
+            await asyncio.sleep(0)
 
     def blocks(self, scope: Scope) -> Blocks:  # noqa: ARG002
         """Give what keeps the body of a request."""
@@ -150,16 +133,16 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
         """Why a request is refused: status, code and sentence."""
-        origins = [f"http://{host}" for host in self.hosts]
-        if headers.get("host", "").lower() not in self.hosts:
+        hosts = [f"{name}:{self.port()}" for name in LOOPBACK_NAMES]
+        origins = [f"http://{host}" for host in hosts]
+        if headers.get("host", "").lower() not in hosts:
             return 403, "E_HOST", "the request is for another host"
-        if headers.get("origin", origins[0]).lower() not in origins:
+        asked = scope["method"], scope["path"], headers.get("sec-fetch-mode")
+        is_opened = asked == ("GET", "/", "navigate")
+        is_own = headers.get("sec-fetch-site", "none") in ("none", "same-origin") or is_opened
+        if not is_own or headers.get("origin", origins[0]).lower() not in origins:
             return 403, "E_ORIGIN", "the request is from another site"
-        is_opened = headers.get("sec-fetch-mode") == "navigate" and scope["method"] == "GET"
-        site = headers.get("sec-fetch-site", "none")
-        if site not in ("none", "same-origin") and not (is_opened and scope["path"] == "/"):
-            return 403, "E_ORIGIN", "the request is from another site"
-        if scope["method"] in _READS:
+        if scope["method"] in {"GET", "HEAD"}:
             return None
         if headers.get(WRITE_HEADER) != "1":
             return 403, "E_ORIGIN", "whatever writes needs the header X-Sppnet: 1"
@@ -180,8 +163,7 @@ class _Body:
         said = headers.get("content-length", "0")
         self._said = int(said[:20]) if said.isascii() and said.isdecimal() else -1
         self.is_over = self._said == 0 and "transfer-encoding" not in headers
-        self.is_broken = False
-        self.size = self.held = 0  # bytes that came, and those that are kept
+        self.is_broken, self.size, self.held = False, 0, 0  # bytes that came, that are kept
         self._whole: bytes | None = None
 
     async def read(self) -> Response | None:
@@ -196,6 +178,7 @@ class _Body:
                     seconds = min(BODY_SECONDS, BODY_GRACE + self.size / LEAST_RATE)
                     patience.reschedule(begin + seconds)
         except TimeoutError:
+            await self._guard.wait_for_turn()
             return refusal("E_SLOW")
         except BodyError as error:
             return refusal(str(error), 5 if str(error) == "E_FULL" else 0)
@@ -233,12 +216,10 @@ class _Body:
         """
 
         async def answer(message: Message) -> None:
-            if self.is_over:
-                await send(message)
-            elif message["type"] == "http.response.start":
+            is_start = message["type"] == "http.response.start"
+            if is_start and not self.is_over:
                 MutableHeaders(scope=message)["connection"] = "close"
-                await send(message)
-            elif message.get("more_body", False):
+            if self.is_over or is_start or message.get("more_body", False):
                 await send(message)
             else:
                 await send({**message, "more_body": True})
@@ -256,30 +237,17 @@ class _Body:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while left > 0 and not self.is_over and not self.is_broken:
                     left -= len(await self._next())
-
-
-def _with_headers(scope: Scope, send: Send) -> Send:
-    """Every answer says what a browser may do with it."""
-    policy = REPORT_POLICY if scope["path"].startswith(_PAGES) else OWN_POLICY
-    fixed = {"content-security-policy": policy, **SAFE_HEADERS}
-
-    async def answer(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in fixed.items():
-                headers[name] = value
-            if "cache-control" not in headers:
-                headers["cache-control"] = "no-store"
-        await send(message)
-
-    return answer
+        await self._guard.wait_for_turn()
 
 
 HEAD_SECONDS = 10.0  # for the head of a request, from its first byte or the connection's begin
 IDLE_SECONDS = 75  # between requests; longer than the 60 after which nginx lets go
 READ_SECONDS = 20.0  # for a client to read what was sent
 MOST_CONNECTIONS = 512
+MOST_WAITING = 2048  # of them, beside, that the system keeps
+MOST_ACCEPTED = 64  # of those at a time, so that these are heard before others come
 LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
+MOST_UNSENT = 16_384  # bytes of answers that the system keeps beside those on their way
 MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
 _CROWDED = "is_crowded"  # in the state of requests on connections beyond those
 
@@ -301,6 +269,34 @@ class _Wire(h11.Connection):
         return event
 
 
+class _Resting:
+    """Connections of a server that wait for a request: who never asked, the others; oldest first.
+
+    Nothing here looks at all of them: that would be done at every byte of a thousand slow clients.
+    """
+
+    def __init__(self) -> None:
+        self._new: OrderedDict[PatientProtocol, float] = OrderedDict()  # since when
+        self._known: OrderedDict[PatientProtocol, float] = OrderedDict()
+
+    def add(self, one: "PatientProtocol", now: float) -> None:
+        """Note one that waits from now on."""
+        (self._new if one.cycle is None else self._known)[one] = now
+
+    def discard(self, one: "PatientProtocol") -> None:
+        """Forget one that asks, or is closed."""
+        self._new.pop(one, None)
+        self._known.pop(one, None)
+
+    def spare(self, latest: float, asking: "PatientProtocol") -> "PatientProtocol | None":
+        """Give another one that waits since then or longer: at best one that never asked."""
+        for each in (self._new, self._known):
+            first = next((one for one in each if one is not asking), None)
+            if first is not None and each[first] <= latest:
+                return first
+        return None
+
+
 class PatientProtocol(H11Protocol):
     """HTTP that waits for so long and no longer: uvicorn's own waits for heads for ever.
 
@@ -312,8 +308,10 @@ class PatientProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the head of a request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(MOST_UNSENT)
         self.conn = _Wire(h11.SERVER)
-        self._since = self.loop.time()
+        self._resting: _Resting = vars(self.server_state).setdefault("resting", _Resting())
+        self._resting.add(self, self.loop.time())
         if len(self.connections) > MOST_CONNECTIONS:
             self.app_state = {**self.app_state, _CROWDED: not self._take_place(LEAST_REST)}
         self._head: asyncio.TimerHandle | None = None
@@ -322,15 +320,11 @@ class PatientProtocol(H11Protocol):
 
     def _take_place(self, rest: float = 0.0) -> bool:
         """Close the one that can best be spared of those that rest for so long, if there is one."""
-        latest = self.loop.time() - rest
-        spare = min(
-            (each for each in self.connections if isinstance(each, PatientProtocol)
-             and each._since <= latest and each._rests and each is not self),
-            key=lambda each: (each.cycle is not None, each._since), default=None,
-        )  # fmt: skip
+        spare = self._resting.spare(self.loop.time() - rest, self)
         if spare is not None:
             spare.transport.close()
             self.connections.discard(spare)
+            self._resting.discard(spare)
         return spare is not None
 
     @property
@@ -340,8 +334,9 @@ class PatientProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request from now on."""
-        self._since = self.loop.time()
         super().on_response_complete()
+        if self._rests and not self.transport.is_closing():
+            self._resting.add(self, self.loop.time())
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a head that is still not whole has the seconds since its first byte."""
@@ -351,9 +346,15 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         if self._rests:
             self._wait_for_head()
-        elif self._head is not None:
+        else:
+            self.stop_waiting()
+
+    def stop_waiting(self, seconds: float = 0.0) -> None:
+        """Wait for no head any more, but, if any are given, let go after so many seconds."""
+        self._resting.discard(self)
+        if self._head is not None:
             self._head.cancel()
-            self._head = None
+        self._head = self.loop.call_later(seconds, self.transport.close) if seconds else None
 
     def _wait_for_head(self) -> None:
         if self._head is None:
@@ -372,9 +373,9 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget all that was waited for."""
-        for timer in (self._head, self._reading):
-            if timer is not None:
-                timer.cancel()
+        self.stop_waiting()
+        if self._reading is not None:
+            self._reading.cancel()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002
@@ -382,17 +383,9 @@ class PatientProtocol(H11Protocol):
         refused = problem_response(400, "E_HTTP", "the request is not HTTP")
         if isinstance(self.conn, _Wire) and self.conn.chunks > MOST_CHUNKS:
             refused = refusal("E_TOO_LARGE")
-        status = HTTPStatus(refused.status_code)
-        fixed = {"connection": "close", "content-security-policy": OWN_POLICY, **SAFE_HEADERS}
-        head = [*refused.raw_headers, *((k.encode(), v.encode()) for k, v in fixed.items())]
-        parts = [
-            h11.Response(status_code=status, headers=head, reason=status.phrase.encode()),
-            h11.Data(data=bytes(refused.body)),
-            h11.EndOfMessage(),
-        ]
-        with contextlib.suppress(h11.LocalProtocolError):  # an answer was under way
-            for part in parts:
-                self.transport.write(self.conn.send(part) or b"")
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is under way
+            self.transport.write(raw_answer(refused))
+        self.conn.send_failed()  # whoever was to answer sends nothing more
         self.transport.close()
 
 
@@ -405,7 +398,7 @@ class LocalServer(uvicorn.Server):
     """A server for this machine, unless it is told another address.
 
     Args:
-        app: Answers.
+        app: Answers; what it has as ``protocol`` takes the place of ``PatientProtocol``.
         port: To listen on; 0 takes a free one.
         ready: Called with the port once it listens.
         ending: Called when a signal came, before connections are waited for.
@@ -428,13 +421,14 @@ class LocalServer(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
-                http=PatientProtocol,
+                http=getattr(app, "protocol", PatientProtocol),
                 log_level="critical",
                 access_log=False,
                 server_header=False,
                 date_header=False,
                 timeout_graceful_shutdown=grace,
                 timeout_keep_alive=IDLE_SECONDS,
+                backlog=MOST_ACCEPTED,
                 lifespan="off",
                 ws="none",
                 proxy_headers=False,
@@ -459,6 +453,12 @@ class LocalServer(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.servers and not self.should_exit:
             self.port = self.servers[0].sockets[0].getsockname()[1]
+            gc.collect()
+            gc.freeze()  # else all that was imported is looked through again while clients wait
+            for listening in self.servers[0].sockets:  # what is set holds for all its connections
+                with listening.dup() as line, contextlib.suppress(AttributeError):
+                    line.listen(MOST_WAITING)
+                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
             ready = threading.Thread(target=self._ready, args=(self.port,), daemon=True)
             ready.start()  # it may wait for a browser that waits for us
 
@@ -468,6 +468,7 @@ class LocalServer(uvicorn.Server):
         A connection on which nothing has come yet would be closed at once, and its request lost.
         """
         self._ending()
+        gc.unfreeze()
         for server in self.servers:
             server.close()
         await asyncio.sleep(LAST_HEAD_SECONDS)

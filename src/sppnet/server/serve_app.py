@@ -27,8 +27,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from sppnet.errors import note_bug
-from sppnet.server.answers import PROBLEMS, json_response, refusal
-from sppnet.server.local import BodyError
+from sppnet.server.answers import PROBLEMS, BodyError, json_response, refusal
 from sppnet.server.serve_gate import (
     FORM,
     MULTIPART,
@@ -164,13 +163,13 @@ def _add_errors(app: FastAPI) -> None:
     """Every error becomes a code."""
 
     @app.exception_handler(HTTPException)
-    def unknown(_: Request, error: HTTPException) -> Response:
+    async def unknown(_: Request, error: HTTPException) -> Response:
         answer = refusal({404: "E_NOT_FOUND", 405: "E_METHOD"}.get(error.status_code, "E_BUG"))
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(Exception)
-    def bug(_: Request, error: Exception) -> Response:
+    async def bug(_: Request, error: Exception) -> Response:
         return refusal("E_BUG", number=note_bug("a request", error))
 
 
@@ -280,7 +279,7 @@ def _add_facts(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: "M
 
     @app.get("/v1/model", summary="What is served", response_model=ModelFacts,
              responses=_problems())  # fmt: skip
-    def model() -> Response:
+    async def model() -> Response:
         """Kind, digest and classes of the model, and the limits."""
         most = {"photos": limits.photos, "photo_bytes": limits.photo_bytes,
                 "pixels": limits.pixels, "seconds": pool.limits.seconds}  # fmt: skip
@@ -288,13 +287,13 @@ def _add_facts(app: FastAPI, pool: WorkerPool, limits: UploadLimits, metrics: "M
 
     @app.get("/health", summary="Whether the server runs", response_model=Status,
              responses=_problems())  # fmt: skip
-    def health() -> Response:
+    async def health() -> Response:
         """200 as long as the server answers at all."""
         return json_response({"status": "ok"})
 
     @app.get("/ready", summary="Whether photos are welcome", response_model=Status,
              responses=_problems("E_NOT_READY"))  # fmt: skip
-    def ready() -> Response:
+    async def ready() -> Response:
         """200 if a worker is ready and no end was announced, else 503."""
         return json_response({"status": "ready"}) if pool.is_ready else refusal("E_NOT_READY", 5)
 
@@ -354,15 +353,15 @@ def _add_pages(app: FastAPI, model: dict[str, Any], has_token: bool) -> None:
         return template.render(describe(), model=model, token=token)
 
     @app.get("/openapi.json", include_in_schema=False)
-    def interface() -> Response:
+    async def interface() -> Response:
         return json_response(describe())
 
     @app.get("/docs", include_in_schema=False)
-    def page() -> Response:
+    async def page() -> Response:
         return HTMLResponse(write())
 
     @app.get("/", include_in_schema=False)
-    def front() -> Response:
+    async def front() -> Response:
         return RedirectResponse("/docs")
 
 

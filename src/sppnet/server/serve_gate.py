@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
 
@@ -24,8 +25,14 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from sppnet.images.formats import HEAD_BYTES, sniff_format
-from sppnet.server.answers import refusal
-from sppnet.server.local import LOOPBACK_NAMES, Blocks, BodyError, Guard
+from sppnet.server.answers import BodyError, raw_answer, refusal
+from sppnet.server.local import (
+    DISCARD_SECONDS,
+    LOOPBACK_NAMES,
+    Blocks,
+    Guard,
+    PatientProtocol,
+)
 from sppnet.server.workers import WorkerPool
 
 PREDICT, MULTIPART = "/v1/predict", "multipart/form-data"
@@ -38,6 +45,8 @@ MOST_NAME, MOST_HEADERS = 255, 20  # letters of a photo's name, header lines of 
 # its warnings are the clients' doing, and would stand in the log without a name before them
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:@/\[\]]+)(?::(\d{1,5}))?")
+# the whole head of a request for an answer, if it can be read in one way only
+_PLAIN_HEAD = re.compile(rb"POST /v1/predict HTTP/1\.1\r\n((?:[\w-]+:[\t -~]*\r\n)+)\r\n")
 # a body that is a photo; the last two are what curl and Python's libraries say of bytes untold
 _RAW = re.compile(r"image/[\w.+-]+|application/octet-stream|application/x-www-form-urlencoded|")
 
@@ -146,6 +155,39 @@ class UploadLimits:
         return max(self.photo_bytes, min(MOST_BODY, self.photos * self.photo_bytes)) + SMALL_BODY
 
 
+class BusyProtocol(PatientProtocol):
+    """HTTP of which a photo that there is no room for is refused at its first bytes.
+
+    The way through the application takes twice as long (0.4 and 0.2 ms): where five times more is
+    asked than can be answered, too little time would be left for answers.
+    """
+
+    _unwanted = 0  # bytes of a body
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, or throw it away."""
+        if self._unwanted > 0:
+            self._throw_away(len(data))
+            return
+        is_first, found = self.cycle is None and not self.conn.trailing_data[0], None
+        if is_first and isinstance(self.app, ServeGuard):
+            found = self.app.refuse_first(data)
+        if found is None:
+            super().data_received(data)
+            return
+        refused, self._unwanted = found
+        self.server_state.total_requests += 1
+        self.stop_waiting(DISCARD_SECONDS)
+        self.transport.write(raw_answer(refused))
+        self._throw_away(0)
+
+    def _throw_away(self, count: int) -> None:
+        """So many bytes came; an answer is read only if the connection lasts until the last one."""
+        self._unwanted -= count
+        if self._unwanted <= 0:
+            self.transport.close()
+
+
 class ServeGuard(Guard):
     """Lets in who may ask, counts what is answered.
 
@@ -157,6 +199,8 @@ class ServeGuard(Guard):
         pool: Whose queue must have room before a photo is read.
         count: Told page, status and seconds of every answer.
     """
+
+    protocol = BusyProtocol
 
     def __init__(
         self,
@@ -211,6 +255,33 @@ class ServeGuard(Guard):
         if self.pool.is_full:
             return refusal("E_BUSY", self.pool.seconds_until_room())
         return None
+
+    def refuse_first(self, data: bytes) -> tuple[Response, int] | None:
+        """Refuse a photo for which there is no room; None leaves it to the usual way.
+
+        Args:
+            data: The first that came on a connection.
+
+        Returns:
+            The answer, and how many bytes of the body are still to come.
+        """
+        head = _PLAIN_HEAD.match(data) if self.pool.is_full else None
+        if head is None:
+            return None
+        lines = (line.partition(b":") for line in head[1].splitlines())
+        headers = Headers(raw=[(name.lower(), value.strip()) for name, _, value in lines])
+        is_plain = len(set(headers.keys())) == len(headers.raw) and "expect" not in headers
+        length = headers.get("content-length", "")
+        if not is_plain or "transfer-encoding" in headers or not re.fullmatch(r"\d{1,9}", length):
+            return None
+        scope = {"method": "POST", "path": PREDICT}
+        refused = self.refuse(scope, headers)
+        if refused is None or refused.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+            return None
+        if int(length) > self.most_bytes({**scope, "headers": headers.raw}):
+            return None
+        self.count(PREDICT, refused.status_code, 0.0)
+        return refused, int(length) - (len(data) - head.end())
 
 
 def media_type(headers: Headers) -> str:
