@@ -81,8 +81,8 @@ class Digests(serve.Decoder):
         """Decode, and tell the digest where others tell a name."""
         from sppnet.images.decode import decode_content
 
-        parts = np.asarray(decode_content(photo, name))  # of 1, in floats; back to bytes is exact
-        digest, last = digest_of(np.rint(255 * parts).transpose(1, 2, 0)), self.last
+        pixels = np.asarray(decode_content(photo, name))  # 8 bits a channel stay bytes
+        digest, last = digest_of(pixels.transpose(1, 2, 0)), self.last
         self.count, self.last = self.count + 1, digest
         is_mixed = self.mix and last and self.count % self.mix == 0
         return {"file": name, "width": SIDE, "height": SIDE, "labels": [0],

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-import socket
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -248,6 +248,7 @@ MOST_WAITING = 2048  # of them, beside, that the system keeps
 MOST_ACCEPTED = 64  # of those at a time, so that these are heard before others come
 LEAST_REST = 1.0  # seconds after which it was heard what a connection has to say
 MOST_UNSENT = 16_384  # bytes of answers that the system keeps beside those on their way
+_UNSENT = {"linux": (6, 25)}.get(sys.platform)  # its TCP_NOTSENT_LOWAT
 MOST_CHUNKS = 16_000  # of a body: each takes as much time as some kilobytes
 _CROWDED = "is_crowded"  # in the state of requests on connections beyond those
 
@@ -270,10 +271,7 @@ class _Wire(h11.Connection):
 
 
 class _Resting:
-    """Connections of a server that wait for a request: who never asked, the others; oldest first.
-
-    Nothing here looks at all of them: that would be done at every byte of a thousand slow clients.
-    """
+    """Connections that wait for a request: who never asked, the others; oldest first, never all."""
 
     def __init__(self) -> None:
         self._new: OrderedDict[PatientProtocol, float] = OrderedDict()  # since when
@@ -456,9 +454,10 @@ class LocalServer(uvicorn.Server):
             gc.collect()
             gc.freeze()  # else all that was imported is looked through again while clients wait
             for listening in self.servers[0].sockets:  # what is set holds for all its connections
-                with listening.dup() as line, contextlib.suppress(AttributeError):
+                with listening.dup() as line:
                     line.listen(MOST_WAITING)
-                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
+                    if _UNSENT:
+                        line.setsockopt(*_UNSENT, MOST_UNSENT)
             ready = threading.Thread(target=self._ready, args=(self.port,), daemon=True)
             ready.start()  # it may wait for a browser that waits for us
 
