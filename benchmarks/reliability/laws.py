@@ -257,7 +257,7 @@ def photos(count: int = 200) -> dict[str, Any]:
     """Ask detectors about photos that are stored, mirrored, named and placed otherwise."""
     from sppnet.geometry import Detections, flip_boxes
     from sppnet.images import flip_left_right
-    from sppnet.images.decode import decode_content
+    from sppnet.images.decode import decode_image
 
     torch.set_num_threads(1)
     order = [2, 0, 3, 1]
@@ -277,7 +277,7 @@ def photos(count: int = 200) -> dict[str, Any]:
         corners = rng.integers(0, [width - 8, height - 8], (50, 2))
         ends = np.minimum(corners + rng.integers(8, 60, (50, 2)), [width, height])
         boxes = torch.from_numpy(np.hstack([corners, ends])).float()
-        pixels, other = (decode_content(stored(picture, kind), kind) for kind in ("PNG", "BMP"))
+        pixels, other = (decode_image(stored(picture, kind)) for kind in ("PNG", "BMP"))
         first = look(detector, pixels, boxes)
         found += first.count
         wrong["stored"] += not alike(first, look(detector, other, boxes))

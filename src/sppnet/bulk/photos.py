@@ -22,7 +22,7 @@ class Photo(NamedTuple):
     """A photo that was read and decoded.
 
     Args:
-        pixels: (3, H, W), RGB 0..1, or bytes if it is large.
+        pixels: (3, H, W), RGB 0..1, or bytes, as ``decode_content`` gives them.
         number: The number by which the content is known again.
         size: Bytes of the file.
     """

@@ -66,7 +66,7 @@ class ReadImage:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The image, (3, H, W) float32 RGB 0..1; raises ``InputError``."""
+        """The image, (3, H, W) RGB, mostly in bytes; raises ``InputError``."""
         begin = time.perf_counter()
         decoded = decode_content(self.data, self.path)
         self.seconds = time.perf_counter() - begin
