@@ -28,7 +28,6 @@ from sppnet.app.main import main
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-
 sys.path.insert(0, str(ROOT / "tests"))
 
 from readme_blocks import commands_of, fenced_blocks  # noqa: E402 - it lies among the tests

@@ -127,7 +127,23 @@ def test_changes_that_make_no_difference_exist_and_have_a_reason() -> None:
         assert all(len(reason) > 20 for reason in named.values()), file
 
 
-def test_changes_are_killed_or_survive_and_the_file_is_as_before(tmp_path, monkeypatch) -> None:
+JUDGED = {
+    "half: return x / 2 if x > 0 else 0 -> return None": "killed",
+    "half: x / 2 -> (x * 2)": "killed",
+    "half: 2 -> 3": "killed",
+    "half: x > 0 -> (not (x > 0))": "killed",
+    "half: x > 0 -> (x >= 0)": "survived",
+    "half: 0 -> 1": "survived",
+}
+TWO = ("half: x / 2 -> (x * 2)", "half: x > 0 -> (x >= 0)")  # each takes a process
+
+
+@pytest.mark.parametrize(
+    "chosen", [TWO, pytest.param(tuple(JUDGED), marks=pytest.mark.slow)], ids=["two", "all"]
+)
+def test_changes_are_killed_or_survive_and_the_file_is_as_before(
+    tmp_path, monkeypatch, chosen
+) -> None:
     monkeypatch.chdir(tmp_path)
     package, test = tmp_path / "halves.py", tmp_path / "test_halves.py"
     package.write_text("def half(x):\n    return x / 2 if x > 0 else 0\n")
@@ -136,16 +152,17 @@ def test_changes_are_killed_or_survive_and_the_file_is_as_before(tmp_path, monke
         "from halves import half\n\ndef test_half():\n    assert half(6) == 3\n"
     )
     before = package.read_text()
-    expected = {"half: x / 2 -> (x * 2)": "killed", "half: x > 0 -> (x >= 0)": "survived"}
     seen = mutants.Seen(seconds={"test_halves.py::test_half": 0.1})
+    changes = list(mutations.mutations(before))
+    assert {each.name for each in changes} == JUDGED.keys()
     states = {
         each.name: mutants.judge_file(
             package, each, [list(seen.seconds)], seen, tmp_path / "said.txt"
         )
-        for each in mutations.mutations(before)
-        if each.name in expected
+        for each in changes
+        if each.name in chosen
     }
-    assert states == expected
+    assert states == {name: JUDGED[name] for name in chosen}
     assert package.read_text() == before
 
 

@@ -181,9 +181,9 @@ class CachedFeatures:
 
             @torch.no_grad()
             def encode(image: LabelledImage) -> None:
-                pixels = cache(partial(self._decode, image))  # once for all that is seen of it
+                decode = cache(partial(self._decode, image))  # once for all that is seen of it
                 for view in views.of(image):
-                    self.encoded(view, later.put, pixels)
+                    self.encoded(view, later.put, decode)
 
             shown = track(images, "convolving images", total=len(images))
             for _, ready in work_ahead(shown, self.attempt(encode), self.encoder.workers):
@@ -306,7 +306,7 @@ class CachedFeatures:
             record = self.cache.get(key)
             if record is None:
                 if pixels is None:
-                    pixels = image.show(self._decode(image) if decode is None else decode())
+                    pixels = image.show(decode() if decode else self._decode(image))
                 record = self._convolve(pixels, short_side)
                 (put or self.cache.put)(key, record)
             maps.append(record["map"].permute(0, 3, 1, 2).to(self.encoder.device))
